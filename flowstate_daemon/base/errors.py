@@ -1,0 +1,73 @@
+"""Errors whose class is their fate.
+
+Every room translates foreign errors into one of these at its own border; nobody above compares messages.
+`reason` is written for a person, may be stored with the job and shown in Bull's tools, and therefore never
+carries a code, a key, a token or a full address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FlowstateError(Exception):
+    """The root of every error this daemon raises on purpose."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Retry(FlowstateError):
+    """This attempt failed, a later one may succeed. Counts as an attempt; the job's own backoff decides when.
+
+    `after_ms` is the earliest time, from now, that the other side will accept a new try (0 = no wish).
+    """
+
+    def __init__(self, reason: str, *, after_ms: int = 0) -> None:
+        super().__init__(reason)
+        self.after_ms = after_ms
+
+
+class Final(FlowstateError):
+    """No further attempt can succeed: the job goes to `failed` at once, whatever attempts are left."""
+
+
+class Malformed(Final):
+    """The job itself is wrong: its data or options are not what any worker could use."""
+
+
+class Skip(FlowstateError):
+    """There is nothing to send, on purpose: the job completes and says why."""
+
+
+class Throttled(FlowstateError):
+    """The provider asks the whole pool to slow down. Not an attempt: the same request goes again later."""
+
+    def __init__(self, reason: str, *, after_ms: int) -> None:
+        super().__init__(reason)
+        self.after_ms = after_ms
+
+
+class LaneClosed(FlowstateError):
+    """The provider refuses the account, the key or the domain: every mail would fail. Not an attempt; jobs stay."""
+
+
+class Outage(FlowstateError):
+    """One of our stores is away, still loading, read-only or full. Never an attempt, never the end of the house."""
+
+
+class LockLost(FlowstateError):
+    """Another worker owns the job by now: this run's result is worthless and must not be written."""
+
+
+class LeaseTaken(FlowstateError):
+    """Another live daemon runs under the same instance id."""
+
+
+class ConfigError(FlowstateError):
+    """The configuration is wrong; `mistakes` names every mistake, one line each."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)

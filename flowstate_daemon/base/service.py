@@ -1,0 +1,66 @@
+"""The one shape of a loop: `name`, `run()`, `stop()`.
+
+A subclass writes `turn()`, one pass of its loop. The base class beats the pulse, and outlives outages with
+capped backoff; any other error is a bug and ends the house, which a supervisor restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+import structlog
+
+from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.vitals import Pulse
+
+log = structlog.get_logger()
+
+FIRST_REST_S = 0.1
+LONGEST_REST_S = 5.0
+
+
+class Service:
+    """One loop of the house. `stop()` asks; `run()` returns at the end of the turn under way."""
+
+    name: ClassVar[str]
+
+    def __init__(self, pulse: Pulse) -> None:
+        self.pulse = pulse
+        self._stopping = asyncio.Event()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def turn(self) -> None:
+        """One pass: wait for work, bounded, and do it. Raises Outage when a store is away."""
+        raise NotImplementedError
+
+    async def run(self) -> None:
+        rest_s = 0.0
+        while not self.stopping:
+            try:
+                await self.turn()
+            except Outage as outage:
+                if not rest_s:
+                    log.warning("store_away", service=self.name, reason=outage.reason)
+                rest_s = min(max(rest_s * 2, FIRST_REST_S), LONGEST_REST_S)
+                self.pulse.suffer(outage.reason)
+                await self.pause(rest_s)
+            else:
+                if rest_s:
+                    log.info("store_back", service=self.name)
+                rest_s = 0.0
+                self.pulse.beat()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but no longer than until `stop()`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,1 @@
+"""Delivery: the only room that speaks to the provider."""

@@ -1,0 +1,1 @@
+"""Mail: what a mail is. Pure: no room here does I/O after start."""

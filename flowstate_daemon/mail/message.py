@@ -1,0 +1,38 @@
+"""The finished mail as it travels from the renderer to the provider. Knows nothing of queues or providers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Email:
+    """One mail to one person, rendered. `headers` are extra RFC 5322 header fields; `tags` are ASCII words."""
+
+    kind: str
+    sender: str
+    to: str
+    subject: str
+    html: str
+    text: str
+    headers: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The provider has taken the mail; `provider_id` is its own name for it."""
+
+    provider_id: str
+    provider: str
+
+
+def masked(address: str) -> str:
+    """An address that may stand in a log: first letter and domain only, no control characters.
+
+    >>> masked("ada@example.org")
+    'a***@example.org'
+    """
+    local, _, domain = address.rpartition("@")
+    shown = f"{local[:1]}***@{domain}" if local else "***"
+    return "".join(char if char.isprintable() else "?" for char in shown)[:120]

@@ -1,0 +1,123 @@
+"""Connections to Redis: a small pool for commands, one named connection for blocking pops, one for pub/sub.
+
+Everything that Redis or the network may throw is translated here into `Outage` when waiting helps, and left alone
+when it is a bug of ours. No command is ever repeated by the client library: a repeated write runs twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import exceptions as refused
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from flowstate_daemon.base.errors import Outage
+
+COMMAND_TIMEOUT_S = 5.0
+POOL_SIZE = 8
+# Waiting and trying again helps against these answers, which redis-py reports as plain ResponseErrors.
+PASSING = ("NOREPLICAS", "BUSY ", "TRYAGAIN", "UNKILLABLE", "LOADING", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM")
+REMEDIES = (
+    (refused.AuthenticationError, "check REDIS_URL or REDIS_PASSWORD"),
+    (refused.NoPermissionError, "grant the Redis user the command named"),
+    (refused.BusyLoadingError, "Redis is loading its data and will answer soon"),
+    (refused.ReadOnlyError, "this is a replica or a primary in fail-over; point REDIS_URL at the primary"),
+    (refused.OutOfMemoryError, "Redis is full: raise maxmemory or remove keys (maxmemory-policy must be noeviction)"),
+    (refused.TimeoutError, "Redis did not answer in time: look at its load and at the network"),
+    (refused.ConnectionError, "is Redis running, and is REDIS_URL right?"),
+)
+
+
+def as_outage(error: refused.RedisError) -> Outage | None:
+    """The outage behind an error of redis-py, or None when the error is a bug of ours."""
+    for cls, remedy in (*REMEDIES, (refused.MasterDownError, "the primary is down"), (refused.ClusterDownError, "")):
+        if isinstance(error, cls):
+            return Outage(f"Redis: {error}; {remedy}".rstrip("; "))
+    if isinstance(error, refused.ResponseError) and str(error).startswith(PASSING):
+        return Outage(f"Redis: {error}")
+    return None
+
+
+@contextmanager
+def outages() -> Iterator[None]:
+    """Translate what redis-py raises inside the block."""
+    try:
+        yield
+    except refused.RedisError as error:
+        outage = as_outage(error)
+        if outage is None:
+            raise
+        raise outage from error
+    except OSError as error:
+        raise Outage(f"Redis: {error}; is Redis running, and is REDIS_URL right?") from error
+
+
+class Connection:
+    """All connections of one daemon to the Redis that holds the queue. Replies are bytes."""
+
+    def __init__(self, url: str, *, client_name: str, block_s: float = 20.0) -> None:
+        """`block_s` is the longest blocking pop; its connection waits a few seconds longer than that."""
+        self.block_s = block_s
+        self._client_name = client_name
+        self._commands = self._client(url, size=POOL_SIZE, timeout_s=COMMAND_TIMEOUT_S)
+        self._blocking = self._client(url, size=1, timeout_s=block_s + 4.0, named=True)
+        self._subscriber = self._client(url, size=1, timeout_s=None)
+
+    def _client(self, url: str, *, size: int, timeout_s: float | None, named: bool = False) -> Redis:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            protocol=2,  # RESP3 in redis-py 8.1 does not replace connections that the server closed while idle
+            retry=Retry(NoBackoff(), 0),
+            max_connections=size,
+            timeout=COMMAND_TIMEOUT_S,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=COMMAND_TIMEOUT_S,
+            redis_connect_func=self._introduce if named else None,
+            driver_info=None,
+        )
+        return Redis(connection_pool=pool)
+
+    async def _introduce(self, connection: AbstractConnection) -> None:
+        """Name the blocking connection on every connect, so that Bull's `getWorkers()` counts this process."""
+        await connection.on_connect()
+        await connection.send_command("CLIENT", "SETNAME", self._client_name)
+        try:
+            await connection.read_response()
+        except refused.ResponseError:
+            return  # some hosted Redis refuse CLIENT: the name is a courtesy to tools, nothing depends on it
+
+    async def open(self) -> None:
+        """Reach the server once. Raises Outage."""
+        await self.call("PING")
+
+    async def close(self) -> None:
+        for client in (self._subscriber, self._blocking, self._commands):
+            with outages():
+                await client.aclose()
+                await client.connection_pool.disconnect()
+
+    async def call(self, *command: str | bytes | float) -> Any:
+        """Run one command. Raises Outage when Redis is away."""
+        try:
+            with outages():
+                return await self._commands.execute_command(*command)
+        except Outage as outage:
+            # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
+            if isinstance(outage.__cause__, refused.ReadOnlyError):
+                await self._commands.connection_pool.disconnect()
+            raise
+
+    async def block(self, *command: str | bytes | float) -> Any:
+        """Run one blocking command on the connection kept for that. Raises Outage."""
+        with outages():
+            return await self._blocking.execute_command(*command)
+
+    def pubsub(self) -> PubSub:
+        """A subscriber on a connection of its own; wrap its calls in `outages()`."""
+        return self._subscriber.pubsub()

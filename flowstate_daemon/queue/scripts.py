@@ -1,0 +1,61 @@
+"""The Lua files of this room: found, checked, joined with their includes, and run by digest.
+
+`Scripts` knows names and shapes, not meanings; return codes become errors in the verbs of `bull` and `operator`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from redis import exceptions as refused
+
+from flowstate_daemon.queue.connection import Connection
+
+INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
+KEY_LINE = re.compile(r"^--\s+KEYS\[(\d+)\]", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One transition: its Lua text, its SHA-1 (which is Redis's name for it) and its number of fixed keys."""
+
+    name: str
+    text: str
+    sha: str
+    fixed_keys: int
+
+
+@cache
+def catalogue() -> Mapping[str, Script]:
+    """All scripts in `lua/`, by file name without ending."""
+    folder = files(__package__) / "lua"
+    parts = {part.name[:-4]: part.read_text() for part in (folder / "includes").iterdir() if part.name.endswith(".lua")}
+    found = {}
+    for part in folder.iterdir():
+        if part.name.endswith(".lua"):
+            name, source = part.name[:-4], part.read_text()
+            text = INCLUDE.sub(lambda match: parts[match[1]], source)
+            sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            found[name] = Script(name, text, sha, len(KEY_LINE.findall(source)))
+    return found
+
+
+class Scripts:
+    """Runs scripts by digest and loads what the server has forgotten (restart, fail-over, SCRIPT FLUSH)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | float]) -> Any:
+        """Run `lua/<name>.lua`. Raises Outage; anything else that Redis answers is a bug of ours."""
+        script = catalogue()[name]
+        try:
+            return await self._connection.call("EVALSHA", script.sha, len(keys), *keys, *args)
+        except refused.NoScriptError:
+            return await self._connection.call("EVAL", script.text, len(keys), *keys, *args)
