@@ -7,7 +7,8 @@ capped backoff; any other error is a bug and ends the house, which a supervisor 
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, ClassVar, TypeVar
 
 import structlog
 
@@ -15,6 +16,8 @@ from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.base.vitals import Pulse
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 FIRST_REST_S = 0.1
 LONGEST_REST_S = 5.0
@@ -59,8 +62,26 @@ class Service:
 
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than until `stop()`."""
+        if seconds > 0:
+            await self.within(seconds, self._stopping.wait())
+
+    async def within(self, seconds: float, awaitable: Awaitable[object]) -> None:
+        """Await something for at most `seconds`; used for waits that may come to nothing."""
         try:
             async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+                await awaitable
         except TimeoutError:
-            pass
+            return
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await `work`, which must be safe to cancel; None when `stop()` came first."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))

@@ -1,0 +1,43 @@
+# One word runs the gate, one word opens the house. `make help` lists the words.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev test check format bench clean
+
+help: ## list these words
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## make the virtual environment with everything pinned in constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,test]'
+	@touch $@
+
+dev: $(READY) ## open the house: own Valkey and Postgres, sample people, mails written to a folder
+	@$(BIN)/flowstate-daemon dev $(ARGS)
+
+test: $(READY) ## all tests, on real stores (with node and npm also against npm bull)
+	$(BIN)/pytest $(ARGS)
+
+check: $(READY) ## the gate: format, lint, types, imports, unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/unit tests/test_house.py
+
+format: $(READY) ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## measure beside npm bull in the same run
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## remove what the other words made
+	rm -rf $(VENV) build dist artefacts .dev .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/compat/node_modules *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,138 @@
+"""The loops of this room, put together: started in the order of need, drained in the order of a mail's way."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.lease import Lease
+from flowstate_daemon.queue.signals import Signals
+from flowstate_daemon.work.fate import RetryRules
+from flowstate_daemon.work.fetcher import Fetcher
+from flowstate_daemon.work.inflight import CalledOff, InFlight
+from flowstate_daemon.work.lane import Lane
+from flowstate_daemon.work.lease_keeper import LeaseKeeper
+from flowstate_daemon.work.lock_keeper import LockKeeper
+from flowstate_daemon.work.pool import Perform, Pool
+from flowstate_daemon.work.promoter import Promoter
+from flowstate_daemon.work.reclaimer import Reclaimer
+from flowstate_daemon.work.report import Reporter
+from flowstate_daemon.work.settler import Settler
+
+log = structlog.get_logger()
+
+# After the drain's deadline, how long the settler may still write what was handed back.
+LAST_WORDS_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Numbers of the engine: slots, Bull's lock and stall settings, the drain's deadline."""
+
+    concurrency: int = 50
+    lock_ms: int = 30_000
+    stalled_interval_ms: int = 30_000
+    max_stalled: int = 1
+    jitter: float = 0.0
+    drain_s: float = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What every loop reports to."""
+
+    vitals: Vitals
+    metrics: Metrics
+    clock: Clock
+
+
+class Engine:
+    """Runs jobs of one queue with one performer until it is told to stop."""
+
+    def __init__(  # noqa: PLR0913 - the place where the loops meet
+        self,
+        bull: Bull,
+        signals: Signals,
+        lease: Lease,
+        perform: Perform,
+        lane: Lane,
+        settings: EngineSettings,
+        instruments: Instruments,
+    ) -> None:
+        vitals, metrics, clock = instruments.vitals, instruments.metrics, instruments.clock
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.inflight = InFlight(settings.concurrency)
+        reporter = Reporter(metrics, clock)
+        self._settler = Settler(bull, self.inflight, reporter, vitals.pulse("settler"))
+        rules = RetryRules(jitter=settings.jitter)
+        self._pool = Pool(
+            perform, self.inflight, self._settler, vitals.pulse("senders"), rules, size=settings.concurrency
+        )
+        self._fetcher = Fetcher(bull, self.inflight, self._pool, lane, metrics, vitals.pulse("fetcher"), clock)
+        self._promoter = Promoter(bull, signals, vitals.pulse("promoter"), clock)
+        self._reclaimer = Reclaimer(
+            bull,
+            metrics,
+            vitals.pulse("reclaimer"),
+            clock,
+            interval_ms=settings.stalled_interval_ms,
+            max_stalled=settings.max_stalled,
+        )
+        self._lock_keeper = LockKeeper(
+            bull, self.inflight, metrics, vitals.pulse("lock_keeper"), clock, lock_ms=settings.lock_ms
+        )
+        self._lease_keeper = LeaseKeeper(lease, vitals.pulse("lease_keeper"))
+
+    def stop(self) -> None:
+        """Drain: take nothing new, let runs end until the deadline, hand back the rest."""
+        self._stop.set()
+
+    def hurry(self) -> None:
+        """Hand back now."""
+        self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run all loops until `stop()`. Raises what a loop raised, as a group, when one has a bug."""
+        async with asyncio.TaskGroup() as group:
+            # What writes down and what holds on start before what claims.
+            keepers = (self._settler, self._lock_keeper, self._lease_keeper)
+            for keeper in keepers:
+                group.create_task(keeper.run(), name=keeper.name)
+            senders = group.create_task(self._pool.run(), name=self._pool.name)
+            movers = (self._promoter, self._reclaimer, self._fetcher)
+            moving = [group.create_task(mover.run(), name=mover.name) for mover in movers]
+            await self._stop.wait()
+            log.info("draining", in_flight=len(self.inflight), deadline_s=self._settings.drain_s)
+            for mover in movers:
+                mover.stop()
+            await asyncio.wait(moving)
+            await self._drain()
+            senders.cancel()
+            # Locks are renewed until the last job has ended.
+            for keeper in keepers:
+                keeper.stop()
+
+    async def _drain(self) -> None:
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        ended = asyncio.ensure_future(self._none_left())
+        await asyncio.wait((hurry, ended), timeout=self._settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not ended.done():
+            self.inflight.call_off(self.inflight.ids(), CalledOff.HANDED_BACK)
+            await asyncio.wait((ended,), timeout=LAST_WORDS_S)
+        ended.cancel()
+        if len(self.inflight):
+            log.warning("left_behind", jobs=len(self.inflight), remedy="the next start of this instance takes them up")
+
+    async def _none_left(self) -> None:
+        while len(self.inflight):
+            await self.inflight.changed()

@@ -1,0 +1,78 @@
+"""Claims jobs: free slots first, then that many in one call; sleeps in a blocking pop while there are none."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+import structlog
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.service import Service
+from flowstate_daemon.base.vitals import Pulse
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.work.inflight import InFlight
+from flowstate_daemon.work.lane import Lane
+from flowstate_daemon.work.pool import Pool
+
+log = structlog.get_logger()
+
+BATCH = 100
+LOOK_UP_S = 5.0
+
+
+class Fetcher(Service):
+    """The only loop that claims jobs."""
+
+    name: ClassVar[str] = "fetcher"
+
+    def __init__(  # noqa: PLR0913 - the fetcher joins queue, slots, lane and pool
+        self, bull: Bull, inflight: InFlight, pool: Pool, lane: Lane, metrics: Metrics, pulse: Pulse, clock: Clock
+    ) -> None:
+        super().__init__(pulse)
+        self._bull = bull
+        self._inflight = inflight
+        self._pool = pool
+        self._lane = lane
+        self._metrics = metrics
+        self._clock = clock
+        # At start and after a lost answer there may be jobs in `active` under our name that nobody runs.
+        self._in_doubt = True
+
+    async def turn(self) -> None:
+        wanted = self._wanted()
+        if wanted <= 0:
+            await self.within(LOOK_UP_S, self._inflight.changed())
+            return
+        if self._in_doubt:
+            await self._recover()
+        if not await self._claim(wanted):
+            await self.unless_stopped(self._bull.await_work())
+
+    def _wanted(self) -> int:
+        """How many jobs to claim now. A closed lane wants one at most: the probe that finds it open again."""
+        if self._lane.closed:
+            return 0 if self._inflight.busy else 1
+        return min(self._inflight.free, BATCH)
+
+    async def _claim(self, wanted: int) -> bool:
+        try:
+            jobs = await self._bull.take(wanted)
+        except Outage:
+            self._in_doubt = True
+            raise
+        now = self._clock.mono()
+        for job in jobs:
+            self._pool.hand_over(self._inflight.take_in(job, now))
+        self._metrics.jobs_claimed(len(jobs))
+        return bool(jobs)
+
+    async def _recover(self) -> None:
+        """Bring back what a dead process of this instance held, and what a lost answer left behind."""
+        recovered = await self._bull.recover(self._inflight.ids())
+        self._in_doubt = False
+        if recovered.requeued or recovered.failed:
+            log.warning("jobs_recovered", requeued=len(recovered.requeued), failed=len(recovered.failed))
+            self._metrics.jobs_recovered(len(recovered.requeued) + len(recovered.failed))

@@ -1,0 +1,98 @@
+"""The jobs that this process holds, from claim to settled: who runs them, and how a run is called off.
+
+Shared by the loops of this room; knows nothing of Redis. A slot is free when no sender works in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from flowstate_daemon.queue.job import Job
+
+# How many ended jobs may wait to be written down before no more are claimed.
+UNSETTLED = 200
+
+
+class CalledOff(Enum):
+    """Why a run was ended from outside."""
+
+    LOCK_LOST = "another worker owns the job by now"
+    HANDED_BACK = "the daemon is shutting down"
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One try of one job in this process. `taken_at` is monotonic seconds.
+
+    `facts` are what the canonical log line will say of it: masked, never a code.
+    """
+
+    job: Job
+    taken_at: float
+    facts: dict[str, Any] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+    called_off: CalledOff | None = None
+
+    def call_off(self, why: CalledOff) -> None:
+        """Interrupt the run where it stands; the first reason stays."""
+        if self.called_off is None:
+            self.called_off = why
+            if self.task is not None:
+                self.task.cancel()
+
+
+class InFlight:
+    """All runs by job id, and the arithmetic of free slots."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._runs: dict[str, Run] = {}
+        self._busy = 0
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def busy(self) -> int:
+        """Runs that a sender works on or that wait for one."""
+        return self._busy
+
+    @property
+    def free(self) -> int:
+        """How many more jobs may be claimed now."""
+        return min(self._slots - self._busy, self._slots + UNSETTLED - len(self._runs))
+
+    def ids(self) -> list[str]:
+        return list(self._runs)
+
+    def take_in(self, job: Job, now: float) -> Run:
+        run = Run(job, now)
+        self._runs[job.id] = run
+        self._busy += 1
+        return run
+
+    def performed(self) -> None:
+        """A sender is done with its run; the job stays held until it is settled."""
+        self._busy -= 1
+        self._changed.set()
+
+    def settled(self, job_id: str) -> Run | None:
+        """The job's end is written down, or is no longer ours to write."""
+        self._changed.set()
+        return self._runs.pop(job_id, None)
+
+    def call_off(self, job_ids: Iterable[str], why: CalledOff) -> None:
+        for job_id in job_ids:
+            run = self._runs.get(job_id)
+            if run is not None:
+                run.call_off(why)
+
+    async def changed(self) -> None:
+        """Wait until a slot has become free or a job has been settled."""
+        self._changed.clear()
+        await self._changed.wait()

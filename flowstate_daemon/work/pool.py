@@ -1,0 +1,104 @@
+"""The pool of sender coroutines: each takes a run, performs it, and hands its ending to the settler.
+
+Here, and only here, an exception of a performer becomes an ordinary failed attempt. Knows nothing of Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, TypeAlias
+
+import structlog
+
+from flowstate_daemon.base.errors import FlowstateError, Malformed, Retry, Skip
+from flowstate_daemon.base.vitals import Pulse
+from flowstate_daemon.work.fate import Ending, Released, RetryRules, ended_by, finished
+from flowstate_daemon.work.inflight import CalledOff, InFlight, Run
+from flowstate_daemon.work.settler import Settler
+
+log = structlog.get_logger()
+
+Perform: TypeAlias = Callable[[Run], Awaitable[Any]]
+"""Does one job; returns its JSON-able result or raises by fate."""
+
+
+class Pool:
+    """`size` coroutines that perform runs until they are cancelled."""
+
+    name: ClassVar[str] = "senders"
+
+    def __init__(  # noqa: PLR0913 - the pool stands between all parts of a run
+        self, perform: Perform, inflight: InFlight, settler: Settler, pulse: Pulse, rules: RetryRules, *, size: int
+    ) -> None:
+        self._perform = perform
+        self._inflight = inflight
+        self._settler = settler
+        self._rules = rules
+        self._size = size
+        self._inbox: asyncio.Queue[Run] = asyncio.Queue()
+        self._rng = random.Random()  # noqa: S311 - jitter, not secrecy
+        self.pulse = pulse
+        self.pulse.rest()
+
+    def hand_over(self, run: Run) -> None:
+        """Give a claimed run to the next idle coroutine; the caller has counted the free slots."""
+        self._inbox.put_nowait(run)
+        if self.pulse.resting:
+            self.pulse.beat()
+
+    async def run(self) -> None:
+        """Keep `size` senders at work; returns when cancelled."""
+        async with asyncio.TaskGroup() as crew:
+            for number in range(self._size):
+                crew.create_task(self._work(), name=f"sender-{number}")
+
+    async def _work(self) -> None:
+        while True:
+            run = await self._inbox.get()
+            ending = await self._end_of(run)
+            self._inflight.performed()
+            if ending is None:
+                self._inflight.settled(run.job.id)
+            else:
+                self._settler.put(ending)
+            self.pulse.beat()
+            if not self._inflight.busy:
+                self.pulse.rest()
+
+    async def _end_of(self, run: Run) -> Ending | None:
+        """Perform one run; None when its result is nobody's business any more."""
+        if run.called_off is None:
+            run.task = asyncio.current_task()
+            try:
+                return finished(run.job, await self._performed(run))
+            except asyncio.CancelledError:
+                if run.called_off is None:
+                    raise
+                asyncio.current_task().uncancel()  # type: ignore[union-attr] # we run inside a task
+            except Exception as error:  # noqa: BLE001 - whatever a performer raises is a failed attempt, as in Bull
+                if isinstance(error, Skip):
+                    run.facts["skipped"] = error.reason
+                elif not isinstance(error, FlowstateError):
+                    log.error("performer_bug", job_id=run.job.id, kind=run.job.name, exc_info=error)
+                return ended_by(run.job, error, self._rules, self._rng)
+            finally:
+                run.task = None
+        return Released(run.job) if run.called_off is CalledOff.HANDED_BACK else None
+
+    async def _performed(self, run: Run) -> Any:
+        job = run.job
+        if job.problem is not None:
+            raise Malformed(job.problem)
+        if job.options.timeout_ms is None:
+            return await self._perform(run)
+        scope = asyncio.timeout(job.options.timeout_ms / 1000)
+        try:
+            async with scope:
+                return await self._perform(run)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            # Bull's own words, which tools and people know.
+            raise Retry(f"Promise timed out after {job.options.timeout_ms} milliseconds") from None

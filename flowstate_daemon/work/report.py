@@ -1,0 +1,46 @@
+"""One canonical log line and the counters for each run that has ended and is written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.queue.job import Failed, Finished, Retried
+from flowstate_daemon.work.fate import Ending
+from flowstate_daemon.work.inflight import Run
+
+log = structlog.get_logger()
+
+
+class Reporter:
+    """Says what happened, after it has happened."""
+
+    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+
+    def ended(self, ending: Ending, run: Run | None) -> None:
+        """Report one settled ending."""
+        job = ending.job
+        seconds = self._clock.mono() - run.taken_at if run else 0.0
+        facts: dict[str, Any] = run.facts if run else {}
+        line = log.bind(job_id=job.id, kind=job.name, attempt=job.attempt, seconds=round(seconds, 4), **facts)
+        match ending:
+            case Finished() if "skipped" in facts:
+                self._metrics.mail_skipped(job.name)
+                line.info("mail_skipped")
+            case Finished():
+                self._metrics.mail_sent(job.name, seconds)
+                line.info("mail_sent", age_ms=self._clock.now_ms() - job.timestamp)
+            case Retried():
+                self._metrics.mail_retried(job.name)
+                line.warning("mail_retried", reason=ending.reason, next_in_ms=ending.delay_ms)
+            case Failed():
+                self._metrics.mail_failed(job.name)
+                line.error("mail_failed", reason=ending.reason)
+            case _:
+                self._metrics.mail_released(job.name)
+                line.info("mail_released")
