@@ -8,7 +8,7 @@ from flowstate_daemon.mail.message import Accepted, Email
 
 
 class Gateway(Protocol):
-    """A way out for mails. `open` connects, `close` closes; `send` may be called by many coroutines at once."""
+    """A way out for mails. `open` connects, `close` closes; many coroutines may `send` at once."""
 
     name: str
 

@@ -1,0 +1,93 @@
+"""A gateway that writes mails to a folder instead of sending them: for development and rehearsal.
+
+Chosen by `daemon` when there is no provider key. Mails hold one-time codes, so folder and files are for their
+owner's eyes only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from email.errors import MessageError
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from pathlib import Path
+from typing import ClassVar
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import Final, LaneClosed
+from flowstate_daemon.mail.message import Accepted, Email
+
+
+class Outbox:
+    """One `.eml` file per idempotency key: a second send of the same key replaces the same file."""
+
+    name: ClassVar[str] = "outbox"
+
+    def __init__(self, folder: Path, *, clock: Clock | None = None) -> None:
+        self.folder = folder
+        self._clock = clock or Clock()
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self._make_folder)
+
+    async def close(self) -> None:
+        """Nothing is held open between mails."""
+
+    async def send(self, email: Email, *, idempotency_key: str) -> Accepted:
+        """Write one mail. Raises Final when the mail is at fault, LaneClosed when the folder is."""
+        digest = hashlib.sha256(idempotency_key.encode("utf-8", "replace")).hexdigest()[:32]
+        await asyncio.to_thread(self._write, digest, email)
+        return Accepted(provider_id=digest, provider=self.name)
+
+    def path(self, provider_id: str) -> Path:
+        """Where the mail of that id lies."""
+        return self.folder / f"{provider_id}.eml"
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+        except OSError as error:
+            raise LaneClosed(f"the outbox folder cannot be used: {error.strerror}") from error
+
+    def _write(self, digest: str, email: Email) -> None:
+        try:
+            content = self._compose(digest, email)
+        except (ValueError, LookupError, MessageError) as error:
+            raise Final(f"this mail cannot be written as RFC 5322 text ({type(error).__name__})") from error
+        try:
+            self._replace(self.path(digest), content)
+        except OSError as error:
+            raise LaneClosed(f"the outbox folder cannot be written: {error.strerror}") from error
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        """All or nothing: whoever reads the folder sees whole mails only."""
+        handle, draft = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(draft).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(draft).unlink()
+            raise
+
+    def _compose(self, digest: str, email: Email) -> bytes:
+        message = EmailMessage(policy=SMTP)
+        message["From"] = email.sender
+        message["To"] = email.to
+        message["Subject"] = email.subject
+        message["Date"] = format_datetime(self._clock.now())
+        message["Message-ID"] = f"<{digest}@outbox.invalid>"
+        message["X-Flowstate-Kind"] = email.kind
+        for name, value in email.headers.items():
+            message[name] = value
+        message.set_content(email.text)
+        message.add_alternative(email.html, subtype="html")
+        message.set_boundary(f"={digest}=")
+        return message.as_bytes()

@@ -1,0 +1,141 @@
+"""The way out through Resend: its SDK builds requests, `transport` carries them, `answers` reads the replies.
+
+Built by `daemon`, and by `cli` for `check`. Nothing here logs, so no key is ever logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar
+
+import resend
+from resend.exceptions import ResendError
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import FlowstateError, LaneClosed, Retry
+from flowstate_daemon.delivery.answers import ids_in
+from flowstate_daemon.delivery.transport import OnAnswer, Transport, Undelivered
+from flowstate_daemon.mail.message import Accepted, Email
+
+
+@dataclass(frozen=True, slots=True)
+class ResendSettings:
+    """Where and how to reach Resend over `concurrency` connections; the key stays out of `repr`."""
+
+    api_key: str = field(repr=False)
+    api_url: str = "https://api.resend.com"
+    timeout_s: float = 15.0
+    concurrency: int = 20
+
+
+class Standing(Enum):
+    """What the provider thinks of our key."""
+
+    FULL = "full access"
+    SENDING = "may send only"
+    REFUSED = "refused"
+    UNKNOWN = "no answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The provider's word on the key, and the state of each domain where the key may ask for it."""
+
+    standing: Standing
+    reason: str = ""
+    domains: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> bool:
+        return self.standing in (Standing.FULL, Standing.SENDING)
+
+
+class ResendGateway:
+    """Sends through `resend.Emails.send_async` over one shared session."""
+
+    name: ClassVar[str] = "resend"
+
+    def __init__(
+        self, settings: ResendSettings, *, clock: Clock | None = None, on_answer: OnAnswer | None = None
+    ) -> None:
+        """`on_answer(class, seconds, rate)` hears of every answer, and of every request that got none."""
+        self._settings = settings
+        self._transport = Transport(
+            timeout_s=settings.timeout_s,
+            concurrency=settings.concurrency,
+            clock=clock or Clock(),
+            on_answer=on_answer,
+        )
+
+    async def open(self) -> None:
+        await self._transport.open()
+        self._claim_sdk()
+
+    async def close(self) -> None:
+        if resend.default_async_http_client is self._transport:
+            resend.default_async_http_client = None
+            resend.api_key = None
+        await self._transport.close()
+
+    async def send(self, email: Email, *, idempotency_key: str) -> Accepted:
+        """Hand over one mail. Raises as `Gateway.send` says."""
+        self._claim_sdk()
+        try:
+            content = await resend.Emails.send_async(_parameters(email), {"idempotency_key": idempotency_key})
+        except ResendError as error:
+            raise _fate(error) from error
+        ids = ids_in(content)
+        if ids is None or len(ids) != 1:
+            raise Retry("Resend answered a single mail with something else than one id")
+        return Accepted(provider_id=ids[0], provider=self.name)
+
+    async def check(self) -> Check:
+        """Is the key good? Asks for the domains; a key that may only send is refused that, and is fine."""
+        self._claim_sdk()
+        try:
+            content = await resend.Domains.list_async()
+        except ResendError as error:
+            fate = _fate(error)
+            if error.error_type == "restricted_api_key":
+                return Check(Standing.SENDING)
+            refused = isinstance(fate, LaneClosed)
+            return Check(Standing.REFUSED if refused else Standing.UNKNOWN, fate.reason)
+        domains = {str(row.get("name")): str(row.get("status")) for row in content.get("data", [])}
+        return Check(Standing.FULL, domains=domains)
+
+    def _claim_sdk(self) -> None:
+        """Point the SDK's module globals at this gateway.
+
+        The SDK has no client object: key, address and HTTP client are globals, which it reads when a call
+        starts, before its first await. Setting them just before each call therefore keeps several gateways in
+        one event loop apart, which setting them once would not.
+        """
+        resend.api_key = self._settings.api_key
+        resend.api_url = self._settings.api_url.rstrip("/")
+        resend.default_async_http_client = self._transport
+
+
+def _parameters(email: Email) -> resend.Emails.SendParams:
+    """The request's members, always in the same order: a retry under the same key carries the same bytes."""
+    parameters: resend.Emails.SendParams = {
+        "from": email.sender,
+        "to": [email.to],
+        "subject": email.subject,
+        "html": email.html,
+        "text": email.text,
+    }
+    if email.headers:
+        parameters["headers"] = dict(email.headers)
+    if email.tags:
+        parameters["tags"] = [{"name": name, "value": value} for name, value in email.tags.items()]
+    return parameters
+
+
+def _fate(error: ResendError) -> FlowstateError:
+    """What an error out of the SDK means; one that is not ours is the SDK's own trouble with an answer."""
+    if isinstance(error, Undelivered) and error.verdict.fate is not None:
+        return error.verdict.fate
+    cause = type(error.__context__ or error).__name__
+    return Retry(f"Resend's library could not use the answer ({cause})")

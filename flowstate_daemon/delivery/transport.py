@@ -1,0 +1,164 @@
+"""The wire under the provider's SDK: one shared aiohttp session; answers are judged before the SDK sees them.
+
+The SDK turns network trouble, HTML pages and bugs alike into one error of code 500. It lets errors of its own
+family pass, so what went wrong travels through it as an `Undelivered`, with the fate inside. Used by
+`resend_gateway` only; knows nothing of mails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import msgspec
+import resend
+from resend.exceptions import ResendError
+
+from flowstate_daemon import __version__
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import Final, LaneClosed, Retry
+from flowstate_daemon.delivery.answers import Answer, Rate, Verdict, Word, judge, read_rate
+
+USER_AGENT = f"flowstate-daemon/{__version__}"
+CONNECT_TIMEOUT_S = 5.0
+KEEPALIVE_S = 60.0  # a one-time code after a quiet minute should not wait for a TLS handshake
+BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+
+OnAnswer = Callable[[str, float, Rate | None], None]
+
+
+class Undelivered(ResendError):
+    """No acceptance: carries the verdict through the SDK, which passes on only errors of its own family."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(0, verdict.error_type, str(verdict.fate), "")
+        self.verdict = verdict
+
+
+# The first class that fits names the metrics' word, the fate and the reason.
+TROUBLES: tuple[tuple[type[Exception], Word, type[Retry | LaneClosed], str], ...] = (
+    (
+        aiohttp.ClientConnectorCertificateError,
+        "closed",
+        LaneClosed,
+        "the provider's TLS certificate is not trusted; check RESEND_API_URL and the machine's certificates",
+    ),
+    (aiohttp.InvalidURL, "closed", LaneClosed, "the provider's address is no URL; check RESEND_API_URL"),
+    (aiohttp.ConnectionTimeoutError, "timeout", Retry, "no connection to the provider within {limit_s:g} s"),
+    (TimeoutError, "timeout", Retry, "the provider did not answer within {limit_s:g} s"),
+    (aiohttp.ClientConnectorDNSError, "network", Retry, "the provider's host name does not resolve"),
+    (aiohttp.ClientConnectorError, "network", Retry, "no connection to the provider ({name}, errno {errno})"),
+    (Exception, "network", Retry, "the connection broke before the provider's answer ({name})"),
+)
+
+
+def trouble(error: Exception, timeout_s: float) -> Verdict:
+    """The verdict on a request that got no answer: its outcome is unknown unless it could not even start."""
+    word, fate, reason = next(row[1:] for row in TROUBLES if isinstance(error, row[0]))
+    limit_s = CONNECT_TIMEOUT_S if isinstance(error, aiohttp.ConnectionTimeoutError) else timeout_s
+    errno = getattr(error, "errno", None)
+    return Verdict(word, fate(reason.format(limit_s=limit_s, name=type(error).__name__, errno=errno)))
+
+
+class Transport(resend.AsyncHTTPClient):
+    """The SDK's HTTP client, with at most `concurrency` connections, kept alive and shared by all sends."""
+
+    def __init__(
+        self, *, timeout_s: float, concurrency: int, clock: Clock, on_answer: OnAnswer | None
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._concurrency = concurrency
+        self._clock = clock
+        self._on_answer = on_answer
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_reuseconn.append(_note_reuse)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=KEEPALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[tracing],
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        json: dict[str, object] | list[object] | None = None,
+        files: dict[str, Any] | None = None,
+        data: dict[str, str] | None = None,
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        """One request for the SDK. Raises Undelivered unless the provider has accepted it."""
+        if files is not None or data is not None:
+            raise NotImplementedError("the daemon sends JSON only")
+        started = self._clock.mono()
+        body = _encode(json) if json else None
+        worn = {**headers, "User-Agent": USER_AGENT, "Content-Type": "application/json"}
+        try:
+            answer = await self._exchange(method, url, worn, body)
+        except (aiohttp.ClientError, OSError) as error:  # the builtin TimeoutError is an OSError
+            verdict = trouble(error, self._timeout_s)
+            self._tell(verdict, started, None)
+            raise Undelivered(verdict) from error
+        verdict = judge(answer, self._clock.now())
+        self._tell(verdict, started, read_rate(answer.headers))
+        if verdict.fate is not None:
+            raise Undelivered(verdict)
+        # The body has been read as JSON, whatever its label says; the SDK goes by the label.
+        return answer.body, answer.status, {**answer.headers, "content-type": "application/json"}
+
+    def _tell(self, verdict: Verdict, started: float, rate: Rate | None) -> None:
+        if self._on_answer is not None:
+            self._on_answer(verdict.word, self._clock.mono() - started, rate)
+
+    async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        """Send, and send again while the connection was a kept one that had died meanwhile.
+
+        The provider may close it at the very moment of our request. Nothing goes out twice: a request is
+        repeated only under its idempotency key, and only until one has gone over a fresh connection.
+        """
+        repeats = self._concurrency if "Idempotency-Key" in headers else 0
+        while True:
+            trail = SimpleNamespace(reused=False)
+            try:
+                return await self._once(method, url, headers, body, trail)
+            except BROKEN:
+                if not trail.reused or not repeats:
+                    raise
+                repeats -= 1
+
+    async def _once(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, trail: SimpleNamespace
+    ) -> Answer:
+        if self._session is None:
+            raise RuntimeError("the gateway is not open")
+        async with self._session.request(
+            method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=trail
+        ) as response:
+            content = await response.read()
+            lowered = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, lowered, content)
+
+
+def _encode(content: dict[str, object] | list[object]) -> bytes:
+    try:
+        return msgspec.json.encode(content)
+    except UnicodeEncodeError as error:
+        fate = Final("the mail holds half a character (a lone surrogate), which no provider can be told")
+        raise Undelivered(Verdict("final", fate)) from error
+
+
+async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.reused = True
