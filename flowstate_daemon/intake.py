@@ -1,0 +1,86 @@
+"""The only door into the queue for mails that this daemon makes itself.
+
+Validates a request exactly as a worker would, so that nothing enters that could only fail, and gives each job
+its priority, attempts, backoff and retention. The command line calls it; later the calendar and the API do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from flowstate_daemon.base.errors import Final, Malformed
+from flowstate_daemon.mail.catalogue import KINDS, read_request
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.job import REMOVE, Added, Backoff, NewJob
+
+JOB_ID = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{4,128}")
+LONGEST_DELAY_MS = 365 * 24 * 3600 * 1000
+
+
+class Refused(Final):
+    """The request cannot become a job; the reason says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class MailOrder:
+    """What a caller asks for. `priority` 1 is most urgent; None takes the kind's own. `delay_ms` counts from now."""
+
+    kind: str
+    to: str
+    context: Mapping[str, Any]
+    priority: int | None = None
+    delay_ms: int = 0
+    job_id: str | None = None
+
+
+class Intake:
+    """Turns orders into jobs of the queue."""
+
+    def __init__(self, bull: Bull, *, attempts: int, backoff_ms: int) -> None:
+        """`attempts` counts all tries, as in Bull; `backoff_ms` is the base of the exponential delays."""
+        self._bull = bull
+        self._attempts = attempts
+        self._backoff = Backoff("exponential", backoff_ms)
+
+    async def accept(self, order: MailOrder) -> Added:
+        """Validate and enqueue one mail. Raises Refused or Outage."""
+        return (await self.accept_many([order]))[0]
+
+    async def accept_many(self, orders: Sequence[MailOrder]) -> list[Added]:
+        """Validate all, then enqueue all; a single bad order refuses the whole call before anything is written."""
+        return await self._bull.add_many([self._job(order) for order in orders])
+
+    def _job(self, order: MailOrder) -> NewJob:
+        self._check(order)
+        data = {"type": order.kind, "to": order.to, "context": dict(order.context)}
+        try:
+            read_request(order.kind, msgspec.json.encode(data))
+        except (Malformed, msgspec.MsgspecError, TypeError, UnicodeEncodeError) as error:
+            reason = error.reason if isinstance(error, Malformed) else str(error)
+            raise Refused(f"this {order.kind} cannot be sent: {reason}") from error
+        return NewJob(
+            name=order.kind,
+            data=data,
+            priority=KINDS[order.kind].priority if order.priority is None else order.priority,
+            delay_ms=order.delay_ms,
+            attempts=self._attempts,
+            backoff=self._backoff,
+            remove_on_complete=REMOVE,
+            job_id=order.job_id,
+        )
+
+    @staticmethod
+    def _check(order: MailOrder) -> None:
+        if order.kind not in KINDS:
+            raise Refused(f"there is no kind of mail called {order.kind[:100]!r}; known are {', '.join(sorted(KINDS))}")
+        if order.priority is not None and not 1 <= order.priority <= 2_097_152:  # noqa: PLR2004 - Bull's own bound
+            raise Refused("priority must be between 1 (most urgent) and 2097152")
+        if not 0 <= order.delay_ms <= LONGEST_DELAY_MS:
+            raise Refused("delay must be between 0 and one year, in milliseconds")
+        if order.job_id is not None and not JOB_ID.fullmatch(order.job_id):
+            raise Refused("a job id has 4 to 128 letters, digits, dots, dashes or underscores, one letter at least")
