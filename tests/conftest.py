@@ -1,0 +1,109 @@
+"""Fixtures for all tests: real stores, started when the first test asks for them, and time moved by hand.
+
+A store that cannot be started skips its tests with the reason; under CI=true it fails them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.dev.embedded import FOR_SPEED, PostgresHouse, ValkeyHouse
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from tests.support.clock import HandClock
+
+TEMPLATE = "flowstate_template"
+
+
+def do_without(error: FlowstateError) -> None:
+    """Skip here, fail in CI: a run that tested nothing must not look green there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(error.reason)
+    pytest.skip(error.reason)
+
+
+@pytest.fixture(scope="session")
+async def valkey_url() -> AsyncIterator[str]:
+    """The URL of one Valkey for the whole session; `keys` keeps tests apart."""
+    house = ValkeyHouse()
+    try:
+        await house.start()
+    except FlowstateError as error:
+        await house.close()
+        do_without(error)
+    yield house.url
+    await house.close()
+
+
+@pytest.fixture(scope="session")
+async def postgres() -> AsyncIterator[PostgresHouse]:
+    """One PostgreSQL for the whole session; `database_url` keeps tests apart."""
+    house = PostgresHouse(settings=FOR_SPEED)
+    try:
+        await house.start()
+    except FlowstateError as error:
+        await house.close()
+        do_without(error)
+    yield house
+    await house.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: PostgresHouse) -> str:
+    """The URL of the session's PostgreSQL: its `postgres` database, without tables."""
+    return postgres.url()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """The keys of a queue that no other test uses."""
+    return Keys(prefix=f"t{uuid4().hex[:12]}", name="email")
+
+
+@pytest.fixture
+async def connection(valkey_url: str, keys: Keys) -> AsyncIterator[Connection]:
+    """An open queue connection; its blocking pops give up after a second."""
+    connection = Connection(valkey_url, client_name=keys.client_name, block_s=1.0)
+    await connection.open()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Redis]:
+    """A raw client for looking at keys and for seeding them; replies are text."""
+    client = Redis.from_url(valkey_url, decode_responses=True, protocol=2)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: PostgresHouse) -> str:
+    """A database with the FlowState tables and nobody in them; tests get copies."""
+    server = await asyncpg.connect(postgres.url())
+    await server.execute(f'CREATE DATABASE "{TEMPLATE}"')
+    await server.close()
+    return TEMPLATE
+
+
+@pytest.fixture
+async def database_url(postgres: PostgresHouse, template: str) -> AsyncIterator[str]:
+    """The URL of a database of the test's own, a copy of the template."""
+    name = f"t{uuid4().hex[:12]}"
+    server = await asyncpg.connect(postgres.url())
+    await server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    yield postgres.url(name)
+    await server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await server.close()
