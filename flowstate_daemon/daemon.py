@@ -1,6 +1,6 @@
 """The one place that builds the house: stores, provider, engine and windows, opened and closed in order.
 
-The command line calls it; nothing imports it from below.
+The command line calls it; nothing below imports it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 
 import structlog
 
@@ -17,70 +17,81 @@ from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
 from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.lag import LagMeter
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings
+from flowstate_daemon.mail.catalogue import KINDS
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.lease import Lease
+from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.repeat import Repeats
 from flowstate_daemon.queue.signals import Signals
 from flowstate_daemon.web.app import Web
+from flowstate_daemon.web.health import About, Health
+from flowstate_daemon.web.metrics import MetricsPage
 from flowstate_daemon.work.engine import Engine, EngineSettings, Instruments
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.sender import Sender
 
 log = structlog.get_logger()
 
+FIRST_REST_S = 0.1
 LONGEST_REST_S = 5.0
+LAST_CALL_S = 2.0
+
+
+def build_gateway(config: Config, metrics: Metrics) -> Gateway:
+    """Resend when there is a key, else the outbox."""
+    key = config.resend.api_key
+    if key is None:
+        return Outbox(config.outbox.folder)
+    settings = ResendSettings(
+        key.get_secret_value(), config.resend.api_url, config.resend.timeout_s, config.queue.concurrency
+    )
+    return ResendGateway(settings, on_answer=lambda cls, seconds, _rate: metrics.provider_answer(cls, seconds))
 
 
 class House:
-    """One daemon: built from a configuration, run once, closed in the reverse order."""
+    """One daemon, built from a configuration. `run()` it once."""
 
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self.config = config
         self.clock = clock or Clock()
         self.vitals = Vitals(self.clock)
-        self.metrics = Metrics()
+        instance = config.queue.instance_id
+        self.metrics = Metrics(KINDS, version=__version__, instance=instance)
         self.keys = Keys(config.queue.prefix, config.queue.name)
-        token = f"{config.queue.instance_id}/{uuid.uuid4().hex}"
-        self._client_name = f"{self.keys.client_name}:{token}"
+        self._token = f"{instance}/{uuid.uuid4().hex}"
         self.connection = Connection(
-            config.redis.url.get_secret_value(), client_name=self._client_name, block_s=config.redis.block_s
+            config.redis.url.get_secret_value(),
+            client_name=connection_name(self.keys, self._token),
+            block_s=config.redis.block_s,
         )
-        self.bull = Bull(
-            self.connection,
-            self.keys,
-            self.clock,
-            token=token,
-            lock_ms=config.queue.lock_ms,
-            max_data_bytes=config.queue.max_data_bytes,
-            repeats=Repeats(self.connection, self.keys, self.clock, token=token),
-        )
-        self.lease = Lease(
-            self.connection,
-            self.keys,
-            self.clock,
-            instance_id=config.queue.instance_id,
-            token=token,
-            client_name=self._client_name,
-        )
-        self.signals = Signals(self.connection, self.keys)
+        self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config, self.metrics)
-        self.web = Web(config.http, self.vitals, self.metrics, Inspector(self.connection, self.keys), self.clock)
         self.engine = self._build_engine()
+        self.web = self._build_web()
+        self._lag_meter = LagMeter(self.metrics, self.vitals.pulse("loop"), self.clock)
 
     def _build_engine(self) -> Engine:
-        queue = self.config.queue
-        lane = Lane(self.vitals, self.clock)
-        mail = self.config.mail
-        renderer = Renderer(Brand(mail.from_address, mail.app_name, mail.frontend_url))
+        config, queue = self.config, self.config.queue
+        bull = Bull(
+            self.connection,
+            self.keys,
+            self.clock,
+            token=self._token,
+            lock_ms=queue.lock_ms,
+            max_data_bytes=queue.max_data_bytes,
+            repeats=Repeats(self.connection, self.keys, self.clock, token=self._token),
+        )
+        lane = Lane(self.vitals, self.metrics, self.clock)
+        renderer = Renderer(Brand(config.mail.from_address, config.mail.app_name, config.mail.frontend_url))
         sender = Sender(self.keys, renderer, self.gateway, lane)
         settings = EngineSettings(
             concurrency=queue.concurrency,
@@ -90,25 +101,91 @@ class House:
             jitter=queue.jitter,
             drain_s=queue.drain_s,
         )
+        signals = Signals(self.connection, self.keys)
         instruments = Instruments(self.vitals, self.metrics, self.clock)
-        return Engine(self.bull, self.signals, self.lease, sender.perform, lane, settings, instruments)
+        return Engine(bull, signals, self.lease, sender.perform, lane, settings, instruments)
+
+    def _build_web(self) -> Web:
+        health = Health(self.vitals, About(__version__, self.config.queue.instance_id))
+        page = MetricsPage(self.metrics, Inspector(self.connection, self.keys), self.clock)
+        return Web(
+            [*health.routes(), *page.routes()], host=self.config.http.host, port=self.config.http.port
+        )
 
     async def run(self) -> None:
-        """Open, work until told to stop, drain, close. Raises ConfigError, LeaseTaken, or what a loop raised."""
+        """Open, work until told to stop, drain, close.
+
+        Raises:
+            ConfigError: the HTTP address cannot be bound.
+            LeaseTaken: another daemon runs under this instance id.
+            ExceptionGroup: a loop had a bug; a supervisor should start the house again.
+        """
         async with AsyncExitStack() as opened:
-            # Windows first: whoever watches must see why the house is not ready yet.
-            await self.web.open()
-            opened.push_async_callback(self.web.close)
             opened.push_async_callback(self.connection.close)
+            # Windows first: whoever watches must see why the house is not ready yet.
+            if self.config.http.enabled:
+                await self.web.open()
+                opened.push_async_callback(self.web.close)
             await self.gateway.open()
             opened.push_async_callback(self.gateway.close)
-            with self._signals_obeyed():
-                if not await self._store_reached():
-                    return
-                await self.lease.acquire()
-                opened.push_async_callback(self._lease_returned)
-                self.web.opened()
-                log.info("ready", version=__version__, queue=self.keys.base, instance=self.config.queue.instance_id)
-                await self.engine.run()
-                self.web.closing()
+            with self._obeying_signals():
+                await self._work()
         log.info("stopped")
+
+    async def _work(self) -> None:
+        self.vitals.raise_condition("start", "Redis has not been reached yet")
+        if not await self._stores_reached():
+            return
+        await self.lease.acquire()
+        self.vitals.clear_condition("start")
+        log.info("ready", version=__version__, queue=self.keys.base, provider=self.gateway.name)
+        lag = asyncio.create_task(self._lag_meter.run(), name=self._lag_meter.name)
+        try:
+            await self.engine.run()
+        finally:
+            self._lag_meter.stop()
+            await lag
+        await self._return_lease()
+
+    async def _stores_reached(self) -> bool:
+        """Wait for Redis, as long as it takes; False when told to stop meanwhile."""
+        rest_s = FIRST_REST_S
+        while not self.engine.stopping:
+            try:
+                await self.connection.open()
+            except Outage as outage:
+                log.warning("store_away", reason=outage.reason, next_try_s=rest_s)
+                self.vitals.raise_condition("start", outage.reason)
+                await self.engine.stopped_within(rest_s)
+                rest_s = min(rest_s * 2, LONGEST_REST_S)
+            else:
+                return True
+        return False
+
+    async def _return_lease(self) -> None:
+        """A courtesy to the next start; without it, that one looks whether we are still alive."""
+        try:
+            async with asyncio.timeout(LAST_CALL_S):
+                await self.lease.release()
+        except (Outage, TimeoutError) as error:
+            log.warning("lease_not_returned", reason=str(error))
+
+    @contextmanager
+    def _obeying_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._obey, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _obey(self, number: signal.Signals) -> None:
+        """The first signal drains, the second hands everything back now."""
+        log.info("signal", name=signal.Signals(number).name, second=self.engine.stopping)
+        self.vitals.drain()
+        if self.engine.stopping:
+            self.engine.hurry()
+        else:
+            self.engine.stop()

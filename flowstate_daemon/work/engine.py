@@ -91,6 +91,15 @@ class Engine:
         )
         self._lease_keeper = LeaseKeeper(lease, vitals.pulse("lease_keeper"))
 
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    async def stopped_within(self, seconds: float) -> None:
+        """Wait for `stop()`, but no longer than that."""
+        await asyncio.wait((stop := asyncio.ensure_future(self._stop.wait()),), timeout=seconds)
+        stop.cancel()
+
     def stop(self) -> None:
         """Drain: take nothing new, let runs end until the deadline, hand back the rest."""
         self._stop.set()

@@ -11,6 +11,7 @@ import asyncio
 import structlog
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
 
 log = structlog.get_logger()
@@ -23,19 +24,15 @@ LOOK_AGAIN_S = 5.0
 class Lane:
     """One lane to one provider, shared by all senders of this process."""
 
-    def __init__(self, vitals: Vitals, clock: Clock) -> None:
+    def __init__(self, vitals: Vitals, metrics: Metrics, clock: Clock) -> None:
         self._vitals = vitals
+        self._metrics = metrics
         self._clock = clock
         self._open_at = 0.0
         self._probe_after_s = FIRST_PROBE_S
         self._probing = False
         self._changed = asyncio.Event()
         self.closed: str | None = None
-
-    @property
-    def waiting(self) -> bool:
-        """True while no request may start."""
-        return self.closed is not None or self._clock.mono() < self._open_at
 
     async def passage(self) -> None:
         """Wait for the right to start one request. Every call is followed by `accepted`, `slow`, `close` or `unused`."""
@@ -65,6 +62,7 @@ class Lane:
         self._probing = False
         self._probe_after_s = FIRST_PROBE_S
         self._vitals.clear_condition("lane")
+        self._metrics.lane_open(is_open=True)
         self._changed.set()
 
     def unused(self) -> None:
@@ -89,3 +87,4 @@ class Lane:
         self._probing = False
         self._open_at = self._clock.mono() + self._probe_after_s
         self._vitals.raise_condition("lane", reason)
+        self._metrics.lane_open(is_open=False)

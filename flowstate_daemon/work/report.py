@@ -34,7 +34,9 @@ class Reporter:
                 line.info("mail_skipped")
             case Finished():
                 self._metrics.mail_sent(job.name, seconds)
-                line.info("mail_sent", age_ms=self._clock.now_ms() - job.timestamp)
+                age_ms = self._clock.now_ms() - job.timestamp
+                self._metrics.mail_waited(job.name, age_ms / 1000)
+                line.info("mail_sent", age_ms=age_ms)
             case Retried():
                 self._metrics.mail_retried(job.name)
                 line.warning("mail_retried", reason=ending.reason, next_in_ms=ending.delay_ms)

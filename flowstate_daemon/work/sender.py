@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Throttled
-from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.errors import Final, LaneClosed, Throttled
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.mail.catalogue import read_request
 from flowstate_daemon.mail.message import Accepted, Email, masked
@@ -34,12 +32,11 @@ def idempotency_key(keys: Keys, job: Job) -> str:
 class Sender:
     """Turns a job into a mail and hands it to the provider."""
 
-    def __init__(self, keys: Keys, renderer: Renderer, gateway: Gateway, lane: Lane, metrics: Metrics) -> None:
+    def __init__(self, keys: Keys, renderer: Renderer, gateway: Gateway, lane: Lane) -> None:
         self._keys = keys
         self._renderer = renderer
         self._gateway = gateway
         self._lane = lane
-        self._metrics = metrics
 
     async def perform(self, run: Run) -> dict[str, Any]:
         """Send one job's mail; the result becomes the job's return value. Raises FlowstateError by fate."""

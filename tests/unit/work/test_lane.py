@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.work import lane as lane_module
 from flowstate_daemon.work.lane import FIRST_PROBE_S, Lane
@@ -20,7 +21,7 @@ def vitals(clock: HandClock) -> Vitals:
 @pytest.fixture
 def lane(vitals: Vitals, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> Lane:
     monkeypatch.setattr(lane_module, "LOOK_AGAIN_S", 0.001)
-    return Lane(vitals, clock)
+    return Lane(vitals, Metrics(), clock)
 
 
 async def passes(lane: Lane) -> bool:
