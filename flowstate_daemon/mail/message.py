@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flowstate_daemon.base.privacy import masked
+
+__all__ = ["Accepted", "Email", "masked"]
+
 
 @dataclass(frozen=True, slots=True)
 class Email:
@@ -25,14 +29,3 @@ class Accepted:
 
     provider_id: str
     provider: str
-
-
-def masked(address: str) -> str:
-    """An address that may stand in a log: first letter and domain only, no control characters.
-
-    >>> masked("ada@example.org")
-    'a***@example.org'
-    """
-    local, _, domain = address.rpartition("@")
-    shown = f"{local[:1]}***@{domain}" if local else "***"
-    return "".join(char if char.isprintable() else "?" for char in shown)[:120]

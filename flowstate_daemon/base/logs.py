@@ -1,0 +1,190 @@
+"""One event, one line: JSON for machines, columns for people, the same rules of privacy for both.
+
+Called once, by whoever starts the process, before anything logs. Modules only say
+`log = structlog.get_logger()`. Other libraries' `logging` records go through the same chain.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any, Literal, TextIO, TypeAlias
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from flowstate_daemon.base.privacy import escaped, redacted
+
+Layout: TypeAlias = Literal["auto", "json", "console"]
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+JOURNAL_PREFIX = {"critical": b"<2>", "error": b"<3>", "warning": b"<4>", "info": b"<6>", "debug": b"<7>"}
+# A line per scrape says nothing; a traceback per stranger's broken request says less, and fills disks.
+MUTED = ("aiohttp.access", "aiohttp.server")
+FRAMES = 12  # of each exception, counted from where it was raised
+LINKS = 5  # of a chain of causes, and members of an exception group
+
+
+class Sink:
+    """Writes whole lines. A full disk or a closed pipe loses lines, never mails."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream.buffer
+
+    def msg(self, line: bytes) -> None:
+        try:
+            self._stream.write(line + b"\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            return
+
+    debug = info = warning = error = critical = exception = log = msg
+
+
+class Foreign(logging.Handler):
+    """Brings records of other libraries into our chain, as the event `library_log`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = str(record.msg)  # wrong number of arguments: their bug, our line
+        level = max((known for known in LEVELS.values() if known <= record.levelno), default=LEVELS["debug"])
+        log = structlog.get_logger()
+        log.log(level, "library_log", logger=record.name, message=message, exc_info=record.exc_info)
+
+
+def configure(
+    level: str, layout: Layout = "auto", stream: TextIO | None = None, *, journal: str = ""
+) -> None:
+    """Set the log up for this process; a second call replaces the first for loggers not used yet.
+
+    `stream` is standard error unless told otherwise, so that what commands print stays parseable. `journal`
+    is the value of `$JOURNAL_STREAM`: when it names this very stream, each line carries its syslog priority.
+    """
+    stream = stream or sys.stderr
+    to_journal = is_journal(stream, journal)
+    people = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
+    structlog.configure(
+        processors=chain(console=people, colors=stream.isatty(), journal=to_journal),
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level.lower()]),
+        logger_factory=lambda *_: Sink(stream),
+        cache_logger_on_first_use=True,
+    )
+    _adopt_foreign(max(logging.WARNING, LEVELS[level.lower()]))
+
+
+def chain(*, console: bool = False, colors: bool = False, journal: bool = False) -> list[Processor]:
+    """The processors of one log line, in their order: privacy comes after everything that adds text."""
+    head: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        with_exception,
+        private,
+    ]
+    if not console:
+        return [*head, as_journal_line if journal else as_json]
+    columns = structlog.dev.ConsoleRenderer(
+        colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+    )
+    return [*head, on_one_line, columns, as_bytes]
+
+
+def is_journal(stream: TextIO, journal: str) -> bool:
+    """Whether `stream` is the socket that systemd has connected to the journal, told as `device:inode`."""
+    if not journal:
+        return False
+    try:
+        place = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return journal == f"{place.st_dev}:{place.st_ino}"
+
+
+def with_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace `exc_info` by a short text: types, messages, places. No source lines, no local variables."""
+    given = event.pop("exc_info", None)
+    if not given:
+        return event
+    error = (
+        given
+        if isinstance(given, BaseException)
+        else (given if isinstance(given, tuple) else sys.exc_info())[1]
+    )
+    if isinstance(error, BaseException):
+        event["exception"] = "\n".join(
+            told(traceback.TracebackException.from_exception(error, lookup_lines=False))
+        )
+    return event
+
+
+def told(error: traceback.TracebackException, depth: int = 0) -> Iterator[str]:
+    """The lines that tell an exception, its group's members and its causes."""
+    yield from (line.rstrip("\n") for line in error.format_exception_only())
+    for frame in error.stack[-FRAMES:]:
+        yield f"  at {_short(frame.filename)}:{frame.lineno} {frame.name}"
+    if depth >= LINKS:
+        return
+    for member in (error.exceptions or [])[:LINKS]:
+        yield from (f"  | {line}" for line in told(member, depth + 1))
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        first, *rest = told(cause, depth + 1)
+        yield f"after {first}"
+        yield from rest
+
+
+def private(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Hide secrets everywhere, and bring time, level and event to the front, where eyes look for them."""
+    line = {"timestamp": event.pop("timestamp"), "level": event.pop("level")}
+    line["event"] = redacted("event", event.pop("event", ""))
+    for name, value in event.items():
+        line[name] = redacted(name, value)
+    return line
+
+
+def as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    return msgspec.json.encode(event)
+
+
+def as_journal_line(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
+    return JOURNAL_PREFIX.get(event["level"], b"<6>") + as_json(logger, method, event)
+
+
+def on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape whatever a terminal would obey. Only an exception keeps its lines, indented."""
+    line = {escaped(name): _flat(value) for name, value in event.items() if name != "exception"}
+    if "exception" in event:
+        line["exception"] = "\n".join(f"    {escaped(part)}" for part in event["exception"].split("\n"))
+    return line
+
+
+def as_bytes(_logger: WrappedLogger, _method: str, text: Any) -> bytes:
+    return str(text).encode("utf-8", "backslashreplace")
+
+
+def _flat(value: Any) -> Any:
+    """Numbers keep their type for the colours; everything else becomes one line of text."""
+    return (
+        value if isinstance(value, int | float) else escaped(value if isinstance(value, str) else repr(value))
+    )
+
+
+def _short(path: str) -> str:
+    return path.rpartition("/site-packages/")[2] or path
+
+
+def _adopt_foreign(level: int) -> None:
+    root = logging.getLogger()
+    for handler in [known for known in root.handlers if isinstance(known, Foreign)]:
+        root.removeHandler(handler)
+    root.addHandler(Foreign())
+    root.setLevel(level)
+    for name in MUTED:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.captureWarnings(True)
