@@ -59,6 +59,8 @@ class Service:
                     log.info("store_back", service=self.name)
                 rest_s = 0.0
                 self.pulse.beat()
+        # The house may drain for longer than a pulse stays fresh: an ended loop is not a stuck one.
+        self.pulse.rest()
 
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than until `stop()`."""

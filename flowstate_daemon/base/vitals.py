@@ -1,7 +1,8 @@
 """Vital signs: each loop has a pulse, and a pulse means progress, not presence.
 
 Loops beat when they have got something done (or when they know that there is nothing to do); `web` and the
-watchdog read. A loop that waits for somebody else without a limit rests, so that silence is not taken for death.
+watchdog read. A loop that waits for somebody else without a limit rests, so that its silence is not taken for
+death.
 """
 
 from __future__ import annotations
@@ -58,9 +59,21 @@ class Vitals:
         self._clock = clock
         self._pulses: dict[str, Pulse] = {}
         self._conditions: dict[str, str] = {}
+        self._started_at = clock.mono()
+        self.draining = False
+
+    @property
+    def uptime_s(self) -> float:
+        return self._clock.mono() - self._started_at
+
+    def drain(self) -> None:
+        """Say that the house takes no more work and will leave: ready turns red, live does not."""
+        self.draining = True
 
     def pulse(self, name: str, *, stale_after_s: float = 25.0) -> Pulse:
         """Register a loop. The default keeps the promise that a stuck loop is seen within 30 s."""
+        if name in self._pulses:
+            raise ValueError(f"two loops named {name}: one of them would go unwatched")
         pulse = Pulse(name, stale_after_s, self._clock)
         self._pulses[name] = pulse
         return pulse
@@ -70,7 +83,7 @@ class Vitals:
         return tuple(self._pulses.values())
 
     def raise_condition(self, name: str, reason: str) -> None:
-        """Say that the house cannot do its work, and why (`lane`: the provider refuses the key)."""
+        """Say that the house cannot do its work, and why: ready turns red until the condition is cleared."""
         self._conditions[name] = reason
 
     def clear_condition(self, name: str) -> None:
@@ -82,5 +95,7 @@ class Vitals:
 
     def troubles(self) -> dict[str, str]:
         """What keeps the house from working although no loop is stuck: outages and conditions, by name."""
-        suffering = {pulse.name: pulse.trouble for pulse in self._pulses.values() if pulse.trouble is not None}
+        suffering = {
+            pulse.name: pulse.trouble for pulse in self._pulses.values() if pulse.trouble is not None
+        }
         return {**suffering, **self._conditions}

@@ -1,0 +1,138 @@
+"""What the engine counts, as typed methods. Prometheus is known here and in `web/metrics.py` only.
+
+Called from hot loops: every child of a label is made at the start and found in a dict, so an update costs
+about a microsecond. A label takes only values known beforehand: no text of a job's makes a series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
+Child = TypeVar("Child")
+
+OTHER = "other"
+ENDINGS = ("sent", "skipped", "retried", "failed", "released")
+# The fates of `base/errors.py`, in the words of an answer.
+ANSWERS = ("accepted", "retry", "final", "throttled", "lane_closed", "outage")
+
+SEND_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+WAIT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)
+REDIS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+class Family(dict[str, Child]):
+    """The children of one label, by its value; every unknown value shares the child `other`."""
+
+    def __init__(self, values: Iterable[str], make: Callable[[str], Child]) -> None:
+        super().__init__({value: make(value) for value in (*values, OTHER)})
+
+    def __missing__(self, value: str) -> Child:
+        return self[OTHER]
+
+
+def _ending(counter: Counter, ending: str) -> Callable[[str], Counter]:
+    return lambda kind: counter.labels(kind, ending)
+
+
+class Metrics:
+    """All numbers of one daemon, in a registry of its own."""
+
+    def __init__(self, kinds: Iterable[str] = (), *, version: str = "", instance: str = "") -> None:
+        """`kinds` are the names of mails that get series of their own."""
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        build = Info("flowstate_build", "Version and instance of this daemon.", registry=self.registry)
+        build.info({"version": version, "instance": instance})
+        kinds = tuple(kinds)
+        self._mails(kinds)
+        self._provider()
+        self._engine()
+
+    def _mails(self, kinds: tuple[str, ...]) -> None:
+        words = "Runs of jobs that ended, by kind and by ending."
+        ended = Counter("flowstate_mails", words, ("kind", "ending"), registry=self.registry)
+        families = [Family(kinds, _ending(ended, ending)) for ending in ENDINGS]
+        self._sent, self._skipped, self._retried, self._failed, self._released = families
+        send = self._histogram("mail_send", "From claiming a job to its mail sent.", SEND_BUCKETS, "kind")
+        wait = self._histogram("mail_wait", "From enqueueing a mail to sending it.", WAIT_BUCKETS, "kind")
+        self._send_seconds = Family(kinds, send.labels)
+        self._wait_seconds = Family(kinds, wait.labels)
+
+    def _provider(self) -> None:
+        answer = self._histogram(
+            "provider_answer", "Provider's time to answer one request.", SEND_BUCKETS, "answer"
+        )
+        self._answers = Family(ANSWERS, answer.labels)
+        self._lane_open = self._gauge("lane_open", "1 while the provider accepts our account, else 0.")
+        self._lane_open.set(1)
+
+    def _engine(self) -> None:
+        self._redis = self._histogram("redis_round_trip", "Time of one call to Redis.", REDIS_BUCKETS)
+        self._lag = self._histogram("loop_lag", "How late the event loop runs what is due.", LAG_BUCKETS)
+        self._claimed = self._counter("jobs_claimed", "Jobs taken from the queue.")
+        self._lost = self._counter("locks_lost", "Jobs whose lock was lost while they were worked on.")
+        self._recovered = self._counter("jobs_recovered", "Jobs of a dead process taken back at the start.")
+        self._stalled = self._counter("jobs_stalled", "Jobs whose worker went silent, put back or failed.")
+        self._busy = self._gauge("slots_busy", "Jobs being worked on now.")
+
+    def mail_sent(self, kind: str, seconds: float) -> None:
+        """`seconds` from claiming the job to the mail sent and written down."""
+        self._sent[kind].inc()
+        self._send_seconds[kind].observe(seconds)
+
+    def mail_waited(self, kind: str, seconds: float) -> None:
+        """`seconds` from the job's first being due (its timestamp and delay) to its mail sent."""
+        self._wait_seconds[kind].observe(max(seconds, 0.0))
+
+    def mail_skipped(self, kind: str) -> None:
+        self._skipped[kind].inc()
+
+    def mail_retried(self, kind: str) -> None:
+        self._retried[kind].inc()
+
+    def mail_failed(self, kind: str) -> None:
+        self._failed[kind].inc()
+
+    def mail_released(self, kind: str) -> None:
+        self._released[kind].inc()
+
+    def provider_answer(self, answer: str, seconds: float) -> None:
+        """One request answered; `answer` is one of ANSWERS."""
+        self._answers[answer].observe(seconds)
+
+    def lane_open(self, is_open: bool) -> None:
+        self._lane_open.set(is_open)
+
+    def redis_round_trip(self, seconds: float) -> None:
+        self._redis.observe(seconds)
+
+    def loop_lag(self, seconds: float) -> None:
+        self._lag.observe(seconds)
+
+    def jobs_claimed(self, count: int) -> None:
+        self._claimed.inc(count)
+
+    def locks_lost(self, count: int) -> None:
+        self._lost.inc(count)
+
+    def jobs_recovered(self, count: int) -> None:
+        self._recovered.inc(count)
+
+    def jobs_stalled(self, count: int) -> None:
+        self._stalled.inc(count)
+
+    def slots_busy(self, count: int) -> None:
+        self._busy.set(count)
+
+    def _counter(self, name: str, words: str) -> Counter:
+        return Counter(f"flowstate_{name}", words, registry=self.registry)
+
+    def _gauge(self, name: str, words: str) -> Gauge:
+        return Gauge(f"flowstate_{name}", words, registry=self.registry)
+
+    def _histogram(self, name: str, words: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"flowstate_{name}_seconds", words, labels, buckets=buckets, registry=self.registry)
