@@ -1,0 +1,120 @@
+"""The HTTP endpoint: one listening socket, plain answers, nothing told to strangers that they need not know.
+
+Built by `daemon` from the routes of the other modules of this room. Knows nothing of what they show.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import ClassVar
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from flowstate_daemon.base.errors import ConfigError
+
+log = structlog.get_logger()
+
+GOODBYE_S = 1.0  # what requests under way get at the end; aiohttp may take twice that
+KEEP_ALIVE_S = 15.0
+LARGEST_BODY = 65_536
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+KEPT = ("Allow", "Retry-After", "WWW-Authenticate")  # of a refusal whose body is replaced
+REMEDIES = {
+    errno.EADDRINUSE: "another program listens there: stop it, or set FLOWSTATE_HTTP_PORT to a free port",
+    errno.EACCES: "ports below 1024 need a privilege: set FLOWSTATE_HTTP_PORT to a higher one",
+    errno.EADDRNOTAVAIL: "this machine has no such address: set FLOWSTATE_HTTP_HOST to one of its own",
+}
+NO_SUCH_HOST = "set FLOWSTATE_HTTP_HOST to an address of this machine, such as 127.0.0.1 or 0.0.0.0"
+
+
+class Web:
+    """The open windows. `open()` binds, `close()` lets requests under way finish, shortly."""
+
+    name: ClassVar[str] = "web"
+
+    def __init__(self, routes: Iterable[web.AbstractRouteDef], *, host: str, port: int) -> None:
+        self._routes = tuple(routes)
+        self._host = host
+        self._port = port
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def bound_port(self) -> int:
+        """The port that was bound: the system's choice when port 0 was asked for; 0 while closed."""
+        addresses = self._runner.addresses if self._runner else []
+        return int(addresses[0][1]) if addresses else 0
+
+    async def open(self) -> None:
+        """Bind and answer from now on. Raises ConfigError when the address cannot be bound."""
+        runner = web.AppRunner(
+            self._app(),
+            handle_signals=False,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_S,
+            shutdown_timeout=GOODBYE_S,
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host, self._port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError([f"HTTP on {self._host}:{self._port}: {remedy(error)}"]) from error
+        self._runner = runner
+        log.info("web_open", host=self._host, port=self.bound_port)
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    def _app(self) -> web.Application:
+        app = web.Application(middlewares=[plain_refusals], client_max_size=LARGEST_BODY)
+        app.add_routes(self._routes)
+        app.on_response_prepare.append(dress)
+        return app
+
+
+def remedy(error: OSError) -> str:
+    """What to do about an address that cannot be bound."""
+    if isinstance(error, socket.gaierror):
+        return NO_SUCH_HOST
+    return REMEDIES.get(error.errno or 0, str(error))
+
+
+def answer(body: object, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+@web.middleware
+async def plain_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal in the same few words of JSON; a bug of ours is logged here and told to nobody else."""
+    try:
+        return await handler(request)
+    except web.HTTPError as refused:
+        refusal = answer({"error": HTTPStatus(refused.status).phrase}, refused.status)
+        refusal.headers.update({name: refused.headers[name] for name in KEPT if name in refused.headers})
+        return refusal
+    except web.HTTPException:
+        raise  # a redirect is an answer like any other
+    except Exception:
+        log.exception("request_failed", method=request.method, path=request.path)
+        return answer({"error": HTTPStatus.INTERNAL_SERVER_ERROR.phrase}, 500)
+
+
+async def dress(_request: web.Request, response: web.StreamResponse) -> None:
+    """Put the safe headers on; a route that needs a wider rule has set its own already."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = "flowstate-daemon"

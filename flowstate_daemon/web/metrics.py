@@ -1,0 +1,118 @@
+"""`/metrics` in Prometheus' text format: what the engine counted, and the queue as it is at this moment.
+
+The queue is looked at during the scrape and never remembered: a number is fresh or it is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Protocol
+
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.metrics import Metrics
+
+log = structlog.get_logger()
+
+DEADLINE_S = 2.0
+
+
+class QueueSnapshot(Protocol):
+    """The queue at one moment: jobs by Bull's states, and since when the oldest one waits."""
+
+    @property
+    def wait(self) -> int: ...
+    @property
+    def active(self) -> int: ...
+    @property
+    def delayed(self) -> int: ...
+    @property
+    def paused(self) -> int: ...
+    @property
+    def completed(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def is_paused(self) -> bool: ...
+    @property
+    def oldest_waiting_ms(self) -> int | None:
+        """Unix milliseconds; None when nothing waits."""
+
+
+class QueueWindow(Protocol):
+    """Whoever can look at the queue. Raises Outage when it cannot."""
+
+    async def snapshot(self) -> QueueSnapshot: ...
+
+
+class Scrape:
+    """One answer: the standing registry, and the queue as seen for this answer (None: not seen)."""
+
+    def __init__(self, metrics: Metrics, queue: QueueSnapshot | None, now_ms: int) -> None:
+        self._metrics = metrics
+        self._queue = queue
+        self._now_ms = now_ms
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._metrics.registry.collect():
+            # Prometheus does not use them, and they would double the text.
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+        up = self._queue is not None
+        yield GaugeMetricFamily("flowstate_redis_up", "1 when Redis answered this scrape, else 0.", value=up)
+        if self._queue is not None:
+            yield from self._queue_families(self._queue)
+
+    def _queue_families(self, queue: QueueSnapshot) -> Iterator[Metric]:
+        depth = GaugeMetricFamily(
+            "flowstate_queue_jobs", "Jobs in the queue, by Bull's state.", labels=["state"]
+        )
+        for state in ("wait", "active", "delayed", "paused", "completed", "failed"):
+            depth.add_metric([state], getattr(queue, state))
+        yield depth
+        yield GaugeMetricFamily(
+            "flowstate_queue_paused", "1 while the queue is paused, else 0.", value=queue.is_paused
+        )
+        oldest_ms = self._now_ms if queue.oldest_waiting_ms is None else queue.oldest_waiting_ms
+        yield GaugeMetricFamily(
+            "flowstate_queue_oldest_waiting_seconds",
+            "Age of the job that waits longest; 0 when none waits.",
+            value=max(self._now_ms - oldest_ms, 0) / 1000,
+        )
+
+
+class MetricsPage:
+    """`GET /metrics`."""
+
+    def __init__(
+        self, metrics: Metrics, window: QueueWindow, clock: Clock, *, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._metrics = metrics
+        self._window = window
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._looking = asyncio.Lock()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/metrics", self.show)]
+
+    async def show(self, _request: web.Request) -> web.Response:
+        scrape = Scrape(self._metrics, await self._look(), self._clock.now_ms())
+        return web.Response(body=generate_latest(scrape), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def _look(self) -> QueueSnapshot | None:
+        """One look at a time: many scrapers of a hanging Redis must not use up the engine's connections."""
+        try:
+            async with asyncio.timeout(self._deadline_s), self._looking:
+                return await self._window.snapshot()
+        except Outage as outage:
+            log.debug("scrape_without_queue", reason=outage.reason)
+        except TimeoutError:
+            log.debug("scrape_without_queue", reason=f"no answer within {self._deadline_s} s")
+        return None
