@@ -1,0 +1,181 @@
+"""A strict stand-in for Resend's API on loopback, and the ground truth of what was accepted.
+
+In a test: `async with FakeResend() as fake`, then `fake.url`, `fake.api_key`, `fake.accepted`, `fake.script`.
+As a process: `python -m tests.support.fake_resend --port 0 --journal FILE` prints its address, then serves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from flowstate_daemon.base.clock import Clock
+from tests.support.resend_api import API_KEY, AcceptedMail, Answer, Incoming, ResendApi, error
+
+__all__ = ["API_KEY", "AcceptedMail", "Answer", "FakeResend", "Incoming", "error"]
+
+AS_USUAL = Answer()
+When = Callable[[Incoming], bool]
+
+
+@dataclass(slots=True)
+class Scripted:
+    answer: Answer
+    when: When
+    times: int | None
+
+
+class FakeResend(ResendApi):
+    """The API, served over HTTP, with scripted answers in front of it."""
+
+    def __init__(
+        self, *, rate: int | None = None, clock: Clock | None = None, journal: Path | None = None
+    ) -> None:
+        super().__init__(rate=rate, clock=clock)
+        self.url = ""
+        self.requests: Counter[str] = Counter()
+        self.answered: Counter[int] = Counter()
+        self.connections = 0
+        self._peers: set[object] = set()
+        self._scripted: list[Scripted] = []
+        self._journal_path = journal
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, *, host: str = "127.0.0.1", port: int = 0, keepalive_s: float = 60.0) -> None:
+        if self._journal_path is not None:
+            self.journal = os.open(self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self._serve)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=0.1,
+            keepalive_timeout=keepalive_s,
+            handler_cancellation=False,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        self.url = f"http://{host}:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self.journal is not None:
+            os.close(self.journal)
+            self.journal = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def script(self, *answers: Answer, when: When | None = None, times: int | None = 1) -> None:
+        """Use each answer for the next `times` requests that fit `when`, in order; None is for ever."""
+        self._scripted += [Scripted(answer, when or (lambda _: True), times) for answer in answers]
+
+    def unscript(self) -> None:
+        self._scripted.clear()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        self._note(request)
+        incoming = Incoming(
+            request.method,
+            request.path,
+            request.headers.get("Idempotency-Key"),
+            {name.lower(): value for name, value in request.headers.items()},
+            await request.read(),
+        )
+        plan = self._plan(incoming)
+        answer = plan
+        if plan.status is None or plan.accept:
+            answer = await self.work(incoming, plan.delay_s)
+        elif plan.delay_s:
+            await asyncio.sleep(plan.delay_s)
+        if plan.status is not None:
+            answer = plan
+        self.answered[answer.status or 0] += 1
+        return await self._reply(request, answer, plan)
+
+    def _note(self, request: web.Request) -> None:
+        """Count the request, and its connection when it is new."""
+        self.requests[f"{request.method} {request.path}"] += 1
+        peer = (request.transport.get_extra_info("peername") if request.transport else None) or object()
+        if peer not in self._peers:
+            self._peers.add(peer)
+            self.connections += 1
+
+    def _plan(self, incoming: Incoming) -> Answer:
+        for scripted in self._scripted:
+            if scripted.when(incoming):
+                if scripted.times is not None:
+                    scripted.times -= 1
+                    if not scripted.times:
+                        self._scripted.remove(scripted)
+                return scripted.answer
+        return AS_USUAL
+
+    async def _reply(self, request: web.Request, answer: Answer, plan: Answer) -> web.StreamResponse:
+        if plan.drop and request.transport is not None:
+            request.transport.abort()
+        content = answer.content
+        if not plan.cut:
+            return web.Response(
+                status=answer.status or 200, body=content, headers={**answer.headers, **plan.headers}
+            )
+        response = web.StreamResponse(status=answer.status or 200, headers={**answer.headers, **plan.headers})
+        response.content_length = max(2, len(content))
+        await response.prepare(request)
+        await response.write(content[: len(content) // 2] or b"{")
+        if request.transport is not None:
+            request.transport.close()
+        return response
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    fake = FakeResend(rate=arguments.rate, journal=arguments.journal)
+    fake.api_key, fake.latency_s = arguments.api_key, arguments.latency_ms / 1000
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await fake.start(port=arguments.port)
+    sys.stdout.write(f"{fake.url}\n")
+    sys.stdout.flush()
+    await ended.wait()
+    await fake.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A stand-in for Resend's API on loopback")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument(
+        "--journal", type=Path, help="append every accepted mail to this file, one JSON a line"
+    )
+    parser.add_argument("--rate", type=int, help="requests per second (no limit when absent)")
+    parser.add_argument("--latency-ms", type=float, default=0.0)
+    parser.add_argument("--api-key", default=API_KEY)
+    asyncio.run(serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""A TCP proxy that loses things on purpose: the only way tests make a network or a peer fail.
+
+`async with FaultProxy(host, port) as proxy`, then point the client to `proxy.port`. Knows no protocol. Faults
+are switches that may be turned at any time; those that wait for bytes act on the next bytes that pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from types import TracebackType
+from typing import Self
+
+CHUNK = 64 * 1024
+# Closing with this linger option sends a reset instead of an orderly end.
+RESET = struct.pack("ii", 1, 0)
+
+
+class FaultProxy:
+    """Forwards each connection to `host:port`; `latency_s` is added to each direction of every chunk."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.latency_s = 0.0
+        self.drop_replies = False
+        self.cut_reply_after: int | None = None
+        self.port = 0
+        self.accepted = 0
+        self.dropped = 0
+        self._target = (host, port)
+        self._server: asyncio.Server | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._links: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self.admit()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.refuse()
+        links = list(self._links)
+        self.cut()
+        for link in links:
+            link.cancel()
+        await asyncio.gather(*links, return_exceptions=True)
+
+    @property
+    def host(self) -> str:
+        return "127.0.0.1"
+
+    @property
+    def links(self) -> int:
+        """Connections that stand now."""
+        return len(self._links)
+
+    async def admit(self) -> None:
+        """Listen (again), always on the same port."""
+        self._server = await asyncio.start_server(self._link, self.host, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        """Refuse new connections; those that stand stay."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def freeze(self) -> None:
+        """Let nothing pass, in either direction, and close nothing: a peer that hangs."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """Reset all standing connections, on both sides."""
+        for writers in list(self._links.values()):
+            for writer in writers:
+                _reset(writer)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._links[task] = [writer]
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+            self._links[task].append(far_writer)
+            await self._both_ways((reader, writer), (far_reader, far_writer))
+        except OSError:
+            _reset(writer)  # nobody behind us
+        except asyncio.CancelledError:
+            _reset(writer)  # the test is over; the server's own callback would report a cancelled task
+        finally:
+            for each in self._links.pop(task):
+                each.close()
+
+    async def _both_ways(
+        self,
+        near: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        far: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._forward(near[0], far[1]))
+            group.create_task(self._return(far[0], near[1]))
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(CHUNK):
+                await self._delay()
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def _return(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The replies' way, which is where most faults lie."""
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(CHUNK):
+                await self._delay()
+                if self.drop_replies:
+                    self.dropped += len(chunk)
+                    continue
+                if self.cut_reply_after is not None:
+                    writer.write(chunk[: self.cut_reply_after])
+                    await writer.drain()
+                    break
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def _delay(self) -> None:
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
+        await self._flowing.wait()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    raw = writer.get_extra_info("socket")
+    if raw is not None and raw.fileno() >= 0:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    writer.transport.abort()

@@ -1,0 +1,203 @@
+"""The work of Resend's API behind its door: admit, remember keys, check, accept, and keep the ground truth.
+
+Base of `fake_resend.FakeResend`, which adds the HTTP server and the scripts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from flowstate_daemon.base.clock import Clock
+from tests.support.resend_rules import MOST_IN_BATCH, KeyMemory, Quotas, RateWindow, Refusal, check_mail
+
+JSON = {"content-type": "application/json; charset=utf-8"}
+API_KEY = "re_Fake0000_abcdefghijklmnop"
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedMail:
+    """One mail that the provider would now deliver. `at` is Unix ms."""
+
+    id: str
+    key: str | None
+    to: tuple[str, ...]
+    subject: str
+    body: Mapping[str, Any]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A request as predicates see it; `body` is the raw text."""
+
+    method: str
+    path: str
+    key: str | None
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to do with a request instead of, or after, the API's own work.
+
+    Without a `status` the API does its work and answers itself; `headers`, delays and losses still apply.
+    `accept` lets it do its work first, and then gives the scripted answer all the same.
+    `cut` breaks the connection in the middle of the body, `drop` before the first byte.
+    """
+
+    status: int | None = None
+    body: bytes | str | dict[str, Any] | list[Any] = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    accept: bool = False
+    cut: bool = False
+    drop: bool = False
+
+    @property
+    def content(self) -> bytes:
+        if isinstance(self.body, bytes):
+            return self.body
+        return self.body.encode() if isinstance(self.body, str) else msgspec.json.encode(self.body)
+
+
+def error(status: int, name: str, message: str = "scripted", **headers: str) -> Answer:
+    """An error in the API's own shape: `error(429, "rate_limit_exceeded", retry_after="2")`."""
+    body = {"statusCode": status, "name": name, "message": message}
+    return Answer(status, body, JSON | {header.replace("_", "-"): value for header, value in headers.items()})
+
+
+class ResendApi:
+    """The API's state and its switches, all of which may be turned while it serves."""
+
+    def __init__(self, *, rate: int | None = None, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.api_key = API_KEY
+        self.send_only = False
+        self.latency_s = 0.0
+        self.verified: set[str] | None = None
+        self.refuse_dummies = True
+        self.rate = RateWindow(self.clock, rate)
+        self.quotas = Quotas(self.clock)
+        self.memory = KeyMemory(self.clock)
+        self.accepted: list[AcceptedMail] = []
+        self.repeated_keys = 0
+        self.journal: int | None = None
+
+    def duplicates(self) -> list[AcceptedMail]:
+        """Mails that somebody gets twice: recipients and content of an earlier one, whatever the key."""
+        seen: set[bytes] = set()
+        twice = []
+        for mail in self.accepted:
+            content = msgspec.json.encode(
+                [mail.to, mail.subject, mail.body.get("html"), mail.body.get("text")]
+            )
+            if content in seen:
+                twice.append(mail)
+            seen.add(content)
+        return twice
+
+    async def work(self, incoming: Incoming, delay_s: float) -> Answer:
+        headers: dict[str, str] = {}
+        try:
+            self._admit(incoming, headers)
+            content = await self._route(incoming, headers, self.latency_s + delay_s)
+        except Refusal as refusal:
+            if refusal.name == "1010":  # the edge speaks before the API does
+                return Answer(403, refusal.message, {"content-type": "text/plain; charset=UTF-8"})
+            return Answer(refusal.status, refusal.body, JSON | headers | refusal.headers)
+        return Answer(200, content, JSON | headers)
+
+    def _admit(self, incoming: Incoming, headers: dict[str, str]) -> None:
+        if not incoming.headers.get("user-agent"):
+            raise Refusal(403, "1010", "error code: 1010")
+        scheme, _, key = incoming.headers.get("authorization", "").partition(" ")
+        if scheme != "Bearer" or key in ("", "None"):
+            raise Refusal(401, "missing_api_key", "Missing API key in the authorization header.")
+        if key != self.api_key:
+            raise Refusal(403, "invalid_api_key", "API key is invalid.")
+        headers |= self.rate.admit()
+
+    async def _route(self, incoming: Incoming, headers: dict[str, str], delay_s: float) -> bytes:
+        match incoming.method, incoming.path:
+            case "POST", "/emails" | "/emails/batch":
+                return await self._once(incoming, headers, delay_s)
+            case "GET", "/domains":
+                return self._domains()
+            case _, "/emails" | "/emails/batch" | "/domains":
+                raise Refusal(405, "method_not_allowed", "Method is not allowed for the requested path.")
+        raise Refusal(404, "not_found", "The requested endpoint does not exist.")
+
+    async def _once(self, incoming: Incoming, headers: dict[str, str], delay_s: float) -> bytes:
+        fingerprint = self.memory.print_of(incoming.path, incoming.body)
+        known = self.memory.recall(incoming.key, fingerprint)
+        if known is not None:
+            self.repeated_keys += 1
+            return known
+        if incoming.key is not None:
+            self.memory.under_way.add(incoming.key)
+        try:
+            if delay_s:
+                await asyncio.sleep(delay_s)
+            answer = msgspec.json.encode(self._accept(incoming, headers))
+            self.memory.keep(incoming.key, fingerprint, answer)
+            return answer
+        finally:
+            self.memory.under_way.discard(incoming.key or "")
+
+    def _accept(self, incoming: Incoming, headers: dict[str, str]) -> dict[str, Any]:
+        if not incoming.headers.get("content-type", "").startswith("application/json"):
+            raise Refusal(400, "validation_error", "The content type must be application/json.")
+        try:
+            content = msgspec.json.decode(incoming.body)
+        except msgspec.DecodeError as problem:
+            raise Refusal(400, "validation_error", "The body is not valid JSON.") from problem
+        if incoming.path == "/emails":
+            people = self._check(content)
+            headers |= self.quotas.spend(len(people))
+            return {"id": self._take(content, incoming.key, people)}
+        permissive = incoming.headers.get("x-batch-validation") == "permissive"
+        return self._accept_batch(content, incoming.key, headers, permissive=permissive)
+
+    def _accept_batch(
+        self, mails: object, key: str | None, headers: dict[str, str], *, permissive: bool
+    ) -> dict[str, Any]:
+        if not isinstance(mails, list) or not 1 <= len(mails) <= MOST_IN_BATCH:
+            raise Refusal(422, "validation_error", f"The batch must hold 1 to {MOST_IN_BATCH} emails.")
+        errors, good = [], []
+        for index, mail in enumerate(mails):
+            try:
+                good.append((mail, self._check(mail, batch=True)))
+            except Refusal as refusal:
+                if not permissive or refusal.status == 403:
+                    raise
+                errors.append({"index": index, "message": refusal.message})
+        headers |= self.quotas.spend(sum(len(people) for _, people in good))
+        taken = [{"id": self._take(mail, key, people)} for mail, people in good]
+        return {"data": taken, "errors": errors} if permissive else {"data": taken}
+
+    def _check(self, mail: object, *, batch: bool = False) -> list[str]:
+        return check_mail(mail, verified=self.verified, refuse_dummies=self.refuse_dummies, batch=batch)
+
+    def _take(self, mail: dict[str, Any], key: str | None, people: list[str]) -> str:
+        taken = AcceptedMail(str(uuid4()), key, tuple(people), mail["subject"], mail, self.clock.now_ms())
+        if self.journal is not None:
+            os.write(self.journal, msgspec.json.encode(asdict(taken)) + b"\n")
+        self.accepted.append(taken)
+        return taken.id
+
+    def _domains(self) -> bytes:
+        if self.send_only:
+            raise Refusal(401, "restricted_api_key", "This API key is restricted to only send emails")
+        names = sorted(self.verified or ())
+        rows = [
+            {"id": str(uuid4()), "name": name, "status": "verified", "region": "eu-west-1"} for name in names
+        ]
+        return msgspec.json.encode({"object": "list", "has_more": False, "data": rows})
