@@ -1,0 +1,241 @@
+"""The settings: one frozen section per room, each key with its default, its limits and its sentence.
+
+`config.py` fills them from file and environment; rooms take the sections they need. The sentences stand in
+`config/flowstate-daemon.toml` too, and in what an operator reads when a value is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+UNFIT_FOR_KEYS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
+UNFIT_FOR_IDS = re.compile(r"[^A-Za-z0-9._-]")
+PRINTABLE = re.compile(r"[\x21-\x7e]+")
+# Other parameters are meant for other clients (`family=0` for Node's) and would break this one.
+REDIS_PARAMETERS = frozenset(
+    {
+        "ssl_ca_certs",
+        "ssl_ca_path",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_check_hostname",
+        "ssl_keyfile",
+        "db",
+    }
+)
+
+
+def _key_part(text: str) -> str:
+    if not text or UNFIT_FOR_KEYS.search(text):
+        raise ValueError("must not be empty or hold spaces, '@' or any of * ? [ ] \\")
+    return text
+
+
+def _sender(text: str) -> str:
+    """An address, alone or as `Name <address>`; empty means that none is given."""
+    text = text.strip()
+    if not text:
+        return text
+    if not text.isprintable():
+        raise ValueError("must be one line of printable text")
+    try:
+        validate_email(text, check_deliverability=False, allow_display_name=True, test_environment=True)
+    except EmailNotValidError as error:
+        raise ValueError(f"is no e-mail address: {error}") from None
+    return text
+
+
+def _web_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not PRINTABLE.fullmatch(text):
+        raise ValueError("must be a URL like https://example.com")
+    return text.rstrip("/")
+
+
+def _secret_word(secret: SecretStr) -> SecretStr:
+    if not PRINTABLE.fullmatch(secret.get_secret_value()):
+        raise ValueError("must be one word without spaces or line ends")
+    return secret
+
+
+def _redis_url(secret: SecretStr) -> SecretStr:
+    """An address in one of Redis' usual forms; empty means that host and port say it."""
+    text = secret.get_secret_value().strip()
+    if not text or text.startswith("unix://"):
+        return SecretStr(text)
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not re.fullmatch(r"/?\d*", parts.path) or not PRINTABLE.fullmatch(text):
+        raise ValueError(
+            "must be like redis://user:password@host:6379/0, special characters of a password as %XX"
+        )
+    return SecretStr(text)
+
+
+def _postgres_url(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().startswith(("postgres://", "postgresql://")):
+        raise ValueError("must start with postgresql://")
+    return secret
+
+
+def _host_name() -> str:
+    return UNFIT_FOR_IDS.sub("-", socket.gethostname())[:64] or "daemon"
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+KeyPart = Annotated[str, AfterValidator(_key_part), Field(max_length=100)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+
+
+class Section(BaseModel):
+    """What all sections have in common. Wrong input is never repeated in an error: it may be a secret."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Redis(Section):
+    host: str = "127.0.0.1"
+    """Where Redis runs, for those who do not give a URL."""
+    port: int = Field(default=6379, ge=1, le=65535)
+    """Its port, when the URL does not say or there is none."""
+    username: str | None = None
+    """The Redis user; without one, the default user."""
+    password: SecretStr | None = None
+    """Its password; used with a URL that carries none, too."""
+    tls: bool = False
+    """Speak TLS, as a URL that begins with rediss:// does."""
+    block_s: float = Field(default=20.0, ge=0.1, le=20.0)
+    """The longest wait for a job on one connection, in seconds; shorter waits cost more commands."""
+    url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
+    """The whole address, redis://user:password@host:port/db; wins over host and port."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """Whatever was given, `url` ends up complete: it is what connections are made from."""
+        # The frozen section is not handed out yet; a validator that returned a copy would be ignored.
+        self.__dict__["url"] = SecretStr(self._address())
+        return self
+
+    def _address(self) -> str:
+        given = self.url.get_secret_value()
+        if given.startswith("unix://"):
+            return given
+        parts = urlsplit(given or f"redis://{_bracketed(self.host)}")
+        scheme = "rediss" if self.tls else parts.scheme
+        place = f"{_bracketed(parts.hostname or self.host)}:{parts.port or self.port}{parts.path}"
+        query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] in REDIS_PARAMETERS])
+        login = self._login(parts.username, parts.password)
+        return f"{scheme}://{login}{place}{'?' if query else ''}{query}"
+
+    def _login(self, username: str | None, password: str | None) -> str:
+        """The login of the URL, as quoted there; else ours."""
+        ours = quote(self.password.get_secret_value(), safe="") if self.password else None
+        name, word = username or quote(self.username or "", safe=""), password or ours
+        if word is None:
+            return f"{name}@" if name else ""
+        return f"{name}:{word}@"
+
+
+class Queue(Section):
+    prefix: KeyPart = "bull"
+    """What all keys start with; braces around it, {bull}, keep the queue in one slot of a Redis Cluster."""
+    name: KeyPart = "email"
+    """The queue's name, as the producers call it."""
+    instance_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """Who this daemon is among those on the same queue, restart after restart; else the host's name."""
+    concurrency: int = Field(default=50, ge=1, le=10_000)
+    """How many jobs are in hand at once."""
+    batch: int = Field(default=100, ge=1, le=100)
+    """How many jobs are claimed or settled in one call, at most."""
+    lock_ms: int = Field(default=30_000, ge=5_000, le=600_000)
+    """How long a claimed job stays ours without a sign of life; below 5 s a slow network would lose jobs."""
+    stalled_interval_ms: int = Field(default=30_000, ge=1_000, le=600_000)
+    """How often to look for jobs of workers that died."""
+    max_stalled: int = Field(default=1, ge=0, le=100)
+    """How often a job may be taken back from a dead worker before it fails, as Bull counts."""
+    max_recoveries: int = Field(default=10, ge=0, le=1_000)
+    """How often a job may be taken back from this daemon's own earlier life before it fails."""
+    max_data_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
+    """The largest job data that is read; larger jobs fail at once."""
+    attempts: int = Field(default=4, ge=1, le=100)
+    """All tries of a job that does not bring its own number."""
+    backoff_ms: int = Field(default=2_000, ge=0, le=3_600_000)
+    """The wait before the first retry, doubled for each further one."""
+    jitter: float = Field(default=0.0, ge=0.0, le=1.0)
+    """The share of that wait which is left to chance."""
+    drain_s: float = Field(default=25.0, ge=0.0, le=600.0)
+    """How long a stopping daemon lets the mails under way end; the supervisor must wait longer than that."""
+
+
+class Mail(Section):
+    from_address: Annotated[str, AfterValidator(_sender)] = ""
+    """The sender, alone or as Name <address>; `run` needs it."""
+    app_name: str = Field(default="FlowState", min_length=1, max_length=100)
+    """The product's name in the mails."""
+    frontend_url: WebUrl = "http://localhost:4200"
+    """Where links in the mails lead to."""
+    default_locale: Literal["en", "fr"] = "en"
+    """The language for people who have chosen none."""
+
+
+class Resend(Section):
+    api_key: Annotated[SecretStr, AfterValidator(_secret_word)] | None = None
+    """The provider's key; without one, mails are written into the outbox folder."""
+    api_url: WebUrl = "https://api.resend.com"
+    """The provider's address."""
+    timeout_s: float = Field(default=15.0, ge=1.0, le=300.0)
+    """How long to wait for the provider's answer to one request."""
+
+
+class Outbox(Section):
+    folder: Path = Path("outbox")
+    """Where mails are written when there is no key for the provider."""
+
+
+class Http(Section):
+    enabled: bool = True
+    """Whether to open the HTTP port at all."""
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """The address to listen on."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """The port to listen on; 0 takes any free one."""
+
+
+class Database(Section):
+    url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = None
+    """FlowState's Postgres, in Prisma's form; without one, schedules and ledger are off."""
+
+
+class Log(Section):
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    """The least important events that are written."""
+    format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = "auto"
+    """Lines for machines or for people; auto asks whether it writes to a terminal."""
+
+
+def _bracketed(host: str) -> str:
+    """An IPv6 address needs brackets in a URL."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
