@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from flowstate_daemon.base.privacy import escaped, redacted
+from flowstate_daemon.base.privacy import escaped, redacted, scrubbed
 
 Layout: TypeAlias = Literal["auto", "json", "console"]
 
@@ -144,7 +144,7 @@ def private(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
     line = {"timestamp": event.pop("timestamp"), "level": event.pop("level")}
     line["event"] = redacted("event", event.pop("event", ""))
     for name, value in event.items():
-        line[name] = redacted(name, value)
+        line[scrubbed(name)] = redacted(name, value)
     return line
 
 

@@ -15,8 +15,8 @@ Child = TypeVar("Child")
 
 OTHER = "other"
 ENDINGS = ("sent", "skipped", "retried", "failed", "released")
-# The fates of `base/errors.py`, in the words of an answer.
-ANSWERS = ("accepted", "retry", "final", "throttled", "lane_closed", "outage")
+# The delivery room's words for what came back; a test holds the two lists together.
+ANSWERS = ("accepted", "retry", "throttled", "quota", "closed", "final", "timeout", "network")
 
 SEND_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)
@@ -64,7 +64,7 @@ class Metrics:
 
     def _provider(self) -> None:
         answer = self._histogram(
-            "provider_answer", "Provider's time to answer one request.", SEND_BUCKETS, "answer"
+            "provider_answer", "Time of one request to the provider, by its answer.", SEND_BUCKETS, "answer"
         )
         self._answers = Family(ANSWERS, answer.labels)
         self._lane_open = self._gauge("lane_open", "1 while the provider accepts our account, else 0.")

@@ -17,17 +17,24 @@ LONGEST_TEXT = 4_096  # of one value: a hostile job name must not fill the disk
 DEEPEST = 4  # levels of a nested value that are shown
 WIDEST = 50  # members of one nested value that are shown
 
-SECRET_NAMES = frozenset(
-    {"code", "otp", "passwd", "pwd", "auth", "cookie", "setcookie", "signature", "bearer"}
-)
-SECRET_ENDINGS = ("otpcode", "password", "token", "secret", "apikey", "authorization", "credentials")
+SECRET_NAMES = frozenset({"code", "cookie", "setcookie", "signature"})
+SECRET_ENDINGS = ("otpcode", "password", "passwd", "token", "secret", "apikey", "authorization")
 PLAIN_TYPES = frozenset({int, float, bool, type(None)})
 
 # `otpCode: 1`, `"token":"x"`, `{\"password\":\"x\"}`, `api_key='x'`. The bare word `code` is secret only as a
 # key, since "code: 404" in a sentence is what an operator looks for.
-SUSPICIOUS = ("code", "passw", "key", "secret", "token", "authorization")  # asked first: ten times as fast
+SUSPICIOUS = (
+    "code",
+    "passw",
+    "key",
+    "secret",
+    "token",
+    "auth",
+    "cookie",
+    "signature",
+)  # asked first: ten times as fast
 ASSIGNED = re.compile(
-    r"""((?:otp_?code|passw(?:or)?d|api[_-]?key|secret|token|authorization)\\*["']?\s{0,4}[=:]\s{0,4}
+    r"""((?:otp_?code|passw(?:or)?d|api[_-]?key|secret|token|authorization|cookie|signature)\\*["']?\s{0,4}[=:]\s{0,4}
         |["']code\\*["']\s{0,4}:\s{0,4}|(?<!\w)code=)
         (?:(?:bearer|basic)\s+)?
         (?:"(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|\\+["'][^"'\\]*+(?:\\+["'])?|[^\s,;&})\]"'\\]++)""",

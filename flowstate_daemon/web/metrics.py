@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import fields
 
 import structlog
 from aiohttp import web
@@ -17,44 +17,17 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.queue.inspector import Counts, Inspector, Snapshot
 
 log = structlog.get_logger()
 
 DEADLINE_S = 2.0
 
 
-class QueueSnapshot(Protocol):
-    """The queue at one moment: jobs by Bull's states, and since when the oldest one waits."""
-
-    @property
-    def wait(self) -> int: ...
-    @property
-    def active(self) -> int: ...
-    @property
-    def delayed(self) -> int: ...
-    @property
-    def paused(self) -> int: ...
-    @property
-    def completed(self) -> int: ...
-    @property
-    def failed(self) -> int: ...
-    @property
-    def is_paused(self) -> bool: ...
-    @property
-    def oldest_waiting_ms(self) -> int | None:
-        """Unix milliseconds; None when nothing waits."""
-
-
-class QueueWindow(Protocol):
-    """Whoever can look at the queue. Raises Outage when it cannot."""
-
-    async def snapshot(self) -> QueueSnapshot: ...
-
-
 class Scrape:
     """One answer: the standing registry, and the queue as seen for this answer (None: not seen)."""
 
-    def __init__(self, metrics: Metrics, queue: QueueSnapshot | None, now_ms: int) -> None:
+    def __init__(self, metrics: Metrics, queue: Snapshot | None, now_ms: int) -> None:
         self._metrics = metrics
         self._queue = queue
         self._now_ms = now_ms
@@ -69,12 +42,12 @@ class Scrape:
         if self._queue is not None:
             yield from self._queue_families(self._queue)
 
-    def _queue_families(self, queue: QueueSnapshot) -> Iterator[Metric]:
+    def _queue_families(self, queue: Snapshot) -> Iterator[Metric]:
         depth = GaugeMetricFamily(
             "flowstate_queue_jobs", "Jobs in the queue, by Bull's state.", labels=["state"]
         )
-        for state in ("wait", "active", "delayed", "paused", "completed", "failed"):
-            depth.add_metric([state], getattr(queue, state))
+        for state in fields(Counts):
+            depth.add_metric([state.name], getattr(queue, state.name))
         yield depth
         yield GaugeMetricFamily(
             "flowstate_queue_paused", "1 while the queue is paused, else 0.", value=queue.is_paused
@@ -91,10 +64,10 @@ class MetricsPage:
     """`GET /metrics`."""
 
     def __init__(
-        self, metrics: Metrics, window: QueueWindow, clock: Clock, *, deadline_s: float = DEADLINE_S
+        self, metrics: Metrics, inspector: Inspector, clock: Clock, *, deadline_s: float = DEADLINE_S
     ) -> None:
         self._metrics = metrics
-        self._window = window
+        self._inspector = inspector
         self._clock = clock
         self._deadline_s = deadline_s
         self._looking = asyncio.Lock()
@@ -106,11 +79,11 @@ class MetricsPage:
         scrape = Scrape(self._metrics, await self._look(), self._clock.now_ms())
         return web.Response(body=generate_latest(scrape), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    async def _look(self) -> QueueSnapshot | None:
+    async def _look(self) -> Snapshot | None:
         """One look at a time: many scrapers of a hanging Redis must not use up the engine's connections."""
         try:
             async with asyncio.timeout(self._deadline_s), self._looking:
-                return await self._window.snapshot()
+                return await self._inspector.snapshot()
         except Outage as outage:
             log.debug("scrape_without_queue", reason=outage.reason)
         except TimeoutError:
