@@ -11,7 +11,7 @@ __all__ = ["Accepted", "Email", "masked"]
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """One mail to one person, rendered. `headers` are extra RFC 5322 header fields; `tags` are ASCII words."""
+    """One mail to one person, rendered. `headers` are extra RFC 5322 header fields; `tags` ASCII words."""
 
     kind: str
     sender: str
