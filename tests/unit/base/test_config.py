@@ -1,0 +1,290 @@
+"""The configuration: who wins, what is refused and how it is said, and that the samples tell the truth."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from redis.asyncio.connection import parse_url
+
+from flowstate_daemon.base.config import KEYS, NAMES, SECTIONS, Config, load
+from flowstate_daemon.base.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+SAMPLE = ROOT / "config" / "flowstate-daemon.toml"
+ENVIRONMENT = ROOT / "config" / "environment.sample"
+LINE = re.compile(r"(?P<off># )?(?P<key>[a-z_]+) = (?P<value>.+)")
+
+
+def url(**environ: str) -> str:
+    return load(environ).redis.url.get_secret_value()
+
+
+def mistakes(
+    environ: Mapping[str, str], file: Path | None = None, *, sending: bool = False
+) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(environ, file, sending=sending)
+    return caught.value.mistakes
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "settings.toml"
+    file.write_text(text)
+    return file
+
+
+def test_nothing_given_is_enough_for_commands_that_do_not_send() -> None:
+    """Without any setting there is a local Redis, Bull's names, no provider and no database."""
+    config = load({})
+    assert config.redis.url.get_secret_value() == "redis://127.0.0.1:6379"
+    assert (config.queue.prefix, config.queue.name) == ("bull", "email")
+    assert config.resend.api_key is None
+    assert config.database.url is None
+
+
+def test_running_needs_a_sender() -> None:
+    """`run` alone demands RESEND_FROM_EMAIL."""
+    assert mistakes({}, sending=True)[0].startswith("RESEND_FROM_EMAIL: missing")
+    config = load({"RESEND_FROM_EMAIL": "FlowState <hello@example.com>"}, sending=True)
+    assert config.mail.from_address == "FlowState <hello@example.com>"
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    """Default, file, credential, NAME_FILE, environment: each wins over those before, and is named."""
+    file = written(tmp_path, '[queue]\nconcurrency = 1\nattempts = 2\n[mail]\napp_name = "file"\n')
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    for name in ("app_name", "flowstate_queue_attempts", "FLOWSTATE_QUEUE_BATCH", "somebody_elses"):
+        (credentials / name).write_text("3\n")
+    secret = tmp_path / "secret"
+    secret.write_text("4\n")
+    environ = {
+        "CREDENTIALS_DIRECTORY": str(credentials),
+        "APP_NAME_FILE": str(secret),
+        "FLOWSTATE_QUEUE_BATCH_FILE": str(secret),
+        "FLOWSTATE_QUEUE_BATCH": "5",
+    }
+    config = load(environ, file)
+    queue = config.queue
+    assert (queue.concurrency, queue.attempts, config.mail.app_name, queue.batch) == (1, 3, "4", 5)
+    sources = {key: source for key, _, source in config.describe()}
+    assert sources["queue.concurrency"] == f"[queue] concurrency in {file}"
+    assert sources["queue.attempts"] == "credential flowstate_queue_attempts"
+    assert sources["mail.app_name"] == "APP_NAME_FILE"
+    assert sources["queue.batch"] == "FLOWSTATE_QUEUE_BATCH"
+    assert sources["queue.lock_ms"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"REDIS_URL": "redis://red-abc123"}, "redis://red-abc123:6379"),
+        (
+            {"REDIS_URL": "rediss://default:a%40b@x.upstash.io:6380/1"},
+            "rediss://default:a%40b@x.upstash.io:6380/1",
+        ),
+        ({"REDIS_URL": "redis://x?family=0&ssl_cert_reqs=none"}, "redis://x:6379?ssl_cert_reqs=none"),
+        ({"REDIS_URL": "redis://[::1]:7000"}, "redis://[::1]:7000"),
+        ({"REDIS_URL": "unix:///run/redis.sock"}, "unix:///run/redis.sock"),
+        (
+            {"REDIS_HOST": "h", "REDIS_PORT": "1", "REDIS_PASSWORD": "p@s:/", "REDIS_TLS": "true"},
+            "rediss://:p%40s%3A%2F@h:1",
+        ),
+        ({"REDIS_HOST": "h", "REDIS_USERNAME": "u", "REDIS_PASSWORD": "p"}, "redis://u:p@h:6379"),
+        ({"REDIS_HOST": "::1"}, "redis://[::1]:6379"),
+        ({"REDIS_URL": "redis://a", "REDIS_HOST": "b", "REDIS_PASSWORD": "p"}, "redis://:p@a:6379"),
+        ({"REDIS_URL": "redis://:in-url@a", "REDIS_PASSWORD": "p"}, "redis://:in-url@a:6379"),
+        ({"REDIS_URL": "redis://a", "REDIS_TLS": "yes"}, "rediss://a:6379"),
+        ({"REDIS_URL": " ", "REDIS_HOST": "", "REDIS_PASSWORD": ""}, "redis://127.0.0.1:6379"),
+        ({"REDIS_PORT": "tcp://10.0.0.7:6379", "REDIS_HOST": "redis"}, "redis://redis:6379"),
+    ],
+)
+def test_every_deployed_way_to_name_a_redis(environ: dict[str, str], expected: str) -> None:
+    """URL with and without port, parts, a password beside a URL, and what platforms put into REDIS_PORT."""
+    assert url(**environ) == expected
+
+
+@given(username=st.text(min_size=1), password=st.text(min_size=1))
+def test_any_login_arrives_at_redis_as_it_was_given(username: str, password: str) -> None:
+    """Whatever characters a name and a password hold, the client that reads the URL gets them back."""
+    config = Config.model_validate({"redis": {"host": "h", "username": username, "password": password}})
+    login = parse_url(config.redis.url.get_secret_value())
+    assert (login["username"], login["password"]) == (username, password)
+
+
+def test_a_redis_host_from_the_environment_replaces_the_url_of_the_file(tmp_path: Path) -> None:
+    """Environment wins over file also where they name the same thing in two ways."""
+    file = written(tmp_path, '[redis]\nurl = "redis://from-file"\nport = 7000\n')
+    assert load({"REDIS_HOST": "from-env"}, file).redis.url.get_secret_value() == "redis://from-env:7000"
+
+
+def test_our_own_name_wins_over_the_deployed_one() -> None:
+    """FLOWSTATE_MAIL_APP_NAME is meant for this daemon, APP_NAME perhaps for its neighbours."""
+    assert load({"APP_NAME": "a", "FLOWSTATE_MAIL_APP_NAME": "b"}).mail.app_name == "b"
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """File, names, types, ranges and what contradicts: one error with a line each, naming the place."""
+    file = written(tmp_path, "[queue]\nlock_ms = 10\nconcurency = 3\n[que]\nx = 1\n")
+    environ = {
+        "REDIS_PORT": "many",
+        "REDIS_URL": "http://x",
+        "DATABASE_URL": "mysql://x",
+        "FLOWSTATE_HTTP_PROT": "1",
+        "FLOWSTATE_LOG_LEVEL": "loud",
+        "RESEND_API_KEY_FILE": str(tmp_path / "none"),
+    }
+    told = mistakes(environ, file, sending=True)
+    expected = {
+        f"[queue] lock_ms in {file}: should be greater than or equal to 5000",
+        f"{file}: [queue] has no key concurency; did you mean concurrency?",
+        f"{file}: [que] is no section; did you mean queue?",
+        "REDIS_PORT: should be a valid integer",
+        "REDIS_URL: must be like redis://",
+        "DATABASE_URL: must start with postgresql://",
+        "FLOWSTATE_HTTP_PROT: no such setting; did you mean FLOWSTATE_HTTP_PORT?",
+        "FLOWSTATE_LOG_LEVEL: should be 'debug', 'info', 'warning' or 'error'",
+        f"RESEND_API_KEY_FILE: cannot read {tmp_path / 'none'}: No such file",
+        "RESEND_FROM_EMAIL: missing",
+    }
+    assert {start for start in expected if any(line.startswith(start) for line in told)} == expected
+    assert len(told) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FLOWSTATE_QUEUE_PREFIX", "a b"),
+        ("FLOWSTATE_QUEUE_PREFIX", "a@b"),
+        ("FLOWSTATE_QUEUE_NAME", "e*"),
+        ("FLOWSTATE_QUEUE_INSTANCE_ID", "a/b"),
+        ("FLOWSTATE_QUEUE_BATCH", "101"),
+        ("FLOWSTATE_QUEUE_JITTER", "1.5"),
+        ("FLOWSTATE_REDIS_BLOCK_S", "inf"),
+        ("FLOWSTATE_QUEUE_DRAIN_S", "10"),
+        ("REDIS_URL", "redis://h:70000"),
+        ("REDIS_URL", "redis://:pa/ss@h"),
+        ("REDIS_URL", "redis://h/first"),
+        ("REDIS_TLS", "perhaps"),
+        ("RESEND_FROM_EMAIL", "FlowState"),
+        ("RESEND_FROM_EMAIL", "a@example.com\r\nBcc: b@example.com"),
+        ("RESEND_API_KEY", "re_a b"),
+        ("RESEND_API_URL", "api.resend.com"),
+        ("FRONTEND_URL", "javascript:alert(1)"),
+        ("FLOWSTATE_HTTP_PORT", "65536"),
+        ("FLOWSTATE_LOG_FORMAT", "xml"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(name: str, value: str) -> None:
+    """Each mistake begins with the variable, and a line holds one mistake."""
+    (told,) = mistakes({name: value})
+    assert told.startswith(f"{name}: ")
+    assert "\n" not in told
+
+
+def test_no_mistake_repeats_a_secret() -> None:
+    """A wrong URL, key or number is never quoted: what was put into the wrong variable may be a password."""
+    names = [
+        name for name, (_, key) in NAMES.items() if key not in {"app_name", "folder", "host", "username"}
+    ]
+    told = mistakes(dict.fromkeys(names, "geh eim\x00@"))
+    assert len(told) > len(SECTIONS)
+    assert not any("geh" in line or "eim" in line for line in told)
+
+
+def test_what_is_shown_hides_secrets() -> None:
+    """`describe` and `repr` show where a URL leads, and of a key only that it is set."""
+    environ = {
+        "REDIS_URL": "rediss://default:geheim@r.example:6380",
+        "DATABASE_URL": "postgresql://u:geheim@db.example:5432/flowstate?schema=public&password=geheim",
+        "RESEND_API_KEY": "re_geheim",
+        "REDIS_PASSWORD": "mailto:geheim",
+    }
+    config = load(environ)
+    shown = {key: value for key, value, _ in config.describe()}
+    assert shown["redis.url"] == "rediss://***@r.example:6380"
+    assert shown["database.url"] == "postgresql://***@db.example:5432/flowstate"
+    assert shown["resend.api_key"] == shown["redis.password"] == "set, hidden"
+    assert "geheim" not in repr(config) + str(shown)
+    torn = load({"DATABASE_URL": "postgresql://u:geh/eim@db/flowstate"})
+    assert "geh" not in str(torn.describe())
+
+
+def test_a_platforms_announcements_are_no_mistakes() -> None:
+    """Variables that a container platform sets for a service called flowstate-daemon do not stop it."""
+    load(
+        {
+            "FLOWSTATE_DAEMON_SERVICE_HOST": "10.0.0.9",
+            "FLOWSTATE_DAEMON_SERVICE_PORT_HTTP": "8080",
+            "FLOWSTATE_DAEMON_PORT": "tcp://10.0.0.9:8080",
+            "FLOWSTATE_DAEMON_PORT_8080_TCP_ADDR": "10.0.0.9",
+            "FLOWSTATE_HTTP_PORT": "tcp://10.0.0.9:8080",
+            "FLOWSTATE_CONFIG": "somewhere",
+        }
+    )
+
+
+def test_the_default_instance_id_is_always_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host name with any characters and any length becomes an id that fits into a lock's token."""
+    monkeypatch.setattr("socket.gethostname", lambda: f"büro pc/{'x' * 80}")
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", load({}).queue.instance_id)
+
+
+def test_an_unreadable_file_is_a_mistake(tmp_path: Path) -> None:
+    """A file that was named but is missing or no TOML is told with its path."""
+    missing, broken = tmp_path / "none.toml", written(tmp_path, "[queue\n")
+    assert str(missing) in mistakes({}, missing)[0]
+    assert str(broken) in mistakes({}, broken)[0]
+
+
+def test_the_sample_tells_every_key_with_its_default_and_sentence() -> None:
+    """`config/flowstate-daemon.toml` and the settings agree both ways: names, defaults, words, variables."""
+    told: dict[tuple[str, str], tuple[str, str | None]] = {}
+    section, sentence = "", ""
+    for line in SAMPLE.read_text().splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif section and (match := LINE.fullmatch(line)):
+            told[section, match["key"]] = sentence, None if match["off"] else match["value"]
+        elif line.startswith("# "):
+            sentence = line.removeprefix("# ")
+    deployed = {key: name for name, key in reversed(NAMES.items()) if not name.startswith("FLOWSTATE_")}
+    expected = {
+        key: f"{SECTIONS[key[0]].model_fields[key[1]].description}"
+        + (f" ({deployed[key]})" if key in deployed else "")
+        for key in KEYS
+    }
+    assert {key: words for key, (words, _) in told.items()} == expected
+    for (name, key), (_, value) in told.items():
+        field = SECTIONS[name].model_fields[key]
+        default = None if field.default_factory else field.default
+        fixed = default is not None and not isinstance(default, SecretStr)
+        assert (value is not None) == fixed
+        if value is not None:
+            assert tomllib.loads(f"x = {value}")["x"] == (
+                str(default) if isinstance(default, Path) else default
+            )
+
+
+def test_the_sample_as_it_is_changes_nothing() -> None:
+    """An operator may install the sample untouched."""
+    assert load({}, SAMPLE).model_dump() == load({}).model_dump()
+
+
+def test_the_sample_of_the_environment_is_valid() -> None:
+    """Every variable in `config/environment.sample`, also one commented out, is known and allowed."""
+    lines = [
+        line.lstrip("#")
+        for line in ENVIRONMENT.read_text().splitlines()
+        if "=" in line and "# " not in line[:2]
+    ]
+    environ = dict(line.split("=", 1) for line in lines)
+    assert set(environ) <= set(NAMES)
+    load(environ, sending=True)
