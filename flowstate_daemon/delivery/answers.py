@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Retry, Throttled
-from flowstate_daemon.mail.message import masked
+from flowstate_daemon.base.privacy import masked
 
 Word = Literal["accepted", "retry", "throttled", "quota", "closed", "final", "timeout", "network"]
 

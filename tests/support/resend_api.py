@@ -90,6 +90,15 @@ class ResendApi:
         self.accepted: list[AcceptedMail] = []
         self.repeated_keys = 0
         self.journal: int | None = None
+        self._gate = asyncio.Event()
+        self._gate.set()
+
+    def hold(self) -> None:
+        """Keep requests under way until `release`: the provider works, and does not come to an end."""
+        self._gate.clear()
+
+    def release(self) -> None:
+        self._gate.set()
 
     def duplicates(self) -> list[AcceptedMail]:
         """Mails that somebody gets twice: recipients and content of an earlier one, whatever the key."""
@@ -146,6 +155,7 @@ class ResendApi:
         try:
             if delay_s:
                 await asyncio.sleep(delay_s)
+            await self._gate.wait()
             answer = msgspec.json.encode(self._accept(incoming, headers))
             self.memory.keep(incoming.key, fingerprint, answer)
             return answer

@@ -1,0 +1,69 @@
+"""A provider on loopback, gateways to it, and mails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from flowstate_daemon.delivery.answers import Rate
+from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings
+from flowstate_daemon.mail.message import Email
+from tests.support.fake_resend import FakeResend
+
+Told = list[tuple[str, float, Rate | None]]
+OpenGateway = Callable[..., Awaitable[ResendGateway]]
+
+
+def mail(number: int = 1, **changes: object) -> Email:
+    """A mail like those of the daemon; `changes` replace its fields."""
+    fields: dict[str, object] = {
+        "kind": "otp",
+        "sender": "FlowState <hello@flowstate.dev>",
+        "to": f"ada{number}@mail.dev",
+        "subject": f"Your code ({number})",
+        "html": f"<p>Hello {number}</p>",
+        "text": f"Hello {number}",
+    }
+    return Email(**(fields | changes))  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
+    """Wait for something that is about to happen. Fails with TimeoutError."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeResend]:
+    async with FakeResend() as fake:
+        yield fake
+
+
+@pytest.fixture
+def told() -> Told:
+    """What `on_answer` heard from every gateway of the test."""
+    return []
+
+
+@pytest.fixture
+async def open_gateway(fake: FakeResend, told: Told) -> AsyncIterator[OpenGateway]:
+    """Opens gateways to the fake, with settings changed at will, and closes them at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(**changes: object) -> ResendGateway:
+            settings = ResendSettings(**({"api_key": fake.api_key, "api_url": fake.url} | changes))  # type: ignore[arg-type]
+            gateway = ResendGateway(settings, on_answer=lambda *heard: told.append(heard))
+            await gateway.open()
+            stack.push_async_callback(gateway.close)
+            return gateway
+
+        yield opened
+
+
+@pytest.fixture
+async def gateway(open_gateway: OpenGateway) -> ResendGateway:
+    return await open_gateway()

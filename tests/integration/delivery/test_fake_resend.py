@@ -1,0 +1,172 @@
+"""The stand-in itself: it must be as strict as the documentation, or tests against it prove nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.clock import HandClock
+from tests.support.fake_resend import API_KEY, Answer, FakeResend
+
+GOOD = {"from": "F <f@flowstate.dev>", "to": "ada@mail.dev", "subject": "Hi", "html": "<p>Hi</p>"}
+AUTH = {"Authorization": f"Bearer {API_KEY}"}
+
+
+class Client:
+    """Plain requests, without our transport."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+        self.headers: dict[str, str] = {}
+
+    async def post(self, body: Any, path: str = "/emails", **headers: str) -> tuple[int, Any]:
+        named = AUTH | {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self._session.post(self._url + path, json=body, headers=named) as response:
+            self.headers = {name.lower(): value for name, value in response.headers.items()}
+            content = await response.text()
+            return response.status, json.loads(content) if content.startswith("{") else content
+
+
+@pytest.fixture
+async def client(fake: FakeResend) -> AsyncIterator[Client]:
+    async with aiohttp.ClientSession() as session:
+        yield Client(session, fake.url)
+
+
+async def refused(client: Client, status: int, name: str, body: Any = GOOD, **headers: str) -> str:
+    got, answer = await client.post(body, **headers)
+    assert (got, answer["statusCode"], answer["name"]) == (status, status, name)
+    return str(answer["message"])
+
+
+async def test_the_door(client: Client, fake: FakeResend) -> None:
+    """Without a User-Agent the edge refuses; then the key must be there and right."""
+    assert await client.post(GOOD, User_Agent="") == (403, "error code: 1010")
+    await refused(client, 401, "missing_api_key", Authorization="Bearer None")
+    await refused(client, 403, "invalid_api_key", Authorization="Bearer re_Wrong")
+    assert fake.accepted == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "name"),
+    [
+        ({"from": None}, 422, "missing_required_field"),
+        ({"to": []}, 422, "missing_required_field"),
+        ({"subject": ""}, 422, "missing_required_field"),
+        ({"html": None}, 422, "validation_error"),
+        ({"from": "nobody"}, 422, "validation_error"),
+        ({"to": ["ada@mail.dev", "Ada"]}, 422, "validation_error"),
+        ({"to": ["ada@mail.dev"] * 51}, 422, "validation_error"),
+        ({"to": "ada@test.com"}, 422, "validation_error"),
+        ({"subject": "a\nb"}, 422, "validation_error"),
+        ({"headers": {"X": 1}}, 422, "validation_error"),
+        ({"tags": [{"name": "a b", "value": "c"}]}, 422, "validation_error"),
+    ],
+)
+async def test_validation(
+    client: Client, fake: FakeResend, changes: dict[str, Any], status: int, name: str
+) -> None:
+    """Each documented mistake in a mail is refused with its type."""
+    await refused(client, status, name, GOOD | changes)
+    assert fake.accepted == []
+
+
+async def test_idempotency(client: Client, fake: FakeResend) -> None:
+    """A key is its request's for 24 h; the same request under way is a conflict; keys have a length."""
+    fake.clock = fake.memory.clock = clock = HandClock()
+    first = await client.post(GOOD, Idempotency_Key="k")
+    assert await client.post(GOOD, Idempotency_Key="k") == first
+    await refused(client, 409, "invalid_idempotent_request", GOOD | {"subject": "b"}, Idempotency_Key="k")
+    await refused(client, 400, "invalid_idempotency_key", Idempotency_Key="k" * 257)
+    clock.advance(24 * 3600)
+    assert await client.post(GOOD, Idempotency_Key="k") != first
+    assert (len(fake.accepted), len(fake.duplicates())) == (2, 1)
+    fake.hold()
+    under_way = asyncio.create_task(client.post(GOOD, Idempotency_Key="slow"))
+    async with asyncio.timeout(10):
+        while not fake.memory.under_way:
+            await asyncio.sleep(0.005)
+    await refused(client, 409, "concurrent_idempotent_requests", Idempotency_Key="slow")
+    fake.release()
+    assert (await under_way)[0] == 200
+
+
+async def test_a_refused_request_leaves_its_key_free(client: Client) -> None:
+    """Only good answers are remembered: a mended mail may use the key again."""
+    await refused(client, 422, "missing_required_field", GOOD | {"to": ""}, Idempotency_Key="k")
+    assert (await client.post(GOOD, Idempotency_Key="k"))[0] == 200
+
+
+async def test_the_rate_window(client: Client, fake: FakeResend) -> None:
+    """Two a second means two in each whole second, with headers on every answer and no burst."""
+    fake.rate.clock = clock = HandClock()
+    fake.rate.limit = 2
+    for remaining in ("1", "0"):
+        assert (await client.post(GOOD))[0] == 200
+        assert client.headers["ratelimit-remaining"] == remaining
+    await refused(client, 429, "rate_limit_exceeded")
+    assert (client.headers["retry-after"], client.headers["ratelimit-limit"]) == ("1", "2")
+    clock.advance(1)
+    assert (await client.post(GOOD))[0] == 200
+
+
+async def test_quotas(client: Client, fake: FakeResend) -> None:
+    """Recipients are counted by day and month, the amount used is told, the rest is refused until then."""
+    fake.quotas.clock = clock = HandClock()
+    fake.quotas.daily, fake.quotas.monthly = 2, 3
+    assert (await client.post(GOOD | {"to": ["a@mail.dev", "b@mail.dev"]}))[0] == 200
+    assert (client.headers["x-resend-daily-quota"], client.headers["x-resend-monthly-quota"]) == ("2", "2")
+    await refused(client, 429, "daily_quota_exceeded")
+    clock.advance(24 * 3600)
+    assert (await client.post(GOOD))[0] == 200
+    await refused(client, 429, "monthly_quota_exceeded")
+
+
+async def test_batches(client: Client, fake: FakeResend) -> None:
+    """A strict batch is all or nothing, a permissive one names the bad; 100 at most, no attachments."""
+    bad = GOOD | {"to": "nobody"}
+    status, answer = await client.post(
+        [GOOD, GOOD | {"to": "bob@mail.dev"}], "/emails/batch", Idempotency_Key="b"
+    )
+    assert (status, [row["id"] for row in answer["data"]]) == (200, [mail.id for mail in fake.accepted])
+    assert (await client.post([GOOD, bad], "/emails/batch"))[0] == 422
+    assert (await client.post([GOOD] * 101, "/emails/batch"))[0] == 422
+    assert (await client.post([GOOD | {"attachments": []}], "/emails/batch"))[0] == 422
+    assert len(fake.accepted) == 2
+    status, answer = await client.post([bad, GOOD], "/emails/batch", x_batch_validation="permissive")
+    assert (status, len(answer["data"]), [row["index"] for row in answer["errors"]]) == (200, 1, [0])
+
+
+async def test_scripts(client: Client, fake: FakeResend) -> None:
+    """Answers are used in order, by fitting requests, as often as told; `accept` does the work too."""
+    fake.script(Answer(500), when=lambda incoming: incoming.key == "ill", times=2)
+    fake.script(Answer(503, "", accept=True))
+    assert [(await client.post(GOOD, Idempotency_Key="ill"))[0] for _ in range(2)] == [500, 500]
+    assert fake.accepted == []
+    assert (await client.post(GOOD, Idempotency_Key="ill"))[0] == 503
+    assert (await client.post(GOOD, Idempotency_Key="ill"))[0] == 200
+    assert len(fake.accepted) == 1
+
+
+async def test_a_process_of_its_own_keeps_a_journal(tmp_path: Path) -> None:
+    """As a process it prints its address, journals a mail before it answers, and ends on SIGTERM."""
+    journal = tmp_path / "journal"
+    arguments = ("-m", "tests.support.fake_resend", "--journal", str(journal))
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+    async with aiohttp.ClientSession() as session:
+        status, answer = await Client(session, url).post(GOOD, Idempotency_Key="k")
+    row = json.loads(journal.read_text())
+    assert (status, row["id"], row["key"], row["to"]) == (200, answer["id"], "k", ["ada@mail.dev"])
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 20) == 0

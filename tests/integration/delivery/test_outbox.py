@@ -1,0 +1,91 @@
+"""Mails in a folder instead of on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from email import message_from_bytes
+from email.policy import default
+from pathlib import Path
+
+import pytest
+
+from flowstate_daemon.base.errors import Final, LaneClosed
+from flowstate_daemon.delivery.outbox import Outbox
+from tests.integration.delivery.conftest import mail
+from tests.support.clock import HandClock
+
+
+@pytest.fixture
+async def outbox(tmp_path: Path, clock: HandClock) -> Outbox:
+    outbox = Outbox(tmp_path / "deep" / "outbox", clock=clock)
+    await outbox.open()
+    return outbox
+
+
+async def test_a_mail_can_be_read_back(outbox: Outbox) -> None:
+    """The file is one RFC 5322 mail with both bodies, extra headers and the date of the clock."""
+    email = mail(
+        subject="Überfällig: 3 Aufgaben", text="Grüße\n", headers={"List-Unsubscribe": "<https://x.dev/u>"}
+    )
+    accepted = await outbox.send(email, idempotency_key="k")
+    content = outbox.path(accepted.provider_id).read_bytes()
+    message = message_from_bytes(content, policy=default)
+    assert accepted.provider == "outbox"
+    assert (message["From"], message["To"]) == ("FlowState <hello@flowstate.dev>", "ada1@mail.dev")
+    assert message["Subject"] == "Überfällig: 3 Aufgaben"
+    assert message["Date"].datetime.isoformat() == "2026-03-02T08:00:00+00:00"
+    assert message["List-Unsubscribe"] == "<https://x.dev/u>"
+    assert message.get_content_type() == "multipart/alternative"
+    assert message.get_body(("plain",)).get_content().strip() == "Grüße"
+    assert message.get_body(("html",)).get_content().strip() == "<p>Hello 1</p>"
+    assert b"\n" not in content.replace(b"\r\n", b"")
+
+
+async def test_one_key_is_one_file(outbox: Outbox) -> None:
+    """Sends of one key, at the same time too, leave one whole file; other keys have files of their own."""
+    one = await asyncio.gather(*(outbox.send(mail(), idempotency_key="k") for _ in range(10)))
+    other = await outbox.send(mail(), idempotency_key="another")
+    assert len(set(one)) == 1
+    files = sorted(path.name for path in outbox.folder.iterdir())
+    assert files == sorted(f"{accepted.provider_id}.eml" for accepted in (one[0], other))
+    assert outbox.path(one[0].provider_id).read_bytes().endswith(b"--\r\n")
+
+
+async def test_nobody_else_can_read_it(outbox: Outbox) -> None:
+    """Folder and files are for their owner only: mails hold codes."""
+    accepted = await outbox.send(mail(), idempotency_key="k")
+    assert stat.S_IMODE(outbox.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(outbox.path(accepted.provider_id).stat().st_mode) == 0o600
+
+
+async def test_keys_are_no_paths(outbox: Outbox) -> None:
+    """A key with path parts in it stays inside the folder."""
+    accepted = await outbox.send(mail(), idempotency_key="../../etc/passwd\x00")
+    assert outbox.path(accepted.provider_id).parent == outbox.folder
+    assert len(list(outbox.folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"subject": "a\r\nBcc: eve@mail.dev"},
+        {"to": "a@b.dev\nBcc: eve@mail.dev"},
+        {"headers": {"X-A": "a\nb"}},
+        {"text": "\ud800"},
+    ],
+)
+async def test_a_mail_that_cannot_be_written_is_final(outbox: Outbox, changes: dict[str, object]) -> None:
+    """Injected header lines and broken text are refused, and nothing is left behind."""
+    with pytest.raises(Final):
+        await outbox.send(mail(**changes), idempotency_key="k")
+    assert list(outbox.folder.iterdir()) == []
+
+
+async def test_a_folder_that_is_none_closes_the_lane(tmp_path: Path) -> None:
+    """A file in the folder's place, or a folder that has gone, is no mail's fault."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LaneClosed):
+        await Outbox(tmp_path / "file").open()
+    with pytest.raises(LaneClosed):
+        await Outbox(tmp_path / "gone").send(mail(), idempotency_key="k")

@@ -1,0 +1,294 @@
+"""What each answer of the provider means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Retry, Throttled
+from flowstate_daemon.delivery.answers import (
+    Answer,
+    Rate,
+    Verdict,
+    ids_in,
+    judge,
+    read_rate,
+    safe_words,
+    wait_ms,
+)
+
+NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
+HTML = b"<html><body>Bad gateway</body></html>"
+
+# Each row of the provider's error list: status, type, class for the metrics, fate.
+ROWS: list[tuple[int, str, str, type[FlowstateError]]] = [
+    (500, "application_error", "retry", Retry),
+    (500, "internal_server_error", "retry", Retry),
+    (502, "application_error", "retry", Retry),
+    (503, "service_unavailable", "retry", Retry),
+    (504, "application_error", "retry", Retry),
+    (408, "request_timeout", "retry", Retry),
+    (409, "concurrent_idempotent_requests", "retry", Retry),
+    (409, "resource_locked", "retry", Retry),
+    (409, "invalid_idempotent_request", "final", Final),
+    (429, "rate_limit_exceeded", "throttled", Throttled),
+    (429, "daily_quota_exceeded", "quota", LaneClosed),
+    (429, "monthly_quota_exceeded", "quota", LaneClosed),
+    (401, "missing_api_key", "closed", LaneClosed),
+    (401, "restricted_api_key", "closed", LaneClosed),
+    (403, "invalid_api_key", "closed", LaneClosed),
+    (403, "suspended_api_key", "closed", LaneClosed),
+    (403, "restricted_api_key", "closed", LaneClosed),
+    (403, "invalid_permission", "closed", LaneClosed),
+    (403, "validation_error", "closed", LaneClosed),
+    (400, "validation_error", "final", Final),
+    (400, "invalid_idempotency_key", "final", Final),
+    (404, "not_found", "final", Final),
+    (405, "method_not_allowed", "final", Final),
+    (413, "payload_too_large", "final", Final),
+    (422, "validation_error", "final", Final),
+    (422, "missing_required_field", "final", Final),
+    (422, "invalid_parameter", "final", Final),
+    (422, "missing_required_parameter", "final", Final),
+    (422, "invalid_attachment", "final", Final),
+    (422, "invalid_from_address", "final", Final),
+    (451, "security_error", "final", Final),
+]
+
+
+def answer(status: int, body: Any, **headers: str) -> Answer:
+    content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
+
+
+def refusal(status: int, name: str, message: str = "No.", **headers: str) -> Answer:
+    return answer(status, {"statusCode": status, "name": name, "message": message}, **headers)
+
+
+def fate_of(verdict: Verdict) -> FlowstateError:
+    assert verdict.fate is not None
+    return verdict.fate
+
+
+@pytest.mark.parametrize(("status", "name", "word", "fate"), ROWS)
+def test_every_documented_error_has_its_fate(
+    status: int, name: str, word: str, fate: type[FlowstateError]
+) -> None:
+    """Each status and type of the provider's list leads to the fate that the table names, and says so."""
+    verdict = judge(refusal(status, name, "Something is wrong."), NOW)
+    assert (verdict.word, type(verdict.fate), verdict.error_type) == (word, fate, name)
+    assert f"Resend: Something is wrong. ({status} {name})" in fate_of(verdict).reason
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "word"),
+    [
+        (200, HTML, "retry"),
+        (200, b"", "retry"),
+        (200, b'{"id":"abc', "retry"),
+        (200, {}, "retry"),
+        (200, {"id": ""}, "retry"),
+        (200, {"id": 5}, "retry"),
+        (200, {"data": [{"id": "a"}, {}]}, "retry"),
+        (200, {"statusCode": 422, "name": "validation_error", "message": "No."}, "retry"),
+        (200, {"statusCode": 500, "id": "abc"}, "retry"),
+        (204, b"", "retry"),
+        (500, b"", "retry"),
+        (502, HTML, "retry"),
+        (503, b"\xff\xfe", "retry"),
+        (409, HTML, "retry"),
+        (400, HTML, "retry"),
+        (422, {}, "retry"),
+        (422, b"[]", "retry"),
+        (429, HTML, "throttled"),
+        (403, b"error code: 1010", "closed"),
+        (401, HTML, "closed"),
+        (407, HTML, "closed"),
+        (404, HTML, "closed"),
+        (405, b"", "closed"),
+        (301, b"", "closed"),
+        (308, HTML, "closed"),
+        (413, HTML, "final"),
+        (700, b"", "retry"),
+    ],
+)
+def test_answers_that_are_not_the_providers_own_words(status: int, body: Any, word: str) -> None:
+    """A page, nothing, half an answer or a contradiction leaves the outcome open, unless the status tells."""
+    verdict = judge(answer(status, body, content_type="text/html; charset=utf-8"), NOW)
+    assert verdict.word == word
+    assert str(status) in fate_of(verdict).reason
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_an_id_is_an_acceptance(status: int) -> None:
+    """Any 2xx with an id is accepted, whatever its content type says."""
+    assert judge(answer(status, {"id": "abc"}, content_type="text/plain"), NOW) == Verdict("accepted")
+
+
+@pytest.mark.parametrize(
+    ("content", "ids"),
+    [
+        ({"id": "a"}, ("a",)),
+        ({"data": [{"id": "a"}, {"id": "b"}]}, ("a", "b")),
+        ({"object": "list", "data": []}, ()),
+        ({"data": ["a"]}, None),
+        ({"data": {"id": "a"}}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_ids_keep_their_order(content: object, ids: tuple[str, ...] | None) -> None:
+    """Ids of one mail, of a batch in its order, or None where there is no good answer."""
+    assert ids_in(content) == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("2", 2_000),
+        (" 0.5 ", 500),
+        ("0", 0),
+        ("Mon, 02 Mar 2026 08:00:30 GMT", 30_000),
+        ("Mon, 02 Mar 2026 07:00:00 GMT", 0),
+        ("Mon, 02 Mar 2026 08:00:30 -0000", 30_000),
+        ("soon", None),
+        ("-1", None),
+        ("1e9", None),
+        ("٣", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_and_as_date(text: str, ms: int | None) -> None:
+    """Both forms of the header count from now, the past is now, and nonsense is no wish."""
+    assert wait_ms({"retry-after": text}, NOW) == ms
+
+
+@pytest.mark.parametrize(
+    ("headers", "ms"),
+    [
+        ({"retry_after": "2"}, 2_000),
+        ({"retry_after": "0"}, 100),
+        ({"retry_after": "86400"}, 60_000),
+        ({}, 1_000),
+        ({"ratelimit_limit": "2", "ratelimit_remaining": "0", "ratelimit_reset": "3"}, 3_000),
+    ],
+)
+def test_a_rate_limit_slows_for_a_sane_time(headers: dict[str, str], ms: int) -> None:
+    """The wait is the provider's wish within bounds, its window without a wish, a second without either."""
+    throttled = judge(refusal(429, "rate_limit_exceeded", **headers), NOW).fate
+    assert isinstance(throttled, Throttled)
+    assert throttled.after_ms == ms
+
+
+@pytest.mark.parametrize(("text", "ms"), [("7", 7_000), ("999999", 300_000), ("never", 0)])
+def test_an_ill_provider_may_name_the_time_of_the_next_try(text: str, ms: int) -> None:
+    """`retry-after` on a 5xx becomes the earliest time of the next try, up to five minutes."""
+    retry = judge(refusal(503, "service_unavailable", retry_after=text), NOW).fate
+    assert isinstance(retry, Retry)
+    assert retry.after_ms == ms
+
+
+def test_quotas_say_when_they_are_back() -> None:
+    """An operator who reads the reason learns when mails will leave again."""
+    assert "00:00 UTC" in fate_of(judge(refusal(429, "daily_quota_exceeded"), NOW)).reason
+    assert "billing month" in fate_of(judge(refusal(429, "monthly_quota_exceeded"), NOW)).reason
+
+
+def test_a_key_used_with_another_body_is_explained() -> None:
+    """The reason says that the provider holds the key, so that nobody sends the mail again by hand."""
+    reason = fate_of(judge(refusal(409, "invalid_idempotent_request"), NOW)).reason
+    assert "another body" in reason
+    assert "probably sent" in reason
+
+
+@pytest.mark.parametrize(
+    ("headers", "rate"),
+    [
+        (
+            {"ratelimit-limit": "10", "ratelimit-remaining": "9", "ratelimit-reset": "1"},
+            Rate(limit=10, remaining=9, reset_s=1.0),
+        ),
+        ({"ratelimit-limit": "10", "ratelimit-remaining": "9"}, None),
+        ({"ratelimit-limit": "ten", "ratelimit-remaining": "9", "ratelimit-reset": "1"}, None),
+        ({}, None),
+    ],
+)
+def test_rate_headers(headers: dict[str, str], rate: Rate | None) -> None:
+    """Three plain numbers make a rate, anything less makes none."""
+    assert read_rate(headers) == rate
+
+
+@pytest.mark.parametrize(
+    ("foreign", "shown"),
+    [
+        ("Mail to <ada.l+x@example.org>, refused", "Mail to <a***@example.org>, refused"),
+        ("see https://x.test/u?to=ada%40example.org now", "see https://x.test/u?to=*** now"),
+        ("key re_AbCd_1234567890 is bad", "key *** is bad"),
+        ("Authorization: Bearer abc.def-ghi", "Authorization: ***"),
+        ("your code 482913 and 482 913", "your code *** and ***"),
+        ("line one\r\nBcc: x\x00\u2028end", "line one Bcc: x end"),
+        ("link /unsubscribe/Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MA", "link /unsubscribe/***"),
+        ("error code: 1010", "error code: 1010"),
+        (
+            "Same idempotency key concurrent_idempotent_requests",
+            "Same idempotency key concurrent_idempotent_requests",
+        ),
+    ],
+)
+def test_foreign_words_are_masked(foreign: str, shown: str) -> None:
+    """Addresses, keys, tokens, codes and control characters never reach a reason; ordinary words do."""
+    assert safe_words(foreign) == shown
+
+
+LOCAL = st.from_regex(r"[a-z][a-z0-9.+_-]{4,20}", fullmatch=True)
+
+
+@given(before=st.text(max_size=40), local=LOCAL, after=st.sampled_from(["", " ", ">", ",", '"', "; x"]))
+def test_no_address_survives(before: str, local: str, after: str) -> None:
+    """Wherever an address stands in the provider's words, its local part is gone from ours."""
+    assert f"{local}@" not in safe_words(f"{before} {local}@mail.dev{after}")
+
+
+@given(
+    before=st.text(max_size=40), code=st.from_regex(r"[0-9]{6}", fullmatch=True), after=st.text(max_size=40)
+)
+def test_no_code_survives(before: str, code: str, after: str) -> None:
+    """No six-digit number that the provider repeats stands in our words."""
+    assert code not in safe_words(f"{before}{code}{after}")
+
+
+HEADER = st.one_of(st.text(max_size=20), st.integers().map(str), st.just("Mon, 02 Mar 2026 08:00:30 GMT"))
+NAMES = ["retry-after", "content-type", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "data", "name", "message", "statusCode"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    status=st.integers(100, 999),
+    headers=st.dictionaries(st.sampled_from(NAMES), HEADER),
+    body=st.one_of(st.binary(max_size=60), ANYTHING.map(msgspec.json.encode)),
+)
+def test_any_answer_has_a_fate(status: int, headers: dict[str, str], body: bytes) -> None:
+    """No answer, however strange, raises anything or is accepted without an id; waits stay in bounds."""
+    verdict = judge(Answer(status, headers, body), NOW)
+    if verdict.fate is None:
+        assert 200 <= status < 300
+        assert ids_in(msgspec.json.decode(body)) is not None
+        return
+    assert len(verdict.fate.reason) < 600
+    assert verdict.fate.reason.isprintable()
+    if isinstance(verdict.fate, Throttled):
+        assert 100 <= verdict.fate.after_ms <= 60_000
+    if isinstance(verdict.fate, Retry):
+        assert 0 <= verdict.fate.after_ms <= 300_000

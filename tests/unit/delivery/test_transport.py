@@ -1,0 +1,85 @@
+"""What a request that got no answer means, and what the SDK promises us."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import socket
+import ssl
+from typing import get_args
+
+import aiohttp
+import pytest
+import resend
+from aiohttp.client_reqrep import ConnectionKey
+from resend.exceptions import ResendError
+
+from flowstate_daemon.base.errors import LaneClosed, Retry
+from flowstate_daemon.base.metrics import ANSWERS
+from flowstate_daemon.delivery.answers import Verdict, Word
+from flowstate_daemon.delivery.transport import Transport, Undelivered, trouble
+
+KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "word", "words"),
+    [
+        (aiohttp.ConnectionTimeoutError(), "timeout", "no connection to the provider within 5 s"),
+        (TimeoutError(), "timeout", "the provider did not answer within 15 s"),
+        (
+            aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "Name or service not known")),
+            "network",
+            "does not resolve",
+        ),
+        (
+            aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNREFUSED, "refused")),
+            "network",
+            "no connection to the provider",
+        ),
+        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "handshake")), "network", "no connection"),
+        (aiohttp.ServerDisconnectedError(), "network", "the connection broke"),
+        (aiohttp.ClientOSError(errno.ECONNRESET, "reset"), "network", "the connection broke"),
+        (aiohttp.ClientPayloadError("half"), "network", "the connection broke"),
+        (ConnectionResetError(), "network", "the connection broke"),
+    ],
+)
+def test_no_answer_is_an_unknown_outcome(error: Exception, word: str, words: str) -> None:
+    """Timeouts, name service, refused and broken connections: Retry, with words that a person understands."""
+    verdict = trouble(error, 15)
+    assert verdict.word == word
+    assert isinstance(verdict.fate, Retry)
+    assert words in verdict.fate.reason
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError("self-signed")),
+        aiohttp.InvalidURL("nonsense"),
+    ],
+)
+def test_what_no_mail_can_pass_closes_the_lane(error: Exception) -> None:
+    """A certificate that is not trusted and an address that is none are no mail's fault."""
+    verdict = trouble(error, 15)
+    assert verdict.word == "closed"
+    assert isinstance(verdict.fate, LaneClosed)
+    assert "RESEND_API_URL" in verdict.fate.reason
+
+
+def test_verdicts_travel_in_the_sdks_own_family() -> None:
+    """The SDK lets only its own errors pass, so ours must be one of them."""
+    error = Undelivered(Verdict("retry", Retry("words"), "kind"))
+    assert isinstance(error, ResendError)
+    assert (str(error), error.error_type) == ("words", "kind")
+
+
+def test_the_metrics_know_every_word() -> None:
+    """The classes that the transport tells are those that the metrics count."""
+    assert set(ANSWERS) == set(get_args(Word))
+
+
+def test_the_sdk_calls_us_as_we_expect() -> None:
+    """Our `request` takes what the SDK's interface declares, in its order."""
+    theirs, ours = inspect.signature(resend.AsyncHTTPClient.request), inspect.signature(Transport.request)
+    assert list(theirs.parameters) == list(ours.parameters)
