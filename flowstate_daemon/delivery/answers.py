@@ -138,9 +138,7 @@ def wait_ms(headers: Mapping[str, str], now: datetime) -> int | None:
 
 def safe_words(text: str) -> str:
     """Foreign words that may be stored and shown: one line, cut, without addresses, keys, tokens or codes."""
-    line = " ".join(
-        "".join(char if char.isprintable() else " " for char in text[: LONGEST_WORDS * 4]).split()
-    )
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[: LONGEST_WORDS * 4]).split())
     line = ADDRESS.sub(lambda match: masked(match[0]), line)
     line = CODE.sub("***", SECRET.sub("***", line))
     return line if len(line) <= LONGEST_WORDS else f"{line[:LONGEST_WORDS]}…"

@@ -7,6 +7,7 @@ family pass, so what went wrong travels through it as an `Undelivered`, with the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -49,8 +50,9 @@ TROUBLES: tuple[tuple[type[Exception], Word, type[Retry | LaneClosed], str], ...
     (aiohttp.ConnectionTimeoutError, "timeout", Retry, "no connection to the provider within {limit_s:g} s"),
     (TimeoutError, "timeout", Retry, "the provider did not answer within {limit_s:g} s"),
     (aiohttp.ClientConnectorDNSError, "network", Retry, "the provider's host name does not resolve"),
-    (aiohttp.ClientConnectorError, "network", Retry, "no connection to the provider ({name}, errno {errno})"),
-    (Exception, "network", Retry, "the connection broke before the provider's answer ({name})"),
+    (aiohttp.ClientConnectorSSLError, "network", Retry, "the TLS handshake with the provider failed"),
+    (aiohttp.ClientConnectorError, "network", Retry, "no connection to the provider ({cause})"),
+    (Exception, "network", Retry, "the connection broke before the provider's answer ({cause})"),
 )
 
 
@@ -58,16 +60,15 @@ def trouble(error: Exception, timeout_s: float) -> Verdict:
     """The verdict on a request that got no answer: its outcome is unknown unless it could not even start."""
     word, fate, reason = next(row[1:] for row in TROUBLES if isinstance(error, row[0]))
     limit_s = CONNECT_TIMEOUT_S if isinstance(error, aiohttp.ConnectionTimeoutError) else timeout_s
-    errno = getattr(error, "errno", None)
-    return Verdict(word, fate(reason.format(limit_s=limit_s, name=type(error).__name__, errno=errno)))
+    number = getattr(error, "errno", None)
+    cause = os.strerror(number) if number else type(error).__name__
+    return Verdict(word, fate(reason.format(limit_s=limit_s, cause=cause)))
 
 
 class Transport(resend.AsyncHTTPClient):
     """The SDK's HTTP client, with at most `concurrency` connections, kept alive and shared by all sends."""
 
-    def __init__(
-        self, *, timeout_s: float, concurrency: int, clock: Clock, on_answer: OnAnswer | None
-    ) -> None:
+    def __init__(self, *, timeout_s: float, concurrency: int, clock: Clock, on_answer: OnAnswer | None) -> None:
         self._timeout_s = timeout_s
         self._concurrency = concurrency
         self._clock = clock
@@ -121,9 +122,7 @@ class Transport(resend.AsyncHTTPClient):
         if self._on_answer is not None:
             self._on_answer(verdict.word, self._clock.mono() - started, rate)
 
-    async def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> Answer:
+    async def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         """Send, and send again while the connection was a kept one that had died meanwhile.
 
         The provider may close it at the very moment of our request. Nothing goes out twice: a request is

@@ -76,9 +76,7 @@ def fate_of(verdict: Verdict) -> FlowstateError:
 
 
 @pytest.mark.parametrize(("status", "name", "word", "fate"), ROWS)
-def test_every_documented_error_has_its_fate(
-    status: int, name: str, word: str, fate: type[FlowstateError]
-) -> None:
+def test_every_documented_error_has_its_fate(status: int, name: str, word: str, fate: type[FlowstateError]) -> None:
     """Each status and type of the provider's list leads to the fate that the table names, and says so."""
     verdict = judge(refusal(status, name, "Something is wrong."), NOW)
     assert (verdict.word, type(verdict.fate), verdict.error_type) == (word, fate, name)
@@ -254,9 +252,7 @@ def test_no_address_survives(before: str, local: str, after: str) -> None:
     assert f"{local}@" not in safe_words(f"{before} {local}@mail.dev{after}")
 
 
-@given(
-    before=st.text(max_size=40), code=st.from_regex(r"[0-9]{6}", fullmatch=True), after=st.text(max_size=40)
-)
+@given(before=st.text(max_size=40), code=st.from_regex(r"[0-9]{6}", fullmatch=True), after=st.text(max_size=40))
 def test_no_code_survives(before: str, code: str, after: str) -> None:
     """No six-digit number that the provider repeats stands in our words."""
     assert code not in safe_words(f"{before}{code}{after}")
