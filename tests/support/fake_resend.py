@@ -39,9 +39,7 @@ class Scripted:
 class FakeResend(ResendApi):
     """The API, served over HTTP, with scripted answers in front of it."""
 
-    def __init__(
-        self, *, rate: int | None = None, clock: Clock | None = None, journal: Path | None = None
-    ) -> None:
+    def __init__(self, *, rate: int | None = None, clock: Clock | None = None, journal: Path | None = None) -> None:
         super().__init__(rate=rate, clock=clock)
         self.url = ""
         self.requests: Counter[str] = Counter()
@@ -139,9 +137,7 @@ class FakeResend(ResendApi):
             request.transport.abort()
         content = answer.content
         if not plan.cut:
-            return web.Response(
-                status=answer.status or 200, body=content, headers={**answer.headers, **plan.headers}
-            )
+            return web.Response(status=answer.status or 200, body=content, headers={**answer.headers, **plan.headers})
         response = web.StreamResponse(status=answer.status or 200, headers={**answer.headers, **plan.headers})
         response.content_length = max(2, len(content))
         await response.prepare(request)
@@ -168,9 +164,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A stand-in for Resend's API on loopback")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument(
-        "--journal", type=Path, help="append every accepted mail to this file, one JSON a line"
-    )
+    parser.add_argument("--journal", type=Path, help="append every accepted mail to this file, one JSON a line")
     parser.add_argument("--rate", type=int, help="requests per second (no limit when absent)")
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--api-key", default=API_KEY)

@@ -105,9 +105,7 @@ class ResendApi:
         seen: set[bytes] = set()
         twice = []
         for mail in self.accepted:
-            content = msgspec.json.encode(
-                [mail.to, mail.subject, mail.body.get("html"), mail.body.get("text")]
-            )
+            content = msgspec.json.encode([mail.to, mail.subject, mail.body.get("html"), mail.body.get("text")])
             if content in seen:
                 twice.append(mail)
             seen.add(content)
@@ -207,7 +205,5 @@ class ResendApi:
         if self.send_only:
             raise Refusal(401, "restricted_api_key", "This API key is restricted to only send emails")
         names = sorted(self.verified or ())
-        rows = [
-            {"id": str(uuid4()), "name": name, "status": "verified", "region": "eu-west-1"} for name in names
-        ]
+        rows = [{"id": str(uuid4()), "name": name, "status": "verified", "region": "eu-west-1"} for name in names]
         return msgspec.json.encode({"object": "list", "has_more": False, "data": rows})

@@ -80,9 +80,7 @@ def check_extras(mail: dict[str, Any]) -> None:
             raise invalid("tags", "Tags should only contain ASCII letters, numbers, underscores, or dashes.")
 
 
-def check_mail(
-    mail: object, *, verified: set[str] | None, refuse_dummies: bool, batch: bool = False
-) -> list[str]:
+def check_mail(mail: object, *, verified: set[str] | None, refuse_dummies: bool, batch: bool = False) -> list[str]:
     """All recipients of a valid mail. Raises Refusal."""
     if not isinstance(mail, dict):
         raise Refusal(400, "validation_error", "The body must be a JSON object.")

@@ -72,9 +72,7 @@ async def test_the_door(client: Client, fake: FakeResend) -> None:
         ({"tags": [{"name": "a b", "value": "c"}]}, 422, "validation_error"),
     ],
 )
-async def test_validation(
-    client: Client, fake: FakeResend, changes: dict[str, Any], status: int, name: str
-) -> None:
+async def test_validation(client: Client, fake: FakeResend, changes: dict[str, Any], status: int, name: str) -> None:
     """Each documented mistake in a mail is refused with its type."""
     await refused(client, status, name, GOOD | changes)
     assert fake.accepted == []
@@ -134,9 +132,7 @@ async def test_quotas(client: Client, fake: FakeResend) -> None:
 async def test_batches(client: Client, fake: FakeResend) -> None:
     """A strict batch is all or nothing, a permissive one names the bad; 100 at most, no attachments."""
     bad = GOOD | {"to": "nobody"}
-    status, answer = await client.post(
-        [GOOD, GOOD | {"to": "bob@mail.dev"}], "/emails/batch", Idempotency_Key="b"
-    )
+    status, answer = await client.post([GOOD, GOOD | {"to": "bob@mail.dev"}], "/emails/batch", Idempotency_Key="b")
     assert (status, [row["id"] for row in answer["data"]]) == (200, [mail.id for mail in fake.accepted])
     assert (await client.post([GOOD, bad], "/emails/batch"))[0] == 422
     assert (await client.post([GOOD] * 101, "/emails/batch"))[0] == 422

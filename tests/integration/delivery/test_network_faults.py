@@ -38,9 +38,7 @@ async def test_a_swallowed_reply(gateway: ResendGateway, proxy: FaultProxy, fake
 
 
 @pytest.mark.parametrize("after", [0, 1, 20, 190])
-async def test_a_reply_cut_short(
-    gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend, after: int
-) -> None:
+async def test_a_reply_cut_short(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend, after: int) -> None:
     """The connection breaks before, in and after the reply's head: Retry, and the mail was accepted once."""
     proxy.cut_reply_after = after
     with pytest.raises(Retry):
@@ -64,9 +62,7 @@ async def test_a_reset_under_way(gateway: ResendGateway, proxy: FaultProxy, fake
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
-async def test_idle_connections_that_were_reset(
-    gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend
-) -> None:
+async def test_idle_connections_that_were_reset(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
     """Connections reset while idle cost no attempt: the next mail goes over a fresh one."""
     await gateway.send(mail(1), idempotency_key="k1")
     proxy.cut()

@@ -25,9 +25,7 @@ async def outbox(tmp_path: Path, clock: HandClock) -> Outbox:
 
 async def test_a_mail_can_be_read_back(outbox: Outbox) -> None:
     """The file is one RFC 5322 mail with both bodies, extra headers and the date of the clock."""
-    email = mail(
-        subject="Überfällig: 3 Aufgaben", text="Grüße\n", headers={"List-Unsubscribe": "<https://x.dev/u>"}
-    )
+    email = mail(subject="Überfällig: 3 Aufgaben", text="Grüße\n", headers={"List-Unsubscribe": "<https://x.dev/u>"})
     accepted = await outbox.send(email, idempotency_key="k")
     content = outbox.path(accepted.provider_id).read_bytes()
     message = message_from_bytes(content, policy=default)

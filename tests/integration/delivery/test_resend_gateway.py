@@ -93,9 +93,7 @@ async def test_what_is_not_the_api(
     assert sum(fake.requests.values()) == 1
 
 
-async def test_throttled_tells_the_wait_whatever_the_header_is_called(
-    gateway: Gateway, fake: FakeResend
-) -> None:
+async def test_throttled_tells_the_wait_whatever_the_header_is_called(gateway: Gateway, fake: FakeResend) -> None:
     """`Retry-After` counts in any spelling."""
     fake.script(Answer(429, "", {"Retry-After": "3"}))
     with pytest.raises(Throttled) as caught:
@@ -200,9 +198,7 @@ async def test_a_cancelled_send_is_cancelled_and_may_be_repeated(gateway: Gatewa
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
-async def test_a_kept_connection_that_died_is_replaced(
-    gateway: Gateway, fake: FakeResend, told: Told
-) -> None:
+async def test_a_kept_connection_that_died_is_replaced(gateway: Gateway, fake: FakeResend, told: Told) -> None:
     """A request on a dying connection goes again at once under its key: no attempt is lost."""
     await gateway.send(mail(1), idempotency_key="k1")
     fake.script(Answer(200, drop=True))
@@ -212,9 +208,7 @@ async def test_a_kept_connection_that_died_is_replaced(
     assert [heard[0] for heard in told] == ["accepted", "accepted"]
 
 
-async def test_a_reply_lost_with_a_kept_connection_sends_nothing_twice(
-    gateway: Gateway, fake: FakeResend
-) -> None:
+async def test_a_reply_lost_with_a_kept_connection_sends_nothing_twice(gateway: Gateway, fake: FakeResend) -> None:
     """The provider had accepted before the kept connection died: the repeat gets the first answer."""
     await gateway.send(mail(1), idempotency_key="k1")
     fake.script(Answer(drop=True))
@@ -243,9 +237,7 @@ async def test_connections_are_shared(open_gateway: OpenGateway, fake: FakeResen
     assert fake.connections == 4
 
 
-async def test_gateways_do_not_mix_although_the_sdk_is_global(
-    open_gateway: OpenGateway, fake: FakeResend
-) -> None:
+async def test_gateways_do_not_mix_although_the_sdk_is_global(open_gateway: OpenGateway, fake: FakeResend) -> None:
     """Two gateways with different keys and providers, sending at the same time, each speak for themselves."""
     async with FakeResend() as other:
         other.api_key = "re_Other000_abcdefghijklmnop"
