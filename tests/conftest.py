@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.dev.embedded import FOR_SPEED, PostgresHouse, ValkeyHouse
+from flowstate_daemon.dev.seed import create_tables
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.keys import Keys
 from tests.support.clock import HandClock
@@ -95,6 +96,7 @@ async def template(postgres: PostgresHouse) -> str:
     server = await asyncpg.connect(postgres.url())
     await server.execute(f'CREATE DATABASE "{TEMPLATE}"')
     await server.close()
+    await create_tables(postgres.url(TEMPLATE))
     return TEMPLATE
 
 

@@ -141,9 +141,7 @@ async def test_missing_wheels_are_told_with_the_remedy(monkeypatch: pytest.Monke
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 async def test_no_store_outlives_a_killed_parent() -> None:
     """kill -9 of the process that opened them ends both servers within seconds."""
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE
-    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE)
     assert parent.stdout is not None
     valkey, postgres, *folders = (await parent.stdout.readline()).split()
     parent.send_signal(signal.SIGKILL)

@@ -1,0 +1,149 @@
+"""Fills an embedded database: the application's tables, and the sample people of `people.py`.
+
+`flowstate-daemon dev` and the tests call it. The same `now` always writes the same rows. It replaces its own people
+and touches nobody else's, so that seeding twice, or by mistake somewhere else, does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, time, timedelta
+from importlib.resources import files
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+from zoneinfo import ZoneInfo
+
+import asyncpg
+
+from flowstate_daemon.dev.people import PEOPLE, Person
+
+DOMAIN = "flowstate.example"
+DUE_AT = time(17, 0)
+FOCUS_AT = time(10, 0)
+WEEKDAYS = ["monday", "wednesday", "friday"]
+COLUMNS = {
+    "users": "id email password fullName isEmailVerified preferences createdAt updatedAt deletedAt",
+    "projects": "id userId name description deadline progress createdAt updatedAt",
+    "project_members": "id projectId userId role joinedAt",
+    "goals": "id userId projectId title type targetDate progress createdAt updatedAt",
+    "habits": "id userId goalId name schedule streakCurrent streakBest createdAt updatedAt",
+    "tasks": "id userId title isCompleted dueDate priority tags createdAt updatedAt deletedAt projectId"
+    " estimatedDuration",
+    "focus_sessions": "id userId taskId plannedDuration actualDuration startTime endTime focusRating createdAt",
+}
+Row = tuple[Any, ...]
+
+
+def email_of(name: str) -> str:
+    return f"{name}@{DOMAIN}"
+
+
+def id_of(*place: object) -> str:
+    """The id of a row: the same on every machine."""
+    return str(uuid5(NAMESPACE_URL, "/".join((DOMAIN, *map(str, place)))))
+
+
+async def create_tables(url: str) -> None:
+    """Make the application's tables where they are missing."""
+    statements = files(__package__).joinpath("flowstate_tables.sql").read_text(encoding="utf-8")
+    async with _connected(url) as connection:
+        await connection.execute(statements)
+
+
+async def add_people(url: str, now: datetime, people: Sequence[Person] = PEOPLE) -> None:
+    """Write the people as of `now`, in place of what an earlier call wrote about them."""
+    rows: dict[str, list[Row]] = {table: [] for table in COLUMNS}
+    for person in people:
+        for table, written in rows_of(person, now).items():
+            rows[table].extend(written)
+    async with _connected(url) as connection, connection.transaction():
+        await connection.execute("DELETE FROM users WHERE id = ANY($1)", [row[0] for row in rows["users"]])
+        for table, columns in COLUMNS.items():
+            await connection.copy_records_to_table(table, columns=columns.split(), records=rows[table])
+
+
+def rows_of(person: Person, now: datetime) -> dict[str, Iterable[Row]]:
+    """All that is stored about one person. Pure."""
+    return {
+        "users": [_user(person, _utc(now))],
+        "projects": _projects(person, now),
+        "project_members": _memberships(person, now),
+        "goals": _goals(person, now),
+        "habits": _habits(person, now),
+        "tasks": _tasks(person, now),
+        "focus_sessions": _sessions(person, now),
+    }
+
+
+def _user(person: Person, now: datetime) -> Row:
+    preferences = None if person.preferences is None else json.dumps(person.preferences)
+    joined, left = now - timedelta(days=90), now - timedelta(days=1) if person.deleted else None
+    key, address = id_of(person.name), email_of(person.name)
+    return key, address, "no password", person.full_name, person.verified, preferences, joined, now, left
+
+
+def _projects(person: Person, now: datetime) -> Iterable[Row]:
+    at, deadline = _utc(now), _local(person, now, 30, DUE_AT)
+    for name in person.projects:
+        yield id_of(person.name, "project", name), id_of(person.name), name, f"About {name}", deadline, 0.4, at, at
+
+
+def _memberships(person: Person, now: datetime) -> Iterable[Row]:
+    for name in person.projects:
+        project = id_of(person.name, "project", name)
+        yield id_of(person.name, "member", name), project, id_of(person.name), "owner", _utc(now)
+
+
+def _goals(person: Person, now: datetime) -> Iterable[Row]:
+    at, target = _utc(now), _local(person, now, 60, DUE_AT)
+    for name in person.projects:
+        owner, project = id_of(person.name), id_of(person.name, "project", name)
+        yield id_of(person.name, "goal", name), owner, project, f"Finish {name}", "project", target, 0.5, at, at
+
+
+def _habits(person: Person, now: datetime) -> Iterable[Row]:
+    at, schedule = _utc(now), json.dumps({"days": WEEKDAYS, "time": "07:30"})
+    for name, streak in (person.habits or {}).items():
+        yield id_of(person.name, "habit", name), id_of(person.name), None, name, schedule, streak, streak + 5, at, at
+
+
+def _tasks(person: Person, now: datetime) -> Iterable[Row]:
+    at = _utc(now)
+    for task in person.tasks:
+        due = None if task.due_in is None else _local(person, now, task.due_in, DUE_AT)
+        project = id_of(person.name, "project", task.project) if task.project else None
+        key, owner, gone = id_of(person.name, "task", task.title), id_of(person.name), at if task.deleted else None
+        tags = [task.project.lower()] if task.project else []
+        yield key, owner, task.title, task.done, due, task.priority, tags, at, at, gone, project, task.minutes
+
+
+def _sessions(person: Person, now: datetime) -> Iterable[Row]:
+    for number, session in enumerate(person.sessions):
+        start = _local(person, now, -session.days_ago, FOCUS_AT)
+        end = None if session.actual is None else start + timedelta(minutes=session.actual)
+        key, owner = id_of(person.name, "session", number), id_of(person.name)
+        task = id_of(person.name, "task", session.task) if session.task else None
+        yield key, owner, task, session.planned, session.actual, start, end, session.rating, start
+
+
+def _utc(instant: datetime) -> datetime:
+    """As the application stores it: UTC without a zone."""
+    return instant.astimezone(UTC).replace(tzinfo=None)
+
+
+def _local(person: Person, now: datetime, days: int, at: time) -> datetime:
+    """A time of the day where the person lives, `days` from their today."""
+    zone = ZoneInfo(person.zone)
+    day = now.astimezone(zone).date() + timedelta(days=days)
+    return _utc(datetime.combine(day, at, zone))
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
