@@ -138,9 +138,7 @@ class Findings:
             self.give(step, source, key, file.read_text(encoding="utf-8").rstrip("\r\n"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it holds no text"
-            self.mistakes.append(
-                f"{source}: cannot read {file}: {reason}; expected a file with the value alone"
-            )
+            self.mistakes.append(f"{source}: cannot read {file}: {reason}; expected a file with the value alone")
 
     def read_environment(self, step: int, environ: Mapping[str, str]) -> None:
         for name, key in NAMES.items():

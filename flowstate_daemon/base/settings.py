@@ -80,9 +80,7 @@ def _redis_url(secret: SecretStr) -> SecretStr:
     except ValueError:
         right = False
     if not right or not re.fullmatch(r"/?\d*", parts.path) or not PRINTABLE.fullmatch(text):
-        raise ValueError(
-            "must be like redis://user:password@host:6379/0, special characters of a password as %XX"
-        )
+        raise ValueError("must be like redis://user:password@host:6379/0, special characters of a password as %XX")
     return SecretStr(text)
 
 

@@ -22,9 +22,12 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 import asyncpg
+import structlog
 
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.dev.child import Child
+
+log = structlog.get_logger()
 
 LOOPBACK = "127.0.0.1"
 REMEDY = "pip install 'flowstate-daemon[dev]'"
@@ -135,9 +138,13 @@ class PostgresHouse(_Store):
     def __init__(self, folder: Path | None = None, *, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(folder)
         self._settings = dict(settings or {})
-        self._data = self.folder / "data"
         self._owner = "{0.pw_uid}:{0.pw_gid}".format(pwd.getpwnam("nobody")) if os.geteuid() == 0 else ""
         self._child = Child(self.name, self.folder, last_signal=Signals.SIGINT, owner=self._owner)
+        self._data = self.folder / "data"
+        if self._owner and not _passable(self.folder):
+            remedy = "run as another user than root, or name a folder that everybody may enter"
+            log.warning("postgres_data_not_kept", folder=str(self.folder), remedy=remedy)
+            self._data = self._scratch / "data"
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@/{database}?host={self._scratch}"
@@ -172,11 +179,6 @@ class PostgresHouse(_Store):
         os.chown(self._data, uid, gid)
         os.chown(self._scratch, uid, gid)
         self._scratch.chmod(PASSABLE)
-        if not _passable(self._data.parent):
-            place = f"root's PostgreSQL runs as `nobody`, who cannot enter {self._data.parent}"
-            raise ConfigError(
-                [f"{place}; name a folder below {tempfile.gettempdir()}, or do not run as root"]
-            )
         return binaries if _passable(binaries) else self._copy(binaries)
 
     def _copy(self, binaries: Path) -> Path:
@@ -185,9 +187,7 @@ class PostgresHouse(_Store):
         target = self._scratch / package.name
         if not target.exists():
             shutil.copytree(package, target, ignore=shutil.ignore_patterns("include", "__pycache__"))
-            libraries = package.with_name(
-                f"{package.name}.libs"
-            )  # the programs look for it beside the package
+            libraries = package.with_name(f"{package.name}.libs")  # the programs look for it beside the package
             if libraries.exists():
                 shutil.copytree(libraries, self._scratch / libraries.name)
         return target / "pginstall" / "bin"

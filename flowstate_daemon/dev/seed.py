@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, time, timedelta
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo
 
@@ -43,6 +44,17 @@ def email_of(name: str) -> str:
 def id_of(*place: object) -> str:
     """The id of a row: the same on every machine."""
     return str(uuid5(NAMESPACE_URL, "/".join((DOMAIN, *map(str, place)))))
+
+
+async def plant(server: str, database: str, now: datetime) -> int:
+    """Make the database on the server unless it is there, and its tables and people. Returns how many people."""
+    async with _connected(server) as connection:
+        if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
+            await connection.execute(f'CREATE DATABASE "{database}"')
+    url = urlsplit(server)._replace(path=f"/{database}").geturl()
+    await create_tables(url)
+    await add_people(url, now)
+    return len(PEOPLE)
 
 
 async def create_tables(url: str) -> None:

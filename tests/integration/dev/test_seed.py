@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from flowstate_daemon.dev.people import PEOPLE
-from flowstate_daemon.dev.seed import COLUMNS, add_people, create_tables, email_of, id_of
+from flowstate_daemon.dev.embedded import PostgresHouse
+from flowstate_daemon.dev.seed import COLUMNS, add_people, create_tables, email_of, id_of, plant
 from tests.support.clock import HandClock
 
 TOMORROW = """
@@ -73,3 +74,10 @@ async def test_deleting_somebody_takes_what_is_theirs(database_url: str, clock: 
     await connection.execute("DELETE FROM users")
     await connection.close()
     assert not any((await everything(database_url)).values())
+
+
+async def test_planting_makes_the_database_and_may_be_repeated(postgres: PostgresHouse, clock: HandClock) -> None:
+    """`dev` may find the database of its last run, or none."""
+    for _ in range(2):
+        assert await plant(postgres.url(), "planted", clock.now()) == len(PEOPLE)
+    assert len((await everything(postgres.url("planted")))["users"]) == len(PEOPLE)
