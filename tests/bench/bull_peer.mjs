@@ -2,7 +2,7 @@
 //
 //   node bull_peer.mjs --redis URL --prefix P --jobs N [--concurrency C] [--queue email]
 //
-// Prints {"jobs", "seconds", "rate"}. The time runs from the first claim to the last completion, jobs that wait
+// Prints {"jobs", "seconds", "rate"}. The time runs from the first run to the last completion; jobs that wait
 // already are the fair case: the producer is not part of what is measured.
 
 import { option, Queue } from './peer.mjs';

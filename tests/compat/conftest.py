@@ -6,21 +6,22 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowstate_daemon.queue.keys import Keys
-from tests.compat.driver import Driver, NodeQueue
+from flowstate_daemon.work.engine import EngineSettings
+from tests.compat.driver import Driver, NodeQueue, OpenNode
+from tests.compat.worker import StartChild, StartWorker, Worker, start_child
 
 HERE = Path(__file__).parent
 LOCK = HERE / "package-lock.json"
 INSTALLED = HERE / "node_modules" / ".package-lock.json"
 INSTALL_S = 300
-
-OpenNode = Callable[..., Awaitable[NodeQueue]]
 
 
 def do_without(reason: str) -> None:
@@ -37,9 +38,7 @@ def node_modules() -> None:
         do_without("node and npm are needed for the tests against npm bull; they are not on the PATH")
     if INSTALLED.exists() and INSTALLED.stat().st_mtime >= LOCK.stat().st_mtime:
         return
-    npm = subprocess.run(
-        ["npm", "ci"], cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S, check=False
-    )
+    npm = subprocess.run(["npm", "ci"], cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     if npm.returncode:
         last = "\n".join(npm.stderr.strip().splitlines()[-5:])
         do_without(f"`npm ci` in tests/compat failed (is there a way to a package registry?):\n{last}")
@@ -72,3 +71,39 @@ async def open_node(driver: Driver, valkey_url: str, keys: Keys) -> AsyncIterato
 async def q(open_node: OpenNode) -> NodeQueue:
     """npm bull's `Queue`, as the checklist calls it."""
     return await open_node()
+
+
+@pytest.fixture
+async def start_worker(valkey_url: str, keys: Keys) -> AsyncIterator[StartWorker]:
+    """Starts Python workers on the test's queue, with settings of the engine; stops them afterwards."""
+    started: list[Worker] = []
+
+    async def start_worker(on: Keys | None = None, **settings: Any) -> Worker:
+        started.append(Worker(valkey_url, on or keys, EngineSettings(**settings)))
+        await started[-1].start()
+        return started[-1]
+
+    yield start_worker
+    await asyncio.gather(*(worker.stop() for worker in started))
+
+
+@pytest.fixture
+async def w(start_worker: StartWorker) -> Worker:
+    """The Python worker W, as the checklist calls it."""
+    return await start_worker()
+
+
+@pytest.fixture
+async def start_child_worker(valkey_url: str, keys: Keys) -> AsyncIterator[StartChild]:
+    """Starts Python workers as processes of their own; kills what is left of them afterwards."""
+    started: list[Process] = []
+
+    async def start_child_worker(**settings: Any) -> Process:
+        started.append(await start_child(valkey_url, keys, EngineSettings(**settings)))
+        return started[-1]
+
+    yield start_child_worker
+    for child in started:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()

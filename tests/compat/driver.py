@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tests.compat.waiting import WITHIN_S, eventually
 
@@ -114,9 +114,7 @@ class Driver:
         if "event" in message:
             queue = self._queues.get(message["queue"])
             if queue is not None:
-                queue.events.append(
-                    Event(message["event"].removeprefix("global:"), message["at"], message["args"])
-                )
+                queue.events.append(Event(message["event"].removeprefix("global:"), message["at"], message["args"]))
         elif "fatal" in message:
             self.fatal = message["fatal"]
         elif (future := self._asked.get(message["id"])) is not None and not future.done():
@@ -146,9 +144,7 @@ class NodeQueue:
 
     async def add_bulk(self, jobs: Sequence[dict[str, Any]], *, within_s: float = WITHIN_S) -> list[str]:
         """`queue.addBulk`; returns the ids."""
-        added = await self.driver.ask(
-            "call", queue=self.handle, method="addBulk", args=[list(jobs)], within_s=within_s
-        )
+        added = await self.driver.ask("call", queue=self.handle, method="addBulk", args=[list(jobs)], within_s=within_s)
         return [str(job["id"]) for job in added]
 
     async def call(self, method: str, *args: Any) -> Any:
@@ -157,15 +153,11 @@ class NodeQueue:
 
     async def job(self, job_id: str, method: str, *args: Any, within_s: float = WITHIN_S) -> Any:
         """Any method of a `Job`: retry, promote, remove, getState, finished…"""
-        return await self.driver.ask(
-            "job", queue=self.handle, job=job_id, method=method, args=args, within_s=within_s
-        )
+        return await self.driver.ask("job", queue=self.handle, job=job_id, method=method, args=args, within_s=within_s)
 
     async def process(self, name: str = "*", *, concurrency: int = 1, **behaviour: Any) -> None:
         """Work on jobs: kind "return", "echo", "throw" or "die", after `ms`. Each run is an event."""
-        await self.driver.ask(
-            "process", queue=self.handle, name=name, concurrency=concurrency, behaviour=behaviour
-        )
+        await self.driver.ask("process", queue=self.handle, name=name, concurrency=concurrency, behaviour=behaviour)
 
     async def board(self) -> str:
         """Serve bull-board over this queue; returns its URL."""
@@ -181,9 +173,7 @@ class NodeQueue:
         """The events of this name (about this job) so far."""
         return [e for e in self.events if e.name == name and (job_id is None or e.job_id == job_id)]
 
-    async def hears(
-        self, name: str, job_id: str | None = None, *, times: int = 1, within_s: float = WITHIN_S
-    ) -> Event:
+    async def hears(self, name: str, job_id: str | None = None, *, times: int = 1, within_s: float = WITHIN_S) -> Event:
         """Wait until an event has come `times` times; returns the last of them."""
 
         async def look() -> list[Event]:
@@ -193,3 +183,6 @@ class NodeQueue:
 
     async def close(self) -> None:
         await self.driver.ask("close", queue=self.handle)
+
+
+OpenNode: TypeAlias = Callable[..., Awaitable[NodeQueue]]

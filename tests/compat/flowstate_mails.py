@@ -1,6 +1,6 @@
 """FlowState's nine mails as its NestJS backend enqueues them: names, data, priorities and job options.
 
-The same mails travel in the end-to-end tests and in the benchmark's producer.
+The end-to-end tests send the same mails.
 """
 
 from __future__ import annotations

@@ -1,0 +1,164 @@
+"""W, the Python worker of the checklist: the daemon's own engine with scripted performers instead of mail.
+
+In the test's process by default; as a child (`python -m tests.compat.worker`) where it must be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.signals import Signals
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.mail.catalogue import KINDS, read_request
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.lease import Lease, connection_name
+from flowstate_daemon.queue.repeat import Repeats
+from flowstate_daemon.work.engine import Engine, EngineSettings, Instruments
+from flowstate_daemon.work.inflight import Run
+from flowstate_daemon.work.lane import Lane
+
+STOP_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a performer gets: the parsed data, and the two verbs it may use meanwhile."""
+
+    bull: Bull
+    run: Run
+    data: Any
+
+    async def report(self, value: Any) -> None:
+        await self.bull.progress(self.run.job.id, value)
+
+    async def log(self, row: str) -> None:
+        await self.bull.log(self.run.job.id, row)
+
+
+Performer: TypeAlias = Callable[[Call], Awaitable[Any]]
+
+
+async def echo(call: Call) -> Any:
+    """Return the job's data, after `ms`."""
+    await asyncio.sleep(call.data.get("ms", 0) / 1000)
+    return call.data
+
+
+async def throw(call: Call) -> Any:
+    """Fail with `message`, if there is one."""
+    if "message" in call.data:
+        raise RuntimeError(call.data["message"])
+    return call.data
+
+
+async def report(call: Call) -> Any:
+    """Progress 50, two rows of log; then as `throw`."""
+    await call.report(50)
+    await call.log("half of it")
+    await call.log("nearly there")
+    return await throw(call)
+
+
+PERFORMERS: dict[str, Performer] = {
+    "echo": echo,
+    "throw": throw,
+    "report": report,
+    **dict.fromkeys(KINDS, echo),
+}
+
+
+class Worker:
+    """One engine on one queue, as the daemon builds it."""
+
+    def __init__(self, url: str, keys: Keys, settings: EngineSettings) -> None:
+        clock = Clock()
+        instance = f"w{uuid4().hex[:8]}"
+        token = f"{instance}/{uuid4().hex}"
+        self._connection = Connection(url, client_name=connection_name(keys, token), block_s=5.0)
+        repeats = Repeats(self._connection, keys, clock, token=token)
+        self._bull = Bull(self._connection, keys, clock, token=token, lock_ms=settings.lock_ms, repeats=repeats)
+        self._lease = Lease(self._connection, keys, instance_id=instance, token=token)
+        instruments = Instruments(Vitals(clock), Metrics(PERFORMERS), clock)
+        self.token = token
+        self.engine = Engine(
+            self._bull,
+            Signals(self._connection, keys),
+            self._lease,
+            self._perform,
+            Lane(instruments.vitals, instruments.metrics, clock),
+            settings,
+            instruments,
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._connection.open()
+        await self._lease.acquire()
+        self._running = asyncio.create_task(self.engine.run(), name="W")
+
+    async def ended(self) -> None:
+        """Await the end of the engine; raises what it raised."""
+        if self._running is None:
+            return
+        running, self._running = self._running, None
+        await running
+        await self._lease.release()
+        await self._connection.close()
+
+    async def stop(self) -> None:
+        self.engine.stop()
+        async with asyncio.timeout(STOP_WITHIN_S):
+            await self.ended()
+
+    async def _perform(self, run: Run) -> Any:
+        performer = PERFORMERS.get(run.job.name)
+        if performer is None:
+            read_request(run.job.name, run.job.data)  # the product's own words about a name it does not know
+            raise AssertionError(f"{run.job.name} is a kind of mail that no performer plays")
+        return await performer(Call(self._bull, run, run.job.payload()))
+
+
+StartWorker: TypeAlias = Callable[..., Awaitable[Worker]]
+StartChild: TypeAlias = Callable[..., Awaitable[Process]]
+
+
+async def start_child(url: str, keys: Keys, settings: EngineSettings) -> Process:
+    """W in a process of its own, to be killed by the test."""
+    numbers = (settings.concurrency, settings.lock_ms, settings.stalled_interval_ms, settings.drain_s)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.compat.worker", url, keys.prefix, keys.name, *map(str, numbers),
+        stdout=DEVNULL,
+    )  # fmt: skip
+
+
+async def main() -> None:
+    """The child: work until SIGTERM."""
+    parser = argparse.ArgumentParser()
+    for name in ("url", "prefix", "name"):
+        parser.add_argument(name)
+    for name in ("concurrency", "lock_ms", "stalled_interval_ms"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("drain_s", type=float)
+    given = vars(parser.parse_args())
+    url, keys = given.pop("url"), Keys(given.pop("prefix"), given.pop("name"))
+    worker = Worker(url, keys, EngineSettings(**given))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.engine.stop)
+    await worker.start()
+    await worker.ended()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
