@@ -141,7 +141,7 @@ class PostgresHouse(_Store):
         self._owner = "{0.pw_uid}:{0.pw_gid}".format(pwd.getpwnam("nobody")) if os.geteuid() == 0 else ""
         self._child = Child(self.name, self.folder, last_signal=Signals.SIGINT, owner=self._owner)
         self._data = self.folder / "data"
-        if self._owner and not _passable(self.folder):
+        if self._owner and folder is not None and not _passable(self.folder):
             remedy = "run as another user than root, or name a folder that everybody may enter"
             log.warning("postgres_data_not_kept", folder=str(self.folder), remedy=remedy)
             self._data = self._scratch / "data"

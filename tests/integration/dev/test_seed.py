@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from flowstate_daemon.dev.people import PEOPLE
 from flowstate_daemon.dev.embedded import PostgresHouse
+from flowstate_daemon.dev.people import PEOPLE
 from flowstate_daemon.dev.seed import COLUMNS, add_people, create_tables, email_of, id_of, plant
 from tests.support.clock import HandClock
 
