@@ -1,0 +1,35 @@
+"""Which addresses a mail may be sent to. Called by `catalogue`; asks no DNS server."""
+
+from __future__ import annotations
+
+import re
+
+from email_validator import EmailNotValidError, validate_email
+
+from flowstate_daemon.base.errors import Malformed
+
+LONGEST = 320  # of local part, @ and domain together; spares the validator a hostile megabyte
+ECHO = re.compile(r"\s*[:(].*", re.DOTALL)  # from here on, the validator quotes the address
+
+
+def read_address(text: str) -> str:
+    """The bare ASCII address: an international domain in its `xn--` form, the domain in lower case.
+
+    Refused are display names, lists, quoted or non-ASCII local parts, IP literals, and domains that can never
+    receive mail (`localhost`, `.local`, `.invalid`). The names kept for examples and tests, `example.org` and its
+    like and `.test`, pass: development and rehearsal write to them, and a provider refuses them by itself.
+
+    Raises:
+        Malformed: with the rule that was broken, without the address.
+    """
+    if len(text) > LONGEST:
+        raise Malformed(f"Expected an e-mail address of at most {LONGEST} characters - at `$.to`")
+    try:
+        found = validate_email(
+            text, check_deliverability=False, allow_smtputf8=False, allow_display_name=False, test_environment=True
+        )
+    except EmailNotValidError as error:
+        raise Malformed(f"Expected an e-mail address - at `$.to`: {ECHO.sub('', str(error)).rstrip('.')}") from None
+    if found.ascii_email is None:
+        raise Malformed("Expected an e-mail address in ASCII - at `$.to`")
+    return found.ascii_email

@@ -1,0 +1,225 @@
+"""The nine kinds of mail: the fields of each, its priority, its secrets; and the reading of a job's data.
+
+`intake` checks orders with it, `work` reads jobs with it. A new kind is a struct and a row here, a template, words
+and a sample. Field names are JavaScript's on the wire and Python's in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from flowstate_daemon.base.errors import Malformed, Retry
+from flowstate_daemon.base.privacy import escaped, scrubbed
+from flowstate_daemon.mail.address import read_address
+from flowstate_daemon.mail.fields import (
+    LARGEST_FIELD,
+    Code,
+    Count,
+    Line,
+    Lines,
+    Link,
+    Percent,
+    Rule,
+    Title,
+    rules_of,
+)
+
+LARGEST_CONTEXT = 256 * 1024  # bytes of JSON, fields that nobody reads included
+LONGEST_NAME = 100
+URGENT = 1
+NOBODY = "there"  # what producers write for a person whose name they do not know
+STRANGER = "User"  # the same, in a welcome
+PERSONAL = "Personal"
+
+
+class Context(msgspec.Struct, frozen=True, rename="camel"):
+    """What a mail speaks of. A field with a default may be missing, null or blank."""
+
+
+class OneTimeCode(Context, frozen=True):
+    otp_code: Code
+    expires_in: Line | None = "10 minutes"
+
+
+class Welcome(Context, frozen=True):
+    name: Line | None = STRANGER
+
+
+class GoalMilestone(Context, frozen=True):
+    goal_name: Title
+    progress: Percent
+    completed_tasks: Count
+    total_tasks: Count
+    user_name: Line | None = NOBODY
+    recent_tasks: Lines | None = ""
+    goal_url: Link | None = ""
+    settings_url: Link | None = ""
+
+
+class StreakMilestone(Context, frozen=True):
+    habit_name: Title
+    streak_days: Count
+    user_name: Line | None = NOBODY
+    best_streak: Count | None = 0
+    frequency: Line | None = ""
+    start_date: Line | None = ""
+    habit_url: Link | None = ""
+    settings_url: Link | None = ""
+
+
+class ProjectInvitation(Context, frozen=True):
+    inviter_name: Title
+    project_name: Title
+    accept_url: Link
+    invitee_name: Line | None = NOBODY
+    project_description: Lines | None = ""
+    role: Line | None = ""
+    progress: Percent | None = 0
+    deadline: Line | None = ""
+
+
+class TaskReminder(Context, frozen=True):
+    task_title: Title
+    user_name: Line | None = NOBODY
+    project_name: Line | None = PERSONAL
+    priority: Count | None = 0
+    estimated_time: Count | None = 0
+    task_url: Link | None = ""
+    settings_url: Link | None = ""
+
+
+class OverdueSummary(Context, frozen=True):
+    overdue_count: Count
+    user_name: Line | None = NOBODY
+    overdue_tasks: Lines | None = ""
+    review_url: Link | None = ""
+    settings_url: Link | None = ""
+
+
+class FocusReport(Context, frozen=True):
+    total_hours: Count
+    total_minutes: Count
+    total_sessions: Count
+    user_name: Line | None = NOBODY
+    average_duration: Count | None = 0
+    most_productive_day: Line | None = ""
+    average_mood: Line | None = ""
+    top_tasks: Lines | None = ""
+    analytics_url: Link | None = ""
+    settings_url: Link | None = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is fixed for all mails of one kind. `secret_fields` are names in the job's JSON context."""
+
+    name: str
+    context: type[Context]
+    priority: int
+    unsubscribable: bool
+    secret_fields: frozenset[str]
+    decoder: msgspec.json.Decoder[Context]
+    rules: tuple[Rule, ...]
+
+    @property
+    def urgent(self) -> bool:
+        """Somebody sits and waits for this mail: it never queues behind others."""
+        return self.priority == URGENT
+
+
+def _kind(name: str, context: type[Context], priority: int, *, unsubscribable: bool = False) -> Kind:
+    return Kind(
+        name=name,
+        context=context,
+        priority=priority,
+        unsubscribable=unsubscribable,
+        secret_fields=frozenset({"otpCode"}) if issubclass(context, OneTimeCode) else frozenset(),
+        decoder=msgspec.json.Decoder(context),
+        rules=rules_of(context),
+    )
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        _kind("otp", OneTimeCode, URGENT),
+        _kind("password-reset", OneTimeCode, URGENT),
+        _kind("welcome", Welcome, 5),
+        _kind("project-invitation", ProjectInvitation, 5),
+        _kind("task-reminder", TaskReminder, 5, unsubscribable=True),
+        _kind("overdue-summary", OverdueSummary, 5, unsubscribable=True),
+        _kind("goal-milestone", GoalMilestone, 10, unsubscribable=True),
+        _kind("streak-milestone", StreakMilestone, 10, unsubscribable=True),
+        _kind("focus-report", FocusReport, 10, unsubscribable=True),
+    )
+}
+
+
+class UnknownKind(Retry):
+    """No mail of that name is known here. As in Bull an ordinary failed attempt: a newer daemon may know it."""
+
+    def __init__(self, name: str) -> None:
+        shown = escaped(scrubbed(name[:LONGEST_NAME]))[:LONGEST_NAME]
+        super().__init__(f"Missing process handler for job type {shown}")
+
+
+@dataclass(frozen=True, slots=True)
+class MailRequest:
+    """One mail that can be rendered: every field checked and cleaned. `locale` None means the brand's own."""
+
+    kind: str
+    to: str = field(repr=False)
+    context: Context = field(repr=False)
+    locale: str | None = None
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """A job's data before anything is known of its context."""
+
+    to: str
+    context: msgspec.Raw
+    type: str | None = None
+
+
+ENVELOPES = msgspec.json.Decoder(Envelope)
+
+
+def read_request(name: str, data: bytes) -> MailRequest:
+    """Read the data of the job called `name`.
+
+    Raises:
+        UnknownKind: no such kind of mail.
+        Malformed: the data can never become a mail; the reason says where, and never repeats a value.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise UnknownKind(name)
+    envelope = _decode(ENVELOPES, data, "$")
+    if envelope.type is not None and envelope.type != name:
+        raise Malformed(f"Expected the job's own name, {name}, got another one - at `$.type`")
+    size = memoryview(envelope.context).nbytes
+    if size > LARGEST_CONTEXT:
+        raise Malformed(f"Context too large: {size} bytes, at most {LARGEST_CONTEXT} are allowed - at `$.context`")
+    context = _decode(kind.decoder, envelope.context, "$.context")
+    if size > LARGEST_FIELD:  # the text of a field is never longer than its JSON
+        for rule in kind.rules:
+            rule.weigh(getattr(context, rule.name))
+    values = [rule.clean(getattr(context, rule.name)) for rule in kind.rules]
+    return MailRequest(name, read_address(envelope.to), kind.context(*values))
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, root: str) -> Any:
+    """Decode with a reason that names the place, counted from the top of the job's data."""
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        raise Malformed(said.replace("`$", f"`{root}") if "`$" in said else f"{said} - at `{root}`") from None
+    except RecursionError:
+        raise Malformed(f"Expected data that is not nested this deeply - at `{root}`") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Malformed(f"Expected valid JSON in UTF-8 without halves of surrogate pairs - at `{root}`") from None

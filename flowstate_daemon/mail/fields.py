@@ -1,0 +1,145 @@
+"""The forms that a field of a mail's context can take, and how a stranger's value is brought into them.
+
+`catalogue` builds its structs from these types: msgspec checks the JSON type, the form behind it checks and cleans
+the value. A refusal names the field and what was expected there, and never repeats the value.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from flowstate_daemon.base.errors import Malformed
+
+LARGEST_FIELD = 64 * 1024  # bytes of UTF-8
+LARGEST_NUMBER = 1_000_000_000
+NO_TITLE = "…"  # an empty title in the application is no reason to send nothing
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+BREAKS = re.compile(r"\r\n?|[\n\x85\u2028\u2029]")
+GAPS = re.compile(r"[\t\r\n\x85\u2028\u2029]+")
+# C1 controls do nothing good anywhere; direction overrides let one field's text rewrite the line around it.
+UNSEEN = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")
+CODE = re.compile(r"[0-9A-Za-z]{4,10}", re.ASCII)
+# No login part: a link such as https://app.example@evil.example shows one house and opens another.
+LINK = re.compile(r"https?://[^\s/?#@\\<>\"'`]+(?:[/?#][^\s<>]*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the values of one type of field are cleaned. `clean` raises ValueError with what it expected."""
+
+    clean: Callable[[Any], Any]
+
+
+def line(text: str) -> str:
+    """Text of one line. Line breaks, which people paste into titles, become spaces."""
+    if text.isascii() and text.isprintable():
+        return text.strip()
+    return _visible(GAPS.sub(" ", text))
+
+
+def title(text: str) -> str:
+    return line(text) or NO_TITLE
+
+
+def lines(text: str) -> str:
+    """Text of several lines, all separated by a bare newline."""
+    return _visible(BREAKS.sub("\n", text))
+
+
+def _visible(text: str) -> str:
+    if CONTROLS.search(text):
+        raise ValueError("text without control characters")
+    return UNSEEN.sub("", text).strip()
+
+
+def code(text: str) -> str:
+    if not CODE.fullmatch(text):
+        raise ValueError("4 to 10 digits or letters")
+    return text
+
+
+def link(text: str) -> str:
+    """An address that may stand behind a button: nothing that a mail program would run instead of open."""
+    url = text.strip()
+    if not LINK.fullmatch(url) or UNSEEN.search(url) or CONTROLS.search(url):
+        raise ValueError("an http or https address")
+    return url
+
+
+def whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError("`int`, got `float`")
+    return int(number)
+
+
+def rounded(number: float) -> int:
+    """Half goes up, as in JavaScript, so that the mail shows the number that the application shows."""
+    return math.floor(number + 0.5)
+
+
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)] | Annotated[float, Meta(ge=0, le=LARGEST_NUMBER)]
+Line: TypeAlias = Annotated[str, Form(line)]
+Title: TypeAlias = Annotated[str, Form(title)]
+Lines: TypeAlias = Annotated[str, Form(lines)]
+Code: TypeAlias = Annotated[str, Form(code)]
+Link: TypeAlias = Annotated[str, Form(link)]
+Count: TypeAlias = Annotated[Number, Form(whole)]
+Percent: TypeAlias = Annotated[Number, Form(rounded)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What becomes of one field's value. `path` is the field as its producer knows it."""
+
+    name: str
+    path: str
+    form: Form
+    optional: bool
+    default: Any = None
+
+    def clean(self, value: Any) -> Any:
+        """The value as the mail uses it. Raises Malformed."""
+        if self.optional and (value is None or (isinstance(value, str) and not value.strip())):
+            return self.default
+        try:
+            return self.form.clean(value)
+        except ValueError as refusal:
+            raise Malformed(f"Expected {refusal} - at `{self.path}`") from None
+
+    def weigh(self, value: Any) -> None:
+        """Refuse a text that no mail should carry. Raises Malformed."""
+        size = len(value.encode()) if isinstance(value, str) else 0
+        if size > LARGEST_FIELD:
+            raise Malformed(f"Text too long: {size} bytes, at most {LARGEST_FIELD} are allowed - at `{self.path}`")
+
+
+def rules_of(struct: type[msgspec.Struct]) -> tuple[Rule, ...]:
+    """One rule per field, in the order of the struct's fields."""
+    hints = get_type_hints(struct, include_extras=True)
+    return tuple(
+        Rule(
+            name=field.name,
+            path=f"$.context.{field.encode_name}",
+            form=_form(hints[field.name]),
+            optional=not field.required,
+            default=None if field.required else field.default,
+        )
+        for field in msgspec.structs.fields(struct)
+    )
+
+
+def _form(hint: Any) -> Form:
+    """The form in `Annotated[…, Form]`, or in the same with `| None` behind it."""
+    for part in (hint, *get_args(hint)):
+        for mark in getattr(part, "__metadata__", ()):
+            if isinstance(mark, Form):
+                return mark
+    raise TypeError(f"a field of a context has no form: {hint}")

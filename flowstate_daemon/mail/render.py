@@ -1,0 +1,153 @@
+"""From a request to a finished mail: subject, HTML and text. Pure, and the same bytes for the same request.
+
+`daemon` builds one Renderer from the configuration; `work` calls it for each mail. Templates and words are read and
+compiled at construction: a template that is wrong keeps the daemon from starting, not a mail from leaving.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, select_autoescape
+
+from flowstate_daemon.mail.catalogue import KINDS, NOBODY, STRANGER, MailRequest
+from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail.phrasebook import Phrasebook, read_phrasebook
+
+LOCALES = ("en", "fr")
+LONGEST_SUBJECT = 200
+LONGEST_LIST = 50  # lines; providers of mailboxes cut mails at about 100 kB
+BULLET = re.compile(r"^[-*•]\s+")
+BLANKS = re.compile(r"\n{3,}")
+JOINERS = "\u200d\ufe0f"  # what an emoji that was cut in the middle would end with
+
+
+@dataclass(frozen=True, slots=True)
+class Brand:
+    """Who writes: the `From` field as it is sent, the product's name, where its application lives."""
+
+    sender: str
+    app_name: str
+    frontend_url: str
+    default_locale: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """The compiled templates of one kind in one language."""
+
+    subject: Template
+    html: Template
+    text: Template
+
+
+class Renderer:
+    """Renders every kind of mail in every language."""
+
+    def __init__(self, brand: Brand) -> None:
+        self._brand = brand
+        self._letters = {locale: _letters(brand, read_phrasebook(locale)) for locale in LOCALES}
+
+    def render(self, request: MailRequest) -> Email:
+        """The mail of one request, in its own language if we speak it, else in the brand's."""
+        letter = self._letters[self._locale(request.locale)][request.kind]
+        values = msgspec.structs.asdict(request.context)
+        subject = cut(one_line(letter.subject.render(values)), LONGEST_SUBJECT)
+        values["subject"] = subject
+        return Email(
+            kind=request.kind,
+            sender=self._brand.sender,
+            to=request.to,
+            subject=subject,
+            html=letter.html.render(values),
+            text=BLANKS.sub("\n\n", letter.text.render(values)).strip() + "\n",
+            tags={"kind": request.kind},
+        )
+
+    def _locale(self, wanted: str | None) -> str:
+        """`fr-CA` and `fr_FR` are both French; a language that we have no words for is the first that we have."""
+        for locale in (wanted, self._brand.default_locale):
+            language = re.split("[-_]", locale or "")[0].lower()
+            if language in self._letters:
+                return language
+        return LOCALES[0]
+
+
+def one_line(text: str) -> str:
+    """Text that fits a header field: printable, without line breaks or runs of blanks."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char for char in " ".join(text.split()) if char.isprintable() or char in JOINERS)
+
+
+def cut(text: str, longest: int) -> str:
+    """At most `longest` characters, cut between words if a word ends near there."""
+    if len(text) <= longest:
+        return text
+    head = text[: longest - 1]
+    words, blank, rest = head.rpartition(" ")
+    if blank and len(rest) <= longest // 4:
+        head = words
+    return head.rstrip(JOINERS + " ") + "…"
+
+
+def rows(text: str) -> list[str]:
+    return text.split("\n") if text else []
+
+
+def points(text: str) -> list[str]:
+    """The lines of a list without the blank ones, and without the bullets that a producer may have put there."""
+    found = (BULLET.sub("", row.strip()) for row in rows(text))
+    return [point for point in found if point]
+
+
+def _letters(brand: Brand, words: Phrasebook) -> Mapping[str, Letter]:
+    environment = _environment(brand, words)
+    return {
+        kind: Letter(
+            subject=_light(environment.from_string(words.word(kind, "subject"))),
+            html=_light(environment.get_template(f"{kind}.html")),
+            text=_light(environment.get_template(f"{kind}.txt")),
+        )
+        for kind in KINDS
+    }
+
+
+def _light(template: Template) -> Template:
+    """The same template with its globals as one plain dict: each rendering copies them, a chain of maps slowly."""
+    template.globals = dict(template.globals)
+    return template
+
+
+def _environment(brand: Brand, words: Phrasebook) -> Environment:
+    folder = files(__package__) / "templates"
+
+    def source(name: str) -> str:
+        text = (folder / name).read_text(encoding="utf-8")
+        return words.fill(text, kind=name.rpartition(".")[0])
+
+    environment = Environment(
+        loader=FunctionLoader(source),
+        autoescape=select_autoescape(enabled_extensions=("html",), default_for_string=False),
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    constants: dict[str, Any] = {
+        "app_name": brand.app_name,
+        "frontend_url": brand.frontend_url.rstrip("/"),
+        "locale": words.locale,
+        "longest_list": LONGEST_LIST,
+        "nobody": NOBODY,
+        "stranger": STRANGER,
+        "count": words.count,
+    }
+    environment.globals = constants  # and none of Jinja's own: templates only show what they are given
+    environment.filters.update(rows=rows, points=points, short=cut, stock=words.translated)
+    return environment
