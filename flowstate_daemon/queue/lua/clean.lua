@@ -1,0 +1,66 @@
+-- Removes old jobs of one state, a stretch of it at a time, oldest first.
+--
+-- KEYS[1] the state's key (list or zset)
+-- KEYS[2] priority (zset)
+-- KEYS[3] stalled (set)
+-- KEYS[4] limiter:index (hash)
+--
+-- ARGV[1] what all keys of the queue start with
+-- ARGV[2] latest age mark of a job to remove, ms
+-- ARGV[3] how many of the oldest to pass over
+-- ARGV[4] how many to look at
+-- ARGV[5] how many to remove at most
+-- ARGV[6] highest score to look at, in a zset
+--
+-- Returns {number looked at, number removed}
+-- Publishes nothing
+-- Agrees with cleanJobsInSet of Bull 4 (age mark: first present of finishedOn, processedOn, timestamp; locked jobs
+-- stay; ids without a hash go), but compares numbers where that compares texts, and works on `delayed` too
+
+-- @include forget
+
+local base, latest, skip = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local count, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+local is_list = redis.call("TYPE", KEYS[1]).ok == "list"
+
+local function is_old(hash)
+  if redis.call("EXISTS", hash .. ":lock") == 1 then
+    return false
+  end
+  if redis.call("TYPE", hash).ok ~= "hash" then
+    return true
+  end
+  for _, mark in ipairs(redis.call("HMGET", hash, "finishedOn", "processedOn", "timestamp")) do
+    local at = mark and tonumber(mark)
+    if at then
+      return at <= latest
+    end
+  end
+  return true
+end
+
+local ids
+if is_list then
+  ids = redis.call("LRANGE", KEYS[1], -skip - count, -skip - 1) -- the tail is the old end
+else
+  ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", ARGV[6], "LIMIT", skip, count)
+end
+
+local looked, removed = 0, 0
+for i = 1, #ids do
+  if removed >= limit then
+    break
+  end
+  local id = ids[is_list and #ids + 1 - i or i]
+  looked = looked + 1
+  if is_old(base .. id) then
+    if is_list then
+      redis.call("LREM", KEYS[1], -1, id)
+    else
+      redis.call("ZREM", KEYS[1], id)
+    end
+    forget(base, KEYS[2], KEYS[3], KEYS[4], id)
+    removed = removed + 1
+  end
+end
+return {looked, removed}

@@ -1,0 +1,19 @@
+-- Renews the lease of an instance id; takes it again if it has run out and nobody else wanted it.
+--
+-- KEYS[1] flowstate:instance:<id> (string + PX)
+--
+-- ARGV[1] token of the holder
+-- ARGV[2] time to live, ms
+--
+-- Returns 1 held; 0 another token is in its place
+-- Publishes nothing
+-- Agrees with no script of Bull 4: the key is ours
+
+local token, ttl = ARGV[1], ARGV[2]
+local holder = redis.call("GET", KEYS[1])
+
+if holder and holder ~= token then
+  return 0
+end
+redis.call("SET", KEYS[1], token, "PX", ttl)
+return 1

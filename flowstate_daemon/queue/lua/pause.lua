@@ -1,0 +1,23 @@
+-- Pauses the queue for all workers.
+--
+-- KEYS[1] wait (list)
+-- KEYS[2] paused (list); also the channel
+-- KEYS[3] meta-paused (string)
+-- KEYS[4] meta (hash)
+-- KEYS[5] priority (zset)
+--
+-- Returns 1 paused; 0 it was paused before; -1 wait or paused is no list, nothing was done
+-- Publishes paused: the word itself
+-- Agrees with pause of Bull 4, but merges where that overwrites a list that is there already
+
+-- @include merge
+
+if not are_lists(KEYS[1], KEYS[2]) then
+  return -1
+end
+local before = redis.call("EXISTS", KEYS[3])
+merge(KEYS[1], KEYS[2], KEYS[5])
+redis.call("SET", KEYS[3], 1)
+redis.call("HSET", KEYS[4], "paused", 1)
+redis.call("PUBLISH", KEYS[2], "paused")
+return 1 - before

@@ -1,0 +1,37 @@
+-- Removes a job from wherever it is, with all that belongs to it.
+--
+-- KEYS[1] completed (zset)
+-- KEYS[2] failed (zset)
+-- KEYS[3] delayed (zset)
+-- KEYS[4] active (list)
+-- KEYS[5] wait (list)
+-- KEYS[6] paused (list)
+-- KEYS[7] priority (zset)
+-- KEYS[8] stalled (set)
+-- KEYS[9] limiter:index (hash)
+-- KEYS[10] <id> (hash)
+-- KEYS[11] <id>:lock (string)
+--
+-- ARGV[1] what all keys of the queue start with
+-- ARGV[2] id
+--
+-- Returns 1 removed; 0 no such job; -1 locked
+-- Publishes nothing
+-- Agrees with removeJob of Bull 4, but a debounce that another job holds by now stays
+
+-- @include forget
+
+local base, id = ARGV[1], ARGV[2]
+
+if redis.call("EXISTS", KEYS[11]) == 1 then
+  return -1
+end
+local found = redis.call("TYPE", KEYS[10]).ok == "hash" and 1 or 0
+for i = 1, 3 do
+  found = found + redis.call("ZREM", KEYS[i], id)
+end
+for i = 4, 6 do
+  found = found + redis.call("LREM", KEYS[i], 0, id)
+end
+forget(base, KEYS[7], KEYS[8], KEYS[9], id)
+return found > 0 and 1 or 0

@@ -1,0 +1,25 @@
+-- Ends the pause of the queue for all workers.
+--
+-- KEYS[1] paused (list)
+-- KEYS[2] wait (list)
+-- KEYS[3] meta-paused (string)
+-- KEYS[4] meta (hash)
+-- KEYS[5] priority (zset)
+--
+-- ARGV[1] channel resumed
+--
+-- Returns 1 resumed; 0 it was not paused; -1 wait or paused is no list, nothing was done
+-- Publishes resumed: the word itself
+-- Agrees with pause of Bull 4, but merges where that overwrites a list that is there already
+
+-- @include merge
+
+if not are_lists(KEYS[1], KEYS[2]) then
+  return -1
+end
+local before = redis.call("EXISTS", KEYS[3])
+merge(KEYS[1], KEYS[2], KEYS[5])
+redis.call("DEL", KEYS[3])
+redis.call("HDEL", KEYS[4], "paused")
+redis.call("PUBLISH", ARGV[1], "resumed")
+return before

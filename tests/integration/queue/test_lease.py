@@ -1,0 +1,208 @@
+"""The instance lease, with real connections and real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import perf_counter
+
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.errors import LeaseTaken, Outage
+from flowstate_daemon.dev.embedded import ValkeyHouse
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.lease import TTL_MS, Lease, connection_name
+
+HOLD = """
+import asyncio, json, sys
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.lease import Lease, connection_name
+
+async def hold(url, prefix, token):
+    keys = Keys(prefix)
+    connection = Connection(url, client_name=connection_name(keys, token))
+    await Lease(connection, keys, instance_id="vm1", token=token).acquire()
+    print("held", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(hold(*json.loads(sys.argv[1])))
+"""
+
+
+class Daemons:
+    """Makes leases, each with connections of its own, as daemons have them."""
+
+    def __init__(self, url: str, keys: Keys, stack: AsyncExitStack) -> None:
+        self.url = url
+        self.keys = keys
+        self._stack = stack
+
+    def lease(self, token: str, *, url: str | None = None, ttl_ms: int = TTL_MS) -> Lease:
+        connection = Connection(url or self.url, client_name=connection_name(self.keys, token), block_s=1.0)
+        self._stack.push_async_callback(connection.close)
+        return Lease(connection, self.keys, instance_id="vm1", token=token, ttl_ms=ttl_ms)
+
+    @asynccontextmanager
+    async def process(self, token: str) -> AsyncIterator[Process]:
+        """A process that holds the lease."""
+        argument = json.dumps([self.url, self.keys.prefix, token])
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLD, argument, stdout=PIPE)
+        assert child.stdout is not None
+        try:
+            async with asyncio.timeout(20):
+                assert await child.stdout.readline() == b"held\n"
+            yield child
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
+
+
+@pytest.fixture
+async def daemons(valkey_url: str, keys: Keys) -> AsyncIterator[Daemons]:
+    async with AsyncExitStack() as stack:
+        yield Daemons(valkey_url, keys, stack)
+
+
+@pytest.fixture
+def key(keys: Keys) -> str:
+    return keys.ours("instance:vm1")
+
+
+async def test_free_id_is_taken(daemons: Daemons, redis: Redis, keys: Keys, key: str) -> None:
+    """Acquiring a free id writes the token with its time to live, and nothing else."""
+    assert await daemons.lease("vm1/a").acquire() is False
+    assert await redis.get(key) == "vm1/a"
+    assert 0 < await redis.pttl(key) <= TTL_MS
+    assert [name async for name in redis.scan_iter(f"{keys.base}*")] == [key]
+
+
+async def test_live_holder_keeps_it(daemons: Daemons, redis: Redis, key: str) -> None:
+    """A second daemon is refused with a reason that names the id, the holder's address and the remedy, no token."""
+    await daemons.lease("vm1/secret").acquire()
+    with pytest.raises(LeaseTaken) as refused:
+        await daemons.lease("vm1/b").acquire()
+    assert "'vm1'" in refused.value.reason
+    assert "127.0.0.1:" in refused.value.reason
+    assert "FLOWSTATE_QUEUE_INSTANCE_ID" in refused.value.reason
+    assert "secret" not in refused.value.reason
+    assert await redis.get(key) == "vm1/secret"
+
+
+async def test_killed_holder_is_succeeded_at_once(daemons: Daemons, redis: Redis, key: str) -> None:
+    """After kill -9 of the holder's process the next one has the lease within 2 s, long before it runs out."""
+    async with daemons.process("vm1/a") as child:
+        child.kill()
+        started = perf_counter()
+        assert await daemons.lease("vm1/b").acquire() is True
+        assert perf_counter() - started < 2
+    assert await redis.get(key) == "vm1/b"
+
+
+async def test_live_process_is_not_succeeded(daemons: Daemons, redis: Redis, key: str) -> None:
+    """As long as the holder's process lives, nobody else gets the lease."""
+    async with daemons.process("vm1/a"):
+        with pytest.raises(LeaseTaken):
+            await daemons.lease("vm1/b").acquire()
+        assert await redis.get(key) == "vm1/a"
+
+
+async def test_one_successor_wins(daemons: Daemons, redis: Redis, key: str) -> None:
+    """Of three daemons that find the holder dead at the same time, one gets the lease and two are refused."""
+    await redis.set(key, "vm1/dead", px=TTL_MS)
+    tries = (daemons.lease(f"vm1/{name}").acquire() for name in "abc")
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["LeaseTaken", "LeaseTaken", "bool"]
+    assert await redis.get(key) == f"vm1/{'abc'[results.index(True)]}"
+
+
+async def test_similar_token_is_somebody_else(daemons: Daemons) -> None:
+    """A connection whose token merely begins like the holder's is no sign of life."""
+    await daemons.lease("vm1/a").acquire()
+    alive = Connection(daemons.url, client_name=connection_name(daemons.keys, "vm1/aa"))
+    await alive.block("PING")
+    await daemons.lease("vm1/a").release()
+    assert await daemons.lease("vm1/b").acquire() is False
+    await alive.close()
+
+
+async def test_release_gives_back_only_what_is_ours(daemons: Daemons, redis: Redis, key: str) -> None:
+    """Releasing deletes the own token and leaves another's alone."""
+    lease = daemons.lease("vm1/a")
+    await lease.acquire()
+    assert await lease.release() is True
+    assert await redis.exists(key) == 0
+    await redis.set(key, "vm1/b", px=1000)
+    assert await lease.release() is False
+    assert await redis.get(key) == "vm1/b"
+
+
+async def test_renewal(daemons: Daemons, redis: Redis, key: str) -> None:
+    """Renewing restores the full time, takes a lease again that ran out, and never one that another has."""
+    lease = daemons.lease("vm1/a")
+    await lease.acquire()
+    await redis.pexpire(key, 100)
+    await lease.renew()
+    assert await redis.pttl(key) > TTL_MS / 2
+    await redis.delete(key)
+    await lease.renew()
+    assert await redis.get(key) == "vm1/a"
+    await redis.set(key, "vm1/b", px=5000)
+    with pytest.raises(LeaseTaken):
+        await lease.renew()
+    assert await redis.get(key) == "vm1/b"
+    assert await redis.pttl(key) <= 5000
+
+
+@pytest.fixture(params=["client|list", "client|setname"])
+async def silent_url(request: pytest.FixtureRequest, redis: Redis, valkey_url: str) -> AsyncIterator[str]:
+    """A user who may not ask who is connected, or whose connections may not carry names."""
+    await redis.execute_command("ACL", "SETUSER", "silent", "on", ">pw", "~*", "&*", "+@all", f"-{request.param}")
+    yield valkey_url.replace("redis://", "redis://silent:pw@")
+    await redis.execute_command("ACL", "DELUSER", "silent")
+
+
+async def test_silent_server_outwaits_a_dead_holder(daemons: Daemons, silent_url: str, redis: Redis, key: str) -> None:
+    """Where the server does not tell who lives, a lease that nobody renews is taken when it has run out."""
+    await redis.set(key, "vm1/dead", px=700)
+    assert await daemons.lease("vm1/b", url=silent_url).acquire() is True
+    assert await redis.get(key) == "vm1/b"
+
+
+async def test_silent_server_shows_life_by_renewal(daemons: Daemons, silent_url: str, redis: Redis, key: str) -> None:
+    """Where the server does not tell who lives, a lease that is renewed is refused."""
+    holder = daemons.lease("vm1/a", url=silent_url, ttl_ms=5000)
+    await holder.acquire()
+    second = asyncio.create_task(daemons.lease("vm1/b", url=silent_url).acquire())
+
+    async with asyncio.timeout(10):
+        while not second.done():
+            await holder.renew()
+            await asyncio.wait([second], timeout=0.1)
+    with pytest.raises(LeaseTaken):
+        await second
+    assert await redis.get(key) == "vm1/a"
+
+
+@pytest.mark.parametrize("appendonly", [True, False])
+async def test_redis_restart(keys: Keys, appendonly: bool) -> None:
+    """The holder keeps its lease through a restart of Redis, with and without persistence."""
+    async with ValkeyHouse(appendonly=appendonly) as house, AsyncExitStack() as stack:
+        daemons = Daemons(house.url, keys, stack)
+        lease = daemons.lease("vm1/a")
+        await lease.acquire()
+        await house.kill()
+        with pytest.raises(Outage):
+            await lease.renew()
+        await house.start()
+        await lease.renew()
+        client = Redis.from_url(house.url, decode_responses=True, protocol=2)
+        stack.push_async_callback(client.aclose)
+        assert await client.get(keys.ours("instance:vm1")) == "vm1/a"
