@@ -6,6 +6,7 @@ and a sample. Field names are JavaScript's on the wire and Python's in here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -221,5 +222,21 @@ def _decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, root:
         raise Malformed(said.replace("`$", f"`{root}") if "`$" in said else f"{said} - at `{root}`") from None
     except RecursionError:
         raise Malformed(f"Expected data that is not nested this deeply - at `{root}`") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Malformed(f"Expected valid JSON in UTF-8 without halves of surrogate pairs - at `{root}`") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(f"{_fault(bytes(text), error)} - at `{root}`") from None
+
+
+def _fault(text: bytes, error: Exception) -> str:
+    """What is wrong with JSON that msgspec does not decode; its own words name bytes by number only."""
+    try:
+        json.loads(text.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        return "Expected UTF-8"
+    except (ValueError, RecursionError):
+        return f"Expected valid JSON ({error})"
+    # JavaScript cuts strings between the halves of an emoji and writes what is left; Python's own decoder takes it.
+    return "Expected whole characters, got half of a surrogate pair"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)

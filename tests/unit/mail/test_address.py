@@ -1,0 +1,66 @@
+"""Which addresses a mail may be sent to."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowstate_daemon.base.errors import Malformed
+from flowstate_daemon.mail.address import read_address
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("ada@example.org", "ada@example.org"),
+        ("Ada.Lovelace+x@Example.COM", "Ada.Lovelace+x@example.com"),
+        ("ada@bücher.de", "ada@xn--bcher-kva.de"),
+        ("ada@xn--bcher-kva.de", "ada@xn--bcher-kva.de"),
+        ("ada@flowstate.test", "ada@flowstate.test"),
+        ("ada@flowstate.example", "ada@flowstate.example"),
+        ("delivered+label@resend.dev", "delivered+label@resend.dev"),
+        ("o'hara@example.org", "o'hara@example.org"),
+    ],
+)
+def test_addresses_that_pass(written: str, read: str) -> None:
+    """Ordinary, international and example addresses pass, in ASCII."""
+    assert read_address(written) == read
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "ada",
+        "@example.org",
+        "ada@",
+        "ada@localhost",
+        "ada@printer.local",
+        "ada@flowstate.invalid",
+        "Ada <ada@example.org>",
+        "<ada@example.org>",
+        '"ada l"@example.org',
+        "ada@[127.0.0.1]",
+        "ada@1.2.3.4",
+        "adä@example.org",
+        " ada@example.org",
+        "ada@example.org\n",
+        "ada@example.org\r\nBcc: eve@example.org",
+        "ada@example.org,eve@example.org",
+        "ada@example.org eve@example.org",
+        "ada\0@example.org",
+        "ada\u202e@example.org",
+        "ada@exa\u200bmple..org",
+        "ada@xn--zzzzzz.de",
+        "a" * 1_000_000 + "@example.org",
+    ],
+)
+def test_addresses_that_do_not(written: str) -> None:
+    """What is no bare address is refused with the rule that it broke, and not repeated."""
+    with pytest.raises(Malformed) as caught:
+        read_address(written)
+    reason = caught.value.reason
+    assert reason.startswith("Expected an e-mail address")
+    assert "`$.to`" in reason
+    assert len(reason) < 250
+    for part in ("ada@", "adä", "example", "zzzz", "127", "eve@"):
+        assert part not in reason

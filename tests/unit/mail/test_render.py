@@ -1,0 +1,297 @@
+"""Rendered mails: what stands in them, what never does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail.render import LOCALES, Brand, Renderer, cut, one_line
+from flowstate_daemon.mail.samples import SAMPLES
+from tests.unit.mail.posts import BRAND, TO, sample
+
+VOID = {"meta", "img", "br"}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\" onmouseover='x' <img src=x onerror=y>",
+    "a\r\nBcc: eve@example.org\r\n\r\nbody",
+    "\u202egnp.exe\u202c \u2066x\u2069",
+    "👩‍👩‍👧‍👦 🏴‍☠️ é́",
+    "{{ 7*7 }} {% raw %} [[intro]] ${x}",
+    "&amp; &lt;b&gt; ]]> <!-- -->",
+    "שלום مرحبا",
+]
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer(BRAND)
+
+
+class Page(HTMLParser):
+    """What a reader of the HTML sees, and whether its tags are closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def texts(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def rendered(renderer: Renderer, kind: str, locale: str = "en", **changes: Any) -> Email:
+    return renderer.render(replace(sample(kind, **changes), locale=locale))
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_renders(renderer: Renderer, kind: str, locale: str) -> None:
+    """Each kind has a subject, a well-formed HTML part with its language and alt texts, and a text part."""
+    mail = rendered(renderer, kind, locale)
+    page = Page(mail.html)
+    assert (mail.kind, mail.to, mail.sender) == (kind, TO, BRAND.sender)
+    assert (mail.tags, mail.headers) == ({"kind": kind}, {})
+    assert page.texts("html") == [{"lang": locale}]
+    (logo,) = page.texts("img")
+    assert logo["src"] == "https://flowstate.example/assets/logo.png"
+    assert "FlowState" in (logo["alt"] or "")
+    assert "#14A800" in mail.html
+    assert mail.text.endswith("\n")
+    assert mail.subject
+    assert "[[" not in mail.subject + mail.html + mail.text
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_text_part_is_text(renderer: Renderer, kind: str, locale: str) -> None:
+    """The text part has no tags, no entities and no runs of blank lines, and carries every link of the HTML."""
+    mail = rendered(renderer, kind, locale)
+    assert not re.search(r"[<>]|&\w+;|\n\n\n", mail.text)
+    for link in Page(mail.html).texts("a"):
+        assert str(link["href"]) in mail.text
+
+
+def test_the_same_request_gives_the_same_bytes(renderer: Renderer) -> None:
+    """Rendering is deterministic, also across renderers: a retry sends the very same mail."""
+    other = Renderer(BRAND)
+    for kind in KINDS:
+        assert renderer.render(sample(kind)) == renderer.render(sample(kind)) == other.render(sample(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("goal-milestone", ["Learn to print in colour", "75"]),
+        ("streak-milestone", ["21"]),
+        ("project-invitation", ["Amélie Laurent", "Autumn exhibition"]),
+        ("task-reminder", ["Send the framer the final sizes"]),
+        ("overdue-summary", ["3"]),
+        ("focus-report", ["11", "40"]),
+    ],
+)
+@pytest.mark.parametrize("locale", LOCALES)
+def test_subjects_carry_their_fields(renderer: Renderer, kind: str, parts: list[str], locale: str) -> None:
+    """The subject says what the mail is about."""
+    for part in parts:
+        assert part in rendered(renderer, kind, locale).subject
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_is_shown(renderer: Renderer, kind: str, locale: str) -> None:
+    """Each text that a producer sends can be read in both parts."""
+    mail = rendered(renderer, kind, locale)
+    page = Page(mail.html)
+    links = {link["href"] for link in page.texts("a")}
+    for name, value in SAMPLES[kind].items():
+        if name.endswith("Url"):
+            assert value in links
+        elif name != "mostProductiveDay":
+            for line in str(value).split("\n"):
+                assert line in page.text
+                assert line in mail.text
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_text_stays_text(renderer: Renderer, kind: str, hostile: str) -> None:
+    """Whatever people typed into any field: the HTML has the same tags, and the subject is one clean line."""
+    texts = [
+        name
+        for name, value in SAMPLES[kind].items()
+        if isinstance(value, str) and not name.endswith("Url") and name != "otpCode"
+    ]
+    plain = rendered(renderer, kind, **dict.fromkeys(texts, "plain\nwords" if "\n" in hostile else "plain"))
+    mail = rendered(renderer, kind, **dict.fromkeys(texts, hostile))
+    tags = [tag for tag, _ in Page(mail.html).tags]
+    if "\n" not in hostile:
+        assert tags == [tag for tag, _ in Page(plain.html).tags]
+    assert not {"script", "b"} & set(tags)
+    assert tags.count("img") == 1
+    assert not hostile.startswith("{{") or hostile in mail.text
+    assert not re.search(r"[\r\n\u202a-\u202e\u2066-\u2069]", mail.subject)
+    assert "\u202e" not in mail.html + mail.text
+
+
+def test_codes_can_be_copied_and_heard(renderer: Renderer) -> None:
+    """A code is one unbroken text for the clipboard, spelt for screen readers, and on a line of its own in text."""
+    mail = rendered(renderer, "otp", otpCode="493027")
+    assert ">493027<" in mail.html
+    assert 'aria-label="Your code: 4 9 3 0 2 7"' in mail.html
+    assert "\n493027\n" in mail.text
+
+
+@pytest.mark.parametrize("kind", ["otp", "password-reset"])
+@pytest.mark.parametrize("locale", LOCALES)
+def test_codes_stay_off_the_lock_screen(renderer: Renderer, kind: str, locale: str) -> None:
+    """Subject, title and preview text, which telephones show while locked, do not hold the code."""
+    mail = rendered(renderer, kind, locale, otpCode="QX7K31")
+    shown_early = mail.html.partition("<table")[0]
+    assert "QX7K31" not in mail.subject + shown_early
+
+
+def test_lists_are_lists(renderer: Renderer) -> None:
+    """Lines joined by newlines become list items in HTML and dashes in text, whatever bullets they came with."""
+    mail = rendered(renderer, "overdue-summary", overdueTasks="• one\r\n\n- two\n  three <3  ")
+    assert re.findall(r"<li[^>]*>([^<]*)</li>", mail.html) == ["one", "two", "three &lt;3"]
+    assert "\n- one\n- two\n- three <3\n" in mail.text
+
+
+def test_long_lists_are_cut(renderer: Renderer) -> None:
+    """A list of thousands of lines shows its head and says how much more there is."""
+    mail = rendered(renderer, "goal-milestone", recentTasks="\n".join(f"task {n}" for n in range(1000)))
+    assert mail.html.count("<li") == 51
+    assert "and 950 more" in mail.html
+    assert "- and 950 more" in mail.text
+
+
+def test_an_overdue_list_that_is_not_complete_says_so(renderer: Renderer) -> None:
+    """Producers list ten tasks at most; the count in the subject is the true one."""
+    assert "oldest" in rendered(renderer, "overdue-summary", overdueCount=12).text
+    assert "oldest" not in rendered(renderer, "overdue-summary", overdueCount=3).text
+
+
+@pytest.mark.parametrize(
+    ("locale", "count", "subject"),
+    [
+        ("en", 0, "You have 0 overdue tasks"),
+        ("en", 1, "You have 1 overdue task"),
+        ("en", 2, "You have 2 overdue tasks"),
+        ("fr", 0, "Vous avez 0 tâche en retard"),
+        ("fr", 1, "Vous avez 1 tâche en retard"),
+        ("fr", 2, "Vous avez 2 tâches en retard"),
+    ],
+)
+def test_plurals(renderer: Renderer, locale: str, count: int, subject: str) -> None:
+    """One day, two days; in French zero is singular."""
+    assert rendered(renderer, "overdue-summary", locale, overdueCount=count).subject == subject
+
+
+def test_what_is_unknown_is_not_shown(renderer: Renderer) -> None:
+    """Zero minutes of estimated time and empty facts mean that nobody knows: the mail does not mention them."""
+    mail = rendered(renderer, "task-reminder", estimatedTime=0, priority=0)
+    assert "Estimated" not in mail.text + mail.html
+    assert "Priority" not in mail.text + mail.html
+    mail = rendered(renderer, "project-invitation", deadline=None, projectDescription=None, role=None)
+    assert "Deadline" not in mail.text + mail.html
+    assert "<p></p>" not in mail.html
+
+
+def test_people_without_a_name_are_greeted(renderer: Renderer) -> None:
+    """The placeholders for an unknown name read well in both languages."""
+    assert "Hi there," in rendered(renderer, "task-reminder", userName=None).text
+    assert "Bonjour," in rendered(renderer, "task-reminder", "fr", userName=None).text
+    assert rendered(renderer, "welcome", name=None).text.startswith("Welcome!")
+
+
+def test_stock_phrases_are_translated(renderer: Renderer) -> None:
+    """English words that producers always send alike are shown in the reader's language."""
+    mail = rendered(renderer, "focus-report", "fr", mostProductiveDay="Tuesday", averageMood="Not tracked/5")
+    assert "mardi" in mail.text
+    assert "Non renseignée" in mail.html
+    assert "Not tracked/5" not in rendered(renderer, "focus-report", averageMood="Not tracked/5").html
+
+
+def test_mails_without_links_have_no_dead_buttons() -> None:
+    """A missing link leaves out its button, a missing application address the logo."""
+    renderer = Renderer(replace(BRAND, frontend_url=""))
+    mail = rendered(renderer, "task-reminder", taskUrl=None, settingsUrl=None)
+    page = Page(mail.html)
+    assert page.texts("a") == page.texts("img") == []
+    assert "http" not in mail.text
+
+
+def test_the_language_is_the_requests_then_the_brands() -> None:
+    """Regions are ignored, unknown languages fall back to the brand's and that to English."""
+    renderer = Renderer(replace(BRAND, default_locale="fr-FR"))
+    for wanted, got in ((None, "fr"), ("en", "en"), ("EN_gb", "en"), ("de", "fr"), ("", "fr")):
+        assert f'<html lang="{got}">' in renderer.render(replace(sample("otp"), locale=wanted)).html
+    renderer = Renderer(replace(BRAND, default_locale="tlh"))
+    assert '<html lang="en">' in renderer.render(sample("otp")).html
+
+
+def test_the_brand_is_escaped() -> None:
+    """A product name with markup characters does no harm."""
+    brand = Brand("x@example.org", 'Flow & "State" <3', "https://flowstate.example/?a=1&b=2")
+    mail = Renderer(brand).render(sample("welcome"))
+    assert "Flow &amp; &#34;State&#34; &lt;3 logo" in mail.html
+    assert mail.subject == 'Welcome to Flow & "State" <3'
+
+
+def test_long_subjects_are_cut(renderer: Renderer) -> None:
+    """A subject has at most 200 characters, and a long name in it does not push out the other."""
+    for kind, fields in (("task-reminder", ["taskTitle"]), ("project-invitation", ["inviterName", "projectName"])):
+        for text in ("word " * 1000, "x" * 5000, "👩‍👩‍👧‍👦" * 500):
+            subject = rendered(renderer, kind, **dict.fromkeys(fields, text)).subject
+            assert len(subject) <= 200
+            assert "…" in subject
+            subject.encode()
+    subject = rendered(renderer, "project-invitation", inviterName="x" * 300).subject
+    assert subject.endswith("to Autumn exhibition")
+
+
+@pytest.mark.parametrize(
+    ("text", "longest", "expected"),
+    [
+        ("short", 10, "short"),
+        ("exactly 10", 10, "exactly 10"),
+        ("one two three", 10, "one two…"),
+        ("abcdefghijklmnop", 10, "abcdefghi…"),
+        ("a bcdefghijklmnop", 10, "a bcdefgh…"),
+    ],
+)
+def test_cut(text: str, longest: int, expected: str) -> None:
+    """Cut between words where a word ends near the limit, else within the word."""
+    assert cut(text, longest) == expected
+    assert len(expected) <= longest
+
+
+def test_one_line() -> None:
+    """Line breaks of every sort become spaces and invisible controls vanish; joined emoji stay whole."""
+    assert one_line("a\r\nb\u2028c\x85d\te\0\x1b\u202ef") == "a b c d ef"
+    assert one_line("👩‍👩‍👧‍👦 ❤️") == "👩‍👩‍👧‍👦 ❤️"
