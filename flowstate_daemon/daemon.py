@@ -80,7 +80,7 @@ class House:
         self._lag_meter = LagMeter(self.metrics, self.vitals.pulse("loop"), self.clock)
 
     def _build_engine(self) -> Engine:
-        config, queue = self.config, self.config.queue
+        queue, mail = self.config.queue, self.config.mail
         bull = Bull(
             self.connection,
             self.keys,
@@ -91,7 +91,7 @@ class House:
             repeats=Repeats(self.connection, self.keys, self.clock, token=self._token),
         )
         lane = Lane(self.vitals, self.metrics, self.clock)
-        renderer = Renderer(Brand(config.mail.from_address, config.mail.app_name, config.mail.frontend_url))
+        renderer = Renderer(Brand(mail.from_address, mail.app_name, mail.frontend_url, mail.default_locale))
         sender = Sender(self.keys, renderer, self.gateway, lane)
         settings = EngineSettings(
             concurrency=queue.concurrency,
@@ -108,9 +108,7 @@ class House:
     def _build_web(self) -> Web:
         health = Health(self.vitals, About(__version__, self.config.queue.instance_id))
         page = MetricsPage(self.metrics, Inspector(self.connection, self.keys), self.clock)
-        return Web(
-            [*health.routes(), *page.routes()], host=self.config.http.host, port=self.config.http.port
-        )
+        return Web([*health.routes(), *page.routes()], host=self.config.http.host, port=self.config.http.port)
 
     async def run(self) -> None:
         """Open, work until told to stop, drain, close.

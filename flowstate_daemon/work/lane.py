@@ -35,7 +35,7 @@ class Lane:
         self.closed: str | None = None
 
     async def passage(self) -> None:
-        """Wait for the right to start one request. Every call is followed by `accepted`, `slow`, `close` or `unused`."""
+        """Wait for the right to start one request; tell the lane afterwards how it went."""
         while True:
             wait_s = self._open_at - self._clock.mono()
             if wait_s <= 0 and self.closed is None:

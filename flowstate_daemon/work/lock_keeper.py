@@ -23,7 +23,9 @@ class LockKeeper(Service):
 
     name: ClassVar[str] = "lock_keeper"
 
-    def __init__(self, bull: Bull, inflight: InFlight, metrics: Metrics, pulse: Pulse, clock: Clock, *, lock_ms: int) -> None:
+    def __init__(
+        self, bull: Bull, inflight: InFlight, metrics: Metrics, pulse: Pulse, clock: Clock, *, lock_ms: int
+    ) -> None:
         super().__init__(pulse)
         self._bull = bull
         self._inflight = inflight

@@ -29,7 +29,7 @@ class Pool:
 
     name: ClassVar[str] = "senders"
 
-    def __init__(  # noqa: PLR0913 - the pool stands between all parts of a run
+    def __init__(
         self, perform: Perform, inflight: InFlight, settler: Settler, pulse: Pulse, rules: RetryRules, *, size: int
     ) -> None:
         self._perform = perform
@@ -77,11 +77,11 @@ class Pool:
                 if run.called_off is None:
                     raise
                 asyncio.current_task().uncancel()  # type: ignore[union-attr] # we run inside a task
-            except Exception as error:  # noqa: BLE001 - whatever a performer raises is a failed attempt, as in Bull
+            except Exception as error:
                 if isinstance(error, Skip):
                     run.facts["skipped"] = error.reason
                 elif not isinstance(error, FlowstateError):
-                    log.error("performer_bug", job_id=run.job.id, kind=run.job.name, exc_info=error)
+                    log.exception("performer_bug", job_id=run.job.id, kind=run.job.name)
                 return ended_by(run.job, error, self._rules, self._rng)
             finally:
                 run.task = None

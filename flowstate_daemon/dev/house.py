@@ -1,0 +1,133 @@
+"""The same house with stores of its own: what `flowstate-daemon dev` opens on a machine that has nothing.
+
+Valkey and Postgres come out of wheels, the FlowState tables get sample people, and mails are written to a folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.config import Config, load
+from flowstate_daemon.daemon import House
+from flowstate_daemon.delivery.outbox import Outbox
+from flowstate_daemon.dev.embedded import LOOPBACK, PostgresHouse, ValkeyHouse
+from flowstate_daemon.dev.seed import plant
+from flowstate_daemon.intake import Intake, MailOrder
+from flowstate_daemon.mail.samples import preview_contexts
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.watch import FinishedJob, Watch
+
+DATABASE = "flowstate"
+SENDER = "FlowState <hello@flowstate.example>"
+RECIPIENT = "ada@flowstate.example"
+PATIENCE_S = 30.0
+HTTP_PORT = 8080
+PRODUCER = "dev/samples"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of one sample mail: Bull's state, the file in the outbox, or the reason why there is none."""
+
+    kind: str
+    state: str
+    file: str = ""
+    reason: str = ""
+
+
+class DevHouse:
+    """Both stores, the tables, the people, and one daemon on top; `async with` opens and closes it all."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        """`environ` may set anything but the addresses of the stores, which are our own."""
+        self.folder = folder.resolve()
+        self.outbox = self.folder / "outbox"
+        self._environ = environ
+        self._opened = AsyncExitStack()
+        self._daemon: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
+            valkey = ValkeyHouse(self.folder / "valkey", appendonly=True)
+            postgres = PostgresHouse(self.folder / "postgres")
+            await asyncio.gather(opening.enter_async_context(valkey), opening.enter_async_context(postgres))
+            clock = Clock()
+            self.people = await plant(postgres.url(), DATABASE, clock.now())
+            self.database_url = postgres.url(DATABASE)
+            self.config = self._configured(valkey.url, self.database_url)
+            self.house = House(self.config, clock)
+            self._opened = opening.pop_all()
+        self._daemon = asyncio.create_task(self.house.run(), name="daemon")
+        return self
+
+    def _configured(self, redis_url: str, database_url: str) -> Config:
+        ours = {
+            "REDIS_URL": redis_url,
+            "DATABASE_URL": database_url,
+            "FLOWSTATE_OUTBOX_FOLDER": str(self.outbox),
+            "RESEND_FROM_EMAIL": self._environ.get("RESEND_FROM_EMAIL", SENDER),
+        }
+        theirs = {name: value for name, value in self._environ.items() if name.startswith("FLOWSTATE_")}
+        theirs.setdefault("FLOWSTATE_HTTP_PORT", str(port_near(HTTP_PORT)))
+        return load({**theirs, **ours}, sending=True)
+
+    async def __aexit__(
+        self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.house.engine.stop()
+            if self._daemon is not None:
+                await self._daemon
+        finally:
+            await self._opened.aclose()
+
+    async def send_samples(self) -> list[Sent]:
+        """Enqueue one mail of each kind and wait for its end. Raises TimeoutError, Outage."""
+        # A connection of its own: the daemon's one subscriber is the daemon's.
+        connection = Connection(self.config.redis.url.get_secret_value(), client_name="dev")
+        keys, queue = self.house.keys, self.config.queue
+        intake = Intake(
+            Bull(connection, keys, Clock(), token=PRODUCER), attempts=queue.attempts, backoff_ms=queue.backoff_ms
+        )
+        contexts = preview_contexts(self.config.mail.frontend_url)
+        try:
+            async with Watch(connection, keys) as watch:
+                orders = [MailOrder(kind, RECIPIENT, context) for kind, context in contexts.items()]
+                added = await intake.accept_many(orders)
+                ends = [await watch.finished(job.id, PATIENCE_S) for job in added]
+        finally:
+            await connection.close()
+        return [self._told(kind, end) for kind, end in zip(contexts, ends, strict=True)]
+
+    def _told(self, kind: str, end: FinishedJob) -> Sent:
+        if end.state != "completed" or end.returnvalue is None:
+            return Sent(kind, end.state, reason=end.reason or "")
+        provider_id = msgspec.json.decode(end.returnvalue)["id"]
+        return Sent(kind, end.state, Outbox(self.outbox).path(provider_id).name)
+
+    async def until_stopped(self) -> None:
+        """Stay open until a signal ends the daemon. Raises what ended it otherwise."""
+        if self._daemon is not None:
+            await self._daemon
+
+
+def port_near(wish: int) -> int:
+    """The port wished for, or 0 for any free one when somebody has it already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wish))
+        except OSError:
+            return 0
+    return wish
