@@ -82,8 +82,8 @@ def judge_server(server: Server) -> list[Verdict]:
 
 async def _queue(inspector: Inspector, keys: Keys) -> Verdict:
     seen = await inspector.snapshot()
-    words = f"{keys.base} has {seen.counts.wait} waiting, {seen.counts.active} active, {seen.counts.failed} failed"
-    if seen.paused:
+    words = f"{keys.base} has {seen.wait} waiting, {seen.active} active, {seen.failed} failed"
+    if seen.is_paused:
         return Verdict("queue", Grade.WARN, f"{words}, and is paused", "flowstate-daemon queue resume")
     return Verdict("queue", Grade.OK, words)
 

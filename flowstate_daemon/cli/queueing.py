@@ -106,11 +106,11 @@ def status(config_file: str | None, *, as_json: bool) -> None:
         seen, workers = await desk.inspector.snapshot(), await desk.inspector.workers()
         now = desk.clock.now_ms()
         return {
-            **msgspec.to_builtins(seen.counts),
-            "is_paused": seen.paused,
-            "oldest_waiting_age_ms": None if seen.oldest_waiting_at is None else now - seen.oldest_waiting_at,
-            "next_due_in_ms": None if seen.next_due_at is None else seen.next_due_at - now,
-            "workers": [worker.name for worker in workers.found],
+            **{state: getattr(seen, state) for state in STATES},
+            "is_paused": seen.is_paused,
+            "oldest_waiting_age_ms": None if seen.oldest_waiting_ms is None else now - seen.oldest_waiting_ms,
+            "next_due_in_ms": None if seen.next_due_ms is None else seen.next_due_ms - now,
+            "workers": [worker.name for worker in workers],
             "note": workers.note,
         }
 

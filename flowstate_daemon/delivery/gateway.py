@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from flowstate_daemon.mail.message import Accepted, Email
 
@@ -10,7 +10,7 @@ from flowstate_daemon.mail.message import Accepted, Email
 class Gateway(Protocol):
     """A way out for mails. `open` connects, `close` closes; many coroutines may `send` at once."""
 
-    name: str
+    name: ClassVar[str]
 
     async def open(self) -> None: ...
 

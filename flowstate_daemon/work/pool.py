@@ -70,13 +70,13 @@ class Pool:
     async def _end_of(self, run: Run) -> Ending | None:
         """Perform one run; None when its result is nobody's business any more."""
         if run.called_off is None:
-            run.task = asyncio.current_task()
+            run.task = task = asyncio.current_task()
             try:
                 return finished(run.job, await self._performed(run))
             except asyncio.CancelledError:
-                if run.called_off is None:
+                if run.called_off is None or task is None:
                     raise
-                asyncio.current_task().uncancel()  # type: ignore[union-attr] # we run inside a task
+                task.uncancel()
             except Exception as error:
                 if isinstance(error, Skip):
                     run.facts["skipped"] = error.reason
