@@ -11,6 +11,7 @@ import os
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from signal import Signals
 
@@ -91,10 +92,35 @@ class Child:
             await self.kill()
 
     async def kill(self) -> None:
-        """End it by SIGKILL: no goodbye, no last save."""
-        if self._process is not None and self.pid is not None:
-            self._process.kill()
-            await self._process.wait()
+        """End it and its own children by SIGKILL: no goodbye, no last save."""
+        if self._process is None or self.pid is None:
+            return
+        family = children_of(self.pid)
+        self._process.kill()
+        await self._process.wait()
+        # A server that starts while the children of its last life linger refuses the folder.
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, Signals.SIGKILL)
+        async with asyncio.timeout(STOP_S):
+            while any(map(runs, family)):  # noqa: ASYNC110 -- nobody tells us of the end of somebody else's child
+                await asyncio.sleep(PROBE_PAUSE_S)
 
     def last_words(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a process, where the kernel tells; none elsewhere."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs: one that only waits to be buried does not."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

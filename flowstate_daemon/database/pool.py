@@ -1,0 +1,144 @@
+"""Connections to FlowState's Postgres, and the border where its errors get a fate.
+
+What waiting or an operator can mend becomes an Outage that says how; a wrong address is a ConfigError; anything else,
+such as SQL that the server does not understand, is a bug of ours and stays what it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import asyncpg
+import msgspec
+from asyncpg import exceptions as refused
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import ConfigError, Outage
+from flowstate_daemon.database.dsn import Dsn, clean_dsn
+
+POOL_SIZE = 5
+COMMAND_TIMEOUT_S = 30.0
+CLOSE_S = 5.0
+JSONB_VERSION = b"\x01"
+UNREACHABLE = "is Postgres running, and is DATABASE_URL right?"
+REMEDIES: tuple[tuple[type[Exception], str], ...] = (
+    (refused.InvalidAuthorizationSpecificationError, "check the user and the password in DATABASE_URL"),
+    (refused.InvalidCatalogNameError, "check the database's name in DATABASE_URL, or create it"),
+    (refused.InsufficientPrivilegeError, "grant the daemon's role what it needs"),
+    (refused.TooManyConnectionsError, "raise max_connections, or put connection_limit into DATABASE_URL"),
+    (refused.InsufficientResourcesError, "Postgres is out of disk, memory or connections"),
+    (refused.ReadOnlySQLTransactionError, "this is a replica; point DATABASE_URL at the primary"),
+    (refused.QueryCanceledError, "Postgres was too slow: look at its load"),
+    (refused.OperatorInterventionError, "Postgres is starting or stopping and will be back"),
+    (refused.TransactionRollbackError, "another transaction was in the way"),
+    (refused.PostgresConnectionError, UNREACHABLE),
+    (refused.PostgresSystemError, "Postgres has trouble with its files: see its log"),
+    (refused.InternalClientError, UNREACHABLE),
+    (TimeoutError, "Postgres did not answer in time: look at its load and at the network"),
+    (OSError, UNREACHABLE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server says for itself, and how far away it is."""
+
+    version: str
+    latency_ms: float
+
+
+def as_outage(error: Exception) -> Outage | None:
+    """The outage behind an error of asyncpg or of the network, or None when it is a bug of ours."""
+    for cls, remedy in REMEDIES:
+        if isinstance(error, cls):
+            return Outage(f"Postgres: {str(error) or type(error).__name__}; {remedy}")
+    return None
+
+
+@contextmanager
+def outages() -> Iterator[None]:
+    """Translate what asyncpg and the network raise inside the block."""
+    try:
+        yield
+    except refused.ClientConfigurationError as error:
+        raise ConfigError([f"DATABASE_URL: {error}"]) from error
+    except (asyncpg.PostgresError, refused.InternalClientError, OSError) as error:
+        outage = as_outage(error)
+        if outage is None:
+            raise
+        raise outage from error
+
+
+@asynccontextmanager
+async def open_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> AsyncIterator[asyncpg.Pool]:
+    """A pool that connects when it is first needed, so that Postgres may be away when the daemon starts."""
+    with outages():
+        pool = await asyncpg.create_pool(
+            dsn.dsn,
+            min_size=0,
+            max_size=min(size, dsn.max_size or size),
+            command_timeout=COMMAND_TIMEOUT_S,
+            init=_speak_json,
+            **dsn.connect,
+        )
+    try:
+        yield pool
+    finally:
+        await _close(pool)
+
+
+@asynccontextmanager
+async def borrowed(pool: asyncpg.Pool, *, wait_s: float = COMMAND_TIMEOUT_S) -> AsyncIterator[asyncpg.Connection]:
+    """A connection for the length of the block, inside which every outage is called one. Raises Outage."""
+    with outages():
+        async with pool.acquire(timeout=wait_s) as connection:
+            try:
+                yield connection
+            except asyncpg.InterfaceError as error:
+                # The same class says "used wrongly" and "lost a moment ago": the connection knows which it was.
+                if _lost(connection):
+                    raise Outage(f"Postgres: {error}; {UNREACHABLE}") from error
+                raise
+
+
+async def ping(url: str, clock: Clock | None = None) -> Answer:
+    """Reach the server once, on a connection of its own. Raises ConfigError, Outage."""
+    dsn, clock = clean_dsn(url), clock or Clock()
+    with outages():
+        connection = await asyncpg.connect(dsn.dsn, command_timeout=COMMAND_TIMEOUT_S, **dsn.connect)
+        try:
+            asked_at = clock.mono()
+            version = await connection.fetchval("SELECT current_setting('server_version')")
+            return Answer(str(version), (clock.mono() - asked_at) * 1000)
+        finally:
+            await connection.close(timeout=CLOSE_S)
+
+
+def _lost(connection: asyncpg.Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # the pool has taken it back already
+
+
+async def _speak_json(connection: asyncpg.Connection) -> None:
+    """Give jsonb as objects instead of text, in both directions."""
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: JSONB_VERSION + msgspec.json.encode(value),
+        decoder=lambda raw: msgspec.json.decode(raw[len(JSONB_VERSION) :]),
+        format="binary",
+    )
+
+
+async def _close(pool: asyncpg.Pool) -> None:
+    """Close in order, but do not wait for ever for a connection that hangs."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await pool.close()
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        pool.terminate()

@@ -1,0 +1,134 @@
+"""Postgres as it is: reached, asked, away, coming back, and refusing us for reasons that an operator can mend."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from flowstate_daemon.base.errors import ConfigError, Outage
+from flowstate_daemon.database import pool as pool_module
+from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.pool import borrowed, open_pool, ping
+from flowstate_daemon.dev.embedded import FOR_SPEED, PostgresHouse, free_port
+
+
+async def ask(pool: asyncpg.Pool, query: str, *arguments: object) -> object:
+    async with borrowed(pool) as connection:
+        return await connection.fetchval(query, *arguments)
+
+
+async def test_ping_tells_version_and_distance_also_to_prismas_url(postgres_url: str) -> None:
+    """The URL may carry Prisma's own parameters; the answer has a version and a round trip."""
+    answer = await ping(f"{postgres_url}&schema=public&connection_limit=5&pgbouncer=true")
+    assert answer.version.startswith("18.")
+    assert 0 < answer.latency_ms < 5_000
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (("/postgres?", "/nowhere?"), "check the database's name"),
+        (("postgres@", "nobody_known@"), "check the user and the password"),
+    ],
+)
+async def test_a_refusal_is_an_outage_with_its_remedy(postgres_url: str, change: tuple[str, str], remedy: str) -> None:
+    """What an operator can mend while the daemon runs does not end it, and the reason says what to mend."""
+    with pytest.raises(Outage, match=remedy):
+        await ping(postgres_url.replace(*change))
+
+
+async def test_nobody_listening_is_an_outage() -> None:
+    """A closed port is told as such."""
+    with pytest.raises(Outage, match="is Postgres running"):
+        await ping(f"postgresql://u:geheim@127.0.0.1:{free_port()}/d")
+
+
+async def test_a_server_that_never_answers_is_an_outage_in_time() -> None:
+    """A port that accepts and stays silent costs the connect timeout, no more."""
+    served = asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await served.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        with pytest.raises(Outage, match="in time"):
+            await ping(f"postgresql://u@127.0.0.1:{port}/d?connect_timeout=1&sslmode=disable")
+    finally:
+        served.set()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_wrong_parameter_is_a_mistake_of_the_configuration(postgres_url: str) -> None:
+    """Waiting would not help against an sslmode that does not exist."""
+    with pytest.raises(ConfigError, match="sslmode"):
+        await ping(f"{postgres_url}&sslmode=perhaps")
+
+
+async def test_jsonb_comes_and_goes_as_objects(database_url: str) -> None:
+    """Preferences are read as what they are, any shape."""
+    async with open_pool(clean_dsn(database_url)) as pool:
+        for value in ({"timezone": "Europe/Paris", "deep": [1, None, True]}, [], "text", 7, None):
+            assert await ask(pool, "SELECT $1::jsonb", value) == value
+
+
+async def test_a_bug_in_our_sql_is_no_outage(database_url: str) -> None:
+    """Nonsense ends the house instead of being tried for ever."""
+    async with open_pool(clean_dsn(database_url)) as pool:
+        with pytest.raises(asyncpg.PostgresSyntaxError):
+            await ask(pool, "SELEKT 1")
+        with pytest.raises(asyncpg.InterfaceError):
+            await ask(pool, "SELECT 1", "one argument too many")
+
+
+async def test_the_pool_outlives_a_restart_of_postgres() -> None:
+    """It opens while Postgres is away, says Outage as long as that lasts, and works again afterwards by itself."""
+    async with PostgresHouse(settings=FOR_SPEED) as house:
+        await house.stop()
+        async with open_pool(clean_dsn(house.url()), size=2) as pool:
+            for end in (house.stop, house.kill):
+                await end()
+                with pytest.raises(Outage):
+                    await ask(pool, "SELECT 1")
+                await house.start()
+                assert await ask(pool, "SELECT 1") == 1
+
+
+async def test_using_a_lost_connection_is_an_outage(database_url: str) -> None:
+    """A connection cut by an administrator says Outage at once, and still when it is used again."""
+
+    async def cut_and_use(pool: asyncpg.Pool, administrator: asyncpg.Connection, *, twice: bool) -> None:
+        async with borrowed(pool) as connection:
+            pid = await connection.fetchval("SELECT pg_backend_pid()")
+            await administrator.execute("SELECT pg_terminate_backend($1, 5000)", pid)
+            if twice:
+                with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+                    await connection.fetchval("SELECT 1")
+            await connection.fetchval("SELECT 1")
+
+    async with open_pool(clean_dsn(database_url), size=2) as pool, borrowed(pool) as administrator:
+        for twice in (False, True):
+            with pytest.raises(Outage):
+                await cut_and_use(pool, administrator, twice=twice)
+
+
+async def test_a_held_connection_does_not_stop_the_closing(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits its seconds for a query that runs for minutes, and then cuts it."""
+    monkeypatch.setattr(pool_module, "CLOSE_S", 0.2)
+    async with open_pool(clean_dsn(database_url)) as pool:
+        begun = asyncio.Event()
+
+        async def hang() -> None:
+            async with borrowed(pool) as connection:
+                begun.set()
+                await connection.fetchval("SELECT pg_sleep(600)")
+
+        hanging = asyncio.create_task(hang())
+        await begun.wait()
+    with pytest.raises(Outage):
+        await hanging
