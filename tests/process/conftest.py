@@ -1,0 +1,42 @@
+"""What tests of the whole process share: a store and a provider of their own, and a daemon between them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from flowstate_daemon.queue.keys import Keys
+from tests.support.daemon import Daemon
+from tests.support.fake_resend import FakeResend
+
+MakeDaemon = Callable[..., Daemon]
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[FakeResend]:
+    """A strict stand-in for Resend, without a rate limit unless the test sets one."""
+    async with FakeResend() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_path: Path) -> AsyncIterator[MakeDaemon]:
+    """Makes daemons on the test's own queue; whatever still runs at the end is killed."""
+    made: list[Daemon] = []
+
+    def make(instance: str = "test", **settings: str) -> Daemon:
+        environment = {
+            "REDIS_URL": valkey_url,
+            "FLOWSTATE_QUEUE_PREFIX": keys.prefix,
+            "RESEND_API_URL": provider.url,
+            "RESEND_API_KEY": provider.api_key,
+            **settings,
+        }
+        made.append(Daemon(environment, tmp_path, instance=instance))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        await daemon.kill()

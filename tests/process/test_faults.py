@@ -1,0 +1,200 @@
+"""Stores and provider away, jobs that make no sense: the daemon says so, waits, goes on by itself, loses nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.dev.embedded import ValkeyHouse
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from tests.process.conftest import MakeDaemon
+from tests.process.test_life import enqueue
+from tests.support.daemon import Daemon, eventually
+from tests.support.fake_resend import FakeResend, error
+
+LINE_BREAK = "a@example.org\r\nBcc: b@example.org"
+NONSENSE: dict[str, tuple[str, str]] = {
+    "not-json": ("welcome", "{"),
+    "not-an-object": ("welcome", "[1,2]"),
+    "null": ("welcome", "null"),
+    "no-context": ("welcome", json.dumps({"type": "welcome", "to": "a@example.org"})),
+    "null-context": ("welcome", json.dumps({"type": "welcome", "to": "a@example.org", "context": None})),
+    "wrong-type": ("otp", json.dumps({"type": "otp", "to": "a@example.org", "context": {"otpCode": 123456}})),
+    "line-break": ("welcome", json.dumps({"type": "welcome", "to": LINE_BREAK, "context": {"name": "x"}})),
+    "lone-surrogate": ("welcome", r'{"type":"welcome","to":"a@example.org","context":{"name":"\ud800"}}'),
+    "five-megabytes": (
+        "welcome",
+        json.dumps({"type": "welcome", "to": "a@example.org", "context": {"name": "x" * 5_000_000}}),
+    ),
+    "other-type": ("welcome", json.dumps({"type": "otp", "to": "a@example.org", "context": {"otpCode": "123456"}})),
+}
+
+
+@pytest.fixture
+async def own_valkey() -> AsyncIterator[ValkeyHouse]:
+    """A store that the test may stop, kill and start again."""
+    async with ValkeyHouse(appendonly=True) as house:
+        yield house
+
+
+async def seed(redis: Redis, keys: Keys, job_id: str, name: str, data: str, opts: str = "{}") -> None:
+    """A job as a broken producer would write it."""
+    await redis.hset(
+        keys.job(job_id),
+        mapping={"name": name, "data": data, "opts": opts, "timestamp": "1795000000000", "delay": 0, "priority": 0},
+    )
+    await redis.lpush(keys("wait"), job_id)
+
+
+async def test_nonsense_fails_at_the_first_try_and_disturbs_nobody(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """Each malformed job ends in `failed` with a readable reason; a good one among them is sent."""
+    for job_id, (name, data) in NONSENSE.items():
+        await seed(redis, keys, job_id, name, data, '{"attempts":3,"backoff":{"type":"exponential","delay":50}}')
+    await seed(redis, keys, "bad-opts", "welcome", "{}", "{nope")
+    await seed(redis, keys, "odd-opts", "welcome", "{}", '{"attempts":"x","backoff":[1],"timeout":"soon"}')
+    await redis.lpush(keys("wait"), "ghost")
+    await redis.set(keys.job("no-hash"), "text")
+    await redis.lpush(keys("wait"), "no-hash")
+    await enqueue(connection, keys, 1)
+    broken = {*NONSENSE, "bad-opts", "odd-opts"}
+    async with make_daemon() as daemon:
+        await daemon.ready()
+
+        async def all_failed() -> bool:
+            return int(await redis.zcard(keys("failed"))) == len(broken) and len(provider.accepted) == 1
+
+        await eventually(all_failed, "all broken jobs failed, the good one sent")
+        assert (await daemon.look("/health/ready"))[0] == 200
+    assert set(await redis.zrange(keys("failed"), 0, -1)) == broken
+    for job_id in broken:
+        reason = await redis.hget(keys.job(job_id), "failedReason")
+        assert len(reason) > 10
+        assert "123456" not in reason
+        assert "Bcc" not in reason
+        assert await redis.hget(keys.job(job_id), "attemptsMade") == "1"
+    assert "123456" not in daemon.log_text()
+
+
+async def test_an_unknown_name_is_an_ordinary_failed_attempt(make_daemon: MakeDaemon, keys: Keys, redis: Redis) -> None:
+    """Another worker on the queue may know it: it gets its attempts, as in Bull."""
+    await seed(redis, keys, "who", "pigeon", "{}", '{"attempts":2,"backoff":50}')
+    async with make_daemon() as daemon:
+        await daemon.ready()
+
+        async def failed() -> bool:
+            return bool(await redis.zscore(keys("failed"), "who"))
+
+        await eventually(failed, "failed after two attempts")
+    assert await redis.hget(keys.job("who"), "attemptsMade") == "2"
+    assert await redis.hget(keys.job("who"), "failedReason") == "Missing process handler for job type pigeon"
+
+
+async def test_redis_may_die_and_come_back(
+    own_valkey: ValkeyHouse, make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
+) -> None:
+    """Ready turns red, live stays green; when Redis is back the daemon goes on by itself, and nothing is lost."""
+    connection = Connection(own_valkey.url, client_name="test")
+    daemon = make_daemon(REDIS_URL=own_valkey.url)
+    async with daemon:
+        await daemon.ready()
+        await enqueue(connection, keys, 20)
+
+        async def first_sent() -> bool:
+            return len(provider.accepted) == 20
+
+        await eventually(first_sent, "20 mails")
+        await own_valkey.kill()
+        await eventually(lambda: is_red(daemon), "ready is red without Redis")
+        assert (await daemon.look("/health/live"))[0] == 200
+        await own_valkey.start()
+        await eventually(lambda: is_green(daemon), "ready is green again", within_s=15)
+        await enqueue(connection, keys, 20)
+
+        async def all_sent() -> bool:
+            return len(provider.accepted) == 40
+
+        await eventually(all_sent, "40 mails")
+    assert provider.duplicates() == []
+    await connection.close()
+
+
+async def test_redis_may_come_late(own_valkey: ValkeyHouse, make_daemon: MakeDaemon) -> None:
+    """A daemon that starts before its Redis waits for it."""
+    await own_valkey.stop()
+    async with make_daemon(REDIS_URL=own_valkey.url) as daemon:
+        await eventually(lambda: is_red(daemon), "ready is red")
+        await own_valkey.start()
+        await daemon.ready()
+
+
+async def test_a_full_redis_is_waited_for(
+    own_valkey: ValkeyHouse, make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
+) -> None:
+    """Out of memory is an outage: said, waited for, survived."""
+    connection = Connection(own_valkey.url, client_name="test")
+    async with make_daemon(REDIS_URL=own_valkey.url) as daemon:
+        await daemon.ready()
+        await enqueue(connection, keys, 1)
+
+        async def one() -> bool:
+            return len(provider.accepted) == 1
+
+        await eventually(one, "one mail")
+        await enqueue(connection, keys, 5)
+        await connection.call("CONFIG", "SET", "maxmemory", "1")
+        await connection.call("CONFIG", "SET", "maxmemory", "0")
+
+        async def all_sent() -> bool:
+            return len(provider.accepted) == 6
+
+        await eventually(all_sent, "all mails", within_s=30)
+    await connection.close()
+
+
+async def test_a_sick_provider_costs_attempts_not_mails(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """500s are retried with the same key after the job's own backoff."""
+    provider.script(error(500, "application_error"), times=1)
+    await seed(
+        redis, keys, "try-again", "welcome",
+        json.dumps({"type": "welcome", "to": "a@example.org", "context": {"name": "A"}}),
+        '{"attempts":3,"backoff":{"type":"exponential","delay":100}}',
+    )  # fmt: skip
+    async with make_daemon() as daemon:
+        await daemon.ready()
+
+        async def sent() -> bool:
+            return len(provider.accepted) == 1
+
+        await eventually(sent, "sent at the second try")
+        (line,) = daemon.events("mail_retried")
+        assert line["next_in_ms"] == 100
+
+
+async def test_a_refused_key_closes_the_lane_and_keeps_the_jobs(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """Ready turns red with the provider's words; no attempt is burnt, nothing fails."""
+    async with make_daemon(RESEND_API_KEY="re_wrong_key") as daemon:
+        await eventually(lambda: is_green(daemon), "ready")
+        await enqueue(connection, keys, 10)
+        await eventually(lambda: is_red(daemon), "ready is red")
+        assert "lane" in (await daemon.look("/health/ready"))[1]
+        assert "re_wrong_key" not in daemon.log_text()
+    assert await redis.zcard(keys("failed")) == 0
+    assert await redis.llen(keys("wait")) + await redis.llen(keys("active")) == 10
+
+
+async def is_red(daemon: Daemon) -> bool:
+    return (await daemon.look("/health/ready"))[0] == 503
+
+
+async def is_green(daemon: Daemon) -> bool:
+    return (await daemon.look("/health/ready"))[0] == 200
