@@ -1,0 +1,57 @@
+-- The ledger: what became of each try of each mail, and what the provider said about it later.
+-- Beside it may run: any older version, none of which knows these tables.
+
+CREATE TABLE flowstate_daemon.mails (
+    key         text        NOT NULL,
+    outcome     text        NOT NULL,
+    mail        text        NOT NULL, -- the key without the attempt: one mail over all its tries
+    at          timestamptz NOT NULL,
+    address     text        NOT NULL, -- normalised, as in all tables here; empty when the job had none
+    kind        text        NOT NULL,
+    job_id      text        NOT NULL,
+    attempt     integer     NOT NULL,
+    provider_id text,
+    reason      text,
+    chain       jsonb       NOT NULL,
+    PRIMARY KEY (key, outcome),
+    CHECK (at BETWEEN '1970-01-01Z' AND '9999-12-31Z')
+);
+CREATE INDEX mails_address_at ON flowstate_daemon.mails (address, at DESC);
+CREATE INDEX mails_at ON flowstate_daemon.mails (at);
+CREATE INDEX mails_provider_id ON flowstate_daemon.mails (provider_id) WHERE provider_id IS NOT NULL;
+
+-- Events may come before the mail's own entry, twice, and in any order: nothing here refers to `mails`.
+CREATE TABLE flowstate_daemon.provider_events (
+    svix_id     text        PRIMARY KEY,
+    provider_id text        NOT NULL,
+    type        text        NOT NULL,
+    at          timestamptz NOT NULL,
+    address     text        NOT NULL,
+    reason      text,
+    CHECK (at BETWEEN '1970-01-01Z' AND '9999-12-31Z')
+);
+CREATE INDEX provider_events_provider_id ON flowstate_daemon.provider_events (provider_id, at);
+CREATE INDEX provider_events_at ON flowstate_daemon.provider_events (at);
+
+-- How far each mail has come, out of its events and therefore independent of their order. What ends badly stands
+-- apart: a mail that was delivered and then complained about is both.
+CREATE VIEW flowstate_daemon.standings AS
+SELECT
+    e.provider_id,
+    (array_agg(e.type ORDER BY s.rank DESC, e.at DESC, e.svix_id) FILTER (WHERE s.rank > 0))[1] AS state,
+    coalesce(array_agg(DISTINCT e.type) FILTER (WHERE s.rank = 0), '{}') AS marks
+FROM flowstate_daemon.provider_events AS e
+LEFT JOIN (
+    VALUES ('sent', 1), ('delivery_delayed', 2), ('delivered', 3), ('opened', 4), ('clicked', 4),
+           ('bounced', 0), ('complained', 0), ('failed', 0), ('suppressed', 0)
+) AS s (type, rank) ON s.type = e.type
+GROUP BY e.provider_id;
+
+-- Journal entries that cannot be read or stored, kept for a person to look at.
+CREATE TABLE flowstate_daemon.journal_rejects (
+    digest bytea       PRIMARY KEY,
+    raw    bytea       NOT NULL,
+    reason text        NOT NULL,
+    at     timestamptz NOT NULL
+);
+CREATE INDEX journal_rejects_at ON flowstate_daemon.journal_rejects (at);

@@ -1,0 +1,78 @@
+"""The SQL files of this room: found, checked, and handed out by name.
+
+A file holds queries, each under `-- name: x`, a description, and one line for each numbered parameter. What is not
+explained, or explained and not used, is refused, so that a query can be read without its caller.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+HEADER = re.compile(r"^-- name: (.*)$", re.MULTILINE)
+NAME = re.compile(r"[a-z][a-z_]*")
+EXPLAINED = re.compile(r"^-- \$(\d+) \S.* \([a-z\[\]]+\)$")
+PARAMETER = re.compile(r"\$(\d+)")
+
+
+class BadQuery(ValueError):
+    """A SQL file breaks the rules above: a mistake of whoever wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query: what it is called, what it is for, how many parameters it takes, and its text."""
+
+    name: str
+    words: str
+    parameters: int
+    text: str
+
+
+def sql(name: str) -> str:
+    """The text of a query. An unknown name is a KeyError: a bug."""
+    return catalogue()[name].text
+
+
+@cache
+def catalogue() -> Mapping[str, Query]:
+    """All queries in `sql/`, by name. Raises BadQuery; called at start, so that none is found wrong at night."""
+    found: dict[str, Query] = {}
+    for file in sorted((files(__package__) / "sql").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".sql"):
+            for query in parse(file.read_text(encoding="utf-8"), file.name):
+                if query.name in found:
+                    raise BadQuery(f"{file.name}: there are two queries named {query.name}")
+                found[query.name] = query
+    return found
+
+
+def parse(text: str, file: str) -> Iterator[Query]:
+    """The queries of one file. Raises BadQuery."""
+    opening, *parts = HEADER.split(text)
+    if any(line and not line.startswith("--") for line in opening.splitlines()):
+        raise BadQuery(f"{file}: there is SQL before the first name")
+    for name, part in zip(parts[::2], parts[1::2], strict=True):
+        yield _query(name, part.strip().splitlines(), f"{file}: {name}")
+
+
+def _query(name: str, lines: list[str], place: str) -> Query:
+    if not NAME.fullmatch(name):
+        raise BadQuery(f"{place}: a name consists of small letters and _")
+    head = [line for line in lines[: _head_length(lines)] if line]
+    words = [line for line in head if not line.startswith("-- $")]
+    body = "\n".join(lines[_head_length(lines) :]).strip()
+    if not words or not body:
+        raise BadQuery(f"{place}: there is no {'SQL' if words else 'description'}")
+    explained = [int(match[1]) for line in head if (match := EXPLAINED.match(line))]
+    used = {int(number) for number in PARAMETER.findall(body)}
+    if explained != list(range(1, len(explained) + 1)) or used != set(explained):
+        raise BadQuery(f"{place}: uses parameters {sorted(used)}, explains {explained} as `-- $1 meaning (type)`")
+    return Query(name, " ".join(line.removeprefix("--").strip() for line in words), len(used), body)
+
+
+def _head_length(lines: list[str]) -> int:
+    return next((number for number, line in enumerate(lines) if line and not line.startswith("--")), len(lines))

@@ -1,0 +1,111 @@
+-- The ledger's writing side. Rows are inserted in the order of their keys: two daemons that write the same ones wait
+-- for each other instead of blocking each other. Read by ledger.py.
+
+-- name: write_mails
+-- Outcomes, each once however often it comes. Returns how many were new.
+-- $1 keys (text[])
+-- $2 outcomes (text[])
+-- $3 keys without the attempt (text[])
+-- $4 Unix milliseconds (bigint[])
+-- $5 addresses, normalised (text[])
+-- $6 kinds (text[])
+-- $7 job ids (text[])
+-- $8 attempts (integer[])
+-- $9 the provider's ids, or null (text[])
+-- $10 reasons, or null (text[])
+-- $11 chains of decisions (jsonb[])
+WITH written AS (
+    INSERT INTO flowstate_daemon.mails
+        (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, chain)
+    SELECT key, outcome, mail, to_timestamp(at_ms / 1000.0), address, kind, job_id, attempt, provider_id, reason, chain
+    FROM unnest(
+        $1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
+        $7::text[], $8::integer[], $9::text[], $10::text[], $11::jsonb[]
+    ) AS given (key, outcome, mail, at_ms, address, kind, job_id, attempt, provider_id, reason, chain)
+    ORDER BY key, outcome
+    ON CONFLICT (key, outcome) DO NOTHING
+    RETURNING 1
+)
+SELECT count(*) FROM written;
+
+-- name: set_aside
+-- Entries that are no outcomes, each once.
+-- $1 SHA-256 of the raw entries (bytea[])
+-- $2 the raw entries, cut (bytea[])
+-- $3 what is wrong with them (text[])
+-- $4 now (timestamptz)
+WITH written AS (
+    INSERT INTO flowstate_daemon.journal_rejects (digest, raw, reason, at)
+    SELECT digest, raw, reason, $4::timestamptz
+    FROM unnest($1::bytea[], $2::bytea[], $3::text[]) AS given (digest, raw, reason)
+    ORDER BY digest
+    ON CONFLICT (digest) DO NOTHING
+    RETURNING 1
+)
+SELECT count(*) FROM written;
+
+-- name: note_events
+-- Provider events, each once, and in the same statement the suppressions that new ones bring: a repeated event does
+-- not undo what an operator has removed meanwhile. Returns how many events were new.
+-- $1 the webhook's ids (text[])
+-- $2 the provider's ids of the mails (text[])
+-- $3 types (text[])
+-- $4 Unix milliseconds (bigint[])
+-- $5 addresses, normalised (text[])
+-- $6 reasons, or null (text[])
+-- $7 reasons to suppress the address, or null (text[])
+WITH given AS (
+    SELECT DISTINCT ON (svix_id) *
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
+        AS given (svix_id, provider_id, type, at_ms, address, reason, suppress)
+    ORDER BY svix_id
+), fresh AS (
+    INSERT INTO flowstate_daemon.provider_events (svix_id, provider_id, type, at, address, reason)
+    SELECT svix_id, provider_id, type, to_timestamp(at_ms / 1000.0), address, reason FROM given ORDER BY svix_id
+    ON CONFLICT (svix_id) DO NOTHING
+    RETURNING svix_id, at
+), suppressed AS (
+    INSERT INTO flowstate_daemon.suppressions (address, reason, since, note)
+    SELECT DISTINCT ON (given.address, given.suppress) given.address, given.suppress, fresh.at, given.reason
+    FROM fresh JOIN given USING (svix_id)
+    WHERE given.suppress IS NOT NULL AND given.address <> ''
+    ORDER BY given.address, given.suppress, fresh.at
+    ON CONFLICT (address, reason) DO NOTHING
+)
+SELECT count(*) FROM fresh;
+
+-- name: prune_mails
+-- One small batch of outcomes from before a day; what another daemon is just pruning is left to it.
+-- $1 keep what is not older than this (timestamptz)
+-- $2 how many at most (integer)
+WITH gone AS (
+    DELETE FROM flowstate_daemon.mails WHERE (key, outcome) IN (
+        SELECT key, outcome FROM flowstate_daemon.mails WHERE at < $1::timestamptz
+        ORDER BY at LIMIT $2::integer FOR UPDATE SKIP LOCKED
+    ) RETURNING 1
+)
+SELECT count(*) FROM gone;
+
+-- name: prune_events
+-- The same for provider events.
+-- $1 keep what is not older than this (timestamptz)
+-- $2 how many at most (integer)
+WITH gone AS (
+    DELETE FROM flowstate_daemon.provider_events WHERE svix_id IN (
+        SELECT svix_id FROM flowstate_daemon.provider_events WHERE at < $1::timestamptz
+        ORDER BY at LIMIT $2::integer FOR UPDATE SKIP LOCKED
+    ) RETURNING 1
+)
+SELECT count(*) FROM gone;
+
+-- name: prune_rejects
+-- The same for entries that were set aside.
+-- $1 keep what is not older than this (timestamptz)
+-- $2 how many at most (integer)
+WITH gone AS (
+    DELETE FROM flowstate_daemon.journal_rejects WHERE digest IN (
+        SELECT digest FROM flowstate_daemon.journal_rejects WHERE at < $1::timestamptz
+        ORDER BY at LIMIT $2::integer FOR UPDATE SKIP LOCKED
+    ) RETURNING 1
+)
+SELECT count(*) FROM gone;

@@ -1,0 +1,18 @@
+"""What is known about a person before a mail to them is decided. `database` finds it, `policy` judges by it; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EVERYTHING = "*"  # in place of a kind: all that can be unsubscribed from
+
+
+@dataclass(frozen=True, slots=True)
+class PersonFacts:
+    """Why an address is suppressed (bounced, complained, manual), and the kinds that its owner does not want."""
+
+    suppressed: frozenset[str] = frozenset()
+    unsubscribed: frozenset[str] = frozenset()
+
+
+NOTHING_KNOWN = PersonFacts()
