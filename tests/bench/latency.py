@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from statistics import quantiles
 
-from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.queue.bull import Bull
+
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.job import NewJob
 from flowstate_daemon.queue.keys import Keys
@@ -27,7 +28,7 @@ async def latency(url: str, prefix: str) -> dict[str, float]:
     await lease.acquire()
     running = asyncio.create_task(engine.run())
     producer = Connection(url, client_name="bench-producer")
-    bull = Bull(producer, Keys(prefix), clock, token="bench/producer")  # noqa: S106 - a queue token is no secret
+    bull = Bull(producer, Keys(prefix), clock, token="bench/producer")
     for _ in range(ROUNDS):
         added = clock.mono()
         await bull.add(NewJob(name="otp", data={}, priority=1))
