@@ -125,7 +125,7 @@ def _custom_id(job: Job, repeat: Mapping[str, Any]) -> str:
 
 
 def _every(repeat: Mapping[str, Any]) -> int:
-    every = repeat.get("every")
+    every: Any = repeat.get("every")
     if not (usable(every) and every >= 1 and every == int(every)):
         raise Malformed("the repeat option every is not a whole number of milliseconds")
     return int(every)
