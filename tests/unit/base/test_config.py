@@ -129,7 +129,7 @@ def test_our_own_name_wins_over_the_deployed_one() -> None:
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """File, names, types, ranges and what contradicts: one error with a line each, naming the place."""
+    """File, names, types, ranges and what is missing: one error with a line each, naming the place."""
     file = written(tmp_path, "[queue]\nlock_ms = 10\nconcurency = 3\n[que]\nx = 1\n")
     environ = {
         "REDIS_PORT": "many",
