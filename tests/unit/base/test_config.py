@@ -166,7 +166,6 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("FLOWSTATE_QUEUE_BATCH", "101"),
         ("FLOWSTATE_QUEUE_JITTER", "1.5"),
         ("FLOWSTATE_REDIS_BLOCK_S", "inf"),
-        ("FLOWSTATE_QUEUE_DRAIN_S", "10"),
         ("REDIS_URL", "redis://h:70000"),
         ("REDIS_URL", "redis://:pa/ss@h"),
         ("REDIS_URL", "redis://h/first"),
