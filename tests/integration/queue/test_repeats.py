@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +62,25 @@ async def test_successor_is_delayed(stage: Stage, repeats: Repeats, clock: HandC
         "prevMillis": at,
     }
     assert await heard.events() == [("delayed", str(at))]
+
+
+async def test_data_comes_from_the_hash(stage: Stage, repeats: Repeats, clock: HandClock) -> None:
+    """The successor inherits the data in full, also when it was too long for the worker to read."""
+    await stage.redis.zadd(stage.keys("repeat"), {KEY: 0})
+    await stage.put("1", "active", data='{"long":"' + "x" * 99 + '"}')
+    job = replace(claimed({"repeat": {"every": 60_000}}), data=b"")
+    await repeats.follow(job)
+    found = await stage.everything()
+    assert found[f"{ID}{clock.now_ms() + 60_000}"]["data"] == found["1"]["data"]
+
+
+async def test_without_any_data_the_successor_is_still_readable(
+    stage: Stage, repeats: Repeats, clock: HandClock
+) -> None:
+    """A job whose hash vanished meanwhile, and whose data was never read, is followed by one with empty data."""
+    await stage.redis.zadd(stage.keys("repeat"), {KEY: 0})
+    await repeats.follow(replace(claimed({"repeat": {"every": 60_000}}), data=b""))
+    assert (await stage.everything())[f"{ID}{clock.now_ms() + 60_000}"]["data"] == "{}"
 
 
 async def test_second_follower_changes_nothing_but_the_counter(
