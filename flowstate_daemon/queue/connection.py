@@ -106,7 +106,7 @@ class Connection:
         """Run one command. Raises Outage when Redis is away."""
         try:
             with outages():
-                return await self._commands.execute_command(*command)
+                return await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
         except Outage as outage:
             # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
             if isinstance(outage.__cause__, refused.ReadOnlyError):
@@ -116,7 +116,7 @@ class Connection:
     async def block(self, *command: str | bytes | float) -> Any:
         """Run one blocking command on the connection kept for that. Raises Outage."""
         with outages():
-            return await self._blocking.execute_command(*command)
+            return await self._blocking.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def pubsub(self) -> PubSub:
         """A subscriber on a connection of its own; wrap its calls in `outages()`."""
