@@ -100,12 +100,12 @@ async def test_35_a_job_added_while_paused_waits_in_paused(q: NodeQueue, bull: B
 
 async def test_36_an_existing_id_is_a_duplicate(q: NodeQueue, bull: Bull) -> None:
     """Node hears of the duplicate and runs the job once."""
+    await q.process(kind="echo")
     await q.call("pause")
     first = await bull.add(NewJob("any", {"n": 1}, job_id="slot-7"))
     again = await bull.add(NewJob("any", {"n": 2}, job_id="slot-7"))
     assert first.id == again.id == "slot-7"
     assert (await q.hears("duplicated")).job_id == "slot-7"
-    await q.process(kind="echo")
     await q.call("resume")
     assert await q.job("slot-7", "finished") == {"n": 1}
     last = await bull.add(NewJob("any", {}))

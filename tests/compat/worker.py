@@ -19,6 +19,7 @@ from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.signals import Signals
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import Retry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.mail.catalogue import KINDS, read_request
@@ -58,9 +59,9 @@ async def echo(call: Call) -> Any:
 
 
 async def throw(call: Call) -> Any:
-    """Fail with `message`, if there is one."""
+    """Fail with `message`, if there is one: an ordinary failed attempt."""
     if "message" in call.data:
-        raise RuntimeError(call.data["message"])
+        raise Retry(call.data["message"])
     return call.data
 
 
