@@ -48,6 +48,7 @@ class Fetcher(Service):
         if self._in_doubt:
             await self._recover()
         if not await self._claim(wanted):
+            self.progressed()
             await self.unless_stopped(self._bull.await_work())
 
     def _wanted(self) -> int:
