@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.operator import Operator
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.job import REMOVE, Backoff, NewJob
 from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.operator import Operator
 from flowstate_daemon.queue.watch import Watch, finished
 from tests.compat.driver import NodeQueue, OpenNode
 from tests.compat.waiting import eventually, hash_of, number
