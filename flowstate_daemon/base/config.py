@@ -184,24 +184,13 @@ def load(environ: Mapping[str, str], file: Path | None = None, *, sending: bool 
     findings.read_environment(4, environ)
     findings.prefer_later_address()
     sections = {name: findings.section(name) for name in SECTIONS}
-    findings.mistakes.extend(contradictions(sections, findings, sending=sending))
+    mail = sections["mail"]
+    if sending and isinstance(mail, settings.Mail) and not mail.from_address:
+        findings.mistakes.append("RESEND_FROM_EMAIL: missing; expected the sender, like FlowState <hello@example.com>")
     if findings.mistakes:
         raise ConfigError(findings.mistakes)
     sources = {key: given.source for key, given in findings.given.items()}
     return Config.model_validate({**sections, "sources": sources})
-
-
-def contradictions(
-    sections: Mapping[str, settings.Section | None], findings: Findings, *, sending: bool
-) -> Iterator[str]:
-    """What no key shows alone."""
-    queue, resend, mail = sections["queue"], sections["resend"], sections["mail"]
-    if isinstance(queue, settings.Queue) and isinstance(resend, settings.Resend):
-        drain, request = findings.source(("queue", "drain_s")), findings.source(("resend", "timeout_s"))
-        if queue.drain_s < resend.timeout_s:
-            yield f"{drain}: must not be less than {request}: a stopping daemon lets its last request end"
-    if sending and isinstance(mail, settings.Mail) and not mail.from_address:
-        yield "RESEND_FROM_EMAIL: missing; expected the sender, like FlowState <hello@example.com>"
 
 
 def name_of(key: Key) -> str:

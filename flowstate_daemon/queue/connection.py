@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import hiredis
 from redis import exceptions as refused
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
@@ -58,6 +59,20 @@ def outages() -> Iterator[None]:
         raise Outage(f"Redis: {error}; is Redis running, and is REDIS_URL right?") from error
 
 
+class _Packing(AbstractConnection):
+    """Packs commands in C: redis-py's own asyncio packer takes half a millisecond for a batch of 100 jobs."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        if isinstance(args[0], str) and " " in args[0]:  # redis-py writes some of its own commands in one word
+            args = (*args[0].split(), *args[1:])
+        return [hiredis.pack_command(args)]
+
+
+def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The same kind of connection (TCP, TLS, Unix socket) with the faster packer."""
+    return type(kind.__name__, (_Packing, kind), {})
+
+
 class Connection:
     """All connections of one daemon to the Redis that holds the queue. Replies are bytes."""
 
@@ -81,6 +96,7 @@ class Connection:
             redis_connect_func=self._introduce if named else None,
             driver_info=None,
         )
+        pool.connection_class = _packing(pool.connection_class)
         return Redis(connection_pool=pool)
 
     async def _introduce(self, connection: AbstractConnection) -> None:
@@ -106,7 +122,7 @@ class Connection:
         """Run one command. Raises Outage when Redis is away."""
         try:
             with outages():
-                return await self._commands.execute_command(*command)
+                return await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
         except Outage as outage:
             # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
             if isinstance(outage.__cause__, refused.ReadOnlyError):
@@ -116,7 +132,7 @@ class Connection:
     async def block(self, *command: str | bytes | float) -> Any:
         """Run one blocking command on the connection kept for that. Raises Outage."""
         with outages():
-            return await self._blocking.execute_command(*command)
+            return await self._blocking.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def pubsub(self) -> PubSub:
         """A subscriber on a connection of its own; wrap its calls in `outages()`."""

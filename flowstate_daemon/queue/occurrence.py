@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from typing import Any, TypeGuard
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter
@@ -74,7 +74,7 @@ def read_instant(value: Any, option: str, local: tzinfo) -> int:
     raise Malformed(f"the repeat option {option} is not a date")
 
 
-def usable(at_ms: Any) -> bool:
+def usable(at_ms: Any) -> TypeGuard[float]:
     """Whether this is a number that can be an instant in Unix ms."""
     return isinstance(at_ms, int | float) and not isinstance(at_ms, bool) and abs(at_ms) <= LATEST_MS
 

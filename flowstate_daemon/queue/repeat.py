@@ -125,7 +125,7 @@ def _custom_id(job: Job, repeat: Mapping[str, Any]) -> str:
 
 
 def _every(repeat: Mapping[str, Any]) -> int:
-    every = repeat.get("every")
+    every: Any = repeat.get("every")
     if not (usable(every) and every >= 1 and every == int(every)):
         raise Malformed("the repeat option every is not a whole number of milliseconds")
     return int(every)
@@ -165,7 +165,7 @@ class Repeats:
             await self._add(job, successor, now_ms)
 
     async def _add(self, job: Job, successor: NextJob, now_ms: int) -> None:
-        names = ("repeat", "id", "delayed", successor.id, "wait", "paused", "meta-paused", "priority")
+        names = ("repeat", "id", "delayed", successor.id, "wait", "paused", "meta-paused", "priority", job.id)
         await self._scripts.run(
             "follow_repeat",
             [self._keys(name) for name in names],
@@ -175,7 +175,7 @@ class Repeats:
                 successor.at_ms,
                 now_ms,
                 job.name,
-                job.data,
+                job.data or b"{}",
                 successor.options,
                 job.priority,
                 "lifo" if job.options.lifo else "back",

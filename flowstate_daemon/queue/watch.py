@@ -23,6 +23,7 @@ from flowstate_daemon.queue.scripts import Scripts
 log = structlog.get_logger()
 
 LOOK_EVERY_S = 5.0
+CONFIRM_S = 5.0
 REST_S = 0.5  # after a lost connection, before the next try to listen
 REMEMBERED = 10_000  # ends that nobody has asked for yet
 
@@ -48,8 +49,9 @@ class FinishedJob:
 class Watch:
     """Hears the ends of all jobs of a queue from `async with` on; uses the connection's one subscriber."""
 
-    def __init__(self, connection: Connection, keys: Keys) -> None:
+    def __init__(self, connection: Connection, keys: Keys, *, look_every_s: float = LOOK_EVERY_S) -> None:
         self._keys = keys
+        self._look_every_s = look_every_s
         self._channels = {keys("completed").encode(): "completed", keys("failed").encode(): "failed"}
         self._scripts = Scripts(connection)
         self._pubsub = connection.pubsub()
@@ -58,11 +60,12 @@ class Watch:
         self._listener: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        with outages():
-            await self._pubsub.subscribe(*self._channels)
-            for _ in self._channels:  # the server's word that it listens for us from now on
-                if await self._pubsub.get_message(timeout=LOOK_EVERY_S) is None:
-                    raise Outage("Redis did not confirm a subscription in time: look at its load")
+        try:
+            with outages():
+                await self._subscribe()
+        except BaseException:
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+            raise
         self._listener = asyncio.create_task(self._listen(), name="watch")
         return self
 
@@ -71,16 +74,25 @@ class Watch:
     ) -> None:
         assert self._listener is not None
         self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
+        [end] = await asyncio.gather(self._listener, return_exceptions=True)
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+        if isinstance(end, Exception):
+            raise end  # a bug, no outage: those are outlived
 
     async def finished(self, job_id: str, timeout_s: float) -> FinishedJob:
         """Wait for the job's end; one that was heard is told once. Raises TimeoutError, Outage."""
         async with asyncio.timeout(timeout_s):
             while True:
-                end = self._heard.pop(job_id, None) or await self._look(job_id) or await self._hear(job_id)
+                end = self._heard.pop(job_id, None) or await self._look(job_id)
+                end = end or await self._hear(job_id, self._look_every_s)
                 if end is not None:
                     return end
+
+    async def _subscribe(self) -> None:
+        await self._pubsub.subscribe(*self._channels)
+        for _ in self._channels:  # the server's word that it listens for us from now on
+            if await self._pubsub.get_message(timeout=CONFIRM_S) is None:
+                raise Outage("Redis did not confirm a subscription in time: look at its load")
 
     async def _look(self, job_id: str) -> FinishedJob | None:
         """Ask the queue itself; what was heard meanwhile wins, for it knows the value of a job now gone."""
@@ -89,12 +101,12 @@ class Watch:
         if not state:
             return None
         if state == b"gone":
-            return await self._hear(job_id, within_s=REST_S) or FinishedJob(job_id, "gone")
+            return await self._hear(job_id, REST_S) or FinishedJob(job_id, "gone")
         if state == b"completed":
             return FinishedJob(job_id, "completed", returnvalue=value)
         return FinishedJob(job_id, "failed", reason=None if reason is None else reason.decode(errors="replace"))
 
-    async def _hear(self, job_id: str, within_s: float = LOOK_EVERY_S) -> FinishedJob | None:
+    async def _hear(self, job_id: str, within_s: float) -> FinishedJob | None:
         try:
             async with asyncio.timeout(within_s), self._news:
                 await self._news.wait_for(lambda: job_id in self._heard)

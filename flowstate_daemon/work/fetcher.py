@@ -43,11 +43,12 @@ class Fetcher(Service):
     async def turn(self) -> None:
         wanted = self._wanted()
         if wanted <= 0:
-            await self.within(LOOK_UP_S, self._inflight.changed())
+            await self.unless_stopped(self.within(LOOK_UP_S, self._inflight.changed()))
             return
         if self._in_doubt:
             await self._recover()
         if not await self._claim(wanted):
+            self.progressed()
             await self.unless_stopped(self._bull.await_work())
 
     def _wanted(self) -> int:

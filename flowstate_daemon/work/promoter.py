@@ -27,7 +27,7 @@ class Promoter(Service):
 
     async def turn(self) -> None:
         promoted = await self._bull.promote()
-        self.pulse.beat()
+        self.progressed()
         await self._sleep_until(promoted.next_due_ms)
 
     async def _sleep_until(self, due_ms: int | None) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.operator import Operator
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.job import REMOVE, Backoff, NewJob
 from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.operator import Operator
 from flowstate_daemon.queue.watch import Watch, finished
 from tests.compat.driver import NodeQueue, OpenNode
 from tests.compat.waiting import eventually, hash_of, number
@@ -100,12 +100,12 @@ async def test_35_a_job_added_while_paused_waits_in_paused(q: NodeQueue, bull: B
 
 async def test_36_an_existing_id_is_a_duplicate(q: NodeQueue, bull: Bull) -> None:
     """Node hears of the duplicate and runs the job once."""
+    await q.process(kind="echo")
     await q.call("pause")
     first = await bull.add(NewJob("any", {"n": 1}, job_id="slot-7"))
     again = await bull.add(NewJob("any", {"n": 2}, job_id="slot-7"))
     assert first.id == again.id == "slot-7"
     assert (await q.hears("duplicated")).job_id == "slot-7"
-    await q.process(kind="echo")
     await q.call("resume")
     assert await q.job("slot-7", "finished") == {"n": 1}
     last = await bull.add(NewJob("any", {}))

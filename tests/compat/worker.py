@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import uuid4
 
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.signals import Signals
-
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import Retry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.mail.catalogue import KINDS, read_request
+from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.repeat import Repeats
+from flowstate_daemon.queue.signals import Signals
 from flowstate_daemon.work.engine import Engine, EngineSettings, Instruments
 from flowstate_daemon.work.inflight import Run
 from flowstate_daemon.work.lane import Lane
@@ -58,9 +58,9 @@ async def echo(call: Call) -> Any:
 
 
 async def throw(call: Call) -> Any:
-    """Fail with `message`, if there is one."""
+    """Fail with `message`, if there is one: an ordinary failed attempt."""
     if "message" in call.data:
-        raise RuntimeError(call.data["message"])
+        raise Retry(call.data["message"])
     return call.data
 
 

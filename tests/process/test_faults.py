@@ -114,7 +114,7 @@ async def test_redis_may_die_and_come_back(
         assert (await daemon.look("/health/live"))[0] == 200
         await own_valkey.start()
         await eventually(lambda: is_green(daemon), "ready is green again", within_s=15)
-        await enqueue(connection, keys, 20)
+        await enqueue(connection, keys, 20, first=20)
 
         async def all_sent() -> bool:
             return len(provider.accepted) == 40
@@ -146,7 +146,7 @@ async def test_a_full_redis_is_waited_for(
             return len(provider.accepted) == 1
 
         await eventually(one, "one mail")
-        await enqueue(connection, keys, 5)
+        await enqueue(connection, keys, 5, first=1)
         await connection.call("CONFIG", "SET", "maxmemory", "1")
         await connection.call("CONFIG", "SET", "maxmemory", "0")
 

@@ -19,10 +19,12 @@ from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 
 
-async def enqueue(connection: Connection, keys: Keys, count: int) -> list[str]:
-    """Welcome mails to so many people."""
+async def enqueue(connection: Connection, keys: Keys, count: int, *, first: int = 0) -> list[str]:
+    """Welcome mails to so many people, numbered from `first`."""
     intake = Intake(Bull(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
-    orders = [MailOrder("welcome", f"person-{number}@example.org", {"name": "Ada"}) for number in range(count)]
+    orders = [
+        MailOrder("welcome", f"person-{number}@example.org", {"name": "Ada"}) for number in range(first, first + count)
+    ]
     return [added.id for added in await intake.accept_many(orders)]
 
 

@@ -8,13 +8,14 @@
 -- KEYS[6] paused (list)
 -- KEYS[7] meta-paused (string)
 -- KEYS[8] priority (zset)
+-- KEYS[9] <id> (hash) of the job that is followed
 --
 -- ARGV[1] the definition's member of `repeat`
 -- ARGV[2] next id
 -- ARGV[3] its due time, ms
 -- ARGV[4] now, ms
 -- ARGV[5] name
--- ARGV[6] data, JSON
+-- ARGV[6] data, JSON, should the hash of the job that is followed have none
 -- ARGV[7] opts, JSON
 -- ARGV[8] priority, 0 = none
 -- ARGV[9] "lifo" or "back"
@@ -40,11 +41,13 @@ if redis.call("EXISTS", KEYS[4]) == 1 then
   return 0
 end
 
+-- The worker may have left data behind that is too long for it; the successor gets all of it.
+local data = redis.pcall("HGET", KEYS[9], "data")
 local delay = math.max(due - now, 0)
 redis.call(
   "HSET", KEYS[4],
   "name", ARGV[5],
-  "data", ARGV[6],
+  "data", type(data) == "string" and data or ARGV[6],
   "opts", ARGV[7],
   "timestamp", ARGV[4],
   "delay", string.format("%.0f", delay),

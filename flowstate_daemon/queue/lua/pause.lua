@@ -16,7 +16,7 @@ if not are_lists(KEYS[1], KEYS[2]) then
   return -1
 end
 local before = redis.call("EXISTS", KEYS[3])
-merge(KEYS[1], KEYS[2], KEYS[5])
+merge(KEYS[1], KEYS[2], KEYS[2], KEYS[5])
 redis.call("SET", KEYS[3], 1)
 redis.call("HSET", KEYS[4], "paused", 1)
 redis.call("PUBLISH", KEYS[2], "paused")

@@ -18,7 +18,7 @@ if not are_lists(KEYS[1], KEYS[2]) then
   return -1
 end
 local before = redis.call("EXISTS", KEYS[3])
-merge(KEYS[1], KEYS[2], KEYS[5])
+merge(KEYS[1], KEYS[2], KEYS[1], KEYS[5])
 redis.call("DEL", KEYS[3])
 redis.call("HDEL", KEYS[4], "paused")
 redis.call("PUBLISH", ARGV[1], "resumed")

@@ -9,6 +9,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import perf_counter
+from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
@@ -63,6 +64,12 @@ class Daemons:
             if child.returncode is None:
                 child.kill()
             await child.wait()
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """One kind of prefix is enough here, the one that must suit Redis Cluster."""
+    return Keys(f"{{t{uuid4().hex[:12]}}}")
 
 
 @pytest.fixture

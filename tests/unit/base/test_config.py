@@ -26,9 +26,7 @@ def url(**environ: str) -> str:
     return load(environ).redis.url.get_secret_value()
 
 
-def mistakes(
-    environ: Mapping[str, str], file: Path | None = None, *, sending: bool = False
-) -> tuple[str, ...]:
+def mistakes(environ: Mapping[str, str], file: Path | None = None, *, sending: bool = False) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         load(environ, file, sending=sending)
     return caught.value.mistakes
@@ -131,7 +129,7 @@ def test_our_own_name_wins_over_the_deployed_one() -> None:
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """File, names, types, ranges and what contradicts: one error with a line each, naming the place."""
+    """File, names, types, ranges and what is missing: one error with a line each, naming the place."""
     file = written(tmp_path, "[queue]\nlock_ms = 10\nconcurency = 3\n[que]\nx = 1\n")
     environ = {
         "REDIS_PORT": "many",
@@ -168,7 +166,6 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("FLOWSTATE_QUEUE_BATCH", "101"),
         ("FLOWSTATE_QUEUE_JITTER", "1.5"),
         ("FLOWSTATE_REDIS_BLOCK_S", "inf"),
-        ("FLOWSTATE_QUEUE_DRAIN_S", "10"),
         ("REDIS_URL", "redis://h:70000"),
         ("REDIS_URL", "redis://:pa/ss@h"),
         ("REDIS_URL", "redis://h/first"),
@@ -191,9 +188,7 @@ def test_wrong_values_are_refused_by_name(name: str, value: str) -> None:
 
 def test_no_mistake_repeats_a_secret() -> None:
     """A wrong URL, key or number is never quoted: what was put into the wrong variable may be a password."""
-    names = [
-        name for name, (_, key) in NAMES.items() if key not in {"app_name", "folder", "host", "username"}
-    ]
+    names = [name for name, (_, key) in NAMES.items() if key not in {"app_name", "folder", "host", "username"}]
     told = mistakes(dict.fromkeys(names, "geh eim\x00@"))
     assert len(told) > len(SECTIONS)
     assert not any("geh" in line or "eim" in line for line in told)
@@ -257,8 +252,7 @@ def test_the_sample_tells_every_key_with_its_default_and_sentence() -> None:
             sentence = line.removeprefix("# ")
     deployed = {key: name for name, key in reversed(NAMES.items()) if not name.startswith("FLOWSTATE_")}
     expected = {
-        key: f"{SECTIONS[key[0]].model_fields[key[1]].description}"
-        + (f" ({deployed[key]})" if key in deployed else "")
+        key: f"{SECTIONS[key[0]].model_fields[key[1]].description}" + (f" ({deployed[key]})" if key in deployed else "")
         for key in KEYS
     }
     assert {key: words for key, (words, _) in told.items()} == expected
@@ -268,9 +262,7 @@ def test_the_sample_tells_every_key_with_its_default_and_sentence() -> None:
         fixed = default is not None and not isinstance(default, SecretStr)
         assert (value is not None) == fixed
         if value is not None:
-            assert tomllib.loads(f"x = {value}")["x"] == (
-                str(default) if isinstance(default, Path) else default
-            )
+            assert tomllib.loads(f"x = {value}")["x"] == (str(default) if isinstance(default, Path) else default)
 
 
 def test_the_sample_as_it_is_changes_nothing() -> None:
@@ -280,11 +272,7 @@ def test_the_sample_as_it_is_changes_nothing() -> None:
 
 def test_the_sample_of_the_environment_is_valid() -> None:
     """Every variable in `config/environment.sample`, also one commented out, is known and allowed."""
-    lines = [
-        line.lstrip("#")
-        for line in ENVIRONMENT.read_text().splitlines()
-        if "=" in line and "# " not in line[:2]
-    ]
+    lines = [line.lstrip("#") for line in ENVIRONMENT.read_text().splitlines() if "=" in line and "# " not in line[:2]]
     environ = dict(line.split("=", 1) for line in lines)
     assert set(environ) <= set(NAMES)
     load(environ, sending=True)

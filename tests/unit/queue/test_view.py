@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from flowstate_daemon.queue.view import MASK, Found, JobView, redact, view_job
 
-FIELDS = (
-    "name data opts timestamp delay priority deid processedOn attemptsMade stacktrace failedReason returnvalue "
-    "finishedOn retriedOn progress stalledCounter"
-).split()
+FIELDS = [
+    "name", "data", "opts", "timestamp", "delay", "priority", "deid", "processedOn", "attemptsMade",
+    "stacktrace", "failedReason", "returnvalue", "finishedOn", "retriedOn", "progress", "stalledCounter",
+]  # fmt: skip
 WAITING = Found("wait", None, locked=False, log_count=0)
 
 

@@ -1,9 +1,9 @@
 -- Moves all ids of one list of waiting jobs into another, where Bull's RENAME would destroy what is there.
--- Both run from the tail. Whichever tail is more urgent goes first; of two equals the one in `into`, which has
--- stood still. An id that is in both is kept once. Neither list loses its own order.
+-- Both run from the tail. Whichever tail is more urgent goes first; of two equals the one in `elder`, one of the
+-- two. An id that is in both is kept once. Neither list loses its own order.
 local CHUNK = 5000
 
-local function merge(from, into, priorities)
+local function merge(from, into, elder, priorities)
   if redis.call("EXISTS", from) == 0 then
     return
   end
@@ -16,7 +16,8 @@ local function merge(from, into, priorities)
     return tonumber(redis.call("ZSCORE", priorities, id)) or math.huge
   end
 
-  local a, b = redis.call("LRANGE", from, 0, -1), redis.call("LRANGE", into, 0, -1)
+  local younger = elder == from and into or from
+  local a, b = redis.call("LRANGE", younger, 0, -1), redis.call("LRANGE", elder, 0, -1)
   local i, j, merged, seen = #a, #b, {}, {}
   local rank_a, rank_b = i > 0 and rank(a[i]), j > 0 and rank(b[j])
   while i > 0 or j > 0 do

@@ -1,0 +1,54 @@
+-- Moves due jobs from `delayed` to the list that takes jobs now, also while the queue is paused.
+--
+-- KEYS[1] delayed (zset; also the channel)
+-- KEYS[2] wait (list)
+-- KEYS[3] paused (list)
+-- KEYS[4] meta-paused (string)
+-- KEYS[5] priority (zset)
+--
+-- ARGV[1] what all keys of the queue start with; hashes are built from it, as ids are not known before
+-- ARGV[2] token of the worker
+-- ARGV[3] now, ms
+-- ARGV[4] how many at most, 1000 or fewer
+--
+-- Returns {jobs moved, due of the next one, ms, or -1}
+-- Publishes waiting@token: id, each · delayed: due of the next one
+-- Agrees with updateDelaySet of Bull 4; but ids without a job only leave the set, where Bull makes them jobs, and
+-- `active` is not searched for ids that cannot be there
+
+-- @include push
+
+local base, channel = ARGV[1], ARGV[1] .. "waiting@" .. ARGV[2]
+local last = string.format("(%.0f", (tonumber(ARGV[3]) + 1) * 4096)
+local due = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", last, "LIMIT", 0, ARGV[4])
+local target = target_list(KEYS[4], KEYS[2], KEYS[3])
+local ids, priorities = {}, {}
+
+for _, id in ipairs(due) do
+  local found = redis.pcall("HMGET", base .. id, "priority", "timestamp", "opts")
+  if not found.err and (found[2] or found[3]) then
+    ids[#ids + 1], priorities[#priorities + 1] = id, rank_of(found[1])
+    redis.call("PUBLISH", channel, id)
+  end
+end
+if #due > 0 then
+  redis.call("ZREM", KEYS[1], unpack(due))
+end
+
+-- Jobs of one priority that follow each other go into the list together.
+local first = 1
+for i, id in ipairs(ids) do
+  redis.call("HSET", base .. id, "delay", 0)
+  if priorities[i + 1] ~= priorities[i] then
+    push(target, KEYS[5], priorities[i], {unpack(ids, first, i)}, "back")
+    first = i + 1
+  end
+end
+
+local score = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")[2]
+if not score then
+  return {#ids, -1}
+end
+local next_due = string.format("%.0f", math.floor(tonumber(score) / 4096))
+redis.call("PUBLISH", KEYS[1], next_due)
+return {#ids, tonumber(next_due)}

@@ -1,0 +1,76 @@
+-- Brings back what this instance left in `active` and runs no more: the jobs of its dead predecessor, and its own
+-- whose claim was executed but never answered.
+--
+-- KEYS[1] active (list)
+-- KEYS[2] wait (list)
+-- KEYS[3] paused (list)
+-- KEYS[4] meta-paused (string)
+-- KEYS[5] priority (zset)
+-- KEYS[6] stalled (set)
+-- KEYS[7] failed (zset; also the channel)
+--
+-- ARGV[1] what all keys of the queue start with; hashes and locks are built from it, as ids are not known before
+-- ARGV[2] token of the worker
+-- ARGV[3] what all tokens of the instance start with
+-- ARGV[4] now, ms
+-- ARGV[5] how often a job may be brought back from a dead process
+-- ARGV[6] reason for a job that was brought back too often
+-- then the ids that the worker knows to hold
+--
+-- Returns {ids put back, ids failed}
+-- Publishes failed: {"jobId","val"}
+-- Agrees with no script of Bull 4, where such jobs wait for two stalled checks; jobs without a lock are left to those
+
+-- @include push
+-- @include retention
+-- @include debounce
+-- @include give_up
+
+local base, token, instance, now, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local held, requeued, failed = {}, {}, {}
+
+for i = 7, #ARGV do
+  held[ARGV[i]] = true
+end
+
+local active = redis.call("LRANGE", KEYS[1], 0, -1)
+local target = target_list(KEYS[4], KEYS[2], KEYS[3])
+
+local function bring_back(id, counted)
+  local hash = base .. id
+  redis.call("LREM", KEYS[1], -1, id)
+  redis.call("SREM", KEYS[6], id)
+  redis.call("DEL", hash .. ":lock")
+  if not is_job(hash) then
+    return
+  end
+  if counted and count_up(hash, "recoveredCounter") > most then
+    give_up(KEYS[7], base, id, now, ARGV[6], ARGV[6])
+    failed[#failed + 1] = id
+  else
+    push(target, KEYS[5], redis.call("HGET", hash, "priority"), {id}, "front")
+    requeued[#requeued + 1] = id
+  end
+end
+
+local function look_at(ids)
+  local locks = {}
+  for i, id in ipairs(ids) do
+    locks[i] = base .. id .. ":lock"
+  end
+  for i, holder in ipairs(redis.call("MGET", unpack(locks))) do
+    if holder == token then
+      if not held[ids[i]] then
+        bring_back(ids[i], false)
+      end
+    elseif holder and string.sub(holder, 1, #instance) == instance then
+      bring_back(ids[i], true)
+    end
+  end
+end
+
+-- From the newest to the oldest: each goes before those that went before it.
+for first = 1, #active, 1000 do
+  look_at({unpack(active, first, math.min(first + 999, #active))})
+end
+return {requeued, failed}

@@ -1,0 +1,45 @@
+-- Hands back up to 100 jobs untried: to the front of the list that takes jobs now, or to `delayed`.
+--
+-- KEYS[1] active (list)
+-- KEYS[2] wait (list)
+-- KEYS[3] paused (list)
+-- KEYS[4] meta-paused (string)
+-- KEYS[5] delayed (zset; also the channel)
+-- KEYS[6] priority (zset)
+-- KEYS[7] stalled (set)
+-- then 2 for each job: <id> (hash) · <id>:lock (string)
+--
+-- ARGV[1] token of the worker
+-- ARGV[2] due, ms, or 0 = now
+-- then 3 for each job, first to run first: id · timestamp as read at the claim · low bits of the score
+--
+-- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
+-- Publishes delayed: due
+-- Agrees with no script of Bull 4, which has no hand-back; lists, locks and scores come out as after its retryJob
+
+-- @include push
+-- @include leave_active
+
+local token, due = ARGV[1], tonumber(ARGV[2])
+local locks, codes = read_locks(8, 2), {}
+local target = target_list(KEYS[4], KEYS[2], KEYS[3])
+local later = false
+
+-- Each goes before those that went before it.
+for job = #locks, 1, -1 do
+  local key, at = 6 + 2 * job, 3 * job
+  local id = ARGV[at]
+  local code, priority = leave_active(KEYS[1], KEYS[key], KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
+  codes[job] = code
+  if code == 0 and due > 0 then
+    redis.call("ZADD", KEYS[5], string.format("%.0f", due * 4096 + tonumber(ARGV[at + 2])), id)
+    later = true
+  elseif code == 0 then
+    push(target, KEYS[6], priority, {id}, "front")
+  end
+end
+let_go(KEYS[7])
+if later then
+  redis.call("PUBLISH", KEYS[5], ARGV[2])
+end
+return codes

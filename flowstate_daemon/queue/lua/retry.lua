@@ -1,0 +1,58 @@
+-- Writes down failed attempts of up to 100 jobs that another attempt follows: after a delay, or at once.
+--
+-- KEYS[1] active (list)
+-- KEYS[2] wait (list)
+-- KEYS[3] paused (list)
+-- KEYS[4] meta-paused (string)
+-- KEYS[5] delayed (zset; also the channel)
+-- KEYS[6] priority (zset)
+-- KEYS[7] stalled (set)
+-- then 3 for each job: <id> (hash) · <id>:lock (string) · <id>:logs (list)
+--
+-- ARGV[1] token of the worker
+-- then 9 for each job:
+--   id · timestamp as read at the claim · due, ms, or 0 = now · low bits of the score · attempts made, this one included
+--   · reason · stack traces, JSON · "lifo" or "back" · row for the log
+--
+-- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
+-- Publishes delayed: the smallest due, once
+-- Agrees with saveStacktrace + moveToDelayed or retryJob of Bull 4, which write before they look at the lock
+
+-- @include push
+-- @include leave_active
+
+local token = ARGV[1]
+local locks, codes = read_locks(8, 3), {}
+local target = target_list(KEYS[4], KEYS[2], KEYS[3])
+local due_first
+
+local function try_later(id, due, low)
+  redis.call("ZADD", KEYS[5], string.format("%.0f", due * 4096 + low), id)
+  due_first = math.min(due_first or due, due)
+end
+
+for job = 1, #locks do
+  local key, at = 5 + 3 * job, 9 * job - 7
+  local hash, id, due = KEYS[key], ARGV[at], tonumber(ARGV[at + 2])
+  local code, priority = leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
+  codes[job] = code
+  if code == 0 then
+    redis.call(
+      "HSET", hash,
+      "attemptsMade", ARGV[at + 4],
+      "failedReason", ARGV[at + 5],
+      "stacktrace", ARGV[at + 6]
+    )
+    redis.pcall("RPUSH", KEYS[key + 2], ARGV[at + 8])
+    if due > 0 then
+      try_later(id, due, tonumber(ARGV[at + 3]))
+    else
+      push(target, KEYS[6], priority, {id}, ARGV[at + 7])
+    end
+  end
+end
+let_go(KEYS[7])
+if due_first then
+  redis.call("PUBLISH", KEYS[5], string.format("%.0f", due_first))
+end
+return codes

@@ -1,0 +1,92 @@
+"""The daemon's own engine with a handler that does nothing: what `bull_peer.mjs` is for npm bull.
+
+`python -m tests.bench.ours --redis URL --prefix P --jobs N --concurrency C` prints jobs, seconds, rate and rss_mb.
+The time runs from the first run to the last job settled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import uvloop
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.signals import Signals
+
+from flowstate_daemon.base import logs
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.lease import Lease, connection_name
+from flowstate_daemon.work.engine import Engine, EngineSettings, Instruments
+from flowstate_daemon.work.inflight import Run
+from flowstate_daemon.work.lane import Lane
+from flowstate_daemon.work.pool import Perform
+
+
+def rss_mb(pid: int | str = "self") -> float:
+    """Resident memory of a process, in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return round(int(line.split()[1]) / 1024, 1)
+    return 0.0
+
+
+def build(url: str, prefix: str, perform: Perform, concurrency: int) -> tuple[Engine, Connection, Lease]:
+    """An engine as `daemon.py` builds it, with another performer."""
+    clock, keys, token = Clock(), Keys(prefix), f"bench/{uuid4().hex}"
+    connection = Connection(url, client_name=connection_name(keys, token))
+    instruments = Instruments(Vitals(clock), Metrics(KINDS), clock)
+    lane = Lane(instruments.vitals, instruments.metrics, clock)
+    lease = Lease(connection, keys, instance_id="bench", token=token)
+    bull = Bull(connection, keys, clock, token=token)
+    settings = EngineSettings(concurrency=concurrency)
+    return Engine(bull, Signals(connection, keys), lease, perform, lane, settings, instruments), connection, lease
+
+
+async def drain(url: str, prefix: str, jobs: int, concurrency: int) -> dict[str, float]:
+    clock, done, started = Clock(), 0, 0.0
+    all_done = asyncio.Event()
+
+    async def nothing(_run: Run) -> None:
+        nonlocal done, started
+        if not done:
+            started = clock.mono()
+        done += 1
+        if done == jobs:
+            all_done.set()
+
+    engine, connection, lease = build(url, prefix, nothing, concurrency)
+    await lease.acquire()
+    running = asyncio.create_task(engine.run())
+    await all_done.wait()
+    while len(engine.inflight):
+        await engine.inflight.changed()
+    seconds = clock.mono() - started
+    engine.stop()
+    await running
+    await lease.release()
+    await connection.close()
+    return {"jobs": jobs, "seconds": round(seconds, 4), "rate": round(jobs / seconds), "rss_mb": rss_mb()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--redis", required=True)
+    parser.add_argument("--prefix", required=True)
+    parser.add_argument("--jobs", type=int, required=True)
+    parser.add_argument("--concurrency", type=int, default=100)
+    given = parser.parse_args()
+    logs.configure("warning", "json")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(runner.run(drain(given.redis, given.prefix, given.jobs, given.concurrency))))
+
+
+if __name__ == "__main__":
+    main()

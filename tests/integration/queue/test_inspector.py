@@ -1,0 +1,190 @@
+"""Looking at the queue: right, complete, in one command each, and without changing a key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.inspector import Inspector, Snapshot
+from flowstate_daemon.queue.job import State
+from flowstate_daemon.queue.keys import Keys
+from tests.integration.queue.stage import BORN, Stage
+
+STATES: list[State] = ["wait", "active", "delayed", "paused", "completed", "failed"]
+
+
+@pytest.fixture
+def inspector(connection: Connection, keys: Keys) -> Inspector:
+    return Inspector(connection, keys)
+
+
+@pytest.fixture(autouse=True)
+async def reads_only(stage: Stage) -> AsyncIterator[None]:
+    """Nothing that an inspector does makes a key of its own."""
+    yield
+    assert not [name for name in await stage.everything() if "flowstate" in name]
+
+
+async def test_empty_queue(inspector: Inspector) -> None:
+    """A queue that nobody ever used is simply empty."""
+    assert await inspector.snapshot() == Snapshot(0, 0, 0, 0, 0, 0, False, None, None)
+    assert await inspector.job("1") is None
+    assert await inspector.state("1") is None
+    assert await inspector.logs("1") == []
+    for state in STATES:
+        assert await inspector.jobs(state) == []
+
+
+async def test_snapshot(stage: Stage, inspector: Inspector) -> None:
+    """Every state is counted, and the next due job and the oldest waiting one are found."""
+    for number, state in enumerate(STATES, start=1):
+        for i in range(number):
+            await stage.put(f"{state}{i}", state, at=BORN + 100 * number + i)
+    await stage.redis.set(stage.keys("meta-paused"), 1)
+    await stage.remember()
+    seen = await inspector.snapshot()
+    assert seen == Snapshot(1, 2, 3, 4, 5, 6, True, BORN + 100, BORN + 300)
+    assert await inspector.counts() == seen
+    assert await inspector.is_paused() is True
+    assert await stage.changes() == {}
+
+
+@pytest.mark.parametrize("oldest", ["urgent", "middle", "lazy", "none"])
+@pytest.mark.parametrize("state", ["wait", "paused"])
+async def test_oldest_waiting_whatever_its_priority(
+    stage: Stage, inspector: Inspector, oldest: str, state: str
+) -> None:
+    """The longest waiting job is found behind any number of more urgent ones, also while paused."""
+    tail: list[str] = []
+    for name, priority in (("urgent", 1), ("middle", 5), ("lazy", 10), ("none", 0)):
+        await stage.put(name, state, at=BORN - (name == oldest), priority=priority)
+        await stage.put(f"{name}2", state, at=BORN + 5, priority=priority)
+        tail = [f"{name}2", name, *tail]
+    await stage.redis.delete(stage.keys(state))
+    await stage.redis.rpush(stage.keys(state), *tail)
+    assert (await inspector.snapshot()).oldest_waiting_ms == BORN - 1
+
+
+async def test_snapshot_survives_ghosts(stage: Stage, inspector: Inspector) -> None:
+    """An id without a hash, with a wrong key or without a timestamp has no age."""
+    await stage.redis.rpush(stage.keys("wait"), "ghost", "wait")
+    assert (await inspector.snapshot()).oldest_waiting_ms is None
+
+
+async def test_snapshot_is_one_command(stage: Stage, inspector: Inspector, redis: Redis) -> None:
+    """Hosted Redis bills by the command: a snapshot costs one."""
+    await inspector.snapshot()
+
+    async def calls() -> int:
+        stats = await redis.info("commandstats")
+        return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
+
+    before = await calls()
+    await inspector.snapshot()
+    assert await calls() == before + 1
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_one_job(stage: Stage, inspector: Inspector, state: State) -> None:
+    """A job is found in whatever state it is, with lock, log and data; looking changes nothing."""
+    await stage.put("1", state, data='{"context":{"otpCode":"123456"}}', locked=True, surprise="x")
+    await stage.remember()
+    job = await inspector.job("1")
+    assert job is not None
+    assert (job.id, job.state, job.locked, job.log_count, job.notes) == ("1", state, True, 2, ())
+    assert job.due_at == (BORN if state == "delayed" else None)
+    assert job.data == {"context": {"otpCode": "123456"}}
+    assert "123456" not in str(job.document())
+    assert await inspector.state("1") == state
+    assert await inspector.logs("1") == ["a", "b"]
+    assert await stage.changes() == {}
+
+
+async def test_stuck_job(stage: Stage, inspector: Inspector) -> None:
+    """A hash that is in no list is shown, in no state, as Bull calls it stuck."""
+    await stage.redis.hset(stage.keys.job("1"), "name", "otp")
+    job = await inspector.job("1")
+    assert job is not None
+    assert (job.name, job.state) == ("otp", None)
+    assert await inspector.state("1") is None
+
+
+async def test_ghost(stage: Stage, inspector: Inspector) -> None:
+    """An id without a hash is shown with a note."""
+    await stage.redis.rpush(stage.keys("wait"), "1")
+    job = await inspector.job("1")
+    assert job is not None
+    assert (job.state, job.notes) == ("wait", ("there is no hash under this id",))
+    assert await inspector.jobs("wait") == [job]
+
+
+@pytest.mark.parametrize("job_id", ["meta", "wait", "limiter:index", "flowstate:x", ""])
+async def test_other_keys_are_no_jobs(stage: Stage, inspector: Inspector, job_id: str) -> None:
+    """The queue's own keys are never taken for jobs."""
+    await stage.redis.hset(stage.keys("meta"), "paused", 1)
+    await stage.redis.hset(stage.keys("limiter:index"), "a", "b")
+    assert await inspector.job(job_id) is None
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_pages(stage: Stage, inspector: Inspector, state: State) -> None:
+    """Pages are cut and ordered alike for lists and sets, from both ends, also beyond one script's share."""
+    names = [f"j{i}" for i in range(450)]
+    pipe = stage.redis.pipeline()
+    for i, name in enumerate(names):
+        pipe.hset(stage.keys.job(name), mapping={"name": "x", "timestamp": BORN + i})
+        if state in ("delayed", "completed", "failed"):
+            pipe.zadd(stage.keys(state), {name: BORN + i})
+        else:
+            pipe.lpush(stage.keys(state), name)
+    await pipe.execute()
+
+    async def ids(start: int, stop: int, *, newest_first: bool) -> list[str]:
+        return [job.id for job in await inspector.jobs(state, start, stop, newest_first=newest_first)]
+
+    newest = names[::-1]
+    assert await ids(0, -1, newest_first=True) == newest
+    assert await ids(0, -1, newest_first=False) == names
+    assert await ids(0, 1, newest_first=True) == newest[:2]
+    assert await ids(3, 4, newest_first=False) == names[3:5]
+    assert await ids(190, 410, newest_first=False) == names[190:411]
+    assert await ids(190, 410, newest_first=True) == newest[190:411]
+    assert await ids(440, 900, newest_first=True) == newest[440:]
+    assert await ids(450, 460, newest_first=False) == []
+
+
+async def test_broken_jobs_do_not_hide_others(stage: Stage, inspector: Inspector) -> None:
+    """A job with broken JSON is listed like all others."""
+    await stage.put("1", "failed", data="{broken", opts="{", stacktrace="?", returnvalue="x", progress="y")
+    await stage.put("2", "failed", at=BORN + 1)
+    found = await inspector.jobs("failed")
+    assert [job.id for job in found] == ["2", "1"]
+    assert len(found[1].notes) == 5
+
+
+async def test_workers(connection: Connection, inspector: Inspector, keys: Keys, valkey_url: str) -> None:
+    """Workers are the named connections of this queue, not those of a queue whose name merely begins alike."""
+    assert len(await inspector.workers()) == 0
+    await connection.block("PING")
+    other = Connection(valkey_url, client_name=f"{keys.client_name}QQ")
+    await other.block("PING")
+    ours = Connection(valkey_url, client_name=f"{keys.client_name}:vm1/abc")
+    await ours.block("PING")
+    names = sorted(worker.name for worker in await inspector.workers())
+    assert names == [keys.client_name, f"{keys.client_name}:vm1/abc"]
+    await other.close()
+    await ours.close()
+
+
+async def test_workers_unknown(redis: Redis, keys: Keys, valkey_url: str) -> None:
+    """A server that refuses CLIENT LIST is no error: the answer is empty and says why."""
+    await redis.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "~*", "&*", "+@all", "-client|list")
+    connection = Connection(valkey_url.replace("redis://", "redis://blind:pw@"), client_name="x")
+    found = await Inspector(connection, keys).workers()
+    assert len(found) == 0
+    assert found.note is not None
+    await connection.close()
+    await redis.execute_command("ACL", "DELUSER", "blind")
