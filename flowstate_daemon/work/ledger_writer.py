@@ -64,6 +64,7 @@ class LedgerWriter(Service):
     async def turn(self) -> None:
         if not self._migrated:
             # Here instead of at the start of the house: it must open while Postgres is away.
+            self.pulse.rest()  # another migrator may be at work for minutes
             await self._migrator.apply()
             self._migrated = True
         if not self._in_hand:
@@ -80,6 +81,7 @@ class LedgerWriter(Service):
         if rejects:
             log.error("journal_entries_set_aside", count=len(rejects), reason=rejects[0].reason)
             await self._ledger.set_aside(rejects)
+            self.pulse.beat()
         written = await self._ledger.write(outcomes)
         self.pulse.beat()
         dropped = await self._journal.drop(self._in_hand)

@@ -1,0 +1,219 @@
+"""The ledger: everything once, in any order, whatever it contains; nothing bad holds up the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from flowstate_daemon.database import ledger as ledger_module
+from flowstate_daemon.database.ledger import Ledger, ProviderEvent, Reject
+from flowstate_daemon.database.outcome import LATEST_MS, Decision, read_outcome
+from flowstate_daemon.database.pool import borrowed
+from flowstate_daemon.database.stories import Stories
+from flowstate_daemon.database.suppression import Suppressions
+from tests.support.clock import START, HandClock
+from tests.support.outcomes import CHAIN, START_MS, journal_entry, outcome
+
+HOSTILE = "NUL \0, half an emoji \ud83d, ; DROP TABLE users; -- ' \" \\ $1 %s \u202e \x1b[31m"
+
+
+async def rows_in(pool: asyncpg.Pool, table: str) -> list[asyncpg.Record]:
+    async with borrowed(pool) as connection:
+        return list(await connection.fetch(f"SELECT * FROM flowstate_daemon.{table}"))
+
+
+def event(type_: str, second: int = 0, **changes: Any) -> ProviderEvent:
+    made = ProviderEvent(f"msg-{type_}-{second}", "re-1", type_, START_MS + second * 1000, "ada@example.org")
+    return replace(made, **changes)
+
+
+async def test_an_outcome_is_stored_whole(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Every field of an entry is in its row."""
+    entry = outcome(7, attempt=2, reason="the provider said no", outcome="failed")
+    assert await ledger.write([entry]) == 1
+    (row,) = await rows_in(pool, "mails")
+    assert dict(row) == {
+        "key": entry.key,
+        "outcome": "failed",
+        "mail": f"bull:email:7:{START_MS}",
+        "at": START + timedelta(seconds=7, milliseconds=2),
+        "address": "ada@example.org",
+        "kind": "welcome",
+        "job_id": "7",
+        "attempt": 2,
+        "provider_id": "re-7",
+        "reason": "the provider said no",
+        "chain": [{"step": step.step, "verdict": step.verdict, "why": step.why} for step in CHAIN],
+    }
+
+
+async def test_writing_again_adds_nothing(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """The same entries, twice in one call and once more, are there once; the first version stays."""
+    entries = [outcome(number) for number in range(50)]
+    assert await ledger.write([*entries, *reversed(entries)]) == 50
+    assert await ledger.write([replace(entry, reason="later") for entry in entries]) == 0
+    assert await ledger.write([]) == 0
+    assert {row["reason"] for row in await rows_in(pool, "mails")} == {None}
+
+
+async def test_one_try_may_have_two_outcomes(ledger: Ledger) -> None:
+    """A try that is retried and later found sent has both on record."""
+    assert await ledger.write([outcome(outcome="retried"), outcome(outcome="sent")]) == 2
+
+
+async def test_daemons_that_write_the_same_do_not_block_each_other(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Five writers with the same entries in different orders all come through, and each entry is there once."""
+    entries = [outcome(number) for number in range(500)]
+    orders = (entries, entries[::-1], entries[250:] + entries[:250], entries[::2] + entries[1::2], entries)
+    assert sum(await asyncio.gather(*(ledger.write(order) for order in orders))) == 500
+    assert len(await rows_in(pool, "mails")) == 500
+
+
+async def test_hostile_text_is_kept_as_text(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """NUL bytes, broken Unicode and SQL in any field come through the journal as harmless text."""
+    raw = journal_entry(outcome(1, reason="@@", chain=(Decision("@@", "@@", "@@"),), kind="@@", job_id="@@", to="@@"))
+    for hostile in (rb"NUL \u0000 half \ud83d '; DROP TABLE users; --", b"no UTF-8: \xff\xfe", rb"\u202e \u001b[31m"):
+        assert await ledger.write([read_outcome(raw.replace(b"@@", hostile))]) == 1
+        (row,) = await rows_in(pool, "mails")
+        for value in (row["reason"], row["kind"], row["job_id"], row["address"], *row["chain"][0].values()):
+            assert value
+            assert "\0" not in value
+        async with borrowed(pool) as connection:
+            await connection.execute("DELETE FROM flowstate_daemon.mails")
+
+
+async def test_entries_that_postgres_refuses_do_not_hold_up_the_rest(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Among 500 entries three cannot be stored: 497 are, and the three are set aside with the reason."""
+    entries = [outcome(number) for number in range(500)]
+    entries[3] = replace(entries[3], reason="raw NUL \0")
+    entries[250] = replace(entries[250], at=LATEST_MS * 10)
+    entries[499] = replace(entries[499], attempt=2**40)
+    assert await ledger.write(entries) == 497
+    assert len(await rows_in(pool, "mails")) == 497
+    rejects = await rows_in(pool, "journal_rejects")
+    assert len(rejects) == 3
+    assert all(row["reason"] and row["at"] == START for row in rejects)
+    assert await ledger.write(entries) == 0
+    assert len(await rows_in(pool, "journal_rejects")) == 3
+
+
+async def test_rejects_are_kept_raw_and_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Any bytes can be set aside, twice is once, and a huge one is cut."""
+    rejects = [Reject(b"\0\xff not JSON", "why \0"), Reject(b"x" * 100_000, "too long"), Reject(b"", "empty")]
+    assert await ledger.set_aside(rejects) == 3
+    assert await ledger.set_aside(rejects) == 0
+    assert {len(row["raw"]) for row in await rows_in(pool, "journal_rejects")} == {11, 8_192, 0}
+
+
+ORDERLY = ("sent", "delivery_delayed", "delivered", "opened")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1), (1, 3, 0, 2)])
+async def test_the_furthest_state_wins_in_any_order(pool: asyncpg.Pool, ledger: Ledger, order: tuple[int, ...]) -> None:
+    """Events may come in any order, one at a time and again, also before the mail's own entry."""
+    for number in (*order, *order):
+        await ledger.note_events([event(ORDERLY[number], number)])
+    await ledger.write([outcome()])
+    (story,) = await Stories(pool).explain("ada@example.org")
+    assert story.state == "opened"
+    assert story.marks == ()
+    assert [heard.type for heard in story.events] == list(ORDERLY)
+
+
+@pytest.mark.parametrize(
+    ("events", "state", "marks"),
+    [
+        ([event("opened", 5), event("clicked", 6)], "clicked", ()),
+        ([event("clicked", 5), event("opened", 6)], "opened", ()),
+        ([event("delivered", 5), event("sent", 9)], "delivered", ()),
+        ([event("complained", 9), event("delivered", 5)], "delivered", ("complained",)),
+        ([event("bounced", 2), event("sent", 1)], "sent", ("bounced",)),
+        ([event("failed", 1)], None, ("failed",)),
+        ([event("sent", 1), event("something_new", 2)], "sent", ()),
+    ],
+)
+async def test_rank_goes_before_time_and_bad_ends_stand_apart(
+    pool: asyncpg.Pool, ledger: Ledger, events: list[ProviderEvent], state: str | None, marks: tuple[str, ...]
+) -> None:
+    """The state is the highest rank, the later of equals; what ended badly is told beside it."""
+    await ledger.write([outcome()])
+    assert await ledger.note_events(events) == len(events)
+    (story,) = await Stories(pool).explain("ada@example.org")
+    assert (story.state, story.marks) == (state, marks)
+
+
+async def test_a_new_event_suppresses_and_a_repeated_one_does_not(
+    pool: asyncpg.Pool, ledger: Ledger, clock: HandClock
+) -> None:
+    """A hard bounce enters the list with its event; when an operator has removed it, a replay changes nothing."""
+    suppressions = Suppressions(pool, clock)
+    bounce = event("bounced", 3, address="ADA@example.org", reason="no such mailbox", suppress="bounced")
+    assert await ledger.note_events([bounce, bounce]) == 1
+    (found,) = await suppressions.find("ada@example.org")
+    assert (found.reason, found.note, found.since) == ("bounced", "no such mailbox", START + timedelta(seconds=3))
+    await suppressions.remove("ada@example.org")
+    assert await ledger.note_events([bounce]) == 0
+    assert await suppressions.find("ada@example.org") == []
+
+
+async def test_hostile_events_are_stored(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """NUL bytes, endless text, times out of this world: a webhook's content never raises."""
+    long = "x\0" * 5_000
+    events = [ProviderEvent(long, long, long, at, long, HOSTILE) for at in (-1, 2**60)]
+    assert await ledger.note_events(events) == 1
+    assert await ledger.note_events([]) == 0
+
+
+async def test_concurrent_events_are_counted_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """The provider delivers to five daemons at once: each event is new to one of them."""
+    events = [event("bounced", n, address=f"p{n % 20}@example.org", suppress="bounced") for n in range(200)]
+    orders = (events, events[::-1], events[100:] + events[:100], events[::2] + events[1::2], events)
+    assert sum(await asyncio.gather(*(ledger.note_events(order) for order in orders))) == 200
+    assert len(await rows_in(pool, "suppressions")) == 20
+
+
+async def test_prune_takes_what_is_too_old_in_small_batches(
+    pool: asyncpg.Pool, ledger: Ledger, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old mails, events and rejects go, also when several prune at once; young ones and the suppression list stay."""
+    monkeypatch.setattr(ledger_module, "PRUNE_BATCH", 7)
+    day_ms = 86_400_000
+    await ledger.write([outcome(number, at=START_MS - number * day_ms) for number in range(100)])
+    await ledger.note_events([event("bounced", -number * 86_400, suppress="bounced") for number in range(100)])
+    await ledger.set_aside([Reject(b"old", "old")])
+    clock.advance(60)
+    pruned = await asyncio.gather(ledger.prune(30), ledger.prune(30), ledger.prune(30))
+    assert sum(pruned) == 70 + 70
+    clock.advance(31 * 86_400)
+    assert await ledger.prune(30) == 30 + 30 + 1
+    assert len(await rows_in(pool, "suppressions")) == 1
+
+
+async def test_explain_tells_newest_first(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Mails of one person by their last try, newest first; the tries of each in order with their decisions."""
+    late = START_MS + 3_600_000
+    await ledger.write(
+        [
+            outcome(3),
+            outcome(1, 3, at=late, provider_id="re-1"),
+            outcome(1, 1, outcome="retried", provider_id=None, reason="the provider was ill"),
+            outcome(1, 2, outcome="retried", provider_id=None),
+            outcome(2, outcome="skipped", provider_id=None, chain=(Decision("preference", "skip", "unsubscribed"),)),
+            outcome(4, to="bob@example.org"),
+        ]
+    )
+    stories = Stories(pool)
+    told = await stories.explain("  Ada@Example.ORG ")
+    assert [story.job_id for story in told] == ["1", "3", "2"]
+    assert [one.outcome for one in told[0].tries] == ["retried", "retried", "sent"]
+    assert told[0].tries[0].reason == "the provider was ill"
+    assert told[0].outcome == "sent"
+    assert told[2].tries[0].chain == (Decision("preference", "skip", "unsubscribed"),)
+    assert [story.job_id for story in await stories.explain("ada@example.org", 2)] == ["1", "3"]
+    assert await stories.explain("nobody@example.org") == []
+    assert await stories.explain(HOSTILE) == []

@@ -1,0 +1,90 @@
+"""Who gets no mail: the list, the way back, and the question that is asked before each batch."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from flowstate_daemon.database.suppression import Suppressions
+from flowstate_daemon.mail.facts import NOTHING_KNOWN, PersonFacts
+from tests.support.clock import START, HandClock
+
+
+@pytest.fixture
+def suppressions(pool: asyncpg.Pool, clock: HandClock) -> Suppressions:
+    return Suppressions(pool, clock)
+
+
+async def test_an_address_is_found_in_any_spelling(suppressions: Suppressions) -> None:
+    """Case and blanks around do not matter, neither on the way in nor out."""
+    assert await suppressions.add(" Ada@Example.ORG", "manual", "asked by phone\0") is True
+    assert await suppressions.add("ada@example.org", "manual") is False
+    (found,) = await suppressions.find("ADA@EXAMPLE.ORG ")
+    assert (found.address, found.since, found.note) == (
+        "ada@example.org",
+        START,
+        "asked by phone\N{REPLACEMENT CHARACTER}",
+    )
+    assert await suppressions.remove("aDa@example.org") == ["manual"]
+    assert await suppressions.remove("ada@example.org") == []
+
+
+async def test_reasons_stand_beside_each_other_and_go_together(suppressions: Suppressions) -> None:
+    """A complaint does not hide a bounce; removing an address removes all that stood against it."""
+    for reason in ("complained", "bounced"):
+        await suppressions.add("ada@example.org", reason)
+    assert [one.reason for one in await suppressions.find("ada@example.org")] == ["bounced", "complained"]
+    assert await suppressions.remove("ada@example.org") == ["bounced", "complained"]
+
+
+async def test_an_unknown_reason_is_a_bug(suppressions: Suppressions) -> None:
+    """Only what the policy knows how to judge can be stored."""
+    with pytest.raises(ValueError, match="no reason"):
+        await suppressions.add("ada@example.org", "mood")
+
+
+async def test_pages_lose_nobody(suppressions: Suppressions) -> None:
+    """Page after page gives every row once, by address, also where one address fills the end of a page."""
+    for number in range(5):
+        for reason in ("bounced", "manual"):
+            await suppressions.add(f"p{number}@example.org", reason)
+    seen, page = [], await suppressions.page(3)
+    while page:
+        seen += page
+        page = await suppressions.page(3, after=page[-1])
+    assert [(one.address[:2], one.reason) for one in seen] == [
+        (f"p{number}", reason) for number in range(5) for reason in ("bounced", "manual")
+    ]
+
+
+async def test_the_way_back_from_one_kind_and_from_all(suppressions: Suppressions) -> None:
+    """Each kind can be taken back alone; * takes back everything."""
+    for kind in ("task-reminder", "focus-report", "*"):
+        assert await suppressions.unsubscribe("ada@example.org", kind) is True
+    assert await suppressions.unsubscribe("ada@example.org") is False
+    assert await suppressions.resubscribe("Ada@example.org", "focus-report") == ["focus-report"]
+    assert (await suppressions.facts_for(["ada@example.org"]))["ada@example.org"].unsubscribed == {"*", "task-reminder"}
+    assert await suppressions.resubscribe("ada@example.org") == ["*", "task-reminder"]
+    assert await suppressions.resubscribe("ada@example.org") == []
+
+
+async def test_facts_for_500_people_in_one_query(pool: asyncpg.Pool, suppressions: Suppressions) -> None:
+    """Everybody asked for has an answer under the spelling that was asked for, the unknown and the odd too."""
+    await suppressions.add("p7@example.org", "bounced")
+    await suppressions.add("p7@example.org", "complained")
+    await suppressions.unsubscribe("P9@example.org", "task-reminder")
+    asked = [f"P{number}@example.org" for number in range(496)] + ["p7@example.org", "", "NUL\0@example.org", "\ud800"]
+    facts = await suppressions.facts_for(asked)
+    assert set(facts) == set(asked)
+    assert facts["P7@example.org"] == facts["p7@example.org"] == PersonFacts(frozenset({"bounced", "complained"}))
+    assert facts["P9@example.org"] == PersonFacts(unsubscribed=frozenset({"task-reminder"}))
+    assert facts["P8@example.org"] == facts[""] == facts["\ud800"] == NOTHING_KNOWN
+    assert await suppressions.facts_for([]) == {}
+
+
+async def test_adding_at_once_adds_once(suppressions: Suppressions) -> None:
+    """Several daemons may say the same at the same time."""
+    added = await asyncio.gather(*(suppressions.add("ada@example.org", "bounced") for _ in range(5)))
+    assert sorted(added) == [False] * 4 + [True]
