@@ -13,6 +13,7 @@ import click
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, Outage
+from flowstate_daemon.cli.people import explain, migrate, suppression
 from flowstate_daemon.cli.queueing import enqueue, queue
 from flowstate_daemon.cli.serving import check, dev, run
 
@@ -47,7 +48,7 @@ def app(context: click.Context, config_file: str | None) -> None:
     context.obj = config_file
 
 
-for command in (run, dev, check, enqueue, queue):
+for command in (run, dev, check, migrate, enqueue, queue, explain, suppression):
     app.add_command(command)
 
 

@@ -49,7 +49,7 @@ class LedgerWriter(Service):
         self._journal = journal
         self._ledger = ledger
         self._migrator = migrator
-        self._migrated = False
+        self._at_home = False
         self._in_hand: list[bytes] = []
         self._arrived = asyncio.Event()
 
@@ -62,17 +62,19 @@ class LedgerWriter(Service):
         self._arrived.set()
 
     async def turn(self) -> None:
-        if not self._migrated:
+        if not self._at_home:
             # Here instead of at the start of the house: it must open while Postgres is away.
             self.pulse.rest()  # another migrator may be at work for minutes
             await self._migrator.apply()
-            self._migrated = True
+        # An outage may end with another database than it began with: after one, look again.
+        self._at_home = False
         if not self._in_hand:
             self._arrived.clear()
             self._in_hand = await self._journal.peek(BATCH)
         full = len(self._in_hand) == BATCH
         if self._in_hand:
             await self._move()
+        self._at_home = True
         if not full and not self.stopping:
             await self._something_arrives()
 
@@ -81,15 +83,15 @@ class LedgerWriter(Service):
         if rejects:
             log.error("journal_entries_set_aside", count=len(rejects), reason=rejects[0].reason)
             await self._ledger.set_aside(rejects)
-            self.pulse.beat()
+            self.progressed()
         written = await self._ledger.write(outcomes)
-        self.pulse.beat()
+        self.progressed()
         dropped = await self._journal.drop(self._in_hand)
         log.debug("outcomes_moved", entries=len(self._in_hand), new=written, dropped=dropped)
         self._in_hand = []
 
     async def _something_arrives(self) -> None:
-        self.pulse.beat()
+        self.progressed()
         await self.within(LOOK_AGAIN_S, self._arrived.wait())
         await self.pause(GATHER_S)
 

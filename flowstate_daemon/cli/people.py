@@ -1,0 +1,186 @@
+"""Commands about people and what is written down about them: `migrate`, `explain`, `suppression list|add|remove`.
+
+They need Postgres only; Redis may be away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import asyncpg
+import click
+
+from flowstate_daemon.base import logs
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import ConfigError, FlowstateError, Malformed
+from flowstate_daemon.cli.desk import configured, run_async
+from flowstate_daemon.cli.show import json_option, moment, print_facts, print_json, print_table
+from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.migrate import Migration, Migrator, SchemaRefused
+from flowstate_daemon.database.pool import open_pool
+from flowstate_daemon.database.schema import LONGEST_ADDRESS, storable
+from flowstate_daemon.database.stories import MailStory, Stories, Try
+from flowstate_daemon.database.suppression import REASONS, Suppressed, Suppressions
+from flowstate_daemon.mail.address import read_address
+from flowstate_daemon.mail.facts import PersonFacts
+
+T = TypeVar("T")
+
+LONGEST_LIST = 1_000
+
+
+def as_sent(address: str) -> str:
+    """The address as mails carry it, with an international domain in its `xn--` form; anything else as it is."""
+    try:
+        return read_address(address.strip())
+    except Malformed:
+        return storable(address, LONGEST_ADDRESS)
+
+
+def at_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:
+    """Do the work with connections to Postgres. Raises ConfigError without DATABASE_URL, Outage."""
+    config = configured(config_file)
+    logs.configure("warning", config.log.format)
+    url = config.database.url
+    if url is None:
+        raise ConfigError(["DATABASE_URL: is not set; this command works on Postgres"])
+
+    async def connected() -> T:
+        async with open_pool(clean_dsn(url.get_secret_value()), size=1) as pool:
+            return await work(pool)
+
+    return run_async(connected())
+
+
+@click.command()
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 when something is pending.")
+@json_option
+@click.pass_obj
+def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
+    """Bring the daemon's own schema, flowstate_daemon, to this version.
+
+    Safe to run from several places at once. Needs CREATE on the database, or a schema of that name which belongs to
+    the role in DATABASE_URL. The application's tables are not touched. `run` does the same by itself.
+    """
+
+    async def work(pool: asyncpg.Pool) -> list[Migration]:
+        migrator = Migrator(pool)
+        return await migrator.pending() if only_check else await migrator.apply()
+
+    try:
+        migrations = at_database(config_file, work)
+    except SchemaRefused as refused:
+        raise FlowstateError(refused.reason) from refused
+    what = "pending" if only_check else "applied"
+    if as_json:
+        print_json({what: [migration.title for migration in migrations]})
+    else:
+        click.echo("\n".join(f"{what}: {migration.title}" for migration in migrations) or "the schema is up to date")
+    return 1 if only_check and migrations else 0
+
+
+@click.command()
+@click.argument("address")
+@click.option("--limit", type=click.IntRange(1, LONGEST_LIST), default=100, show_default=True, help="How many mails.")
+@json_option
+@click.pass_obj
+def explain(config_file: str | None, address: str, limit: int, *, as_json: bool) -> None:
+    """Why ADDRESS got each mail, or did not: newest first, with every decision and what the provider reported."""
+    address = as_sent(address)
+
+    async def work(pool: asyncpg.Pool) -> tuple[PersonFacts, list[MailStory]]:
+        facts = await Suppressions(pool, Clock()).facts_for([address])
+        return facts[address], await Stories(pool).explain(address, limit)
+
+    facts, stories = at_database(config_file, work)
+    standing = {"suppressed": sorted(facts.suppressed), "unsubscribed": sorted(facts.unsubscribed)}
+    if as_json:
+        print_json({"address": address, **standing, "mails": stories})
+        return
+    print_facts(address, {name: ", ".join(values) or "no" for name, values in standing.items()})
+    columns = ("when (UTC)", "type", "job", "try", "outcome", "decisions", "provider")
+    print_table(f"mails: {len(stories)}", columns, [row for story in stories for row in story_rows(story)])
+
+
+def story_rows(story: MailStory) -> Iterator[tuple[object, ...]]:
+    """One row for each try, the latest first; the newest carries what the provider said about the mail. Pure."""
+    provider = "\n".join(
+        (f"{moment_of(event.at)} {event.type}" + (f": {event.reason}" if event.reason else ""))
+        for event in story.events
+    )
+    for one in reversed(story.tries):
+        yield moment_of(one.at), story.kind, story.job_id, one.attempt, one.outcome, decisions(one), provider
+        provider = ""
+
+
+def decisions(one: Try) -> str:
+    """The chain of a try, one decision a line, and how it ended. Pure."""
+    lines = [f"{step.step}: {step.verdict}" + (f" ({step.why})" if step.why else "") for step in one.chain]
+    return "\n".join([*lines, *([one.reason] if one.reason else [])])
+
+
+def moment_of(instant: Any) -> str:
+    return moment(int(instant.timestamp() * 1000))
+
+
+@click.group()
+def suppression() -> None:
+    """Addresses that get no mail: hard bounces, complaints, and those added by hand."""
+
+
+@suppression.command("list")
+@click.argument("address", required=False)
+@click.option(
+    "--limit", type=click.IntRange(1), default=LONGEST_LIST, show_default=True, help="No more rows than this."
+)
+@json_option
+@click.pass_obj
+def list_(config_file: str | None, address: str | None, limit: int, *, as_json: bool) -> None:
+    """All suppressed addresses in alphabetical order, or what stands against ADDRESS."""
+
+    async def work(pool: asyncpg.Pool) -> list[Suppressed]:
+        suppressions = Suppressions(pool, Clock())
+        return await (suppressions.page(limit) if address is None else suppressions.find(as_sent(address)))
+
+    found = at_database(config_file, work)
+    if as_json:
+        print_json(found)
+    else:
+        rows = [(one.address, one.reason, moment_of(one.since), one.note) for one in found]
+        print_table(f"suppressed: {len(found)}", ("address", "reason", "since (UTC)", "note"), rows)
+
+
+@suppression.command()
+@click.argument("address")
+@click.option("--reason", type=click.Choice(REASONS), default="manual", show_default=True)
+@click.option("--note", metavar="TEXT", help="For whoever reads the list later.")
+@json_option
+@click.pass_obj
+def add(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
+    """Send no more mail to ADDRESS. A complaint lets one-time codes through; anything else stops them too."""
+    try:
+        address = read_address(address.strip())
+    except Malformed as malformed:
+        raise click.UsageError("ADDRESS is no e-mail address") from malformed
+    added = at_database(config_file, lambda pool: Suppressions(pool, Clock()).add(address, reason, note))
+    if as_json:
+        print_json({"address": address, "reason": reason, "added": added})
+    else:
+        click.echo(f"{address}: suppressed ({reason})" + ("" if added else ", as it was before"))
+
+
+@suppression.command()
+@click.argument("address")
+@json_option
+@click.pass_obj
+def remove(config_file: str | None, address: str, *, as_json: bool) -> None:
+    """Let ADDRESS get mail again, whatever stood against it. The provider may keep a list of its own."""
+    address = as_sent(address)
+    removed = at_database(config_file, lambda pool: Suppressions(pool, Clock()).remove(address))
+    if as_json:
+        print_json({"address": address, "removed": removed})
+    else:
+        click.echo(
+            f"{address}: " + (f"no longer suppressed ({', '.join(removed)})" if removed else "was not suppressed")
+        )
