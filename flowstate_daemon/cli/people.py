@@ -158,7 +158,7 @@ def list_(config_file: str | None, address: str | None, limit: int, *, as_json: 
 @json_option
 @click.pass_obj
 def add(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
-    """Send no more mail to ADDRESS. A complaint lets one-time codes through; anything else stops them too."""
+    """Send no more mail to ADDRESS. One-time codes still go there, unless the reason is `bounced`."""
     try:
         address = read_address(address.strip())
     except Malformed as malformed:

@@ -1,0 +1,95 @@
+"""SQL files: each query is named, described and explained, and used; migrations keep to our schema."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import flowstate_daemon.database
+from flowstate_daemon.database.migrate import FILE, Migration, SchemaRefused, known_migrations, outstanding
+from flowstate_daemon.database.queries import BadQuery, catalogue, parse
+
+ROOM = Path(flowstate_daemon.database.__file__).parent
+GOOD = (
+    "-- A file.\n\n-- name: find_it\n-- Finds it.\n-- $1 what (text)\n-- $2 how many (integer)\nSELECT $1\nLIMIT $2;\n"
+)
+
+
+def test_a_query_has_name_words_and_text() -> None:
+    """Header and text are told apart, and the text is what the server gets."""
+    (query,) = parse(GOOD, "x.sql")
+    assert (query.name, query.words, query.parameters) == ("find_it", "Finds it.", 2)
+    assert query.text == "SELECT $1\nLIMIT $2;"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("find_it", "Find it", "small letters"),
+        ("-- Finds it.\n", "", "no description"),
+        ("SELECT $1\nLIMIT $2;", "", "no SQL"),
+        ("-- $2 how many (integer)\n", "", r"uses parameters \[1, 2\], explains \[1\]"),
+        ("$2 how many (integer)", "$3 how many (integer)", r"explains \[1, 3\]"),
+        ("LIMIT $2", "LIMIT 2", r"uses parameters \[1\]"),
+        ("$1 what (text)", "$1 what", "meaning"),
+        ("-- A file.", "SELECT 1;", "before the first name"),
+    ],
+)
+def test_what_is_not_explained_is_refused(old: str, new: str, why: str) -> None:
+    """Each way to break the rules is found, with the file and the query in the message."""
+    with pytest.raises(BadQuery, match=why):
+        list(parse(GOOD.replace(old, new, 1), "x.sql"))
+
+
+def test_every_query_is_used_and_every_used_one_exists() -> None:
+    """Names in Python and in SQL are the same set."""
+    code = "\n".join(path.read_text() for path in ROOM.glob("*.py"))
+    used = {name for name in catalogue() if f'"{name}"' in code}
+    asked = set(re.findall(r'\bsql\("(\w+)"\)', code))
+    assert used == set(catalogue())
+    assert asked <= set(catalogue())
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*ROOM.glob("sql/*.sql"), *ROOM.glob("migrations/*.sql")]), ids=lambda p: p.name
+)
+def test_sql_writes_to_our_schema_only(path: Path) -> None:
+    """Every relation that is made, changed or written is named with our schema, and the search path is left alone."""
+    text = re.sub(r"--.*", "", path.read_text())
+    makes = r"CREATE TABLE|CREATE VIEW|INDEX \w+ ON|ALTER \w+|DROP \w+"
+    writes = r"INSERT INTO|(?<!FOR )UPDATE|DELETE FROM|TRUNCATE"
+    written = re.findall(rf"\b(?:{makes}|{writes})\s+([\w.]+)", text)
+    assert [name for name in written if not name.startswith("flowstate_daemon.")] == []
+    assert not re.search(r"\bpublic\b|search_path|SET ROLE", text)
+
+
+@pytest.mark.parametrize("path", sorted((ROOM / "migrations").iterdir()), ids=lambda path: path.name)
+def test_migrations_say_what_may_run_beside_them(path: Path) -> None:
+    """Each file is called NNNN_name.sql and its head names the older versions that may go on running."""
+    assert FILE.fullmatch(path.name)
+    head = re.match(r"(?:--.*\n)+", path.read_text())
+    assert head is not None
+    assert "Beside it may run:" in head[0]
+
+
+def applied(*migrations: Migration) -> list[dict[str, object]]:
+    return [{"version": one.version, "name": one.name, "checksum": one.checksum} for one in migrations]
+
+
+def test_what_is_outstanding_follows_from_the_list() -> None:
+    """Nothing applied, some, all; more than is known and something else than is known are refused."""
+    known = [Migration(number, f"m_{number}", f"SELECT {number}") for number in (1, 2, 3)]
+    assert outstanding(known, []) == known
+    assert outstanding(known, applied(*known[:2])) == known[2:]
+    assert outstanding(known, applied(*known)) == []
+    with pytest.raises(SchemaRefused, match="older than the database"):
+        outstanding(known[:2], applied(*known))
+    with pytest.raises(SchemaRefused, match="0002_m_2 was applied with another content"):
+        outstanding(known, applied(known[0], Migration(2, "m_2", "SELECT 22")))
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    """1, 2, 3 and so on, each with a title that sorts."""
+    assert [one.title[:4] for one in known_migrations()] == [f"{n + 1:04}" for n in range(len(known_migrations()))]
