@@ -49,6 +49,26 @@ class Throttled(FlowstateError):
         self.after_ms = after_ms
 
 
+class InProgress(FlowstateError):
+    """The provider still works on the same request. Not an attempt: it goes again after `after_ms`, unchanged."""
+
+    def __init__(self, reason: str, *, after_ms: int) -> None:
+        super().__init__(reason)
+        self.after_ms = after_ms
+
+
+class AcceptedEarlier(FlowstateError):
+    """The provider holds another body under this key: it has accepted these mails before. Never sent again."""
+
+
+class QuotaExhausted(FlowstateError):
+    """The account has used up what it may send until `until_ms`. Not an attempt; bulk waits, codes may try."""
+
+    def __init__(self, reason: str, *, until_ms: int) -> None:
+        super().__init__(reason)
+        self.until_ms = until_ms
+
+
 class LaneClosed(FlowstateError):
     """The provider refuses the account, the key or the domain: every mail would fail. Not an attempt; jobs stay."""
 

@@ -16,7 +16,18 @@ Child = TypeVar("Child")
 OTHER = "other"
 ENDINGS = ("sent", "skipped", "retried", "failed", "released")
 # The delivery room's words for what came back; a test holds the two lists together.
-ANSWERS = ("accepted", "retry", "throttled", "quota", "closed", "final", "timeout", "network")
+ANSWERS = (
+    "accepted",
+    "earlier",
+    "in_progress",
+    "retry",
+    "throttled",
+    "quota",
+    "closed",
+    "final",
+    "timeout",
+    "network",
+)
 
 SEND_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)

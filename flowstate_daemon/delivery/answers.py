@@ -9,16 +9,37 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import msgspec
 
-from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Retry, Throttled
+from flowstate_daemon.base.errors import (
+    AcceptedEarlier,
+    Final,
+    FlowstateError,
+    InProgress,
+    LaneClosed,
+    QuotaExhausted,
+    Retry,
+    Throttled,
+)
 from flowstate_daemon.base.privacy import masked
+from flowstate_daemon.delivery.receipts import is_receipt
 
-Word = Literal["accepted", "retry", "throttled", "quota", "closed", "final", "timeout", "network"]
+Word = Literal[
+    "accepted",
+    "earlier",
+    "in_progress",
+    "retry",
+    "throttled",
+    "quota",
+    "closed",
+    "final",
+    "timeout",
+    "network",
+]
 
 SUCCESS = range(200, 300)
 REDIRECTION = range(300, 400)
@@ -28,6 +49,9 @@ NOWHERE = (404, 405)
 LONGEST_WORDS = 200
 THROTTLE_MS = (100, 1_000, 60_000)  # shortest, without a wish (the provider counts in seconds), longest
 LONGEST_RETRY_MS = 300_000
+IN_PROGRESS_MS = 1_000
+# When the month of the account begins is not told, and a larger plan may be bought at any time: look once an hour.
+MONTHLY_QUOTA_MS = 3_600_000
 
 ADDRESS = re.compile(r"[^\s<>()\[\]\"',;:=]+(?:@|%40)[^\s<>()\[\]\"'`,;:]+", re.IGNORECASE)
 SECRET = re.compile(r"\bBearer\s+\S+|\b(?:re|whsec)_\w{4,}|(?=[\w-]*\d)[\w-]{24,}", re.IGNORECASE)
@@ -35,7 +59,9 @@ CODE = re.compile(r"\d(?:[ -]?\d){4,}")
 
 # What an error's type means where its status alone does not say it.
 BY_TYPE: Mapping[tuple[int, str], Word] = {
-    (409, "invalid_idempotent_request"): "final",
+    (409, "invalid_idempotent_request"): "earlier",
+    (409, "concurrent_idempotent_requests"): "in_progress",
+    (409, "resource_locked"): "in_progress",
     (429, "daily_quota_exceeded"): "quota",
     (429, "monthly_quota_exceeded"): "quota",
 }
@@ -49,6 +75,7 @@ BY_STATUS: Mapping[int, Word] = {
     425: "retry",
     429: "throttled",
 }
+PLAIN: Mapping[Word, type[FlowstateError]] = {"closed": LaneClosed, "final": Final, "earlier": AcceptedEarlier}
 REMEDIES: Mapping[tuple[int, str], str] = {
     (401, "missing_api_key"): "set RESEND_API_KEY",
     (401, "restricted_api_key"): "use a key that may send",
@@ -56,10 +83,7 @@ REMEDIES: Mapping[tuple[int, str], str] = {
     (403, "invalid_api_key"): "correct RESEND_API_KEY",
     (403, "validation_error"): "verify the sender's domain, or change RESEND_FROM_EMAIL",
     (403, ""): "the provider's edge turned the request away",
-    (
-        409,
-        "invalid_idempotent_request",
-    ): "the provider holds this key with another body, so it has probably sent it",
+    (409, "invalid_idempotent_request"): "the provider holds this key with another body, so it has accepted it",
     (429, "daily_quota_exceeded"): "the quota is back at 00:00 UTC",
     (429, "monthly_quota_exceeded"): "the quota is back with the next billing month or a larger plan",
 }
@@ -100,17 +124,9 @@ def judge(answer: Answer, now: datetime) -> Verdict:
     error_type, message = _error(content)
     word = _word(answer.status, error_type, spoken=bool(error_type or message))
     reason = _reason(answer, error_type, message)
+    if word == "quota":
+        return Verdict(word, QuotaExhausted(reason, until_ms=quota_back_ms(error_type, now)), error_type)
     return Verdict(word, _fate(word, reason, answer.headers, now), error_type)
-
-
-def ids_in(content: object) -> tuple[str, ...] | None:
-    """The provider's ids in a good answer, in the order of the request; None when it is no good answer."""
-    match content:
-        case {"id": str(one)} if one:
-            return (one,)
-        case {"data": list(rows)} if all(isinstance(row, dict) and row.get("id") for row in rows):
-            return tuple(str(row["id"]) for row in rows)
-    return None
 
 
 def read_rate(headers: Mapping[str, str]) -> Rate | None:
@@ -134,6 +150,14 @@ def wait_ms(headers: Mapping[str, str], now: datetime) -> int | None:
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0, int((at - now).total_seconds() * 1000))
+
+
+def quota_back_ms(error_type: str, now: datetime) -> int:
+    """When to ask again after a quota has been used up, Unix ms: a day's quota is back with the next UTC day."""
+    if error_type == "daily_quota_exceeded":
+        now = (now.astimezone(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        return int(now.timestamp() * 1000)
+    return int(now.timestamp() * 1000) + MONTHLY_QUOTA_MS
 
 
 def safe_words(text: str) -> str:
@@ -162,7 +186,7 @@ def _error(content: object) -> tuple[str, str]:
 def _judge_success(answer: Answer, content: object) -> Verdict:
     error_type, message = _error(content)
     failed = isinstance(content, dict) and content.get("statusCode") not in (None, 200)
-    if ids_in(content) is not None and not failed:
+    if is_receipt(content) and not failed:
         return Verdict("accepted")
     # Somebody between us and the provider spoke, or the provider contradicts itself: the outcome is unknown.
     reason = _reason(answer, error_type, message)
@@ -202,10 +226,10 @@ def _fate(word: Word, reason: str, headers: Mapping[str, str], now: datetime) ->
             rate = read_rate(headers)
             wish = int(rate.reset_s * 1000) if rate else usual
         return Throttled(reason, after_ms=min(max(wish, shortest), longest))
-    if word in ("closed", "quota"):
-        return LaneClosed(reason)
-    if word == "final":
-        return Final(reason)
+    if word == "in_progress":
+        return InProgress(reason, after_ms=max(wait_ms(headers, now) or 0, IN_PROGRESS_MS))
+    if word in PLAIN:
+        return PLAIN[word](reason)
     return Retry(reason, after_ms=min(wait_ms(headers, now) or 0, LONGEST_RETRY_MS))
 
 

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol, TypeAlias
 
 from flowstate_daemon.mail.message import Accepted, Email
 
+MOST_IN_BATCH: Final = 100
+LARGEST_IN_BATCH: Final = 256 * 1024  # characters of one mail: a hundred of them are a request of 25 MB
+SINGLE_PATH: Final = "/emails"
+BATCH_PATH: Final = "/emails/batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The provider has not taken this mail of a request, and why; the others of the request are not touched."""
+
+    reason: str
+
+
+Result: TypeAlias = Accepted | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of each mail of a request, in the order of its body."""
+
+    results: tuple[Result, ...]
+
+
+def weight(email: Email) -> int:
+    """How long a mail is, in characters."""
+    return len(email.html) + len(email.text)
+
 
 class Gateway(Protocol):
-    """A way out for mails. `open` connects, `close` closes; many coroutines may `send` at once."""
+    """A way out for mails. `open` connects, `close` closes; many coroutines may `deliver` at once."""
 
     name: ClassVar[str]
 
@@ -16,13 +45,24 @@ class Gateway(Protocol):
 
     async def close(self) -> None: ...
 
-    async def send(self, email: Email, *, idempotency_key: str) -> Accepted:
-        """Hand over one mail, at most once per `idempotency_key` (1 to 256 characters) within 24 h.
+    def batchable(self, email: Email) -> bool:
+        """May this mail travel with others in one request?"""
+        ...
+
+    def compose(self, emails: Sequence[Email]) -> tuple[str, bytes]:
+        """Path and body of the request for these mails: the same bytes for the same mails. Raises Final."""
+        ...
+
+    async def deliver(self, path: str, body: bytes, idempotency_key: str) -> Delivery:
+        """Hand over a composed request, at most once per `idempotency_key` (1 to 256 characters) within 24 h.
 
         Raises:
             Retry: the outcome is unknown or the provider is ill: try again with the same key.
+            InProgress: the provider works on this request already: ask again after `after_ms`.
+            AcceptedEarlier: the provider has taken it before, with another body.
             Throttled: not processed, the whole pool slows down for `after_ms`.
+            QuotaExhausted: not processed, nor will others be until `until_ms`.
             LaneClosed: key, account or domain are refused: no mail can leave.
-            Final: this mail will never be accepted.
+            Final: the request as a whole will never be accepted; none of its mails was.
         """
         ...

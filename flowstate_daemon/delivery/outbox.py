@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from email.errors import MessageError
 from email.message import EmailMessage
@@ -18,13 +19,24 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
+
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import Final, LaneClosed
+from flowstate_daemon.delivery.gateway import (
+    BATCH_PATH,
+    LARGEST_IN_BATCH,
+    SINGLE_PATH,
+    Delivery,
+    Refused,
+    Result,
+    weight,
+)
 from flowstate_daemon.mail.message import Accepted, Email
 
 
 class Outbox:
-    """One `.eml` file per idempotency key: a second send of the same key replaces the same file."""
+    """One `.eml` file per mail: a second delivery under the same key replaces the same files."""
 
     name: ClassVar[str] = "outbox"
 
@@ -38,11 +50,25 @@ class Outbox:
     async def close(self) -> None:
         """Nothing is held open between mails."""
 
-    async def send(self, email: Email, *, idempotency_key: str) -> Accepted:
-        """Write one mail. Raises Final when the mail is at fault, LaneClosed when the folder is."""
-        digest = hashlib.sha256(idempotency_key.encode("utf-8", "replace")).hexdigest()[:32]
-        await asyncio.to_thread(self._write, digest, email)
-        return Accepted(provider_id=digest, provider=self.name)
+    def batchable(self, email: Email) -> bool:
+        """As a provider would have it, so that a rehearsal takes the same ways."""
+        return weight(email) <= LARGEST_IN_BATCH
+
+    def compose(self, emails: Sequence[Email]) -> tuple[str, bytes]:
+        """The mails as JSON, under the paths that a provider would have. Raises Final."""
+        try:
+            body = msgspec.json.encode(list(emails))
+        except UnicodeEncodeError as error:
+            raise Final("this mail holds half a character (a lone surrogate)") from error
+        return SINGLE_PATH if len(emails) == 1 else BATCH_PATH, body
+
+    async def deliver(self, path: str, body: bytes, idempotency_key: str) -> Delivery:
+        """Write the mails. Raises Final when the only one is at fault, LaneClosed when the folder is."""
+        emails = msgspec.json.decode(body, type=list[Email])
+        results = await asyncio.to_thread(self._write_all, emails, idempotency_key)
+        if path == SINGLE_PATH and isinstance(results[0], Refused):
+            raise Final(results[0].reason)
+        return Delivery(results)
 
     def path(self, provider_id: str) -> Path:
         """Where the mail of that id lies."""
@@ -55,15 +81,19 @@ class Outbox:
         except OSError as error:
             raise LaneClosed(f"the outbox folder cannot be used: {error.strerror}") from error
 
-    def _write(self, digest: str, email: Email) -> None:
+    def _write_all(self, emails: Sequence[Email], key: str) -> tuple[Result, ...]:
+        return tuple(self._write(_digest(key, place), email) for place, email in enumerate(emails))
+
+    def _write(self, digest: str, email: Email) -> Result:
         try:
             content = self._compose(digest, email)
         except (ValueError, LookupError, MessageError) as error:
-            raise Final(f"this mail cannot be written as RFC 5322 text ({type(error).__name__})") from error
+            return Refused(f"this mail cannot be written as RFC 5322 text ({type(error).__name__})")
         try:
             self._replace(self.path(digest), content)
         except OSError as error:
             raise LaneClosed(f"the outbox folder cannot be written: {error.strerror}") from error
+        return Accepted(provider_id=digest, provider=self.name)
 
     def _replace(self, path: Path, content: bytes) -> None:
         """All or nothing: whoever reads the folder sees whole mails only."""
@@ -91,3 +121,8 @@ class Outbox:
         message.add_alternative(email.html, subtype="html")
         message.set_boundary(f"={digest}=")
         return message.as_bytes()
+
+
+def _digest(key: str, place: int) -> str:
+    """A file name for the mail at that place of a request, whatever characters the key has."""
+    return hashlib.sha256(f"{place}:{key}".encode("utf-8", "replace")).hexdigest()[:32]

@@ -5,19 +5,30 @@ Built by `daemon`, and by `cli` for `check`. Nothing here logs, so no key is eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import msgspec
 import resend
 from resend.exceptions import ResendError
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError, LaneClosed, Retry
-from flowstate_daemon.delivery.answers import ids_in
-from flowstate_daemon.delivery.transport import OnAnswer, Transport, Undelivered
-from flowstate_daemon.mail.message import Accepted, Email
+from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Retry
+from flowstate_daemon.delivery.answers import safe_words
+from flowstate_daemon.delivery.gateway import (
+    BATCH_PATH,
+    LARGEST_IN_BATCH,
+    SINGLE_PATH,
+    Delivery,
+    Refused,
+    Result,
+    weight,
+)
+from flowstate_daemon.delivery.receipts import results_in
+from flowstate_daemon.delivery.transport import OnAnswer, Transport, Undelivered, sealed
+from flowstate_daemon.mail.message import Email
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,7 @@ class ResendSettings:
     api_key: str = field(repr=False)
     api_url: str = "https://api.resend.com"
     timeout_s: float = 15.0
-    concurrency: int = 20
+    concurrency: int = 12
 
 
 class Standing(Enum):
@@ -53,7 +64,7 @@ class Check:
 
 
 class ResendGateway:
-    """Sends through `resend.Emails.send_async` over one shared session."""
+    """Sends through `resend.Emails.send_async` and `resend.Batch.send_async` over one shared session."""
 
     name: ClassVar[str] = "resend"
 
@@ -79,17 +90,39 @@ class ResendGateway:
             resend.api_key = None
         await self._transport.close()
 
-    async def send(self, email: Email, *, idempotency_key: str) -> Accepted:
-        """Hand over one mail. Raises as `Gateway.send` says."""
+    def batchable(self, email: Email) -> bool:
+        """Attachments, which batches exclude, no mail of ours has; giants would make a request too long to carry."""
+        return weight(email) <= LARGEST_IN_BATCH
+
+    def compose(self, emails: Sequence[Email]) -> tuple[str, bytes]:
+        """One mail goes to the single endpoint, several to the batch endpoint. Raises Final."""
+        mails = [_parameters(email) for email in emails]
+        try:
+            if len(mails) == 1:
+                return SINGLE_PATH, msgspec.json.encode(mails[0])
+            return BATCH_PATH, msgspec.json.encode(mails)
+        except UnicodeEncodeError as error:
+            raise Final("the mail holds half a character (a lone surrogate), which no provider can be told") from error
+
+    async def deliver(self, path: str, body: bytes, idempotency_key: str) -> Delivery:
+        """Hand over one composed request. Raises as `Gateway.deliver` says."""
         self._claim_sdk()
         try:
-            content = await resend.Emails.send_async(_parameters(email), {"idempotency_key": idempotency_key})
+            content = await self._send(path, body, idempotency_key)
         except ResendError as error:
             raise _fate(error) from error
-        ids = ids_in(content)
-        if ids is None or len(ids) != 1:
-            raise Retry("Resend answered a single mail with something else than one id")
-        return Accepted(provider_id=ids[0], provider=self.name)
+        count = 1 if path == SINGLE_PATH else len(msgspec.json.decode(body, type=list[msgspec.Raw]))
+        results = results_in(content, count, self.name)
+        if results is None:
+            raise Retry(f"Resend's answer does not fit a request of {count} mails")
+        return Delivery(tuple(_worded(result) for result in results))
+
+    async def _send(self, path: str, body: bytes, key: str) -> Any:
+        if path == SINGLE_PATH:
+            return await resend.Emails.send_async(sealed(body), {"idempotency_key": key})
+        # Where the provider does not know this option (any more), one bad mail has the whole batch refused.
+        options: resend.Batch.SendOptions = {"idempotency_key": key, "batch_validation": "permissive"}
+        return await resend.Batch.send_async([sealed(body)], options)
 
     async def check(self) -> Check:
         """Is the key good? Asks for the domains; a key that may only send is refused that, and is fine."""
@@ -117,9 +150,16 @@ class ResendGateway:
         resend.default_async_http_client = self._transport
 
 
-def _parameters(email: Email) -> resend.Emails.SendParams:
-    """The request's members, always in the same order: a retry under the same key carries the same bytes."""
-    parameters: resend.Emails.SendParams = {
+def _worded(result: Result) -> Result:
+    """The provider's words on a refused mail, fit to be stored and shown."""
+    if isinstance(result, Refused):
+        return Refused(f"Resend: {safe_words(result.reason) or 'no message'} (refused in a batch)")
+    return result
+
+
+def _parameters(email: Email) -> dict[str, Any]:
+    """The mail's members, always in the same order: the same mail is the same bytes."""
+    parameters: dict[str, Any] = {
         "from": email.sender,
         "to": [email.to],
         "subject": email.subject,

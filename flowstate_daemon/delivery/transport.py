@@ -13,19 +13,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-import msgspec
 import resend
 from resend.exceptions import ResendError
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Final, LaneClosed, Retry
+from flowstate_daemon.base.errors import LaneClosed, Retry
 from flowstate_daemon.delivery.answers import Answer, Rate, Verdict, Word, judge, read_rate
 
 USER_AGENT = f"flowstate-daemon/{__version__}"
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 60.0  # a one-time code after a quiet minute should not wait for a TLS handshake
 BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+
+SEALED = "sealed"  # the SDK copies what it is given, dicts and lists by their members: the bytes travel as a member
 
 OnAnswer = Callable[[str, float, Rate | None], None]
 
@@ -103,7 +104,7 @@ class Transport(resend.AsyncHTTPClient):
         if files is not None or data is not None:
             raise NotImplementedError("the daemon sends JSON only")
         started = self._clock.mono()
-        body = _encode(json) if json else None
+        body = _sealed_bytes(json) if json else None
         worn = {**headers, "User-Agent": USER_AGENT, "Content-Type": "application/json"}
         try:
             answer = await self._exchange(method, url, worn, body)
@@ -151,12 +152,15 @@ class Transport(resend.AsyncHTTPClient):
             return Answer(response.status, lowered, content)
 
 
-def _encode(content: dict[str, object] | list[object]) -> bytes:
-    try:
-        return msgspec.json.encode(content)
-    except UnicodeEncodeError as error:
-        fate = Final("the mail holds half a character (a lone surrogate), which no provider can be told")
-        raise Undelivered(Verdict("final", fate)) from error
+def sealed(body: bytes) -> Any:
+    """Parameters for the SDK, whatever it expects, that leave as exactly these bytes."""
+    return {SEALED: body}
+
+
+def _sealed_bytes(content: dict[str, Any] | list[Any]) -> bytes:
+    carrier = content[0] if isinstance(content, list) else content
+    body: bytes = carrier[SEALED]
+    return body
 
 
 async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

@@ -84,6 +84,7 @@ class ResendApi:
         self.latency_s = 0.0
         self.verified: set[str] | None = None
         self.refuse_dummies = True
+        self.permissive_known = True
         self.rate = RateWindow(self.clock, rate)
         self.quotas = Quotas(self.clock)
         self.memory = KeyMemory(self.clock)
@@ -171,7 +172,7 @@ class ResendApi:
             people = self._check(content)
             headers |= self.quotas.spend(len(people))
             return {"id": self._take(content, incoming.key, people)}
-        permissive = incoming.headers.get("x-batch-validation") == "permissive"
+        permissive = self.permissive_known and incoming.headers.get("x-batch-validation") == "permissive"
         return self._accept_batch(content, incoming.key, headers, permissive=permissive)
 
     def _accept_batch(

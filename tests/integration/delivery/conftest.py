@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from flowstate_daemon.delivery.answers import Rate
+from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings
-from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail.message import Accepted, Email
 from tests.support.fake_resend import FakeResend
 
 Told = list[tuple[str, float, Rate | None]]
@@ -28,6 +29,15 @@ def mail(number: int = 1, **changes: object) -> Email:
         "text": f"Hello {number}",
     }
     return Email(**(fields | changes))  # type: ignore[arg-type]
+
+
+async def send(gateway: Gateway, email: Email, *, idempotency_key: str) -> Accepted:
+    """Send one mail alone."""
+    path, body = gateway.compose([email])
+    delivery = await gateway.deliver(path, body, idempotency_key)
+    [accepted] = delivery.results
+    assert isinstance(accepted, Accepted)
+    return accepted
 
 
 async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> None:

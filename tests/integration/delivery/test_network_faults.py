@@ -9,7 +9,7 @@ import pytest
 
 from flowstate_daemon.base.errors import Retry
 from flowstate_daemon.delivery.resend_gateway import ResendGateway
-from tests.integration.delivery.conftest import OpenGateway, mail, until
+from tests.integration.delivery.conftest import OpenGateway, mail, send, until
 from tests.support.fake_resend import FakeResend
 from tests.support.proxy import FaultProxy
 
@@ -30,10 +30,10 @@ async def test_a_swallowed_reply(gateway: ResendGateway, proxy: FaultProxy, fake
     """The reply never comes: Retry; the same key then gets the id of the mail that was accepted once."""
     proxy.drop_replies = True
     with pytest.raises(Retry, match="did not answer"):
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert len(fake.accepted) == 1
     proxy.drop_replies = False
-    accepted = await gateway.send(mail(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
@@ -42,31 +42,31 @@ async def test_a_reply_cut_short(gateway: ResendGateway, proxy: FaultProxy, fake
     """The connection breaks before, in and after the reply's head: Retry, and the mail was accepted once."""
     proxy.cut_reply_after = after
     with pytest.raises(Retry):
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     proxy.cut_reply_after = None
-    accepted = await gateway.send(mail(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
 async def test_a_reset_under_way(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
     """A reset on a fresh connection while the provider works is a Retry; nothing is doubled."""
     fake.hold()
-    task = asyncio.create_task(gateway.send(mail(), idempotency_key="k"))
+    task = asyncio.create_task(send(gateway, mail(), idempotency_key="k"))
     await until(lambda: fake.memory.under_way)
     proxy.cut()
     with pytest.raises(Retry, match="connection broke"):
         await task
     fake.release()
     await until(lambda: fake.accepted)
-    accepted = await gateway.send(mail(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
 async def test_idle_connections_that_were_reset(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
     """Connections reset while idle cost no attempt: the next mail goes over a fresh one."""
-    await gateway.send(mail(1), idempotency_key="k1")
+    await send(gateway, mail(1), idempotency_key="k1")
     proxy.cut()
-    await gateway.send(mail(2), idempotency_key="k2")
+    await send(gateway, mail(2), idempotency_key="k2")
     assert len(fake.accepted) == 2
     assert proxy.accepted == 2
 
@@ -75,9 +75,9 @@ async def test_a_refused_connection(gateway: ResendGateway, proxy: FaultProxy, f
     """Nobody listens for a while: Retry, and all is well when the door opens again."""
     await proxy.refuse()
     with pytest.raises(Retry, match="no connection to the provider"):
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     await proxy.admit()
-    await gateway.send(mail(), idempotency_key="k")
+    await send(gateway, mail(), idempotency_key="k")
     assert len(fake.accepted) == 1
 
 
@@ -85,14 +85,14 @@ async def test_a_frozen_network(gateway: ResendGateway, proxy: FaultProxy, fake:
     """A hang ends with the timeout, and the thaw brings the mail through once."""
     proxy.freeze()
     with pytest.raises(Retry, match="did not answer"):
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     proxy.thaw()
-    await gateway.send(mail(), idempotency_key="k")
+    await send(gateway, mail(), idempotency_key="k")
     assert len(fake.accepted) == 1
 
 
 async def test_a_slow_network(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
     """Latency under the timeout is only latency."""
     proxy.latency_s = 0.05
-    await asyncio.gather(*(gateway.send(mail(n), idempotency_key=f"k{n}") for n in range(10)))
+    await asyncio.gather(*(send(gateway, mail(n), idempotency_key=f"k{n}") for n in range(10)))
     assert (len(fake.accepted), fake.duplicates()) == (10, [])

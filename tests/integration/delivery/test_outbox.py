@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from flowstate_daemon.base.errors import Final, LaneClosed
+from flowstate_daemon.delivery.gateway import Refused
 from flowstate_daemon.delivery.outbox import Outbox
-from tests.integration.delivery.conftest import mail
+from tests.integration.delivery.conftest import mail, send
 from tests.support.clock import HandClock
 
 
@@ -26,7 +27,7 @@ async def outbox(tmp_path: Path, clock: HandClock) -> Outbox:
 async def test_a_mail_can_be_read_back(outbox: Outbox) -> None:
     """The file is one RFC 5322 mail with both bodies, extra headers and the date of the clock."""
     email = mail(subject="Überfällig: 3 Aufgaben", text="Grüße\n", headers={"List-Unsubscribe": "<https://x.dev/u>"})
-    accepted = await outbox.send(email, idempotency_key="k")
+    accepted = await send(outbox, email, idempotency_key="k")
     content = outbox.path(accepted.provider_id).read_bytes()
     message = message_from_bytes(content, policy=default)
     assert accepted.provider == "outbox"
@@ -42,8 +43,8 @@ async def test_a_mail_can_be_read_back(outbox: Outbox) -> None:
 
 async def test_one_key_is_one_file(outbox: Outbox) -> None:
     """Sends of one key, at the same time too, leave one whole file; other keys have files of their own."""
-    one = await asyncio.gather(*(outbox.send(mail(), idempotency_key="k") for _ in range(10)))
-    other = await outbox.send(mail(), idempotency_key="another")
+    one = await asyncio.gather(*(send(outbox, mail(), idempotency_key="k") for _ in range(10)))
+    other = await send(outbox, mail(), idempotency_key="another")
     assert len(set(one)) == 1
     files = sorted(path.name for path in outbox.folder.iterdir())
     assert files == sorted(f"{accepted.provider_id}.eml" for accepted in (one[0], other))
@@ -52,14 +53,14 @@ async def test_one_key_is_one_file(outbox: Outbox) -> None:
 
 async def test_nobody_else_can_read_it(outbox: Outbox) -> None:
     """Folder and files are for their owner only: mails hold codes."""
-    accepted = await outbox.send(mail(), idempotency_key="k")
+    accepted = await send(outbox, mail(), idempotency_key="k")
     assert stat.S_IMODE(outbox.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(outbox.path(accepted.provider_id).stat().st_mode) == 0o600
 
 
 async def test_keys_are_no_paths(outbox: Outbox) -> None:
     """A key with path parts in it stays inside the folder."""
-    accepted = await outbox.send(mail(), idempotency_key="../../etc/passwd\x00")
+    accepted = await send(outbox, mail(), idempotency_key="../../etc/passwd\x00")
     assert outbox.path(accepted.provider_id).parent == outbox.folder
     assert len(list(outbox.folder.iterdir())) == 1
 
@@ -76,8 +77,17 @@ async def test_keys_are_no_paths(outbox: Outbox) -> None:
 async def test_a_mail_that_cannot_be_written_is_final(outbox: Outbox, changes: dict[str, object]) -> None:
     """Injected header lines and broken text are refused, and nothing is left behind."""
     with pytest.raises(Final):
-        await outbox.send(mail(**changes), idempotency_key="k")
+        await send(outbox, mail(**changes), idempotency_key="k")
     assert list(outbox.folder.iterdir()) == []
+
+
+async def test_a_batch_is_settled_one_by_one(outbox: Outbox) -> None:
+    """Of a batch each mail has a file of its own; the one that cannot be written is refused, the others stand."""
+    path, body = outbox.compose([mail(0), mail(1, subject="a\nb"), mail(2)])
+    first = await outbox.deliver(path, body, "k")
+    assert [isinstance(result, Refused) for result in first.results] == [False, True, False]
+    assert await outbox.deliver(path, body, "k") == first
+    assert len(list(outbox.folder.iterdir())) == 2
 
 
 async def test_a_folder_that_is_none_closes_the_lane(tmp_path: Path) -> None:
@@ -86,4 +96,4 @@ async def test_a_folder_that_is_none_closes_the_lane(tmp_path: Path) -> None:
     with pytest.raises(LaneClosed):
         await Outbox(tmp_path / "file").open()
     with pytest.raises(LaneClosed):
-        await Outbox(tmp_path / "gone").send(mail(), idempotency_key="k")
+        await send(Outbox(tmp_path / "gone"), mail(), idempotency_key="k")

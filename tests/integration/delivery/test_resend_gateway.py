@@ -9,11 +9,20 @@ import pytest
 import resend
 
 from flowstate_daemon import __version__
-from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Retry, Throttled
+from flowstate_daemon.base.errors import (
+    AcceptedEarlier,
+    Final,
+    FlowstateError,
+    InProgress,
+    LaneClosed,
+    QuotaExhausted,
+    Retry,
+    Throttled,
+)
 from flowstate_daemon.delivery.answers import Rate
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings, Standing
-from tests.integration.delivery.conftest import OpenGateway, Told, mail, until
+from tests.integration.delivery.conftest import OpenGateway, Told, mail, send, until
 from tests.support.fake_resend import Answer, FakeResend, Incoming, error
 from tests.unit.delivery.test_answers import ROWS
 
@@ -23,7 +32,7 @@ async def test_a_mail_arrives_whole(gateway: Gateway, fake: FakeResend) -> None:
     seen: list[Incoming] = []
     fake.script(Answer(), when=lambda incoming: seen.append(incoming) or True)  # type: ignore[func-returns-value]
     email = mail(headers={"List-Unsubscribe": "<https://flowstate.dev/u>"}, tags={"kind": "otp"})
-    accepted = await gateway.send(email, idempotency_key="bull:email:1:1700000000000")
+    accepted = await send(gateway, email, idempotency_key="bull:email:1:1700000000000")
     [arrived] = fake.accepted
     assert (accepted.provider_id, accepted.provider) == (arrived.id, "resend")
     assert arrived.key == "bull:email:1:1700000000000"
@@ -42,8 +51,8 @@ async def test_a_mail_arrives_whole(gateway: Gateway, fake: FakeResend) -> None:
 
 async def test_the_same_key_is_the_same_bytes_and_one_mail(gateway: Gateway, fake: FakeResend) -> None:
     """A second send under one key carries the same bytes, gets the same id, and sends nothing."""
-    first = await gateway.send(mail(tags={"a": "1", "b": "2"}), idempotency_key="k")
-    second = await gateway.send(mail(tags={"a": "1", "b": "2"}), idempotency_key="k")
+    first = await send(gateway, mail(tags={"a": "1", "b": "2"}), idempotency_key="k")
+    second = await send(gateway, mail(tags={"a": "1", "b": "2"}), idempotency_key="k")
     assert first == second
     assert (len(fake.accepted), fake.repeated_keys) == (1, 1)
 
@@ -56,7 +65,7 @@ async def test_every_documented_error_passes_the_sdk(
     status, name, word, fate = row
     fake.script(error(status, name, "The words."))
     with pytest.raises(FlowstateError) as caught:
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert type(caught.value) is fate
     assert f"The words. ({status} {name})" in caught.value.reason
     assert [heard[0] for heard in told] == [word]
@@ -89,7 +98,7 @@ async def test_what_is_not_the_api(
     """Pages, empty and broken answers, redirects and lost connections have their fates too."""
     fake.script(answer)
     with pytest.raises(fate):
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert sum(fake.requests.values()) == 1
 
 
@@ -97,7 +106,7 @@ async def test_throttled_tells_the_wait_whatever_the_header_is_called(gateway: G
     """`Retry-After` counts in any spelling."""
     fake.script(Answer(429, "", {"Retry-After": "3"}))
     with pytest.raises(Throttled) as caught:
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert caught.value.after_ms == 3_000
 
 
@@ -105,7 +114,7 @@ async def test_the_rate_limit_of_the_api(gateway: Gateway, fake: FakeResend, tol
     """Rate headers of a good answer are told; the request over the limit is Throttled and not processed."""
     fake.rate.limit = 1
     fates = await asyncio.gather(
-        *(gateway.send(mail(number), idempotency_key=f"k{number}") for number in range(4)),
+        *(send(gateway, mail(number), idempotency_key=f"k{number}") for number in range(4)),
         return_exceptions=True,
     )
     throttled = [fate for fate in fates if isinstance(fate, Throttled)]
@@ -115,14 +124,14 @@ async def test_the_rate_limit_of_the_api(gateway: Gateway, fake: FakeResend, tol
     assert told[0][2] == Rate(limit=1, remaining=0, reset_s=1.0)
 
 
-async def test_quota_and_unverified_domain_close_the_lane(gateway: Gateway, fake: FakeResend) -> None:
+async def test_quota_and_unverified_domain_are_no_mails_fault(gateway: Gateway, fake: FakeResend) -> None:
     """An exhausted quota and a foreign sender domain are the account's fault, not the mail's."""
     fake.quotas.daily = 0
-    with pytest.raises(LaneClosed, match="00:00 UTC"):
-        await gateway.send(mail(), idempotency_key="k")
+    with pytest.raises(QuotaExhausted, match="00:00 UTC"):
+        await send(gateway, mail(), idempotency_key="k")
     fake.quotas.daily, fake.verified = None, {"another.dev"}
     with pytest.raises(LaneClosed, match="not verified"):
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
 
 
 @pytest.mark.parametrize(
@@ -140,21 +149,21 @@ async def test_a_mail_that_the_provider_refuses_is_final(
 ) -> None:
     """What the provider's validation refuses never comes again."""
     with pytest.raises(Final, match="422"):
-        await gateway.send(mail(**changes), idempotency_key="k")
+        await send(gateway, mail(**changes), idempotency_key="k")
 
 
 async def test_half_a_character_is_final_and_local(gateway: Gateway, fake: FakeResend) -> None:
     """A lone surrogate cannot be written as JSON; the mail fails without a request."""
     with pytest.raises(Final, match="surrogate"):
-        await gateway.send(mail(subject="\ud800"), idempotency_key="k")
+        await send(gateway, mail(subject="\ud800"), idempotency_key="k")
     assert not fake.requests
 
 
 async def test_another_body_under_the_same_key_is_refused_clearly(gateway: Gateway, fake: FakeResend) -> None:
-    """The first mail stands, the second is Final and the reason says why."""
-    await gateway.send(mail(), idempotency_key="k")
-    with pytest.raises(Final, match="another body"):
-        await gateway.send(mail(subject="changed"), idempotency_key="k")
+    """The first mail stands; the second is told that it went before."""
+    await send(gateway, mail(), idempotency_key="k")
+    with pytest.raises(AcceptedEarlier, match="another body"):
+        await send(gateway, mail(subject="changed"), idempotency_key="k")
     assert len(fake.accepted) == 1
 
 
@@ -162,9 +171,9 @@ async def test_an_unreachable_provider(open_gateway: OpenGateway, fake: FakeRese
     """Nobody listening is a Retry that names no address; an address that is none closes the lane."""
     await fake.stop()
     with pytest.raises(Retry, match="no connection"):
-        await (await open_gateway()).send(mail(), idempotency_key="k")
+        await send(await open_gateway(), mail(), idempotency_key="k")
     with pytest.raises(LaneClosed, match="RESEND_API_URL"):
-        await (await open_gateway(api_url="not an address")).send(mail(), idempotency_key="k")
+        await send(await open_gateway(api_url="not an address"), mail(), idempotency_key="k")
     assert [heard[0] for heard in told] == ["network", "closed"]
 
 
@@ -173,36 +182,36 @@ async def test_a_silent_provider_times_out(open_gateway: OpenGateway, fake: Fake
     gateway = await open_gateway(timeout_s=0.5)
     fake.hold()
     with pytest.raises(Retry, match=r"within 0\.5 s"):
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert told[0][0] == "timeout"
     assert told[0][1] > 0.4
-    with pytest.raises(Retry, match="concurrent_idempotent_requests"):
-        await gateway.send(mail(), idempotency_key="k")
+    with pytest.raises(InProgress, match="concurrent_idempotent_requests"):
+        await send(gateway, mail(), idempotency_key="k")
     fake.release()
     await until(lambda: fake.accepted)
-    accepted = await gateway.send(mail(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
 async def test_a_cancelled_send_is_cancelled_and_may_be_repeated(gateway: Gateway, fake: FakeResend) -> None:
     """Cancellation passes the SDK; the mail may have gone, and the same key then finds it, accepted once."""
     fake.hold()
-    task = asyncio.create_task(gateway.send(mail(), idempotency_key="k"))
+    task = asyncio.create_task(send(gateway, mail(), idempotency_key="k"))
     await until(lambda: fake.memory.under_way)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     fake.release()
     await until(lambda: fake.accepted)
-    accepted = await gateway.send(mail(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
 async def test_a_kept_connection_that_died_is_replaced(gateway: Gateway, fake: FakeResend, told: Told) -> None:
     """A request on a dying connection goes again at once under its key: no attempt is lost."""
-    await gateway.send(mail(1), idempotency_key="k1")
+    await send(gateway, mail(1), idempotency_key="k1")
     fake.script(Answer(200, drop=True))
-    await gateway.send(mail(2), idempotency_key="k2")
+    await send(gateway, mail(2), idempotency_key="k2")
     assert [arrived.key for arrived in fake.accepted] == ["k1", "k2"]
     assert fake.connections == 2
     assert [heard[0] for heard in told] == ["accepted", "accepted"]
@@ -210,9 +219,9 @@ async def test_a_kept_connection_that_died_is_replaced(gateway: Gateway, fake: F
 
 async def test_a_reply_lost_with_a_kept_connection_sends_nothing_twice(gateway: Gateway, fake: FakeResend) -> None:
     """The provider had accepted before the kept connection died: the repeat gets the first answer."""
-    await gateway.send(mail(1), idempotency_key="k1")
+    await send(gateway, mail(1), idempotency_key="k1")
     fake.script(Answer(drop=True))
-    accepted = await gateway.send(mail(2), idempotency_key="k2")
+    accepted = await send(gateway, mail(2), idempotency_key="k2")
     assert [arrived.id for arrived in fake.accepted][1:] == [accepted.provider_id]
     assert (fake.repeated_keys, fake.duplicates()) == (1, [])
 
@@ -221,10 +230,10 @@ async def test_all_kept_connections_may_be_dead_at_once(open_gateway: OpenGatewa
     """The provider restarts behind idle connections: the next mail still leaves at its first attempt."""
     gateway = await open_gateway(concurrency=5)
     fake.latency_s = 0.05
-    await asyncio.gather(*(gateway.send(mail(n), idempotency_key=f"a{n}") for n in range(5)))
+    await asyncio.gather(*(send(gateway, mail(n), idempotency_key=f"a{n}") for n in range(5)))
     assert fake.connections == 5
     fake.script(*[Answer(200, drop=True)] * 5)
-    await gateway.send(mail(9), idempotency_key="b")
+    await send(gateway, mail(9), idempotency_key="b")
     assert len(fake.accepted) == 6
 
 
@@ -232,7 +241,7 @@ async def test_connections_are_shared(open_gateway: OpenGateway, fake: FakeResen
     """Many sends at once use no more connections than `concurrency`, and keep them."""
     gateway = await open_gateway(concurrency=4)
     fake.latency_s = 0.002
-    await asyncio.gather(*(gateway.send(mail(number), idempotency_key=f"k{number}") for number in range(60)))
+    await asyncio.gather(*(send(gateway, mail(number), idempotency_key=f"k{number}") for number in range(60)))
     assert len(fake.accepted) == 60
     assert fake.connections == 4
 
@@ -243,7 +252,7 @@ async def test_gateways_do_not_mix_although_the_sdk_is_global(open_gateway: Open
         other.api_key = "re_Other000_abcdefghijklmnop"
         one, two = await open_gateway(), await open_gateway(api_key=other.api_key, api_url=other.url + "/")
         await asyncio.gather(
-            *(gateway.send(mail(n), idempotency_key=f"{n}") for n in range(20) for gateway in (one, two))
+            *(send(gateway, mail(n), idempotency_key=f"{n}") for n in range(20) for gateway in (one, two))
         )
         assert (len(fake.accepted), len(other.accepted)) == (20, 20)
 
@@ -255,7 +264,7 @@ async def test_a_closed_gateway_takes_its_key_along(open_gateway: OpenGateway) -
     assert (resend.api_key, resend.default_async_http_client) == (None, None)
     await gateway.close()
     with pytest.raises(Retry, match="RuntimeError"):
-        await gateway.send(mail(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
 
 
 async def test_the_key_check(open_gateway: OpenGateway, fake: FakeResend) -> None:

@@ -10,17 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Retry, Throttled
+from flowstate_daemon.base.errors import (
+    AcceptedEarlier,
+    Final,
+    FlowstateError,
+    InProgress,
+    LaneClosed,
+    QuotaExhausted,
+    Retry,
+    Throttled,
+)
 from flowstate_daemon.delivery.answers import (
     Answer,
     Rate,
     Verdict,
-    ids_in,
     judge,
     read_rate,
     safe_words,
     wait_ms,
 )
+from flowstate_daemon.delivery.receipts import is_receipt
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 HTML = b"<html><body>Bad gateway</body></html>"
@@ -33,12 +42,12 @@ ROWS: list[tuple[int, str, str, type[FlowstateError]]] = [
     (503, "service_unavailable", "retry", Retry),
     (504, "application_error", "retry", Retry),
     (408, "request_timeout", "retry", Retry),
-    (409, "concurrent_idempotent_requests", "retry", Retry),
-    (409, "resource_locked", "retry", Retry),
-    (409, "invalid_idempotent_request", "final", Final),
+    (409, "concurrent_idempotent_requests", "in_progress", InProgress),
+    (409, "resource_locked", "in_progress", InProgress),
+    (409, "invalid_idempotent_request", "earlier", AcceptedEarlier),
     (429, "rate_limit_exceeded", "throttled", Throttled),
-    (429, "daily_quota_exceeded", "quota", LaneClosed),
-    (429, "monthly_quota_exceeded", "quota", LaneClosed),
+    (429, "daily_quota_exceeded", "quota", QuotaExhausted),
+    (429, "monthly_quota_exceeded", "quota", QuotaExhausted),
     (401, "missing_api_key", "closed", LaneClosed),
     (401, "restricted_api_key", "closed", LaneClosed),
     (403, "invalid_api_key", "closed", LaneClosed),
@@ -129,23 +138,6 @@ def test_an_id_is_an_acceptance(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "ids"),
-    [
-        ({"id": "a"}, ("a",)),
-        ({"data": [{"id": "a"}, {"id": "b"}]}, ("a", "b")),
-        ({"object": "list", "data": []}, ()),
-        ({"data": ["a"]}, None),
-        ({"data": {"id": "a"}}, None),
-        ([], None),
-        (None, None),
-    ],
-)
-def test_ids_keep_their_order(content: object, ids: tuple[str, ...] | None) -> None:
-    """Ids of one mail, of a batch in its order, or None where there is no good answer."""
-    assert ids_in(content) == ids
-
-
-@pytest.mark.parametrize(
     ("text", "ms"),
     [
         ("2", 2_000),
@@ -197,11 +189,25 @@ def test_quotas_say_when_they_are_back() -> None:
     assert "billing month" in fate_of(judge(refusal(429, "monthly_quota_exceeded"), NOW)).reason
 
 
+@pytest.mark.parametrize(
+    ("name", "back"),
+    [
+        ("daily_quota_exceeded", datetime(2026, 3, 3, tzinfo=UTC)),
+        ("monthly_quota_exceeded", datetime(2026, 3, 2, 9, 0, tzinfo=UTC)),
+    ],
+)
+def test_bulk_waits_until_the_quota_may_be_back(name: str, back: datetime) -> None:
+    """A day's quota is back at midnight UTC; of a month's we do not know, and ask again in an hour."""
+    fate = fate_of(judge(refusal(429, name), NOW))
+    assert isinstance(fate, QuotaExhausted)
+    assert fate.until_ms == back.timestamp() * 1000
+
+
 def test_a_key_used_with_another_body_is_explained() -> None:
     """The reason says that the provider holds the key, so that nobody sends the mail again by hand."""
     reason = fate_of(judge(refusal(409, "invalid_idempotent_request"), NOW)).reason
     assert "another body" in reason
-    assert "probably sent" in reason
+    assert "accepted it" in reason
 
 
 @pytest.mark.parametrize(
@@ -280,7 +286,7 @@ def test_any_answer_has_a_fate(status: int, headers: dict[str, str], body: bytes
     verdict = judge(Answer(status, headers, body), NOW)
     if verdict.fate is None:
         assert 200 <= status < 300
-        assert ids_in(msgspec.json.decode(body)) is not None
+        assert is_receipt(msgspec.json.decode(body))
         return
     assert len(verdict.fate.reason) < 600
     assert verdict.fate.reason.isprintable()

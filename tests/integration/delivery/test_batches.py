@@ -1,0 +1,75 @@
+"""Batches through the official SDK: the sealed bytes, permissive answers and refusals as a whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowstate_daemon.base.errors import Final, Retry, Throttled
+from flowstate_daemon.delivery.gateway import BATCH_PATH, LARGEST_IN_BATCH, SINGLE_PATH, Refused
+from flowstate_daemon.delivery.resend_gateway import ResendGateway
+from flowstate_daemon.mail.message import Accepted
+from tests.integration.delivery.conftest import mail
+from tests.support.fake_resend import Answer, FakeResend, Incoming, error
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+async def test_exactly_the_composed_bytes_are_sent(gateway: ResendGateway, fake: FakeResend, count: int) -> None:
+    """What was sealed is what travels, to the endpoint of its path, under its key; ids come back in order."""
+    seen: list[Incoming] = []
+    fake.script(Answer(), when=lambda incoming: seen.append(incoming) or True)  # type: ignore[func-returns-value]
+    path, body = gateway.compose([mail(number) for number in range(count)])
+    assert path == (SINGLE_PATH if count == 1 else BATCH_PATH)
+    delivery = await gateway.deliver(path, body, "k")
+    assert (seen[0].path, seen[0].body, seen[0].key) == (path, body, "k")
+    assert [mail.to[0] for mail in fake.accepted] == [f"ada{number}@mail.dev" for number in range(count)]
+    assert delivery.results == tuple(Accepted(accepted.id, "resend") for accepted in fake.accepted)
+
+
+async def test_the_same_mails_are_the_same_bytes(gateway: ResendGateway) -> None:
+    """Composing twice makes no difference."""
+    mails = [mail(number, tags={"a": "1"}, headers={"X-A": "b"}) for number in range(3)]
+    assert gateway.compose(mails) == gateway.compose(list(mails))
+
+
+async def test_a_partial_refusal_names_the_refused(gateway: ResendGateway, fake: FakeResend) -> None:
+    """The refused are told why, without their addresses; the others are sent."""
+    mails = [mail(0), mail(1, to="nobody"), mail(2), mail(3, to="eve@example.com")]
+    results = (await gateway.deliver(*gateway.compose(mails), "k")).results
+    assert [isinstance(result, Refused) for result in results] == [False, True, False, True]
+    assert [accepted.to[0] for accepted in fake.accepted] == ["ada0@mail.dev", "ada2@mail.dev"]
+    assert all("nobody" not in result.reason for result in results if isinstance(result, Refused))
+
+
+async def test_a_strict_provider_refuses_the_whole(gateway: ResendGateway, fake: FakeResend) -> None:
+    """Where the permissive option is unknown, one bad mail is the end of its batch, and nothing was sent."""
+    fake.permissive_known = False
+    with pytest.raises(Final, match="422"):
+        await gateway.deliver(*gateway.compose([mail(0), mail(1, to="nobody")]), "k")
+    assert fake.accepted == []
+
+
+@pytest.mark.parametrize("body", [{"data": [{"id": "a"}]}, {"data": []}, {"id": "a"}])
+async def test_an_answer_that_does_not_fit_decides_nothing(
+    gateway: ResendGateway, fake: FakeResend, body: dict[str, object]
+) -> None:
+    """Too few ids for the mails: nobody knows who was accepted, so the same bytes go again later."""
+    fake.script(Answer(200, body, {"content-type": "application/json"}))
+    with pytest.raises(Retry, match="2 mails"):
+        await gateway.deliver(*gateway.compose([mail(0), mail(1)]), "k")
+
+
+async def test_a_throttled_batch_goes_again_under_its_key(gateway: ResendGateway, fake: FakeResend) -> None:
+    """A 429 was not processed; the same request later is accepted once."""
+    fake.script(error(429, "rate_limit_exceeded", retry_after="2"))
+    path, body = gateway.compose([mail(0), mail(1)])
+    with pytest.raises(Throttled):
+        await gateway.deliver(path, body, "k")
+    await gateway.deliver(path, body, "k")
+    await gateway.deliver(path, body, "k")
+    assert (len(fake.accepted), fake.repeated_keys) == (2, 1)
+
+
+async def test_giants_travel_alone(gateway: ResendGateway) -> None:
+    """A mail that would make batches too long to carry is not put into one."""
+    assert gateway.batchable(mail())
+    assert not gateway.batchable(mail(html="x" * LARGEST_IN_BATCH))
