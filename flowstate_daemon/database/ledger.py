@@ -18,6 +18,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.outcome import LATEST_MS, LONGEST_WORD, Outcome, said
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.database.schema import at_schema, normalised, storable
+from flowstate_daemon.mail.event import ProviderEvent
 
 BATCH = 500
 PRUNE_BATCH = 1_000
@@ -28,22 +29,6 @@ CALL_S = 12.0
 # One row that Postgres refuses must not keep the other 499 waiting.
 ROW_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 PRUNED = ("prune_mails", "prune_events", "prune_rejects")
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderEvent:
-    """What the provider reports about one mail: `type` without `email.`, `at` in Unix ms.
-
-    `suppress` is `bounced` or `complained` when the address must not be written to again.
-    """
-
-    svix_id: str
-    provider_id: str
-    type: str
-    at: int
-    address: str = field(repr=False)
-    reason: str | None = None
-    suppress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, selec
 from flowstate_daemon.mail.catalogue import KINDS, NOBODY, STRANGER, MailRequest
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.phrasebook import Phrasebook, read_phrasebook
+from flowstate_daemon.mail.unsubscribe import UnsubscribeLinks, headers_for
 
 LOCALES = ("en", "fr")
 LONGEST_SUBJECT = 200
@@ -49,14 +50,23 @@ class Letter:
 class Renderer:
     """Renders every kind of mail in every language."""
 
-    def __init__(self, brand: Brand) -> None:
+    def __init__(self, brand: Brand, links: UnsubscribeLinks | None = None) -> None:
         self._brand = brand
+        self._links = links
         self._letters = {locale: _letters(brand, read_phrasebook(locale)) for locale in LOCALES}
 
-    def render(self, request: MailRequest) -> Email:
-        """The mail of one request, in its own language if we speak it, else in the brand's."""
-        letter = self._letters[self._locale(request.locale)][request.kind]
+    def render(self, request: MailRequest, *, made_ms: int | None = None) -> Email:
+        """The mail of one request, in its own language if we speak it, else in the brand's.
+
+        `made_ms`, the job's timestamp, dates the link to unsubscribe; a mail without it, such as a preview, has none.
+        """
+        locale = self._locale(request.locale)
+        letter = self._letters[locale][request.kind]
         values = msgspec.structs.asdict(request.context)
+        link = None
+        if self._links is not None and made_ms is not None:
+            link = self._links.link(request, issued_ms=made_ms, locale=locale)
+        values["unsubscribe_url"] = link
         subject = cut(one_line(letter.subject.render(values)), LONGEST_SUBJECT)
         values["subject"] = subject
         return Email(
@@ -66,6 +76,7 @@ class Renderer:
             subject=subject,
             html=letter.html.render(values),
             text=BLANKS.sub("\n\n", letter.text.render(values)).strip() + "\n",
+            headers=headers_for(link),
             tags={"kind": request.kind},
         )
 

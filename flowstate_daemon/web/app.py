@@ -109,8 +109,14 @@ async def plain_refusals(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException:
         raise  # a redirect is an answer like any other
     except Exception:
-        log.exception("request_failed", method=request.method, path=request.path)
+        log.exception("request_failed", method=request.method, path=route_of(request))
         return answer({"error": HTTPStatus.INTERNAL_SERVER_ERROR.phrase}, 500)
+
+
+def route_of(request: web.Request) -> str:
+    """The route as it was written down: the path itself may hold somebody's token."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "?"
 
 
 async def dress(_request: web.Request, response: web.StreamResponse) -> None:

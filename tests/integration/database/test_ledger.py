@@ -11,11 +11,12 @@ import asyncpg
 import pytest
 
 from flowstate_daemon.database import ledger as ledger_module
-from flowstate_daemon.database.ledger import Ledger, ProviderEvent, Reject
+from flowstate_daemon.database.ledger import Ledger, Reject
 from flowstate_daemon.database.outcome import LATEST_MS, Decision, read_outcome
 from flowstate_daemon.database.pool import borrowed
 from flowstate_daemon.database.stories import Stories
 from flowstate_daemon.database.suppression import Suppressions
+from flowstate_daemon.mail.event import ProviderEvent
 from tests.support.clock import START, HandClock
 from tests.support.outcomes import CHAIN, START_MS, journal_entry, outcome
 
