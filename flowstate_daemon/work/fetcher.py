@@ -55,7 +55,8 @@ class Fetcher(Service):
         """How many jobs to claim now. A closed lane wants one at most: the probe that finds it open again."""
         if self._lane.closed:
             return 0 if self._inflight.busy else 1
-        return min(self._inflight.free, BATCH)
+        # At most half the slots in one call, so that Redis fetches for one half while the other half works.
+        return min(self._inflight.free, BATCH, self._inflight.half)
 
     async def _claim(self, wanted: int) -> bool:
         try:
