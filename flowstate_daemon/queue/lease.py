@@ -19,8 +19,8 @@ from flowstate_daemon.queue.scripts import Scripts
 
 log = structlog.get_logger()
 
-TTL_MS = 30_000
-RENEW_S = 10.0
+TTL_MS = 75_000
+RENEW_S = 30.0
 # The server may notice the closed socket of a killed process a moment after the next one started.
 LOOKS = 10
 LOOK_S = 0.1

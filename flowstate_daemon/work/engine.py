@@ -89,7 +89,7 @@ class Engine:
         self._lock_keeper = LockKeeper(
             bull, self.inflight, metrics, vitals.pulse("lock_keeper"), clock, lock_ms=settings.lock_ms
         )
-        self._lease_keeper = LeaseKeeper(lease, vitals.pulse("lease_keeper"))
+        self._lease_keeper = LeaseKeeper(lease, vitals.pulse("lease_keeper"), clock)
 
     @property
     def stopping(self) -> bool:

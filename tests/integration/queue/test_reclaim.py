@@ -43,10 +43,18 @@ async def test_a_stalled_job_goes_back_to_the_front(stage: Stage, bull: Bull, no
 
 async def test_one_check_an_interval(stage: Stage, bull: Bull, rival: Bull) -> None:
     """Within the interval nobody else checks."""
-    await bull.reclaim(1, 30_000)
     await stall(stage, "1")
+    await bull.reclaim(1, 30_000)
+    await stall(stage, "2")
     await stage.remember()
     assert await rival.reclaim(1, 30_000) == Reclaimed()
+    assert await stage.changes() == {}
+
+
+async def test_an_idle_queue_is_left_alone(stage: Stage, bull: Bull) -> None:
+    """With nothing active and nothing marked, the check writes nothing: it costs an idle queue one command."""
+    await stage.remember()
+    assert await bull.reclaim(1, 30_000) == Reclaimed()
     assert await stage.changes() == {}
 
 
