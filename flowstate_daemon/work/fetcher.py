@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import structlog
 
-from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import Outage
-from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.vitals import Pulse
 from flowstate_daemon.queue.bull import Bull
@@ -28,15 +27,24 @@ class Fetcher(Service):
     name: ClassVar[str] = "fetcher"
 
     def __init__(  # noqa: PLR0913 - the fetcher joins queue, slots, lane and pool
-        self, bull: Bull, inflight: InFlight, pool: Pool, lane: Lane, metrics: Metrics, pulse: Pulse, clock: Clock
+        self,
+        bull: Bull,
+        inflight: InFlight,
+        pool: Pool,
+        lane: Lane,
+        instruments: Instruments,
+        pulse: Pulse,
+        *,
+        max_recoveries: int,
     ) -> None:
         super().__init__(pulse)
         self._bull = bull
         self._inflight = inflight
         self._pool = pool
         self._lane = lane
-        self._metrics = metrics
-        self._clock = clock
+        self._metrics = instruments.metrics
+        self._clock = instruments.clock
+        self._max_recoveries = max_recoveries
         # At start and after a lost answer there may be jobs in `active` under our name that nobody runs.
         self._in_doubt = True
 
@@ -78,7 +86,7 @@ class Fetcher(Service):
 
     async def _recover(self) -> None:
         """Bring back what a dead process of this instance held, and what a lost answer left behind."""
-        recovered = await self._bull.recover(self._inflight.ids())
+        recovered = await self._bull.recover(self._inflight.ids(), limit=self._max_recoveries)
         self._in_doubt = False
         if recovered.requeued or recovered.failed:
             log.warning("jobs_recovered", requeued=len(recovered.requeued), failed=len(recovered.failed))
