@@ -81,8 +81,18 @@ async def test_add_while_paused(stage: Stage, bull: Bull) -> None:
 
 async def test_priorities_stand_as_bull_puts_them(redis: Redis, bull: Bull, keys: Keys) -> None:
     """The order of Bull's own list: tail first, small numbers first, first come first served within a number."""
-    order = [("n1", 0), ("n2", 0), ("p10a", 10), ("p1a", 1), ("p5a", 5), ("p1b", 1), ("p10b", 10), ("n3", 0), ("p5b", 5)]
-    expected = "n3 n2 n1 p10b p10a p5b p5a p1b p1a".split()
+    order = [
+        ("n1", 0),
+        ("n2", 0),
+        ("p10a", 10),
+        ("p1a", 1),
+        ("p5a", 5),
+        ("p1b", 1),
+        ("p10b", 10),
+        ("n3", 0),
+        ("p5b", 5),
+    ]
+    expected = ["n3", "n2", "n1", "p10b", "p10a", "p5b", "p5a", "p1b", "p1a"]
     for job_id, priority in order:
         await bull.add(NewJob("x", {}, priority=priority, job_id=job_id))
     assert await redis.lrange(keys("wait"), 0, -1) == expected

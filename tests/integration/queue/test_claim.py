@@ -145,9 +145,7 @@ async def test_the_limiter_of_bull_workers_is_told(stage: Stage, bull: Bull) -> 
     assert "limiter:g:limited" not in everything
 
 
-async def test_repeatable_jobs_are_followed(
-    stage: Stage, connection: Connection, keys: Keys, clock: HandClock
-) -> None:
+async def test_repeatable_jobs_are_followed(stage: Stage, connection: Connection, keys: Keys, clock: HandClock) -> None:
     """Each repeatable job is handed to whoever writes its successor before anybody runs it."""
 
     class Followed(list[Job]):

@@ -110,9 +110,7 @@ async def test_retry_later(stage: Stage, bull: Bull, now: int) -> None:
     first, second = await take(stage, bull, "4097", "b", opts={"attempts": 3}, attemptsMade=1)
     heard = await stage.heard()
     before = await stage.everything()
-    settled = await bull.retry(
-        [Retried(first, 'it is "ill"', b'["a","b"]', 2000), Retried(second, "too", b"[]", 1500)]
-    )
+    settled = await bull.retry([Retried(first, 'it is "ill"', b'["a","b"]', 2000), Retried(second, "too", b"[]", 1500)])
     assert settled == [Settled.OK] * 2
     failure = {"attemptsMade": "2", "failedReason": 'it is "ill"', "stacktrace": '["a","b"]'}
     assert await stage.changes() == left("4097", "b") | {
@@ -213,7 +211,13 @@ async def test_endings_while_paused(stage: Stage, bull: Bull) -> None:
 @pytest.mark.parametrize("verb", ["finish", "retry", "fail", "release"])
 @pytest.mark.parametrize(
     ("what", "settled"),
-    [("lost", Settled.LOST), ("taken", Settled.LOST), ("gone", Settled.GONE), ("other", Settled.GONE), ("text", Settled.GONE)],
+    [
+        ("lost", Settled.LOST),
+        ("taken", Settled.LOST),
+        ("gone", Settled.GONE),
+        ("other", Settled.GONE),
+        ("text", Settled.GONE),
+    ],
 )
 async def test_what_is_not_ours_stays_untouched(
     stage: Stage, bull: Bull, verb: str, what: str, settled: Settled
@@ -275,7 +279,11 @@ async def test_two_workers(stage: Stage, bull: Bull, rival: Bull) -> None:
 async def test_the_end_lets_go_of_the_debounce(stage: Stage, bull: Bull, verb: str) -> None:
     """One without a time is deleted, one with a time runs on; a retry lets go of neither."""
     await bull.add_many(
-        [NewJob("x", {}, debounce_id="a"), NewJob("x", {}, debounce_id="b", debounce_ms=60_000), NewJob("x", {}, debounce_id="c")]
+        [
+            NewJob("x", {}, debounce_id="a"),
+            NewJob("x", {}, debounce_id="b", debounce_ms=60_000),
+            NewJob("x", {}, debounce_id="c"),
+        ]
     )
     *ended, retried = await bull.take(3)
     await bull.retry([Retried(retried, "no", b"[]")])

@@ -52,7 +52,9 @@ class Walk:
         kept = KEPT[number % 4]
         match name:
             case "add":
-                new = NewJob("x", {}, priority=number // 3, remove_on_complete=kept, remove_on_fail=kept, debounce_id="d")
+                new = NewJob(
+                    "x", {}, priority=number // 3, remove_on_complete=kept, remove_on_fail=kept, debounce_id="d"
+                )
                 await bull.add_many([new, *[NewJob("y", {}, priority=number // 4)] * (number % 5)])
             case "delay":
                 await bull.add(NewJob("x", {}, delay_ms=number * 300, priority=number // 4))

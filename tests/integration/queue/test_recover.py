@@ -22,7 +22,9 @@ def dead(connection: Connection, keys: Keys, clock: HandClock) -> Bull:
 
 async def test_the_dead_processs_jobs(stage: Stage, bull: Bull, dead: Bull, rival: Bull) -> None:
     """Its jobs go back to the front in their old order, each is counted; everybody else's stay."""
-    await bull.add_many([NewJob("x", {}, priority=p, job_id=i) for i, p in [("a", 1), ("b", 5), ("c", 5), ("d", 0), ("e", 0)]])
+    await bull.add_many(
+        [NewJob("x", {}, priority=p, job_id=i) for i, p in [("a", 1), ("b", 5), ("c", 5), ("d", 0), ("e", 0)]]
+    )
     await dead.take(4)
     await rival.take(1)
     namesake = Bull(bull._connection, stage.keys, bull._clock, token="meow/1")

@@ -26,7 +26,12 @@ async def signals(connection: Connection, keys: Keys) -> AsyncIterator[Signals]:
 
 async def test_what_is_heard(signals: Signals, redis: Redis, keys: Keys) -> None:
     """Due times are rounded up, pause and resume have names; what nobody can read is passed over."""
-    for channel, payload in [("delayed", "1795428238206.0002"), ("delayed", "soon"), ("paused", "paused"), ("resumed", "resumed")]:
+    for channel, payload in [
+        ("delayed", "1795428238206.0002"),
+        ("delayed", "soon"),
+        ("paused", "paused"),
+        ("resumed", "resumed"),
+    ]:
         await redis.publish(keys(channel), payload)
     assert await signals.next(5) == Signal("delayed", 1_795_428_238_207)
     assert await signals.next(5) is None
