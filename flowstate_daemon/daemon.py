@@ -10,6 +10,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from email.utils import formataddr
 
 import structlog
 
@@ -17,8 +18,10 @@ from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
 from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.lag import LagMeter
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.settings import Mail
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
@@ -35,7 +38,7 @@ from flowstate_daemon.queue.signals import Signals
 from flowstate_daemon.web.app import Web
 from flowstate_daemon.web.health import About, Health
 from flowstate_daemon.web.metrics import MetricsPage
-from flowstate_daemon.work.engine import Engine, EngineSettings, Instruments
+from flowstate_daemon.work.engine import Engine, EngineSettings
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.sender import Sender
 
@@ -57,6 +60,11 @@ def build_gateway(config: Config, metrics: Metrics) -> Gateway:
     return ResendGateway(settings, on_answer=lambda cls, seconds, _rate: metrics.provider_answer(cls, seconds))
 
 
+def sender_of(mail: Mail) -> str:
+    """The `From` field: an address without a name gets the product's."""
+    return mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
+
+
 class House:
     """One daemon, built from a configuration. `run()` it once."""
 
@@ -72,6 +80,7 @@ class House:
             config.redis.url.get_secret_value(),
             client_name=connection_name(self.keys, self._token),
             block_s=config.redis.block_s,
+            on_round_trip=self.metrics.redis_round_trip,
         )
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config, self.metrics)
@@ -91,13 +100,14 @@ class House:
             repeats=Repeats(self.connection, self.keys, self.clock, token=self._token),
         )
         lane = Lane(self.vitals, self.metrics, self.clock)
-        renderer = Renderer(Brand(mail.from_address, mail.app_name, mail.frontend_url, mail.default_locale))
+        renderer = Renderer(Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale))
         sender = Sender(self.keys, renderer, self.gateway, lane)
         settings = EngineSettings(
             concurrency=queue.concurrency,
             lock_ms=queue.lock_ms,
             stalled_interval_ms=queue.stalled_interval_ms,
             max_stalled=queue.max_stalled,
+            max_recoveries=queue.max_recoveries,
             jitter=queue.jitter,
             drain_s=queue.drain_s,
         )

@@ -136,8 +136,9 @@ class Metrics:
     def jobs_stalled(self, count: int) -> None:
         self._stalled.inc(count)
 
-    def slots_busy(self, count: int) -> None:
-        self._busy.set(count)
+    def watch_slots(self, busy: Callable[[], int]) -> None:
+        """Ask for the number of busy slots at each scrape."""
+        self._busy.set_function(busy)
 
     def _counter(self, name: str, words: str) -> Counter:
         return Counter(f"flowstate_{name}", words, registry=self.registry)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import structlog
 
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.base.vitals import Pulse
 
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 FIRST_REST_S = 0.1
 LONGEST_REST_S = 5.0
+LONGEST_SILENCE_S = 10.0
 CANCEL_AGAIN_S = 0.1
 
 
@@ -97,3 +99,24 @@ class Service:
             while not task.done():
                 task.cancel()
                 await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
+
+
+class PeriodicService(Service):
+    """A loop that acts once in `every_s` seconds; in between it beats, so that its pulse stays fresh."""
+
+    def __init__(self, pulse: Pulse, clock: Clock, *, every_s: float, first_s: float | None = None) -> None:
+        """`first_s` is the wait before the first time, `every_s` unless given."""
+        super().__init__(pulse)
+        self._clock = clock
+        self._every_s = every_s
+        self._next_at = clock.mono() + (every_s if first_s is None else first_s)
+
+    async def act(self) -> None:
+        """What is done each time. Raises Outage when a store is away: it is tried again soon."""
+        raise NotImplementedError
+
+    async def turn(self) -> None:
+        await self.pause(min(LONGEST_SILENCE_S, self._next_at - self._clock.mono()))
+        if self._clock.mono() >= self._next_at and not self.stopping:
+            await self.act()
+            self._next_at = self._clock.mono() + self._every_s

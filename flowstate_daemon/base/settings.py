@@ -166,8 +166,6 @@ class Queue(Section):
     """Who this daemon is among those on the same queue, restart after restart; else the host's name."""
     concurrency: int = Field(default=50, ge=1, le=10_000)
     """How many jobs are in hand at once."""
-    batch: int = Field(default=100, ge=1, le=100)
-    """How many jobs are claimed or settled in one call, at most."""
     lock_ms: int = Field(default=30_000, ge=5_000, le=600_000)
     """How long a claimed job stays ours without a sign of life; below 5 s a slow network would lose jobs."""
     stalled_interval_ms: int = Field(default=30_000, ge=1_000, le=600_000)

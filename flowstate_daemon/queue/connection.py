@@ -6,9 +6,10 @@ when it is a bug of ours. No command is ever repeated by the client library: a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import hiredis
 from redis import exceptions as refused
@@ -18,7 +19,10 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import Outage
+
+OnRoundTrip: TypeAlias = Callable[[float], None]
 
 COMMAND_TIMEOUT_S = 5.0
 POOL_SIZE = 8
@@ -73,18 +77,41 @@ def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     return type(kind.__name__, (_Packing, kind), {})
 
 
+async def _introduce(name: str, connection: AbstractConnection) -> None:
+    """Greet the server on every connect, and give it the connection's name."""
+    await connection.on_connect()
+    await connection.send_command("CLIENT", "SETNAME", name)
+    try:
+        await connection.read_response()
+    except refused.ResponseError:
+        return  # some hosted Redis refuse CLIENT: the name is a courtesy to tools, and the lease knows another way
+
+
+def beside(client_name: str) -> str:
+    """The name of a worker's further connections: not counted as workers, and yet known as the same process."""
+    return f"flowstate:{client_name}"
+
+
 class Connection:
     """All connections of one daemon to the Redis that holds the queue. Replies are bytes."""
 
-    def __init__(self, url: str, *, client_name: str, block_s: float = 20.0) -> None:
-        """`block_s` is the longest blocking pop; its connection waits a few seconds longer than that."""
-        self.block_s = block_s
-        self._client_name = client_name
-        self._commands = self._client(url, size=POOL_SIZE, timeout_s=COMMAND_TIMEOUT_S)
-        self._blocking = self._client(url, size=1, timeout_s=block_s + 4.0, named=True)
-        self._subscriber = self._client(url, size=1, timeout_s=None)
+    def __init__(
+        self, url: str, *, client_name: str, block_s: float = 20.0, on_round_trip: OnRoundTrip | None = None
+    ) -> None:
+        """`block_s` is the longest blocking pop; `on_round_trip` hears how many seconds each command took.
 
-    def _client(self, url: str, *, size: int, timeout_s: float | None, named: bool = False) -> Redis:
+        The blocking connection bears `client_name`, which is what Bull's `getWorkers()` counts; the others
+        `beside(client_name)`, by which the lease sees that this process lives.
+        """
+        self.block_s = block_s
+        self._on_round_trip = on_round_trip
+        self._clock = Clock()
+        other = beside(client_name)
+        self._commands = self._client(url, other, size=POOL_SIZE, timeout_s=COMMAND_TIMEOUT_S)
+        self._blocking = self._client(url, client_name, size=1, timeout_s=block_s + 4.0)
+        self._subscriber = self._client(url, other, size=1, timeout_s=None)
+
+    def _client(self, url: str, name: str, *, size: int, timeout_s: float | None) -> Redis:
         pool = BlockingConnectionPool.from_url(
             url,
             protocol=2,  # RESP3 in redis-py 8.1 does not replace connections that the server closed while idle
@@ -93,20 +120,11 @@ class Connection:
             timeout=COMMAND_TIMEOUT_S,
             socket_timeout=timeout_s,
             socket_connect_timeout=COMMAND_TIMEOUT_S,
-            redis_connect_func=self._introduce if named else None,
+            redis_connect_func=partial(_introduce, name),
             driver_info=None,
         )
         pool.connection_class = _packing(pool.connection_class)
         return Redis(connection_pool=pool)
-
-    async def _introduce(self, connection: AbstractConnection) -> None:
-        """Name the blocking connection on every connect, so that Bull's `getWorkers()` counts this process."""
-        await connection.on_connect()
-        await connection.send_command("CLIENT", "SETNAME", self._client_name)
-        try:
-            await connection.read_response()
-        except refused.ResponseError:
-            return  # some hosted Redis refuse CLIENT: the name is a courtesy to tools, nothing depends on it
 
     async def open(self) -> None:
         """Reach the server once. Raises Outage."""
@@ -120,14 +138,18 @@ class Connection:
 
     async def call(self, *command: str | bytes | float) -> Any:
         """Run one command. Raises Outage when Redis is away."""
+        started = self._clock.mono()
         try:
             with outages():
-                return await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
+                answer = await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
         except Outage as outage:
             # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
             if isinstance(outage.__cause__, refused.ReadOnlyError):
                 await self._commands.connection_pool.disconnect()
             raise
+        if self._on_round_trip is not None:
+            self._on_round_trip(self._clock.mono() - started)
+        return answer
 
     async def block(self, *command: str | bytes | float) -> Any:
         """Run one blocking command on the connection kept for that. Raises Outage."""

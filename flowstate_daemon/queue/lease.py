@@ -13,14 +13,14 @@ import structlog
 
 from flowstate_daemon.base.errors import LeaseTaken
 from flowstate_daemon.queue.clients import Client, carries, connected_clients
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.connection import Connection, beside
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.scripts import Scripts
 
 log = structlog.get_logger()
 
-TTL_MS = 30_000
-RENEW_S = 10.0
+TTL_MS = 75_000
+RENEW_S = 30.0
 # The server may notice the closed socket of a killed process a moment after the next one started.
 LOOKS = 10
 LOOK_S = 0.1
@@ -114,7 +114,7 @@ class Lease:
 
     def _named(self, clients: list[Client], token: str) -> list[Client]:
         name = connection_name(self._keys, token)
-        return [client for client in clients if carries(client.name, name)]
+        return [client for client in clients if carries(client.name, name) or carries(client.name, beside(name))]
 
     def _taken(self, client: Client | None) -> LeaseTaken:
         where = f" connected from {client.address}" if client is not None else ""

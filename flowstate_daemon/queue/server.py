@@ -66,9 +66,11 @@ async def _setting(connection: Connection, name: str) -> str | None:
         answer = await connection.call("CONFIG", "GET", name)
     except refused.ResponseError:
         return None
-    values = [value.decode() for value in answer.values()] if isinstance(answer, dict) else [
-        part.decode() for part in answer[1::2]
-    ]
+    values = (
+        [value.decode() for value in answer.values()]
+        if isinstance(answer, dict)
+        else [part.decode() for part in answer[1::2]]
+    )
     return values[0] if values else None
 
 

@@ -43,15 +43,11 @@ class Scrape:
             yield from self._queue_families(self._queue)
 
     def _queue_families(self, queue: Snapshot) -> Iterator[Metric]:
-        depth = GaugeMetricFamily(
-            "flowstate_queue_jobs", "Jobs in the queue, by Bull's state.", labels=["state"]
-        )
+        depth = GaugeMetricFamily("flowstate_queue_jobs", "Jobs in the queue, by Bull's state.", labels=["state"])
         for state in fields(Counts):
             depth.add_metric([state.name], getattr(queue, state.name))
         yield depth
-        yield GaugeMetricFamily(
-            "flowstate_queue_paused", "1 while the queue is paused, else 0.", value=queue.is_paused
-        )
+        yield GaugeMetricFamily("flowstate_queue_paused", "1 while the queue is paused, else 0.", value=queue.is_paused)
         oldest_ms = self._now_ms if queue.oldest_waiting_ms is None else queue.oldest_waiting_ms
         yield GaugeMetricFamily(
             "flowstate_queue_oldest_waiting_seconds",
@@ -63,9 +59,7 @@ class Scrape:
 class MetricsPage:
     """`GET /metrics`."""
 
-    def __init__(
-        self, metrics: Metrics, inspector: Inspector, clock: Clock, *, deadline_s: float = DEADLINE_S
-    ) -> None:
+    def __init__(self, metrics: Metrics, inspector: Inspector, clock: Clock, *, deadline_s: float = DEADLINE_S) -> None:
         self._metrics = metrics
         self._inspector = inspector
         self._clock = clock

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.lease import Lease
 from flowstate_daemon.queue.signals import Signals
@@ -39,17 +37,9 @@ class EngineSettings:
     lock_ms: int = 30_000
     stalled_interval_ms: int = 30_000
     max_stalled: int = 1
+    max_recoveries: int = 10
     jitter: float = 0.0
     drain_s: float = 25.0
-
-
-@dataclass(frozen=True, slots=True)
-class Instruments:
-    """What every loop reports to."""
-
-    vitals: Vitals
-    metrics: Metrics
-    clock: Clock
 
 
 class Engine:
@@ -76,7 +66,16 @@ class Engine:
         self._pool = Pool(
             perform, self.inflight, self._settler, vitals.pulse("senders"), rules, size=settings.concurrency
         )
-        self._fetcher = Fetcher(bull, self.inflight, self._pool, lane, metrics, vitals.pulse("fetcher"), clock)
+        self._fetcher = Fetcher(
+            bull,
+            self.inflight,
+            self._pool,
+            lane,
+            instruments,
+            vitals.pulse("fetcher"),
+            max_recoveries=settings.max_recoveries,
+        )
+        metrics.watch_slots(lambda: self.inflight.busy)
         self._promoter = Promoter(bull, signals, vitals.pulse("promoter"), clock)
         self._reclaimer = Reclaimer(
             bull,
@@ -89,7 +88,7 @@ class Engine:
         self._lock_keeper = LockKeeper(
             bull, self.inflight, metrics, vitals.pulse("lock_keeper"), clock, lock_ms=settings.lock_ms
         )
-        self._lease_keeper = LeaseKeeper(lease, vitals.pulse("lease_keeper"))
+        self._lease_keeper = LeaseKeeper(lease, vitals.pulse("lease_keeper"), clock)
 
     @property
     def stopping(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import traceback
 from dataclasses import dataclass
@@ -38,8 +37,8 @@ class RetryRules:
 def finished(job: Job, result: Any) -> Ending:
     """The ending of a run that returned. A result that JSON cannot hold is replaced by null, never lost."""
     try:
-        return Finished(job, json.dumps(result, allow_nan=False, ensure_ascii=False).encode())
-    except (TypeError, ValueError, UnicodeEncodeError):
+        return Finished(job, msgspec.json.encode(result))
+    except (TypeError, UnicodeEncodeError, msgspec.MsgspecError):
         return Finished(job, b"null")
 
 

@@ -67,6 +67,11 @@ class InFlight:
         """How many more jobs may be claimed now."""
         return min(self._slots - self._busy, self._slots + UNSETTLED - len(self._runs))
 
+    @property
+    def half(self) -> int:
+        """Half of the slots, rounded up."""
+        return (self._slots + 1) // 2
+
     def ids(self) -> list[str]:
         return list(self._runs)
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from flowstate_daemon.base.service import Service
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.service import PeriodicService
 from flowstate_daemon.base.vitals import Pulse
-from flowstate_daemon.queue.lease import Lease
-
-EVERY_S = 10.0
+from flowstate_daemon.queue.lease import RENEW_S, Lease
 
 
-class LeaseKeeper(Service):
-    """Six commands a minute, the price of noticing a second daemon under one name."""
+class LeaseKeeper(PeriodicService):
+    """Two calls a minute, the price of noticing a second daemon under one name."""
 
     name: ClassVar[str] = "lease_keeper"
 
-    def __init__(self, lease: Lease, pulse: Pulse) -> None:
-        super().__init__(pulse)
+    def __init__(self, lease: Lease, pulse: Pulse, clock: Clock) -> None:
+        super().__init__(pulse, clock, every_s=RENEW_S)
         self._lease = lease
 
-    async def turn(self) -> None:
-        await self.pause(EVERY_S)
-        if not self.stopping:
-            await self._lease.renew()
+    async def act(self) -> None:
+        await self._lease.renew()

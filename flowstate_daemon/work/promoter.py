@@ -10,8 +10,9 @@ from flowstate_daemon.base.vitals import Pulse
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.signals import Signals
 
-# Announcements are fire and forget: look at the set at least this often. Three commands a minute.
-LONGEST_SLEEP_S = 20.0
+# Announcements are fire and forget: look at the set at least this often.
+LONGEST_SLEEP_S = 60.0
+LONGEST_SILENCE_S = 10.0
 
 
 class Promoter(Service):
@@ -36,6 +37,7 @@ class Promoter(Service):
         if due_ms is not None:
             wake_ms = min(wake_ms, due_ms)
         while (left_ms := wake_ms - self._clock.now_ms()) > 0 and not self.stopping:
-            signal = await self.unless_stopped(self._signals.next(left_ms / 1000))
+            signal = await self.unless_stopped(self._signals.next(min(left_ms / 1000, LONGEST_SILENCE_S)))
+            self.progressed()
             if signal is not None and signal.due_ms is not None:
                 wake_ms = min(wake_ms, signal.due_ms)

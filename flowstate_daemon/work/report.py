@@ -27,22 +27,22 @@ class Reporter:
         job = ending.job
         seconds = self._clock.mono() - run.taken_at if run else 0.0
         facts: dict[str, Any] = run.facts if run else {}
-        line = log.bind(job_id=job.id, kind=job.name, attempt=job.attempt, seconds=round(seconds, 4), **facts)
+        line = {"job_id": job.id, "kind": job.name, "attempt": job.attempt, "seconds": round(seconds, 4), **facts}
         match ending:
             case Finished() if "skipped" in facts:
                 self._metrics.mail_skipped(job.name)
-                line.info("mail_skipped")
+                log.info("mail_skipped", **line)
             case Finished():
-                self._metrics.mail_sent(job.name, seconds)
                 age_ms = self._clock.now_ms() - job.timestamp
+                self._metrics.mail_sent(job.name, seconds)
                 self._metrics.mail_waited(job.name, age_ms / 1000)
-                line.info("mail_sent", age_ms=age_ms)
+                log.info("mail_sent", age_ms=age_ms, **line)
             case Retried():
                 self._metrics.mail_retried(job.name)
-                line.warning("mail_retried", reason=ending.reason, next_in_ms=ending.delay_ms)
+                log.warning("mail_retried", reason=ending.reason, next_in_ms=ending.delay_ms, **line)
             case Failed():
                 self._metrics.mail_failed(job.name)
-                line.error("mail_failed", reason=ending.reason)
+                log.error("mail_failed", reason=ending.reason, **line)
             case _:
                 self._metrics.mail_released(job.name)
-                line.info("mail_released")
+                log.info("mail_released", **line)

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
+from flowstate_daemon.base import logs
 from flowstate_daemon.dev.embedded import ValkeyHouse
 from tests.bench.idle import idle_commands
 from tests.bench.latency import latency
@@ -100,10 +101,11 @@ def show(figures: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--jobs", type=int, default=10_000)
-    parser.add_argument("--concurrency", type=int, default=100)
+    parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle-seconds", type=float, default=60.0)
     given = parser.parse_args()
+    logs.configure("warning")
     figures = asyncio.run(measure(given.jobs, given.concurrency, given.rounds, given.idle_seconds))
     ARTEFACTS.mkdir(exist_ok=True)
     (ARTEFACTS / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")

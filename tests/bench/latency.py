@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from statistics import quantiles
 
-from flowstate_daemon.queue.bull import Bull
-
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.job import NewJob
 from flowstate_daemon.queue.keys import Keys

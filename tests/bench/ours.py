@@ -13,18 +13,19 @@ from pathlib import Path
 from uuid import uuid4
 
 import uvloop
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.signals import Signals
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.lease import Lease, connection_name
-from flowstate_daemon.work.engine import Engine, EngineSettings, Instruments
+from flowstate_daemon.queue.signals import Signals
+from flowstate_daemon.work.engine import Engine, EngineSettings
 from flowstate_daemon.work.inflight import Run
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.pool import Perform

@@ -57,7 +57,7 @@ async def test_07_without_backoff_a_retry_is_immediate(q: NodeQueue, w: Worker, 
         if message["type"] == "message":
             assert message["channel"] == keys("the end")
             break
-    await touched.aclose()
+    await touched.aclose()  # type: ignore[no-untyped-call]
     assert len(json.loads((await hash_of(redis, keys, job_id))["stacktrace"])) == 3
 
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import Retry
+from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.mail.catalogue import KINDS, read_request
@@ -26,7 +27,7 @@ from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.repeat import Repeats
 from flowstate_daemon.queue.signals import Signals
-from flowstate_daemon.work.engine import Engine, EngineSettings, Instruments
+from flowstate_daemon.work.engine import Engine, EngineSettings
 from flowstate_daemon.work.inflight import Run
 from flowstate_daemon.work.lane import Lane
 

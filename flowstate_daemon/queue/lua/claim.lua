@@ -30,7 +30,7 @@ local jobs, dropped = {}, {}
 
 if redis.call("EXISTS", KEYS[5]) == 1 then
   if redis.call("EXISTS", KEYS[1]) == 1 and are_lists(KEYS[1], KEYS[6]) then
-    merge(KEYS[1], KEYS[6], KEYS[3])
+    merge(KEYS[1], KEYS[6], KEYS[6], KEYS[3])
   end
   return {jobs, dropped}
 end

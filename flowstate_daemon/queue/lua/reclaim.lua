@@ -27,7 +27,8 @@
 local most, base, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local requeued, failed = {}, {}
 
-if redis.call("EXISTS", KEYS[5]) == 1 then
+-- Nothing to look at and nothing to mark: an idle queue spends one command on it, and leaves the gate alone.
+if redis.call("EXISTS", KEYS[1], KEYS[3]) == 0 or redis.call("EXISTS", KEYS[5]) == 1 then
   return {requeued, failed}
 end
 

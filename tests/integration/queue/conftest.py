@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.keys import Keys
 from tests.integration.queue.stage import Stage
+from tests.support.clock import HandClock
 
 
 @pytest.fixture(params=["plain", "hash tag"])
@@ -18,3 +21,20 @@ def keys(request: pytest.FixtureRequest, keys: Keys) -> Keys:
 @pytest.fixture
 def stage(redis: Redis, keys: Keys) -> Stage:
     return Stage(redis, keys)
+
+
+@pytest.fixture
+def now(clock: HandClock) -> int:
+    return clock.now_ms()
+
+
+@pytest.fixture
+def bull(connection: Connection, keys: Keys, clock: HandClock) -> Bull:
+    """The worker under test."""
+    return Bull(connection, keys, clock, token="me/2")
+
+
+@pytest.fixture
+def rival(connection: Connection, keys: Keys, clock: HandClock) -> Bull:
+    """Another worker on the same queue."""
+    return Bull(connection, keys, clock, token="you/1")

@@ -29,9 +29,7 @@ async def ok(_request: web.Request) -> web.Response:
 @pytest.fixture
 async def client() -> AsyncIterator[ClientSession]:
     """A client of a running endpoint with three routes: one falls, one moves, one is fine."""
-    endpoint = Web(
-        [web.get("/fall", fall), web.get("/move", move), web.get("/ok", ok)], host="127.0.0.1", port=0
-    )
+    endpoint = Web([web.get("/fall", fall), web.get("/move", move), web.get("/ok", ok)], host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
         yield session
@@ -46,9 +44,7 @@ async def client() -> AsyncIterator[ClientSession]:
         ("DELETE", "/ok", 405, "Method Not Allowed"),
     ],
 )
-async def test_refusals_are_plain(
-    client: ClientSession, method: str, path: str, status: int, error: str
-) -> None:
+async def test_refusals_are_plain(client: ClientSession, method: str, path: str, status: int, error: str) -> None:
     """A refusal says its name in JSON and nothing else."""
     async with client.request(method, path) as response:
         assert response.status == status
@@ -79,9 +75,7 @@ async def test_every_answer_wears_the_safe_headers(client: ClientSession) -> Non
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             assert response.headers["Cache-Control"] == "no-store"
             wider = path == "/ok"
-            assert response.headers["Content-Security-Policy"].startswith(
-                "default-src 'self'" if wider else ""
-            )
+            assert response.headers["Content-Security-Policy"].startswith("default-src 'self'" if wider else "")
 
 
 async def test_head_answers_without_a_body(client: ClientSession) -> None:

@@ -34,9 +34,7 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-async def client(
-    proxy: FaultProxy, keys: Keys, metrics: Metrics, clock: HandClock
-) -> AsyncIterator[ClientSession]:
+async def client(proxy: FaultProxy, keys: Keys, metrics: Metrics, clock: HandClock) -> AsyncIterator[ClientSession]:
     """A client of a running endpoint that looks at Redis through the proxy, for a quarter of a second."""
     connection = Connection(f"redis://127.0.0.1:{proxy.port}/0", client_name=keys.client_name)
     page = MetricsPage(metrics, Inspector(connection, keys), clock, deadline_s=0.25)

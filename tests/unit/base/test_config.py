@@ -59,24 +59,24 @@ def test_later_sources_win(tmp_path: Path) -> None:
     file = written(tmp_path, '[queue]\nconcurrency = 1\nattempts = 2\n[mail]\napp_name = "file"\n')
     credentials = tmp_path / "credentials"
     credentials.mkdir()
-    for name in ("app_name", "flowstate_queue_attempts", "FLOWSTATE_QUEUE_BATCH", "somebody_elses"):
+    for name in ("app_name", "flowstate_queue_attempts", "FLOWSTATE_QUEUE_MAX_STALLED", "somebody_elses"):
         (credentials / name).write_text("3\n")
     secret = tmp_path / "secret"
     secret.write_text("4\n")
     environ = {
         "CREDENTIALS_DIRECTORY": str(credentials),
         "APP_NAME_FILE": str(secret),
-        "FLOWSTATE_QUEUE_BATCH_FILE": str(secret),
-        "FLOWSTATE_QUEUE_BATCH": "5",
+        "FLOWSTATE_QUEUE_MAX_STALLED_FILE": str(secret),
+        "FLOWSTATE_QUEUE_MAX_STALLED": "5",
     }
     config = load(environ, file)
     queue = config.queue
-    assert (queue.concurrency, queue.attempts, config.mail.app_name, queue.batch) == (1, 3, "4", 5)
+    assert (queue.concurrency, queue.attempts, config.mail.app_name, queue.max_stalled) == (1, 3, "4", 5)
     sources = {key: source for key, _, source in config.describe()}
     assert sources["queue.concurrency"] == f"[queue] concurrency in {file}"
     assert sources["queue.attempts"] == "credential flowstate_queue_attempts"
     assert sources["mail.app_name"] == "APP_NAME_FILE"
-    assert sources["queue.batch"] == "FLOWSTATE_QUEUE_BATCH"
+    assert sources["queue.max_stalled"] == "FLOWSTATE_QUEUE_MAX_STALLED"
     assert sources["queue.lock_ms"] == "default"
 
 
@@ -163,7 +163,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("FLOWSTATE_QUEUE_PREFIX", "a@b"),
         ("FLOWSTATE_QUEUE_NAME", "e*"),
         ("FLOWSTATE_QUEUE_INSTANCE_ID", "a/b"),
-        ("FLOWSTATE_QUEUE_BATCH", "101"),
+        ("FLOWSTATE_QUEUE_MAX_STALLED", "101"),
         ("FLOWSTATE_QUEUE_JITTER", "1.5"),
         ("FLOWSTATE_REDIS_BLOCK_S", "inf"),
         ("REDIS_URL", "redis://h:70000"),

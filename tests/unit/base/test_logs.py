@@ -20,9 +20,7 @@ from hypothesis import strategies as st
 from flowstate_daemon.base import logs
 
 CODES = st.from_regex(r"[qxz]{4}[0-9]{6,12}", fullmatch=True)
-FIELDS = st.dictionaries(
-    st.text(min_size=1, max_size=8), st.text() | st.binary() | st.floats() | st.integers()
-)
+FIELDS = st.dictionaries(st.text(min_size=1, max_size=8), st.text() | st.binary() | st.floats() | st.integers())
 RESERVED = {"event", "level", "timestamp", "exc_info", "exception", "stack", "logger", "stack_info"}
 
 

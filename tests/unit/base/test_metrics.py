@@ -73,7 +73,7 @@ def test_the_engine_reports_land(metrics: Metrics) -> None:
     metrics.locks_lost(2)
     metrics.jobs_recovered(3)
     metrics.jobs_stalled(4)
-    metrics.slots_busy(7)
+    metrics.watch_slots(lambda: 7)
     metrics.redis_round_trip(0.002)
     metrics.loop_lag(0.2)
     assert value(metrics, "jobs_claimed_total") == 100

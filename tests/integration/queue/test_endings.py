@@ -1,0 +1,318 @@
+"""Ending runs: finish, retry, fail and release write only what is the caller's, and compare every key."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.job import Failed, Finished, Job, NewJob, Retried, Settled
+from tests.integration.queue.stage import BORN, Stage
+from tests.support.clock import HandClock
+
+REMOVED = {"removeOnComplete": True, "removeOnFail": True}
+
+
+async def take(stage: Stage, bull: Bull, *job_ids: str, opts: dict[str, Any] | None = None, **fields: Any) -> list[Job]:
+    """Jobs in hand, with a mark of the stalled check each; what follows is compared with this."""
+    for job_id in job_ids:
+        await stage.put(job_id, "wait", opts=json.dumps(opts or {}), **fields)
+    jobs = await bull.take(len(job_ids))
+    await stage.redis.sadd(stage.keys("stalled"), "x", *job_ids)
+    await stage.remember()
+    return jobs
+
+
+def left(*job_ids: str) -> dict[str, Any]:
+    """What is gone once the only jobs in hand have left `active`."""
+    return {"active": None, "stalled": {"x"}, **{f"{job_id}:lock": None for job_id in job_ids}}
+
+
+async def test_finish_and_keep(stage: Stage, bull: Bull, now: int, clock: HandClock) -> None:
+    """Value and end are written, the job stands in `completed` with its end as score, the event carries the value."""
+    (job,) = await take(stage, bull, "1")
+    clock.advance(2)
+    heard = await stage.heard()
+    before = await stage.everything()
+    assert await bull.finish([Finished(job, b'{"a":"\\"1\\n"}')]) == [Settled.OK]
+    assert await stage.changes() == left("1") | {
+        "completed": {"1": now + 2000.0},
+        "1": before["1"] | {"returnvalue": '{"a":"\\"1\\n"}', "finishedOn": str(now + 2000)},
+    }
+    ((channel, event),) = await heard.events()
+    assert channel == "completed"
+    assert json.loads(event) == {"jobId": "1", "val": '{"a":"\\"1\\n"}'}
+
+
+async def test_finish_and_remove(stage: Stage, bull: Bull) -> None:
+    """As FlowState asks: nothing stays but the event, also of a job whose id is text."""
+    jobs = await take(stage, bull, "1", 'sl"ot', opts=REMOVED)
+    heard = await stage.heard()
+    assert await bull.finish([Finished(job) for job in jobs]) == [Settled.OK] * 2
+    gone = {"1": None, "1:logs": None, 'sl"ot': None, 'sl"ot:logs': None}
+    assert await stage.changes() == left("1", 'sl"ot') | gone
+    assert [json.loads(event) for _, event in await heard.events()] == [
+        {"jobId": "1", "val": "null"},
+        {"jobId": 'sl"ot', "val": "null"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wish", "kept"),
+    [
+        (True, {"a", "b", "c", "d"}),
+        (0, {"a", "b", "c", "d"}),
+        ("yes", {"a", "b", "c", "d"}),
+        ({"count": 0}, {"a", "b", "c", "d"}),
+        (False, {"a", "b", "c", "d", "1", "2"}),
+        (None, {"a", "b", "c", "d", "1", "2"}),
+        ("", {"a", "b", "c", "d", "1", "2"}),
+        (-1, {"a", "b", "c", "d", "1", "2"}),
+        ({}, {"a", "b", "c", "d", "1", "2"}),
+        ({"count": -5}, {"a", "b", "c", "d", "1", "2"}),
+        (3, {"d", "1", "2"}),
+        ({"count": 1}, {"2"}),
+        ({"age": 30}, {"d", "1", "2"}),
+        ({"age": 0}, set[str]()),
+        ({"age": 30, "count": 2}, {"1", "2"}),
+        ({"age": 150, "count": 4}, {"c", "d", "1", "2"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("end", ["completed", "failed"])
+async def test_retention(stage: Stage, bull: Bull, now: int, wish: object, kept: set[str], end: str) -> None:
+    """Each form of removeOnComplete and removeOnFail keeps what Bull keeps, and hash and log go with the entry."""
+    for job_id, age_s in zip("abcd", (300, 200, 100, 20), strict=True):
+        await stage.put(job_id, end, at=now - age_s * 1000)
+    jobs = await take(stage, bull, "1", "2", opts={"removeOnComplete": wish, "removeOnFail": wish})
+    if end == "completed":
+        await bull.finish([Finished(job) for job in jobs])
+    else:
+        await bull.fail([Failed(job, "no", b"[]") for job in jobs])
+    everything = await stage.everything()
+    assert set(everything.get(end, {})) == kept
+    assert {name for name in everything if len(name) == 1} == kept
+    assert {name.removesuffix(":logs") for name in everything if name.endswith(":logs")} == kept
+
+
+async def test_neighbours_with_different_retention(stage: Stage, bull: Bull) -> None:
+    """Each job's policy is applied at its own turn, as if they had ended one by one."""
+    for job_id, wish in [("1", False), ("2", False), ("3", 2), ("4", False), ("5", True), ("6", False)]:
+        await stage.put(job_id, "wait", opts=json.dumps({"removeOnComplete": wish}))
+    await bull.finish([Finished(job) for job in await bull.take(6)])
+    assert set((await stage.everything())["completed"]) == {"2", "3", "4", "6"}
+
+
+async def test_retry_later(stage: Stage, bull: Bull, now: int) -> None:
+    """Attempt, reason, traces and a log row are written; the score is due time and id; the due time is announced."""
+    first, second = await take(stage, bull, "4097", "b", opts={"attempts": 3}, attemptsMade=1)
+    heard = await stage.heard()
+    before = await stage.everything()
+    settled = await bull.retry([Retried(first, 'it is "ill"', b'["a","b"]', 2000), Retried(second, "too", b"[]", 1500)])
+    assert settled == [Settled.OK] * 2
+    failure = {"attemptsMade": "2", "failedReason": 'it is "ill"', "stacktrace": '["a","b"]'}
+    assert await stage.changes() == left("4097", "b") | {
+        "delayed": {"4097": (now + 2000) * 4096 + 1.0, "b": (now + 1500) * 4096.0},
+        "4097": before["4097"] | failure,
+        "b": before["b"] | {"attemptsMade": "2", "failedReason": "too", "stacktrace": "[]"},
+        "4097:logs": ["a", "b", 'attempt 2 of 3 failed: it is "ill"; next one at 2026-03-02T08:00:02.000+00:00'],
+        "b:logs": ["a", "b", "attempt 2 of 3 failed: too; next one at 2026-03-02T08:00:01.500+00:00"],
+    }
+    assert await heard.events() == [("delayed", str(now + 1500))]
+
+
+async def test_retry_at_once(stage: Stage, bull: Bull) -> None:
+    """Without a delay the job is ready again behind its equals, or before all with lifo; nothing is announced."""
+    plain, urgent, last = [
+        *await take(stage, bull, "1", opts={"attempts": 3}),
+        *await take(stage, bull, "2", opts={"attempts": 3}, priority=1),
+        *await take(stage, bull, "3", opts={"attempts": 3, "lifo": True}),
+    ]
+    await stage.put("w", "wait")
+    heard = await stage.heard()
+    assert await bull.retry([Retried(job, "no", b"[]") for job in (plain, urgent, last)]) == [Settled.OK] * 3
+    everything = await stage.everything()
+    assert everything["wait"] == ["1", "w", "2", "3"]
+    assert everything["priority"] == {"2": 1.0}
+    assert everything["1:logs"][-1] == "attempt 1 of 3 failed: no; next one at once"
+    assert "delayed" not in everything
+    assert await heard.events() == []
+
+
+async def test_fail(stage: Stage, bull: Bull, now: int) -> None:
+    """The whole failure is written, the job stands in `failed`, the event carries the reason."""
+    (job,) = await take(stage, bull, "1", opts={"attempts": 3}, attemptsMade=2)
+    heard = await stage.heard()
+    before = await stage.everything()
+    assert await bull.fail([Failed(job, 'no "luck"\n', b'["t"]')]) == [Settled.OK]
+    failure = {"attemptsMade": "3", "failedReason": 'no "luck"\n', "stacktrace": '["t"]', "finishedOn": str(now)}
+    assert await stage.changes() == left("1") | {
+        "failed": {"1": float(now)},
+        "1": before["1"] | failure,
+        "1:logs": ["a", "b", 'attempt 3 of 3 failed: no "luck"\n; no further one'],
+    }
+    ((channel, event),) = await heard.events()
+    assert channel == "failed"
+    assert json.loads(event) == {"jobId": "1", "val": 'no "luck"\n'}
+
+
+async def test_fail_and_remove(stage: Stage, bull: Bull) -> None:
+    """A failed job that is not kept leaves only its event."""
+    (job,) = await take(stage, bull, "1", opts=REMOVED)
+    heard = await stage.heard()
+    assert await bull.fail([Failed(job, "no", b"[]")]) == [Settled.OK]
+    assert await stage.changes() == left("1") | {"1": None, "1:logs": None}
+    assert await heard.events() == [("failed", '{"jobId":"1","val":"no"}')]
+
+
+async def test_release_to_the_front(stage: Stage, bull: Bull) -> None:
+    """Jobs go back before all of their kind and behind the more urgent, in their old order; no attempt is counted."""
+    jobs = [
+        *await take(stage, bull, "a", "b", priority=5),
+        *await take(stage, bull, "c", "d"),
+    ]
+    for job_id, priority in [("u", 1), ("v", 5), ("w", 9), ("x", 0)]:
+        await bull.add(NewJob("x", {}, priority=priority, job_id=job_id))
+    await stage.remember()
+    assert await bull.release(jobs) == [Settled.OK] * 4
+    assert await stage.changes() == {
+        **{f"{job.id}:lock": None for job in jobs},
+        "active": None,
+        "stalled": {"x"},
+        "wait": ["x", "d", "c", "w", "v", "b", "a", "u"],
+        "priority": {"u": 1.0, "a": 5.0, "b": 5.0, "v": 5.0, "w": 9.0},
+    }
+    assert [job.id for job in await bull.take(9)] == ["u", "a", "b", "v", "w", "c", "d", "x"]
+
+
+async def test_release_for_later(stage: Stage, bull: Bull, now: int) -> None:
+    """With a delay the job waits in `delayed`, and no attempt is counted either."""
+    (job,) = await take(stage, bull, "7", priority=5)
+    heard = await stage.heard()
+    assert await bull.release([job], delay_ms=1000) == [Settled.OK]
+    assert await stage.changes() == left("7") | {"delayed": {"7": (now + 1000) * 4096 + 7.0}}
+    assert await heard.events() == [("delayed", str(now + 1000))]
+
+
+async def test_endings_while_paused(stage: Stage, bull: Bull) -> None:
+    """What comes back while the queue is paused goes to `paused`."""
+    first, second, third = await take(stage, bull, "1", "2", "3", priority=2)
+    await stage.redis.set(stage.keys("meta-paused"), 1)
+    await bull.release([first])
+    await bull.retry([Retried(second, "no", b"[]")])
+    await bull.finish([Finished(third)])
+    everything = await stage.everything()
+    assert everything["paused"] == ["2", "1"]
+    assert "wait" not in everything
+
+
+@pytest.mark.parametrize("verb", ["finish", "retry", "fail", "release"])
+@pytest.mark.parametrize(
+    ("what", "settled"),
+    [
+        ("lost", Settled.LOST),
+        ("taken", Settled.LOST),
+        ("gone", Settled.GONE),
+        ("other", Settled.GONE),
+        ("text", Settled.GONE),
+    ],
+)
+async def test_what_is_not_ours_stays_untouched(
+    stage: Stage, bull: Bull, verb: str, what: str, settled: Settled
+) -> None:
+    """Without the lock, the job or its identity nothing is written, and the others of the call are settled."""
+    first, second = await take(stage, bull, "1", "2")
+    match what:
+        case "lost":
+            await stage.redis.delete(stage.keys.lock("1"))
+        case "taken":
+            await stage.redis.set(stage.keys.lock("1"), "you/1")
+        case "gone":
+            await stage.redis.delete(stage.keys("1"))
+        case "other":
+            await stage.redis.hset(stage.keys("1"), "timestamp", BORN + 5)
+        case "text":
+            await stage.redis.delete(stage.keys("1"))
+            await stage.redis.set(stage.keys("1"), "x")
+    await stage.remember()
+    calls = {
+        "finish": lambda: bull.finish([Finished(first), Finished(second)]),
+        "retry": lambda: bull.retry([Retried(first, "no", b"[]", 5), Retried(second, "no", b"[]", 5)]),
+        "fail": lambda: bull.fail([Failed(first, "no", b"[]"), Failed(second, "no", b"[]")]),
+        "release": lambda: bull.release([first, second]),
+    }
+    assert await calls[verb]() == [settled, Settled.OK]
+    changed = await stage.changes()
+    assert {name for name in changed if name.startswith("1")} == set()
+    assert changed["active"] == ["1"]
+    assert "2:lock" in changed
+
+
+async def test_a_job_moved_elsewhere(stage: Stage, bull: Bull) -> None:
+    """A job that is not in active only loses our lock."""
+    (job,) = await take(stage, bull, "1")
+    await stage.redis.lrem(stage.keys("active"), 1, "1")
+    await stage.redis.rpush(stage.keys("wait"), "1")
+    await stage.remember()
+    assert await bull.finish([Finished(job)]) == [Settled.MISPLACED]
+    assert await stage.changes() == {"1:lock": None, "stalled": {"x"}}
+
+
+async def test_one_job_twice_in_a_call(stage: Stage, bull: Bull) -> None:
+    """The second ending of one job changes nothing."""
+    (job,) = await take(stage, bull, "1")
+    assert await bull.finish([Finished(job), Finished(job)]) == [Settled.OK, Settled.MISPLACED]
+    assert list((await stage.everything())["completed"]) == ["1"]
+
+
+async def test_two_workers(stage: Stage, bull: Bull, rival: Bull) -> None:
+    """Nobody ends another's job."""
+    (job,) = await take(stage, rival, "1")
+    assert await bull.finish([Finished(job)]) == [Settled.LOST]
+    assert await stage.changes() == {}
+    assert await rival.finish([Finished(job)]) == [Settled.OK]
+
+
+@pytest.mark.parametrize("verb", ["finish", "fail"])
+async def test_the_end_lets_go_of_the_debounce(stage: Stage, bull: Bull, verb: str) -> None:
+    """One without a time is deleted, one with a time runs on; a retry lets go of neither."""
+    await bull.add_many(
+        [
+            NewJob("x", {}, debounce_id="a"),
+            NewJob("x", {}, debounce_id="b", debounce_ms=60_000),
+            NewJob("x", {}, debounce_id="c"),
+        ]
+    )
+    *ended, retried = await bull.take(3)
+    await bull.retry([Retried(retried, "no", b"[]")])
+    if verb == "finish":
+        await bull.finish([Finished(job) for job in ended])
+    else:
+        await bull.fail([Failed(job, "no", b"[]") for job in ended])
+    everything = await stage.everything()
+    assert {name for name in everything if name.startswith("de:")} == {"de:b", "de:c"}
+
+
+async def test_odd_timestamps_are_the_same_job(stage: Stage, bull: Bull) -> None:
+    """Fractions, texts and nothing at all do not keep a job from its end."""
+    for job_id, stamp in [("1", "1772000000000.5"), ("2", "soon"), ("3", "1.772e12"), ("4", "")]:
+        await stage.put(job_id, "wait")
+        await stage.redis.hset(stage.keys(job_id), "timestamp", stamp)
+    await stage.put("5", "wait")
+    await stage.redis.hdel(stage.keys("5"), "timestamp")
+    assert await bull.finish([Finished(job) for job in await bull.take(5)]) == [Settled.OK] * 5
+
+
+async def test_a_log_that_is_none(stage: Stage, bull: Bull) -> None:
+    """A stranger's key in the place of the log does not stop the ending."""
+    (job,) = await take(stage, bull, "1")
+    await stage.redis.set(stage.keys.logs("1"), "x")
+    assert await bull.fail([Failed(job, "no", b"[]")]) == [Settled.OK]
+
+
+async def test_the_number_is_checked(bull: Bull) -> None:
+    """Between 1 and 100 jobs a call."""
+    with pytest.raises(ValueError, match="between 1 and 100"):
+        await bull.finish([])

@@ -1,0 +1,154 @@
+"""The stalled check shared with Bull's workers: what a dead worker left in `active`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.job import NewJob, Reclaimed
+from tests.integration.queue.stage import Stage
+
+
+async def stall(stage: Stage, *job_ids: str, **fields: str | int) -> None:
+    """Jobs that were active at the last check and have no lock now."""
+    for job_id in job_ids:
+        await stage.put(job_id, "active", **fields)
+    await stage.redis.sadd(stage.keys("stalled"), *job_ids)
+
+
+async def test_a_stalled_job_goes_back_to_the_front(stage: Stage, bull: Bull, now: int) -> None:
+    """It is counted, put before its equals and announced; the healthy are marked for the next check."""
+    await stall(stage, "1", priority=5)
+    await stage.put("2", "active", locked=True)
+    await stage.redis.sadd(stage.keys("stalled"), "2", "ended")
+    await stage.put("3", "active")
+    await stage.put("w", "wait", priority=5)
+    before = await stage.everything()
+    await stage.remember()
+    heard = await stage.heard()
+    assert await bull.reclaim(1, 30_000) == Reclaimed(("1",), ())
+    assert await stage.changes() == {
+        "1": before["1"] | {"stalledCounter": "1"},
+        "active": ["3", "2"],
+        "wait": ["w", "1"],
+        "priority": {"w": 5.0, "1": 5.0},
+        "stalled": {"2", "3"},
+        "stalled-check": str(now),
+    }
+    assert await heard.events() == [("stalled@", "1")]
+    assert 29_000 < await stage.redis.pttl(stage.keys("stalled-check")) <= 30_000
+
+
+async def test_one_check_an_interval(stage: Stage, bull: Bull, rival: Bull) -> None:
+    """Within the interval nobody else checks."""
+    await stall(stage, "1")
+    await bull.reclaim(1, 30_000)
+    await stall(stage, "2")
+    await stage.remember()
+    assert await rival.reclaim(1, 30_000) == Reclaimed()
+    assert await stage.changes() == {}
+
+
+async def test_an_idle_queue_is_left_alone(stage: Stage, bull: Bull) -> None:
+    """With nothing active and nothing marked, the check writes nothing: it costs an idle queue one command."""
+    await stage.remember()
+    assert await bull.reclaim(1, 30_000) == Reclaimed()
+    assert await stage.changes() == {}
+
+
+async def test_too_many_stalls(stage: Stage, bull: Bull, now: int) -> None:
+    """The job fails with Bull's words, its attempts untouched, its debounce let go."""
+    await stall(stage, "1", stalledCounter=1, attemptsMade=1, deid="d")
+    await stage.redis.set(stage.keys("de:d"), "1")
+    before = await stage.everything()
+    await stage.remember()
+    heard = await stage.heard()
+    assert await bull.reclaim(1, 30_000) == Reclaimed((), ("1",))
+    ending = {
+        "stalledCounter": "2",
+        "failedReason": "job stalled more than allowable limit",
+        "finishedOn": str(now),
+    }
+    assert await stage.changes() == {
+        "1": before["1"] | ending,
+        "active": None,
+        "failed": {"1": float(now)},
+        "stalled": None,
+        "stalled-check": str(now),
+        "de:d": None,
+    }
+    ((channel, event),) = await heard.events()
+    assert channel == "failed"
+    assert json.loads(event) == {"jobId": "1", "val": "job stalled more than maxStalledCount"}
+
+
+@pytest.mark.parametrize(
+    ("wish", "kept"),
+    [
+        ("true", {"a", "b"}),
+        ("0", {"a", "b"}),
+        ('"yes"', {"a", "b"}),
+        ('{"count":0}', {"a", "b"}),
+        ("false", {"a", "b", "1"}),
+        ("null", {"a", "b", "1"}),
+        ("-1", {"a", "b", "1"}),
+        ('""', {"a", "b", "1"}),
+        ("{}", {"a", "b", "1"}),
+        ("[]", {"a", "b", "1"}),
+        ("2", {"b", "1"}),
+        ('{"count":"1"}', {"1"}),
+        ('{"age":30}', {"b", "1"}),
+        ('{"age":true,"count":null}', {"a", "b", "1"}),
+    ],
+)
+async def test_retention_of_the_stalled(stage: Stage, bull: Bull, now: int, wish: str, kept: set[str]) -> None:
+    """Every form of removeOnFail is honoured; none wipes the whole set or loses the job."""
+    await stage.put("a", "failed", at=now - 60_000)
+    await stage.put("b", "failed", at=now - 10_000)
+    await stall(stage, "1", opts=f'{{"removeOnFail":{wish}}}')
+    assert await bull.reclaim(0, 30_000) == Reclaimed((), ("1",))
+    everything = await stage.everything()
+    assert set(everything["failed"]) == kept
+    assert {name for name in everything if len(name) == 1} == kept
+
+
+async def test_strangers_do_not_stop_the_check(stage: Stage, bull: Bull) -> None:
+    """Ghosts and keys of other kinds only leave; broken options and counters count as absent."""
+    await stall(stage, "1", opts="{oops", stalledCounter="many")
+    await stage.redis.rpush(stage.keys("active"), "ghost", "text")
+    await stage.redis.sadd(stage.keys("stalled"), "ghost", "text")
+    await stage.redis.set(stage.keys("text"), "x")
+    assert await bull.reclaim(0, 30_000) == Reclaimed((), ("1",))
+    everything = await stage.everything()
+    assert "active" not in everything
+    assert "ghost" not in everything
+    assert everything["1"]["stalledCounter"] == "1"
+    assert everything["failed"].keys() == {"1"}
+
+
+async def test_paused(stage: Stage, bull: Bull) -> None:
+    """Stalled jobs of a paused queue go to `paused`."""
+    await stall(stage, "1")
+    await stage.redis.set(stage.keys("meta-paused"), 1)
+    await bull.reclaim(1, 30_000)
+    assert (await stage.everything())["paused"] == ["1"]
+
+
+async def test_a_worker_that_dies(stage: Stage, bull: Bull, rival: Bull) -> None:
+    """Two checks after its lock has run out the job runs again, elsewhere."""
+    await bull.add(NewJob("x", {}))
+    await rival.take(1)
+    assert await bull.reclaim(1, 1000) == Reclaimed()
+    await stage.redis.delete(stage.keys.lock("1"), stage.keys("stalled-check"))
+    assert await bull.reclaim(1, 1000) == Reclaimed(("1",), ())
+    assert [job.id for job in await bull.take(1)] == ["1"]
+
+
+async def test_the_numbers_are_checked(bull: Bull) -> None:
+    """No negative limits, no empty interval."""
+    with pytest.raises(ValueError, match="max_stalled"):
+        await bull.reclaim(-1, 30_000)
+    with pytest.raises(ValueError, match="interval_ms"):
+        await bull.reclaim(1, 0)

@@ -1,0 +1,117 @@
+"""What a restart finds: jobs of the process that died, and claims whose answer was lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flowstate_daemon.queue.bull import GIVEN_UP, Bull
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.job import NewJob, Recovered
+from flowstate_daemon.queue.keys import Keys
+from tests.integration.queue.stage import Stage
+from tests.support.clock import HandClock
+
+
+@pytest.fixture
+def dead(connection: Connection, keys: Keys, clock: HandClock) -> Bull:
+    """An earlier process of the same instance."""
+    return Bull(connection, keys, clock, token="me/1")
+
+
+async def test_the_dead_processs_jobs(stage: Stage, bull: Bull, dead: Bull, rival: Bull) -> None:
+    """Its jobs go back to the front in their old order, each is counted; everybody else's stay."""
+    await bull.add_many(
+        [NewJob("x", {}, priority=p, job_id=i) for i, p in [("a", 1), ("b", 5), ("c", 5), ("d", 0), ("e", 0)]]
+    )
+    await dead.take(4)
+    await rival.take(1)
+    namesake = Bull(bull._connection, stage.keys, bull._clock, token="meow/1")
+    await bull.add(NewJob("x", {}, job_id="f"))
+    await namesake.take(1)
+    await bull.add_many([NewJob("x", {}, priority=p, job_id=i) for i, p in [("u", 1), ("v", 5), ("w", 0)]])
+    await stage.redis.sadd(stage.keys("stalled"), "a", "e")
+    before = await stage.everything()
+    await stage.remember()
+    recovered = await bull.recover([])
+    assert (set(recovered.requeued), recovered.failed) == ({"a", "b", "c", "d"}, ())
+    assert await stage.changes() == {
+        **{f"{job_id}:lock": None for job_id in "abcd"},
+        **{job_id: before[job_id] | {"recoveredCounter": "1"} for job_id in "abcd"},
+        "active": ["f", "e"],
+        "stalled": {"e"},
+        "wait": ["w", "d", "v", "c", "b", "u", "a"],
+        "priority": {"a": 1.0, "u": 1.0, "b": 5.0, "c": 5.0, "v": 5.0},
+    }
+    assert await bull.recover([]) == Recovered()
+
+
+async def test_a_lost_answer(stage: Stage, bull: Bull) -> None:
+    """Jobs with our own lock that we do not know are handed back without being counted; those in hand stay."""
+    await bull.add_many([NewJob("x", n) for n in range(3)])
+    jobs = await bull.take(3)
+    await stage.remember()
+    assert await bull.recover([jobs[1].id]) == Recovered(("3", "1"), ())
+    assert await stage.changes() == {"1:lock": None, "3:lock": None, "active": ["2"], "wait": ["3", "1"]}
+
+
+async def test_a_job_that_kills_the_daemon(stage: Stage, bull: Bull, dead: Bull, now: int) -> None:
+    """Brought back too often it fails, with a reason that a person understands."""
+    await stage.put("1", "wait", recoveredCounter=2)
+    await dead.take(1)
+    before = await stage.everything()
+    await stage.remember()
+    heard = await stage.heard()
+    assert await bull.recover([], limit=2) == Recovered((), ("1",))
+    ending = {"recoveredCounter": "3", "failedReason": GIVEN_UP, "finishedOn": str(now)}
+    assert await stage.changes() == {
+        "1": before["1"] | ending,
+        "1:lock": None,
+        "active": None,
+        "failed": {"1": float(now)},
+    }
+    ((channel, event),) = await heard.events()
+    assert (channel, json.loads(event)) == ("failed", {"jobId": "1", "val": GIVEN_UP})
+
+
+async def test_what_is_left_to_the_stalled_check(stage: Stage, bull: Bull) -> None:
+    """Jobs without a lock may just be on their way to another worker."""
+    await stage.put("1", "active")
+    await stage.put("2", "active", locked=True)
+    await stage.redis.rpush(stage.keys("active"), "ghost")
+    await stage.remember()
+    assert await bull.recover([]) == Recovered()
+    assert await stage.changes() == {}
+
+
+async def test_ghosts_only_leave(stage: Stage, bull: Bull) -> None:
+    """A job that was removed while its worker died is not made again."""
+    await stage.redis.rpush(stage.keys("active"), "ghost")
+    await stage.redis.set(stage.keys.lock("ghost"), "me/1")
+    assert await bull.recover([]) == Recovered()
+    assert await stage.everything() == {}
+
+
+async def test_paused(stage: Stage, bull: Bull, dead: Bull) -> None:
+    """Recovered jobs of a paused queue go to `paused`."""
+    await stage.put("1", "wait")
+    await dead.take(1)
+    await stage.redis.set(stage.keys("meta-paused"), 1)
+    assert await bull.recover([]) == Recovered(("1",), ())
+    assert (await stage.everything())["paused"] == ["1"]
+
+
+async def test_many(stage: Stage, bull: Bull, dead: Bull) -> None:
+    """Thousands come back in their old order."""
+    await bull.add_many([NewJob("x", {}) for _ in range(2500)])
+    while await dead.take(100):
+        pass
+    assert len((await bull.recover([])).requeued) == 2500
+    assert (await stage.redis.lrange(stage.keys("wait"), 0, -1))[::-1] == [str(n) for n in range(1, 2501)]
+
+
+async def test_a_token_without_instance(connection: Connection, keys: Keys, clock: HandClock) -> None:
+    """A token that names no instance would take everybody's jobs."""
+    with pytest.raises(ValueError, match="instance"):
+        await Bull(connection, keys, clock, token="cli").recover([])
