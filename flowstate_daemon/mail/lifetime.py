@@ -41,7 +41,7 @@ _WORDS = "|".join(sorted(WORDS, key=len, reverse=True))
 _UNITS = "|".join(f"(?P<x{seconds}>{names})" for seconds, names in UNITS.items())
 # The `30` of "1 h 30" has no unit of its own: it may follow hours only, and nothing may follow it.
 SPAN = re.compile(
-    rf"(?:(?<![\d.,])(?P<digits>\d{{1,6}}(?:[.,]\d{{1,3}})?)|(?<!\w)(?<!\w-)(?P<word>{_WORDS}))"
+    rf"(?:(?<![\d.,])(?P<digits>\d{{1,6}}(?:[.,]\d{{1,3}})?)|(?<!\w)(?<!\w-)(?P<word>{_WORDS})(?=[\s-]))"
     rf"[\s-]{{0,3}}(?:{_UNITS})(?![^\W\d_])"
     r"(?:\s{0,3}(?P<minutes>\d{1,2})(?!\s*[\w.,:]))?",
     re.ASCII,

@@ -61,6 +61,7 @@ class Web:
             self._app(),
             handle_signals=False,
             access_log=None,
+            auto_decompress=False,  # nobody has to send us a packed body, and a bomb would be one
             keepalive_timeout=KEEP_ALIVE_S,
             shutdown_timeout=GOODBYE_S,
         )

@@ -18,12 +18,15 @@ from flowstate_daemon.base.errors import FlowstateError, Outage
 from flowstate_daemon.base.privacy import masked
 from flowstate_daemon.mail.facts import EVERYTHING, PersonFacts
 from flowstate_daemon.mail.unsubscribe import PATH, BadLink, LinkExpired, LinkSeal, Ticket
+from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.pages import Button, Pages, preferred
 
 log = structlog.get_logger()
 
 LEAVE, RETURN = "unsubscribe", "resubscribe"
 KIND, ALL = "kind", "all"
+ONE_CLICK = {"List-Unsubscribe": "One-Click"}
+LARGEST_FORM = 8_192
 STORE_S = 10.0
 RETRY_AFTER_S = 60
 OFFERS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
@@ -105,15 +108,12 @@ class Unsubscribe:
         return "kind_off" if ticket.kind in facts.unsubscribed else "confirm"
 
     async def _wish(self, request: web.Request) -> tuple[str, str] | None:
-        """What is asked for; a mail program says nothing of actions and means: leave this kind."""
-        try:
-            form = await request.post()
-        except (ValueError, LookupError):
-            return None
-        action, scope = form.get("action", LEAVE), form.get("scope", KIND)
-        if isinstance(action, str) and isinstance(scope, str) and action in (LEAVE, RETURN) and scope in (KIND, ALL):
-            return action, scope
-        return None
+        """What is asked for. A mail program's button says no more than its name, and means this kind."""
+        form = read_form(request.headers.get("Content-Type", ""), await read_body(request, LARGEST_FORM))
+        if form.items() >= ONE_CLICK.items() and "action" not in form:
+            return LEAVE, KIND
+        action, scope = form.get("action"), form.get("scope", KIND)
+        return (action, scope) if action in (LEAVE, RETURN) and scope in (KIND, ALL) else None
 
     def _ticket(self, request: web.Request) -> Ticket:
         return self._seal.open(request.match_info["token"], self._clock.now_ms())

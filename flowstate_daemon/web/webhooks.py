@@ -19,11 +19,11 @@ from flowstate_daemon.base.privacy import masked
 from flowstate_daemon.delivery.webhooks import Forged, SignedEvents, Stale
 from flowstate_daemon.mail.event import ProviderEvent
 from flowstate_daemon.web.app import answer
+from flowstate_daemon.web.bodies import read_body
 
 log = structlog.get_logger()
 
 LARGEST_BODY = 256 * 1024
-READ_S = 10.0
 STORE_S = 10.0  # Resend waits longer than that for our answer
 QUIET_S = 60.0
 RETRY_AFTER_S = 60
@@ -95,22 +95,11 @@ class Webhooks:
         return answer({"noted": noted})
 
     async def _body(self, request: web.Request) -> bytes:
-        """The raw body, never more of it than a report may have."""
-        body = bytearray()
         try:
-            async with asyncio.timeout(READ_S):
-                if (request.content_length or 0) <= LARGEST_BODY:
-                    async for part in request.content.iter_any():
-                        body += part
-                        if len(body) > LARGEST_BODY:
-                            break
-        except TimeoutError:
-            raise web.HTTPRequestTimeout from None
-        size = max(len(body), request.content_length or 0)
-        if size > LARGEST_BODY:
-            self._complain(f"a report of at least {size} bytes, at most {LARGEST_BODY} are read", None)
-            raise web.HTTPRequestEntityTooLarge(LARGEST_BODY, size)
-        return bytes(body)
+            return await read_body(request, LARGEST_BODY)
+        except web.HTTPRequestEntityTooLarge:
+            self._complain(f"a report of more than {LARGEST_BODY} bytes", None)
+            raise
 
     def _complain(self, reason: str, remedy: str | None) -> None:
         held = self._seldom.due()

@@ -1,0 +1,189 @@
+"""Links to unsubscribe: nobody can make one, read one, or change one."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail.render import LOCALES, Renderer
+from flowstate_daemon.mail.unsubscribe import (
+    LONGEST_TOKEN,
+    BadLink,
+    LinkExpired,
+    LinkForged,
+    LinkSeal,
+    Ticket,
+    UnsubscribeLinks,
+    headers_for,
+)
+from tests.unit.mail.posts import BRAND, TO, sample
+
+MADE = 1_772_438_400_000
+DAY_MS = 86_400_000
+SECRET = "a secret of more than thirty-two characters"
+OTHER = "another secret of more than 32 characters"
+TICKET = Ticket(TO, "task-reminder", MADE, "fr")
+SEAL = LinkSeal([SECRET])
+LINKS = UnsubscribeLinks("https://mail.flowstate.example/", SEAL)
+LEAVABLE = {name for name, kind in KINDS.items() if kind.unsubscribable}
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+TICKETS = st.builds(
+    Ticket,
+    address=st.emails(),
+    kind=st.sampled_from(sorted(LEAVABLE)),
+    issued_ms=st.integers(0, 2**41).map(lambda second: second // 1000 * 1000),
+    locale=st.sampled_from(LOCALES),
+)
+
+
+@given(TICKETS)
+def test_what_is_sealed_can_be_opened(ticket: Ticket) -> None:
+    """A token says who, what, when and in which language; it fits a URL as it is, and is short."""
+    token = SEAL.seal(ticket)
+    assert SEAL.open(token, ticket.issued_ms) == ticket
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", token)
+    assert len(token) < 80 + 1.4 * len(ticket.address)
+    assert token == LinkSeal([SECRET]).seal(ticket)
+
+
+@given(TICKETS, st.data())
+def test_no_byte_may_change(ticket: Ticket, data: st.DataObject) -> None:
+    """A token in which one character is another one, is missing or is added opens nothing."""
+    token = SEAL.seal(ticket)
+    place = data.draw(st.integers(0, len(token) - 1))
+    char = data.draw(st.sampled_from(ALPHABET) | st.characters())
+    changed = token[:place] + char + token[place + 1 :]
+    for broken in (changed, token[:place] + token[place + 1 :], token[:place] + char + token[place:]):
+        if broken != token:
+            with pytest.raises(LinkForged):
+                SEAL.open(broken, ticket.issued_ms)
+
+
+def test_every_bit_counts() -> None:
+    """Flipping any single bit of a token's bytes, its version included, opens nothing."""
+    token = SEAL.seal(TICKET)
+    content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    for bit in range(len(content) * 8):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(LinkForged):
+            SEAL.open(base64.urlsafe_b64encode(flipped).decode().rstrip("="), MADE)
+
+
+def test_every_character_counts() -> None:
+    """Each character of a token matters, also the last one, whose spare bits base64 does not use."""
+    for address in ("a@example.org", "ab@example.org", "abc@example.org"):
+        token = SEAL.seal(replace(TICKET, address=address))
+        for place in range(len(token)):
+            for char in ALPHABET + "=\n \0é+/":
+                if char != token[place]:
+                    with pytest.raises(LinkForged):
+                        SEAL.open(token[:place] + char + token[place + 1 :], MADE)
+
+
+@given(st.text() | st.text(alphabet=ALPHABET, min_size=20))
+def test_nonsense_opens_nothing(text: str) -> None:
+    """Any text at all is refused with the same error."""
+    with pytest.raises(BadLink):
+        SEAL.open(text, MADE)
+
+
+def test_long_nonsense_is_not_even_read() -> None:
+    """A megabyte is refused for its length; the longest address still fits."""
+    with pytest.raises(LinkForged):
+        SEAL.open("A" * 1_000_000, MADE)
+    longest = replace(TICKET, address="a" * 308 + "@example.org")
+    assert len(SEAL.seal(longest)) < LONGEST_TOKEN
+    assert SEAL.open(SEAL.seal(longest), MADE) == longest
+
+
+def test_a_link_tells_no_address() -> None:
+    """Neither the token nor its bytes hold the address or the kind; the ticket's repr hides it too."""
+    token = SEAL.seal(TICKET)
+    content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    for part in (b"ada", b"example", b"reminder"):
+        assert part not in content
+        assert part.decode() not in token
+    assert TO not in repr(TICKET)
+    assert SECRET not in repr(LINKS)
+
+
+def test_links_of_the_same_person_have_nothing_in_common() -> None:
+    """Whoever reads logs cannot tell that two links belong to one person: other kinds look quite different."""
+    one, two = SEAL.seal(TICKET), SEAL.seal(replace(TICKET, kind="focus-report"))
+    assert sum(a == b for a, b in zip(one[2:], two[2:], strict=False)) < len(one) // 4
+
+
+def test_an_old_link_says_that_it_is_old() -> None:
+    """Expired is something else than forged; without a lifetime, links live for ever."""
+    token = SEAL.seal(TICKET)
+    assert SEAL.open(token, MADE + 400 * DAY_MS) == TICKET
+    with pytest.raises(LinkExpired):
+        SEAL.open(token, MADE + 400 * DAY_MS + 1)
+    assert LinkSeal([SECRET], lifetime_days=None).open(token, MADE + 10_000 * DAY_MS) == TICKET
+    with pytest.raises(LinkExpired):
+        LinkSeal([SECRET], lifetime_days=1).open(token, MADE + 2 * DAY_MS)
+
+
+def test_secrets_are_changed_without_breaking_links() -> None:
+    """The first secret seals, all open; a secret that is gone takes its links with it."""
+    old = SEAL.seal(TICKET)
+    both = LinkSeal([OTHER, SECRET])
+    assert both.open(old, MADE) == TICKET
+    new = both.seal(TICKET)
+    assert new == LinkSeal([OTHER]).seal(TICKET) != old
+    assert both.open(new, MADE) == TICKET
+    for seal, token in ((LinkSeal([OTHER]), old), (SEAL, new)):
+        with pytest.raises(LinkForged):
+            seal.open(token, MADE)
+
+
+@pytest.mark.parametrize("secrets", [[], [""], ["short"], [SECRET, "short"]])
+def test_weak_secrets_are_refused(secrets: list[str]) -> None:
+    """Without a good secret there are no links at all."""
+    with pytest.raises(ValueError):
+        LinkSeal(secrets)
+
+
+def posted(kind: str, locale: str = "en", renderer: Renderer | None = None) -> Email:
+    return (renderer or Renderer(BRAND, LINKS)).render(replace(sample(kind), locale=locale), made_ms=MADE)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_mails_that_can_be_left_carry_the_link_three_times(locale: str) -> None:
+    """In the header with one-click, and to be seen in both parts; the link opens to the mail's own person and kind."""
+    renderer = Renderer(BRAND, LINKS)
+    for kind in LEAVABLE:
+        mail = posted(kind, locale, renderer)
+        (link,) = re.findall(
+            r"^<(https://mail\.flowstate\.example/unsubscribe/([\w-]+))>$", mail.headers["List-Unsubscribe"]
+        )
+        assert mail.headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+        assert SEAL.open(link[1], MADE) == Ticket(TO, kind, MADE, locale)
+        assert f'<a href="{link[0]}"' in mail.html
+        assert link[0] in mail.text
+        assert mail == posted(kind, locale)
+
+
+def test_other_mails_carry_none() -> None:
+    """Codes, resets, invitations and welcomes have neither header nor link."""
+    renderer = Renderer(BRAND, LINKS)
+    for kind in KINDS.keys() - LEAVABLE:
+        mail = posted(kind, renderer=renderer)
+        assert mail.headers == {}
+        assert "/unsubscribe/" not in mail.html + mail.text
+
+
+def test_without_links_or_a_date_there_is_no_link() -> None:
+    """Previews, and daemons without a public address, render the same mails as before."""
+    plain = Renderer(BRAND).render(sample("focus-report"), made_ms=MADE)
+    assert plain == Renderer(BRAND, LINKS).render(sample("focus-report"))
+    assert plain.headers == headers_for(None) == {}
+    assert "unsubscribe" not in plain.html.lower()

@@ -1,0 +1,85 @@
+"""Pages: complete in both languages, harmless, in the language of the reader."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from string import Formatter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.web.pages import LOCALES, Button, Pages, preferred
+
+PAGES = Pages("FlowState", "https://flowstate.example/")
+HOSTILE = "<script>alert(1)</script>\"'&{0}{address.__class__}"
+
+
+def fields(text: str) -> set[str | None]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name}
+
+
+def test_languages_have_the_same_words() -> None:
+    """Every word exists in each language, with the same fields in it; every kind that can be left has a name."""
+    english, french = (PAGES._words[locale] for locale in LOCALES)
+    for section, words in english.items():
+        assert french[section].keys() == words.keys()
+        for name, word in words.items():
+            assert fields(word) == fields(french[section][name])
+    assert {name for name, kind in KINDS.items() if kind.unsubscribable} == english["kind"].keys() - {"other"}
+    assert PAGES.kind("en", "a kind of tomorrow") == "mails of this kind"
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_everything_is_escaped(locale: str) -> None:
+    """Names, addresses and links of the configuration are text, wherever they stand."""
+    pages = Pages(HOSTILE, 'https://x.example/"><b>')
+    response = pages.show("confirm", locale, buttons=[Button(HOSTILE, HOSTILE, HOSTILE)], address=HOSTILE, kind=HOSTILE)
+    assert response.text is not None
+    assert not re.search(r"<script|<b>|\"'", response.text)
+    assert response.text.count("&lt;script&gt;") == 7
+    assert "{address.__class__}" in response.text
+
+
+def test_the_policy_allows_this_style_and_nothing_else() -> None:
+    """The browser runs no script and loads nothing; the one style is known by its hash."""
+    response = PAGES.show("broken", "en", status=400)
+    assert response.text is not None
+    (style,) = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = response.headers["Content-Security-Policy"]
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "script" not in policy
+    assert "style=" not in response.text
+    assert len(response.text) < 5_000
+
+
+@pytest.mark.parametrize(
+    ("accepted", "otherwise", "locale"),
+    [
+        ("", "", "en"),
+        ("", "fr", "fr"),
+        ("", "fr_CA", "fr"),
+        ("fr", "en", "fr"),
+        ("fr-CH, en;q=0.9", "en", "fr"),
+        ("en;q=0.8, fr;q=0.9", "en", "fr"),
+        ("de-DE, de;q=0.9", "fr", "fr"),
+        ("de, en;q=0.1", "fr", "en"),
+        ("fr;q=0", "en", "en"),
+        ("*", "fr", "fr"),
+        ("fr;q=high, en;q=nan", "", "en"),
+    ],
+)
+def test_the_reader_s_language_wins(accepted: str, otherwise: str, locale: str) -> None:
+    """What the browser asks for comes before the language of the mail."""
+    assert preferred(accepted, otherwise) == locale
+
+
+@given(st.text(), st.text())
+def test_any_header_gives_a_language(accepted: str, otherwise: str) -> None:
+    """Whatever a browser sends, there is a page."""
+    assert preferred(accepted, otherwise) in LOCALES
