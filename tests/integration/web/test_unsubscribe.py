@@ -17,11 +17,14 @@ from flowstate_daemon.database.migrate import Migrator
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.suppression import Suppressions
 from flowstate_daemon.mail.facts import EVERYTHING, PersonFacts
-from flowstate_daemon.mail.unsubscribe import LinkSeal, Ticket
+from flowstate_daemon.mail.policy import decide
+from flowstate_daemon.mail.render import Renderer
+from flowstate_daemon.mail.unsubscribe import LinkSeal, Ticket, UnsubscribeLinks
 from flowstate_daemon.web.app import Web
 from flowstate_daemon.web.pages import Pages
 from flowstate_daemon.web.unsubscribe import LARGEST_FORM, Preferences, Unsubscribe
 from tests.support.clock import HandClock
+from tests.unit.mail.posts import BRAND, sample
 
 TO = "ada@example.org"
 KIND = "task-reminder"
@@ -125,6 +128,22 @@ async def test_leaving_one_kind_and_coming_back(client: ClientSession, store: Su
         assert await left(store) == set()
         assert "You are subscribed" in page
         assert offered(page) == [("unsubscribe", "kind")]
+
+
+async def test_leaving_takes_effect_before_the_next_mail(
+    client: ClientSession, store: Suppressions, clock: HandClock
+) -> None:
+    """The link out of a rendered mail, pressed: the next mail of this kind is skipped, other kinds go on."""
+    links = UnsubscribeLinks("https://mail.flowstate.example", SEAL)
+    mail = Renderer(BRAND, links).render(sample(KIND), made_ms=clock.now_ms())
+    link = mail.headers["List-Unsubscribe"].strip("<>").removeprefix(links.public_url)
+    async with client.post(link, data=ONE_CLICK) as response:
+        assert response.status == 200
+    facts = (await store.facts_for([mail.to]))[mail.to]
+    now = clock.now_ms()
+    assert decide(sample(KIND), facts, now_ms=now, made_ms=now).outcome == "skipped"
+    for kind in ("focus-report", "otp", "welcome"):
+        assert decide(sample(kind), facts, now_ms=now, made_ms=now).send
 
 
 async def test_leaving_everything_and_coming_back(client: ClientSession, store: Suppressions, link: str) -> None:

@@ -1,0 +1,112 @@
+"""Debian's Chromium, driven over its DevTools socket: opens pages, presses buttons, takes pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientSession, ClientWebSocketResponse
+
+PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
+SWITCHES = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0", "--mute-audio",
+)  # fmt: skip
+START_S = 30.0
+STEP_S = 15.0
+
+
+class Tab:
+    """One page. What the browser reported against its rules stands in `complaints`."""
+
+    def __init__(self, socket: ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._session: str | None = None
+        self.complaints: list[str] = []
+
+    async def attach(self) -> None:
+        target = await self.tell("Target.createTarget", url="about:blank")
+        found = await self.tell("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = found["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            await self.tell(f"{domain}.enable")
+
+    async def tell(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send one command and wait for its answer."""
+        number = next(self._numbers)
+        order = {"id": number, "method": method, "params": params}
+        await self._socket.send_str(json.dumps(order | ({"sessionId": self._session} if self._session else {})))
+        return await self._heard(lambda message: message.get("id") == number)
+
+    async def _heard(self, wanted: Any) -> dict[str, Any]:
+        async with asyncio.timeout(STEP_S):
+            while True:
+                message = json.loads((await self._socket.receive()).data)
+                if message.get("method") == "Log.entryAdded":
+                    self.complaints.append(message["params"]["entry"]["text"])
+                if wanted(message):
+                    assert "error" not in message, message
+                    found: dict[str, Any] = message.get("result", {})
+                    return found
+
+    async def open(self, url: str) -> None:
+        await self.tell("Page.navigate", url=url)
+        await self._loaded()
+
+    async def press(self, selector: str) -> None:
+        """Click, and wait for the page that follows."""
+        await self.ask(f"document.querySelector({json.dumps(selector)}).click()")
+        await self._loaded()
+
+    async def _loaded(self) -> None:
+        await self._heard(lambda message: message.get("method") == "Page.loadEventFired")
+
+    async def ask(self, script: str) -> Any:
+        """What an expression is worth in the page."""
+        return (await self.tell("Runtime.evaluate", expression=script, returnByValue=True))["result"].get("value")
+
+    async def look(self, scheme: str, width: int) -> None:
+        """Wear a colour scheme and a width."""
+        await self.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        size = {"width": width, "height": 720, "deviceScaleFactor": 1, "mobile": False}
+        await self.tell("Emulation.setDeviceMetricsOverride", **size)
+
+    async def picture(self) -> bytes:
+        """A PNG of what can be seen."""
+        return base64.b64decode((await self.tell("Page.captureScreenshot"))["data"])
+
+
+@asynccontextmanager
+async def browsing(profile: Path) -> AsyncIterator[Tab]:
+    """A browser with a fresh profile and one tab."""
+    assert PROGRAM is not None
+    browser = await asyncio.create_subprocess_exec(
+        PROGRAM, *SWITCHES, f"--user-data-dir={profile}", "about:blank",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    draining = None
+    try:
+        assert browser.stderr is not None
+        async with asyncio.timeout(START_S):
+            while b"DevTools listening on" not in (line := await browser.stderr.readline()):
+                assert line, "the browser ended before it listened"
+        draining = asyncio.create_task(browser.stderr.read(), name="browser's words")
+        url = line.decode().split()[-1]
+        async with ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
+            tab = Tab(socket)
+            await tab.attach()
+            yield tab
+    finally:
+        if browser.returncode is None:
+            browser.kill()
+        await browser.wait()
+        if draining is not None:
+            await draining
