@@ -1,0 +1,38 @@
+-- Reads and writes the state of `rhythm`. The clock is the server's: all daemons must mean the same by now.
+local FIELDS = {"limit", "next", "hold", "stretch", "slowed", "urgent", "bucket", "starts", "before"}
+local FORGOTTEN_MS = 24 * 3600 * 1000 -- a limit that no answer has confirmed for a day is none
+local stored = {}
+
+local function read_clock()
+  local time = redis.call("TIME")
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+-- `assumed` takes the place of a limit that nobody has told us.
+local function load_state(key, assumed)
+  local s = {}
+  for i, value in ipairs(redis.call("HMGET", key, unpack(FIELDS))) do
+    stored[FIELDS[i]] = tonumber(value or "")
+    s[FIELDS[i]] = stored[FIELDS[i]] or 0
+  end
+  if s.limit == 0 then
+    s.limit, stored.limit = assumed, assumed
+  end
+  return s
+end
+
+local function save_state(key, s, is_confirmed)
+  local changed = {}
+  for _, field in ipairs(FIELDS) do
+    if s[field] ~= (stored[field] or 0) then
+      changed[#changed + 1] = field
+      changed[#changed + 1] = string.format("%.17g", s[field])
+    end
+  end
+  if #changed > 0 then
+    redis.call("HSET", key, unpack(changed))
+  end
+  if is_confirmed or (#changed > 0 and not stored.next) then
+    redis.call("PEXPIRE", key, FORGOTTEN_MS)
+  end
+end

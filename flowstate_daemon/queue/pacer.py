@@ -1,0 +1,125 @@
+"""The request rate to the provider, shared by all daemons on one Redis.
+
+The bus asks for a slot before each request and reports what the answers say of the rate. The arithmetic stands in
+`lua/includes/rhythm.lua`, because asking and taking must be one step. Nothing sleeps here, nothing is sent here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.scripts import Scripts
+
+LONGEST_WAIT_S = 5.0  # then ask again: a person may have lifted the pause
+LOOK_AGAIN_S = 1.0  # without a limit, other daemons' news is heard of at least this often
+CONFIRM_S = 3600.0  # an unchanged limit is written down again, for what is never confirmed is forgotten
+NO_LIMIT = 0.0
+
+
+class Rate(Protocol):
+    """What the provider says: `remaining` of `limit` requests until `reset_s` seconds from now."""
+
+    @property
+    def limit(self) -> float: ...
+    @property
+    def remaining(self) -> float: ...
+    @property
+    def reset_s(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PacerState:
+    """The shared rate as a person wants to know it; `limit` None: no limit is known."""
+
+    limit: float | None
+    stretch: float
+    resting_ms: int
+    bulk_paused_ms: int
+    reason: str
+    recent: int
+
+
+class Pacer:
+    """One daemon's hold on the shared rate. Its calls raise Outage when Redis is away."""
+
+    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, assumed_rate: float | None = None) -> None:
+        """`assumed_rate`, requests a second, holds until the provider tells its own."""
+        self._connection = connection
+        self._clock = clock
+        self._pace = keys.ours("pace")
+        self._pause = keys.ours("bulk-paused")
+        self._assumed = assumed_rate or NO_LIMIT
+        self._scripts = Scripts(connection)
+        self._limit = self._assumed
+        self._heard = False
+        self._free_until = 0.0
+        self._paused_until = 0.0
+        self._confirm_at = 0.0
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit, as last heard."""
+        return self._limit > NO_LIMIT
+
+    @property
+    def heard(self) -> bool:
+        """Whether the rate is known, be it that there is none. Until then requests should go one at a time."""
+        return self._heard or self.limited
+
+    @property
+    def bulk_paused(self) -> bool:
+        """Whether only urgent mails may go, as last heard."""
+        return self._clock.mono() < self._paused_until
+
+    async def slot(self, urgent: bool = False) -> float:
+        """Ask to start one request now: 0 means go, else the seconds to wait before asking again.
+
+        An urgent request that is told to wait has the next slot reserved, if it asks again in time.
+        """
+        if self._clock.mono() < self._free_until and (urgent or not self.bulk_paused):
+            return 0.0
+        keys, args = [self._pace, self._pause], [int(urgent), self._assumed]
+        wait_us, limit, pause_ms = await self._scripts.run("pace", keys, args)
+        now = self._clock.mono()
+        self._limit = float(limit)
+        self._paused_until = now + pause_ms / 1e3
+        self._free_until = 0.0 if self.limited or wait_us else now + LOOK_AGAIN_S
+        return min(float(wait_us) / 1e6, LONGEST_WAIT_S)
+
+    async def learn(self, rate: Rate | None) -> None:
+        """Note what an answer has said of the rate; None: it said nothing. Asks Redis only if there is news."""
+        self._heard = True
+        if rate is None or rate.limit < 1:
+            return
+        now = self._clock.mono()
+        if rate.limit == self._limit and rate.remaining >= 1 and now < self._confirm_at:
+            return
+        told = [rate.limit, max(0, rate.remaining), round(max(0.0, rate.reset_s) * 1e6)]
+        await self._scripts.run("pace_learn", [self._pace], told)
+        self._limit, self._free_until, self._confirm_at = float(rate.limit), 0.0, now + CONFIRM_S
+
+    async def slow(self, after_ms: int) -> None:
+        """No daemon starts a request for so long, and all go slower for a while: the provider answered 429."""
+        self._free_until = 0.0
+        await self._scripts.run("pace_slow", [self._pace], [max(0, after_ms) * 1000])
+
+    async def pause_bulk(self, until_ms: int, reason: str) -> None:
+        """Only urgent mails until that time (the quota is used up); a time that is over lifts the pause."""
+        left_ms = max(0, until_ms - self._clock.now_ms())
+        if left_ms:
+            await self._connection.call("SET", self._pause, reason, "PX", left_ms)
+        else:
+            await self._connection.call("DEL", self._pause)
+        self._paused_until = self._clock.mono() + left_ms / 1e3
+
+    async def state(self) -> PacerState:
+        """The shared rate, for windows."""
+        found = await self._scripts.run("pace_state", [self._pace, self._pause], [self._assumed])
+        limit, stretch, rest_us, pause_ms, reason, recent = found
+        return PacerState(
+            float(limit) or None, float(stretch), rest_us // 1000, pause_ms, reason.decode("utf-8", "replace"), recent
+        )
