@@ -34,6 +34,9 @@ from flowstate_daemon.delivery.gateway import (
 )
 from flowstate_daemon.mail.message import Accepted, Email
 
+# A link in a header is one long word; Python would fold it by encoding it, and then it is no link.
+LONG_LINES = SMTP.clone(max_line_length=998)
+
 
 class Outbox:
     """One `.eml` file per mail: a second delivery under the same key replaces the same files."""
@@ -108,7 +111,7 @@ class Outbox:
             raise
 
     def _compose(self, digest: str, email: Email) -> bytes:
-        message = EmailMessage(policy=SMTP)
+        message = EmailMessage(policy=LONG_LINES)
         message["From"] = email.sender
         message["To"] = email.to
         message["Subject"] = email.subject

@@ -41,6 +41,14 @@ async def test_a_mail_can_be_read_back(outbox: Outbox) -> None:
     assert b"\n" not in content.replace(b"\r\n", b"")
 
 
+async def test_a_long_link_stays_a_link(outbox: Outbox) -> None:
+    """The link to unsubscribe stands in its header as it is, neither folded nor encoded."""
+    link = f"<https://mail.flowstate.dev/unsubscribe/{'A-_9' * 120}>"
+    accepted = await send(outbox, mail(headers={"List-Unsubscribe": link}), idempotency_key="k")
+    content = outbox.path(accepted.provider_id).read_bytes()
+    assert f"\r\nList-Unsubscribe: {link}\r\n".encode() in content
+
+
 async def test_one_key_is_one_file(outbox: Outbox) -> None:
     """Sends of one key, at the same time too, leave one whole file; other keys have files of their own."""
     one = await asyncio.gather(*(send(outbox, mail(), idempotency_key="k") for _ in range(10)))
