@@ -23,21 +23,26 @@ from flowstate_daemon.base.lag import LagMeter
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.settings import Mail
 from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.delivery.answers import Rate
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings
+from flowstate_daemon.delivery.transport import OnAnswer
 from flowstate_daemon.mail.catalogue import KINDS
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.envelopes import Envelopes
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.lease import Lease, connection_name
+from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.queue.repeat import Repeats
 from flowstate_daemon.queue.signals import Signals
 from flowstate_daemon.web.app import Web
 from flowstate_daemon.web.health import About, Health
 from flowstate_daemon.web.metrics import MetricsPage
+from flowstate_daemon.work.bus import MOST_UNDER_WAY, Bus
 from flowstate_daemon.work.engine import Engine, EngineSettings
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.sender import Sender
@@ -49,15 +54,13 @@ LONGEST_REST_S = 5.0
 LAST_CALL_S = 2.0
 
 
-def build_gateway(config: Config, metrics: Metrics) -> Gateway:
+def build_gateway(config: Config, on_answer: OnAnswer) -> Gateway:
     """Resend when there is a key, else the outbox."""
     key = config.resend.api_key
     if key is None:
         return Outbox(config.outbox.folder)
-    settings = ResendSettings(
-        key.get_secret_value(), config.resend.api_url, config.resend.timeout_s, config.queue.concurrency
-    )
-    return ResendGateway(settings, on_answer=lambda cls, seconds, _rate: metrics.provider_answer(cls, seconds))
+    settings = ResendSettings(key.get_secret_value(), config.resend.api_url, config.resend.timeout_s, MOST_UNDER_WAY)
+    return ResendGateway(settings, on_answer=on_answer)
 
 
 def sender_of(mail: Mail) -> str:
@@ -83,10 +86,22 @@ class House:
             on_round_trip=self.metrics.redis_round_trip,
         )
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
-        self.gateway = build_gateway(config, self.metrics)
+        self.gateway = build_gateway(config, self._heard)
+        self.lane = Lane(self.vitals, self.metrics, self.clock)
+        self.bus = self._build_bus()
         self.engine = self._build_engine()
         self.web = self._build_web()
         self._lag_meter = LagMeter(self.metrics, self.vitals.pulse("loop"), self.clock)
+
+    def _heard(self, answer: str, seconds: float, rate: Rate | None) -> None:
+        """One answer of the provider, or a request that got none."""
+        self.metrics.provider_answer(answer, seconds)
+        self.bus.hear(rate)
+
+    def _build_bus(self) -> Bus:
+        envelopes = Envelopes(self.connection, self.keys, self.clock, token=self._token)
+        pacer = Pacer(self.connection, self.keys, self.clock)
+        return Bus(self.gateway, envelopes, pacer, self.lane, self.vitals.pulse("bus"), self.clock)
 
     def _build_engine(self) -> Engine:
         queue, mail = self.config.queue, self.config.mail
@@ -99,11 +114,11 @@ class House:
             max_data_bytes=queue.max_data_bytes,
             repeats=Repeats(self.connection, self.keys, self.clock, token=self._token),
         )
-        lane = Lane(self.vitals, self.metrics, self.clock)
         renderer = Renderer(Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale))
-        sender = Sender(self.keys, renderer, self.gateway, lane)
+        sender = Sender(renderer, self.bus)
         settings = EngineSettings(
             concurrency=queue.concurrency,
+            urgent_reserve=queue.urgent_reserve,
             lock_ms=queue.lock_ms,
             stalled_interval_ms=queue.stalled_interval_ms,
             max_stalled=queue.max_stalled,
@@ -113,7 +128,7 @@ class House:
         )
         signals = Signals(self.connection, self.keys)
         instruments = Instruments(self.vitals, self.metrics, self.clock)
-        return Engine(bull, signals, self.lease, sender.perform, lane, settings, instruments)
+        return Engine(bull, signals, self.lease, sender.perform, self.lane, settings, instruments, self.bus)
 
     def _build_web(self) -> Web:
         health = Health(self.vitals, About(__version__, self.config.queue.instance_id))

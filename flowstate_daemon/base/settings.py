@@ -164,8 +164,10 @@ class Queue(Section):
     """The queue's name, as the producers call it."""
     instance_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """Who this daemon is among those on the same queue, restart after restart; else the host's name."""
-    concurrency: int = Field(default=50, ge=1, le=10_000)
-    """How many jobs are in hand at once."""
+    concurrency: int = Field(default=300, ge=1, le=10_000)
+    """How many jobs are in hand at once; up to a hundred of them leave in one request."""
+    urgent_reserve: int = Field(default=20, ge=0, le=1_000)
+    """How many more are in hand when these are one-time codes."""
     lock_ms: int = Field(default=30_000, ge=5_000, le=600_000)
     """How long a claimed job stays ours without a sign of life; below 5 s a slow network would lose jobs."""
     stalled_interval_ms: int = Field(default=30_000, ge=1_000, le=600_000)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import structlog
 
 from flowstate_daemon.base.instruments import Instruments
+from flowstate_daemon.base.service import Service
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.lease import Lease
 from flowstate_daemon.queue.signals import Signals
+from flowstate_daemon.work.bus import Bus
 from flowstate_daemon.work.fate import RetryRules
 from flowstate_daemon.work.fetcher import Fetcher
 from flowstate_daemon.work.inflight import CalledOff, InFlight
@@ -33,7 +35,8 @@ LAST_WORDS_S = 5.0
 class EngineSettings:
     """Numbers of the engine: slots, Bull's lock and stall settings, the drain's deadline."""
 
-    concurrency: int = 50
+    concurrency: int = 300
+    urgent_reserve: int = 20
     lock_ms: int = 30_000
     stalled_interval_ms: int = 30_000
     max_stalled: int = 1
@@ -54,18 +57,22 @@ class Engine:
         lane: Lane,
         settings: EngineSettings,
         instruments: Instruments,
+        bus: Bus | None = None,
     ) -> None:
+        """`bus` is what the performer posts to, if it does."""
         vitals, metrics, clock = instruments.vitals, instruments.metrics, instruments.clock
         self._settings = settings
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self.inflight = InFlight(settings.concurrency)
+        self._bus = bus
+        self.inflight = InFlight(settings.concurrency, settings.urgent_reserve)
         reporter = Reporter(metrics, clock)
         self._settler = Settler(bull, self.inflight, reporter, vitals.pulse("settler"))
         rules = RetryRules(jitter=settings.jitter)
-        self._pool = Pool(
-            perform, self.inflight, self._settler, vitals.pulse("senders"), rules, size=settings.concurrency
-        )
+        size = settings.concurrency + settings.urgent_reserve
+        self._pool = Pool(perform, self.inflight, self._settler, vitals.pulse("senders"), rules, size=size)
+        if bus is not None:
+            bus.watch(self._pool.pulse)
         self._fetcher = Fetcher(
             bull,
             self.inflight,
@@ -112,7 +119,9 @@ class Engine:
         """Run all loops until `stop()`. Raises what a loop raised, as a group, when one has a bug."""
         async with asyncio.TaskGroup() as group:
             # What writes down and what holds on start before what claims.
-            keepers = (self._settler, self._lock_keeper, self._lease_keeper)
+            keepers: list[Service] = [self._settler, self._lock_keeper, self._lease_keeper]
+            if self._bus is not None:
+                keepers.append(self._bus)
             for keeper in keepers:
                 group.create_task(keeper.run(), name=keeper.name)
             senders = group.create_task(self._pool.run(), name=self._pool.name)

@@ -9,7 +9,17 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Outage, Retry, Skip, Throttled
+from flowstate_daemon.base.errors import (
+    Final,
+    FlowstateError,
+    InProgress,
+    LaneClosed,
+    Outage,
+    QuotaExhausted,
+    Retry,
+    Skip,
+    Throttled,
+)
 from flowstate_daemon.queue.backoff import next_delay_ms
 from flowstate_daemon.queue.job import Failed, Finished, Job, Retried
 
@@ -47,7 +57,7 @@ def ended_by(job: Job, error: BaseException, rules: RetryRules, rng: random.Rand
     match error:
         case Skip():
             return finished(job, {"skipped": error.reason})
-        case Throttled() | LaneClosed() | Outage():
+        case Throttled() | InProgress() | QuotaExhausted() | LaneClosed() | Outage():
             return Released(job)
         case Final():
             return Failed(job, readable(error), stack(job, error))

@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 BATCH = 100
 LOOK_UP_S = 5.0
+URGENT_LOOK_S = 0.02  # while bulk fills its slots: a code in the queue is noticed within this time
 
 
 class Fetcher(Service):
@@ -49,13 +50,17 @@ class Fetcher(Service):
         self._in_doubt = True
 
     async def turn(self) -> None:
-        wanted = self._wanted()
+        wanted, urgent_only = self._wanted()
         if wanted <= 0:
             await self.unless_stopped(self.within(LOOK_UP_S, self._inflight.changed()))
             return
         if self._in_doubt:
             await self._recover()
-        if not await self._claim(wanted):
+        if await self._claim(wanted, urgent_only=urgent_only):
+            return
+        if urgent_only:
+            await self.unless_stopped(self.within(URGENT_LOOK_S, self._inflight.changed()))
+        else:
             await self._sleep_until_work()
 
     async def _sleep_until_work(self) -> None:
@@ -65,16 +70,21 @@ class Fetcher(Service):
             if await self.unless_stopped(self._bull.await_work()):
                 return
 
-    def _wanted(self) -> int:
-        """How many jobs to claim now. A closed lane wants one at most: the probe that finds it open again."""
-        if self._lane.closed:
-            return 0 if self._inflight.busy else 1
-        # At most half the slots in one call, so that Redis fetches for one half while the other half works.
-        return min(self._inflight.free, BATCH, self._inflight.half)
+    def _wanted(self) -> tuple[int, bool]:
+        """How many jobs to claim now, and whether codes only, because other mails fill their slots.
 
-    async def _claim(self, wanted: int) -> bool:
+        A closed lane wants one at most: the probe that finds it open again.
+        """
+        if self._lane.closed:
+            return (0 if self._inflight.busy else 1), False
+        if self._inflight.free <= 0:
+            return min(self._inflight.free_for_urgent, BATCH), True
+        # At most half the slots in one call, so that Redis fetches for one half while the other half works.
+        return min(self._inflight.free, BATCH, self._inflight.half), False
+
+    async def _claim(self, wanted: int, *, urgent_only: bool) -> bool:
         try:
-            jobs = await self._bull.take(wanted)
+            jobs = await self._bull.take(wanted, urgent_only=urgent_only)
         except Outage:
             self._in_doubt = True
             raise

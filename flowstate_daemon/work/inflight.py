@@ -46,10 +46,11 @@ class Run:
 
 
 class InFlight:
-    """All runs by job id, and the arithmetic of free slots."""
+    """All runs by job id, and the arithmetic of free slots; `reserve` more of them are for urgent jobs only."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, reserve: int = 0) -> None:
         self._slots = slots
+        self._reserve = reserve
         self._runs: dict[str, Run] = {}
         self._busy = 0
         self._changed = asyncio.Event()
@@ -65,7 +66,15 @@ class InFlight:
     @property
     def free(self) -> int:
         """How many more jobs may be claimed now."""
-        return min(self._slots - self._busy, self._slots + UNSETTLED - len(self._runs))
+        return self._free(self._slots)
+
+    @property
+    def free_for_urgent(self) -> int:
+        """How many more urgent jobs may be claimed now."""
+        return self._free(self._slots + self._reserve)
+
+    def _free(self, slots: int) -> int:
+        return min(slots - self._busy, slots + UNSETTLED - len(self._runs))
 
     @property
     def half(self) -> int:

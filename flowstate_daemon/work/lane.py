@@ -1,12 +1,10 @@
-"""Whether mails may leave at all: slowed by the provider's rate limit, closed by a refused key or account.
+"""Whether mails may leave at all: a refused key or account closes the lane.
 
-Senders pass through `passage()` before each request. A closed lane lets one probe through from time to time and
-opens again by itself when the provider accepts it; meanwhile jobs stay where they are and burn no attempts.
+The bus asks before each request. A closed lane lets one probe through from time to time and opens again by itself
+when the provider accepts it; meanwhile jobs stay where they are and burn no attempts.
 """
 
 from __future__ import annotations
-
-import asyncio
 
 import structlog
 
@@ -22,7 +20,7 @@ LOOK_AGAIN_S = 5.0
 
 
 class Lane:
-    """One lane to one provider, shared by all senders of this process."""
+    """One lane to one provider, for the one bus of this process."""
 
     def __init__(self, vitals: Vitals, metrics: Metrics, clock: Clock) -> None:
         self._vitals = vitals
@@ -31,27 +29,20 @@ class Lane:
         self._open_at = 0.0
         self._probe_after_s = FIRST_PROBE_S
         self._probing = False
-        self._changed = asyncio.Event()
+        self._short = False
         self.closed: str | None = None
 
-    async def passage(self) -> None:
-        """Wait for the right to start one request; tell the lane afterwards how it went."""
-        while True:
-            wait_s = self._open_at - self._clock.mono()
-            if wait_s <= 0 and self.closed is None:
-                return
-            if wait_s <= 0 and not self._probing:
-                self._probing = True
-                return
-            await self._look_again(LOOK_AGAIN_S if wait_s <= 0 else min(wait_s, LOOK_AGAIN_S))
+    def wait_s(self) -> float:
+        """0 when a request may start now, else how long to wait before asking again."""
+        if self.closed is None:
+            return 0.0
+        if self._probing:
+            return LOOK_AGAIN_S
+        return min(max(self._open_at - self._clock.mono(), 0.0), LOOK_AGAIN_S)
 
-    async def _look_again(self, seconds: float) -> None:
-        self._changed.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+    def enter(self) -> None:
+        """A request starts; tell the lane afterwards how it went. In a closed lane it is the probe."""
+        self._probing = self.closed is not None
 
     def accepted(self) -> None:
         """The provider took a request, so the account works."""
@@ -63,17 +54,24 @@ class Lane:
         self._probe_after_s = FIRST_PROBE_S
         self._vitals.clear_condition("lane")
         self._metrics.lane_open(is_open=True)
-        self._changed.set()
 
     def unused(self) -> None:
         """The request said nothing about the account (network, provider ill): the next one may probe."""
         self._probing = False
-        self._changed.set()
 
-    def slow(self, after_ms: int) -> None:
-        """The provider's rate limit: nobody starts a request for this long."""
-        self._open_at = max(self._open_at, self._clock.mono() + after_ms / 1000)
-        self.unused()
+    def short(self, reason: str) -> None:
+        """The quota is used up: bulk waits, which an operator must see."""
+        if not self._short:
+            log.error("quota_exhausted", reason=reason, remedy="bulk mails wait until it is back; or enlarge the plan")
+        self._short = True
+        self._vitals.raise_condition("quota", reason)
+
+    def plenty(self) -> None:
+        """Bulk was accepted, so there is quota."""
+        if self._short:
+            log.info("quota_back")
+            self._short = False
+            self._vitals.clear_condition("quota")
 
     def close(self, reason: str) -> None:
         """The provider refuses key, account or domain: every mail would fail."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import structlog
 
-from flowstate_daemon.base.errors import FlowstateError, Malformed, Retry, Skip
+from flowstate_daemon.base.errors import FlowstateError, LockLost, Malformed, Retry, Skip
 from flowstate_daemon.base.vitals import Pulse
 from flowstate_daemon.work.fate import Ending, Released, RetryRules, ended_by, finished
 from flowstate_daemon.work.inflight import CalledOff, InFlight, Run
@@ -77,6 +77,8 @@ class Pool:
                 if run.called_off is None or task is None:
                     raise
                 task.uncancel()
+            except LockLost:
+                return None
             except Exception as error:
                 if isinstance(error, Skip):
                     run.facts["skipped"] = error.reason

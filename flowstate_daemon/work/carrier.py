@@ -1,0 +1,201 @@
+"""Takes one sealed load to the provider and sees to what its answer means for each of its mails.
+
+Called by the bus, in a task for each request. What has to go again is handed back to it. The rules that keep
+mails from being sent twice: what may have reached the provider goes again as the same bytes under the same key;
+a request is only broken up when the provider has surely not taken it and all its jobs are still in our hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import (
+    AcceptedEarlier,
+    Final,
+    FlowstateError,
+    InProgress,
+    LaneClosed,
+    Outage,
+    QuotaExhausted,
+    Throttled,
+)
+from flowstate_daemon.delivery.gateway import Delivery, Gateway, Refused, Result
+from flowstate_daemon.mail.message import Accepted
+from flowstate_daemon.queue.envelopes import LIFE_MS, Envelopes
+from flowstate_daemon.queue.pacer import Pacer
+from flowstate_daemon.work.lane import Lane
+from flowstate_daemon.work.parcel import PARKED, Load, Parcel, pack
+
+log = structlog.get_logger()
+
+EARLIER = "accepted-earlier"
+REDIS_REST_S = 0.5
+LONGEST_WAIT_S = 30.0
+QUOTA_REST_S = 10.0  # a code asks again in this time whether the quota is really used up
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """What goes onto the bus again: loads as they are, parcels to be put together anew, codes after a rest.
+
+    `sample` is a mail that goes alone and decides for the `others`, if it is refused too. `answered`: the provider has
+    said something.
+    """
+
+    loads: Sequence[Load] = ()
+    parcels: Sequence[Parcel] = ()
+    after_s: float = 0.0
+    sample: Parcel | None = None
+    others: Sequence[tuple[Parcel, Final]] = ()
+    answered: bool = True
+
+
+NOTHING = Back()
+UNANSWERED = Back(answered=False)
+
+
+class Carrier:
+    """One provider, its lane and its pace; the envelopes of what is under way."""
+
+    def __init__(self, gateway: Gateway, envelopes: Envelopes, pacer: Pacer, lane: Lane, clock: Clock) -> None:
+        self._gateway = gateway
+        self._envelopes = envelopes
+        self._pacer = pacer
+        self._lane = lane
+        self._clock = clock
+
+    async def carry(self, load: Load) -> Back:
+        """Make the request and settle its mails; returns what must go again."""
+        envelope = load.envelope
+        assert envelope is not None, "only sealed loads travel"
+        if self._clock.now_ms() - envelope.sealed_at > LIFE_MS:
+            return await self._too_old(load)
+        try:
+            delivery = await self._gateway.deliver(envelope.path, envelope.body, envelope.key)
+        except AcceptedEarlier:
+            log.warning("accepted_earlier", mails=len(envelope.members))
+            self._lane.accepted()
+            earlier = Accepted(EARLIER, self._gateway.name)
+            return await self._delivered(load, Delivery((earlier,) * len(envelope.members)))
+        except Final as final:
+            self._lane.accepted()  # the request is refused, so the account is not
+            return await self._refused(load, final)
+        except (QuotaExhausted, LaneClosed) as closed:
+            return await self._not_now(load, closed)
+        except (Throttled, InProgress) as wait:
+            self._lane.unused()
+            return await self._again(load, wait)
+        except FlowstateError as unknown:
+            # The fields and the envelope stay: the jobs' next tries send the same bytes.
+            self._lane.unused()
+            load.fail(unknown)
+            return UNANSWERED
+        self._lane.accepted()
+        return await self._delivered(load, delivery)
+
+    async def settle_from(self, parcel: Parcel, result: Result) -> None:
+        """End one parcel by what is known of its mail."""
+        if isinstance(result, Accepted):
+            parcel.accept(result)
+            return
+        # Surely not sent, so a human's retry must be a new request.
+        if parcel.envelope is not None:
+            await self._unsealed(parcel.envelope, [parcel])
+        parcel.fail(Final(result.reason))
+
+    async def _delivered(self, load: Load, delivery: Delivery) -> Back:
+        envelope = load.envelope
+        assert envelope is not None
+        results = dict(zip(envelope.members, delivery.results, strict=True))
+        refused = [result for result in delivery.results if isinstance(result, Refused)]
+        if len(results) > 1 and len(refused) == len(results) and load.whole and await self._broken_up(load):
+            return _sampled([(parcel, results[parcel.member]) for parcel in load.live])
+        if len(results) > 1:
+            # For members that are in other hands, or come back after a crash.
+            await self._told(self._envelopes.answered(envelope.id, pack(delivery.results)))
+        if any(not parcel.urgent for parcel in load.parcels):
+            self._lane.plenty()
+        while load.live:  # others may join while these are settled
+            for parcel in load.live:
+                await self.settle_from(parcel, results[parcel.member])
+        return NOTHING
+
+    async def _refused(self, load: Load, final: Final) -> Back:
+        """Nothing of it was sent. Halves find the mail that is at fault, and send the others."""
+        if not load.whole or not await self._broken_up(load):
+            load.fail(final)
+            return NOTHING
+        live = load.live
+        if len(live) <= 1:
+            load.fail(final)
+            return NOTHING
+        log.warning("batch_refused", mails=len(live), reason=final.reason)
+        middle = len(live) // 2
+        return Back(loads=(Load(live[:middle]), Load(live[middle:])))
+
+    async def _not_now(self, load: Load, closed: QuotaExhausted | LaneClosed) -> Back:
+        """Nothing was processed, nor will it be for some time: codes must not be tied to what waits."""
+        after_s = 0.0
+        if isinstance(closed, QuotaExhausted):
+            self._lane.short(closed.reason)
+            after_s = QUOTA_REST_S
+            await self._told(self._pacer.pause_bulk(closed.until_ms, closed.reason))
+        else:
+            self._lane.close(closed.reason)
+        if load.doubtful or not load.whole or not await self._broken_up(load):
+            return Back(loads=(load,), after_s=after_s)
+        return Back(parcels=load.live, after_s=after_s)
+
+    async def _again(self, load: Load, wait: Throttled | InProgress) -> Back:
+        """The same request, later; no attempt of anybody's."""
+        after_s = wait.after_ms / 1000
+        if isinstance(wait, InProgress):
+            load.doubtful = True
+            load.waits += 1
+            return Back(loads=(load,), after_s=min(after_s * load.waits, LONGEST_WAIT_S))
+        paused = await self._told(self._pacer.slow(wait.after_ms))
+        return Back(loads=(load,), after_s=0.0 if paused else after_s)
+
+    async def _too_old(self, load: Load) -> Back:
+        """Held back for so long that the provider may have forgotten the key: the same bytes are no longer safe."""
+        self._lane.unused()
+        if not load.doubtful and load.whole and await self._broken_up(load):
+            return Back(parcels=load.live, answered=False)
+        load.fail(Final(PARKED))
+        return UNANSWERED
+
+    async def _broken_up(self, load: Load) -> bool:
+        """Take the envelope back, so that its mails may travel in other company."""
+        if load.envelope is None or not await self._unsealed(load.envelope.id, load.live):
+            return False
+        for parcel in load.parcels:
+            parcel.envelope = None
+        return True
+
+    async def _unsealed(self, eid: str, parcels: Sequence[Parcel]) -> bool:
+        """Until Redis has answered: neither a refusal nor a new request may go before this is written."""
+        while True:
+            try:
+                return await self._envelopes.unseal(eid, [parcel.job.id for parcel in parcels])
+            except Outage:
+                await asyncio.sleep(REDIS_REST_S)
+
+    async def _told(self, telling: Awaitable[object]) -> bool:
+        """Share what was learnt; while Redis is away, nobody else starts requests either."""
+        try:
+            await telling
+        except Outage as outage:
+            log.warning("store_away", service="carrier", reason=outage.reason)
+            return False
+        return True
+
+
+def _sampled(refused: Sequence[tuple[Parcel, Result]]) -> Back:
+    """All mails of a batch refused one by one: it may be the account's fault, which only a single request tells."""
+    others = [(parcel, Final(result.reason)) for parcel, result in refused[1:] if isinstance(result, Refused)]
+    return Back(sample=refused[0][0], others=others)

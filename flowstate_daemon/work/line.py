@@ -1,0 +1,94 @@
+"""The order in which mails leave: codes first, then by priority, then by arrival. Pure; the bus asks.
+
+Loose parcels are put together when a request may start; loads stay together: sealed requests, and the parts of one
+that was refused as a whole. A parcel that nobody waits for any more is passed over.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+from typing import TypeVar
+
+from flowstate_daemon.work.parcel import Load, Parcel
+
+Rank = tuple[bool, int, int]
+T = TypeVar("T", Parcel, Load)
+Heap = list[tuple[Rank, int, T]]
+
+
+class Line:
+    """Everything that waits for a request to start."""
+
+    def __init__(self) -> None:
+        self._loose: Heap[Parcel] = []
+        self._loads: Heap[Load] = []
+        self._places = count()
+
+    def __len__(self) -> int:
+        """Loose parcels; some of them may be gone."""
+        return len(self._loose)
+
+    def push(self, parcel: Parcel) -> None:
+        """Line up; a parcel that comes back takes its old place."""
+        heapq.heappush(self._loose, (self._rank(parcel), next(self._places), parcel))
+
+    def push_load(self, load: Load) -> None:
+        if load.live:
+            rank = min(self._rank(parcel) for parcel in load.live)
+            heapq.heappush(self._loads, (rank, next(self._places), load))
+
+    @property
+    def empty(self) -> bool:
+        return self._head() is None
+
+    @property
+    def urgent(self) -> bool:
+        """Is the next to leave a code?"""
+        head = self._head()
+        return head is not None and not head[0]
+
+    def take(self, fits: Callable[[Parcel], bool], *, most: int, urgent_only: bool) -> Load | None:
+        """The next request: a load as it is, or the most urgent parcels, of which one that does not fit goes alone."""
+        head = self._head()
+        if head is None:
+            return None
+        if self._loads and self._loads[0][0] == head:
+            return heapq.heappop(self._loads)[2]
+        first = heapq.heappop(self._loose)[2]
+        if not fits(first):
+            return Load([first])
+        return Load([first, *self._companions(fits, most=most - 1, urgent_only=urgent_only)])
+
+    def _companions(self, fits: Callable[[Parcel], bool], *, most: int, urgent_only: bool) -> list[Parcel]:
+        found: list[Parcel] = []
+        alone: Heap[Parcel] = []
+        while self._loose and len(found) < most:
+            entry = heapq.heappop(self._loose)
+            parcel = entry[2]
+            if urgent_only and not parcel.urgent:
+                alone.append(entry)
+                break
+            if parcel.gone:
+                continue
+            if fits(parcel):
+                found.append(parcel)
+            else:
+                alone.append(entry)
+        for entry in alone:
+            heapq.heappush(self._loose, entry)
+        return found
+
+    def _rank(self, parcel: Parcel) -> Rank:
+        if parcel.place is None:
+            parcel.place = next(self._places)
+        return not parcel.urgent, parcel.priority, parcel.place
+
+    def _head(self) -> Rank | None:
+        while self._loose and self._loose[0][2].gone:
+            heapq.heappop(self._loose)
+        while self._loads and not self._loads[0][2].live:
+            heapq.heappop(self._loads)
+        ranks = [heap[0][0] for heap in (self._loose, self._loads) if heap]
+        return min(ranks) if ranks else None

@@ -1,0 +1,115 @@
+"""What waits on the bus: parcels, one mail each, and loads, the mails of one request. Plain data and pure functions.
+
+A sender makes a parcel and awaits its fate; the bus puts parcels into loads; the carrier takes a load to the provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.delivery.gateway import Refused, Result
+from flowstate_daemon.mail.message import Accepted, Email
+from flowstate_daemon.queue.envelopes import Envelope
+from flowstate_daemon.queue.job import Job
+
+Member = tuple[str, int]
+PARKED = (
+    "parked: the request that held this mail is no longer known, and it may have been sent; "
+    "look it up at the provider, then retry or remove the job"
+)
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """One mail on its way; `fate` is what its sender awaits, and done when nobody waits for it any more.
+
+    `make` renders the mail: at once for a new job, and only when it is needed for a job that was sealed before.
+    """
+
+    job: Job
+    priority: int
+    urgent: bool
+    make: Callable[[], Email]
+    expires_at: int | None = None
+    envelope: str | None = None
+    place: int | None = None
+    fate: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    _mail: Email | None = None
+
+    @property
+    def member(self) -> Member:
+        """How the mail's job is named in an envelope."""
+        return self.job.id, self.job.timestamp
+
+    @property
+    def gone(self) -> bool:
+        return self.fate.done()
+
+    @property
+    def mail(self) -> Email:
+        return self._mail or self.render()
+
+    def render(self) -> Email:
+        """Make the mail now, in the sender's time instead of the bus's."""
+        self._mail = self.make()
+        return self._mail
+
+    def accept(self, accepted: Accepted) -> None:
+        if not self.fate.done():
+            self.fate.set_result(accepted)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.fate.done():
+            self.fate.set_exception(error)
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """The mails of one request, sealed or not yet. `doubtful`: an earlier try may have reached the provider."""
+
+    parcels: list[Parcel]
+    envelope: Envelope | None = None
+    doubtful: bool = False
+    waits: int = 0
+
+    @property
+    def live(self) -> list[Parcel]:
+        """Those that somebody still waits for."""
+        return [parcel for parcel in self.parcels if not parcel.gone]
+
+    @property
+    def whole(self) -> bool:
+        """Is every member of the sealed request still in our hands?"""
+        return self.envelope is not None and len(self.live) == len(self.envelope.members)
+
+    def fail(self, error: FlowstateError) -> None:
+        for parcel in self.parcels:
+            parcel.fail(error)
+
+
+def idempotency_key(path: str, body: bytes, members: Sequence[Member]) -> str:
+    """The same for the same mails of the same jobs, and for no others.
+
+    Not a random name: a Redis that has forgotten its last second, or an answer that was lost, leads to the same
+    request being sealed anew, which the provider then knows. Bull's ids restart after `obliterate`, so a job needs its
+    timestamp beside its id.
+    """
+    digest = hashlib.sha256(msgspec.json.encode([path, members]))
+    digest.update(body)
+    return f"flowstate-{digest.hexdigest()[:48]}"
+
+
+def pack(results: Sequence[Result]) -> bytes:
+    """The provider's answer as it is kept with an envelope."""
+    return msgspec.json.encode(list(results))
+
+
+def unpack(answer: bytes) -> tuple[Result, ...]:
+    rows = msgspec.json.decode(answer, type=list[dict[str, str]])
+    return tuple(Refused(row["reason"]) if "reason" in row else Accepted(**row) for row in rows)
