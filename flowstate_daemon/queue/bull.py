@@ -48,14 +48,16 @@ DUE = 1000  # jobs promoted in one call, as in Bull
 RECOVERIES = 10
 GIVEN_UP = "given up: the daemon died again and again while it had this job in hand"
 
+JOURNAL = "flowstate:journal"
+
 # The keys that each script always touches, in the order of its header.
 KEYS: Mapping[str, tuple[str, ...]] = {
     "add": ("id", "wait", "paused", "meta-paused", "delayed", "priority"),
     "claim": ("wait", "active", "priority", "stalled", "meta-paused", "paused", "limiter:index"),
     "extend_locks": ("stalled",),
-    "finish": ("active", "completed", "stalled"),
-    "retry": ("active", "wait", "paused", "meta-paused", "delayed", "priority", "stalled"),
-    "fail": ("active", "failed", "stalled"),
+    "finish": ("active", "completed", "stalled", JOURNAL),
+    "retry": ("active", "wait", "paused", "meta-paused", "delayed", "priority", "stalled", JOURNAL),
+    "fail": ("active", "failed", "stalled", JOURNAL),
     "release": ("active", "wait", "paused", "meta-paused", "delayed", "priority", "stalled"),
     "promote": ("delayed", "wait", "paused", "meta-paused", "priority"),
     "reclaim": ("stalled", "wait", "active", "failed", "stalled-check", "meta-paused", "paused", "priority"),
@@ -84,8 +86,12 @@ class Bull:
         lock_ms: int = 30_000,
         max_data_bytes: int = 1_048_576,
         repeats: Repeats | None = None,
+        journal_limit: int = 0,
     ) -> None:
-        """`token` owns the locks; a worker's is `<instance id>/<something new at each start>`."""
+        """`token` owns the locks; a worker's is `<instance id>/<something new at each start>`.
+
+        Of the journal the newest `journal_limit` entries stay; 0: all, because somebody moves them to the ledger.
+        """
         self._connection = connection
         self._keys = keys
         self._clock = clock
@@ -93,6 +99,7 @@ class Bull:
         self._lock_ms = lock_ms
         self._max_data_bytes = max_data_bytes
         self._repeats = repeats
+        self._journal_limit = journal_limit
         self._scripts = Scripts(connection)
         self._fixed = {name: [keys(tail) for tail in tails] for name, tails in KEYS.items()}
         self._worked = False
@@ -123,15 +130,18 @@ class Bull:
         found = await self._connection.block("BLMOVE", wait, wait, "RIGHT", "RIGHT", self._connection.block_s)
         return found is not None
 
-    async def take(self, count: int) -> list[Job]:
-        """Claim up to `count` jobs (at most 100), most urgent first; none while the queue is paused."""
+    async def take(self, count: int, *, urgent_only: bool = False) -> list[Job]:
+        """Claim up to `count` jobs (at most 100), most urgent first; none while the queue is paused.
+
+        With `urgent_only` only jobs of priority 1, as far as they are among the next hundred to run.
+        """
         if not 1 <= count <= BATCH:
             raise ValueError(f"take between 1 and {BATCH} jobs, not {count}")
         rows, dropped = await self._run(
             "claim", (), self._keys.base, self._token, self._lock_ms, self._clock.now_ms(),
-            count, self._max_data_bytes, int(self._worked),
+            count, self._max_data_bytes, int(self._worked and not urgent_only), int(urgent_only),
         )  # fmt: skip
-        self._worked = bool(rows)
+        self._worked = bool(rows) or (urgent_only and self._worked)
         if dropped:
             log.warning("ids_dropped", job_ids=_ids(dropped), why="no job, or one that is in hand already")
         jobs = [read_job(row, self._max_data_bytes) for row in rows]
@@ -153,19 +163,19 @@ class Bull:
     async def finish(self, endings: Sequence[Finished]) -> list[Settled]:
         """Complete up to 100 jobs."""
         keys = job_keys(self._keys, _batch([ending.job for ending in endings]))
-        head = (self._keys.base, self._token, self._clock.now_ms())
+        head = (self._keys.base, self._token, self._clock.now_ms(), self._journal_limit)
         return read_codes(await self._run("finish", keys, *head, *finish_args(endings)))
 
     async def retry(self, endings: Sequence[Retried]) -> list[Settled]:
         """Write down up to 100 failed attempts that another one follows."""
         keys = job_keys(self._keys, _batch([ending.job for ending in endings]))
         args = retry_args(endings, self._clock.now_ms())
-        return read_codes(await self._run("retry", keys, self._token, *args))
+        return read_codes(await self._run("retry", keys, self._token, self._journal_limit, *args))
 
     async def fail(self, endings: Sequence[Failed]) -> list[Settled]:
         """Fail up to 100 jobs for good."""
         keys = job_keys(self._keys, _batch([ending.job for ending in endings]))
-        head = (self._keys.base, self._token, self._clock.now_ms())
+        head = (self._keys.base, self._token, self._clock.now_ms(), self._journal_limit)
         return read_codes(await self._run("fail", keys, *head, *fail_args(endings)))
 
     async def release(self, jobs: Sequence[Job], *, delay_ms: int = 0) -> list[Settled]:

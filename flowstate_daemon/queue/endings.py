@@ -23,6 +23,7 @@ def finish_args(endings: Sequence[Finished]) -> Iterable[Argument]:
         yield from _kept(job.options.remove_on_complete)
         yield ending.returnvalue
         yield ended_event(job.id, ending.returnvalue.decode())
+        yield ending.journal
 
 
 def retry_args(endings: Sequence[Retried], now_ms: int) -> Iterable[Argument]:
@@ -33,6 +34,7 @@ def retry_args(endings: Sequence[Retried], now_ms: int) -> Iterable[Argument]:
         yield from (job.id, job.timestamp, due_ms, low_bits(job.id), job.attempt, reason, ending.stacktrace)
         yield "lifo" if job.options.lifo else "back"
         yield f"{_outset(job)}: {reason}; {then}"
+        yield ending.journal
 
 
 def fail_args(endings: Sequence[Failed]) -> Iterable[Argument]:
@@ -43,6 +45,7 @@ def fail_args(endings: Sequence[Failed]) -> Iterable[Argument]:
         yield from _kept(job.options.remove_on_fail)
         yield from (job.attempt, reason, ending.stacktrace, ended_event(job.id, reason))
         yield f"{_outset(job)}: {reason}; no further one"
+        yield ending.journal
 
 
 def release_args(jobs: Sequence[Job]) -> Iterable[Argument]:

@@ -70,7 +70,10 @@ DEFAULTS = JobOptions()
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One claimed job. Instants are Unix ms; `data` and `stacktrace` are the JSON texts found in the hash."""
+    """One claimed job. Instants are Unix ms; `data` and `stacktrace` are the JSON texts found in the hash.
+
+    `envelope` names the sealed request that an earlier try has left behind.
+    """
 
     id: str
     name: str
@@ -81,6 +84,7 @@ class Job:
     priority: int
     stacktrace: bytes
     problem: str | None = None
+    envelope: str | None = None
 
     @property
     def attempt(self) -> int:
@@ -127,10 +131,11 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run that succeeded; `returnvalue` is JSON text."""
+    """A run that succeeded; `returnvalue` is JSON text, as is `journal`, the outcome for the ledger, empty for none."""
 
     job: Job
     returnvalue: bytes = b"null"
+    journal: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,7 @@ class Retried:
     reason: str
     stacktrace: bytes
     delay_ms: int = 0
+    journal: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,7 @@ class Failed:
     job: Job
     reason: str
     stacktrace: bytes
+    journal: bytes = b""
 
 
 class Settled(Enum):

@@ -22,7 +22,7 @@ LONGEST_CACHED = 1024
 UNNAMED = "__default__"  # Bull's word
 
 Row = Sequence[Any]
-"""name, data, opts, timestamp, attemptsMade, priority, stacktrace, id and, where data was too long, its length."""
+"""name, data, opts, timestamp, attemptsMade, priority, stacktrace, envelope, id and, of data too long, its length."""
 
 
 class _Opts(msgspec.Struct, rename="camel"):
@@ -43,10 +43,10 @@ _OPTS = msgspec.json.Decoder(_Opts)
 
 def read_job(row: Row, max_data_bytes: int) -> Job:
     """The job that a claim has returned."""
-    name, data, opts, timestamp, made, priority, stacktrace, job_id = row[:8]
+    name, data, opts, timestamp, made, priority, stacktrace, envelope, job_id = row[:9]
     options, problem = read_options(opts)
-    if len(row) > 8:  # noqa: PLR2004 - the ninth is the length of data that was left behind
-        problem = f"the job's data has {row[8]} bytes, more than the {max_data_bytes} that are read"
+    if len(row) > 9:  # noqa: PLR2004 - the tenth is the length of data that was left behind
+        problem = f"the job's data has {row[9]} bytes, more than the {max_data_bytes} that are read"
     return Job(
         job_id.decode("utf-8", "replace"),
         UNNAMED if name is None else name.decode("utf-8", "replace"),
@@ -57,6 +57,7 @@ def read_job(row: Row, max_data_bytes: int) -> Job:
         _instant(priority),
         stacktrace or b"[]",
         problem,
+        envelope.decode("ascii", "replace") if envelope else None,
     )
 
 

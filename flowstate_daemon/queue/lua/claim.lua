@@ -15,9 +15,10 @@
 -- ARGV[5] how many jobs at most
 -- ARGV[6] longest data to return, bytes
 -- ARGV[7] 1 = say `drained` when there is nothing, else 0
+-- ARGV[8] 1 = take only jobs of the most urgent priority, among the next hundred to run, else 0
 --
--- Returns {jobs, dropped}; a job is {name, data, opts, timestamp, attemptsMade, priority, stacktrace, id} and, for
---   data that is too long and so left behind, its length; dropped are ids that name no job, or one in hand already
+-- Returns {jobs, dropped}; a job is {name, data, opts, timestamp, attemptsMade, priority, stacktrace, envelope, id}
+--   and, for data that is too long and so left behind, its length; dropped are ids that name no job, or one in hand already
 -- Publishes active@token: id, each · drained: ""
 -- Agrees with moveToActive of Bull 4; but ids without a job leave the list, where Bull makes them jobs, and what
 -- somebody put into `wait` of a paused queue is moved to `paused`, where Bull's resume would destroy it
@@ -25,7 +26,7 @@
 -- @include merge
 
 local base, token, lock_ms, now, wanted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local longest = tonumber(ARGV[6])
+local longest, only_urgent = tonumber(ARGV[6]), ARGV[8] == "1"
 local jobs, dropped = {}, {}
 
 if redis.call("EXISTS", KEYS[5]) == 1 then
@@ -43,12 +44,14 @@ local function read(id)
     return nil
   end
   local data = length > longest and "" or "data"
-  local row = redis.call("HMGET", hash, "name", data, "opts", "timestamp", "attemptsMade", "priority", "stacktrace")
+  local row = redis.call(
+    "HMGET", hash, "name", data, "opts", "timestamp", "attemptsMade", "priority", "stacktrace", "envelope"
+  )
   if length == 0 and not row[1] and not row[3] then
     return nil
   end
-  row[8] = id
-  row[9] = length > longest and length or nil
+  row[9] = id
+  row[10] = length > longest and length or nil
   return row
 end
 
@@ -93,8 +96,33 @@ local function hold(ids, locks)
   end
 end
 
+-- The next to run, the last of them first to run.
+local function look_ahead(count)
+  if not only_urgent then
+    return redis.call("LRANGE", KEYS[1], -count, -1)
+  end
+  local found, tail = {}, redis.call("LRANGE", KEYS[1], -100, -1)
+  local ranks = #tail > 0 and redis.call("ZMSCORE", KEYS[3], unpack(tail)) or {}
+  for i = #tail, 1, -1 do
+    if #found < count and tonumber(ranks[i] or "0") == 1 then
+      table.insert(found, 1, tail[i])
+    end
+  end
+  return found
+end
+
+local function take_off(ids)
+  if not only_urgent then
+    redis.call("LTRIM", KEYS[1], 0, -#ids - 1)
+    return
+  end
+  for i = #ids, 1, -1 do
+    redis.call("LREM", KEYS[1], -1, ids[i])
+  end
+end
+
 local function claim(count)
-  local tail = redis.call("LRANGE", KEYS[1], -count, -1)
+  local tail = look_ahead(count)
   if #tail == 0 then
     return false
   end
@@ -115,7 +143,7 @@ local function claim(count)
   if #ids > 0 then
     hold(ids, locks)
   end
-  redis.call("LTRIM", KEYS[1], 0, -#tail - 1)
+  take_off(tail)
   return true
 end
 

@@ -3,14 +3,17 @@
 -- KEYS[1] active (list)
 -- KEYS[2] failed (zset; also the channel)
 -- KEYS[3] stalled (set)
+-- KEYS[4] flowstate:journal (list)
 -- then 3 for each job: <id> (hash) · <id>:lock (string) · <id>:logs (list)
 --
--- ARGV[1] what all keys of the queue start with; jobs that retention removes are found with it
+-- ARGV[1] what all keys of the queue start with; jobs that retention removes and sealed requests are found with it
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
--- then 9 for each job:
+-- ARGV[4] how many entries of the journal to keep, 0 = all
+-- then 10 for each job:
 --   id · timestamp as read at the claim · retention: count or "", 0 = remove · age, s, or ""
 --   · attempts made, this one included · reason · stack traces, JSON · event · row for the log
+--   · entry for the journal, or ""
 --
 -- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
 -- Publishes failed: {"jobId","val"}, each
@@ -19,9 +22,22 @@
 -- @include retention
 -- @include debounce
 -- @include leave_active
+-- @include envelope
+-- @include journal
 
 local base, token, now = ARGV[1], ARGV[2], ARGV[3]
-local locks, codes = read_locks(4, 3), {}
+local locks, codes = read_locks(5, 3), {}
+
+local function key_of(envelope_id)
+  return base .. "flowstate:envelope:" .. envelope_id
+end
+
+-- A sealed request that has run out would park its job again at each retry: a person who retries it wants it sent.
+local function forget_lost_envelope(hash, envelope_id)
+  if envelope_id and redis.call("EXISTS", key_of(envelope_id)) == 0 then
+    redis.call("HDEL", hash, "envelope")
+  end
+end
 
 local function keep(hash, logs, id, at)
   redis.call("ZADD", KEYS[2], now, id)
@@ -37,19 +53,25 @@ local function keep(hash, logs, id, at)
 end
 
 for job = 1, #locks do
-  local key, at = 1 + 3 * job, 9 * job - 5
+  local key, at = 2 + 3 * job, 10 * job - 5
   local hash, logs, id = KEYS[key], KEYS[key + 2], ARGV[at]
-  local code, _, debounce_id = leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
+  local code, _, debounce_id, envelope_id =
+    leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
   codes[job] = code
+  note(code, ARGV[at + 9])
   if code == 0 then
     release_debounce(base, debounce_id)
     if ARGV[at + 2] == "0" then
       redis.call("DEL", hash, logs)
+      leave_envelope(envelope_id)
     else
+      forget_lost_envelope(hash, envelope_id)
       keep(hash, logs, id, at)
     end
     redis.call("PUBLISH", KEYS[2], ARGV[at + 7])
   end
 end
 let_go(KEYS[3])
+write_journal(KEYS[4], tonumber(ARGV[4]))
+settle_envelopes(key_of)
 return codes

@@ -3,13 +3,16 @@
 -- KEYS[1] active (list)
 -- KEYS[2] completed (zset; also the channel)
 -- KEYS[3] stalled (set)
+-- KEYS[4] flowstate:journal (list)
 -- then 3 for each job: <id> (hash) · <id>:lock (string) · <id>:logs (list)
 --
--- ARGV[1] what all keys of the queue start with; jobs that retention removes are found with it
+-- ARGV[1] what all keys of the queue start with; jobs that retention removes and sealed requests are found with it
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
--- then 6 for each job:
+-- ARGV[4] how many entries of the journal to keep, 0 = all
+-- then 7 for each job:
 --   id · timestamp as read at the claim · retention: count or "", 0 = remove · age, s, or "" · returnvalue, JSON · event
+--   · entry for the journal, or ""
 --
 -- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
 -- Publishes completed: {"jobId","val"}, each
@@ -18,10 +21,16 @@
 -- @include retention
 -- @include debounce
 -- @include leave_active
+-- @include envelope
+-- @include journal
 
 local base, token, now = ARGV[1], ARGV[2], ARGV[3]
-local locks, codes, removed = read_locks(4, 3), {}, {}
+local locks, codes, removed = read_locks(5, 3), {}, {}
 local kept_count, kept_age
+
+local function key_of(envelope_id)
+  return base .. "flowstate:envelope:" .. envelope_id
+end
 
 -- Neighbours with the same policy are trimmed together: what the first had trimmed, the last trims, too.
 local function trim_kept()
@@ -41,12 +50,15 @@ local function keep(hash, id, at)
 end
 
 for job = 1, #locks do
-  local key, at = 1 + 3 * job, 6 * job - 2
+  local key, at = 2 + 3 * job, 7 * job - 2
   local hash, id = KEYS[key], ARGV[at]
-  local code, _, debounce_id = leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
+  local code, _, debounce_id, envelope_id =
+    leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
   codes[job] = code
+  note(code, ARGV[at + 6])
   if code == 0 then
     release_debounce(base, debounce_id)
+    leave_envelope(envelope_id)
     if ARGV[at + 2] == "0" then
       removed[#removed + 1] = hash
       removed[#removed + 1] = KEYS[key + 2]
@@ -57,6 +69,8 @@ for job = 1, #locks do
   end
 end
 let_go(KEYS[3])
+write_journal(KEYS[4], tonumber(ARGV[4]))
+settle_envelopes(key_of)
 if #removed > 0 then
   redis.call("DEL", unpack(removed))
 end

@@ -7,12 +7,15 @@
 -- KEYS[5] delayed (zset; also the channel)
 -- KEYS[6] priority (zset)
 -- KEYS[7] stalled (set)
+-- KEYS[8] flowstate:journal (list)
 -- then 3 for each job: <id> (hash) · <id>:lock (string) · <id>:logs (list)
 --
 -- ARGV[1] token of the worker
--- then 9 for each job:
+-- ARGV[2] how many entries of the journal to keep, 0 = all
+-- then 10 for each job:
 --   id · timestamp as read at the claim · due, ms, or 0 = now · low bits of the score · attempts made, this one included
 --   · reason · stack traces, JSON · "lifo" or "back" · row for the log
+--   · entry for the journal, or ""
 --
 -- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
 -- Publishes delayed: the smallest due, once
@@ -20,9 +23,10 @@
 
 -- @include push
 -- @include leave_active
+-- @include journal
 
 local token = ARGV[1]
-local locks, codes = read_locks(8, 3), {}
+local locks, codes = read_locks(9, 3), {}
 local target = target_list(KEYS[4], KEYS[2], KEYS[3])
 local due_first
 
@@ -32,10 +36,11 @@ local function try_later(id, due, low)
 end
 
 for job = 1, #locks do
-  local key, at = 5 + 3 * job, 9 * job - 7
+  local key, at = 6 + 3 * job, 10 * job - 7
   local hash, id, due = KEYS[key], ARGV[at], tonumber(ARGV[at + 2])
   local code, priority = leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
   codes[job] = code
+  note(code, ARGV[at + 9])
   if code == 0 then
     redis.call(
       "HSET", hash,
@@ -52,6 +57,7 @@ for job = 1, #locks do
   end
 end
 let_go(KEYS[7])
+write_journal(KEYS[8], tonumber(ARGV[2]))
 if due_first then
   redis.call("PUBLISH", KEYS[5], string.format("%.0f", due_first))
 end

@@ -1,4 +1,4 @@
--- Replaces the data of a job.
+-- Replaces the data of a job. A request that was sealed with the old data is not for it any more.
 --
 -- KEYS[1] <id> (hash)
 --
@@ -12,4 +12,5 @@ if redis.call("TYPE", KEYS[1]).ok ~= "hash" then
   return 0
 end
 redis.call("HSET", KEYS[1], "data", ARGV[1])
+redis.call("HDEL", KEYS[1], "envelope")
 return 1

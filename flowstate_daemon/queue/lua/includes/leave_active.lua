@@ -17,9 +17,9 @@ local function same_time(stored, known)
   return stored == known or known == "0" or math.floor(tonumber(stored) or 0) == tonumber(known)
 end
 
--- Returns the code, and on success the job's priority and debounce id.
+-- Returns the code, and on success the job's priority, debounce id and envelope id.
 local function leave_active(active, hash, lock, holder, token, id, timestamp)
-  local found = redis.pcall("HMGET", hash, "timestamp", "priority", "deid", "opts")
+  local found = redis.pcall("HMGET", hash, "timestamp", "priority", "deid", "opts", "envelope")
   if found.err or not (found[1] or found[4]) or not same_time(found[1], timestamp) then
     return -1
   end
@@ -30,7 +30,7 @@ local function leave_active(active, hash, lock, holder, token, id, timestamp)
   if redis.call("LREM", active, -1, id) == 0 then
     return -3
   end
-  return 0, found[2], found[3]
+  return 0, found[2], found[3], found[5]
 end
 
 local function let_go(stalled)

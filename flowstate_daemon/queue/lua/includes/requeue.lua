@@ -1,4 +1,4 @@
--- Gives a failed job another run. Needs `push`. Returns Bull's codes: 1 done; 0 no such job; -1 locked; -2 not failed.
+-- Gives a failed job another run, with the same sealed request if there still is one. Needs `push`. Returns Bull's codes: 1 done; 0 no such job; -1 locked; -2 not failed.
 local function requeue(failed, target, priorities, base, id, now, waiting)
   local hash = base .. id
   if redis.call("TYPE", hash).ok ~= "hash" then
@@ -15,6 +15,10 @@ local function requeue(failed, target, priorities, base, id, now, waiting)
   local lifo = known and type(opts) == "table" and opts.lifo == true
   redis.call("HDEL", hash, "finishedOn", "processedOn", "failedReason")
   redis.call("HSET", hash, "retriedOn", now)
+  local envelope_id = redis.call("HGET", hash, "envelope")
+  if envelope_id and redis.call("EXISTS", base .. "flowstate:envelope:" .. envelope_id) == 0 then
+    redis.call("HDEL", hash, "envelope")
+  end
   push(target, priorities, priority, {id}, lifo and "lifo" or "back")
   redis.call("PUBLISH", waiting, id)
   return 1

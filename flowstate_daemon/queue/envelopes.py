@@ -1,0 +1,117 @@
+"""Sealed requests: the exact bytes and the key of a request, written down before its first try.
+
+The bus seals; every later try, here or in another process, opens the envelope and sends the same bytes under the same
+key, so that the provider can tell a repetition. `finish.lua` and `fail.lua` count the members down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.scripts import Scripts
+
+log = structlog.get_logger()
+
+# The provider knows a key for 24 h: what was opened at the last moment must still get there in that time.
+LIFE_MS = 23 * 3_600_000
+LONG = 16_384  # bytes; compressing more than this on the loop would hold up a one-time code
+LEVEL = 1  # five times as fast as zlib's default, and half a megabyte of mails still shrinks to a tenth
+MOST = 100
+FIELDS = ("path", "body", "key", "members", "sealed_at", "answer")
+
+Member = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A sealed request. `members` are id and timestamp of its jobs, in body order.
+
+    `answer` is the provider's, where it is known; `sealed_at`, Unix ms, is set by those who opened it.
+    """
+
+    id: str
+    path: str
+    body: bytes = field(repr=False)
+    key: str
+    members: tuple[Member, ...]
+    answer: bytes | None = None
+    sealed_at: int = 0
+
+
+class Envelopes:
+    """The sealed requests of one queue, in the hands of the worker `token`; every call raises Outage."""
+
+    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, token: str) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._clock = clock
+        self._token = token
+        self._scripts = Scripts(connection)
+
+    async def seal(self, envelope: Envelope) -> set[str]:
+        """Write it down and bind its members to it.
+
+        Returns the ids that are not ours any more; if there is one, nothing was written.
+        """
+        members = envelope.members
+        if not 1 <= len(members) <= MOST:
+            raise ValueError(f"seal between 1 and {MOST} jobs in one request, not {len(members)}")
+        args = (
+            self._token, envelope.id, await _on_thread(envelope.body, _compress), envelope.key, envelope.path,
+            msgspec.json.encode(members), self._clock.now_ms(), LIFE_MS,
+        )  # fmt: skip
+        keys = self._member_keys(envelope.id, [job_id for job_id, _ in members])
+        lost = await self._scripts.run("seal", keys, [*args, *(timestamp for _, timestamp in members)])
+        return {members[position - 1][0] for position in lost}
+
+    async def open(self, envelope_id: str) -> Envelope | None:
+        """What was sealed; None when it has run out, was settled, or cannot be read."""
+        path, body, key, members, sealed_at, answer = await self._connection.call(
+            "HMGET", self._key(envelope_id), *FIELDS
+        )
+        if body is None:
+            return None
+        try:
+            return Envelope(
+                envelope_id, path.decode(), await _on_thread(body, zlib.decompress), key.decode(),
+                msgspec.json.decode(members, type=tuple[Member, ...]), answer, int(sealed_at),
+            )  # fmt: skip
+        except (zlib.error, msgspec.DecodeError, ValueError, AttributeError):  # another's hand was in it
+            log.exception("envelope_unreadable", envelope=envelope_id, remedy="its jobs are parked: see what was sent")
+            return None
+
+    async def answered(self, envelope_id: str, answer: bytes) -> bool:
+        """Keep the provider's answer for members that are settled later; False when there is no envelope any more."""
+        return bool(await self._scripts.run("answered", [self._key(envelope_id)], [answer]))
+
+    async def unseal(self, envelope_id: str, job_ids: Sequence[str]) -> bool:
+        """Free refused members. False when one of them is not ours any more: then nothing is written."""
+        keys = self._member_keys(envelope_id, job_ids)
+        return bool(await self._scripts.run("unseal", keys, [self._token, envelope_id]))
+
+    def _key(self, envelope_id: str) -> str:
+        return self._keys.ours(f"envelope:{envelope_id}")
+
+    def _member_keys(self, envelope_id: str, job_ids: Sequence[str]) -> list[str]:
+        keys = [self._key(envelope_id)]
+        for job_id in job_ids:
+            keys += (self._keys.job(job_id), self._keys.lock(job_id))
+        return keys
+
+
+def _compress(body: bytes) -> bytes:
+    return zlib.compress(body, LEVEL)
+
+
+async def _on_thread(body: bytes, work: Callable[[bytes], bytes]) -> bytes:
+    """Long bodies leave the loop alone; a thread for a short one would take longer than the work."""
+    return await asyncio.to_thread(work, body) if len(body) > LONG else work(body)
