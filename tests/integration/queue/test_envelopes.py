@@ -1,0 +1,400 @@
+"""Sealed requests: written whole or not at all, the same bytes for everybody, gone with their last member."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.dev.embedded import ValkeyHouse
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.envelopes import LIFE_MS, Envelope, Envelopes
+from flowstate_daemon.queue.job import Failed, Finished, Job, NewJob, Retried, Settled
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.operator import Operator
+from tests.integration.queue.stage import BORN, Stage
+from tests.support.clock import HandClock
+
+BODY = '[{"to":"a"},{"to":"é"}]'.encode()
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Redis]:
+    """A raw client that does not mind compressed bytes."""
+    client = Redis.from_url(valkey_url, decode_responses=True, encoding_errors="replace", protocol=2)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def envelopes(connection: Connection, keys: Keys, clock: HandClock) -> Envelopes:
+    return Envelopes(connection, keys, clock, token="me/2")
+
+
+@pytest.fixture
+async def elsewhere(valkey_url: str) -> AsyncIterator[Connection]:
+    """The connection of another daemon."""
+    connection = Connection(valkey_url, client_name="elsewhere", block_s=1.0)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def operator(connection: Connection, keys: Keys, clock: HandClock) -> Operator:
+    return Operator(connection, keys, clock, token="op")
+
+
+async def take(stage: Stage, bull: Bull, *job_ids: str, opts: str = "{}") -> list[Job]:
+    for job_id in job_ids:
+        await stage.put(job_id, "wait", opts=opts)
+    return await bull.take(len(job_ids))
+
+
+def letter(jobs: list[Job], eid: str = "e1", body: bytes = BODY) -> Envelope:
+    return Envelope(eid, "/emails/batch", body, "key-1", tuple((job.id, job.timestamp) for job in jobs))
+
+
+async def left(stage: Stage, eid: str = "e1") -> str | None:
+    return await stage.redis.hget(stage.keys.ours(f"envelope:{eid}"), "left")
+
+
+async def bound(stage: Stage, *job_ids: str) -> list[str | None]:
+    return [await stage.redis.hget(stage.keys.job(job_id), "envelope") for job_id in job_ids]
+
+
+async def test_seal_and_open(stage: Stage, bull: Bull, envelopes: Envelopes, now: int) -> None:
+    """Bytes, key and members are written with a time to live, each member is bound, nothing else changes."""
+    jobs = await take(stage, bull, "1", 'b"é')
+    before = await stage.everything()
+    await stage.remember()
+    sealed = letter(jobs)
+    assert await envelopes.seal(sealed) == set()
+    changed = await stage.changes()
+    written = changed.pop("flowstate:envelope:e1")
+    assert written.pop("body")
+    assert written == {
+        "key": "key-1",
+        "path": "/emails/batch",
+        "members": json.dumps([["1", BORN], ['b"é', BORN]], separators=(",", ":"), ensure_ascii=False),
+        "sealed_at": str(now),
+        "left": "2",
+    }
+    assert changed == {job.id: before[job.id] | {"envelope": "e1"} for job in jobs}
+    assert LIFE_MS - 5_000 < await stage.redis.pttl(stage.keys.ours("envelope:e1")) <= LIFE_MS
+    opened = await envelopes.open("e1")
+    assert opened == Envelope("e1", "/emails/batch", BODY, "key-1", sealed.members, None, now)
+    assert "to" not in repr(opened).replace("batch", "")
+    assert await envelopes.open("e2") is None
+
+
+@pytest.mark.parametrize("what", ["lost", "taken", "gone", "other", "text"])
+async def test_nothing_is_sealed_for_a_lost_job(stage: Stage, bull: Bull, envelopes: Envelopes, what: str) -> None:
+    """If one member is not ours any more, its id comes back and not a single key has changed."""
+    jobs = await take(stage, bull, "1", "2", "3")
+    match what:
+        case "lost":
+            await stage.redis.delete(stage.keys.lock("2"))
+        case "taken":
+            await stage.redis.set(stage.keys.lock("2"), "you/1")
+        case "gone":
+            await stage.redis.delete(stage.keys("2"))
+        case "other":
+            await stage.redis.hset(stage.keys("2"), "timestamp", BORN + 5)
+        case "text":
+            await stage.redis.delete(stage.keys("2"))
+            await stage.redis.set(stage.keys("2"), "x")
+    await stage.remember()
+    assert await envelopes.seal(letter(jobs)) == {"2"}
+    assert await stage.changes() == {}
+    assert await envelopes.seal(letter([jobs[0], jobs[2]])) == set()
+    assert await left(stage) == "2"
+
+
+async def test_sealed_anew(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """The same id again replaces all of it, an old answer too; another id takes the members over."""
+    jobs = await take(stage, bull, "1", "2")
+    await envelopes.seal(letter(jobs))
+    await envelopes.answered("e1", b"{}")
+    await envelopes.seal(letter(jobs[:1], body=b"x"))
+    opened = await envelopes.open("e1")
+    assert opened is not None
+    assert (opened.body, opened.answer, opened.members) == (b"x", None, (("1", BORN),))
+    await envelopes.seal(letter(jobs, eid="e2"))
+    assert await bound(stage, "1", "2") == ["e2", "e2"]
+
+
+async def test_odd_timestamps_are_the_same_job(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """What a careless producer wrote as time does not keep a job from being sent."""
+    for job_id, stamp in [("1", "1772000000000.5"), ("2", "soon"), ("3", "")]:
+        await stage.put(job_id, "wait")
+        await stage.redis.hset(stage.keys(job_id), "timestamp", stamp)
+    assert await envelopes.seal(letter(await bull.take(3))) == set()
+
+
+@pytest.mark.parametrize("count", [0, 101])
+async def test_the_number_is_checked(envelopes: Envelopes, count: int) -> None:
+    """Between 1 and 100 mails a request."""
+    members = tuple((str(number), BORN) for number in range(count))
+    with pytest.raises(ValueError, match="between 1 and 100"):
+        await envelopes.seal(Envelope("e1", "/emails", b"", "k", members))
+
+
+async def test_an_answer_is_kept(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """It is there for whoever opens the envelope next; no envelope comes to life by it."""
+    await envelopes.seal(letter(await take(stage, bull, "1")))
+    assert await envelopes.answered("e1", b'["id"]') is True
+    opened = await envelopes.open("e1")
+    assert opened is not None
+    assert opened.answer == b'["id"]'
+    await stage.remember()
+    assert await envelopes.answered("e2", b"{}") is False
+    assert await stage.changes() == {}
+
+
+async def test_the_last_member_takes_it_along(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """Finished members are counted in the call that finishes them; retried and failed ones keep their envelope."""
+    first, second, third, fourth = await take(stage, bull, "1", "2", "3", "4", opts='{"attempts":3}')
+    await envelopes.seal(letter([first, second, third, fourth]))
+    assert await bull.finish([Finished(first), Finished(second), Finished(second)]) == [
+        Settled.OK,
+        Settled.OK,
+        Settled.MISPLACED,
+    ]
+    assert await left(stage) == "2"
+    await bull.finish([Finished(first)])
+    await bull.retry([Retried(third, "no", b"[]")])
+    await bull.fail([Failed(fourth, "no", b"[]")])
+    assert await left(stage) == "2"
+    assert await bound(stage, "3", "4") == ["e1", "e1"]
+    (again,) = await bull.take(1)
+    assert (again.id, again.envelope) == ("3", "e1")
+    await bull.finish([Finished(again)])
+    assert await left(stage) == "1"
+    await stage.redis.lpush(stage.keys("active"), "4")
+    await stage.redis.set(stage.keys.lock("4"), "me/2")
+    await bull.finish([Finished(fourth)])
+    assert not [name for name in await stage.everything() if "envelope" in name]
+
+
+async def test_a_failed_job_that_is_not_kept(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """Nobody can retry it, so its part of the envelope goes with it."""
+    jobs = await take(stage, bull, "1", "2", opts='{"removeOnFail":true}')
+    await envelopes.seal(letter(jobs))
+    await bull.fail([Failed(jobs[0], "no", b"[]")])
+    assert await left(stage) == "1"
+    await bull.fail([Failed(jobs[1], "no", b"[]")])
+    assert await stage.everything() == {}
+
+
+async def test_unseal(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """Refused members are free again, the others stay bound; a repeated call changes nothing; the last deletes it."""
+    jobs = await take(stage, bull, "1", "2", "3")
+    await envelopes.seal(letter(jobs))
+    before = await stage.everything()
+    await stage.remember()
+    assert await envelopes.unseal("e1", ["1"]) is True
+    one = {name: value for name, value in before["1"].items() if name != "envelope"}
+    assert await stage.changes() == {
+        "1": one,
+        "flowstate:envelope:e1": before["flowstate:envelope:e1"] | {"left": "2"},
+    }
+    assert await envelopes.unseal("e1", ["1"]) is True
+    assert await left(stage) == "2"
+    assert await envelopes.unseal("e1", ["2", "3"]) is True
+    assert await bound(stage, "1", "2", "3") == [None] * 3
+    assert await left(stage) is None
+
+
+async def test_unseal_leaves_others_bindings(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """A member that is in another envelope by now stays there."""
+    jobs = await take(stage, bull, "1", "2")
+    await envelopes.seal(letter(jobs))
+    await envelopes.seal(letter(jobs[:1], eid="e2"))
+    assert await envelopes.unseal("e1", ["1", "2"]) is True
+    assert await bound(stage, "1", "2") == ["e2", None]
+    assert (await left(stage), await left(stage, "e2")) == ("1", "1")
+
+
+@pytest.mark.parametrize("holder", [None, "you/1"])
+async def test_unseal_needs_all(stage: Stage, bull: Bull, envelopes: Envelopes, holder: str | None) -> None:
+    """If another worker may hold one of them, nothing is freed: it may send the sealed bytes."""
+    await envelopes.seal(letter(await take(stage, bull, "1", "2")))
+    await stage.redis.delete(stage.keys.lock("2"))
+    if holder:
+        await stage.redis.set(stage.keys.lock("2"), holder)
+    await stage.remember()
+    assert await envelopes.unseal("e1", ["1", "2"]) is False
+    assert await stage.changes() == {}
+
+
+async def test_a_parked_job_is_free(stage: Stage, bull: Bull, envelopes: Envelopes, operator: Operator) -> None:
+    """A job that fails without its envelope is sent afresh when somebody retries it; with it, the same bytes go."""
+    parked, kept = await take(stage, bull, "1", "2")
+    await envelopes.seal(letter([parked]))
+    await envelopes.seal(letter([kept], eid="e2"))
+    await stage.redis.delete(stage.keys.ours("envelope:e1"))
+    await bull.fail([Failed(job, "no", b"[]") for job in (parked, kept)])
+    assert await bound(stage, "1", "2") == [None, "e2"]
+    await operator.retry("2")
+    assert [job.envelope for job in await bull.take(5)] == ["e2"]
+
+
+async def test_an_envelope_that_ran_out_before_the_retry(
+    stage: Stage, bull: Bull, envelopes: Envelopes, operator: Operator
+) -> None:
+    """A person who retries a failed job a day later wants it sent, not parked again."""
+    jobs = await take(stage, bull, "1", "2")
+    await envelopes.seal(letter(jobs))
+    await bull.fail([Failed(job, "no", b"[]") for job in jobs])
+    await stage.redis.delete(stage.keys.ours("envelope:e1"))
+    await operator.retry("1")
+    await operator.retry_all()
+    assert [job.envelope for job in await bull.take(5)] == [None, None]
+
+
+async def test_new_data_is_sent_afresh(stage: Stage, bull: Bull, envelopes: Envelopes, operator: Operator) -> None:
+    """Whoever changes the data of a job does not want the sealed bytes any more."""
+    (job,) = await take(stage, bull, "1", opts='{"attempts":3}')
+    await envelopes.seal(letter([job]))
+    await bull.retry([Retried(job, "no", b"[]")])
+    await operator.update_data("1", b'{"a":1}')
+    assert [job.envelope for job in await bull.take(1)] == [None]
+
+
+@pytest.mark.parametrize("field", ["body", "members", "sealed_at", "path"])
+async def test_what_cannot_be_read_is_none(stage: Stage, bull: Bull, envelopes: Envelopes, field: str) -> None:
+    """An envelope that somebody has damaged is as good as gone: its jobs are parked, no daemon dies of it."""
+    await envelopes.seal(letter(await take(stage, bull, "1")))
+    key = stage.keys.ours("envelope:e1")
+    if field == "path":
+        await stage.redis.hdel(key, field)
+    else:
+        await stage.redis.hset(key, field, "oops")
+    assert await envelopes.open("e1") is None
+
+
+async def test_strangers_in_the_envelopes_place(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """A key of another kind, or a count that is none, does not stop an ending."""
+    jobs = await take(stage, bull, "1", "2")
+    await stage.redis.hset(stage.keys("1"), "envelope", "text")
+    await stage.redis.set(stage.keys.ours("envelope:text"), "x")
+    await envelopes.seal(letter(jobs[1:]))
+    await stage.redis.hset(stage.keys.ours("envelope:e1"), "left", "many")
+    assert await bull.finish([Finished(job) for job in jobs]) == [Settled.OK] * 2
+
+
+async def test_two_workers_never_seal_one_job_twice(
+    connection: Connection, elsewhere: Connection, stage: Stage, keys: Keys, clock: HandClock
+) -> None:
+    """While locks change hands at random, no request is sealed with a job whose lock is another's."""
+    random = Random(3)
+    bull = Bull(connection, keys, clock, token="me/2")
+    await bull.add_many([NewJob("x", {}) for _ in range(40)])
+    jobs = await bull.take(40)
+    hands = {"me/2": connection, "you/1": elsewhere}
+    sealed: dict[str, list[tuple[str, ...]]] = {token: [] for token in hands}
+
+    async def steal() -> None:
+        for _ in range(60):
+            await stage.redis.set(keys.lock(random.choice(jobs).id), random.choice(list(hands)))
+
+    async def work(token: str, mine: Connection) -> None:
+        envelopes = Envelopes(mine, keys, clock, token=token)
+        for turn in range(30):
+            some = random.sample(jobs, 5)
+            while some and (lost := await envelopes.seal(letter(some, eid=f"{token[0]}{turn}"))):
+                some = [job for job in some if job.id not in lost]
+            sealed[token].append(tuple(job.id for job in some))
+
+    await asyncio.gather(steal(), *(work(token, mine) for token, mine in hands.items()))
+    for token in hands:
+        assert any(sealed[token])
+        for turn, ids in enumerate(sealed[token]):
+            assert await left(stage, f"{token[0]}{turn}") == (str(len(ids)) if ids else None)
+    # From here on nobody steals: what a worker seals now are exactly the jobs whose locks it has.
+    for token, mine in hands.items():
+        envelopes = Envelopes(mine, keys, clock, token=token)
+        theirs = {job.id for job in jobs if await stage.redis.get(keys.lock(job.id)) != token}
+        assert await envelopes.seal(letter(jobs)) == theirs
+
+
+async def test_two_finish_members_of_one_request(
+    connection: Connection, elsewhere: Connection, stage: Stage, keys: Keys, clock: HandClock
+) -> None:
+    """Members that end in two daemons at once are counted once each, also when both try to end the same ones."""
+    mine = Bull(connection, keys, clock, token="me/2")
+    same = Bull(elsewhere, keys, clock, token="me/2")
+    for _ in range(10):
+        await mine.add_many([NewJob("x", {}) for _ in range(20)])
+        jobs = await mine.take(20)
+        await Envelopes(connection, keys, clock, token="me/2").seal(letter(jobs))
+        results = await asyncio.gather(
+            *(bull.finish([Finished(job)]) for job in jobs[:19] for bull in (mine, same)),
+        )
+        assert [result[0] for result in results].count(Settled.OK) == 19
+        assert await left(stage) == "1"
+        await same.finish([Finished(jobs[19])])
+        assert await left(stage) is None
+
+
+async def test_a_restart_of_redis(keys: Keys, clock: HandClock) -> None:
+    """After kill -9 of an append-only server the envelope, its answer and the bindings are there."""
+    async with ValkeyHouse(appendonly=True) as house:
+        connection = Connection(house.url, client_name="x")
+        bull = Bull(connection, keys, clock, token="me/2")
+        envelopes = Envelopes(connection, keys, clock, token="me/2")
+        await bull.add_many([NewJob("x", {}, attempts=3) for _ in range(3)])
+        jobs = await bull.take(3)
+        sealed = letter(jobs, body=_noise(100_000))
+        await envelopes.seal(sealed)
+        await envelopes.answered("e1", b"[1]")
+        await house.kill()
+        await house.start()
+        opened: Any = None
+        async with asyncio.timeout(10):
+            while opened is None:
+                opened = await _tried(envelopes)
+        assert opened == Envelope("e1", sealed.path, sealed.body, sealed.key, sealed.members, b"[1]", clock.now_ms())
+        await bull.retry([Retried(job, "no", b"[]") for job in jobs])
+        assert [job.envelope for job in await bull.take(3)] == ["e1"] * 3
+        await bull.finish([Finished(job) for job in jobs])
+        assert await envelopes.open("e1") is None
+        await connection.close()
+
+
+async def test_a_long_body(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
+    """A megabyte of similar mails is compressed, and comes back byte for byte."""
+    body = b"[" + b",".join(_mail(number) for number in range(100)) + b"]"
+    jobs = await take(stage, bull, *(str(number) for number in range(1, 101)))
+    await envelopes.seal(letter(jobs, body=body))
+    stored = await stage.redis.hstrlen(stage.keys.ours("envelope:e1"), "body")
+    opened = await envelopes.open("e1")
+    assert opened is not None
+    assert opened.body == body
+    assert stored < len(body) / 5
+    assert len(zlib.compress(body, 1)) == stored
+
+
+def _mail(number: int) -> bytes:
+    words = Random(0).choices(["focus", "rappel", "<td style='padding:8px'>", "tâche", "</td>", "semaine"], k=700)
+    return json.dumps({"to": f"{number}@example.test", "html": f"{number} " + " ".join(words)}).encode()
+
+
+def _noise(size: int) -> bytes:
+    return Random(5).randbytes(size)
+
+
+async def _tried(envelopes: Envelopes) -> Envelope | None:
+    """The envelope, once the server answers again."""
+    try:
+        return await envelopes.open("e1")
+    except Outage:
+        return None
