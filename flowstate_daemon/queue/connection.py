@@ -28,6 +28,7 @@ COMMAND_TIMEOUT_S = 5.0
 POOL_SIZE = 8
 # Waiting and trying again helps against these answers, which redis-py reports as plain ResponseErrors.
 PASSING = ("NOREPLICAS", "BUSY ", "TRYAGAIN", "UNKILLABLE", "LOADING", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM")
+IN_SCRIPT = "ACL failure in script"  # how a refusal inside a script begins, without the code that names it
 REMEDIES = (
     (refused.AuthenticationError, "check REDIS_URL or REDIS_PASSWORD"),
     (refused.NoPermissionError, "grant the Redis user the command named"),
@@ -46,6 +47,8 @@ def as_outage(error: refused.RedisError) -> Outage | None:
             return Outage(f"Redis: {error}; {remedy}".rstrip("; "))
     if isinstance(error, refused.ResponseError) and str(error).startswith(PASSING):
         return Outage(f"Redis: {error}")
+    if isinstance(error, refused.ResponseError) and str(error).startswith(IN_SCRIPT):
+        return Outage(f"Redis: {error}; grant the Redis user the queue's keys and channels (~prefix:* &prefix:*)")
     return None
 
 

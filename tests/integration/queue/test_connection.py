@@ -10,6 +10,7 @@ from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.job import NewJob
 from flowstate_daemon.queue.keys import Keys
+from tests.support.clock import HandClock
 
 
 async def test_commands_arrive_as_they_were_meant(connection: Connection, keys: Keys) -> None:
@@ -54,3 +55,22 @@ async def test_a_wrong_password(valkey_url: str) -> None:
         await connection.open()
     assert "hunter2" not in outage.value.reason
     await connection.close()
+
+
+async def test_a_user_without_channels_loses_nothing(
+    valkey_url: str, redis: Redis, bull: Bull, keys: Keys, clock: HandClock
+) -> None:
+    """Redis 7 gives new users no channels: an outage with a remedy, and every job stays where it is."""
+    await bull.add(NewJob("x", {}))
+    await bull.add(NewJob("x", {}, delay_ms=1))
+    clock.advance(1)
+    await redis.acl_setuser("mute", enabled=True, nopass=True, keys=["*"], categories=["+@all"], reset_channels=True)
+    connection = Connection(valkey_url.replace("redis://", "redis://mute:x@"), client_name="x")
+    mute = Bull(connection, keys, clock, token="mute/1")
+    for verb in (mute.take(1), mute.promote()):
+        with pytest.raises(Outage, match="channels"):
+            await verb
+    assert await redis.lrange(keys("wait"), 0, -1) == ["1"]
+    assert await redis.zcard(keys("delayed")) == 1
+    await connection.close()
+    await redis.acl_deluser("mute")
