@@ -63,9 +63,9 @@ class Engine:
         reporter = Reporter(metrics, clock)
         self._settler = Settler(bull, self.inflight, reporter, vitals.pulse("settler"))
         rules = RetryRules(jitter=settings.jitter)
-        self._pool = Pool(
-            perform, self.inflight, self._settler, vitals.pulse("senders"), rules, size=settings.concurrency
-        )
+        senders = vitals.pulse("senders")
+        lane.while_waiting(senders.beat)
+        self._pool = Pool(perform, self.inflight, self._settler, senders, rules, size=settings.concurrency)
         self._fetcher = Fetcher(
             bull,
             self.inflight,

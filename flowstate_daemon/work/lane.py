@@ -7,6 +7,7 @@ opens again by itself when the provider accepts it; meanwhile jobs stay where th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 FIRST_PROBE_S = 15.0
 LONGEST_PROBE_S = 300.0
 LOOK_AGAIN_S = 5.0
+WORTH_A_LINE_S = 5.0  # a busy sender meets shorter rests every second
 
 
 class Lane:
@@ -32,7 +34,12 @@ class Lane:
         self._probe_after_s = FIRST_PROBE_S
         self._probing = False
         self._changed = asyncio.Event()
+        self._on_wait: list[Callable[[], None]] = []
         self.closed: str | None = None
+
+    def while_waiting(self, beat: Callable[[], None]) -> None:
+        """Call `beat` as long as somebody waits here: a sender with patience is not stuck, a restart cures nothing."""
+        self._on_wait.append(beat)
 
     async def passage(self) -> None:
         """Wait for the right to start one request; tell the lane afterwards how it went."""
@@ -43,6 +50,8 @@ class Lane:
             if wait_s <= 0 and not self._probing:
                 self._probing = True
                 return
+            for beat in self._on_wait:
+                beat()
             await self._look_again(LOOK_AGAIN_S if wait_s <= 0 else min(wait_s, LOOK_AGAIN_S))
 
     async def _look_again(self, seconds: float) -> None:
@@ -72,7 +81,10 @@ class Lane:
 
     def slow(self, after_ms: int) -> None:
         """The provider's rate limit: nobody starts a request for this long."""
-        self._open_at = max(self._open_at, self._clock.mono() + after_ms / 1000)
+        now, seconds = self._clock.mono(), after_ms / 1000
+        if now + seconds - max(now, self._open_at) >= WORTH_A_LINE_S:
+            log.warning("lane_slow", rest_s=seconds, remedy="if this is usual, ask the provider for a higher rate")
+        self._open_at = max(self._open_at, now + seconds)
         self.unused()
 
     def close(self, reason: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
@@ -60,6 +61,17 @@ async def test_a_closed_lane_turns_health_red_and_lets_one_probe_through(
     assert not await passes(lane)
 
 
+async def test_who_waits_for_the_lane_is_not_stuck(lane: Lane, vitals: Vitals, clock: HandClock) -> None:
+    """A refused key must not make a supervisor restart the daemon for as long as jobs are in hand."""
+    senders = vitals.pulse("senders")
+    lane.while_waiting(senders.beat)
+    lane.close("the key is invalid")
+    clock.advance(14)
+    assert not await passes(lane)
+    clock.advance(14)
+    assert vitals.stuck() == []
+
+
 async def test_an_accepted_probe_opens_the_lane(lane: Lane, vitals: Vitals, clock: HandClock) -> None:
     """The lane opens by itself."""
     lane.close("the key is invalid")
@@ -90,3 +102,12 @@ async def test_a_probe_that_says_nothing_leaves_its_turn_to_the_next(lane: Lane,
     lane.unused()
     assert await passes(lane)
     assert lane.closed == "bad key"
+
+
+async def test_a_long_rest_is_told_once(lane: Lane) -> None:
+    """An operator who wonders why nothing leaves finds one line, not one for each sender."""
+    with capture_logs() as lines:
+        lane.slow(200)
+        lane.slow(30_000)
+        lane.slow(30_000)
+    assert [line["event"] for line in lines] == ["lane_slow"]
