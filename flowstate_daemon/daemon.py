@@ -157,9 +157,8 @@ class House:
 
     async def _work(self) -> None:
         self.vitals.raise_condition("start", "Redis has not been reached yet")
-        if not await self._stores_reached():
+        if not await self.engine.unless_stopped(self._begun()):
             return
-        await self.lease.acquire()
         self.vitals.clear_condition("start")
         log.info("ready", version=__version__, queue=self.keys.base, provider=self.gateway.name)
         lag = asyncio.create_task(self._lag_meter.run(), name=self._lag_meter.name)
@@ -170,20 +169,20 @@ class House:
             await lag
         await self._return_lease()
 
-    async def _stores_reached(self) -> bool:
-        """Wait for Redis, as long as it takes; False when told to stop meanwhile."""
+    async def _begun(self) -> bool:
+        """Wait for a Redis that answers and takes writes, and for our lease there, as long as it takes."""
         rest_s = FIRST_REST_S
-        while not self.engine.stopping:
+        while True:
             try:
                 await self.connection.open()
+                await self.lease.acquire()
             except Outage as outage:
                 log.warning("store_away", reason=outage.reason, next_try_s=rest_s)
                 self.vitals.raise_condition("start", outage.reason)
-                await self.engine.stopped_within(rest_s)
+                await asyncio.sleep(rest_s)
                 rest_s = min(rest_s * 2, LONGEST_REST_S)
             else:
                 return True
-        return False
 
     async def _return_lease(self) -> None:
         """A courtesy to the next start; without it, that one looks whether we are still alive."""

@@ -19,6 +19,7 @@ from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.job import REMOVE, Added, Backoff, NewJob
 
 JOB_ID = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{4,128}")
+LEAST_URGENT = 2_097_152  # Bull's own bound
 LONGEST_DELAY_MS = 365 * 24 * 3600 * 1000
 
 
@@ -78,8 +79,8 @@ class Intake:
     def _check(order: MailOrder) -> None:
         if order.kind not in KINDS:
             raise Refused(f"there is no kind of mail called {order.kind[:100]!r}; known are {', '.join(sorted(KINDS))}")
-        if order.priority is not None and not 1 <= order.priority <= 2_097_152:  # noqa: PLR2004 - Bull's own bound
-            raise Refused("priority must be between 1 (most urgent) and 2097152")
+        if order.priority is not None and not 1 <= order.priority <= LEAST_URGENT:
+            raise Refused(f"priority must be between 1 (most urgent) and {LEAST_URGENT}")
         if not 0 <= order.delay_ms <= LONGEST_DELAY_MS:
             raise Refused("delay must be between 0 and one year, in milliseconds")
         if order.job_id is not None and not JOB_ID.fullmatch(order.job_id):

@@ -87,18 +87,23 @@ class Service:
 
     async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Await `work`, which must be safe to cancel; None when `stop()` came first."""
-        task = asyncio.ensure_future(work)
-        stop = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            stop.cancel()
-            # Until it is done: `wait_for` in Python 3.11 swallows a cancellation that meets its inner task's end,
-            # and redis-py writes every command inside one.
-            while not task.done():
-                task.cancel()
-                await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
+        return await unless(self._stopping, work)
+
+
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Await `work`, which must be safe to cancel; None when `stopping` was set first."""
+    task = asyncio.ensure_future(work)
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        stop.cancel()
+        # Until it is done: `wait_for` in Python 3.11 swallows a cancellation that meets its inner task's end,
+        # and redis-py writes every command inside one.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
 
 
 class PeriodicService(Service):

@@ -204,7 +204,7 @@ class Resend(Section):
     """The provider's key; without one, mails are written into the outbox folder."""
     api_url: WebUrl = "https://api.resend.com"
     """The provider's address."""
-    timeout_s: float = Field(default=15.0, ge=1.0, le=300.0)
+    timeout_s: float = Field(default=15.0, ge=1.0, le=20.0)  # longer silence of a sender counts as stuck
     """How long to wait for the provider's answer to one request."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from urllib.parse import urlsplit
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
@@ -16,6 +17,7 @@ from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.server import Server, look_at_server
 
 SLOW_MS = 20.0
+HOME = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Grade(Enum):
@@ -40,11 +42,20 @@ class Verdict:
 async def examine(config: Config) -> list[Verdict]:
     """Look at everything the daemon depends on, in the order of a mail's way."""
     return [
-        Verdict("configuration", Grade.OK, "complete"),
+        judge_links(config),
         *await _redis(config),
         await _postgres(config),
         await _provider(config),
     ]
+
+
+def judge_links(config: Config) -> Verdict:
+    """A configuration without mistakes may still send links that work on the developer's machine only. Pure."""
+    host = urlsplit(config.mail.frontend_url).hostname
+    if config.resend.api_key is not None and host in HOME:
+        words = f"links in real mails will lead to {config.mail.frontend_url}"
+        return Verdict("configuration", Grade.WARN, words, "set FRONTEND_URL to where people reach FlowState")
+    return Verdict("configuration", Grade.OK, "complete")
 
 
 async def _redis(config: Config) -> list[Verdict]:
@@ -54,7 +65,7 @@ async def _redis(config: Config) -> list[Verdict]:
         server = await look_at_server(connection, Clock())
         return [*judge_server(server), await _queue(Inspector(connection, keys), keys)]
     except Outage as outage:
-        return [Verdict("redis", Grade.FAIL, outage.reason, "see REDIS_URL", unreachable=True)]
+        return [Verdict("redis", Grade.FAIL, outage.reason, unreachable=True)]
     finally:
         await connection.close()
 
@@ -95,7 +106,7 @@ async def _postgres(config: Config) -> Verdict:
     try:
         answer = await ping(url.get_secret_value())
     except Outage as outage:
-        return Verdict("postgres", Grade.FAIL, outage.reason, "see DATABASE_URL", unreachable=True)
+        return Verdict("postgres", Grade.FAIL, outage.reason, unreachable=True)
     return Verdict("postgres", Grade.OK, f"PostgreSQL {answer.version}, {answer.latency_ms:.1f} ms away")
 
 

@@ -13,11 +13,18 @@ import click
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, Outage
+from flowstate_daemon.cli.enqueueing import enqueue
 from flowstate_daemon.cli.people import explain, migrate, suppression
-from flowstate_daemon.cli.queueing import enqueue, queue
+from flowstate_daemon.cli.queueing import queue
 from flowstate_daemon.cli.serving import check, dev, run
+from flowstate_daemon.cli.show import print_json
 
 FAILED, USAGE, UNREACHABLE, CONFIG, INTERRUPTED = 1, 64, 69, 78, 130
+OUTCOMES: tuple[tuple[type[FlowstateError], str, int], ...] = (
+    (ConfigError, "wrong configuration", CONFIG),
+    (Outage, "a store is unreachable", UNREACHABLE),
+    (FlowstateError, "failed", FAILED),
+)
 
 
 @click.group(
@@ -34,7 +41,7 @@ FAILED, USAGE, UNREACHABLE, CONFIG, INTERRUPTED = 1, 64, 69, 78, 130
 )
 @click.pass_context
 def app(context: click.Context, config_file: str | None) -> None:
-    r"""Send FlowState's e-mail from a Bull 4 queue.
+    """Send FlowState's e-mail from a Bull 4 queue.
 
     Settings come from the environment (REDIS_URL, RESEND_API_KEY, RESEND_FROM_EMAIL, FLOWSTATE_…) and from a TOML file.
 
@@ -44,7 +51,7 @@ def app(context: click.Context, config_file: str | None) -> None:
       flowstate-daemon check               are configuration, Redis, Postgres and provider right?
       flowstate-daemon run                 work until SIGTERM
       flowstate-daemon queue status        what waits, runs and failed
-    """
+    """  # noqa: D301 - click wants the character itself: do not fold this paragraph
     context.obj = config_file
 
 
@@ -68,16 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has gone (`… | head`); Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except ConfigError as error:
-        return _say("wrong configuration", error.mistakes, CONFIG)
-    except Outage as error:
-        return _say("a store is unreachable", [error.reason], UNREACHABLE)
     except FlowstateError as error:
-        return _say("failed", [error.reason], FAILED)
+        return _say(error, as_json="--json" in (sys.argv[1:] if arguments is None else arguments))
 
 
-def _say(what: str, lines: Sequence[str], code: int) -> int:
+def _say(error: FlowstateError, *, as_json: bool) -> int:
+    """Tell what went wrong on standard error, and to a program that asked for JSON in a document as well."""
+    what, code = next((what, code) for cls, what, code in OUTCOMES if isinstance(error, cls))
+    reasons = list(error.mistakes) if isinstance(error, ConfigError) else [error.reason]
     click.echo(f"flowstate-daemon: {what}", err=True)
-    for line in lines:
-        click.echo(f"  - {line}", err=True)
+    for reason in reasons:
+        click.echo(f"  - {reason}", err=True)
+    if as_json:
+        print_json({"error": what, "reasons": reasons, "exit_code": code})
     return code

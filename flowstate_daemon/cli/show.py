@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from rich.text import Text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+UNFOLDED = 10_000  # columns, where there is no terminal
+STEADY = 20  # columns that a cell keeps on a narrow one
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 
 
@@ -27,22 +31,50 @@ def print_json(document: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table for people. Cells are plain text: what users typed cannot colour or move the terminal."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(table)
+    table = _grid(header=True)
+    texts = [[Text(printable(cell)) for cell in row] for row in rows]
+    for number, column in enumerate(columns):
+        # The last column, with words in it, is the one that narrows on a small terminal.
+        widest = 0 if column == columns[-1] else max(len(column), *(len(row[number]) for row in texts), 0)
+        table.add_column(column, overflow="fold", min_width=min(widest, STEADY))
+    for row in texts:
+        table.add_row(*row)
+    _print(title, table)
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
-    """Names and values, one a line."""
-    print_table(title, ("", ""), list(facts.items()))
+    """Names and values, one a line; what has no value is left out."""
+    table = _grid(header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value not in (None, "", {}, [], ()):
+            table.add_row(name.replace("_", " "), Text(printable(value)))
+    _print(title, table)
+
+
+def _grid(*, header: bool) -> Table:
+    """Columns without a frame: it would cost the room that reasons need, and stand in the way of grep and awk."""
+    return Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _print(title: str, table: Table) -> None:
+    # A pipe or a file has no width: what is read line by line must not be folded.
+    console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=UNFOLDED)
+    click.echo(printable(title) + "\n")
+    with console.capture() as drawn:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()), color=True)
 
 
 def printable(value: object) -> str:
     """A value as one safe line or paragraph: control characters are shown, not obeyed."""
-    text = "" if value is None else str(value)
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, dict | list | tuple):
+        text = msgspec.json.encode(value).decode()
+    else:
+        text = "" if value is None else str(value)
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 

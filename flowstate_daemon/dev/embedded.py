@@ -29,7 +29,7 @@ from flowstate_daemon.dev.child import Child
 log = structlog.get_logger()
 
 LOOPBACK = "127.0.0.1"
-REMEDY = "pip install 'flowstate-daemon[dev]'"
+REMEDY = "run pip install '.[dev]' in a clone of flowstate-daemon, or make dev"
 PROBE_S = 2.0
 # PostgreSQL refuses to run as root; there it runs as `nobody`, who may enter such a folder. No user is made.
 PASSABLE = stat.S_IRWXU | stat.S_IXGRP | stat.S_IXOTH

@@ -27,7 +27,11 @@ OnRoundTrip: TypeAlias = Callable[[float], None]
 COMMAND_TIMEOUT_S = 5.0
 POOL_SIZE = 8
 # Waiting and trying again helps against these answers, which redis-py reports as plain ResponseErrors.
-PASSING = ("NOREPLICAS", "BUSY ", "TRYAGAIN", "UNKILLABLE", "LOADING", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM")
+PASSING = (
+    "NOREPLICAS", "BUSY ", "TRYAGAIN", "UNKILLABLE", "LOADING", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM",
+    "UNBLOCKED",  # a primary that is demoted ends all blocking pops so
+)  # fmt: skip
+IN_SCRIPT = "ACL failure in script"  # how a refusal inside a script begins, without the code that names it
 REMEDIES = (
     (refused.AuthenticationError, "check REDIS_URL or REDIS_PASSWORD"),
     (refused.NoPermissionError, "grant the Redis user the command named"),
@@ -46,6 +50,8 @@ def as_outage(error: refused.RedisError) -> Outage | None:
             return Outage(f"Redis: {error}; {remedy}".rstrip("; "))
     if isinstance(error, refused.ResponseError) and str(error).startswith(PASSING):
         return Outage(f"Redis: {error}")
+    if isinstance(error, refused.ResponseError) and str(error).startswith(IN_SCRIPT):
+        return Outage(f"Redis: {error}; grant the Redis user the queue's keys and channels (~prefix:* &prefix:*)")
     return None
 
 
@@ -139,22 +145,25 @@ class Connection:
     async def call(self, *command: str | bytes | float) -> Any:
         """Run one command. Raises Outage when Redis is away."""
         started = self._clock.mono()
-        try:
-            with outages():
-                answer = await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
-        except Outage as outage:
-            # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
-            if isinstance(outage.__cause__, refused.ReadOnlyError):
-                await self._commands.connection_pool.disconnect()
-            raise
+        answer = await self._ask(self._commands, command)
         if self._on_round_trip is not None:
             self._on_round_trip(self._clock.mono() - started)
         return answer
 
     async def block(self, *command: str | bytes | float) -> Any:
         """Run one blocking command on the connection kept for that. Raises Outage."""
-        with outages():
-            return await self._blocking.execute_command(*command)  # type: ignore[no-untyped-call]
+        return await self._ask(self._blocking, command)
+
+    async def _ask(self, client: Redis, command: tuple[str | bytes | float, ...]) -> Any:
+        try:
+            with outages():
+                return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except Outage as outage:
+            # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
+            if isinstance(outage.__cause__, refused.ReadOnlyError):
+                for each in (self._commands, self._blocking):
+                    await each.connection_pool.disconnect()
+            raise
 
     def pubsub(self) -> PubSub:
         """A subscriber on a connection of its own; wrap its calls in `outages()`."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from redis import exceptions as refused
@@ -35,15 +36,19 @@ class Script:
 def catalogue() -> Mapping[str, Script]:
     """All scripts in `lua/`, by file name without ending."""
     folder = files(__package__) / "lua"
-    parts = {part.name[:-4]: part.read_text() for part in (folder / "includes").iterdir() if part.name.endswith(".lua")}
+    parts = dict(_texts(folder / "includes"))
     found = {}
+    for name, source in _texts(folder):
+        text = INCLUDE.sub(lambda match: parts[match[1]], source)
+        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        found[name] = Script(name, text, sha, len(KEY_LINE.findall(source)))
+    return found
+
+
+def _texts(folder: Traversable) -> Iterator[tuple[str, str]]:
     for part in folder.iterdir():
         if part.name.endswith(".lua"):
-            name, source = part.name[:-4], part.read_text()
-            text = INCLUDE.sub(lambda match: parts[match[1]], source)
-            sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-            found[name] = Script(name, text, sha, len(KEY_LINE.findall(source)))
-    return found
+            yield part.name[:-4], part.read_text(encoding="utf-8")
 
 
 class Scripts:

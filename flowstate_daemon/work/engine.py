@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 
 from flowstate_daemon.base.instruments import Instruments
-from flowstate_daemon.base.service import Service
+from flowstate_daemon.base.service import Service, unless
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.lease import Lease
 from flowstate_daemon.queue.signals import Signals
@@ -26,6 +28,8 @@ from flowstate_daemon.work.report import Reporter
 from flowstate_daemon.work.settler import Settler
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 # After the drain's deadline, how long the settler may still write what was handed back.
 LAST_WORDS_S = 5.0
@@ -101,10 +105,9 @@ class Engine:
     def stopping(self) -> bool:
         return self._stop.is_set()
 
-    async def stopped_within(self, seconds: float) -> None:
-        """Wait for `stop()`, but no longer than that."""
-        await asyncio.wait((stop := asyncio.ensure_future(self._stop.wait()),), timeout=seconds)
-        stop.cancel()
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await `work`, which must be safe to cancel; None when `stop()` came first."""
+        return await unless(self._stop, work)
 
     def stop(self) -> None:
         """Drain: take nothing new, let runs end until the deadline, hand back the rest."""

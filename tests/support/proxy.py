@@ -81,6 +81,10 @@ class FaultProxy:
             for writer in writers:
                 _reset(writer)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Where new connections lead from now on, as when a name is given to another machine."""
+        self._target = (host, port)
+
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         task = asyncio.current_task()

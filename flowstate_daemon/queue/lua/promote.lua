@@ -19,36 +19,48 @@
 -- @include push
 
 local base, channel = ARGV[1], ARGV[1] .. "waiting@" .. ARGV[2]
-local last = string.format("(%.0f", (tonumber(ARGV[3]) + 1) * 4096)
-local due = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", last, "LIMIT", 0, ARGV[4])
-local target = target_list(KEYS[4], KEYS[2], KEYS[3])
+local end_of_now = (tonumber(ARGV[3]) + 1) * 4096
 local ids, priorities = {}, {}
 
-for _, id in ipairs(due) do
-  local found = redis.pcall("HMGET", base .. id, "priority", "timestamp", "opts")
-  if not found.err and (found[2] or found[3]) then
-    ids[#ids + 1], priorities[#priorities + 1] = id, rank_of(found[1])
-    redis.call("PUBLISH", channel, id)
-  end
+local function first_score()
+  return tonumber(redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")[2])
 end
-if #due > 0 then
+
+-- Takes the due jobs out of the set. Whoever may not publish fails here, before anything has moved.
+local function take_due()
+  local due = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", string.format("(%.0f", end_of_now), "LIMIT", 0, ARGV[4])
+  for _, id in ipairs(due) do
+    local found = redis.pcall("HMGET", base .. id, "priority", "timestamp", "opts")
+    if not found.err and (found[2] or found[3]) then
+      ids[#ids + 1], priorities[#priorities + 1] = id, rank_of(found[1])
+      redis.call("PUBLISH", channel, id)
+    end
+  end
   redis.call("ZREM", KEYS[1], unpack(due))
 end
 
 -- Jobs of one priority that follow each other go into the list together.
-local first = 1
-for i, id in ipairs(ids) do
-  redis.call("HSET", base .. id, "delay", 0)
-  if priorities[i + 1] ~= priorities[i] then
-    push(target, KEYS[5], priorities[i], {unpack(ids, first, i)}, "back")
-    first = i + 1
+local function make_ready()
+  local target = target_list(KEYS[4], KEYS[2], KEYS[3])
+  local first = 1
+  for i, id in ipairs(ids) do
+    redis.call("HSET", base .. id, "delay", 0)
+    if priorities[i + 1] ~= priorities[i] then
+      push(target, KEYS[5], priorities[i], {unpack(ids, first, i)}, "back")
+      first = i + 1
+    end
   end
 end
 
-local score = redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")[2]
+local score = first_score()
+if score and score < end_of_now then
+  take_due()
+  make_ready()
+  score = first_score()
+end
 if not score then
   return {#ids, -1}
 end
-local next_due = string.format("%.0f", math.floor(tonumber(score) / 4096))
+local next_due = string.format("%.0f", math.floor(score / 4096))
 redis.call("PUBLISH", KEYS[1], next_due)
 return {#ids, tonumber(next_due)}

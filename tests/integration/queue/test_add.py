@@ -110,7 +110,8 @@ async def test_an_urgent_job_passes_a_long_line(redis: Redis, bull: Bull, keys: 
     found = (await redis.lrange(keys("wait"), 0, -1))[::-1]
     ones, fives = [job.job_id for job in urgent], [job.job_id for job in early]
     assert found == [
-        *ones, "l1-0", "l1-1", "l1-2", "l4-0", "l4-1", "l4-2", *fives, "l5-0", "l5-1", "l5-2", "l9-0", "l9-1", "l9-2", "n",
+        *ones, "l1-0", "l1-1", "l1-2", "l4-0", "l4-1", "l4-2", *fives, "l5-0", "l5-1", "l5-2",
+        "l9-0", "l9-1", "l9-2", "n",
     ]  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from tests.support.clock import HandClock
 
 PLACES = ("wait", "paused", "active", "delayed", "completed", "failed")
 KEPT = (REMOVE, Retention(), Retention(count=2), Retention(age_s=3))
-STEPS = ("add", "delay", "slot", "take", "finish", "retry", "later", "fail", "release", "promote", "time") + (
+STEPS = (
+    "add", "delay", "slot", "take", "finish", "retry", "later", "fail", "release", "promote", "time",
     "expire", "reclaim", "die", "pause", "resume",
 )  # fmt: skip
 walks = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 11)), max_size=60)
@@ -49,37 +50,47 @@ class Walk:
 
     async def step(self, name: str, number: int) -> None:
         bull = self._workers[number % 2]
-        kept = KEPT[number % 4]
         match name:
-            case "add":
-                new = NewJob(
-                    "x", {}, priority=number // 3, remove_on_complete=kept, remove_on_fail=kept, debounce_id="d"
-                )
-                await bull.add_many([new, *[NewJob("y", {}, priority=number // 4)] * (number % 5)])
-            case "delay":
-                await bull.add(NewJob("x", {}, delay_ms=number * 300, priority=number // 4))
-            case "slot":
-                await bull.add(NewJob("x", {}, job_id=f"slot{number % 3}", priority=2))
+            case "add" | "delay" | "slot":
+                await bull.add_many(self._new(name, number))
             case "take":
                 self._held[number % 2] += await bull.take(1 + number)
             case "promote":
                 await bull.promote()
-            case "time":
-                self.clock.advance(number / 4)
             case "reclaim":
                 await self.stage.redis.delete(self.stage.keys("stalled-check"))
                 await bull.reclaim(1, 1000)
             case "die":
-                self._boots[number % 2] += 1
-                self._held[number % 2] = []
-                self._workers[number % 2] = self._start(number % 2)
-                await self._workers[number % 2].recover([], limit=2)
+                await self._die(number % 2)
+            case "time" | "pause" | "resume":
+                await self._from_outside(name, number)
+            case _ if some := self._some(number):
+                await self._end(name, bull, some)
+
+    @staticmethod
+    def _new(name: str, number: int) -> list[NewJob]:
+        kept = KEPT[number % 4]
+        if name == "delay":
+            return [NewJob("x", {}, delay_ms=number * 300, priority=number // 4)]
+        if name == "slot":
+            return [NewJob("x", {}, job_id=f"slot{number % 3}", priority=2)]
+        single = NewJob("x", {}, priority=number // 3, remove_on_complete=kept, remove_on_fail=kept, debounce_id="d")
+        return [single, *[NewJob("y", {}, priority=number // 4)] * (number % 5)]
+
+    async def _from_outside(self, name: str, number: int) -> None:
+        match name:
+            case "time":
+                self.clock.advance(number / 4)
             case "pause":
                 await self._operator.pause()
             case "resume":
                 await self._operator.resume()
-            case _ if some := self._some(number):
-                await self._end(name, bull, some)
+
+    async def _die(self, who: int) -> None:
+        self._boots[who] += 1
+        self._held[who] = []
+        self._workers[who] = self._start(who)
+        await self._workers[who].recover([], limit=2)
 
     async def _end(self, name: str, bull: Bull, jobs: list[Job]) -> None:
         match name:

@@ -1,0 +1,67 @@
+"""The root of the command line: help that teaches, and errors as exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flowstate_daemon.cli.entry import CONFIG, USAGE, app, main
+from flowstate_daemon.mail.catalogue import KINDS
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RESEND_FROM_EMAIL", "FLOWSTATE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main([*words, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_first_steps_keep_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands to copy stand one on a line, as they were written."""
+    shown = help_of(capsys)
+    assert "\n    flowstate-daemon run  " in shown
+    assert "\\b" not in shown
+
+
+def test_no_one_line_help_is_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the lists of commands each has a whole sentence."""
+    assert "..." not in help_of(capsys).partition("Commands:")[2]
+    assert "..." not in help_of(capsys, "queue").partition("Commands:")[2]
+
+
+def test_enqueue_teaches_the_fields_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    """One need not read the source to send a mail by hand."""
+    shown = help_of(capsys, "enqueue")
+    assert all(f"  {kind}: " in shown for kind in KINDS)
+    assert "otpCode*" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_every_command_but_run_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the README promises of commands that end."""
+    queue = app.commands["queue"]
+    inner = [("queue", name) for name in queue.commands]  # type: ignore[attr-defined]
+    outer = [(name,) for name in app.commands if name not in {"run", "queue"}]
+    for words in [*inner, *outer]:
+        assert "--json" in help_of(capsys, *words), words
+
+
+def test_a_mistake_is_told_in_words_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that asked for JSON gets a document whatever happens; people read standard error."""
+    assert main(["check", "--json"]) == CONFIG
+    said = capsys.readouterr()
+    assert "RESEND_FROM_EMAIL: missing" in said.err
+    document = json.loads(said.out)
+    assert (document["error"], document["exit_code"]) == ("wrong configuration", CONFIG)
+    assert "RESEND_FROM_EMAIL" in document["reasons"][0]
+
+
+@pytest.mark.parametrize("option", [("--wait", "-1"), ("--priority", "0"), ("--delay", "-5"), ("--context", "{bad")])
+def test_wrong_usage_exits_64(option: tuple[str, str]) -> None:
+    """An option out of bounds is a mistake of the caller, found before any store is asked."""
+    assert main(["enqueue", "welcome", "--to", "ada@example.org", *option]) == USAGE

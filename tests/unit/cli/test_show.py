@@ -1,0 +1,55 @@
+"""How commands speak to people: whole words, safe cells, nothing folded where nobody looks."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowstate_daemon.cli.show import print_facts, print_table, printable, span
+
+REASON = "Resend: the domain is not verified, and more words than fit into eighty columns of any terminal"
+
+
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+def test_a_pipe_gets_each_row_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """`… | grep` must see the job's id and its reason together."""
+    print_table("1 failed:", ("id", "reason"), [("42", REASON)])
+    title, _, header, row = capsys.readouterr().out.splitlines()
+    assert title == "1 failed:"
+    assert header.split() == ["id", "reason"]
+    assert row.split(maxsplit=1) == ["42", REASON]
+
+
+def test_a_narrow_terminal_folds_the_words_not_the_ids(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short cells stay whole, so that they can be copied."""
+    monkeypatch.setenv("COLUMNS", "50")
+    print_table("1 failed:", ("id", "added", "reason"), [("my-own-job-id", "2026-03-02 08:00:00", REASON)])
+    lines = capsys.readouterr().out.splitlines()
+    assert any("my-own-job-id  2026-03-02 08:00:00" in line for line in lines)
+    assert max(map(len, lines)) <= 50
+
+
+def test_facts_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """A zero and a no are facts, an empty cell is none."""
+    print_facts("job:", {"attempts_made": 0, "locked": False, "reason": None, "data": {"to": "é"}})
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "attempts made  0",
+        "locked         no",
+        'data           {"to":"é"}',
+    ]
+
+
+def test_what_a_stranger_typed_cannot_move_the_terminal() -> None:
+    """Control characters are shown, not obeyed."""
+    assert printable("a\x1b[2Jb") == "a\\x1b[2Jb"
+
+
+@pytest.mark.parametrize(("ms", "words"), [(None, ""), (1500, "1.5s"), (90_000, "1m30s"), (7_260_000, "2h01m")])
+def test_spans_fit_a_cell(ms: float | None, words: str) -> None:
+    """The two largest units are enough."""
+    assert span(ms) == words
