@@ -8,7 +8,7 @@ a request is only broken up when the provider has surely not taken it and all it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -29,13 +29,14 @@ from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.envelopes import LIFE_MS, Envelopes
 from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.work.lane import Lane
-from flowstate_daemon.work.parcel import PARKED, Load, Parcel, pack
+from flowstate_daemon.work.parcel import PARKED, Load, Member, Parcel, pack
 
 log = structlog.get_logger()
 
 EARLIER = "accepted-earlier"
 REDIS_REST_S = 0.5
 LONGEST_WAIT_S = 30.0
+WORTH_A_LINE_S = 5.0  # shorter rests are everyday
 QUOTA_REST_S = 10.0  # a code asks again in this time whether the quota is really used up
 
 
@@ -98,15 +99,20 @@ class Carrier:
         self._lane.accepted()
         return await self._delivered(load, delivery)
 
-    async def settle_from(self, parcel: Parcel, result: Result) -> None:
-        """End one parcel by what is known of its mail."""
-        if isinstance(result, Accepted):
-            parcel.accept(result)
-            return
-        # Surely not sent, so a human's retry must be a new request.
-        if parcel.envelope is not None:
-            await self._unsealed(parcel.envelope, [parcel])
-        parcel.fail(Final(result.reason))
+    async def settle(self, parcels: Sequence[Parcel], results: Mapping[Member, Result]) -> None:
+        """End parcels of one request by what is known of their mails; the accepted first, they need no writing."""
+        refused: list[tuple[Parcel, Refused]] = []
+        for parcel in parcels:
+            result = results[parcel.member]
+            if isinstance(result, Accepted):
+                parcel.accept(result)
+            else:
+                refused.append((parcel, result))
+        if refused and (eid := refused[0][0].envelope) is not None:
+            # Surely not sent, so a human's retry must be a new request.
+            await self._unsealed(eid, [parcel for parcel, _ in refused])
+        for parcel, result in refused:
+            parcel.fail(Final(result.reason))
 
     async def _delivered(self, load: Load, delivery: Delivery) -> Back:
         envelope = load.envelope
@@ -121,8 +127,7 @@ class Carrier:
         if any(not parcel.urgent for parcel in load.parcels):
             self._lane.plenty()
         while load.live:  # others may join while these are settled
-            for parcel in load.live:
-                await self.settle_from(parcel, results[parcel.member])
+            await self.settle(load.live, results)
         return NOTHING
 
     async def _refused(self, load: Load, final: Final) -> Back:
@@ -158,6 +163,8 @@ class Carrier:
             load.doubtful = True
             load.waits += 1
             return Back(loads=(load,), after_s=min(after_s * load.waits, LONGEST_WAIT_S))
+        if after_s >= WORTH_A_LINE_S:
+            log.warning("provider_slow", rest_s=after_s, remedy="if this is usual, ask the provider for a higher rate")
         paused = await self._told(self._pacer.slow(wait.after_ms))
         return Back(loads=(load,), after_s=0.0 if paused else after_s)
 

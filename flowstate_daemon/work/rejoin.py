@@ -7,14 +7,14 @@ is in it, they end by that, else the same bytes go again under the same key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 
 from flowstate_daemon.base.errors import Final, FlowstateError
 from flowstate_daemon.mail.message import Accepted
-from flowstate_daemon.queue.envelopes import Envelope, Envelopes
+from flowstate_daemon.queue.envelopes import Envelopes
 from flowstate_daemon.work.carrier import Carrier
-from flowstate_daemon.work.parcel import PARKED, Load, Parcel, unpack
+from flowstate_daemon.work.parcel import PARKED, Load, Member, Parcel, unpack
 
 
 class Rejoin:
@@ -53,20 +53,19 @@ class Rejoin:
             return
         if envelope is not None and envelope.answer is None:
             load.envelope = envelope
-            for parcel in load.live:
-                if parcel.member not in envelope.members:
-                    parcel.fail(Final(PARKED))
+            self._park_strangers(load, envelope.members)
             self._enter(load)
             return
+        answer = envelope.answer if envelope is not None else None
+        results = dict(zip(envelope.members, unpack(answer), strict=True)) if envelope and answer else {}
         while load.live:  # others may join while these end
-            for parcel in load.live:
-                await self._end(parcel, envelope)
+            self._park_strangers(load, results)
+            await self._carrier.settle(load.live, results)
 
-    async def _end(self, parcel: Parcel, envelope: Envelope | None) -> None:
-        if envelope is None or envelope.answer is None or parcel.member not in envelope.members:
-            parcel.fail(Final(PARKED))
-            return
-        await self._carrier.settle_from(parcel, unpack(envelope.answer)[envelope.members.index(parcel.member)])
+    def _park_strangers(self, load: Load, known: Container[Member]) -> None:
+        for parcel in load.live:
+            if parcel.member not in known:
+                parcel.fail(Final(PARKED))
 
     def _ended(self, eid: str, load: Load, _fate: asyncio.Future[Accepted]) -> None:
         if not load.live and self._loads.get(eid) is load:
