@@ -95,6 +95,8 @@ class Envelopes:
 
     async def unseal(self, envelope_id: str, job_ids: Sequence[str]) -> bool:
         """Free refused members. False when one of them is not ours any more: then nothing is written."""
+        if not job_ids:
+            return True
         keys = self._member_keys(envelope_id, job_ids)
         return bool(await self._scripts.run("unseal", keys, [self._token, envelope_id]))
 

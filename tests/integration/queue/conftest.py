@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 from redis.asyncio import Redis
 
@@ -16,6 +18,13 @@ from tests.support.clock import HandClock
 def keys(request: pytest.FixtureRequest, keys: Keys) -> Keys:
     """A queue that no other test uses, once under a plain prefix and once under one for Redis Cluster."""
     return keys if request.param == "plain" else Keys(f"{{{keys.prefix}}}", keys.name)
+
+
+@pytest.fixture(autouse=True)
+async def swept(redis: Redis) -> AsyncIterator[None]:
+    """Comparing all keys of a queue means scanning the server's: what a test leaves behind goes with it."""
+    yield
+    await redis.flushdb()
 
 
 @pytest.fixture

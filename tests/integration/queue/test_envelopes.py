@@ -207,6 +207,7 @@ async def test_unseal(stage: Stage, bull: Bull, envelopes: Envelopes) -> None:
         "flowstate:envelope:e1": before["flowstate:envelope:e1"] | {"left": "2"},
     }
     assert await envelopes.unseal("e1", ["1"]) is True
+    assert await envelopes.unseal("e1", []) is True
     assert await left(stage) == "2"
     assert await envelopes.unseal("e1", ["2", "3"]) is True
     assert await bound(stage, "1", "2", "3") == [None] * 3

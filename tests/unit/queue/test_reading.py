@@ -35,7 +35,8 @@ def options(**members: Any) -> JobOptions:
 
 def row(**fields: Any) -> list[Any]:
     known = {"name": b"welcome", "data": b"{}", "opts": b"{}", "timestamp": b"5", "made": None, "priority": b"1"}
-    return [*(known | fields).values(), None, b"7"]
+    envelope = fields.pop("envelope", None)
+    return [*(known | fields).values(), None, envelope, b"7"]
 
 
 def test_flowstates_options() -> None:
@@ -183,7 +184,7 @@ def test_reading_options_never_raises(value: Any) -> None:
 def test_reading_bytes_never_raises(text: bytes) -> None:
     """Nor do bytes that are no JSON, in any field."""
     read_options(text)
-    read_job([text, text, text, text, text, text, text, text], 100)
+    read_job([text] * 9, 100)
 
 
 def test_a_job() -> None:
@@ -197,7 +198,8 @@ def test_a_job() -> None:
         2,
         3,
     )
-    assert (job.priority, job.stacktrace, job.problem) == (1, b"[]", None)
+    assert (job.priority, job.stacktrace, job.problem, job.envelope) == (1, b"[]", None, None)
+    assert read_job(row(envelope=b"e1"), 100).envelope == "e1"
 
 
 def test_an_unnamed_job_without_data() -> None:
