@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.envelopes import Envelopes
 from flowstate_daemon.queue.keys import Keys
 from tests.integration.queue.stage import Stage
 from tests.support.clock import HandClock
@@ -47,3 +48,16 @@ def bull(connection: Connection, keys: Keys, clock: HandClock) -> Bull:
 def rival(connection: Connection, keys: Keys, clock: HandClock) -> Bull:
     """Another worker on the same queue."""
     return Bull(connection, keys, clock, token="you/1")
+
+
+@pytest.fixture
+def envelopes(connection: Connection, keys: Keys, clock: HandClock) -> Envelopes:
+    return Envelopes(connection, keys, clock, token="me/2")
+
+
+@pytest.fixture
+async def elsewhere(valkey_url: str) -> AsyncIterator[Connection]:
+    """The connection of another daemon."""
+    connection = Connection(valkey_url, client_name="elsewhere", block_s=1.0)
+    yield connection
+    await connection.close()
