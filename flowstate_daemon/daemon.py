@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from email.utils import formataddr
 
+import asyncpg
 import structlog
+from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
@@ -21,19 +23,28 @@ from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.lag import LagMeter
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.base.settings import Mail
+from flowstate_daemon.base.settings import Mail, words_of
 from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.ledger import Ledger
+from flowstate_daemon.database.migrate import Migrator
+from flowstate_daemon.database.pool import make_pool
+from flowstate_daemon.database.pool import opened as open_up
+from flowstate_daemon.database.suppression import Suppressions
 from flowstate_daemon.delivery.answers import Rate
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings
 from flowstate_daemon.delivery.transport import OnAnswer
+from flowstate_daemon.delivery.webhooks import SignedEvents
 from flowstate_daemon.mail.catalogue import KINDS
 from flowstate_daemon.mail.render import Brand, Renderer
+from flowstate_daemon.mail.unsubscribe import LinkSeal, UnsubscribeLinks
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.envelopes import Envelopes
 from flowstate_daemon.queue.inspector import Inspector
+from flowstate_daemon.queue.journal import Journal
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.pacer import Pacer
@@ -42,9 +53,16 @@ from flowstate_daemon.queue.signals import Signals
 from flowstate_daemon.web.app import Web
 from flowstate_daemon.web.health import About, Health
 from flowstate_daemon.web.metrics import MetricsPage
+from flowstate_daemon.web.pages import Pages
+from flowstate_daemon.web.unsubscribe import Unsubscribe
+from flowstate_daemon.web.webhooks import Webhooks
 from flowstate_daemon.work.bus import MOST_UNDER_WAY, Bus
-from flowstate_daemon.work.engine import Engine, EngineSettings
+from flowstate_daemon.work.engine import Engine, EngineSettings, Records, Way
 from flowstate_daemon.work.lane import Lane
+from flowstate_daemon.work.ledger_writer import LedgerWriter
+from flowstate_daemon.work.people import People
+from flowstate_daemon.work.pruner import Pruner
+from flowstate_daemon.work.scribe import Scribe
 from flowstate_daemon.work.sender import Sender
 
 log = structlog.get_logger()
@@ -63,6 +81,16 @@ def build_gateway(config: Config, on_answer: OnAnswer) -> Gateway:
     return ResendGateway(settings, on_answer=on_answer)
 
 
+def build_pool(config: Config) -> asyncpg.Pool | None:
+    """A pool for the daemon's own tables, still to be opened; None without DATABASE_URL. Raises ConfigError."""
+    if config.database.url is None:
+        return None
+    dsn = clean_dsn(config.database.url.get_secret_value())
+    for warning in dsn.warnings:
+        log.warning("database_url", warning=warning)
+    return make_pool(dsn)
+
+
 def sender_of(mail: Mail) -> str:
     """The `From` field: an address without a name gets the product's."""
     return mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
@@ -78,6 +106,10 @@ class House:
         instance = config.queue.instance_id
         self.metrics = Metrics(KINDS, version=__version__, instance=instance)
         self.keys = Keys(config.queue.prefix, config.queue.name)
+        self.pool = build_pool(config)
+        self.people = None if self.pool is None else People(Suppressions(self.pool, self.clock))
+        secrets = words_of(config.http.link_secret)
+        self.link_seal = LinkSeal(secrets, lifetime_days=config.http.link_days) if secrets else None
         self._token = f"{instance}/{uuid.uuid4().hex}"
         self.connection = Connection(
             config.redis.url.get_secret_value(),
@@ -87,6 +119,7 @@ class House:
         )
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config, self._heard)
+        self.records = self._build_records()
         self.lane = Lane(self.vitals, self.metrics, self.clock)
         self.bus = self._build_bus()
         self.engine = self._build_engine()
@@ -113,9 +146,10 @@ class House:
             lock_ms=queue.lock_ms,
             max_data_bytes=queue.max_data_bytes,
             repeats=Repeats(self.connection, self.keys, self.clock, token=self._token),
+            journal_limit=0 if self.pool is not None else self.config.database.journal_limit,
         )
-        renderer = Renderer(Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale))
-        sender = Sender(renderer, self.bus)
+        brand = Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale)
+        sender = Sender(Renderer(brand, self._unsubscribe_links()), self.bus, self.people, self.clock)
         settings = EngineSettings(
             concurrency=queue.concurrency,
             urgent_reserve=queue.urgent_reserve,
@@ -128,12 +162,46 @@ class House:
         )
         signals = Signals(self.connection, self.keys)
         instruments = Instruments(self.vitals, self.metrics, self.clock)
-        return Engine(bull, signals, self.lease, sender.perform, self.lane, settings, instruments, self.bus)
+        way = Way(sender.perform, self.lane, self.bus, self.records)
+        return Engine(bull, signals, self.lease, way, settings, instruments)
+
+    def _build_records(self) -> Records:
+        """With Postgres, outcomes go on to the ledger; without, the newest stay in Redis."""
+        scribe = Scribe(self.keys, self.clock)
+        if self.pool is None:
+            return Records(scribe)
+        ledger = Ledger(self.pool, self.clock)
+        journal = Journal(self.connection, self.keys)
+        writer = LedgerWriter(journal, ledger, Migrator(self.pool), self.vitals.pulse("ledger_writer"))
+        keep_days = self.config.database.keep_days
+        pruner = Pruner(ledger, self.vitals.pulse("pruner"), self.clock, keep_days=keep_days)
+        return Records(scribe, (writer, pruner), writer.notice)
+
+    def _unsubscribe_links(self) -> UnsubscribeLinks | None:
+        """Links need somebody who remembers, an address that people reach, and a secret."""
+        public_url = self.config.http.public_url
+        if self.pool is None or public_url is None or self.link_seal is None:
+            return None
+        return UnsubscribeLinks(public_url, self.link_seal)
 
     def _build_web(self) -> Web:
         health = Health(self.vitals, About(__version__, self.config.queue.instance_id))
         page = MetricsPage(self.metrics, Inspector(self.connection, self.keys), self.clock)
-        return Web([*health.routes(), *page.routes()], host=self.config.http.host, port=self.config.http.port)
+        routes = [*health.routes(), *page.routes(), *self._outside_routes()]
+        return Web(routes, host=self.config.http.host, port=self.config.http.port)
+
+    def _outside_routes(self) -> list[RouteDef]:
+        """What the provider and the people themselves may reach; needs Postgres, which keeps what they say."""
+        if self.pool is None:
+            return []
+        routes: list[RouteDef] = []
+        if secrets := words_of(self.config.resend.webhook_secret):
+            events = SignedEvents(secrets, self.clock)
+            routes += Webhooks(events, Ledger(self.pool, self.clock), self.clock).routes()
+        if self.link_seal is not None:
+            pages = Pages(self.config.mail.app_name, self.config.mail.frontend_url)
+            routes += Unsubscribe(self.link_seal, Suppressions(self.pool, self.clock), pages, self.clock).routes()
+        return routes
 
     async def run(self) -> None:
         """Open, work until told to stop, drain, close.
@@ -145,6 +213,10 @@ class House:
         """
         async with AsyncExitStack() as opened:
             opened.push_async_callback(self.connection.close)
+            if self.pool is not None:
+                await opened.enter_async_context(open_up(self.pool))
+            if self.people is not None:
+                opened.push_async_callback(self.people.close)
             # Windows first: whoever watches must see why the house is not ready yet.
             if self.config.http.enabled:
                 await self.web.open()
@@ -160,6 +232,7 @@ class House:
         if not await self.engine.unless_stopped(self._begun()):
             return
         self.vitals.clear_condition("start")
+        self._say_what_is_off()
         log.info("ready", version=__version__, queue=self.keys.base, provider=self.gateway.name)
         lag = asyncio.create_task(self._lag_meter.run(), name=self._lag_meter.name)
         try:
@@ -168,6 +241,14 @@ class House:
             self._lag_meter.stop()
             await lag
         await self._return_lease()
+
+    def _say_what_is_off(self) -> None:
+        """Once, at the start: nobody should wonder later why something does not happen."""
+        if self.pool is None:
+            log.warning("ledger_off", reason="no DATABASE_URL", off="ledger, suppression, unsubscribing, webhooks")
+        elif self._unsubscribe_links() is None:
+            remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
+            log.warning("unsubscribe_off", reason="mails carry no link to unsubscribe", remedy=remedy)
 
     async def _begun(self) -> bool:
         """Wait for a Redis that answers and takes writes, and for our lease there, as long as it takes."""

@@ -41,6 +41,10 @@ class Skip(FlowstateError):
     """There is nothing to send, on purpose: the job completes and says why."""
 
 
+class Expired(Skip):
+    """What the mail says is no longer true, such as a code past its life: it is never sent late."""
+
+
 class Throttled(FlowstateError):
     """The provider asks the whole pool to slow down. Not an attempt: the same request goes again later."""
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 Child = TypeVar("Child")
 
 OTHER = "other"
-ENDINGS = ("sent", "skipped", "retried", "failed", "released")
+ENDINGS = ("sent", "skipped", "expired", "retried", "failed", "released")
 # The delivery room's words for what came back; a test holds the two lists together.
 ANSWERS = (
     "accepted",
@@ -67,7 +67,7 @@ class Metrics:
         words = "Runs of jobs that ended, by kind and by ending."
         ended = Counter("flowstate_mails", words, ("kind", "ending"), registry=self.registry)
         families = [Family(kinds, _ending(ended, ending)) for ending in ENDINGS]
-        self._sent, self._skipped, self._retried, self._failed, self._released = families
+        self._sent, self._skipped, self._expired, self._retried, self._failed, self._released = families
         send = self._histogram("mail_send", "From claiming a job to its mail sent.", SEND_BUCKETS, "kind")
         wait = self._histogram("mail_wait", "From enqueueing a mail to sending it.", WAIT_BUCKETS, "kind")
         self._send_seconds = Family(kinds, send.labels)
@@ -98,6 +98,9 @@ class Metrics:
     def mail_waited(self, kind: str, seconds: float) -> None:
         """`seconds` from the job's first being due (its timestamp and delay) to its mail sent."""
         self._wait_seconds[kind].observe(max(seconds, 0.0))
+
+    def mail_expired(self, kind: str) -> None:
+        self._expired[kind].inc()
 
     def mail_skipped(self, kind: str) -> None:
         self._skipped[kind].inc()

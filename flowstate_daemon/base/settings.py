@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 UNFIT_FOR_KEYS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
 UNFIT_FOR_IDS = re.compile(r"[^A-Za-z0-9._-]")
 PRINTABLE = re.compile(r"[\x21-\x7e]+")
+SHORTEST_SECRET = 32
 # Other parameters are meant for other clients (`family=0` for Node's) and would break this one.
 REDIS_PARAMETERS = frozenset(
     {
@@ -82,6 +83,24 @@ def _redis_url(secret: SecretStr) -> SecretStr:
     if not right or not re.fullmatch(r"/?\d*", parts.path) or not PRINTABLE.fullmatch(text):
         raise ValueError("must be like redis://user:password@host:6379/0, special characters of a password as %XX")
     return SecretStr(text)
+
+
+def words_of(secret: SecretStr | None) -> list[str]:
+    """The secrets of a list that is separated by commas."""
+    return [] if secret is None else [word.strip() for word in secret.get_secret_value().split(",") if word.strip()]
+
+
+def _secret_words(secret: SecretStr) -> SecretStr:
+    words = words_of(secret)
+    if not words or not all(PRINTABLE.fullmatch(word) for word in words):
+        raise ValueError("must be one word without spaces, or several separated by commas")
+    return secret
+
+
+def _link_secrets(secret: SecretStr) -> SecretStr:
+    if any(len(word) < SHORTEST_SECRET for word in words_of(_secret_words(secret))):
+        raise ValueError(f"must have {SHORTEST_SECRET} characters or more; make one with: openssl rand -hex 32")
+    return secret
 
 
 def _postgres_url(secret: SecretStr) -> SecretStr:
@@ -206,6 +225,8 @@ class Resend(Section):
     """The provider's address."""
     timeout_s: float = Field(default=15.0, ge=1.0, le=20.0)  # longer silence of a sender counts as stuck
     """How long to wait for the provider's answer to one request."""
+    webhook_secret: Annotated[SecretStr, AfterValidator(_secret_words)] | None = None
+    """What signs the provider's webhooks, whsec_…; several, separated by commas, while one replaces another."""
 
 
 class Outbox(Section):
@@ -220,11 +241,21 @@ class Http(Section):
     """The address to listen on."""
     port: int = Field(default=8080, ge=0, le=65535)
     """The port to listen on; 0 takes any free one."""
+    public_url: WebUrl | None = None
+    """Where people reach this port from outside, https://…; links to unsubscribe begin with it."""
+    link_secret: Annotated[SecretStr, AfterValidator(_link_secrets)] | None = None
+    """What seals the links to unsubscribe: 32 characters or more; several, separated by commas: the first seals."""
+    link_days: int = Field(default=400, ge=1, le=3650)
+    """How many days a link to unsubscribe works."""
 
 
 class Database(Section):
     url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = None
     """FlowState's Postgres, in Prisma's form; without one, schedules and ledger are off."""
+    keep_days: int = Field(default=365, ge=1, le=36_500)
+    """How many days the ledger remembers a mail."""
+    journal_limit: int = Field(default=10_000, ge=100, le=10_000_000)
+    """How many outcomes wait in Redis at most when there is no Postgres to move them to; the newest stay."""
 
 
 class Log(Section):

@@ -72,22 +72,34 @@ def outages() -> Iterator[None]:
         raise outage from error
 
 
+def make_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> asyncpg.Pool:
+    """A pool that is still to be opened; it connects when it is first needed, so Postgres may be away at the start."""
+    return asyncpg.create_pool(
+        dsn.dsn,
+        min_size=0,
+        max_size=min(size, dsn.max_size or size),
+        command_timeout=COMMAND_TIMEOUT_S,
+        init=_speak_json,
+        **dsn.connect,
+    )
+
+
 @asynccontextmanager
-async def open_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> AsyncIterator[asyncpg.Pool]:
-    """A pool that connects when it is first needed, so that Postgres may be away when the daemon starts."""
+async def opened(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Pool]:
+    """The pool, usable for the length of the block."""
     with outages():
-        pool = await asyncpg.create_pool(
-            dsn.dsn,
-            min_size=0,
-            max_size=min(size, dsn.max_size or size),
-            command_timeout=COMMAND_TIMEOUT_S,
-            init=_speak_json,
-            **dsn.connect,
-        )
+        await pool
     try:
         yield pool
     finally:
         await _close(pool)
+
+
+@asynccontextmanager
+async def open_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> AsyncIterator[asyncpg.Pool]:
+    """Both at once."""
+    async with opened(make_pool(dsn, size=size)) as pool:
+        yield pool
 
 
 @asynccontextmanager

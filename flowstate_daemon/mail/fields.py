@@ -31,6 +31,9 @@ CODE = re.compile(r"[0-9A-Za-z]{4,10}", re.ASCII)
 LINK = re.compile(r"https?://[^\s/?#@\\<>\"'`]+(?:[/?#][^\s<>]*)?", re.IGNORECASE)
 
 
+SCRUBBED = "[scrubbed]"  # what stands in place of a code in a job that has ended
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """How the values of one type of field are cleaned. `clean` raises ValueError with what it expected."""
@@ -61,6 +64,8 @@ def _visible(text: str) -> str:
 
 
 def code(text: str) -> str:
+    if text == SCRUBBED:
+        raise ValueError("a code; this one was removed when the job ended, so ask for a new mail")
     if not CODE.fullmatch(text):
         raise ValueError("4 to 10 digits or letters")
     return text

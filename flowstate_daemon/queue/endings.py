@@ -24,6 +24,7 @@ def finish_args(endings: Sequence[Finished]) -> Iterable[Argument]:
         yield ending.returnvalue
         yield ended_event(job.id, ending.returnvalue.decode())
         yield ending.journal
+        yield ending.data
 
 
 def retry_args(endings: Sequence[Retried], now_ms: int) -> Iterable[Argument]:
@@ -46,6 +47,7 @@ def fail_args(endings: Sequence[Failed]) -> Iterable[Argument]:
         yield from (job.attempt, reason, ending.stacktrace, ended_event(job.id, reason))
         yield f"{_outset(job)}: {reason}; no further one"
         yield ending.journal
+        yield ending.data
 
 
 def release_args(jobs: Sequence[Job]) -> Iterable[Argument]:

@@ -131,11 +131,15 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run that succeeded; `returnvalue` is JSON text, as is `journal`, the outcome for the ledger, empty for none."""
+    """A run that succeeded; `returnvalue` is JSON text, as is `journal`, the outcome for the ledger, empty for none.
+
+    `data`, JSON, takes the place of the job's own where the job is kept: what it says must not stay. Empty: it stays.
+    """
 
     job: Job
     returnvalue: bytes = b"null"
     journal: bytes = b""
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +155,13 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A failed attempt that none follows; `stacktrace` is the job's whole JSON array."""
+    """A failed attempt that none follows; `stacktrace` is the job's whole JSON array, `data` as in `Finished`."""
 
     job: Job
     reason: str
     stacktrace: bytes
     journal: bytes = b""
+    data: bytes = b""
 
 
 class Settled(Enum):

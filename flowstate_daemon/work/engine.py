@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
@@ -25,6 +25,7 @@ from flowstate_daemon.work.pool import Perform, Pool
 from flowstate_daemon.work.promoter import Promoter
 from flowstate_daemon.work.reclaimer import Reclaimer
 from flowstate_daemon.work.report import Reporter
+from flowstate_daemon.work.scribe import Scribe
 from flowstate_daemon.work.settler import Settler
 
 log = structlog.get_logger()
@@ -49,39 +50,64 @@ class EngineSettings:
     drain_s: float = 25.0
 
 
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Who writes outcomes down: the scribe beside each ending, and the loops that carry them on."""
+
+    scribe: Scribe | None = None
+    services: tuple[Service, ...] = ()
+    notice: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a run goes through: the performer, the lane, the bus if it posts to one, and who writes its outcome down."""
+
+    perform: Perform
+    lane: Lane
+    bus: Bus | None = None
+    records: Records = field(default_factory=Records)
+
+
 class Engine:
     """Runs jobs of one queue with one performer until it is told to stop."""
 
-    def __init__(  # noqa: PLR0913 - the place where the loops meet
+    def __init__(
         self,
         bull: Bull,
         signals: Signals,
         lease: Lease,
-        perform: Perform,
-        lane: Lane,
+        way: Way,
         settings: EngineSettings,
         instruments: Instruments,
-        bus: Bus | None = None,
     ) -> None:
-        """`bus` is what the performer posts to, if it does."""
         vitals, metrics, clock = instruments.vitals, instruments.metrics, instruments.clock
         self._settings = settings
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._bus = bus
+        self._bus = bus = way.bus
         self.inflight = InFlight(settings.concurrency, settings.urgent_reserve)
         reporter = Reporter(metrics, clock)
-        self._settler = Settler(bull, self.inflight, reporter, vitals.pulse("settler"))
+        self._records = way.records
+        self._settler = Settler(bull, self.inflight, reporter, vitals.pulse("settler"), self._records.notice)
         rules = RetryRules(jitter=settings.jitter)
         size = settings.concurrency + settings.urgent_reserve
-        self._pool = Pool(perform, self.inflight, self._settler, vitals.pulse("senders"), rules, size=size)
+        self._pool = Pool(
+            way.perform,
+            self.inflight,
+            self._settler,
+            vitals.pulse("senders"),
+            rules,
+            size=size,
+            scribe=self._records.scribe,
+        )
         if bus is not None:
             bus.watch(self._pool.pulse)
         self._fetcher = Fetcher(
             bull,
             self.inflight,
             self._pool,
-            lane,
+            way.lane,
             instruments,
             vitals.pulse("fetcher"),
             max_recoveries=settings.max_recoveries,
@@ -125,6 +151,7 @@ class Engine:
             keepers: list[Service] = [self._settler, self._lock_keeper, self._lease_keeper]
             if self._bus is not None:
                 keepers.append(self._bus)
+            keepers.extend(self._records.services)
             for keeper in keepers:
                 group.create_task(keeper.run(), name=keeper.name)
             senders = group.create_task(self._pool.run(), name=self._pool.name)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from flowstate_daemon.base.errors import (
+    Expired,
     Final,
     FlowstateError,
     InProgress,
@@ -55,6 +56,8 @@ def finished(job: Job, result: Any) -> Ending:
 def ended_by(job: Job, error: BaseException, rules: RetryRules, rng: random.Random) -> Ending:
     """The ending of a run that raised."""
     match error:
+        case Expired():
+            return finished(job, {"expired": error.reason})
         case Skip():
             return finished(job, {"skipped": error.reason})
         case Throttled() | InProgress() | QuotaExhausted() | LaneClosed() | Outage():

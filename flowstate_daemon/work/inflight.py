@@ -9,8 +9,9 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
+from flowstate_daemon.mail.policy import Step
 from flowstate_daemon.queue.job import Job
 
 # How many ended jobs may wait to be written down before no more are claimed.
@@ -28,12 +29,16 @@ class CalledOff(Enum):
 class Run:
     """One try of one job in this process. `taken_at` is monotonic seconds.
 
-    `facts` are what the canonical log line will say of it: masked, never a code.
+    `facts` are what the canonical log line will say of it: masked, never a code. `to`, in full, and `chain`, the
+    decisions on its way, are for the ledger; `skipped` says which way a mail was not sent.
     """
 
     job: Job
     taken_at: float
     facts: dict[str, Any] = field(default_factory=dict)
+    to: str = ""
+    chain: list[Step] = field(default_factory=list)
+    skipped: Literal["skipped", "expired"] | None = None
     task: asyncio.Task[None] | None = None
     called_off: CalledOff | None = None
 

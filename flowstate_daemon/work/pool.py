@@ -12,10 +12,11 @@ from typing import Any, ClassVar, TypeAlias
 
 import structlog
 
-from flowstate_daemon.base.errors import FlowstateError, LockLost, Malformed, Retry, Skip
+from flowstate_daemon.base.errors import Expired, FlowstateError, LockLost, Malformed, Retry, Skip
 from flowstate_daemon.base.vitals import Pulse
 from flowstate_daemon.work.fate import Ending, Released, RetryRules, ended_by, finished
 from flowstate_daemon.work.inflight import CalledOff, InFlight, Run
+from flowstate_daemon.work.scribe import Scribe
 from flowstate_daemon.work.settler import Settler
 
 log = structlog.get_logger()
@@ -29,13 +30,23 @@ class Pool:
 
     name: ClassVar[str] = "senders"
 
-    def __init__(
-        self, perform: Perform, inflight: InFlight, settler: Settler, pulse: Pulse, rules: RetryRules, *, size: int
+    def __init__(  # noqa: PLR0913 - the pool stands between all parts of a run
+        self,
+        perform: Perform,
+        inflight: InFlight,
+        settler: Settler,
+        pulse: Pulse,
+        rules: RetryRules,
+        *,
+        size: int,
+        scribe: Scribe | None = None,
     ) -> None:
+        """`scribe` adds to each ending what the ledger wants of it."""
         self._perform = perform
         self._inflight = inflight
         self._settler = settler
         self._rules = rules
+        self._scribe = scribe
         self._size = size
         self._inbox: asyncio.Queue[Run] = asyncio.Queue()
         self._rng = random.Random()  # noqa: S311 - jitter, not secrecy
@@ -62,7 +73,7 @@ class Pool:
             if ending is None:
                 self._inflight.settled(run.job.id)
             else:
-                self._settler.put(ending)
+                self._settler.put(ending if self._scribe is None else self._scribe.complete(run, ending))
             self.pulse.beat()
             if not self._inflight.busy:
                 self.pulse.rest()
@@ -81,7 +92,8 @@ class Pool:
                 return None
             except Exception as error:
                 if isinstance(error, Skip):
-                    run.facts["skipped"] = error.reason
+                    run.skipped = "expired" if isinstance(error, Expired) else "skipped"
+                    run.facts[run.skipped] = error.reason
                 elif not isinstance(error, FlowstateError):
                     log.exception("performer_bug", job_id=run.job.id, kind=run.job.name)
                 return ended_by(run.job, error, self._rules, self._rng)

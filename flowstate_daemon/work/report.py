@@ -29,6 +29,9 @@ class Reporter:
         facts: dict[str, Any] = run.facts if run else {}
         line = {"job_id": job.id, "kind": job.name, "attempt": job.attempt, "seconds": round(seconds, 4), **facts}
         match ending:
+            case Finished() if "expired" in facts:
+                self._metrics.mail_expired(job.name)
+                log.warning("mail_expired", **line)
             case Finished() if "skipped" in facts:
                 self._metrics.mail_skipped(job.name)
                 log.info("mail_skipped", **line)

@@ -1,4 +1,4 @@
-"""One job's way: read, render, onto the bus. Called by the pool; knows nothing of Redis."""
+"""One job's way: read, decide, render, onto the bus. Called by the pool; knows nothing of Redis."""
 
 from __future__ import annotations
 
@@ -7,44 +7,61 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import Expired, Skip
 from flowstate_daemon.mail.catalogue import KINDS, URGENT, MailRequest, read_request
+from flowstate_daemon.mail.facts import NOTHING_KNOWN
 from flowstate_daemon.mail.message import masked
+from flowstate_daemon.mail.policy import decide, expires_at_ms
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.work.bus import Bus
 from flowstate_daemon.work.inflight import Run
 from flowstate_daemon.work.parcel import Parcel
+from flowstate_daemon.work.people import People
 
 
 class Sender:
     """Turns a job into a mail and sees it off."""
 
-    def __init__(self, renderer: Renderer, bus: Bus) -> None:
+    def __init__(self, renderer: Renderer, bus: Bus, people: People | None, clock: Clock) -> None:
+        """Without `people`, nothing is known that could stand against a mail."""
         self._renderer = renderer
         self._bus = bus
+        self._people = people
+        self._clock = clock
         self._desk = asyncio.Lock()
 
     async def perform(self, run: Run) -> dict[str, Any]:
         """Send one job's mail; the result becomes the job's return value. Raises FlowstateError by fate."""
-        accepted = await self._bus.post(await self._parcel(run))
+        request = read_request(run.job.name, run.job.data)
+        run.to = request.to
+        run.facts["to"] = masked(request.to)
+        parcel = self._packed(run.job, request)
+        await self._decide(run, request, urgent=parcel.urgent)
+        if run.job.envelope is None:
+            await self._render(parcel)
+        accepted = await self._bus.post(parcel)
         run.facts["provider_id"] = accepted.provider_id
         return {"id": accepted.provider_id, "provider": accepted.provider}
 
-    async def _parcel(self, run: Run) -> Parcel:
-        job = run.job
+    async def _decide(self, run: Run, request: MailRequest, *, urgent: bool) -> None:
+        """Raises Expired or Skip when the mail must not go."""
+        facts = NOTHING_KNOWN if self._people is None else await self._people.facts(request.to, urgent=urgent)
+        decision = decide(request, facts, now_ms=self._clock.now_ms(), made_ms=run.job.timestamp)
+        run.chain.extend(decision.chain)
+        if not decision.send:
+            raise (Expired if decision.outcome == "expired" else Skip)(decision.reason or "not to be sent")
+
+    async def _render(self, parcel: Parcel) -> None:
         with self._bus.expecting():
-            async with self._at_desk(job):
-                request = read_request(job.name, job.data)
-                run.facts["to"] = masked(request.to)
-                parcel = self._packed(job, request)
-                if job.envelope is None:
-                    parcel.render()
-        return parcel
+            async with self._at_desk(parcel):
+                parcel.render()
 
     @asynccontextmanager
-    async def _at_desk(self, job: Job) -> AsyncIterator[None]:
+    async def _at_desk(self, parcel: Parcel) -> AsyncIterator[None]:
         """Mails are made one at a time, so that the loop looks up between them; a code does not queue for that."""
-        if job.priority == URGENT:
+        if parcel.urgent:
             yield
             return
         async with self._desk:
@@ -56,5 +73,6 @@ class Sender:
             job,
             priority=job.priority or usual,
             urgent=URGENT in (job.priority, usual),
-            make=lambda: self._renderer.render(request),
+            make=lambda: self._renderer.render(request, made_ms=job.timestamp),
+            expires_at=expires_at_ms(request, job.timestamp),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -31,8 +32,12 @@ class Settler(Service):
 
     name: ClassVar[str] = "settler"
 
-    def __init__(self, bull: Bull, inflight: InFlight, reporter: Reporter, pulse: Pulse) -> None:
+    def __init__(
+        self, bull: Bull, inflight: InFlight, reporter: Reporter, pulse: Pulse, notice: Callable[[], None] | None = None
+    ) -> None:
+        """`notice` is called when outcomes have been written to the journal."""
         super().__init__(pulse)
+        self._notice = notice
         self._bull = bull
         self._inflight = inflight
         self._reporter = reporter
@@ -61,6 +66,8 @@ class Settler(Service):
         for ending, settled in zip(batch, await self._write(batch), strict=True):
             endings.popleft()
             self._close(ending, settled)
+        if self._notice is not None:
+            self._notice()
 
     async def _write(self, batch: list[Any]) -> list[Settled]:
         match batch[0]:

@@ -25,7 +25,7 @@ from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.signals import Signals
-from flowstate_daemon.work.engine import Engine, EngineSettings
+from flowstate_daemon.work.engine import Engine, EngineSettings, Way
 from flowstate_daemon.work.inflight import Run
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.pool import Perform
@@ -48,7 +48,7 @@ def build(url: str, prefix: str, perform: Perform, concurrency: int) -> tuple[En
     lease = Lease(connection, keys, instance_id="bench", token=token)
     bull = Bull(connection, keys, clock, token=token)
     settings = EngineSettings(concurrency=concurrency)
-    return Engine(bull, Signals(connection, keys), lease, perform, lane, settings, instruments), connection, lease
+    return Engine(bull, Signals(connection, keys), lease, Way(perform, lane), settings, instruments), connection, lease
 
 
 async def drain(url: str, prefix: str, jobs: int, concurrency: int) -> dict[str, float]:

@@ -27,7 +27,7 @@ from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.repeat import Repeats
 from flowstate_daemon.queue.signals import Signals
-from flowstate_daemon.work.engine import Engine, EngineSettings
+from flowstate_daemon.work.engine import Engine, EngineSettings, Way
 from flowstate_daemon.work.inflight import Run
 from flowstate_daemon.work.lane import Lane
 
@@ -98,8 +98,7 @@ class Worker:
             self._bull,
             Signals(self._connection, keys),
             self._lease,
-            self._perform,
-            Lane(instruments.vitals, instruments.metrics, clock),
+            Way(self._perform, Lane(instruments.vitals, instruments.metrics, clock)),
             settings,
             instruments,
         )

@@ -10,10 +10,10 @@
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
 -- ARGV[4] how many entries of the journal to keep, 0 = all
--- then 10 for each job:
+-- then 11 for each job:
 --   id · timestamp as read at the claim · retention: count or "", 0 = remove · age, s, or ""
 --   · attempts made, this one included · reason · stack traces, JSON · event · row for the log
---   · entry for the journal, or ""
+--   · entry for the journal, or "" · data in place of the job's own, or "": it holds what must not stay
 --
 -- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
 -- Publishes failed: {"jobId","val"}, each
@@ -48,12 +48,15 @@ local function keep(hash, logs, id, at)
     "stacktrace", ARGV[at + 6],
     "finishedOn", now
   )
+  if ARGV[at + 10] ~= "" then
+    redis.call("HSET", hash, "data", ARGV[at + 10])
+  end
   redis.pcall("RPUSH", logs, ARGV[at + 8])
   trim(KEYS[2], base, tonumber(now), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
 end
 
 for job = 1, #locks do
-  local key, at = 2 + 3 * job, 10 * job - 5
+  local key, at = 2 + 3 * job, 11 * job - 6
   local hash, logs, id = KEYS[key], KEYS[key + 2], ARGV[at]
   local code, _, debounce_id, envelope_id =
     leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])

@@ -10,9 +10,9 @@
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
 -- ARGV[4] how many entries of the journal to keep, 0 = all
--- then 7 for each job:
+-- then 8 for each job:
 --   id · timestamp as read at the claim · retention: count or "", 0 = remove · age, s, or "" · returnvalue, JSON · event
---   · entry for the journal, or ""
+--   · entry for the journal, or "" · data in place of the job's own, or "": it holds what must not stay
 --
 -- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
 -- Publishes completed: {"jobId","val"}, each
@@ -47,10 +47,13 @@ local function keep(hash, id, at)
   end
   redis.call("ZADD", KEYS[2], now, id)
   redis.call("HSET", hash, "returnvalue", ARGV[at + 4], "finishedOn", now)
+  if ARGV[at + 7] ~= "" then
+    redis.call("HSET", hash, "data", ARGV[at + 7])
+  end
 end
 
 for job = 1, #locks do
-  local key, at = 2 + 3 * job, 7 * job - 2
+  local key, at = 2 + 3 * job, 8 * job - 3
   local hash, id = KEYS[key], ARGV[at]
   local code, _, debounce_id, envelope_id =
     leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])

@@ -21,6 +21,14 @@ local function read_retention(opts)
   return count == 0, count and math.ceil(count), age
 end
 
+-- A one-time code does not stay in a failed job, whoever failed it; data of other mails is left as it is.
+local function scrub(hash)
+  local data = redis.call("HGET", hash, "data")
+  if data and string.find(data, '"otpCode"', 1, true) then
+    redis.call("HSET", hash, "data", (string.gsub(data, '("otpCode"%s*:%s*)"[^"]*"', '%1"[scrubbed]"')))
+  end
+end
+
 local function give_up(failed, base, id, now, reason, val)
   local hash = base .. id
   local found = redis.call("HMGET", hash, "opts", "deid")
@@ -30,6 +38,7 @@ local function give_up(failed, base, id, now, reason, val)
     redis.call("DEL", hash, hash .. ":logs")
   else
     redis.call("HSET", hash, "failedReason", reason, "finishedOn", now)
+    scrub(hash)
     redis.call("ZADD", failed, now, id)
     trim(failed, base, tonumber(now), count, age)
   end
