@@ -58,7 +58,7 @@ def at_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaitabl
 @json_option
 @click.pass_obj
 def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
-    """Bring the daemon's own schema, flowstate_daemon, to this version.
+    """Make or update the daemon's own tables in Postgres.
 
     Safe to run from several places at once. Needs CREATE on the database, or a schema of that name which belongs to
     the role in DATABASE_URL. The application's tables are not touched. `run` does the same by itself.
@@ -86,7 +86,10 @@ def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
 @json_option
 @click.pass_obj
 def explain(config_file: str | None, address: str, limit: int, *, as_json: bool) -> None:
-    """Why ADDRESS got each mail, or did not: newest first, with every decision and what the provider reported."""
+    """Why ADDRESS got each mail, or did not.
+
+    Newest first, with every decision on the way and what the provider reported afterwards.
+    """
     address = as_sent(address)
 
     async def work(pool: asyncpg.Pool) -> tuple[PersonFacts, list[MailStory]]:
@@ -126,7 +129,10 @@ def moment_of(instant: Any) -> str:
 
 @click.group()
 def suppression() -> None:
-    """Addresses that get no mail: hard bounces, complaints, and those added by hand."""
+    """List, add and remove addresses that get no mail.
+
+    Hard bounces and complaints come by the provider's webhooks; others are added by hand.
+    """
 
 
 @suppression.command("list")
@@ -137,7 +143,7 @@ def suppression() -> None:
 @json_option
 @click.pass_obj
 def list_(config_file: str | None, address: str | None, limit: int, *, as_json: bool) -> None:
-    """All suppressed addresses in alphabetical order, or what stands against ADDRESS."""
+    """All suppressed addresses, or what stands against ADDRESS."""
 
     async def work(pool: asyncpg.Pool) -> list[Suppressed]:
         suppressions = Suppressions(pool, Clock())
@@ -158,7 +164,10 @@ def list_(config_file: str | None, address: str | None, limit: int, *, as_json: 
 @json_option
 @click.pass_obj
 def add(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
-    """Send no more mail to ADDRESS. One-time codes still go there, unless the reason is `bounced`."""
+    """Send no more mail to ADDRESS.
+
+    One-time codes still go there, unless the reason is `bounced`.
+    """
     try:
         address = read_address(address.strip())
     except Malformed as malformed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
 
 from flowstate_daemon.cli.entry import CONFIG, USAGE, app, main
@@ -44,9 +45,9 @@ def test_enqueue_teaches_the_fields_of_every_kind(capsys: pytest.CaptureFixture[
 
 def test_every_command_but_run_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
     """What the README promises of commands that end."""
-    queue = app.commands["queue"]
-    inner = [("queue", name) for name in queue.commands]  # type: ignore[attr-defined]
-    outer = [(name,) for name in app.commands if name not in {"run", "queue"}]
+    groups = {name: group for name, group in app.commands.items() if isinstance(group, click.Group)}
+    inner = [(name, command) for name, group in groups.items() for command in group.commands]
+    outer = [(name,) for name in app.commands if name not in {"run", *groups}]
     for words in [*inner, *outer]:
         assert "--json" in help_of(capsys, *words), words
 
