@@ -47,7 +47,7 @@ def as_outage(error: refused.RedisError) -> Outage | None:
     """The outage behind an error of redis-py, or None when the error is a bug of ours."""
     for cls, remedy in (*REMEDIES, (refused.MasterDownError, "the primary is down"), (refused.ClusterDownError, "")):
         if isinstance(error, cls):
-            return Outage(f"Redis: {error}; {remedy}".rstrip("; "))
+            return Outage(f"Redis: {str(error).rstrip('.')}; {remedy}".rstrip("; "))
     if isinstance(error, refused.ResponseError) and str(error).startswith(PASSING):
         return Outage(f"Redis: {error}")
     if isinstance(error, refused.ResponseError) and str(error).startswith(IN_SCRIPT):
