@@ -55,6 +55,11 @@ def as_outage(error: refused.RedisError) -> Outage | None:
     return None
 
 
+def demoted(error: BaseException | None) -> bool:
+    """Whether the server has become a replica, which until its first copy answers reads from the past."""
+    return isinstance(error, refused.ReadOnlyError) or str(error).startswith("UNBLOCKED")
+
+
 @contextmanager
 def outages() -> Iterator[None]:
     """Translate what redis-py raises inside the block."""
@@ -160,7 +165,7 @@ class Connection:
                 return await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except Outage as outage:
             # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
-            if isinstance(outage.__cause__, refused.ReadOnlyError):
+            if demoted(outage.__cause__):
                 for each in (self._commands, self._blocking):
                     await each.connection_pool.disconnect()
             raise
