@@ -33,6 +33,7 @@ class Service:
 
     def __init__(self, pulse: Pulse) -> None:
         self.pulse = pulse
+        pulse.rest()  # a loop that has not begun, because the house waits for a store, is not stuck
         self._rest_s = 0.0
         self._stopping = asyncio.Event()
 
@@ -48,6 +49,7 @@ class Service:
         raise NotImplementedError
 
     async def run(self) -> None:
+        self.pulse.beat()  # from here on, silence is watched
         while not self.stopping:
             try:
                 await self.turn()

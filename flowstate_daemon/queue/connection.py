@@ -47,12 +47,17 @@ def as_outage(error: refused.RedisError) -> Outage | None:
     """The outage behind an error of redis-py, or None when the error is a bug of ours."""
     for cls, remedy in (*REMEDIES, (refused.MasterDownError, "the primary is down"), (refused.ClusterDownError, "")):
         if isinstance(error, cls):
-            return Outage(f"Redis: {error}; {remedy}".rstrip("; "))
+            return Outage(f"Redis: {str(error).rstrip('.')}; {remedy}".rstrip("; "))
     if isinstance(error, refused.ResponseError) and str(error).startswith(PASSING):
         return Outage(f"Redis: {error}")
     if isinstance(error, refused.ResponseError) and str(error).startswith(IN_SCRIPT):
         return Outage(f"Redis: {error}; grant the Redis user the queue's keys and channels (~prefix:* &prefix:*)")
     return None
+
+
+def demoted(error: BaseException | None) -> bool:
+    """Whether the server has become a replica, which until its first copy answers reads from the past."""
+    return isinstance(error, refused.ReadOnlyError) or str(error).startswith("UNBLOCKED")
 
 
 @contextmanager
@@ -160,7 +165,7 @@ class Connection:
                 return await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except Outage as outage:
             # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
-            if isinstance(outage.__cause__, refused.ReadOnlyError):
+            if demoted(outage.__cause__):
                 for each in (self._commands, self._blocking):
                     await each.connection_pool.disconnect()
             raise

@@ -78,7 +78,8 @@ def due_at(now_ms: int, delay_ms: int) -> int:
 
 def low_bits(job_id: str) -> int:
     """What orders jobs that are due in the same millisecond; Bull takes the id, where it is a number."""
-    return int(job_id) & 0xFFF if job_id.isascii() and job_id.isdecimal() else 0
+    # The last twelve bits stand in the last twelve digits: 2^12 divides 10^12, and Python reads no endless number.
+    return int(job_id[-12:]) & 0xFFF if job_id.isascii() and job_id.isdecimal() else 0
 
 
 def _kept(policy: Retention) -> tuple[Argument, Argument]:

@@ -53,7 +53,7 @@ def read_job(row: Row, max_data_bytes: int) -> Job:
         data or b"{}",
         options,
         _instant(timestamp),
-        _instant(made),
+        max(_instant(made), 0),  # fewer than none would be tried again nearly for ever
         _instant(priority),
         stacktrace or b"[]",
         problem,

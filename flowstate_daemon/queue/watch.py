@@ -81,12 +81,15 @@ class Watch:
 
     async def finished(self, job_id: str, timeout_s: float) -> FinishedJob:
         """Wait for the job's end; one that was heard is told once. Raises TimeoutError, Outage."""
-        async with asyncio.timeout(timeout_s):
-            while True:
+        async with asyncio.timeout(timeout_s) as scope:
+            # `wait_for` in Python 3.11, within redis-py, may swallow the cancellation that ends the wait.
+            while not scope.expired():
                 end = self._heard.pop(job_id, None) or await self._look(job_id)
-                end = end or await self._hear(job_id, self._look_every_s)
+                if end is None and not scope.expired():
+                    end = await self._hear(job_id, self._look_every_s)
                 if end is not None:
                     return end
+        raise TimeoutError
 
     async def _subscribe(self) -> None:
         await self._pubsub.subscribe(*self._channels)

@@ -157,16 +157,19 @@ class Engine:
             senders = group.create_task(self._pool.run(), name=self._pool.name)
             movers = (self._promoter, self._reclaimer, self._fetcher)
             moving = [group.create_task(mover.run(), name=mover.name) for mover in movers]
-            await self._stop.wait()
-            log.info("draining", in_flight=len(self.inflight), deadline_s=self._settings.drain_s)
-            for mover in movers:
-                mover.stop()
-            await asyncio.wait(moving)
-            await self._drain()
-            senders.cancel()
-            # Locks are renewed until the last job has ended.
-            for keeper in keepers:
-                keeper.stop()
+            try:
+                await self._stop.wait()
+                log.info("draining", in_flight=len(self.inflight), deadline_s=self._settings.drain_s)
+                for mover in movers:
+                    mover.stop()
+                await asyncio.wait(moving)
+                await self._drain()
+                senders.cancel()
+            finally:
+                # Locks are renewed until the last job has ended. After a bug in one loop all are told as well: the
+                # group cancels each once, and a library may swallow that (see `unless`).
+                for service in (*movers, *keepers):
+                    service.stop()
 
     async def _drain(self) -> None:
         hurry = asyncio.ensure_future(self._hurry.wait())

@@ -7,11 +7,11 @@ import random
 from collections import Counter
 
 import pytest
-from flowstate_daemon.queue.bull import Bull
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.intake import Intake, MailOrder
+from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.keys import Keys
 from tests.process.conftest import MakeDaemon

@@ -107,7 +107,8 @@ class FakeResend(ResendApi):
         answer = plan
         if plan.status is None or plan.accept:
             answer = await self.work(incoming, plan.delay_s)
-        elif plan.delay_s:
+        else:
+            await self._gate.wait()
             await asyncio.sleep(plan.delay_s)
         if plan.status is not None:
             answer = plan

@@ -109,3 +109,13 @@ async def test_connection_is_given_back(connection: Connection, keys: Keys, stag
     await stage.put("1", "completed")
     for _ in range(3):
         assert (await finished(connection, keys, "1", 5)).state == "completed"
+
+
+@pytest.mark.parametrize("timeout_s", [-1.0, 0.0, 0.001])
+async def test_a_wait_that_is_over_at_once_ends(watch: Watch, stage: Stage, timeout_s: float) -> None:
+    """Also when the time is up in the middle of the look, where redis-py may swallow the cancellation."""
+    await stage.put("1", "active")
+    async with asyncio.timeout(2):
+        for _ in range(50):
+            with pytest.raises(TimeoutError):
+                await watch.finished("1", timeout_s)

@@ -7,6 +7,7 @@ import asyncio
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.vitals import Vitals
+from tests.support.clock import HandClock
 
 
 async def test_work_that_swallows_a_cancellation_is_cancelled_again() -> None:
@@ -25,3 +26,27 @@ async def test_work_that_swallows_a_cancellation_is_cancelled_again() -> None:
     async with asyncio.timeout(5):
         assert await service.unless_stopped(deaf_once()) is None
     assert swallowed.is_set()
+
+
+async def test_a_loop_is_watched_from_its_first_turn_on() -> None:
+    """Before, it is not stuck: the house may wait long for its stores. From then on, silence is seen."""
+    time = HandClock()
+    vitals = Vitals(time)
+    begun = asyncio.Event()
+
+    class Hanging(Service):
+        name = "hanging"
+
+        async def turn(self) -> None:
+            begun.set()
+            await self.pause(60)
+
+    service = Hanging(vitals.pulse("hanging"))
+    time.advance(3_600)
+    assert vitals.stuck() == []
+    task = asyncio.create_task(service.run())
+    await begun.wait()
+    time.advance(26)
+    assert vitals.stuck() == ["hanging"]
+    service.stop()
+    await task
