@@ -1,4 +1,4 @@
-"""Delivery against a strict provider in a process of its own: how well a limited rate is used, and how fast without one.
+"""Delivery against a strict provider in a process of its own: how well a limited rate is used, and how fast without.
 
 `python -m tests.bench.delivery [--full]`; part of `make bench`. The daemon is the real one, as a child process.
 """

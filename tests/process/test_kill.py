@@ -34,19 +34,19 @@ async def test_twenty_kills_lose_nothing_and_send_nothing_twice(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
     """2,000 mails, 20 x SIGKILL at random moments of sending; each restart is at work again at once."""
-    provider.latency_s = 0.25  # slow enough that every kill finds mails under way
+    provider.latency_s = 0.25  # slow enough, with few slots, that every kill finds mails under way
     await enqueue(connection, keys)
     chance = random.Random(7)
     recoveries = []
     for _ in range(KILLS):
-        async with make_daemon() as daemon:
+        async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="30") as daemon:
             recoveries.append(await at_work(daemon, provider))
             await asyncio.sleep(chance.uniform(0.0, 0.4))  # the moment of the kill is what is tried here
             assert daemon.process is not None
             assert daemon.process.returncode is None, daemon.log_text()
             await daemon.kill()
     provider.latency_s = 0.0
-    async with make_daemon() as daemon:
+    async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="30") as daemon:
         recoveries.append(await at_work(daemon, provider))
         await eventually(lambda: empty(redis, keys), "all jobs settled", within_s=60)
 
