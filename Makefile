@@ -14,7 +14,7 @@ setup: $(READY) ## make the virtual environment with everything pinned in constr
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
-	@echo "Installing into $(VENV), this once: about half a minute"
+	@echo "Installing into $(VENV), this once: up to a minute"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,test]'
 	@touch $@

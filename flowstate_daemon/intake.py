@@ -61,7 +61,7 @@ class Intake:
         data = {"type": order.kind, "to": order.to, "context": dict(order.context)}
         try:
             read_request(order.kind, msgspec.json.encode(data))
-        except (Malformed, msgspec.MsgspecError, TypeError, UnicodeEncodeError) as error:
+        except (Malformed, msgspec.MsgspecError, TypeError, UnicodeEncodeError, RecursionError) as error:
             reason = error.reason if isinstance(error, Malformed) else str(error)
             raise Refused(f"this {order.kind} cannot be sent: {reason}") from error
         return NewJob(

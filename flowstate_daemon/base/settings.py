@@ -19,6 +19,11 @@ UNFIT_FOR_KEYS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
 UNFIT_FOR_IDS = re.compile(r"[^A-Za-z0-9._-]")
 PRINTABLE = re.compile(r"[\x21-\x7e]+")
 SHORTEST_SECRET = 32
+REDIS_CHOICES = {
+    "db": r"\d+",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": "(?i:true|false|yes|no|0|1)",
+}
 # Other parameters are meant for other clients (`family=0` for Node's) and would break this one.
 REDIS_PARAMETERS = frozenset(
     {
@@ -61,6 +66,8 @@ def _web_url(text: str) -> str:
         right = False
     if not right or not PRINTABLE.fullmatch(text):
         raise ValueError("must be a URL like https://example.com")
+    if "@" in parts.netloc:
+        raise ValueError("must not carry a login: it is shown to people, and nobody would use it")
     return text.rstrip("/")
 
 
@@ -73,7 +80,12 @@ def _secret_word(secret: SecretStr) -> SecretStr:
 def _redis_url(secret: SecretStr) -> SecretStr:
     """An address in one of Redis' usual forms; empty means that host and port say it."""
     text = secret.get_secret_value().strip()
-    if not text or text.startswith("unix://"):
+    if not text:
+        return SecretStr(text)
+    for name, value in parse_qsl(text.partition("?")[2]):
+        if name in REDIS_CHOICES and not re.fullmatch(REDIS_CHOICES[name], value):
+            raise ValueError(f"has a parameter {name} that is not {REDIS_CHOICES[name]}")
+    if text.startswith("unix://"):
         return SecretStr(text)
     try:
         parts = urlsplit(text)
@@ -163,7 +175,8 @@ class Redis(Section):
         parts = urlsplit(given or f"redis://{_bracketed(self.host)}")
         scheme = "rediss" if self.tls else parts.scheme
         place = f"{_bracketed(parts.hostname or self.host)}:{parts.port or self.port}{parts.path}"
-        query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] in REDIS_PARAMETERS])
+        fit = {name for name in REDIS_PARAMETERS if name == "db" or scheme == "rediss"}
+        query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] in fit])
         login = self._login(parts.username, parts.password)
         return f"{scheme}://{login}{place}{'?' if query else ''}{query}"
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from flowstate_daemon.cli.desk import Desk, at_desk
-from flowstate_daemon.cli.show import json_option, print_facts, print_json
+from flowstate_daemon.cli.show import finite, json_option, print_facts, print_json
 from flowstate_daemon.intake import LEAST_URGENT, LONGEST_DELAY_MS, MailOrder
 from flowstate_daemon.mail.catalogue import KINDS, Kind
 from flowstate_daemon.queue.watch import Watch
@@ -60,6 +60,7 @@ Example:
     "--wait",
     "wait_s",
     type=click.FloatRange(0),
+    callback=finite,
     metavar="SECONDS",
     help="Wait until the mail is sent or has failed; exit 1 when it is not sent by then.",
 )
@@ -113,11 +114,11 @@ def read_context(text: str) -> dict[str, Any]:
         try:
             with click.open_file(text[1:], encoding="utf-8") as file:
                 text = file.read()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--context: {error}") from error
     try:
         context = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise click.UsageError(f"--context is not JSON: {error}") from error
     if not isinstance(context, dict):
         raise click.UsageError('--context must be a JSON object, such as \'{"name": "Ada"}\'')

@@ -35,7 +35,7 @@ OUTCOMES: tuple[tuple[type[FlowstateError], str, int], ...] = (
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(exists=True, dir_okay=False, readable=True),
+    type=click.Path(),
     envvar="FLOWSTATE_CONFIG",
     help="TOML file with settings; the environment wins over it.  [env: FLOWSTATE_CONFIG]",
 )

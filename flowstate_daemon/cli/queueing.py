@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from flowstate_daemon.cli.desk import Desk, at_desk
-from flowstate_daemon.cli.show import json_option, moment, print_facts, print_json, print_table, progress, span
+from flowstate_daemon.cli.show import finite, json_option, moment, print_facts, print_json, print_table, progress, span
 from flowstate_daemon.queue.job import State
 from flowstate_daemon.queue.operator import NotThere, Switched
 from flowstate_daemon.queue.view import JobView
@@ -204,7 +204,13 @@ def resume(config_file: str | None, *, as_json: bool) -> None:
 @queue.command()
 @state_argument
 @click.option(
-    "--grace", "grace_s", type=click.FloatRange(0), default=0, metavar="SECONDS", help="Only jobs older than this."
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(0),
+    callback=finite,
+    default=0,
+    metavar="SECONDS",
+    help="Only jobs older than this.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="No more than this many.")
 @json_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +25,16 @@ STEADY = 20  # columns that a cell keeps on a narrow one
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 
 
+def finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    """Refuse what a range lets pass: NaN, which is in every range, and the infinite."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter("must be a finite number")
+    return value
+
+
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))  # bytes: UTF-8 whatever the locale
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -82,7 +90,10 @@ def moment(instant_ms: int | None) -> str:
     """A Unix ms instant as ISO 8601 in UTC, or an empty cell."""
     if instant_ms is None:
         return ""
-    return datetime.fromtimestamp(instant_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(instant_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return f"{instant_ms:.3g} ms"  # one absurd job must not hide all others
 
 
 def span(milliseconds: float | None) -> str:

@@ -29,6 +29,7 @@ POOL_SIZE = 8
 # Waiting and trying again helps against these answers, which redis-py reports as plain ResponseErrors.
 PASSING = (
     "NOREPLICAS", "BUSY ", "TRYAGAIN", "UNKILLABLE", "LOADING", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM",
+    "DB index",  # out of range: the server has fewer databases than REDIS_URL says
     "UNBLOCKED",  # a primary that is demoted ends all blocking pops so
 )  # fmt: skip
 IN_SCRIPT = "ACL failure in script"  # how a refusal inside a script begins, without the code that names it

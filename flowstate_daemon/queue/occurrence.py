@@ -28,6 +28,7 @@ NAMES = re.compile(r"jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|sun|mon|tue
 ALLOWED = re.compile(r"[\d*/,\-?#L ]+")  # croniter's H, R and W mean nothing to cron-parser
 ONE_ONLY = re.compile(r"(?<!\d)(\d+)-\1(?!\d)(?:/\d+)?")  # croniter takes 1-1 for the whole cycle
 LAST_DAY = re.compile(r"(?<![\dL])(\d)L")
+LONGEST_CRON = 1_000  # all minutes of an hour, written out, take 169; croniter takes seconds for 100 kB
 YEARS_AHEAD = 8  # 29 February can be eight years away
 HOUR_FIELD = 1  # in croniter's own order, whatever the order of the text
 LATEST_MS = 253_402_300_799_000  # the year 9999
@@ -37,6 +38,8 @@ def read_cron(text: Any) -> str:
     """A cron expression in croniter's words, always six fields with the seconds first. Raises Malformed."""
     if not isinstance(text, str):
         raise Malformed("the repeat option cron is not a text")
+    if len(text) > LONGEST_CRON:
+        raise Malformed(f"the repeat option cron is longer than {LONGEST_CRON} characters")
     fields = SHORTHANDS.get(text, text).split()
     cron = " ".join((*LEFT_OUT[: 6 - len(fields)], *fields))
     if not fields or len(fields) > len(LEFT_OUT) or not ALLOWED.fullmatch(NAMES.sub("", cron) + " "):

@@ -68,7 +68,7 @@ class Web:
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # no name of a host at all is a UnicodeError
             await runner.cleanup()
             raise ConfigError([f"HTTP on {self._host}:{self._port}: {remedy(error)}"]) from error
         self._runner = runner
@@ -86,9 +86,9 @@ class Web:
         return app
 
 
-def remedy(error: OSError) -> str:
+def remedy(error: OSError | UnicodeError) -> str:
     """What to do about an address that cannot be bound."""
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror | UnicodeError):
         return NO_SUCH_HOST
     return REMEDIES.get(error.errno or 0, str(error))
 

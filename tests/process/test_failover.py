@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.dev.embedded import ValkeyHouse
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.keys import Keys
@@ -126,3 +127,11 @@ async def test_sigterm_ends_the_wait_for_a_predecessors_lease(
         await eventually(waiting, "it waits for the lease")
         second.send(signal.SIGTERM)
         assert await second.ended(within_s=5) == 0
+
+
+async def test_a_database_that_the_server_lacks_is_an_outage(pair: tuple[ValkeyHouse, ValkeyHouse]) -> None:
+    """REDIS_URL names number 99: said in words, not in a traceback."""
+    connection = Connection(f"{pair[0].url}/99", client_name="test")
+    with pytest.raises(Outage, match="DB index"):
+        await connection.open()
+    await connection.close()

@@ -98,7 +98,13 @@ async def test_a_port_in_use_is_told_with_its_remedy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "words"), [("192.0.2.1", "no such address"), ("no-such-host.invalid", "FLOWSTATE_HTTP_HOST")]
+    ("host", "words"),
+    [
+        ("192.0.2.1", "no such address"),
+        ("no-such-host.invalid", "FLOWSTATE_HTTP_HOST"),
+        ("a..b", "FLOWSTATE_HTTP_HOST"),
+        ("a" * 100, "FLOWSTATE_HTTP_HOST"),
+    ],
 )
 async def test_a_wrong_host_is_told_with_its_remedy(host: str, words: str) -> None:
     """An address of another machine and a name that nobody knows are mistakes of configuration."""

@@ -88,7 +88,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
             {"REDIS_URL": "rediss://default:a%40b@x.upstash.io:6380/1"},
             "rediss://default:a%40b@x.upstash.io:6380/1",
         ),
-        ({"REDIS_URL": "redis://x?family=0&ssl_cert_reqs=none"}, "redis://x:6379?ssl_cert_reqs=none"),
+        ({"REDIS_URL": "rediss://x?family=0&ssl_cert_reqs=none"}, "rediss://x:6379?ssl_cert_reqs=none"),
         ({"REDIS_URL": "redis://[::1]:7000"}, "redis://[::1]:7000"),
         ({"REDIS_URL": "unix:///run/redis.sock"}, "unix:///run/redis.sock"),
         (
@@ -115,6 +115,12 @@ def test_any_login_arrives_at_redis_as_it_was_given(username: str, password: str
     config = Config.model_validate({"redis": {"host": "h", "username": username, "password": password}})
     login = parse_url(config.redis.url.get_secret_value())
     assert (login["username"], login["password"]) == (username, password)
+
+
+def test_parameters_for_tls_are_dropped_where_there_is_none() -> None:
+    """The client refuses them on a plain connection."""
+    assert url(REDIS_URL="redis://h/2?ssl_cert_reqs=none") == "redis://h:6379/2"
+    assert url(REDIS_URL="rediss://h/2?ssl_cert_reqs=none") == "rediss://h:6379/2?ssl_cert_reqs=none"
 
 
 def test_a_redis_host_from_the_environment_replaces_the_url_of_the_file(tmp_path: Path) -> None:
@@ -169,11 +175,15 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("REDIS_URL", "redis://h:70000"),
         ("REDIS_URL", "redis://:pa/ss@h"),
         ("REDIS_URL", "redis://h/first"),
+        ("REDIS_URL", "redis://h/?db=first"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=first"),
+        ("REDIS_URL", "rediss://h?ssl_cert_reqs=perhaps"),
         ("REDIS_TLS", "perhaps"),
         ("RESEND_FROM_EMAIL", "FlowState"),
         ("RESEND_FROM_EMAIL", "a@example.com\r\nBcc: b@example.com"),
         ("RESEND_API_KEY", "re_a b"),
         ("RESEND_API_URL", "api.resend.com"),
+        ("RESEND_API_URL", "https://me:word@api.resend.com"),
         ("FRONTEND_URL", "javascript:alert(1)"),
         ("FLOWSTATE_HTTP_PORT", "65536"),
         ("FLOWSTATE_LOG_FORMAT", "xml"),

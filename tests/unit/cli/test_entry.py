@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 import pytest
@@ -66,3 +67,40 @@ def test_a_mistake_is_told_in_words_and_in_json(capsys: pytest.CaptureFixture[st
 def test_wrong_usage_exits_64(option: tuple[str, str]) -> None:
     """An option out of bounds is a mistake of the caller, found before any store is asked."""
     assert main(["enqueue", "welcome", "--to", "ada@example.org", *option]) == USAGE
+
+
+DEEP = '{"a":' + "[" * 5000 + "]" * 5000 + "}"
+MISUSES = [
+    ["enqueue", "welcome", "--to", "a@example.org", "--wait", "nan"],
+    ["enqueue", "welcome", "--to", "a@example.org", "--wait", "inf"],
+    ["enqueue", "welcome", "--to", "a@example.org", "--wait", "-1"],
+    ["enqueue", "welcome", "--to", "a@example.org", "--context", DEEP],
+    ["enqueue", "welcome", "--to", "a@example.org", "--context", '{"a":' + "9" * 5000 + "}"],
+    ["queue", "clean", "failed", "--grace", "nan"],
+    ["queue", "clean", "failed", "--grace", "inf"],
+]
+
+
+@pytest.mark.parametrize("words", MISUSES, ids=lambda words: " ".join(words)[-40:])
+def test_numbers_and_documents_that_are_none_are_wrong_usage(words: list[str]) -> None:
+    """Said in a sentence, before any store is asked."""
+    assert main(words) == USAGE
+
+
+def test_a_context_file_that_is_no_text_is_wrong_usage(tmp_path: Path) -> None:
+    """A photograph instead of the JSON."""
+    file = tmp_path / "context.json"
+    file.write_bytes(b"\xff\xd8")
+    assert main(["enqueue", "welcome", "--to", "a@example.org", "--context", f"@{file}"]) == USAGE
+
+
+@pytest.mark.parametrize("file", ["/nowhere/flowstate.toml", "/"])
+def test_a_configuration_file_that_cannot_be_read_is_wrong_configuration(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A supervisor must not try again, and the other mistakes are told with it."""
+    monkeypatch.setenv("FLOWSTATE_CONFIG", file)
+    assert main(["run"]) == CONFIG
+    told = capsys.readouterr().err
+    assert file in told
+    assert "RESEND_FROM_EMAIL" in told

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from flowstate_daemon.cli.show import print_facts, print_table, printable, span
+from flowstate_daemon.cli.show import moment, print_facts, print_json, print_table, printable, span
 
 REASON = "Resend: the domain is not verified, and more words than fit into eighty columns of any terminal"
 
@@ -53,3 +55,15 @@ def test_what_a_stranger_typed_cannot_move_the_terminal() -> None:
 def test_spans_fit_a_cell(ms: float | None, words: str) -> None:
     """The two largest units are enough."""
     assert span(ms) == words
+
+
+@pytest.mark.parametrize("instant_ms", [10**300, 99_999_999_999_999_999, -9 * 10**17])
+def test_an_absurd_time_is_shown_not_raised(instant_ms: int) -> None:
+    """One job with a broken timestamp must not hide all others of its list."""
+    assert moment(instant_ms).endswith(" ms")
+
+
+def test_json_is_utf_8_whatever_the_terminal_speaks(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A program that reads it knows of no locale."""
+    print_json({"name": "é"})
+    assert json.loads(capfdbinary.readouterr().out.decode("utf-8")) == {"name": "é"}

@@ -173,3 +173,9 @@ def test_what_is_no_date_is_refused(value: object) -> None:
     """Anything else is malformed."""
     with pytest.raises(Malformed):
         read_instant(value, "endDate", UTC)
+
+
+def test_an_endless_cron_expression_is_refused_unread() -> None:
+    """Every claim of such a job would otherwise hold the event loop for seconds."""
+    with pytest.raises(Malformed, match="longer"):
+        read_cron("1," * 50_000 + "1 * * * *")
