@@ -89,6 +89,10 @@ class LeaseTaken(FlowstateError):
     """Another live daemon runs under the same instance id."""
 
 
+class LoopBug(FlowstateError):
+    """A loop met an error that nobody had foreseen: the house ends, so that a supervisor can start it afresh."""
+
+
 class ConfigError(FlowstateError):
     """The configuration is wrong; `mistakes` names every mistake, one line each."""
 

@@ -100,10 +100,13 @@ class InFlight:
         self._busy -= 1
         self._changed.set()
 
-    def settled(self, job_id: str) -> Run | None:
-        """The job's end is written down, or is no longer ours to write."""
+    def settled(self, job: Job) -> Run | None:
+        """The job's end is written down, or not ours to write. After `obliterate` an id may be in hand twice."""
         self._changed.set()
-        return self._runs.pop(job_id, None)
+        run = self._runs.get(job.id)
+        if run is None or run.job is not job:
+            return None
+        return self._runs.pop(job.id)
 
     def call_off(self, job_ids: Iterable[str], why: CalledOff) -> None:
         for job_id in job_ids:

@@ -71,7 +71,7 @@ class Pool:
             ending = await self._end_of(run)
             self._inflight.performed()
             if ending is None:
-                self._inflight.settled(run.job.id)
+                self._inflight.settled(run.job)
             else:
                 self._settler.put(ending if self._scribe is None else self._scribe.complete(run, ending))
             self.pulse.beat()

@@ -80,7 +80,7 @@ class Settler(Service):
         return await self._bull.release([ending.job for ending in batch])
 
     def _close(self, ending: Ending, settled: Settled) -> None:
-        run = self._inflight.settled(ending.job.id)
+        run = self._inflight.settled(ending.job)
         if settled is Settled.OK:
             self._reporter.ended(ending, run)
         else:
