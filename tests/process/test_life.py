@@ -137,7 +137,9 @@ async def test_two_daemons_share_one_queue(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
     """Under different names they split the work: every mail once."""
-    async with make_daemon("one") as one, make_daemon("two") as two:
+    provider.latency_s = 0.05
+    few = {"FLOWSTATE_QUEUE_CONCURRENCY": "20"}
+    async with make_daemon("one", **few) as one, make_daemon("two", **few) as two:
         await asyncio.gather(one.ready(), two.ready())
         await enqueue(connection, keys, 300)
 
