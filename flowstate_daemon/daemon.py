@@ -6,6 +6,7 @@ The command line calls it; nothing below imports it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import uuid
 from collections.abc import Iterator
@@ -246,6 +247,9 @@ class House:
         self.vitals.clear_condition("start")
         self._say_what_is_off()
         log.info("ready", version=__version__, queue=self.keys.base, provider=self.gateway.name)
+        # What is there by now stays for ever: a full collection would walk through it for 50 ms, and a code would wait.
+        gc.collect()
+        gc.freeze()
         lag = asyncio.create_task(self._lag_meter.run(), name=self._lag_meter.name)
         try:
             await self.engine.run()

@@ -16,7 +16,7 @@ from uuid import uuid4
 import structlog
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Final, LockLost, Outage, Skip
+from flowstate_daemon.base.errors import Expired, Final, LockLost, Outage
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.vitals import Pulse
 from flowstate_daemon.delivery.answers import Rate
@@ -24,10 +24,10 @@ from flowstate_daemon.delivery.gateway import MOST_IN_BATCH, Gateway
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.envelopes import Envelope, Envelopes
 from flowstate_daemon.queue.pacer import Pacer
-from flowstate_daemon.work.carrier import Back, Carrier
+from flowstate_daemon.work.carrier import REDIS_REST_S, UNANSWERED, Back, Carrier
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.line import Line
-from flowstate_daemon.work.parcel import Load, Parcel, idempotency_key
+from flowstate_daemon.work.parcel import TOO_LATE, Load, Parcel, idempotency_key
 from flowstate_daemon.work.rejoin import Rejoin
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ UNDER_WAY = 8  # requests at once
 URGENT_UNDER_WAY = 4  # and for codes as many more
 MOST_UNDER_WAY = UNDER_WAY + URGENT_UNDER_WAY
 LOOK_UP_S = 5.0
-GATHER_S = 0.02  # how long a batch waits for mails that are being rendered
+GATHER_S = 0.1  # how long a batch that is not full waits for company
 
 
 class Bus(Service):
@@ -111,15 +111,14 @@ class Bus(Service):
         wait_s = await self._admission()
         if wait_s > 0:
             await self._rest(wait_s)
-        elif (load := self._next_load()) is not None and await self._sealed(load):
+        elif (load := self._next_load()) is not None:
             self._start(load)
 
     async def _admission(self) -> float:
         """0 when a request may start now, else how long to wait before looking again."""
         if self._line.empty or self._full():
             return LOOK_UP_S
-        if not self._line.urgent and self._expected and len(self._line) < MOST_IN_BATCH:
-            await self._gather()
+        await self._gather()
         wait_s = self._lane.wait_s()
         return wait_s if wait_s > 0 else await self._pacer.slot(urgent=self._line.urgent)
 
@@ -132,8 +131,9 @@ class Bus(Service):
         return len(self._tasks) - self._urgent_tasks >= UNDER_WAY
 
     async def _gather(self) -> None:
+        """Bulk waits a moment for company: mails that are being made, or claimed when a request has landed."""
         deadline = self._clock.mono() + GATHER_S
-        while self._expected and len(self._line) < MOST_IN_BATCH and not self._line.urgent:
+        while (self._expected or self._tasks) and len(self._line) < MOST_IN_BATCH and not self._line.urgent:
             left_s = deadline - self._clock.mono()
             if left_s <= 0:
                 return
@@ -153,14 +153,10 @@ class Bus(Service):
             lambda parcel: self._gateway.batchable(parcel.mail), most=MOST_IN_BATCH, urgent_only=alone
         )
         if load is not None and load.envelope is None:
-            load.parcels = [parcel for parcel in load.live if not self._expired(parcel)]
-        return load
-
-    def _expired(self, parcel: Parcel) -> bool:
-        if parcel.expires_at is None or self._clock.now_ms() < parcel.expires_at:
-            return False
-        parcel.fail(Skip("expired while it waited for the provider"))
-        return True
+            for parcel in load.parcels:
+                if parcel.expired(self._clock.now_ms()):
+                    parcel.fail(Expired(TOO_LATE))
+        return load if load is not None and load.live else None
 
     async def _sealed(self, load: Load) -> bool:
         """Write the request down before its first try, without those whose lock is no longer ours."""
@@ -172,9 +168,10 @@ class Bus(Service):
                 return False
             try:
                 lost = await self._envelopes.seal(envelope)
-            except Outage:
-                self._back(Back(parcels=live))
-                raise
+            except Outage as outage:
+                log.warning("not_sealed", mails=len(live), reason=outage.reason)
+                self._back(Back(parcels=live, after_s=REDIS_REST_S))
+                return False
             if not lost:
                 load.parcels, load.envelope = live, envelope
                 for parcel in live:
@@ -206,6 +203,10 @@ class Bus(Service):
         task.add_done_callback(partial(self._landed, load, urgent))
 
     async def _carry(self, load: Load) -> Back:
+        """Seal and send. A task for each, so that a code does not wait while a long request is written down."""
+        if load.envelope is None and not await self._sealed(load):
+            self._lane.unused()
+            return UNANSWERED
         back = await self._carrier.carry(load)
         if back.answered:
             rate, self._rate = self._rate, None
@@ -229,11 +230,10 @@ class Bus(Service):
             parcel.fail(bug)
 
     def _back(self, back: Back) -> None:
-        """What goes again: codes after a rest, where one is due, and the rest when the pacer lets it."""
         for load in back.loads:
             self._later(back.after_s, partial(self._enter_load, load))
         for parcel in back.parcels:
-            self._later(back.after_s if parcel.urgent else 0.0, partial(self._enter, parcel))
+            self._later(back.after_s, partial(self._enter, parcel))
         if back.sample is not None:
             back.sample.fate.add_done_callback(partial(self._decided, back.others))
             self._enter_load(Load([back.sample]))

@@ -42,7 +42,7 @@ QUOTA_REST_S = 10.0  # a code asks again in this time whether the quota is reall
 
 @dataclass(frozen=True, slots=True)
 class Back:
-    """What goes onto the bus again: loads as they are, parcels to be put together anew, codes after a rest.
+    """What goes onto the bus again, after a rest: loads as they are, parcels to be put together anew.
 
     `sample` is a mail that goes alone and decides for the `others`, if it is refused too. `answered`: the provider has
     said something.

@@ -41,6 +41,7 @@ class Run:
     skipped: Literal["skipped", "expired"] | None = None
     task: asyncio.Task[None] | None = None
     called_off: CalledOff | None = None
+    over: bool = False
 
     def call_off(self, why: CalledOff) -> None:
         """Interrupt the run where it stands; the first reason stays."""
@@ -88,6 +89,10 @@ class InFlight:
 
     def ids(self) -> list[str]:
         return list(self._runs)
+
+    def running(self, job_ids: Iterable[str]) -> set[str]:
+        """Those of the jobs whose run has not ended yet."""
+        return {job_id for job_id in job_ids if (run := self._runs.get(job_id)) is not None and not run.over}
 
     def take_in(self, job: Job, now: float) -> Run:
         run = Run(job, now)

@@ -33,7 +33,8 @@ class LockKeeper(PeriodicService):
         held = self._inflight.ids()
         if not held:
             return
-        lost = await self._bull.extend_locks(held)
+        # Who has ended meanwhile has given the lock back, or is told so when the ending is written.
+        lost = self._inflight.running(await self._bull.extend_locks(held))
         if lost:
             log.warning("locks_lost", job_ids=sorted(lost))
             self._metrics.locks_lost(len(lost))

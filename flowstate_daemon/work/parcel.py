@@ -24,6 +24,8 @@ PARKED = (
     "look it up at the provider, then retry or remove the job"
 )
 
+TOO_LATE = "the code ran out before it could leave"
+
 
 @dataclass(slots=True, eq=False)
 class Parcel:
@@ -46,6 +48,9 @@ class Parcel:
     def member(self) -> Member:
         """How the mail's job is named in an envelope."""
         return self.job.id, self.job.timestamp
+
+    def expired(self, now_ms: int) -> bool:
+        return self.expires_at is not None and now_ms >= self.expires_at
 
     @property
     def gone(self) -> bool:

@@ -69,6 +69,7 @@ class Pool:
         while True:
             run = await self._inbox.get()
             ending = await self._end_of(run)
+            run.over = True
             self._inflight.performed()
             if ending is None:
                 self._inflight.settled(run.job)

@@ -17,7 +17,7 @@ from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.work.bus import Bus
 from flowstate_daemon.work.inflight import Run
-from flowstate_daemon.work.parcel import Parcel
+from flowstate_daemon.work.parcel import TOO_LATE, Parcel
 from flowstate_daemon.work.people import People
 
 
@@ -34,16 +34,26 @@ class Sender:
 
     async def perform(self, run: Run) -> dict[str, Any]:
         """Send one job's mail; the result becomes the job's return value. Raises FlowstateError by fate."""
+        with self._bus.expecting():
+            parcel = await self._prepared(run)
+        accepted = await self._bus.post(parcel)
+        run.facts["provider_id"] = accepted.provider_id
+        return {"id": accepted.provider_id, "provider": accepted.provider}
+
+    async def _prepared(self, run: Run) -> Parcel:
+        """Raises Malformed, Expired or Skip."""
         request = read_request(run.job.name, run.job.data)
         run.to = request.to
         run.facts["to"] = masked(request.to)
         parcel = self._packed(run.job, request)
-        await self._decide(run, request, urgent=parcel.urgent)
         if run.job.envelope is None:
-            await self._render(parcel)
-        accepted = await self._bus.post(parcel)
-        run.facts["provider_id"] = accepted.provider_id
-        return {"id": accepted.provider_id, "provider": accepted.provider}
+            await self._decide(run, request, urgent=parcel.urgent)
+            async with self._at_desk(parcel):
+                parcel.render()
+        elif parcel.expired(self._clock.now_ms()):
+            raise Expired(TOO_LATE)
+        # Anything else that was sealed may have been sent: it is too late to decide otherwise.
+        return parcel
 
     async def _decide(self, run: Run, request: MailRequest, *, urgent: bool) -> None:
         """Raises Expired or Skip when the mail must not go."""
@@ -53,11 +63,6 @@ class Sender:
         if not decision.send:
             raise (Expired if decision.outcome == "expired" else Skip)(decision.reason or "not to be sent")
 
-    async def _render(self, parcel: Parcel) -> None:
-        with self._bus.expecting():
-            async with self._at_desk(parcel):
-                parcel.render()
-
     @asynccontextmanager
     async def _at_desk(self, parcel: Parcel) -> AsyncIterator[None]:
         """Mails are made one at a time, so that the loop looks up between them; a code does not queue for that."""
@@ -66,6 +71,7 @@ class Sender:
             return
         async with self._desk:
             yield
+            await asyncio.sleep(0)
 
     def _packed(self, job: Job, request: MailRequest) -> Parcel:
         usual = KINDS[request.kind].priority

@@ -21,6 +21,8 @@ from rich.table import Table
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.dev.embedded import ValkeyHouse
+from tests.bench.delivery import delivery
+from tests.bench.delivery import show as show_delivery
 from tests.bench.idle import idle_commands
 from tests.bench.latency import latency
 
@@ -55,7 +57,7 @@ async def drained(url: str, prefix: str, jobs: int, worker: Callable[[str], tupl
     return {**result, "commands_per_job": round((after - before) / jobs, 2)}
 
 
-async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float) -> dict[str, Any]:
+async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float, *, full: bool) -> dict[str, Any]:
     options = ("--jobs", str(jobs), "--concurrency", str(concurrency))
     async with ValkeyHouse() as house:
 
@@ -73,6 +75,7 @@ async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float) -> di
             "drain": {name: _middle(results) for name, results in runs.items()},
             "latency_ms": await latency(house.url, "latency"),
             "idle": await idle_commands(house.url, "idle", idle_s),
+            "delivery": await delivery(house.url, full=full),
         }
 
 
@@ -104,12 +107,14 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle-seconds", type=float, default=60.0)
+    parser.add_argument("--full", action="store_true", help="deliver a backlog of 100 000 mails instead of 20 000")
     given = parser.parse_args()
     logs.configure("warning")
-    figures = asyncio.run(measure(given.jobs, given.concurrency, given.rounds, given.idle_seconds))
+    figures = asyncio.run(measure(given.jobs, given.concurrency, given.rounds, given.idle_seconds, full=given.full))
     ARTEFACTS.mkdir(exist_ok=True)
     (ARTEFACTS / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
     show(figures)
+    show_delivery(figures["delivery"])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tests.process.conftest import MakeDaemon
 from tests.support.daemon import Daemon, eventually
 from tests.support.fake_resend import FakeResend
 
-MAILS = 2000
+MAILS = 10_000
 KILLS = 20
 RECOVERY_S = 10.0  # far below Bull's 60 s, on however busy a machine; `make bench` tells the real figure
 
@@ -33,7 +33,7 @@ async def enqueue(connection: Connection, keys: Keys) -> None:
 async def test_twenty_kills_lose_nothing_and_send_nothing_twice(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """2,000 mails, 20 x SIGKILL at random moments of sending; each restart is at work again at once."""
+    """10,000 mails, 20 x SIGKILL at random moments of sending; each restart is at work again at once."""
     provider.latency_s = 0.25  # slow enough, with few slots, that every kill finds mails under way
     await enqueue(connection, keys)
     chance = random.Random(7)

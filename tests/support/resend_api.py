@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -198,7 +198,7 @@ class ResendApi:
     def _take(self, mail: dict[str, Any], key: str | None, people: list[str]) -> str:
         taken = AcceptedMail(str(uuid4()), key, tuple(people), mail["subject"], mail, self.clock.now_ms())
         if self.journal is not None:
-            os.write(self.journal, msgspec.json.encode(asdict(taken)) + b"\n")
+            os.write(self.journal, msgspec.json.encode(taken) + b"\n")
         self.accepted.append(taken)
         return taken.id
 

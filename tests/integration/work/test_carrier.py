@@ -107,15 +107,18 @@ async def test_a_409_about_a_request_under_way_asks_again(depot: Depot, fake: Fa
     assert one_request(seen)
 
 
-async def test_a_429_is_obeyed_and_no_attempt(depot: Depot, fake: FakeResend, seen: list[Incoming]) -> None:
-    """After `retry-after` the same bytes go under the same key, and a code goes before them."""
+async def test_a_429_is_obeyed_and_no_attempt(
+    connection: Connection, keys: Keys, fake: FakeResend, seen: list[Incoming]
+) -> None:
+    """After `retry-after` the same bytes go under the same key, and a code takes the slot before them."""
     fake.script(error(429, "rate_limit_exceeded", retry_after="1"))
-    started = depot.clock.mono()
-    tasks = [depot.post(job) for job in await depot.jobs(3)]
-    await eventually(lambda: _is(fake.answered[429] == 1), "the refusal")
-    [code] = await depot.jobs(1, CODE)
-    results = await fates([*tasks, depot.post(code)])
-    assert depot.clock.mono() - started >= 1.0
+    async with Depot(connection, keys, fake, assumed_rate=4) as depot:
+        started = depot.clock.mono()
+        tasks = [depot.post(job) for job in await depot.jobs(3)]
+        await eventually(lambda: _is(fake.answered[429] == 1), "the refusal")
+        [code] = await depot.jobs(1, CODE)
+        results = await fates([*tasks, depot.post(code)])
+        assert depot.clock.mono() - started >= 1.0
     assert all(isinstance(result, Accepted) for result in results)
     assert got(fake)[0] == address(code)
     assert one_request([seen[0], seen[2]])

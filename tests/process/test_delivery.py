@@ -1,0 +1,74 @@
+"""Delivery by whole daemons on a limited provider: the code's slot, a drain with a full bus, a rate shared by three."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.job import NewJob
+from flowstate_daemon.queue.keys import Keys
+from tests.process.conftest import MakeDaemon
+from tests.support.daemon import eventually
+from tests.support.fake_resend import FakeResend
+
+
+async def enqueue(connection: Connection, keys: Keys, people: list[str], *, kind: str = "welcome") -> None:
+    context, priority = ({"otpCode": "123456"}, 1) if kind == "otp" else ({"name": "Ada"}, 5)
+    jobs = [NewJob(kind, {"type": kind, "to": to, "context": context}, priority=priority, attempts=4) for to in people]
+    await Bull(connection, keys, Clock(), token="test").add_many(jobs)
+
+
+async def test_a_code_takes_the_next_slot_and_a_drain_loses_nothing(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """More bulk than slots, two requests a second: a code leaves with the next one; SIGTERM hands back what is left."""
+    provider.rate.limit = 2
+    people = [f"person{number}@mail.dev" for number in range(900)]
+    await enqueue(connection, keys, people)
+    async with make_daemon(FLOWSTATE_QUEUE_DRAIN_S="0.2") as daemon:
+        await eventually(lambda: accepted(provider, 200), "two requests")
+        await enqueue(connection, keys, ["code@mail.dev"], kind="otp")
+        before = len({mail.key for mail in provider.accepted})
+        await eventually(lambda: got(provider, "code@mail.dev"), "the code", within_s=2)
+        assert len({mail.key for mail in provider.accepted}) == before + 1
+        daemon.send(signal.SIGTERM)
+        assert await daemon.ended() == 0
+    assert await redis.llen(keys("active")) == 0
+    async with make_daemon():
+        await eventually(lambda: accepted(provider, 901), "the rest")
+    assert Counter(mail.to[0] for mail in provider.accepted) == Counter([*people, "code@mail.dev"])
+    assert provider.answered[429] <= 1
+
+
+async def test_three_daemons_share_one_rate(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
+) -> None:
+    """At five requests a second they need as long as one would, are hardly ever slowed down, and double nothing."""
+    provider.rate.limit = 5
+    people = [f"person{number}@mail.dev" for number in range(4000)]
+    clock = Clock()
+    async with make_daemon("one") as one, make_daemon("two") as two, make_daemon("three") as three:
+        for daemon in (one, two, three):
+            await daemon.ready()
+        await enqueue(connection, keys, people)
+        started = clock.mono()
+        await eventually(lambda: accepted(provider, len(people)), "all mails", within_s=40)
+        seconds = clock.mono() - started
+    requests = len({mail.key for mail in provider.accepted})
+    assert Counter(mail.to[0] for mail in provider.accepted) == Counter(people)
+    assert provider.answered[429] <= 1 + requests // 100
+    assert requests <= 60  # three daemons, and each with a rest that fills no batch now and then
+    assert seconds >= (requests - 5) / 5 * 0.95
+
+
+async def accepted(provider: FakeResend, count: int) -> bool:
+    return len(provider.accepted) >= count
+
+
+async def got(provider: FakeResend, address: str) -> bool:
+    return any(mail.to[0] == address for mail in provider.accepted)

@@ -1,0 +1,40 @@
+"""Free slots, the reserve for codes, and who is still running."""
+
+from __future__ import annotations
+
+from flowstate_daemon.queue.job import DEFAULTS, Job
+from flowstate_daemon.work.inflight import UNSETTLED, InFlight
+
+
+def job(number: int) -> Job:
+    return Job(str(number), "welcome", b"{}", DEFAULTS, 0, 0, 5, b"[]")
+
+
+def test_codes_have_slots_that_bulk_cannot_fill() -> None:
+    """When bulk fills its slots, the reserve is still free; codes may fill both."""
+    inflight = InFlight(3, reserve=2)
+    assert (inflight.free, inflight.free_for_urgent) == (3, 5)
+    for number in range(3):
+        inflight.take_in(job(number), 0.0)
+    assert (inflight.free, inflight.free_for_urgent) == (0, 2)
+    inflight.performed()
+    assert (inflight.free, inflight.free_for_urgent) == (1, 3)
+
+
+def test_what_cannot_be_written_down_holds_up_the_next() -> None:
+    """Ended jobs that wait for Redis take room too, for codes as well."""
+    inflight = InFlight(2, reserve=1)
+    for number in range(2 + 1 + UNSETTLED):
+        inflight.take_in(job(number), 0.0)
+        inflight.performed()
+    assert inflight.free < 0
+    assert inflight.free_for_urgent == 0
+
+
+def test_an_ended_run_has_no_lock_to_lose() -> None:
+    """Whoever is over, or gone, is not called off for a lock that was given back."""
+    inflight = InFlight(3)
+    runs = [inflight.take_in(job(number), 0.0) for number in range(3)]
+    runs[0].over = True
+    inflight.settled("1")
+    assert inflight.running(["0", "1", "2", "9"]) == {"2"}
