@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from email.utils import formataddr
-from typing import NoReturn
 
 import asyncpg
 import structlog
@@ -21,7 +20,7 @@ from aiohttp.web import RouteDef
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
-from flowstate_daemon.base.errors import LeaseTaken, LoopBug, Outage
+from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.lag import LagMeter
 from flowstate_daemon.base.metrics import Metrics
@@ -96,17 +95,6 @@ def build_pool(config: Config) -> asyncpg.Pool | None:
 def sender_of(mail: Mail) -> str:
     """The `From` field: an address without a name gets the product's."""
     return mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
-
-
-def _tell_of_bug(group: ExceptionGroup) -> NoReturn:
-    """One loop has ended the house: by losing the lease, which is told as such, or by a bug, told whole in the log."""
-    error: BaseException | None = group.subgroup(LeaseTaken)
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if error is not None:
-        raise error
-    log.critical("loop_bug", exc_info=group, remedy="a supervisor should start the daemon again; please report this")
-    raise LoopBug("a loop of the daemon had a bug; the log's line loop_bug tells which") from group
 
 
 class House:
@@ -253,8 +241,6 @@ class House:
         lag = asyncio.create_task(self._lag_meter.run(), name=self._lag_meter.name)
         try:
             await self.engine.run()
-        except ExceptionGroup as group:
-            _tell_of_bug(group)
         finally:
             self._lag_meter.stop()
             await lag

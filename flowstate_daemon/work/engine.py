@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 
+from flowstate_daemon.base.errors import LeaseTaken, LoopBug
 from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.service import Service, unless
 from flowstate_daemon.queue.bull import Bull
@@ -67,6 +68,17 @@ class Way:
     lane: Lane
     bus: Bus | None = None
     records: Records = field(default_factory=Records)
+
+
+def tell_of_bug(group: ExceptionGroup) -> NoReturn:
+    """One loop has ended the house: by losing the lease, which is told as such, or by a bug, told whole in the log."""
+    error: BaseException | None = group.subgroup(LeaseTaken)
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
+        raise error
+    log.critical("loop_bug", exc_info=group, remedy="a supervisor should start the daemon again; please report this")
+    raise LoopBug("a loop of the daemon had a bug; the log's line loop_bug tells which") from group
 
 
 class Engine:
@@ -145,7 +157,13 @@ class Engine:
         self._stop.set()
 
     async def run(self) -> None:
-        """Run all loops until `stop()`. Raises what a loop raised, as a group, when one has a bug."""
+        """Run all loops until `stop()`. Raises LeaseTaken, or LoopBug when a loop has one."""
+        try:
+            await self._run()
+        except ExceptionGroup as group:
+            tell_of_bug(group)
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             # What writes down and what holds on start before what claims.
             keepers: list[Service] = [self._settler, self._lock_keeper, self._lease_keeper]
