@@ -36,5 +36,14 @@ def test_an_ended_run_has_no_lock_to_lose() -> None:
     inflight = InFlight(3)
     runs = [inflight.take_in(job(number), 0.0) for number in range(3)]
     runs[0].over = True
-    inflight.settled("1")
+    inflight.settled(runs[1].job)
     assert inflight.running(["0", "1", "2", "9"]) == {"2"}
+
+
+def test_an_id_may_be_in_hand_twice_after_obliterate() -> None:
+    """The end of the old run does not let go of the new one."""
+    inflight = InFlight(3)
+    old, new = inflight.take_in(job(1), 0.0), inflight.take_in(job(1), 1.0)
+    assert inflight.settled(old.job) is None
+    assert inflight.ids() == ["1"]
+    assert inflight.settled(new.job) is new
