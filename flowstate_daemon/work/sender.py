@@ -42,13 +42,14 @@ class Sender:
 
     async def _prepared(self, run: Run) -> Parcel:
         """Raises Malformed, Expired or Skip."""
-        request = read_request(run.job.name, run.job.data)
+        async with self._at_desk(run.job):
+            request = read_request(run.job.name, run.job.data)
         run.to = request.to
         run.facts["to"] = masked(request.to)
         parcel = self._packed(run.job, request)
         if run.job.envelope is None:
             await self._decide(run, request, urgent=parcel.urgent)
-            async with self._at_desk(parcel):
+            async with self._at_desk(run.job):
                 parcel.render()
         elif parcel.expired(self._clock.now_ms()):
             raise Expired(TOO_LATE)
@@ -64,9 +65,9 @@ class Sender:
             raise (Expired if decision.outcome == "expired" else Skip)(decision.reason or "not to be sent")
 
     @asynccontextmanager
-    async def _at_desk(self, parcel: Parcel) -> AsyncIterator[None]:
-        """Mails are made one at a time, so that the loop looks up between them; a code does not queue for that."""
-        if parcel.urgent:
+    async def _at_desk(self, job: Job) -> AsyncIterator[None]:
+        """One mail at a time, so that the loop looks up between them; a code does not queue for that."""
+        if job.priority == URGENT:
             yield
             return
         async with self._desk:

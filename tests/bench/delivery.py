@@ -39,7 +39,7 @@ CODE_EVERY_S = 0.05
 
 @dataclass
 class Provider:
-    """The stand-in as a child, and what it has accepted: key, recipient and time of each mail, read as it grows."""
+    """The stand-in as a child, and what it has accepted: key, recipient and arrival of each mail, read as it grows."""
 
     url: str
     journal: Path
@@ -57,7 +57,7 @@ class Provider:
                     break
                 self._read += len(line)
                 mail = json.loads(line)
-                self.accepted.append((mail["key"], mail["to"][0], mail["at"]))
+                self.accepted.append((mail["key"], mail["to"][0], mail["came"]))
         return len(self.accepted)
 
 

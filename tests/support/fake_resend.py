@@ -96,12 +96,14 @@ class FakeResend(ResendApi):
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         self._note(request)
+        came = self.clock.now_ms()
         incoming = Incoming(
             request.method,
             request.path,
             request.headers.get("Idempotency-Key"),
             {name.lower(): value for name, value in request.headers.items()},
             await request.read(),
+            came,
         )
         plan = self._plan(incoming)
         answer = plan

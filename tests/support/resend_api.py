@@ -23,7 +23,7 @@ API_KEY = "re_Fake0000_abcdefghijklmnop"
 
 @dataclass(frozen=True, slots=True)
 class AcceptedMail:
-    """One mail that the provider would now deliver. `at` is Unix ms."""
+    """One mail that the provider would now deliver. `at` is Unix ms; its request began to arrive at `came`."""
 
     id: str
     key: str | None
@@ -31,6 +31,7 @@ class AcceptedMail:
     subject: str
     body: Mapping[str, Any]
     at: int
+    came: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Incoming:
     key: str | None
     headers: Mapping[str, str]
     body: bytes
+    came: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +173,12 @@ class ResendApi:
         if incoming.path == "/emails":
             people = self._check(content)
             headers |= self.quotas.spend(len(people))
-            return {"id": self._take(content, incoming.key, people)}
+            return {"id": self._take(content, incoming, people)}
         permissive = self.permissive_known and incoming.headers.get("x-batch-validation") == "permissive"
-        return self._accept_batch(content, incoming.key, headers, permissive=permissive)
+        return self._accept_batch(content, incoming, headers, permissive=permissive)
 
     def _accept_batch(
-        self, mails: object, key: str | None, headers: dict[str, str], *, permissive: bool
+        self, mails: object, incoming: Incoming, headers: dict[str, str], *, permissive: bool
     ) -> dict[str, Any]:
         if not isinstance(mails, list) or not 1 <= len(mails) <= MOST_IN_BATCH:
             raise Refusal(422, "validation_error", f"The batch must hold 1 to {MOST_IN_BATCH} emails.")
@@ -189,14 +191,16 @@ class ResendApi:
                     raise
                 errors.append({"index": index, "message": refusal.message})
         headers |= self.quotas.spend(sum(len(people) for _, people in good))
-        taken = [{"id": self._take(mail, key, people)} for mail, people in good]
+        taken = [{"id": self._take(mail, incoming, people)} for mail, people in good]
         return {"data": taken, "errors": errors} if permissive else {"data": taken}
 
     def _check(self, mail: object, *, batch: bool = False) -> list[str]:
         return check_mail(mail, verified=self.verified, refuse_dummies=self.refuse_dummies, batch=batch)
 
-    def _take(self, mail: dict[str, Any], key: str | None, people: list[str]) -> str:
-        taken = AcceptedMail(str(uuid4()), key, tuple(people), mail["subject"], mail, self.clock.now_ms())
+    def _take(self, mail: dict[str, Any], incoming: Incoming, people: list[str]) -> str:
+        taken = AcceptedMail(
+            str(uuid4()), incoming.key, tuple(people), mail["subject"], mail, self.clock.now_ms(), incoming.came
+        )
         if self.journal is not None:
             os.write(self.journal, msgspec.json.encode(taken) + b"\n")
         self.accepted.append(taken)
