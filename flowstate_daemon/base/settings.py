@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-UNFIT_FOR_KEYS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
+from flowstate_daemon.base.forms import (
+    AnyCase,
+    KeyPart,
+    LinkSecrets,
+    PostgresUrl,
+    RedisUrl,
+    SecretWord,
+    SecretWords,
+    SenderField,
+    WebUrl,
+)
+
 UNFIT_FOR_IDS = re.compile(r"[^A-Za-z0-9._-]")
-PRINTABLE = re.compile(r"[\x21-\x7e]+")
-SHORTEST_SECRET = 32
-REDIS_CHOICES = {
-    "db": r"\d+",
-    "ssl_cert_reqs": "none|optional|required",
-    "ssl_check_hostname": "(?i:true|false|yes|no|0|1)",
-}
 # Other parameters are meant for other clients (`family=0` for Node's) and would break this one.
 REDIS_PARAMETERS = frozenset(
     {
@@ -38,99 +41,8 @@ REDIS_PARAMETERS = frozenset(
 )
 
 
-def _key_part(text: str) -> str:
-    if not text or UNFIT_FOR_KEYS.search(text):
-        raise ValueError("must not be empty or hold spaces, '@' or any of * ? [ ] \\")
-    return text
-
-
-def _sender(text: str) -> str:
-    """An address, alone or as `Name <address>`; empty means that none is given."""
-    text = text.strip()
-    if not text:
-        return text
-    if not text.isprintable():
-        raise ValueError("must be one line of printable text")
-    try:
-        validate_email(text, check_deliverability=False, allow_display_name=True, test_environment=True)
-    except EmailNotValidError as error:
-        raise ValueError(f"is no e-mail address: {error}") from None
-    return text
-
-
-def _web_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or not PRINTABLE.fullmatch(text):
-        raise ValueError("must be a URL like https://example.com")
-    if "@" in parts.netloc:
-        raise ValueError("must not carry a login: it is shown to people, and nobody would use it")
-    return text.rstrip("/")
-
-
-def _secret_word(secret: SecretStr) -> SecretStr:
-    if not PRINTABLE.fullmatch(secret.get_secret_value()):
-        raise ValueError("must be one word without spaces or line ends")
-    return secret
-
-
-def _redis_url(secret: SecretStr) -> SecretStr:
-    """An address in one of Redis' usual forms; empty means that host and port say it."""
-    text = secret.get_secret_value().strip()
-    if not text:
-        return SecretStr(text)
-    for name, value in parse_qsl(text.partition("?")[2]):
-        if name in REDIS_CHOICES and not re.fullmatch(REDIS_CHOICES[name], value):
-            raise ValueError(f"has a parameter {name} that is not {REDIS_CHOICES[name]}")
-    if text.startswith("unix://"):
-        return SecretStr(text)
-    try:
-        parts = urlsplit(text)
-        right = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or not re.fullmatch(r"/?\d*", parts.path) or not PRINTABLE.fullmatch(text):
-        raise ValueError("must be like redis://user:password@host:6379/0, special characters of a password as %XX")
-    return SecretStr(text)
-
-
-def words_of(secret: SecretStr | None) -> list[str]:
-    """The secrets of a list that is separated by commas."""
-    return [] if secret is None else [word.strip() for word in secret.get_secret_value().split(",") if word.strip()]
-
-
-def _secret_words(secret: SecretStr) -> SecretStr:
-    words = words_of(secret)
-    if not words or not all(PRINTABLE.fullmatch(word) for word in words):
-        raise ValueError("must be one word without spaces, or several separated by commas")
-    return secret
-
-
-def _link_secrets(secret: SecretStr) -> SecretStr:
-    if any(len(word) < SHORTEST_SECRET for word in words_of(_secret_words(secret))):
-        raise ValueError(f"must have {SHORTEST_SECRET} characters or more; make one with: openssl rand -hex 32")
-    return secret
-
-
-def _postgres_url(secret: SecretStr) -> SecretStr:
-    if not secret.get_secret_value().startswith(("postgres://", "postgresql://")):
-        raise ValueError("must start with postgresql://")
-    return secret
-
-
 def _host_name() -> str:
     return UNFIT_FOR_IDS.sub("-", socket.gethostname())[:64] or "daemon"
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-KeyPart = Annotated[str, AfterValidator(_key_part), Field(max_length=100)]
-WebUrl = Annotated[str, AfterValidator(_web_url)]
 
 
 class Section(BaseModel):
@@ -158,7 +70,7 @@ class Redis(Section):
     """Speak TLS, as a URL that begins with rediss:// does."""
     block_s: float = Field(default=20.0, ge=0.1, le=20.0)
     """The longest wait for a job on one connection, in seconds; shorter waits cost more commands."""
-    url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
+    url: RedisUrl = SecretStr("")
     """The whole address, redis://user:password@host:port/db; wins over host and port."""
 
     @model_validator(mode="after")
@@ -221,7 +133,7 @@ class Queue(Section):
 
 
 class Mail(Section):
-    from_address: Annotated[str, AfterValidator(_sender)] = ""
+    from_address: SenderField = ""
     """The sender, alone or as Name <address>; `run` needs it."""
     app_name: str = Field(default="FlowState", min_length=1, max_length=100)
     """The product's name in the mails."""
@@ -232,13 +144,13 @@ class Mail(Section):
 
 
 class Resend(Section):
-    api_key: Annotated[SecretStr, AfterValidator(_secret_word)] | None = None
+    api_key: SecretWord | None = None
     """The provider's key; without one, mails are written into the outbox folder."""
     api_url: WebUrl = "https://api.resend.com"
     """The provider's address."""
     timeout_s: float = Field(default=15.0, ge=1.0, le=20.0)  # longer silence of a sender counts as stuck
     """How long to wait for the provider's answer to one request."""
-    webhook_secret: Annotated[SecretStr, AfterValidator(_secret_words)] | None = None
+    webhook_secret: SecretWords | None = None
     """What signs the provider's webhooks, whsec_…; several, separated by commas, while one replaces another."""
 
 
@@ -256,14 +168,14 @@ class Http(Section):
     """The port to listen on; 0 takes any free one."""
     public_url: WebUrl | None = None
     """Where people reach this port from outside, https://…; links to unsubscribe begin with it."""
-    link_secret: Annotated[SecretStr, AfterValidator(_link_secrets)] | None = None
+    link_secret: LinkSecrets | None = None
     """What seals the links to unsubscribe: 32 characters or more; several, separated by commas: the first seals."""
     link_days: int = Field(default=400, ge=1, le=3650)
     """How many days a link to unsubscribe works."""
 
 
 class Database(Section):
-    url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = None
+    url: PostgresUrl | None = None
     """FlowState's Postgres, in Prisma's form; without one, schedules and ledger are off."""
     keep_days: int = Field(default=365, ge=1, le=36_500)
     """How many days the ledger remembers a mail."""
@@ -272,9 +184,9 @@ class Database(Section):
 
 
 class Log(Section):
-    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = "info"
     """The least important events that are written."""
-    format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = "auto"
+    format: Annotated[Literal["auto", "json", "console"], AnyCase] = "auto"
     """Lines for machines or for people; auto asks whether it writes to a terminal."""
 
 

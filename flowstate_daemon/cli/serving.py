@@ -15,7 +15,7 @@ from flowstate_daemon.base.config import Config
 from flowstate_daemon.cli.checks import Grade, Verdict, examine
 from flowstate_daemon.cli.desk import configured, run_async
 from flowstate_daemon.cli.show import json_option, print_json, print_table
-from flowstate_daemon.daemon import House
+from flowstate_daemon.daemon.house import House
 from flowstate_daemon.dev.house import DevHouse, Sent
 
 
@@ -78,7 +78,7 @@ def show_samples(house: DevHouse, sent: list[Sent], *, as_json: bool) -> None:
 
 def show_next_steps(house: DevHouse) -> None:
     """What to open and what to type while the house is open."""
-    url = f"http://{house.config.http.host}:{house.house.web.bound_port}"
+    url = f"http://{house.config.http.host}:{house.house.built.web.bound_port}"
     redis = house.config.redis.url.get_secret_value()
     command = own_command()
     click.echo(f"""
@@ -87,7 +87,7 @@ open    {url}/health/ready   {url}/metrics
 type    export REDIS_URL={redis}
         {command} queue status
         {command} enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5
-        redis-cli -u {redis} LLEN {house.house.keys("wait")}
+        redis-cli -u {redis} LLEN {house.house.built.keys("wait")}
 people  {house.people} in Postgres: psql '{house.database_url}'
 Ctrl-C closes the house.
 """)

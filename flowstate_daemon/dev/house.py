@@ -18,7 +18,7 @@ import msgspec
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config, load
-from flowstate_daemon.daemon import House
+from flowstate_daemon.daemon.house import House
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.dev.embedded import LOOPBACK, PostgresHouse, ValkeyHouse
 from flowstate_daemon.dev.seed import plant
@@ -89,7 +89,7 @@ class DevHouse:
         self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.house.engine.stop()
+            self.house.built.engine.stop()
             if self._daemon is not None:
                 await self._daemon
         finally:
@@ -99,7 +99,7 @@ class DevHouse:
         """Enqueue one mail of each kind and wait for its end. Raises TimeoutError, Outage."""
         # A connection of its own: the daemon's one subscriber is the daemon's.
         connection = Connection(self.config.redis.url.get_secret_value(), client_name="dev")
-        keys, queue = self.house.keys, self.config.queue
+        keys, queue = self.house.built.keys, self.config.queue
         intake = Intake(
             Bull(connection, keys, Clock(), token=PRODUCER), attempts=queue.attempts, backoff_ms=queue.backoff_ms
         )

@@ -40,7 +40,7 @@ def rss_mb(pid: int | str = "self") -> float:
 
 
 def build(url: str, prefix: str, perform: Perform, concurrency: int) -> tuple[Engine, Connection, Lease]:
-    """An engine as `daemon.py` builds it, with another performer."""
+    """An engine as `daemon` builds it, with another performer."""
     clock, keys, token = Clock(), Keys(prefix), f"bench/{uuid4().hex}"
     connection = Connection(url, client_name=connection_name(keys, token))
     instruments = Instruments(Vitals(clock), Metrics(KINDS), clock)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from flowstate_daemon.base.config import load
-from flowstate_daemon.daemon import House
+from flowstate_daemon.daemon.house import House
 from flowstate_daemon.delivery.gateway import Delivery
 from flowstate_daemon.queue.scripts import catalogue
 from tests.support.daemon import eventually
@@ -29,10 +29,10 @@ class Mortal:
         self.trail: list[str] = []
         self._steps = steps
         self._dead = asyncio.Event()
-        self._call = self.house.connection.call
-        self._deliver = self.house.gateway.deliver
-        self.house.connection.call = self._mortal_call  # type: ignore[method-assign]
-        self.house.gateway.deliver = self._mortal_deliver  # type: ignore[method-assign]
+        self._call = self.house.built.connection.call
+        self._deliver = self.house.built.gateway.deliver
+        self.house.built.connection.call = self._mortal_call  # type: ignore[method-assign]
+        self.house.built.gateway.deliver = self._mortal_deliver  # type: ignore[method-assign]
 
     @property
     def dead(self) -> bool:

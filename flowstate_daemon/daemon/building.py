@@ -1,16 +1,11 @@
-"""The one place that builds the house: stores, provider, engine and windows, opened and closed in order.
+"""Builds every part of the house by hand, and opens none of them. `house.py` gives them life.
 
-The command line calls it; nothing below imports it.
+Nothing below imports it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import signal
 import uuid
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
 from email.utils import formataddr
 
 import asyncpg
@@ -20,17 +15,16 @@ from aiohttp.web import RouteDef
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
-from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.forms import words_of
 from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.lag import LagMeter
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.base.settings import Mail, words_of
+from flowstate_daemon.base.settings import Mail
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.migrate import Migrator
 from flowstate_daemon.database.pool import make_pool
-from flowstate_daemon.database.pool import opened as open_up
 from flowstate_daemon.database.suppression import Suppressions
 from flowstate_daemon.delivery.answers import Rate
 from flowstate_daemon.delivery.gateway import Gateway
@@ -68,10 +62,6 @@ from flowstate_daemon.work.sender import Sender
 
 log = structlog.get_logger()
 
-FIRST_REST_S = 0.1
-LONGEST_REST_S = 5.0
-LAST_CALL_S = 2.0
-
 
 def build_gateway(config: Config, on_answer: OnAnswer) -> Gateway:
     """Resend when there is a key, else the outbox."""
@@ -97,8 +87,8 @@ def sender_of(mail: Mail) -> str:
     return mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
 
 
-class House:
-    """One daemon, built from a configuration. `run()` it once."""
+class Building:
+    """All parts of one daemon, as a configuration wants them."""
 
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self.config = config
@@ -125,7 +115,7 @@ class House:
         self.bus = self._build_bus()
         self.engine = self._build_engine()
         self.web = self._build_web()
-        self._lag_meter = LagMeter(self.metrics, self.vitals.pulse("loop"), self.clock)
+        self.lag_meter = LagMeter(self.metrics, self.vitals.pulse("loop"), self.clock)
 
     def _heard(self, answer: str, seconds: float, rate: Rate | None) -> None:
         """One answer of the provider, or a request that got none."""
@@ -150,7 +140,7 @@ class House:
             journal_limit=0 if self.pool is not None else self.config.database.journal_limit,
         )
         brand = Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale)
-        sender = Sender(Renderer(brand, self._unsubscribe_links()), self.bus, self.people, self.clock)
+        sender = Sender(Renderer(brand, self.unsubscribe_links()), self.bus, self.people, self.clock)
         settings = EngineSettings(
             concurrency=queue.concurrency,
             urgent_reserve=queue.urgent_reserve,
@@ -178,7 +168,7 @@ class House:
         pruner = Pruner(ledger, self.vitals.pulse("pruner"), self.clock, keep_days=keep_days)
         return Records(scribe, (writer, pruner), writer.notice)
 
-    def _unsubscribe_links(self) -> UnsubscribeLinks | None:
+    def unsubscribe_links(self) -> UnsubscribeLinks | None:
         """Links need somebody who remembers, an address that people reach, and a secret."""
         public_url = self.config.http.public_url
         if self.pool is None or public_url is None or self.link_seal is None:
@@ -203,96 +193,3 @@ class House:
             pages = Pages(self.config.mail.app_name, self.config.mail.frontend_url)
             routes += Unsubscribe(self.link_seal, Suppressions(self.pool, self.clock), pages, self.clock).routes()
         return routes
-
-    async def run(self) -> None:
-        """Open, work until told to stop, drain, close.
-
-        Raises:
-            ConfigError: the HTTP address cannot be bound.
-            LeaseTaken: another daemon runs under this instance id.
-            LoopBug: a loop had a bug; a supervisor should start the house again.
-        """
-        async with AsyncExitStack() as opened:
-            opened.push_async_callback(self.connection.close)
-            if self.pool is not None:
-                await opened.enter_async_context(open_up(self.pool))
-            if self.people is not None:
-                opened.push_async_callback(self.people.close)
-            # Windows first: whoever watches must see why the house is not ready yet.
-            if self.config.http.enabled:
-                await self.web.open()
-                opened.push_async_callback(self.web.close)
-            await self.gateway.open()
-            opened.push_async_callback(self.gateway.close)
-            with self._obeying_signals():
-                await self._work()
-        log.info("stopped")
-
-    async def _work(self) -> None:
-        self.vitals.raise_condition("start", "Redis has not been reached yet")
-        if not await self.engine.unless_stopped(self._begun()):
-            return
-        self.vitals.clear_condition("start")
-        self._say_what_is_off()
-        log.info("ready", version=__version__, queue=self.keys.base, provider=self.gateway.name)
-        # What is there by now stays for ever: a full collection would walk through it for 50 ms, and a code would wait.
-        gc.collect()
-        gc.freeze()
-        lag = asyncio.create_task(self._lag_meter.run(), name=self._lag_meter.name)
-        try:
-            await self.engine.run()
-        finally:
-            self._lag_meter.stop()
-            await lag
-        await self._return_lease()
-
-    def _say_what_is_off(self) -> None:
-        """Once, at the start: nobody should wonder later why something does not happen."""
-        if self.pool is None:
-            log.warning("ledger_off", reason="no DATABASE_URL", off="ledger, suppression, unsubscribing, webhooks")
-        elif self._unsubscribe_links() is None:
-            remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
-            log.warning("unsubscribe_off", reason="mails carry no link to unsubscribe", remedy=remedy)
-
-    async def _begun(self) -> bool:
-        """Wait for a Redis that answers and takes writes, and for our lease there, as long as it takes."""
-        rest_s = FIRST_REST_S
-        while True:
-            try:
-                await self.connection.open()
-                await self.lease.acquire()
-            except Outage as outage:
-                log.warning("store_away", reason=outage.reason, next_try_s=rest_s)
-                self.vitals.raise_condition("start", outage.reason)
-                await asyncio.sleep(rest_s)
-                rest_s = min(rest_s * 2, LONGEST_REST_S)
-            else:
-                return True
-
-    async def _return_lease(self) -> None:
-        """A courtesy to the next start; without it, that one looks whether we are still alive."""
-        try:
-            async with asyncio.timeout(LAST_CALL_S):
-                await self.lease.release()
-        except (Outage, TimeoutError) as error:
-            log.warning("lease_not_returned", reason=str(error))
-
-    @contextmanager
-    def _obeying_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._obey, number)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    def _obey(self, number: signal.Signals) -> None:
-        """The first signal drains, the second hands everything back now."""
-        log.info("signal", name=signal.Signals(number).name, second=self.engine.stopping)
-        self.vitals.drain()
-        if self.engine.stopping:
-            self.engine.hurry()
-        else:
-            self.engine.stop()

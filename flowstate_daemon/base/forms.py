@@ -1,0 +1,120 @@
+"""The forms that a setting may take: each checks what an operator wrote and says what was expected.
+
+`settings.py` builds its sections from them. No message repeats the value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+from urllib.parse import parse_qsl, urlsplit
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+UNFIT_FOR_KEYS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
+PRINTABLE = re.compile(r"[\x21-\x7e]+")
+SHORTEST_SECRET = 32
+REDIS_CHOICES = {
+    "db": r"\d+",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": "(?i:true|false|yes|no|0|1)",
+}
+
+
+def _key_part(text: str) -> str:
+    if not text or UNFIT_FOR_KEYS.search(text):
+        raise ValueError("must not be empty or hold spaces, '@' or any of * ? [ ] \\")
+    return text
+
+
+def _sender(text: str) -> str:
+    """An address, alone or as `Name <address>`; empty means that none is given."""
+    text = text.strip()
+    if not text:
+        return text
+    if not text.isprintable():
+        raise ValueError("must be one line of printable text")
+    try:
+        validate_email(text, check_deliverability=False, allow_display_name=True, test_environment=True)
+    except EmailNotValidError as error:
+        raise ValueError(f"is no e-mail address: {error}") from None
+    return text
+
+
+def _web_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not PRINTABLE.fullmatch(text):
+        raise ValueError("must be a URL like https://example.com")
+    if "@" in parts.netloc:
+        raise ValueError("must not carry a login: it is shown to people, and nobody would use it")
+    return text.rstrip("/")
+
+
+def _secret_word(secret: SecretStr) -> SecretStr:
+    if not PRINTABLE.fullmatch(secret.get_secret_value()):
+        raise ValueError("must be one word without spaces or line ends")
+    return secret
+
+
+def _redis_url(secret: SecretStr) -> SecretStr:
+    """An address in one of Redis' usual forms; empty means that host and port say it."""
+    text = secret.get_secret_value().strip()
+    if not text:
+        return SecretStr(text)
+    for name, value in parse_qsl(text.partition("?")[2]):
+        if name in REDIS_CHOICES and not re.fullmatch(REDIS_CHOICES[name], value):
+            raise ValueError(f"has a parameter {name} that is not {REDIS_CHOICES[name]}")
+    if text.startswith("unix://"):
+        return SecretStr(text)
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not re.fullmatch(r"/?\d*", parts.path) or not PRINTABLE.fullmatch(text):
+        raise ValueError("must be like redis://user:password@host:6379/0, special characters of a password as %XX")
+    return SecretStr(text)
+
+
+def words_of(secret: SecretStr | None) -> list[str]:
+    """The secrets of a list that is separated by commas."""
+    return [] if secret is None else [word.strip() for word in secret.get_secret_value().split(",") if word.strip()]
+
+
+def _secret_words(secret: SecretStr) -> SecretStr:
+    words = words_of(secret)
+    if not words or not all(PRINTABLE.fullmatch(word) for word in words):
+        raise ValueError("must be one word without spaces, or several separated by commas")
+    return secret
+
+
+def _link_secrets(secret: SecretStr) -> SecretStr:
+    if any(len(word) < SHORTEST_SECRET for word in words_of(_secret_words(secret))):
+        raise ValueError(f"must have {SHORTEST_SECRET} characters or more; make one with: openssl rand -hex 32")
+    return secret
+
+
+def _postgres_url(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().startswith(("postgres://", "postgresql://")):
+        raise ValueError("must start with postgresql://")
+    return secret
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+KeyPart = Annotated[str, AfterValidator(_key_part), Field(max_length=100)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+SenderField = Annotated[str, AfterValidator(_sender)]
+SecretWord = Annotated[SecretStr, AfterValidator(_secret_word)]
+SecretWords = Annotated[SecretStr, AfterValidator(_secret_words)]
+LinkSecrets = Annotated[SecretStr, AfterValidator(_link_secrets)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+AnyCase = BeforeValidator(_lower)

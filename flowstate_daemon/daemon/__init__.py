@@ -1,0 +1,1 @@
+"""The one place that builds: `building` puts the parts together, `house` opens, runs, drains and closes them."""

@@ -1,0 +1,127 @@
+"""The life of the house: stores, provider, engine and windows, opened and closed in order.
+
+The command line calls it; nothing below imports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+import structlog
+
+from flowstate_daemon import __version__
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.config import Config
+from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.daemon.building import Building
+from flowstate_daemon.database.pool import opened as open_up
+
+log = structlog.get_logger()
+
+FIRST_REST_S = 0.1
+LONGEST_REST_S = 5.0
+LAST_CALL_S = 2.0
+
+
+class House:
+    """One daemon, built from a configuration. `run()` it once."""
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        self.built = Building(config, clock)
+
+    async def run(self) -> None:
+        """Open, work until told to stop, drain, close.
+
+        Raises:
+            ConfigError: the HTTP address cannot be bound.
+            LeaseTaken: another daemon runs under this instance id.
+            LoopBug: a loop had a bug; a supervisor should start the house again.
+        """
+        async with AsyncExitStack() as opened:
+            opened.push_async_callback(self.built.connection.close)
+            if self.built.pool is not None:
+                await opened.enter_async_context(open_up(self.built.pool))
+            if self.built.people is not None:
+                opened.push_async_callback(self.built.people.close)
+            # Windows first: whoever watches must see why the house is not ready yet.
+            if self.built.config.http.enabled:
+                await self.built.web.open()
+                opened.push_async_callback(self.built.web.close)
+            await self.built.gateway.open()
+            opened.push_async_callback(self.built.gateway.close)
+            with self._obeying_signals():
+                await self._work()
+        log.info("stopped")
+
+    async def _work(self) -> None:
+        self.built.vitals.raise_condition("start", "Redis has not been reached yet")
+        if not await self.built.engine.unless_stopped(self._begun()):
+            return
+        self.built.vitals.clear_condition("start")
+        self._say_what_is_off()
+        log.info("ready", version=__version__, queue=self.built.keys.base, provider=self.built.gateway.name)
+        # What is there by now stays for ever: a full collection would walk through it for 50 ms, and a code would wait.
+        gc.collect()
+        gc.freeze()
+        lag = asyncio.create_task(self.built.lag_meter.run(), name=self.built.lag_meter.name)
+        try:
+            await self.built.engine.run()
+        finally:
+            self.built.lag_meter.stop()
+            await lag
+        await self._return_lease()
+
+    def _say_what_is_off(self) -> None:
+        """Once, at the start: nobody should wonder later why something does not happen."""
+        if self.built.pool is None:
+            log.warning("ledger_off", reason="no DATABASE_URL", off="ledger, suppression, unsubscribing, webhooks")
+        elif self.built.unsubscribe_links() is None:
+            remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
+            log.warning("unsubscribe_off", reason="mails carry no link to unsubscribe", remedy=remedy)
+
+    async def _begun(self) -> bool:
+        """Wait for a Redis that answers and takes writes, and for our lease there, as long as it takes."""
+        rest_s = FIRST_REST_S
+        while True:
+            try:
+                await self.built.connection.open()
+                await self.built.lease.acquire()
+            except Outage as outage:
+                log.warning("store_away", reason=outage.reason, next_try_s=rest_s)
+                self.built.vitals.raise_condition("start", outage.reason)
+                await asyncio.sleep(rest_s)
+                rest_s = min(rest_s * 2, LONGEST_REST_S)
+            else:
+                return True
+
+    async def _return_lease(self) -> None:
+        """A courtesy to the next start; without it, that one looks whether we are still alive."""
+        try:
+            async with asyncio.timeout(LAST_CALL_S):
+                await self.built.lease.release()
+        except (Outage, TimeoutError) as error:
+            log.warning("lease_not_returned", reason=str(error))
+
+    @contextmanager
+    def _obeying_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._obey, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _obey(self, number: signal.Signals) -> None:
+        """The first signal drains, the second hands everything back now."""
+        log.info("signal", name=signal.Signals(number).name, second=self.built.engine.stopping)
+        self.built.vitals.drain()
+        if self.built.engine.stopping:
+            self.built.engine.hurry()
+        else:
+            self.built.engine.stop()
