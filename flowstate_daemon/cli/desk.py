@@ -7,7 +7,6 @@ import os
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
@@ -15,6 +14,7 @@ import uvloop
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config, load
+from flowstate_daemon.base.gathering import file_of
 from flowstate_daemon.intake import Intake
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.connection import Connection
@@ -23,8 +23,6 @@ from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.operator import Operator
 
 T = TypeVar("T")
-
-STANDARD_FILE = Path("/etc/flowstate-daemon/flowstate-daemon.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,7 @@ class Desk:
 
 def configured(config_file: str | None, *, sending: bool = False) -> Config:
     """The configuration of this call; `sending` demands what only `run` needs. Raises ConfigError."""
-    file = Path(config_file) if config_file else STANDARD_FILE if STANDARD_FILE.exists() else None
-    return load(os.environ, file, sending=sending)
+    return load(os.environ, file_of(config_file), sending=sending)
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

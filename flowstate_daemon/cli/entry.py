@@ -5,19 +5,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import cast
 
 import click
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, Outage
-from flowstate_daemon.cli.enqueueing import enqueue
-from flowstate_daemon.cli.people import explain, migrate, suppression
-from flowstate_daemon.cli.queueing import queue
-from flowstate_daemon.cli.serving import check, dev, run
-from flowstate_daemon.cli.show import print_json
 
 FAILED, USAGE, UNREACHABLE, CONFIG, INTERRUPTED = 1, 64, 69, 78, 130
 OUTCOMES: tuple[tuple[type[FlowstateError], str, int], ...] = (
@@ -27,7 +25,35 @@ OUTCOMES: tuple[tuple[type[FlowstateError], str, int], ...] = (
 )
 
 
+# Where each command lives. Its module is imported when the command is asked for: a health check every few
+# seconds must not read the whole house into memory.
+COMMANDS = {
+    "run": "serving",
+    "dev": "serving",
+    "check": "serving",
+    "health": "health",
+    "migrate": "people",
+    "enqueue": "enqueueing",
+    "queue": "queueing",
+    "explain": "people",
+    "suppression": "people",
+}
+
+
+class Commands(click.Group):
+    """The commands by name, in the order of the table."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return cast("click.Command", getattr(import_module(f"flowstate_daemon.cli.{COMMANDS[name]}"), name))
+
+
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 done, 1 failed, 64 wrong usage, 69 a store is unreachable, 78 wrong configuration.",
 )
@@ -53,10 +79,6 @@ def app(context: click.Context, config_file: str | None) -> None:
       flowstate-daemon queue status        what waits, runs and failed
     """  # noqa: D301 - click wants the character itself: do not fold this paragraph
     context.obj = config_file
-
-
-for command in (run, dev, check, migrate, enqueue, queue, explain, suppression):
-    app.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,5 +109,5 @@ def _say(error: FlowstateError, *, as_json: bool) -> int:
     for reason in reasons:
         click.echo(f"  - {reason}", err=True)
     if as_json:
-        print_json({"error": what, "reasons": reasons, "exit_code": code})
+        click.echo(json.dumps({"error": what, "reasons": reasons, "exit_code": code}, indent=2))
     return code

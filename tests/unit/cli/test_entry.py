@@ -46,11 +46,18 @@ def test_enqueue_teaches_the_fields_of_every_kind(capsys: pytest.CaptureFixture[
 
 def test_every_command_but_run_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
     """What the README promises of commands that end."""
-    groups = {name: group for name, group in app.commands.items() if isinstance(group, click.Group)}
+    context = click.Context(app)
+    commands = {name: app.get_command(context, name) for name in app.list_commands(context)}
+    groups = {name: group for name, group in commands.items() if isinstance(group, click.Group)}
     inner = [(name, command) for name, group in groups.items() for command in group.commands]
-    outer = [(name,) for name in app.commands if name not in {"run", *groups}]
+    outer = [(name,) for name in commands if name not in {"run", *groups}]
     for words in [*inner, *outer]:
         assert "--json" in help_of(capsys, *words), words
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    """Although commands are imported by name, no other module can be reached."""
+    assert main(["show"]) == USAGE
 
 
 def test_a_mistake_is_told_in_words_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
