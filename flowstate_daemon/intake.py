@@ -29,7 +29,10 @@ class Refused(Final):
 
 @dataclass(frozen=True, slots=True)
 class MailOrder:
-    """What a caller asks for. `priority` 1 is most urgent; None takes the kind's own. `delay_ms` counts from now."""
+    """What a caller asks for. `priority` 1 is most urgent; None takes the kind's own. `delay_ms` counts from now.
+
+    `locale` is the mail's language; without it, that of the person, who may have chosen none.
+    """
 
     kind: str
     to: str
@@ -37,6 +40,7 @@ class MailOrder:
     priority: int | None = None
     delay_ms: int = 0
     job_id: str | None = None
+    locale: str | None = None
 
 
 class Intake:
@@ -58,7 +62,9 @@ class Intake:
 
     def _job(self, order: MailOrder) -> NewJob:
         self._check(order)
-        data = {"type": order.kind, "to": order.to, "context": dict(order.context)}
+        data: dict[str, Any] = {"type": order.kind, "to": order.to, "context": dict(order.context)}
+        if order.locale is not None:
+            data["locale"] = order.locale
         try:
             read_request(order.kind, msgspec.json.encode(data))
         except (Malformed, msgspec.MsgspecError, TypeError, UnicodeEncodeError, RecursionError) as error:

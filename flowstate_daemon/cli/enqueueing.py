@@ -13,6 +13,7 @@ from flowstate_daemon.cli.desk import Desk, at_desk
 from flowstate_daemon.cli.show import finite, json_option, print_facts, print_json
 from flowstate_daemon.intake import LEAST_URGENT, LONGEST_DELAY_MS, MailOrder
 from flowstate_daemon.mail.catalogue import KINDS, Kind
+from flowstate_daemon.mail.language import LOCALES
 from flowstate_daemon.queue.watch import Watch
 
 
@@ -55,6 +56,7 @@ Example:
     metavar="MS",
     help="Send it that many milliseconds from now.",
 )
+@click.option("--locale", type=click.Choice(LOCALES), help="Without it, the language that the person has chosen.")
 @click.option("--job-id", metavar="ID", help="An id of your own: a second job with the same id is not added.")
 @click.option(
     "--wait",
@@ -73,13 +75,14 @@ def enqueue(  # noqa: PLR0913 - one parameter an option
     context: str,
     priority: int | None,
     delay_ms: int,
+    *,
+    locale: str | None,
     job_id: str | None,
     wait_s: float | None,
-    *,
     as_json: bool,
 ) -> int:
     """Put one mail of TYPE into the queue."""
-    order = MailOrder(kind, to, read_context(context), priority, delay_ms, job_id)
+    order = MailOrder(kind, to, read_context(context), priority, delay_ms, job_id, locale)
     return at_desk(config_file, lambda desk: _enqueue(desk, order, wait_s, as_json=as_json))
 
 

@@ -22,6 +22,7 @@ from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.settings import Mail
 from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.languages import Languages
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.migrate import Migrator
 from flowstate_daemon.database.pool import make_pool
@@ -98,7 +99,7 @@ class Building:
         self.metrics = Metrics(KINDS, version=__version__, instance=instance)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_pool(config)
-        self.people = None if self.pool is None else People(Suppressions(self.pool, self.clock))
+        self.people = None if self.pool is None else self._build_people(self.pool)
         secrets = words_of(config.http.link_secret)
         self.link_seal = LinkSeal(secrets, lifetime_days=config.http.link_days) if secrets else None
         self._token = f"{instance}/{uuid.uuid4().hex}"
@@ -121,6 +122,9 @@ class Building:
         """One answer of the provider, or a request that got none."""
         self.metrics.provider_answer(answer, seconds)
         self.bus.hear(rate)
+
+    def _build_people(self, pool: asyncpg.Pool) -> People:
+        return People(Suppressions(pool, self.clock), Languages(pool, self.clock))
 
     def _build_bus(self) -> Bus:
         envelopes = Envelopes(self.connection, self.keys, self.clock, token=self._token)

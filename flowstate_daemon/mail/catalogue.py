@@ -9,27 +9,37 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from flowstate_daemon.base.errors import Malformed, Retry
 from flowstate_daemon.base.privacy import escaped, scrubbed
 from flowstate_daemon.mail.address import read_address
 from flowstate_daemon.mail.fields import (
     LARGEST_FIELD,
+    NO_TITLE,
     Code,
     Count,
+    Day,
+    Given,
+    Guess,
     Line,
     Lines,
     Link,
+    ListRule,
     Percent,
+    Rating,
     Rule,
     Title,
+    Weekday,
     rules_of,
 )
+from flowstate_daemon.mail.language import spoken
 
 LARGEST_CONTEXT = 256 * 1024  # bytes of JSON, fields that nobody reads included
+MOST_TASKS = 50  # in one list
 LONGEST_NAME = 100
 URGENT = 1
 NOBODY = "there"  # what producers write for a person whose name they do not know
@@ -83,7 +93,17 @@ class ProjectInvitation(Context, frozen=True):
     deadline: Line | None = ""
 
 
+class DueTask(Context, frozen=True):
+    title: Given | None = NO_TITLE
+    project: Given | None = ""
+    priority: Guess | None = 0
+    minutes: Guess | None = 0
+    url: Link | None = ""
+
+
 class TaskReminder(Context, frozen=True):
+    """One task. With `tasks`, all that are due on `due_date`; `task_count` counts those that are not listed too."""
+
     task_title: Title
     user_name: Line | None = NOBODY
     project_name: Line | None = PERSONAL
@@ -91,17 +111,37 @@ class TaskReminder(Context, frozen=True):
     estimated_time: Count | None = 0
     task_url: Link | None = ""
     settings_url: Link | None = ""
+    task_count: Count | None = 0
+    due_date: Day | None = None
+    tasks: Annotated[tuple[DueTask, ...], Meta(max_length=MOST_TASKS)] | None = ()
+    tasks_url: Link | None = ""
+
+
+class OverdueTask(Context, frozen=True):
+    days: Count
+    title: Given | None = NO_TITLE
+    url: Link | None = ""
 
 
 class OverdueSummary(Context, frozen=True):
+    """`tasks`, the oldest first, says what `overdue_tasks` says, in parts."""
+
     overdue_count: Count
     user_name: Line | None = NOBODY
     overdue_tasks: Lines | None = ""
     review_url: Link | None = ""
     settings_url: Link | None = ""
+    tasks: Annotated[tuple[OverdueTask, ...], Meta(max_length=MOST_TASKS)] | None = ()
+
+
+class TopTask(Context, frozen=True):
+    minutes: Count
+    title: Given | None = NO_TITLE
 
 
 class FocusReport(Context, frozen=True):
+    """One week. What stands behind `week_start` says in numbers what the texts before it say in English."""
+
     total_hours: Count
     total_minutes: Count
     total_sessions: Count
@@ -112,6 +152,14 @@ class FocusReport(Context, frozen=True):
     top_tasks: Lines | None = ""
     analytics_url: Link | None = ""
     settings_url: Link | None = ""
+    week_start: Day | None = None
+    week_end: Day | None = None
+    best_day: Weekday | None = None
+    average_rating: Rating | None = None
+    rated_sessions: Count | None = 0
+    top: Annotated[tuple[TopTask, ...], Meta(max_length=MOST_TASKS)] | None = ()
+    previous_minutes: Count | None = None
+    previous_sessions: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +172,7 @@ class Kind:
     unsubscribable: bool
     secret_fields: frozenset[str]
     decoder: msgspec.json.Decoder[Context]
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule | ListRule, ...]
 
     @property
     def urgent(self) -> bool:
@@ -170,7 +218,7 @@ class UnknownKind(Retry):
 
 @dataclass(frozen=True, slots=True)
 class MailRequest:
-    """One mail that can be rendered: every field checked and cleaned. `locale` None means the brand's own."""
+    """One mail that can be rendered: every field checked and cleaned. `locale` None: the job names no language."""
 
     kind: str
     to: str = field(repr=False)
@@ -184,6 +232,7 @@ class Envelope(msgspec.Struct, frozen=True):
     to: str
     context: msgspec.Raw
     type: str | None = None
+    locale: Any = None
 
 
 ENVELOPES = msgspec.json.Decoder(Envelope)
@@ -210,7 +259,7 @@ def read_request(name: str, data: bytes) -> MailRequest:
         for rule in kind.rules:
             rule.weigh(getattr(context, rule.name))
     values = [rule.clean(getattr(context, rule.name)) for rule in kind.rules]
-    return MailRequest(name, read_address(envelope.to), kind.context(*values))
+    return MailRequest(name, read_address(envelope.to), kind.context(*values), spoken(envelope.locale))
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, root: str) -> Any:

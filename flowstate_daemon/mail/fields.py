@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
 import msgspec
@@ -19,6 +20,7 @@ from flowstate_daemon.base.errors import Malformed
 
 LARGEST_FIELD = 64 * 1024  # bytes of UTF-8
 LARGEST_NUMBER = 1_000_000_000
+LONGEST_LINK = 2_048  # characters; what is longer no mail program opens
 NO_TITLE = "…"  # an empty title in the application is no reason to send nothing
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -27,6 +29,7 @@ GAPS = re.compile(r"[\t\r\n\x85\u2028\u2029]+")
 # C1 controls do nothing good anywhere; direction overrides let one field's text rewrite the line around it.
 UNSEEN = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")
 CODE = re.compile(r"[0-9A-Za-z]{4,10}", re.ASCII)
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 # No login part: a link such as https://app.example@evil.example shows one house and opens another.
 LINK = re.compile(r"https?://[^\s/?#@\\<>\"'`]+(?:[/?#][^\s<>]*)?", re.IGNORECASE)
 
@@ -52,6 +55,11 @@ def title(text: str) -> str:
     return line(text) or NO_TITLE
 
 
+def given(text: str) -> str:
+    """A title out of the application's own tables, where a stray control character is no reason to send nothing."""
+    return title(CONTROLS.sub(" ", text))
+
+
 def lines(text: str) -> str:
     """Text of several lines, all separated by a bare newline."""
     return _visible(BREAKS.sub("\n", text))
@@ -74,6 +82,8 @@ def code(text: str) -> str:
 def link(text: str) -> str:
     """An address that may stand behind a button: nothing that a mail program would run instead of open."""
     url = text.strip()
+    if len(url) > LONGEST_LINK:
+        raise ValueError(f"an address of at most {LONGEST_LINK} characters")
     if not LINK.fullmatch(url) or UNSEEN.search(url) or CONTROLS.search(url):
         raise ValueError("an http or https address")
     return url
@@ -90,14 +100,34 @@ def rounded(number: float) -> int:
     return math.floor(number + 0.5)
 
 
+def day(text: str) -> date:
+    """A day of somebody's calendar: it has no zone and no hour."""
+    try:
+        if DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise ValueError("a day as YYYY-MM-DD")
+
+
+def plausible(number: float) -> int:
+    """A number that a person may have left to chance: 0, which is not shown, in place of one that means nothing."""
+    return int(number) if 0 <= number <= LARGEST_NUMBER else 0
+
+
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)] | Annotated[float, Meta(ge=0, le=LARGEST_NUMBER)]
 Line: TypeAlias = Annotated[str, Form(line)]
 Title: TypeAlias = Annotated[str, Form(title)]
+Given: TypeAlias = Annotated[str, Form(given)]
 Lines: TypeAlias = Annotated[str, Form(lines)]
 Code: TypeAlias = Annotated[str, Form(code)]
 Link: TypeAlias = Annotated[str, Form(link)]
 Count: TypeAlias = Annotated[Number, Form(whole)]
 Percent: TypeAlias = Annotated[Number, Form(rounded)]
+Guess: TypeAlias = Annotated[int | float, Form(plausible)]
+Day: TypeAlias = Annotated[str, Form(day)]
+Weekday: TypeAlias = Annotated[int, Meta(ge=1, le=7), Form(int)]  # ISO: 1 is Monday
+Rating: TypeAlias = Annotated[Annotated[int, Meta(ge=1, le=5)] | Annotated[float, Meta(ge=1, le=5)], Form(float)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +156,55 @@ class Rule:
             raise Malformed(f"Text too long: {size} bytes, at most {LARGEST_FIELD} are allowed - at `{self.path}`")
 
 
-def rules_of(struct: type[msgspec.Struct]) -> tuple[Rule, ...]:
-    """One rule per field, in the order of the struct's fields."""
-    hints = get_type_hints(struct, include_extras=True)
-    return tuple(
-        Rule(
-            name=field.name,
-            path=f"$.context.{field.encode_name}",
-            form=_form(hints[field.name]),
-            optional=not field.required,
-            default=None if field.required else field.default,
+@dataclass(frozen=True, slots=True)
+class ListRule:
+    """What becomes of a list of structs. In the paths of `rules`, [] is the place for a row's number."""
+
+    name: str
+    row: type[msgspec.Struct]
+    rules: tuple[Rule | ListRule, ...]
+
+    def clean(self, value: Any) -> tuple[msgspec.Struct, ...]:
+        """The rows as the mail uses them; null is a list without rows. Raises Malformed."""
+        return tuple(
+            self.row(*(_at(number, rule.clean, getattr(row, rule.name)) for rule in self.rules))
+            for number, row in enumerate(value or ())
         )
-        for field in msgspec.structs.fields(struct)
-    )
+
+    def weigh(self, value: Any) -> None:
+        """Raises Malformed."""
+        for number, row in enumerate(value or ()):
+            for rule in self.rules:
+                _at(number, rule.weigh, getattr(row, rule.name))
 
 
-def _form(hint: Any) -> Form:
-    """The form in `Annotated[…, Form]`, or in the same with `| None` behind it."""
-    for part in (hint, *get_args(hint)):
-        for mark in getattr(part, "__metadata__", ()):
-            if isinstance(mark, Form):
-                return mark
+def _at(number: int, check: Callable[[Any], Any], value: Any) -> Any:
+    """A check of one row's field, whose refusal names the row."""
+    try:
+        return check(value)
+    except Malformed as refusal:
+        raise Malformed(refusal.reason.replace("[]", f"[{number}]")) from None
+
+
+def rules_of(struct: type[msgspec.Struct], root: str = "$.context") -> tuple[Rule | ListRule, ...]:
+    """One rule per field, in the order of the struct's fields."""
+    hints, fields = get_type_hints(struct, include_extras=True), msgspec.structs.fields(struct)
+    return tuple(_rule(field, hints[field.name], f"{root}.{field.encode_name}") for field in fields)
+
+
+def _rule(field: msgspec.structs.FieldInfo, hint: Any, path: str) -> Rule | ListRule:
+    """The rule of `Annotated[…, Form]` or of a tuple of structs, either with `| None` behind it."""
+    for part in _parts(hint):
+        if isinstance(part, Form):
+            optional = not field.required
+            return Rule(field.name, path, part, optional=optional, default=field.default if optional else None)
+        if isinstance(part, type) and issubclass(part, msgspec.Struct):
+            return ListRule(field.name, part, rules_of(part, f"{path}[]"))
     raise TypeError(f"a field of a context has no form: {hint}")
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """All that a hint is made of."""
+    yield hint
+    for part in (*get_args(hint), *getattr(hint, "__metadata__", ())):
+        yield from _parts(part)

@@ -16,11 +16,11 @@ import msgspec
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, select_autoescape
 
 from flowstate_daemon.mail.catalogue import KINDS, NOBODY, STRANGER, MailRequest
+from flowstate_daemon.mail.language import LOCALES, spoken
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.phrasebook import Phrasebook, read_phrasebook
 from flowstate_daemon.mail.unsubscribe import UnsubscribeLinks, headers_for
 
-LOCALES = ("en", "fr")
 LONGEST_SUBJECT = 200
 LONGEST_LIST = 50  # lines; providers of mailboxes cut mails at about 100 kB
 BULLET = re.compile(r"^[-*•]\s+")
@@ -81,12 +81,7 @@ class Renderer:
         )
 
     def _locale(self, wanted: str | None) -> str:
-        """`fr-CA` and `fr_FR` are both French; a language that we have no words for is the first that we have."""
-        for locale in (wanted, self._brand.default_locale):
-            language = re.split("[-_]", locale or "")[0].lower()
-            if language in self._letters:
-                return language
-        return LOCALES[0]
+        return spoken(wanted) or spoken(self._brand.default_locale) or LOCALES[0]
 
 
 def one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -29,11 +30,18 @@ class Register(Protocol):
     async def facts_for(self, addresses: Sequence[str]) -> Mapping[str, PersonFacts]: ...
 
 
-class People:
-    """Gathers questions while one is under way, so that a thousand mails cost two queries."""
+class Tongues(Protocol):
+    """Where it stands who has chosen which language: `database.languages`."""
 
-    def __init__(self, register: Register) -> None:
+    async def languages_of(self, addresses: Sequence[str]) -> Mapping[str, str]: ...
+
+
+class People:
+    """Gathers questions while one is under way, so that a thousand mails cost two rounds of queries."""
+
+    def __init__(self, register: Register, tongues: Tongues) -> None:
         self._register = register
+        self._tongues = tongues
         self._asked: dict[str, asyncio.Future[PersonFacts]] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -69,10 +77,11 @@ class People:
             batch = {address: self._asked.pop(address) for address in list(self._asked)[:MOST]}
             try:
                 found = await self._register.facts_for(list(batch))
+                chosen = await self._tongues.languages_of(list(batch))
             except Outage as outage:
                 for waiting in batch.values():
                     waiting.set_exception(outage)
                     waiting.exception()  # whoever asked may have gone meanwhile
             else:
                 for address, waiting in batch.items():
-                    waiting.set_result(found[address])
+                    waiting.set_result(replace(found[address], language=chosen.get(address)))

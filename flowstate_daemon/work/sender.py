@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import Expired, Skip
 from flowstate_daemon.mail.catalogue import KINDS, URGENT, MailRequest, read_request
-from flowstate_daemon.mail.facts import NOTHING_KNOWN
+from flowstate_daemon.mail.facts import NOTHING_KNOWN, PersonFacts
+from flowstate_daemon.mail.language import spoken
 from flowstate_daemon.mail.message import masked
 from flowstate_daemon.mail.policy import decide, expires_at_ms
 from flowstate_daemon.mail.render import Renderer
@@ -46,23 +48,26 @@ class Sender:
             request = read_request(run.job.name, run.job.data)
         run.to = request.to
         run.facts["to"] = masked(request.to)
-        parcel = self._packed(run.job, request)
+        urgent = URGENT in (run.job.priority, KINDS[request.kind].priority)
         if run.job.envelope is None:
-            await self._decide(run, request, urgent=parcel.urgent)
+            parcel = self._packed(run.job, await self._decided(run, request, urgent=urgent), urgent=urgent)
             async with self._at_desk(run.job):
                 parcel.render()
-        elif parcel.expired(self._clock.now_ms()):
+            return parcel
+        parcel = self._packed(run.job, request, urgent=urgent)
+        if parcel.expired(self._clock.now_ms()):
             raise Expired(TOO_LATE)
         # Anything else that was sealed may have been sent: it is too late to decide otherwise.
         return parcel
 
-    async def _decide(self, run: Run, request: MailRequest, *, urgent: bool) -> None:
-        """Raises Expired or Skip when the mail must not go."""
+    async def _decided(self, run: Run, request: MailRequest, *, urgent: bool) -> MailRequest:
+        """The request in the person's language. Raises Expired or Skip when the mail must not go."""
         facts = NOTHING_KNOWN if self._people is None else await self._people.facts(request.to, urgent=urgent)
         decision = decide(request, facts, now_ms=self._clock.now_ms(), made_ms=run.job.timestamp)
         run.chain.extend(decision.chain)
         if not decision.send:
             raise (Expired if decision.outcome == "expired" else Skip)(decision.reason or "not to be sent")
+        return in_language_of(facts, request)
 
     @asynccontextmanager
     async def _at_desk(self, job: Job) -> AsyncIterator[None]:
@@ -74,12 +79,18 @@ class Sender:
             yield
             await asyncio.sleep(0)
 
-    def _packed(self, job: Job, request: MailRequest) -> Parcel:
-        usual = KINDS[request.kind].priority
+    def _packed(self, job: Job, request: MailRequest, *, urgent: bool) -> Parcel:
         return Parcel(
             job,
-            priority=job.priority or usual,
-            urgent=URGENT in (job.priority, usual),
+            priority=job.priority or KINDS[request.kind].priority,
+            urgent=urgent,
             make=lambda: self._renderer.render(request, made_ms=job.timestamp),
             expires_at=expires_at_ms(request, job.timestamp),
         )
+
+
+def in_language_of(facts: PersonFacts | None, request: MailRequest) -> MailRequest:
+    """The job's own language wins, then the person's; without either it is left to the renderer."""
+    if request.locale is not None or facts is None:
+        return request
+    return replace(request, locale=spoken(facts.language))

@@ -58,6 +58,25 @@ def test_samples_are_read(kind: str) -> None:
         assert getattr(request.context, field.name) == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("fr", "fr"),
+        ("fr-CA", "fr"),
+        ("FR_fr", "fr"),
+        ("en", "en"),
+        ("tlh", None),
+        ("", None),
+        (7, None),
+        (["fr"], None),
+    ],
+)
+def test_the_locale_of_the_data(written: Any, read: str | None) -> None:
+    """Regions do not matter, and a language that we do not speak, or that is none, is as good as none."""
+    data = msgspec.json.decode(job_data("welcome")) | {"locale": written}
+    assert read_request("welcome", msgspec.json.encode(data)).locale == read
+
+
 def test_samples_link_to_the_frontend_given() -> None:
     """Each link of the samples starts with the address of the application that they are made for."""
     for context in preview_contexts("http://localhost:4200/").values():

@@ -1,0 +1,112 @@
+"""Which language people have chosen, read from the application's table as far as we may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.languages import REST_S, Languages
+from flowstate_daemon.database.pool import open_pool
+from flowstate_daemon.dev.embedded import free_port
+from tests.support.clock import HandClock
+
+REFUSALS = (
+    "REVOKE SELECT ON users FROM reader",
+    "ALTER TABLE users DROP COLUMN preferences",
+    "ALTER TABLE users ALTER COLUMN preferences TYPE text",
+    "DROP TABLE users CASCADE",
+    "DROP SCHEMA public CASCADE",
+)
+
+
+@pytest.fixture
+def languages(bare_pool: asyncpg.Pool, clock: HandClock) -> Languages:
+    return Languages(bare_pool, clock)
+
+
+async def add(pool: asyncpg.Pool, preferences: Sequence[Any], address: str = "p{}@example.org") -> list[str]:
+    """People with these preferences; returns their addresses."""
+    addresses = [address.format(number) for number in range(len(preferences))]
+    await pool.executemany(
+        """INSERT INTO users (id, email, password, preferences, "updatedAt") VALUES ($1, $1, '', $2, now())""",
+        list(zip(addresses, preferences, strict=True)),
+    )
+    return addresses
+
+
+async def test_people_have_what_they_chose(bare_pool: asyncpg.Pool, languages: Languages) -> None:
+    """Whoever has chosen something is told as they wrote it; nobody else is."""
+    await add(bare_pool, [{"language": "fr"}, {"language": "pt-BR"}, {"language": None}, {}, None])
+    asked = [f"p{number}@example.org" for number in range(6)]
+    assert await languages.languages_of(asked) == {"p0@example.org": "fr", "p1@example.org": "pt-BR"}
+
+
+async def test_the_spelling_of_the_job_need_not_be_the_application_s(
+    bare_pool: asyncpg.Pool, languages: Languages
+) -> None:
+    """Most applications store addresses in small letters, some as they were typed."""
+    await add(bare_pool, [{"language": "fr"}])
+    await add(bare_pool, [{"language": "fr"}], "Q{}@example.org")
+    found = await languages.languages_of(["P0@Example.org", "Q0@example.org", "q0@example.org", "a\0b", "\ud800"])
+    assert found == {"P0@Example.org": "fr", "Q0@example.org": "fr"}
+
+
+@pytest.mark.parametrize("nonsense", ["fr", ["fr"], 7, True, {"language": ["fr"]}, {"language": {"fr": "x" * 9999}}])
+async def test_broken_preferences_are_bearable(bare_pool: asyncpg.Pool, languages: Languages, nonsense: Any) -> None:
+    """Whatever stands there, the others of the batch have their language, and nothing endless comes back."""
+    addresses = await add(bare_pool, [nonsense, {"language": "fr"}])
+    found = await languages.languages_of(addresses)
+    assert found[addresses[1]] == "fr"
+    assert len(found.get(addresses[0], "")) <= 64
+
+
+@pytest.fixture
+async def owner(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Whom the database belongs to; the role `reader` may read the table of users and leaves with the test."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("CREATE ROLE reader LOGIN; GRANT SELECT ON users TO reader")
+    yield connection
+    await connection.execute("DROP OWNED BY reader; DROP ROLE reader")
+    await connection.close()
+
+
+@pytest.mark.parametrize("change", REFUSALS, ids=lambda change: change[:28])
+async def test_a_table_that_cannot_be_read_is_said_once(
+    owner: asyncpg.Connection, database_url: str, clock: HandClock, change: str
+) -> None:
+    """No right, no table, no column, another type: everybody gets the default language, and the remedy is told."""
+    await owner.execute(change)
+    async with open_pool(clean_dsn(database_url.replace("postgres@", "reader@"))) as pool:
+        languages = Languages(pool, clock)
+        with capture_logs() as said:
+            for _ in range(3):
+                assert await languages.languages_of(["p0@example.org"]) == {}
+                clock.advance(REST_S)
+    (warning,) = said
+    assert warning["event"] == "languages_unknown"
+    assert "GRANT" in warning["remedy"]
+
+
+async def test_a_right_granted_later_is_noticed(bare_pool: asyncpg.Pool, clock: HandClock) -> None:
+    """The table is asked again after a while, and not before."""
+    languages = Languages(bare_pool, clock)
+    await bare_pool.execute("ALTER TABLE users RENAME TO hidden")
+    assert await languages.languages_of(["p0@example.org"]) == {}
+    await bare_pool.execute("ALTER TABLE hidden RENAME TO users")
+    await add(bare_pool, [{"language": "fr"}])
+    assert await languages.languages_of(["p0@example.org"]) == {}
+    clock.advance(REST_S)
+    assert await languages.languages_of(["p0@example.org"]) == {"p0@example.org": "fr"}
+
+
+async def test_postgres_away_is_an_outage(clock: HandClock) -> None:
+    """As for everything else that is asked before a mail leaves."""
+    async with open_pool(clean_dsn(f"postgresql://u@127.0.0.1:{free_port()}/d")) as pool:
+        with pytest.raises(Outage):
+            await Languages(pool, clock).languages_of(["p0@example.org"])

@@ -1,0 +1,72 @@
+"""The language of a mail on the whole process: the job's own, else the person's, else the configuration's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.dev.seed import add_people
+from flowstate_daemon.intake import Intake, MailOrder
+from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from tests.process.conftest import MakeDaemon
+from tests.support.daemon import eventually
+from tests.support.fake_resend import FakeResend
+
+NOBODY = "nobody@example.org"
+AMELIE, BEN, FATOU = (f"{name}@flowstate.example" for name in ("amelie", "ben", "fatou"))
+ENGLISH, FRENCH = "Welcome to FlowState", "Bienvenue sur FlowState"
+
+
+async def subjects(provider: FakeResend, connection: Connection, keys: Keys, orders: list[MailOrder]) -> dict[str, str]:
+    """What each person's mail is called."""
+    intake = Intake(Bull(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
+    await intake.accept_many(orders)
+
+    async def accepted() -> bool:
+        return len(provider.accepted) == len(orders)
+
+    await eventually(accepted, "all mails accepted")
+    return {mail.to[0]: mail.subject for mail in provider.accepted}
+
+
+def welcome(address: str, locale: str | None = None) -> MailOrder:
+    return MailOrder("welcome", address, {"name": "Ada"}, locale=locale)
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["readable", "no right"])
+async def test_people_are_written_to_in_their_language(
+    make_daemon: MakeDaemon,
+    provider: FakeResend,
+    connection: Connection,
+    keys: Keys,
+    database_url: str,
+    *,
+    readable: bool,
+) -> None:
+    """Also where the table of users may not be read: then everybody without a word of the job gets the default."""
+    await add_people(database_url, datetime(2026, 3, 2, tzinfo=UTC))
+    if not readable:
+        owner = await asyncpg.connect(database_url)
+        await owner.execute("ALTER TABLE users RENAME TO hidden")
+        await owner.close()
+    async with make_daemon(DATABASE_URL=database_url) as daemon:
+        await daemon.ready()
+        orders = [welcome(AMELIE), welcome(BEN, "fr-CA"), welcome(FATOU), welcome(NOBODY, "tlh")]
+        found = await subjects(provider, connection, keys, orders)
+        assert len(daemon.events("languages_unknown")) == (not readable)
+    assert found == {AMELIE: FRENCH if readable else ENGLISH, BEN: FRENCH, FATOU: ENGLISH, NOBODY: ENGLISH}
+
+
+async def test_without_a_database_the_configuration_says_the_language(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
+) -> None:
+    """A job's own language still wins."""
+    async with make_daemon(FLOWSTATE_MAIL_DEFAULT_LOCALE="fr") as daemon:
+        await daemon.ready()
+        found = await subjects(provider, connection, keys, [welcome(AMELIE), welcome(BEN, "en")])
+    assert found == {AMELIE: FRENCH, BEN: ENGLISH}
