@@ -4,5 +4,5 @@
 -- What these people have chosen, whatever else their preferences hold; who has chosen nothing has no row.
 -- $1 addresses as the application may have stored them (text[])
 SELECT email, left(preferences ->> 'language', 64) AS language
-FROM public.users
+FROM users
 WHERE email = ANY($1::text[]) AND preferences ->> 'language' IS NOT NULL;
