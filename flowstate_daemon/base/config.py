@@ -46,6 +46,7 @@ class Config(BaseModel):
     outbox: settings.Outbox = Field(default_factory=settings.Outbox)
     http: settings.Http = Field(default_factory=settings.Http)
     database: settings.Database = Field(default_factory=settings.Database)
+    schedule: settings.Schedule = Field(default_factory=settings.Schedule)
     log: settings.Log = Field(default_factory=settings.Log)
     sources: Mapping[Key, str] = Field(default_factory=dict, exclude=True, repr=False)
 

@@ -12,9 +12,15 @@ from urllib.parse import parse_qsl, urlsplit
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from flowstate_daemon.base.cron import cron_after, read_cron, read_zone
+
 UNFIT_FOR_KEYS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
 PRINTABLE = re.compile(r"[\x21-\x7e]+")
 SHORTEST_SECRET = 32
+UNTIL = re.compile(
+    r"(?:(?P<day>mon|tue|wed|thu|fri|sat|sun) )?(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)", re.IGNORECASE
+)
+ANY_DAY_MS = 1_767_225_600_000  # 1 January 2026: from here on, a cron expression has to come true
 REDIS_CHOICES = {
     "db": r"\d+",
     "ssl_cert_reqs": "none|optional|required",
@@ -105,6 +111,29 @@ def _postgres_url(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _cron(text: str) -> str:
+    cron_after(read_cron(text), read_zone("UTC"), ANY_DAY_MS)  # the 30th of February is never
+    return text
+
+
+def _zone(name: str) -> str:
+    read_zone(name)
+    return name
+
+
+def until_cron(text: str) -> str:
+    """The cron expression behind `12:00` or `mon 12:00`. Raises ValueError."""
+    match = UNTIL.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("must be a time like 12:00, or one with a day of the week, like mon 12:00")
+    return f"{int(match['minute'])} {int(match['hour'])} * * {(match['day'] or '*').lower()}"
+
+
+def _until(text: str) -> str:
+    until_cron(text)
+    return text
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -117,4 +146,7 @@ SecretWords = Annotated[SecretStr, AfterValidator(_secret_words)]
 LinkSecrets = Annotated[SecretStr, AfterValidator(_link_secrets)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+CronLine = Annotated[str, AfterValidator(_cron)]
+ZoneName = Annotated[str, AfterValidator(_zone)]
+Until = Annotated[str, AfterValidator(_until)]
 AnyCase = BeforeValidator(_lower)

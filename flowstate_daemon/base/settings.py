@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from flowstate_daemon.base.forms import (
     AnyCase,
+    CronLine,
     KeyPart,
     LinkSecrets,
     PostgresUrl,
@@ -23,7 +24,9 @@ from flowstate_daemon.base.forms import (
     SecretWord,
     SecretWords,
     SenderField,
+    Until,
     WebUrl,
+    ZoneName,
 )
 
 UNFIT_FOR_IDS = re.compile(r"[^A-Za-z0-9._-]")
@@ -181,6 +184,35 @@ class Database(Section):
     """How many days the ledger remembers a mail."""
     journal_limit: int = Field(default=10_000, ge=100, le=10_000_000)
     """How many outcomes wait in Redis at most when there is no Postgres to move them to; the newest stay."""
+
+
+class Schedule(Section):
+    enabled: bool = True
+    """Whether mails are sent by the calendar at all; it needs Postgres."""
+    zone: ZoneName = "Europe/Paris"
+    """The time zone of people who have chosen none that exists."""
+    task_reminder: bool = True
+    """Whether to remind of tasks that are due tomorrow."""
+    task_reminder_cron: CronLine = "0 9 * * *"
+    """When, on each person's own clock; of several times of one day the first counts."""
+    task_reminder_until: Until = "12:00"
+    """Until when a reminder may be late, on the same clock; after that it is left out."""
+    task_reminder_per_task: bool = False
+    """One mail for each task, instead of one with all of them."""
+    overdue_summary: bool = True
+    """Whether to sum up tasks that are overdue."""
+    overdue_summary_cron: CronLine = "0 7 * * *"
+    """When, on each person's own clock."""
+    overdue_summary_until: Until = "10:00"
+    """Until when a summary may be late."""
+    focus_report: bool = True
+    """Whether to report on the focus sessions of the week before."""
+    focus_report_cron: CronLine = "0 17 * * 0"
+    """When, on each person's own clock."""
+    focus_report_until: Until = "mon 12:00"
+    """Until when a report may be late."""
+    ahead: int = Field(default=500, ge=1, le=1_000_000)
+    """How many mails of the calendar wait in the queue at most; the rest is made when they have left."""
 
 
 class Log(Section):

@@ -1,0 +1,92 @@
+"""When a clock on the wall shows what a cron expression says, in any zone. Pure; schedules and repeatable jobs ask.
+
+croniter does the arithmetic on wall time; what daylight saving makes of it is decided here: a wall time that
+comes twice counts once, a wall time that does not exist counts as much later as the clock was put forward.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
+
+from croniter import CroniterError, croniter
+
+LEFT_OUT = ("0", "*", "*", "*", "*", "*")  # what a field means that is missing at the start of an expression
+SHORTHANDS = {
+    "@yearly": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+NAMES = re.compile(r"jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|sun|mon|tue|wed|thu|fri|sat", re.IGNORECASE)
+ALLOWED = re.compile(r"[\d*/,\-?#L ]+")  # croniter's H, R and W mean nothing to cron-parser
+ONE_ONLY = re.compile(r"(?<!\d)(\d+)-\1(?!\d)(?:/\d+)?")  # croniter takes 1-1 for the whole cycle
+LAST_DAY = re.compile(r"(?<![\dL])(\d)L")
+LONGEST_CRON = 1_000  # all minutes of an hour, written out, take 169; croniter takes seconds for 100 kB
+YEARS_AHEAD = 8  # 29 February can be eight years away
+HOUR_FIELD = 1  # in croniter's own order, whatever the order of the text
+LATEST_MS = 253_402_300_799_000  # the year 9999
+NO_CRON = "is not a cron expression"
+NO_MORE = "has no further occurrence"
+
+
+def read_cron(text: str) -> str:
+    """A cron expression in croniter's words, always six fields with the seconds first. Raises ValueError."""
+    if len(text) > LONGEST_CRON:
+        raise ValueError(f"is longer than {LONGEST_CRON} characters")
+    fields = SHORTHANDS.get(text, text).split()
+    cron = " ".join((*LEFT_OUT[: 6 - len(fields)], *fields))
+    if not fields or len(fields) > len(LEFT_OUT) or not ALLOWED.fullmatch(NAMES.sub("", cron) + " "):
+        raise ValueError(NO_CRON)
+    cron = LAST_DAY.sub(r"L\1", ONE_ONLY.sub(r"\1", cron))
+    try:
+        croniter.expand(cron, second_at_beginning=True)
+    except CroniterError as error:
+        raise ValueError(NO_CRON) from error
+    return cron
+
+
+def read_zone(name: str) -> tzinfo:
+    """An IANA zone by its name. Raises ValueError."""
+    try:
+        return UTC if name.upper() == "UTC" else ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError("is not the name of a time zone") from error
+
+
+def cron_after(cron: str, zone: tzinfo, after_ms: int) -> int:
+    """The first instant after `after_ms` when a clock in `zone` shows what `cron` says. Raises ValueError."""
+    if after_ms > LATEST_MS - YEARS_AHEAD * 366 * 86_400_000:
+        raise ValueError(NO_MORE)
+    after = datetime.fromtimestamp(after_ms / 1000, tz=zone)
+    try:
+        if croniter.expand(cron, second_at_beginning=True)[0][HOUR_FIELD] == ["*"]:
+            return _ms(_ticks(cron, after).get_next(datetime))  # every hour that passes, also the repeated one
+        return _wall_after(cron, after, after_ms)
+    except CroniterError as error:
+        raise ValueError(NO_MORE) from error
+
+
+def _wall_after(cron: str, after: datetime, after_ms: int) -> int:
+    """As `cron_after` for fixed hours: each wall time once, at its first chance."""
+    skipped = _offset(after) - _offset((after.astimezone(UTC) - timedelta(hours=1)).astimezone(after.tzinfo))
+    # Right after a gap, the wall times inside the gap are still to come.
+    ticks = _ticks(cron, after.replace(tzinfo=UTC) - max(skipped, timedelta(0)))
+    while True:
+        at_ms = _ms(ticks.get_next(datetime).replace(tzinfo=after.tzinfo, fold=0))
+        if at_ms > after_ms:
+            return at_ms
+
+
+def _ticks(cron: str, start: datetime) -> croniter:
+    return croniter(cron, start, second_at_beginning=True, max_years_between_matches=YEARS_AHEAD)
+
+
+def _offset(instant: datetime) -> timedelta:
+    return instant.utcoffset() or timedelta(0)
+
+
+def _ms(instant: datetime) -> int:
+    return int(instant.timestamp()) * 1000  # cron knows whole seconds only
