@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, TypeAlias
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 
@@ -50,7 +51,7 @@ class Links:
     frontend_url: str
 
     def task(self, task_id: str) -> str:
-        return f"{self.frontend_url}/tasks/{task_id}"
+        return f"{self.frontend_url}/tasks/{quote(task_id, safe='', errors='replace')}"
 
     @property
     def tasks(self) -> str:
