@@ -19,6 +19,8 @@ from flowstate_daemon.base.config import Config
 from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.daemon.building import Building
 from flowstate_daemon.database.pool import opened as open_up
+from flowstate_daemon.queue.inspector import Inspector
+from flowstate_daemon.queue.server import demand_one_slot
 
 log = structlog.get_logger()
 
@@ -37,7 +39,7 @@ class House:
         """Open, work until told to stop, drain, close.
 
         Raises:
-            ConfigError: the HTTP address cannot be bound.
+            ConfigError: the HTTP address cannot be bound, or the Redis is a cluster that would spread the queue.
             LeaseTaken: another daemon runs under this instance id.
             LoopBug: a loop had a bug; a supervisor should start the house again.
         """
@@ -83,13 +85,23 @@ class House:
             remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
             log.warning("unsubscribe_off", reason="mails carry no link to unsubscribe", remedy=remedy)
 
+    async def _tell_of_strangers(self) -> None:
+        """Sharing the queue with Bull is possible; having forgotten to stop it is likelier."""
+        inspector = Inspector(self.built.connection, self.built.keys)
+        if strangers := (await inspector.strangers()).found:
+            places = sorted(client.address for client in strangers)
+            remedy = "remove the @Processor of this queue from the backend, or let them share"
+            log.warning("bull_workers", workers=len(strangers), at=places, remedy=remedy)
+
     async def _begun(self) -> bool:
         """Wait for a Redis that answers and takes writes, and for our lease there, as long as it takes."""
         rest_s = FIRST_REST_S
         while True:
             try:
                 await self.built.connection.open()
+                await demand_one_slot(self.built.connection, self.built.keys)
                 await self.built.lease.acquire()
+                await self._tell_of_strangers()
             except Outage as outage:
                 log.warning("store_away", reason=outage.reason, next_try_s=rest_s)
                 self.built.vitals.raise_condition("start", outage.reason)

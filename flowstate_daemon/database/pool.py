@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
 import asyncpg
 import msgspec
 from asyncpg import exceptions as refused
 
-from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, Outage
-from flowstate_daemon.database.dsn import Dsn, clean_dsn
+from flowstate_daemon.database.dsn import Dsn
 
 POOL_SIZE = 5
 COMMAND_TIMEOUT_S = 30.0
@@ -40,14 +38,6 @@ REMEDIES: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "Postgres did not answer in time: look at its load and at the network"),
     (OSError, UNREACHABLE),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server says for itself, and how far away it is."""
-
-    version: str
-    latency_ms: float
 
 
 def as_outage(error: Exception) -> Outage | None:
@@ -114,19 +104,6 @@ async def borrowed(pool: asyncpg.Pool, *, wait_s: float = COMMAND_TIMEOUT_S) -> 
                 if _lost(connection):
                     raise Outage(f"Postgres: {error}; {UNREACHABLE}") from error
                 raise
-
-
-async def ping(url: str, clock: Clock | None = None) -> Answer:
-    """Reach the server once, on a connection of its own. Raises ConfigError, Outage."""
-    dsn, clock = clean_dsn(url), clock or Clock()
-    with outages():
-        connection = await asyncpg.connect(dsn.dsn, command_timeout=COMMAND_TIMEOUT_S, **dsn.connect)
-        try:
-            asked_at = clock.mono()
-            version = await connection.fetchval("SELECT current_setting('server_version')")
-            return Answer(str(version), (clock.mono() - asked_at) * 1000)
-        finally:
-            await connection.close(timeout=CLOSE_S)
 
 
 def _lost(connection: asyncpg.Connection) -> bool:

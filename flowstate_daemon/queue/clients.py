@@ -6,12 +6,16 @@ the command: then nobody knows, which is another answer than "nobody is there".
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from redis import exceptions as refused
 
 from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.queue.connection import Connection
+
+OUR_TOKEN = re.compile(r":[A-Za-z0-9._-]{1,64}/[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +57,12 @@ def carries(client_name: str, prefix: str) -> bool:
     Bull matches by prefix alone and so counts the workers of queue `abcd` under `abc`.
     """
     return client_name == prefix or client_name.startswith(f"{prefix}:")
+
+
+def strangers(clients: Iterable[Client], worker_name: str) -> tuple[Client, ...]:
+    """Of the queue's workers those that are no daemon of ours: a name of ours ends in instance and boot id."""
+    return tuple(
+        client
+        for client in clients
+        if carries(client.name, worker_name) and not OUR_TOKEN.fullmatch(client.name.removeprefix(worker_name))
+    )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowstate_daemon.queue.clients import Client, carries, connected_clients
+from flowstate_daemon.queue.clients import Client, carries, connected_clients, strangers
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.ids import names_a_job
 from flowstate_daemon.queue.job import State
@@ -132,6 +132,11 @@ class Inspector:
         if clients is None:
             return Workers((), "this Redis refuses CLIENT LIST: the workers cannot be counted")
         return Workers(tuple(client for client in clients if carries(client.name, self._keys.client_name)))
+
+    async def strangers(self) -> Workers:
+        """Those of the workers that are no daemon of ours: Bull's own, in node."""
+        workers = await self.workers()
+        return Workers(strangers(workers, self._keys.client_name), workers.note)
 
     def _places(self) -> list[str]:
         return [self._keys(name) for name in ENDS_FIRST]

@@ -40,6 +40,12 @@ class Keys:
         return f"{self.base}flowstate:{tail}"
 
     @property
+    def hash_tagged(self) -> bool:
+        """Whether a Redis Cluster keeps all of these in one slot: something stands between the first braces."""
+        opened = self.base.find("{")
+        return opened >= 0 and self.base.find("}", opened) > opened + 1
+
+    @property
     def client_name(self) -> str:
         """What Bull's `getWorkers()` looks for at the start of a connection's name."""
         return f"{self.prefix}:{b64encode(self.name.encode()).decode()}"

@@ -37,3 +37,15 @@ async def test_a_bug_in_one_loop_ends_the_whole_house(
         await seed(redis, keys, str(number), "welcome", "{}")
     async with make_daemon() as daemon:
         assert await daemon.ended(within_s=10) == 1
+
+
+async def test_a_live_bull_worker_is_told_at_the_start(make_daemon: MakeDaemon, valkey_url: str, keys: Keys) -> None:
+    """Whoever has forgotten to stop it reads so in the log; the daemon works all the same."""
+    node = Redis.from_url(valkey_url, protocol=2, client_name=keys.client_name)
+    await node.ping()
+    async with make_daemon() as daemon:
+        await daemon.ready()
+        [warning] = daemon.events("bull_workers")
+    await node.aclose()
+    assert warning["workers"] == 1
+    assert "@Processor" in warning["remedy"]

@@ -1,23 +1,45 @@
-"""What `check` makes of what it has found."""
+"""The whole of `check`: its end in time, and its exit code."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from flowstate_daemon.base.config import load
-from flowstate_daemon.cli.checks import Grade, judge_links
+from flowstate_daemon.base.config import Config, load
+from flowstate_daemon.cli import checks
+from flowstate_daemon.cli.checks import examine, exit_code
+from flowstate_daemon.cli.verdict import Grade, Verdict, fail, ok, unreachable, warn
 
-SENDER = {"RESEND_FROM_EMAIL": "hello@example.com"}
+WRONG = Verdict("redis cluster", Grade.FAIL, "spread", misconfigured=True)
 
 
 @pytest.mark.parametrize(
-    ("environment", "grade"),
+    ("verdicts", "code"),
     [
-        ({}, Grade.OK),
-        ({"RESEND_API_KEY": "re_key", "FRONTEND_URL": "https://flowstate.example"}, Grade.OK),
-        ({"RESEND_API_KEY": "re_key"}, Grade.WARN),
+        ([ok("a", "b"), warn("a", "b", "c")], 0),
+        ([fail("a", "b", "c")], 1),
+        ([fail("a", "b", "c"), unreachable("a", "b")], 69),
+        ([unreachable("a", "b"), WRONG], 78),
     ],
 )
-def test_real_mails_with_links_to_localhost_are_worth_a_warning(environment: dict[str, str], grade: Grade) -> None:
-    """The default of FRONTEND_URL is right on a developer's machine only."""
-    assert judge_links(load({**SENDER, **environment}, sending=True)).grade is grade
+def test_the_worst_finding_is_the_exit_code(verdicts: list[Verdict], code: int) -> None:
+    """Warnings are no failure."""
+    assert exit_code(verdicts) == code
+
+
+async def test_a_part_that_hangs_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its line says that there was no answer; all others are there, in their order, and progress was told."""
+
+    async def hang(_config: Config) -> list[Verdict]:
+        await asyncio.Event().wait()
+        return []
+
+    async def fine(_config: Config) -> list[Verdict]:
+        return [ok("fine", "")]
+
+    monkeypatch.setattr(checks, "PARTS", {"first": hang, "second": fine})
+    told: list[int] = []
+    found = await examine(load({}), within_s=0.02, done=told.append)
+    assert [(verdict.subject, verdict.unreachable) for verdict in found] == [("first", True), ("fine", False)]
+    assert told == [1, 2]

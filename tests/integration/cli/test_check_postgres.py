@@ -1,0 +1,72 @@
+"""`check` on a real Postgres: rights, migrations, roles."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.cli.verdict import Grade
+from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.migrate import Migrator
+from flowstate_daemon.database.pool import open_pool
+from flowstate_daemon.database.standing import zone_fault
+from tests.integration.cli.conftest import Check
+
+
+async def execute(url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(url)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
+
+
+async def test_pending_migrations_are_named_and_then_gone(check: Check, database_url: str) -> None:
+    """Before the first start everything is pending, which is only a warning: `run` migrates."""
+    found = await check(DATABASE_URL=database_url)
+    assert found["postgres"].grade is Grade.OK
+    assert found["migrations"].grade is Grade.WARN
+    assert "0001_ledger" in found["migrations"].finding
+    async with open_pool(clean_dsn(database_url)) as pool:
+        await Migrator(pool).apply()
+    found = await check(DATABASE_URL=database_url)
+    assert found["migrations"].grade is Grade.OK
+    assert found["postgres rights"].grade is Grade.OK
+
+
+async def test_a_role_without_the_schema_is_told_what_an_administrator_must_run(
+    check: Check, database_url: str
+) -> None:
+    """The statement in the remedy is enough."""
+    await execute(database_url, "DROP ROLE IF EXISTS mailer", "CREATE ROLE mailer LOGIN")
+    url = database_url.replace("postgres@", "mailer@", 1)
+    verdict = (await check(DATABASE_URL=url))["postgres rights"]
+    assert verdict.grade is Grade.FAIL
+    await execute(database_url, verdict.remedy.partition(": ")[2])
+    assert (await check(DATABASE_URL=url))["postgres rights"].grade is Grade.OK
+    await execute(database_url, "DROP OWNED BY mailer", "DROP ROLE mailer")
+
+
+async def test_a_read_only_server_is_told(check: Check, database_url: str) -> None:
+    """As a replica is: nothing could be written down."""
+    verdict = (await check(DATABASE_URL=f"{database_url}&options=-c%20default_transaction_read_only%3Don"))["postgres"]
+    assert "read-only" in verdict.finding
+
+
+async def test_nobody_there_is_unreachable(check: Check) -> None:
+    """With the remedy, and without the password."""
+    verdict = (await check(DATABASE_URL="postgresql://me:geheim@127.0.0.1:1/flowstate"))["postgres"]
+    assert verdict.unreachable
+    assert "geheim" not in f"{verdict}"
+
+
+async def test_a_url_with_a_mistake_is_a_mistake_of_the_configuration(check: Check) -> None:
+    """`run` would exit 78."""
+    assert (await check(DATABASE_URL="postgresql://me@host:port:more/flowstate"))["postgres"].misconfigured
+
+
+@pytest.mark.parametrize(("zone", "known"), [("Europe/Paris", True), ("America/New_York", True), ("Mars/Base", False)])
+async def test_both_sides_must_know_a_zones_summer_and_winter(database_url: str, zone: str, known: bool) -> None:
+    """Mails are planned by the hours of people's walls."""
+    async with open_pool(clean_dsn(database_url), size=1) as pool:
+        assert (await zone_fault(pool, zone, Clock()) is None) is known

@@ -1,0 +1,125 @@
+"""`check` on real servers: rights, roles, memory, silence, and who else works on the queue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.cli.verdict import Grade
+from flowstate_daemon.dev.embedded import ValkeyHouse
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.server import look_at_server
+from tests.integration.cli.conftest import Check
+from tests.support.clock import HandClock
+from tests.support.proxy import FaultProxy
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[ValkeyHouse]:
+    """A server of the test's own, whose set-up it may change."""
+    async with ValkeyHouse(appendonly=True) as store:
+        yield store
+
+
+async def command(store: ValkeyHouse, *words: str) -> None:
+    client = Redis.from_url(store.url, protocol=2)
+    await client.execute_command(*words)
+    await client.aclose()
+
+
+def as_user(store: ValkeyHouse, name: str) -> str:
+    return store.url.replace("//", f"//{name}:word@")
+
+
+async def test_all_is_well_and_nothing_is_left_behind(check: Check, store: ValkeyHouse) -> None:
+    """Every line on Redis is ok, and the server holds no key afterwards."""
+    found = await check(REDIS_URL=store.url)
+    about = {name: found[name].grade for name in found if name.startswith(("redis", "queue", "other"))}
+    assert set(about.values()) == {Grade.OK}, found
+    assert len(about) == 8
+    client = Redis.from_url(store.url, protocol=2)
+    assert await client.keys() == []
+    await client.aclose()
+
+
+async def test_missing_commands_are_named_and_the_remedy_grants_them(
+    check: Check, store: ValkeyHouse, keys: Keys
+) -> None:
+    """The line that `check` tells makes the next `check` green."""
+    await command(store, "ACL", "SETUSER", "hosted", "on", ">word", "~other:*", "&other:*", "+@all", "-lrem", "-zadd")
+    url = as_user(store, "hosted")
+    verdict = (await check(REDIS_URL=url))["redis rights"]
+    assert verdict.finding == f"hosted lacks lrem, zadd, the keys {keys.base}*, the channels {keys.base}*"
+    await command(store, *verdict.remedy.replace("'", "").split())
+    assert (await check(REDIS_URL=url))["redis rights"].grade is Grade.OK
+
+
+@pytest.mark.parametrize("lacking", ["eval", "evalsha", "blmove", "subscribe", "hstrlen", "publish"])
+async def test_each_missing_command_is_found(check: Check, store: ValkeyHouse, lacking: str) -> None:
+    """Those of scripts, the scripts themselves, and those beside them."""
+    await command(store, "ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", f"-{lacking}")
+    assert f"hosted lacks {lacking}" in (await check(REDIS_URL=as_user(store, "hosted")))["redis rights"].finding
+
+
+async def test_a_hosted_server_that_says_little_is_said_to_say_little(check: Check, store: ValkeyHouse) -> None:
+    """INFO, CONFIG, CLIENT and ACL are refused there: not visible, and no failure."""
+    refused = ("-info", "-config", "-client", "-acl")
+    await command(store, "ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", *refused)
+    found = await check(REDIS_URL=as_user(store, "hosted"))
+    for subject in ("redis memory", "redis persistence", "other workers"):
+        assert "not visible" in found[subject].finding
+        assert found[subject].grade is Grade.WARN
+    assert found["redis rights"].grade is Grade.OK
+
+
+async def test_a_replica_is_told(check: Check, store: ValkeyHouse) -> None:
+    """It would answer everything and take nothing."""
+    await command(store, "REPLICAOF", "127.0.0.1", "1")
+    assert (await check(REDIS_URL=store.url))["redis role"].grade is Grade.FAIL
+
+
+@pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru"])
+async def test_a_full_server_is_told(check: Check, store: ValkeyHouse, policy: str) -> None:
+    """Whatever happens there to the next job, it is not what anybody wants."""
+    await command(store, "CONFIG", "SET", "maxmemory-policy", policy)
+    await command(store, "CONFIG", "SET", "maxmemory", "1000000")
+    assert (await check(REDIS_URL=store.url))["redis memory"].finding.startswith("full")
+
+
+async def test_a_policy_that_evicts_is_told(check: Check, store: ValkeyHouse) -> None:
+    """A warning with the line to set."""
+    await command(store, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    assert "noeviction" in (await check(REDIS_URL=store.url))["redis memory"].remedy
+
+
+async def test_a_server_that_does_not_answer_costs_its_time_and_no_more(check: Check, valkey_url: str) -> None:
+    """The other parts are told all the same."""
+    async with FaultProxy("127.0.0.1", int(valkey_url.rpartition(":")[2])) as proxy:
+        proxy.freeze()
+        found = await check(REDIS_URL=f"redis://127.0.0.1:{proxy.port}", within_s=0.5)
+    assert found["redis"].unreachable
+    assert found["http port"].grade is Grade.OK
+
+
+async def test_a_live_bull_worker_is_seen_and_a_daemon_is_not(check: Check, valkey_url: str, keys: Keys) -> None:
+    """The name of a node worker is the queue's alone."""
+    ours = Connection(valkey_url, client_name=f"{keys.client_name}:vm-1/{'a' * 32}")
+    node = Redis.from_url(valkey_url, protocol=2, client_name=keys.client_name)
+    await ours.block("PING")
+    assert (await check())["other workers"].grade is Grade.OK
+    await node.ping()
+    verdict = (await check())["other workers"]
+    assert verdict.finding.startswith("1 Bull worker(s)")
+    await node.aclose()
+    await ours.close()
+
+
+async def test_a_clock_that_differs_is_measured(connection: Connection, clock: HandClock) -> None:
+    """By how much the server is ahead of this machine."""
+    server = await look_at_server(connection, clock)
+    assert server.skew_s is not None
+    seconds, _ = await connection.call("TIME")
+    assert server.skew_s == pytest.approx(seconds - clock.now_ms() / 1000, abs=2)

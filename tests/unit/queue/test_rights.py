@@ -1,0 +1,20 @@
+"""The list of what `check` tries is the list of what the scripts use."""
+
+from __future__ import annotations
+
+import re
+
+from flowstate_daemon.queue.rights import IN_SCRIPTS
+from flowstate_daemon.queue.scripts import catalogue
+
+CALLED = re.compile(r'redis\.p?call\(\s*"([A-Z]+)"')
+CHOSEN = re.compile(r'redis\.p?call\(\s*\w+ and "([A-Z]+)" or "([A-Z]+)"')
+
+
+def test_each_command_of_the_scripts_is_tried() -> None:
+    """A right that nobody has tried would be missing in the middle of the night; one too many would be asked for."""
+    used: set[str] = set()
+    for script in catalogue().values():
+        used.update(CALLED.findall(script.text))
+        used.update(*CHOSEN.findall(script.text))
+    assert {command.split()[0] for command in IN_SCRIPTS} == used
