@@ -175,6 +175,8 @@ class Http(Section):
     """What seals the links to unsubscribe: 32 characters or more; several, separated by commas: the first seals."""
     link_days: int = Field(default=400, ge=1, le=3650)
     """How many days a link to unsubscribe works."""
+    api_token: LinkSecrets | None = None
+    """What opens /api/v1/: 32 characters or more; several, separated by commas, while one replaces another."""
 
 
 class Database(Section):

@@ -26,6 +26,7 @@ from flowstate_daemon.database.languages import Languages
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.migrate import Migrator
 from flowstate_daemon.database.pool import make_pool
+from flowstate_daemon.database.stories import Stories
 from flowstate_daemon.database.suppression import Suppressions
 from flowstate_daemon.delivery.answers import Rate
 from flowstate_daemon.delivery.gateway import Gateway
@@ -46,7 +47,9 @@ from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.queue.repeat import Repeats
 from flowstate_daemon.queue.signals import Signals
+from flowstate_daemon.web.api import Api
 from flowstate_daemon.web.app import Web
+from flowstate_daemon.web.doorkeeper import Doorkeeper
 from flowstate_daemon.web.health import About, Health
 from flowstate_daemon.web.metrics import MetricsPage
 from flowstate_daemon.web.pages import Pages
@@ -182,7 +185,7 @@ class Building:
     def _build_web(self) -> Web:
         health = Health(self.vitals, About(__version__, self.config.queue.instance_id))
         page = MetricsPage(self.metrics, Inspector(self.connection, self.keys), self.clock)
-        routes = [*health.routes(), *page.routes(), *self._outside_routes()]
+        routes = [*health.routes(), *page.routes(), *self._outside_routes(), *self._api_routes()]
         return Web(routes, host=self.config.http.host, port=self.config.http.port)
 
     def _outside_routes(self) -> list[RouteDef]:
@@ -197,3 +200,11 @@ class Building:
             pages = Pages(self.config.mail.app_name, self.config.mail.frontend_url)
             routes += Unsubscribe(self.link_seal, Suppressions(self.pool, self.clock), pages, self.clock).routes()
         return routes
+
+    def _api_routes(self) -> list[RouteDef]:
+        """What operators' programs may use, with a token."""
+        doorkeeper = Doorkeeper(words_of(self.config.http.api_token), self.clock)
+        if not doorkeeper.open:
+            return doorkeeper.closed_routes()
+        people = None if self.pool is None else (Suppressions(self.pool, self.clock), Stories(self.pool))
+        return Api(doorkeeper, Inspector(self.connection, self.keys), people).routes()
