@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import asyncpg
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
 from flowstate_daemon.base.errors import ConfigError, Outage
 from flowstate_daemon.cli.check_redis import judge_clock
+from flowstate_daemon.cli.check_tables import examine_tables
 from flowstate_daemon.cli.verdict import Grade, Verdict, fail, ok, unreachable, warn
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.migrate import Migrator, SchemaRefused
@@ -21,26 +20,23 @@ OLDEST = 130_000  # server_version_num; older ones get no more fixes, and nobody
 SLOW_MS = 50.0
 ZONE = "Europe/Paris"  # where the application's days begin
 
-Further = Callable[[asyncpg.Pool], Awaitable[list[Verdict]]]
-FURTHER: tuple[Further, ...] = ()  # what other files of this room look at in the same database
-
 
 async def examine_postgres(config: Config) -> list[Verdict]:
-    """The server, the rights in our schema, the migrations, the calendar."""
+    """The server, the rights in our schema, the migrations, the calendar, the application's tables."""
     if config.database.url is None:
         return [ok("postgres", "DATABASE_URL is not set: schedules and ledger are off")]
     try:
         dsn = clean_dsn(config.database.url.get_secret_value())
         noted = [warn("postgres url", words, "remove it from DATABASE_URL") for words in dsn.warnings]
         async with open_pool(dsn, size=2) as pool:
-            return noted + await _examine(pool, Clock())
+            return noted + await _examine(pool, dsn.schema, Clock())
     except ConfigError as error:
         return [Verdict("postgres", Grade.FAIL, reason, misconfigured=True) for reason in error.mistakes]
     except Outage as outage:
         return [unreachable("postgres", outage.reason)]
 
 
-async def _examine(pool: asyncpg.Pool, clock: Clock) -> list[Verdict]:
+async def _examine(pool: asyncpg.Pool, schema: str, clock: Clock) -> list[Verdict]:
     standing = await look_at_postgres(pool, clock)
     found = [judge_postgres(standing), judge_clock("postgres clock", standing.skew_s)]
     found.append(judge_schema(standing.schema, standing.role))
@@ -49,9 +45,7 @@ async def _examine(pool: asyncpg.Pool, clock: Clock) -> list[Verdict]:
     fault = await zone_fault(pool, ZONE, clock)
     if fault is not None:
         found.append(fail("time zones", fault, "update tzdata there: mails would go out at the wrong hour"))
-    for look in FURTHER:
-        found += await look(pool)
-    return found
+    return found + await examine_tables(pool, schema)
 
 
 def judge_postgres(standing: Standing) -> Verdict:

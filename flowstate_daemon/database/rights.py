@@ -23,14 +23,21 @@ READ: Mapping[str, tuple[str, ...]] = {
     "projects": ("id", "name"),
     "focus_sessions": ("userId", "taskId", "plannedDuration", "actualDuration", "startTime", "focusRating"),
 }
+# Which of them each kind of mail stands on.
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "task-reminder": ("users", "tasks", "projects"),
+    "overdue-summary": ("users", "tasks"),
+    "focus-report": ("users", "tasks", "focus_sessions"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Something that is not there or may not be read, and what mends it."""
+    """Something that is not there or may not be read, and what mends it. `table` None: all of them."""
 
     finding: str
     remedy: str
+    table: str | None = None
 
     def __str__(self) -> str:
         return f"{self.finding}; {self.remedy}"
@@ -53,15 +60,16 @@ def judge_rights(schema: str, rows: Sequence[Mapping[str, Any]]) -> list[Lack]:
         grant = f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role}"
         found["schema"] = Lack(f"{role} may not use the schema {schema}", grant)
     for row in rows:
-        table, column = f"{schema}.{row['table_name']}", row["column_name"]
+        name, column = row["table_name"], row["column_name"]
+        table = f"{schema}.{name}"
         if not row["has_table"]:
-            found[table] = Lack(f"there is no table {table}", "run the application's migrations")
+            found[table] = Lack(f"there is no table {table}", "run the application's migrations", name)
         elif not row["has_column"]:
             remedy = "run the application's migrations, or install the daemon's version that fits them"
-            found[f"{table}.{column}"] = Lack(f'the table {table} has no column "{column}"', remedy)
+            found[f"{table}.{column}"] = Lack(f'the table {table} has no column "{column}"', remedy, name)
         elif not row["may_read"]:
-            grant = f"GRANT SELECT ON {quoted(schema)}.{quoted(row['table_name'])} TO {role}"
-            found[table] = Lack(f"{role} may not read the table {table}", grant)
+            grant = f"GRANT SELECT ON {quoted(schema)}.{quoted(name)} TO {role}"
+            found[table] = Lack(f"{role} may not read the table {table}", grant, name)
     return list(found.values())
 
 
