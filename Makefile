@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test check format bench clean
+.PHONY: help setup dev test test-systemd check format bench install uninstall clean
 
 help: ## list these words
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## make the virtual environment with everything pinned in constraints.txt
 
@@ -25,6 +25,9 @@ dev: $(READY) ## open the house: own Valkey and Postgres, sample people, mails w
 test: $(READY) ## all tests, on real stores (with node and npm also against npm bull)
 	$(BIN)/pytest $(ARGS)
 
+test-systemd: $(READY) ## install into a really booted systemd and try everything there; needs root on Debian
+	TEST_SYSTEMD=1 $(BIN)/pytest -v --timeout=900 tests/deploy/test_booted.py $(ARGS)
+
 check: $(READY) ## the gate: format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -38,6 +41,12 @@ format: $(READY) ## put the code into its format
 
 bench: $(READY) ## measure beside npm bull in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
+
+install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' systemd/install.sh install
+
+uninstall: ## take the service away again; configuration and data stay
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' systemd/install.sh uninstall
 
 clean: ## remove what the other words made
 	rm -rf $(VENV) build dist artefacts .dev .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/compat/node_modules *.egg-info

@@ -65,15 +65,41 @@ def configure(level: str, layout: Layout = "auto", stream: TextIO | None = None,
     is the value of `$JOURNAL_STREAM`: when it names this very stream, each line carries its syslog priority.
     """
     stream = stream or sys.stderr
-    to_journal = is_journal(stream, journal)
-    people = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
     structlog.configure(
-        processors=chain(console=people, colors=stream.isatty(), journal=to_journal),
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level.lower()]),
+        processors=_processors(level, layout, stream, journal),
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),  # `Threshold` decides, and may change
         logger_factory=lambda *_: Sink(stream),
         cache_logger_on_first_use=True,
     )
     _adopt_foreign(max(logging.WARNING, LEVELS[level.lower()]))
+
+
+def adjust(level: str, layout: Layout, *, journal: str = "") -> None:
+    """Change level and layout of the running log on standard error, for all loggers, used or not."""
+    # Loggers that were used share the list itself, so it is changed in place.
+    structlog.get_config()["processors"][:] = _processors(level, layout, sys.stderr, journal)
+    _adopt_foreign(max(logging.WARNING, LEVELS[level.lower()]))
+
+
+def _processors(level: str, layout: Layout, stream: TextIO, journal: str) -> list[Processor]:
+    to_journal = is_journal(stream, journal)
+    people = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
+    return [
+        Threshold(LEVELS[level.lower()]),
+        *chain(console=people, colors=stream.isatty(), journal=to_journal),
+    ]
+
+
+class Threshold:
+    """Drops what is less important than the level, before anything is spent on it."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if LEVELS.get(method, self._least) < self._least:
+            raise structlog.DropEvent
+        return event
 
 
 def chain(*, console: bool = False, colors: bool = False, journal: bool = False) -> list[Processor]:

@@ -52,6 +52,14 @@ class Pulse:
         return not self.resting and self.age_s > self.stale_after_s
 
 
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    """The last thing that went wrong: why, and when in monotonic seconds."""
+
+    reason: str
+    at: float
+
+
 class Vitals:
     """All pulses of one house, and the conditions that close its lane."""
 
@@ -61,6 +69,7 @@ class Vitals:
         self._conditions: dict[str, str] = {}
         self._started_at = clock.mono()
         self.draining = False
+        self.mishap: Mishap | None = None
 
     @property
     def uptime_s(self) -> float:
@@ -88,6 +97,10 @@ class Vitals:
 
     def clear_condition(self, name: str) -> None:
         self._conditions.pop(name, None)
+
+    def note(self, reason: str) -> None:
+        """Remember what went wrong last, for whoever asks how the house is."""
+        self.mishap = Mishap(reason, self._clock.mono())
 
     def stuck(self) -> list[str]:
         """Names of loops that have stopped making progress: a bug, the watchdog's business."""

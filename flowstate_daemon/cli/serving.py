@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shlex
 import shutil
@@ -12,12 +13,15 @@ import click
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.config import Config
+from flowstate_daemon.base.systemd import Supervisor
 from flowstate_daemon.cli.checks import PARTS, examine, exit_code
 from flowstate_daemon.cli.desk import configured, run_async
 from flowstate_daemon.cli.show import json_option, print_json, print_table, progress
-from flowstate_daemon.cli.verdict import Verdict
+from flowstate_daemon.cli.verdict import Verdict, ok
 from flowstate_daemon.daemon.house import House
 from flowstate_daemon.dev.house import DevHouse, Sent
+
+STANDARD_ERROR = 2
 
 
 def open_log(config: Config) -> None:
@@ -34,12 +38,22 @@ def run(config_file: str | None) -> None:
 
     SIGTERM drains: nothing new is claimed, mails under way end or are handed back at the deadline. A second one
     hands back now. Without RESEND_API_KEY mails are written to the outbox folder.
+
+    SIGHUP reads the configuration again: what may change while running does, the rest is named. A configuration
+    with a mistake changes nothing. Under systemd it tells its status and feeds the watchdog.
     """
+    # When the watchdog aborts a frozen process, the log shall say where it stood.
+    faulthandler.enable(STANDARD_ERROR)
     config = configured(config_file, sending=True)
     open_log(config)
+    supervisor = Supervisor.read(os.environ, os.getpid())
+
+    def reread() -> Config:
+        return configured(config_file, sending=True)
 
     async def work() -> None:
-        await House(config).run()
+        # A terminal that is closed sends SIGHUP, too, and means something else.
+        await House(config, supervisor=supervisor, reread=None if sys.stdin.isatty() else reread).run()
 
     run_async(work())
 
@@ -100,10 +114,16 @@ def own_command() -> str:
     return place.name if shutil.which(place.name) else shlex.quote(str(place.resolve()))
 
 
+def _examined(config: Config) -> list[Verdict]:
+    with progress("looking", len(PARTS)) as done:
+        return run_async(examine(config, done=done))
+
+
 @click.command()
+@click.option("--config-only", is_flag=True, help="Ask no store and no provider: is the configuration right?")
 @json_option
 @click.pass_obj
-def check(config_file: str | None, *, as_json: bool) -> int:
+def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
     """Look whether all that `run` needs is right.
 
     Configuration and this machine, Redis and the queue, Postgres, the provider: each line with a remedy where
@@ -114,8 +134,7 @@ def check(config_file: str | None, *, as_json: bool) -> int:
     """
     config = configured(config_file, sending=True)
     logs.configure("error", config.log.format)
-    with progress("looking", len(PARTS)) as done:
-        verdicts = run_async(examine(config, done=done))
+    verdicts = [ok("configuration", "without mistakes")] if config_only else _examined(config)
     if as_json:
         print_json(verdicts)
     else:

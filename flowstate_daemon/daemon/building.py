@@ -6,6 +6,7 @@ Nothing below imports it.
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from email.utils import formataddr
 
 import asyncpg
@@ -20,7 +21,10 @@ from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.lag import LagMeter
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.settings import Mail
+from flowstate_daemon.base.systemd import Supervisor
 from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.daemon.dashboard import Dashboard
+from flowstate_daemon.daemon.notifier import Notifier
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.languages import Languages
 from flowstate_daemon.database.ledger import Ledger
@@ -91,11 +95,21 @@ def sender_of(mail: Mail) -> str:
     return mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
 
 
+@dataclass(frozen=True, slots=True)
+class Stationery:
+    """What the mails and the pages look like: all that hangs on the section `mail`."""
+
+    renderer: Renderer
+    pages: Pages
+
+
 class Building:
     """All parts of one daemon, as a configuration wants them."""
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None, supervisor: Supervisor | None = None) -> None:
+        """`supervisor` is what systemd told this process. Raises ConfigError."""
         self.config = config
+        self.supervisor = supervisor or Supervisor()
         self.clock = clock or Clock()
         self.vitals = Vitals(self.clock)
         instance = config.queue.instance_id
@@ -117,8 +131,15 @@ class Building:
         self.records = self._build_records()
         self.lane = Lane(self.vitals, self.metrics, self.clock)
         self.bus = self._build_bus()
+        self.stationery = self.stationery_of(config.mail)
+        self.sender = Sender(self.stationery.renderer, self.bus, self.people, self.clock)
         self.engine = self._build_engine()
+        self.inspector = Inspector(self.connection, self.keys)
+        self.unsubscribe: Unsubscribe | None = None
         self.web = self._build_web()
+        instruments = Instruments(self.vitals, self.metrics, self.clock)
+        self.dashboard = Dashboard(self.inspector, lambda: len(self.engine.inflight), instruments)
+        self.notifier = Notifier(self.supervisor, self.vitals, self.clock, self.dashboard.line)
         self.lag_meter = LagMeter(self.metrics, self.vitals.pulse("loop"), self.clock)
 
     def _heard(self, answer: str, seconds: float, rate: Rate | None) -> None:
@@ -135,7 +156,7 @@ class Building:
         return Bus(self.gateway, envelopes, pacer, self.lane, self.vitals.pulse("bus"), self.clock)
 
     def _build_engine(self) -> Engine:
-        queue, mail = self.config.queue, self.config.mail
+        queue = self.config.queue
         bull = Bull(
             self.connection,
             self.keys,
@@ -146,8 +167,6 @@ class Building:
             repeats=Repeats(self.connection, self.keys, self.clock, token=self._token),
             journal_limit=0 if self.pool is not None else self.config.database.journal_limit,
         )
-        brand = Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale)
-        sender = Sender(Renderer(brand, self.unsubscribe_links()), self.bus, self.people, self.clock)
         settings = EngineSettings(
             concurrency=queue.concurrency,
             urgent_reserve=queue.urgent_reserve,
@@ -160,7 +179,7 @@ class Building:
         )
         signals = Signals(self.connection, self.keys)
         instruments = Instruments(self.vitals, self.metrics, self.clock)
-        way = Way(sender.perform, self.lane, self.bus, self.records)
+        way = Way(self.sender.perform, self.lane, self.bus, self.records)
         return Engine(bull, signals, self.lease, way, settings, instruments)
 
     def _build_records(self) -> Records:
@@ -175,6 +194,18 @@ class Building:
         pruner = Pruner(ledger, self.vitals.pulse("pruner"), self.clock, keep_days=keep_days)
         return Records(scribe, (writer, pruner), writer.notice)
 
+    def stationery_of(self, mail: Mail) -> Stationery:
+        """Compile what the section `mail` decides. Pure, and slow enough to be done beside the loop."""
+        brand = Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale)
+        return Stationery(Renderer(brand, self.unsubscribe_links()), Pages(mail.app_name, mail.frontend_url))
+
+    def use(self, stationery: Stationery) -> None:
+        """From the next mail and the next page on."""
+        self.stationery = stationery
+        self.sender.renderer = stationery.renderer
+        if self.unsubscribe is not None:
+            self.unsubscribe.pages = stationery.pages
+
     def unsubscribe_links(self) -> UnsubscribeLinks | None:
         """Links need somebody who remembers, an address that people reach, and a secret."""
         public_url = self.config.http.public_url
@@ -184,9 +215,11 @@ class Building:
 
     def _build_web(self) -> Web:
         health = Health(self.vitals, About(__version__, self.config.queue.instance_id))
-        page = MetricsPage(self.metrics, Inspector(self.connection, self.keys), self.clock)
+        page = MetricsPage(self.metrics, self.inspector, self.clock)
         routes = [*health.routes(), *page.routes(), *self._outside_routes(), *self._api_routes()]
-        return Web(routes, host=self.config.http.host, port=self.config.http.port)
+        http = self.config.http
+        sockets = self.supervisor.sockets() if http.enabled else ()
+        return Web(routes, host=http.host, port=http.port, sockets=sockets)
 
     def _outside_routes(self) -> list[RouteDef]:
         """What the provider and the people themselves may reach; needs Postgres, which keeps what they say."""
@@ -197,8 +230,9 @@ class Building:
             events = SignedEvents(secrets, self.clock)
             routes += Webhooks(events, Ledger(self.pool, self.clock), self.clock).routes()
         if self.link_seal is not None:
-            pages = Pages(self.config.mail.app_name, self.config.mail.frontend_url)
-            routes += Unsubscribe(self.link_seal, Suppressions(self.pool, self.clock), pages, self.clock).routes()
+            preferences = Suppressions(self.pool, self.clock)
+            self.unsubscribe = Unsubscribe(self.link_seal, preferences, self.stationery.pages, self.clock)
+            routes += self.unsubscribe.routes()
         return routes
 
     def _api_routes(self) -> list[RouteDef]:
@@ -207,4 +241,4 @@ class Building:
         if not doorkeeper.open:
             return doorkeeper.closed_routes()
         people = None if self.pool is None else (Suppressions(self.pool, self.clock), Stories(self.pool))
-        return Api(doorkeeper, Inspector(self.connection, self.keys), people).routes()
+        return Api(doorkeeper, self.inspector, people).routes()

@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import structlog
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
-from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.errors import FlowstateError, Outage
+from flowstate_daemon.base.service import Service
+from flowstate_daemon.base.systemd import Supervisor
 from flowstate_daemon.daemon.building import Building
+from flowstate_daemon.daemon.reload import Reloader
 from flowstate_daemon.database.pool import opened as open_up
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.server import demand_one_slot
@@ -27,13 +30,23 @@ log = structlog.get_logger()
 FIRST_REST_S = 0.1
 LONGEST_REST_S = 5.0
 LAST_CALL_S = 2.0
+OBEYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class House:
     """One daemon, built from a configuration. `run()` it once."""
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
-        self.built = Building(config, clock)
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        *,
+        supervisor: Supervisor | None = None,
+        reread: Callable[[], Config] | None = None,
+    ) -> None:
+        """`reread` reads the configuration again on SIGHUP; without it SIGHUP stops, as a closed terminal should."""
+        self.built = Building(config, clock, supervisor)
+        self._reloader = None if reread is None else Reloader(self.built, reread)
 
     async def run(self) -> None:
         """Open, work until told to stop, drain, close.
@@ -44,6 +57,8 @@ class House:
             LoopBug: a loop had a bug; a supervisor should start the house again.
         """
         async with AsyncExitStack() as opened:
+            # First in and last out: systemd waits for us as long as anything is open.
+            await opened.enter_async_context(self._supervised())
             opened.push_async_callback(self.built.connection.close)
             if self.built.pool is not None:
                 await opened.enter_async_context(open_up(self.built.pool))
@@ -59,6 +74,20 @@ class House:
                 await self._work()
         log.info("stopped")
 
+    @asynccontextmanager
+    async def _supervised(self) -> AsyncIterator[None]:
+        """Beside the house: systemd hears how it is, and SIGHUP is obeyed."""
+        notifier = self.built.notifier
+        notifier.open()
+        try:
+            async with beside([notifier] if self._reloader is None else [notifier, self._reloader]):
+                yield
+        except FlowstateError as error:
+            notifier.fell(error.reason)
+            raise
+        finally:
+            notifier.close()
+
     async def _work(self) -> None:
         self.built.vitals.raise_condition("start", "Redis has not been reached yet")
         if not await self.built.engine.unless_stopped(self._begun()):
@@ -69,12 +98,12 @@ class House:
         # What is there by now stays for ever: a full collection would walk through it for 50 ms, and a code would wait.
         gc.collect()
         gc.freeze()
-        lag = asyncio.create_task(self.built.lag_meter.run(), name=self.built.lag_meter.name)
-        try:
+        self.built.notifier.ready()
+        watchers: list[Service] = [self.built.lag_meter]
+        if self.built.supervisor.notify_socket:
+            watchers.append(self.built.dashboard)
+        async with beside(watchers):
             await self.built.engine.run()
-        finally:
-            self.built.lag_meter.stop()
-            await lag
         await self._return_lease()
 
     def _say_what_is_off(self) -> None:
@@ -121,19 +150,35 @@ class House:
     @contextmanager
     def _obeying_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in OBEYED:
             loop.add_signal_handler(number, self._obey, number)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in OBEYED:
                 loop.remove_signal_handler(number)
 
     def _obey(self, number: signal.Signals) -> None:
-        """The first signal drains, the second hands everything back now."""
+        """SIGHUP reloads. Of the other signals the first drains, the second hands everything back now."""
+        if number == signal.SIGHUP and self._reloader is not None:
+            self._reloader.ask()
+            return
         log.info("signal", name=signal.Signals(number).name, second=self.built.engine.stopping)
         self.built.vitals.drain()
+        self.built.notifier.leaving()
         if self.built.engine.stopping:
             self.built.engine.hurry()
         else:
             self.built.engine.stop()
+
+
+@asynccontextmanager
+async def beside(services: Sequence[Service]) -> AsyncIterator[None]:
+    """Run these loops meanwhile. A bug in one makes its pulse stale, and is raised at the end."""
+    tasks = [asyncio.create_task(service.run(), name=service.name) for service in services]
+    try:
+        yield
+    finally:
+        for service in services:
+            service.stop()
+        await asyncio.gather(*tasks)

@@ -5,9 +5,10 @@ Built by `daemon` from the routes of the other modules of this room. Knows nothi
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from flowstate_daemon.base.errors import ConfigError
 log = structlog.get_logger()
 
 GOODBYE_S = 1.0  # what requests under way get at the end; aiohttp may take twice that
+LISTEN_ON_S = 0.1
 KEEP_ALIVE_S = 15.0
 LARGEST_BODY = 65_536
 HEADERS = {
@@ -43,17 +45,26 @@ class Web:
 
     name: ClassVar[str] = "web"
 
-    def __init__(self, routes: Iterable[web.AbstractRouteDef], *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        routes: Iterable[web.AbstractRouteDef],
+        *,
+        host: str,
+        port: int,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        """`sockets` that listen already are used instead of host and port."""
         self._routes = tuple(routes)
         self._host = host
         self._port = port
+        self._sockets = sockets
         self._runner: web.AppRunner | None = None
 
     @property
     def bound_port(self) -> int:
-        """The port that was bound: the system's choice when port 0 was asked for; 0 while closed."""
+        """The port that was bound: the system's choice when port 0 was asked for; 0 while closed, or without one."""
         addresses = self._runner.addresses if self._runner else []
-        return int(addresses[0][1]) if addresses else 0
+        return next((int(address[1]) for address in addresses if isinstance(address, tuple)), 0)
 
     async def open(self) -> None:
         """Bind and answer from now on. Raises ConfigError when the address cannot be bound."""
@@ -67,23 +78,41 @@ class Web:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            for site in self._sites(runner):
+                await site.start()
         except (OSError, UnicodeError) as error:  # no name of a host at all is a UnicodeError
             await runner.cleanup()
             raise ConfigError([f"HTTP on {self._host}:{self._port}: {remedy(error)}"]) from error
         self._runner = runner
-        log.info("web_open", host=self._host, port=self.bound_port)
+        places = [place_of(address) for address in runner.addresses]
+        log.info("web_open", places=places, handed_over=bool(self._sockets))
+
+    def _sites(self, runner: web.AppRunner) -> list[web.BaseSite]:
+        if self._sockets:
+            return [web.SockSite(runner, listener) for listener in self._sockets]
+        return [web.TCPSite(runner, self._host, self._port)]
 
     async def close(self) -> None:
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            await runner.cleanup()
+        """Accept no more, answer what has been asked, and leave."""
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        for site in list(runner.sites):
+            await site.stop()
+        # Whoever was accepted just before has not been heard yet; with a handed-over socket all others are kept for us.
+        await asyncio.sleep(LISTEN_ON_S)
+        await runner.cleanup()
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[plain_refusals], client_max_size=LARGEST_BODY)
         app.add_routes(self._routes)
         app.on_response_prepare.append(dress)
         return app
+
+
+def place_of(address: object) -> str:
+    """Where a socket listens, for the log."""
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
 
 
 def remedy(error: OSError | UnicodeError) -> str:

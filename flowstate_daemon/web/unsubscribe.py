@@ -53,7 +53,7 @@ class Unsubscribe:
     def __init__(self, seal: LinkSeal, preferences: Preferences, pages: Pages, clock: Clock) -> None:
         self._seal = seal
         self._preferences = preferences
-        self._pages = pages
+        self.pages = pages  # may be replaced while the house runs
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
@@ -80,7 +80,7 @@ class Unsubscribe:
             return self._refuse(request, bad)
         wish = await self._wish(request)
         if wish is None:
-            return self._pages.show("unclear", self._locale(request, ticket), status=400)
+            return self.pages.show("unclear", self._locale(request, ticket), status=400)
         action, scope = wish
         try:
             async with asyncio.timeout(STORE_S):
@@ -120,22 +120,22 @@ class Unsubscribe:
 
     def _show(self, request: web.Request, ticket: Ticket, page: str) -> web.Response:
         locale = self._locale(request, ticket)
-        return self._pages.show(
+        return self.pages.show(
             page,
             locale,
-            buttons=[Button(act, scope, self._pages.word(locale, "button", word)) for act, scope, word in OFFERS[page]],
+            buttons=[Button(act, scope, self.pages.word(locale, "button", word)) for act, scope, word in OFFERS[page]],
             address=masked(ticket.address),
-            kind=self._pages.kind(locale, ticket.kind),
+            kind=self.pages.kind(locale, ticket.kind),
         )
 
     def _refuse(self, request: web.Request, bad: BadLink) -> web.Response:
         expired = isinstance(bad, LinkExpired)
-        return self._pages.show(
+        return self.pages.show(
             "expired" if expired else "broken", self._locale(request, None), status=410 if expired else 400
         )
 
     def _away(self, request: web.Request, ticket: Ticket) -> web.Response:
-        response = self._pages.show("away", self._locale(request, ticket), status=503)
+        response = self.pages.show("away", self._locale(request, ticket), status=503)
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 
 import structlog
@@ -99,7 +99,7 @@ class Engine:
         self._hurry = asyncio.Event()
         self._bus = bus = way.bus
         self.inflight = InFlight(settings.concurrency, settings.urgent_reserve)
-        reporter = Reporter(metrics, clock)
+        reporter = Reporter(instruments)
         self._records = way.records
         self._settler = Settler(bull, self.inflight, reporter, vitals.pulse("settler"), self._records.notice)
         rules = RetryRules(jitter=settings.jitter)
@@ -142,6 +142,10 @@ class Engine:
     @property
     def stopping(self) -> bool:
         return self._stop.is_set()
+
+    def allow(self, drain_s: float) -> None:
+        """Change how long a drain that has not begun may last."""
+        self._settings = replace(self._settings, drain_s=drain_s)
 
     async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Await `work`, which must be safe to cancel; None when `stop()` came first."""

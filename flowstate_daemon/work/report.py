@@ -6,8 +6,7 @@ from typing import Any
 
 import structlog
 
-from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.queue.job import Failed, Finished, Retried
 from flowstate_daemon.work.fate import Ending
 from flowstate_daemon.work.inflight import Run
@@ -18,9 +17,10 @@ log = structlog.get_logger()
 class Reporter:
     """Says what happened, after it has happened."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
-        self._metrics = metrics
-        self._clock = clock
+    def __init__(self, instruments: Instruments) -> None:
+        self._metrics = instruments.metrics
+        self._clock = instruments.clock
+        self._vitals = instruments.vitals
 
     def ended(self, ending: Ending, run: Run | None) -> None:
         """Report one settled ending."""
@@ -42,9 +42,11 @@ class Reporter:
                 log.info("mail_sent", age_ms=age_ms, **line)
             case Retried():
                 self._metrics.mail_retried(job.name)
+                self._vitals.note(f"{job.name}: {ending.reason}")
                 log.warning("mail_retried", reason=ending.reason, next_in_ms=ending.delay_ms, **line)
             case Failed():
                 self._metrics.mail_failed(job.name)
+                self._vitals.note(f"{job.name}: {ending.reason}")
                 log.error("mail_failed", reason=ending.reason, **line)
             case _:
                 self._metrics.mail_released(job.name)

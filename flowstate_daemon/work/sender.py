@@ -28,7 +28,7 @@ class Sender:
 
     def __init__(self, renderer: Renderer, bus: Bus, people: People | None, clock: Clock) -> None:
         """Without `people`, nothing is known that could stand against a mail."""
-        self._renderer = renderer
+        self.renderer = renderer  # may be replaced while the house runs; what is sealed already stays as it is
         self._bus = bus
         self._people = people
         self._clock = clock
@@ -84,7 +84,7 @@ class Sender:
             job,
             priority=job.priority or KINDS[request.kind].priority,
             urgent=urgent,
-            make=lambda: self._renderer.render(request, made_ms=job.timestamp),
+            make=lambda: self.renderer.render(request, made_ms=job.timestamp),
             expires_at=expires_at_ms(request, job.timestamp),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -26,7 +27,13 @@ async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_pat
     """Makes daemons on the test's own queue; whatever still runs at the end is killed."""
     made: list[Daemon] = []
 
-    def make(instance: str = "test", **settings: str) -> Daemon:
+    def make(
+        instance: str = "test",
+        *,
+        module: str = "flowstate_daemon",
+        handed_over: socket.socket | None = None,
+        **settings: str,
+    ) -> Daemon:
         environment = {
             "REDIS_URL": valkey_url,
             "FLOWSTATE_QUEUE_PREFIX": keys.prefix,
@@ -34,7 +41,7 @@ async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_pat
             "RESEND_API_KEY": provider.api_key,
             **settings,
         }
-        made.append(Daemon(environment, tmp_path, instance=instance))
+        made.append(Daemon(environment, tmp_path, instance=instance, module=module, handed_over=handed_over))
         return made[-1]
 
     yield make

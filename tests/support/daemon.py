@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,13 @@ from flowstate_daemon.dev.embedded import free_port
 
 PATIENCE_S = 20.0
 TICK_S = 0.01
+# What systemd does between fork and exec: the socket becomes descriptor 3, and the process learns that it is meant.
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str, *, within_s: float = PATIENCE_S) -> None:
@@ -33,7 +41,16 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str, *, wit
 class Daemon:
     """One `flowstate-daemon run`, with a configuration made of environment variables only."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path, *, instance: str = "test") -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        instance: str = "test",
+        module: str = "flowstate_daemon",
+        handed_over: socket.socket | None = None,
+    ) -> None:
+        """`module` is what is run instead, `handed_over` a listening socket as a socket unit hands it over."""
         self.port = free_port()
         self.folder = folder
         self._environment = {
@@ -44,6 +61,10 @@ class Daemon:
             "FLOWSTATE_LOG_FORMAT": "json",
             **environment,
         }
+        self._command = [sys.executable, "-m", module, "run"]
+        self._handed_over = handed_over
+        if handed_over is not None:
+            self._command = [sys.executable, "-c", HAND_OVER, str(handed_over.fileno()), *self._command]
         self.process: asyncio.subprocess.Process | None = None
         self._log = folder / f"daemon-{instance}-{self.port}.log"
 
@@ -51,7 +72,12 @@ class Daemon:
         """Start the process; does not wait until it is ready."""
         with self._log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "flowstate_daemon", "run", env=self._environment, stdout=log, stderr=log
+                *self._command,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=() if self._handed_over is None else (self._handed_over.fileno(),),
             )
 
     async def ready(self, *, within_s: float = PATIENCE_S) -> None:
@@ -67,11 +93,11 @@ class Daemon:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_text()}") from None
 
-    async def look(self, path: str) -> tuple[int, str]:
+    async def look(self, path: str, *, within_s: float = 5.0) -> tuple[int, str]:
         """Status and body of a page; status 0 while nobody answers."""
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=within_s)) as session,
                 session.get(f"http://127.0.0.1:{self.port}{path}") as answer,
             ):
                 return answer.status, await answer.text()

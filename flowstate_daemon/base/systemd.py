@@ -1,0 +1,117 @@
+"""What systemd tells a process at its start, and what the process answers: sd_listen_fds(3) and sd_notify(3) by hand.
+
+The command line reads the `Supervisor` out of the environment; `daemon` opens the `NotifySocket` and speaks. Without
+systemd both are empty and cost nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.base.privacy import escaped
+
+log = structlog.get_logger()
+
+FIRST_FD = 3
+MOST_FDS = 16
+MOST_UNSENT = 16  # datagrams that wait for a systemd that does not read
+LONGEST_STATUS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Supervisor:
+    """What was found in the environment: nothing without systemd. `journal` is `$JOURNAL_STREAM`."""
+
+    notify_socket: str = ""
+    watchdog_s: float = 0.0
+    listen_fds: int = 0
+    journal: str = ""
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str], pid: int) -> Supervisor:
+        """What is meant for the process `pid`; variables that a parent has left behind are not."""
+        watchdog_us = _number(environ, "WATCHDOG_USEC")
+        if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+            watchdog_us = 0
+        listen_fds = _number(environ, "LISTEN_FDS") if environ.get("LISTEN_PID") == str(pid) else 0
+        return cls(
+            notify_socket=environ.get("NOTIFY_SOCKET", ""),
+            watchdog_s=watchdog_us / 1e6,
+            listen_fds=min(listen_fds, MOST_FDS),
+            journal=environ.get("JOURNAL_STREAM", ""),
+        )
+
+    def sockets(self) -> list[socket.socket]:
+        """The listening sockets that a socket unit handed over. Raises ConfigError when they are of another kind."""
+        handed = [socket.socket(fileno=fd) for fd in range(FIRST_FD, FIRST_FD + self.listen_fds)]
+        for listener in handed:
+            listener.set_inheritable(False)
+            listener.setblocking(False)
+            if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                remedy = "the socket unit may have ListenStream= lines only, and Accept=no"
+                raise ConfigError([f"LISTEN_FDS: descriptor {listener.fileno()} is no listening stream: {remedy}"])
+        return handed
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name, "")
+    return int(value) if value.isascii() and value.isdigit() else 0
+
+
+class NotifySocket:
+    """Datagrams to systemd. Nothing here waits: what cannot be sent now is sent before the next."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is `$NOTIFY_SOCKET`: a path, or `@name` in the abstract namespace; empty for nobody."""
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket: socket.socket | None = None
+        self._unsent: deque[bytes] = deque(maxlen=MOST_UNSENT)
+        self._complained = False
+
+    def open(self) -> None:
+        if self._address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def tell(self, *assignments: str) -> None:
+        """Send `NAME=value` assignments as one message."""
+        if self._socket is None:
+            return
+        self._unsent.append("\n".join(assignments).encode())
+        try:
+            while self._unsent:
+                self._socket.sendto(self._unsent[0], self._address)
+                self._unsent.popleft()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._unsent.clear()
+            self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            remedy = "NOTIFY_SOCKET must be reachable: is AF_UNIX allowed, and NotifyAccess=main set?"
+            log.warning("notify_failed", reason=error.strerror or str(error), remedy=remedy)
+        self._complained = True
+
+
+def status(text: str) -> str:
+    """The assignment that shows `text` in `systemctl status`: one line, whatever somebody put into it."""
+    line = escaped(text)
+    return f"STATUS={line if len(line) <= LONGEST_STATUS else line[: LONGEST_STATUS - 1] + '…'}"
+
+
+def microseconds(name: str, seconds: float) -> str:
+    """An assignment of a duration or of a monotonic instant, given in seconds."""
+    return f"{name}={int(seconds * 1e6)}"

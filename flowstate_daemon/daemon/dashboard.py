@@ -1,0 +1,121 @@
+"""One line that says how the house is: what `systemctl status` shows.
+
+Made from what the house knows anyway. Only the length of the queue is asked for, the more rarely the less happens,
+because hosted Redis bills by the command.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.instruments import Instruments
+from flowstate_daemon.base.privacy import scrubbed
+from flowstate_daemon.base.service import Service
+from flowstate_daemon.queue.inspector import Inspector, Snapshot
+
+FIRST_LOOK_S = 5.0
+LONGEST_LOOK_S = 300.0
+WORTH_AN_AGE_S = 30.0
+RATE_OVER_S = 15.0
+LONGEST_REASON = 120
+MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
+
+
+class Dashboard(Service):
+    """Looks at the queue now and then, and writes the line whenever it is asked for."""
+
+    name: ClassVar[str] = "dashboard"
+
+    def __init__(self, inspector: Inspector, in_hand: Callable[[], int], instruments: Instruments) -> None:
+        super().__init__(instruments.vitals.pulse("dashboard"))
+        self._inspector = inspector
+        self._in_hand = in_hand
+        self._vitals = instruments.vitals
+        self._metrics = instruments.metrics
+        self._clock = instruments.clock
+        self._seen: Snapshot | None = None
+        self._seen_at = self._clock.mono()
+        self._look_after_s = FIRST_LOOK_S
+        self._claimed = -1
+        self._counted: deque[tuple[float, int]] = deque()
+
+    async def turn(self) -> None:
+        """Look when something has moved, else after ever longer waits: nothing costs nothing."""
+        waited_s = self._clock.mono() - self._seen_at
+        moving = self._metrics.claimed != self._claimed or self._in_hand() > 0
+        if moving:
+            self._look_after_s = FIRST_LOOK_S
+        if self._seen is None or waited_s >= self._look_after_s:
+            self._claimed = self._metrics.claimed
+            self._seen = await self._look()
+            self._seen_at = self._clock.mono()
+            self._look_after_s = FIRST_LOOK_S if moving else min(self._look_after_s * 2, LONGEST_LOOK_S)
+        await self.pause(FIRST_LOOK_S)
+
+    async def _look(self) -> Snapshot | None:
+        """A number is fresh or it is missing; that Redis is away is told by those who need it more."""
+        try:
+            return await self._inspector.snapshot()
+        except Outage:
+            return None
+
+    def line(self) -> str:
+        """The line as it is now. Addresses and secrets in reasons are hidden."""
+        return " · ".join([*self._obstacles(), *self._numbers(), *self._last_error()])
+
+    def _obstacles(self) -> Iterator[str]:
+        for name in self._vitals.stuck():
+            yield f"{name} is stuck"
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self._vitals.troubles().items():
+            by_reason.setdefault(reason, []).append(name)
+        for reason, names in by_reason.items():
+            yield f"{', '.join(names)}: {_short(reason)}"
+
+    def _numbers(self) -> Iterator[str]:
+        yield f"rate {self._rate():.1f}/s"
+        if in_hand := self._in_hand():
+            yield f"{_grouped(in_hand)} in hand"
+        if self._seen is None:
+            return
+        waiting = self._seen.wait + self._seen.paused
+        age_s = self._clock.mono() - self._seen_at
+        # A queue that was empty stays so until something is claimed; any other number may have grown old.
+        old = f" {told_age(age_s)} ago" if waiting and age_s >= WORTH_AN_AGE_S else ""
+        yield f"{_grouped(waiting)} waiting{old}{', paused' if self._seen.is_paused else ''}"
+        if waiting and self._seen.oldest_waiting_ms is not None:
+            yield f"oldest {told_age((self._clock.now_ms() - self._seen.oldest_waiting_ms) / 1000)}"
+
+    def _last_error(self) -> Iterator[str]:
+        if (mishap := self._vitals.mishap) is not None:
+            yield f"last error {told_age(self._clock.mono() - mishap.at)} ago: {_short(mishap.reason)}"
+
+    def _rate(self) -> float:
+        """Mails sent a second, over the last quarter of a minute."""
+        now, sent = self._clock.mono(), self._metrics.sent
+        self._counted.append((now, sent))
+        while len(self._counted) > 1 and now - self._counted[1][0] >= RATE_OVER_S:
+            self._counted.popleft()
+        first_at, first = self._counted[0]
+        return (sent - first) / (now - first_at) if now > first_at else 0.0
+
+
+def told_age(seconds: float) -> str:
+    """A duration in the largest unit that says enough."""
+    whole = max(int(seconds), 0)
+    for unit_s, word in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
+        if whole >= 2 * unit_s:
+            return f"{whole // unit_s} {word}"
+    return f"{whole} s"
+
+
+def _grouped(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+def _short(reason: str) -> str:
+    text = scrubbed(reason)
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
