@@ -24,7 +24,7 @@ def silence(_number: int, _frame: FrameType | None) -> None:
 
     def beat(pulse: Pulse) -> None:
         if pulse.name == "fetcher":
-            pulse.beaten_at = float("-inf")
+            pulse.beaten_at, pulse.resting = float("-inf"), False
         else:
             usual(pulse)
 
