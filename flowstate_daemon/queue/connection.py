@@ -25,7 +25,7 @@ from flowstate_daemon.base.errors import Outage
 OnRoundTrip: TypeAlias = Callable[[float], None]
 
 COMMAND_TIMEOUT_S = 5.0
-POOL_SIZE = 8
+POOL_SIZE = 16  # made as they are needed: a code's request is sealed while twelve others may be
 # Waiting and trying again helps against these answers, which redis-py reports as plain ResponseErrors.
 PASSING = (
     "NOREPLICAS", "BUSY ", "TRYAGAIN", "UNKILLABLE", "LOADING", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM",

@@ -29,6 +29,7 @@ from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.line import Line
 from flowstate_daemon.work.parcel import TOO_LATE, Load, Parcel, idempotency_key
 from flowstate_daemon.work.rejoin import Rejoin
+from flowstate_daemon.work.right_of_way import RightOfWay
 
 log = structlog.get_logger()
 
@@ -54,7 +55,8 @@ class Bus(Service):
         self._lane = lane
         self._clock = clock
         self._line = Line()
-        self._carrier = Carrier(gateway, envelopes, pacer, lane, clock)
+        self.right_of_way = RightOfWay(clock)
+        self._carrier = Carrier(gateway, envelopes, pacer, lane, self.right_of_way, clock)
         self._rejoin = Rejoin(envelopes, self._carrier, self._enter_load)
         self._tasks: set[asyncio.Task[Back]] = set()
         self._urgent_tasks = 0
@@ -198,12 +200,14 @@ class Bus(Service):
         urgent = any(parcel.urgent for parcel in load.live)
         self._lane.enter()
         self._urgent_tasks += urgent
-        task = asyncio.create_task(self._carry(load), name="request")
+        task = asyncio.create_task(self._carry(load, urgent), name="request")
         self._tasks.add(task)
         task.add_done_callback(partial(self._landed, load, urgent))
 
-    async def _carry(self, load: Load) -> Back:
+    async def _carry(self, load: Load, urgent: bool) -> Back:
         """Seal and send. A task for each, so that a code does not wait while a long request is written down."""
+        if not urgent:
+            await self.right_of_way.give_way()
         if load.envelope is None and not await self._sealed(load):
             self._lane.unused()
             return UNANSWERED

@@ -30,6 +30,7 @@ from flowstate_daemon.queue.envelopes import LIFE_MS, Envelopes
 from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.parcel import PARKED, Load, Member, Parcel, pack
+from flowstate_daemon.work.right_of_way import RightOfWay
 
 log = structlog.get_logger()
 
@@ -63,11 +64,20 @@ UNANSWERED = Back(answered=False)
 class Carrier:
     """One provider, its lane and its pace; the envelopes of what is under way."""
 
-    def __init__(self, gateway: Gateway, envelopes: Envelopes, pacer: Pacer, lane: Lane, clock: Clock) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        envelopes: Envelopes,
+        pacer: Pacer,
+        lane: Lane,
+        right_of_way: RightOfWay,
+        clock: Clock,
+    ) -> None:
         self._gateway = gateway
         self._envelopes = envelopes
         self._pacer = pacer
         self._lane = lane
+        self._right_of_way = right_of_way
         self._clock = clock
 
     async def carry(self, load: Load) -> Back:
@@ -76,6 +86,8 @@ class Carrier:
         assert envelope is not None, "only sealed loads travel"
         if self._clock.now_ms() - envelope.sealed_at > LIFE_MS:
             return await self._too_old(load)
+        for parcel in load.parcels:
+            self._right_of_way.leaving(parcel.job.id)
         try:
             delivery = await self._gateway.deliver(envelope.path, envelope.body, envelope.key)
         except AcceptedEarlier:
@@ -102,7 +114,7 @@ class Carrier:
     async def settle(self, parcels: Sequence[Parcel], results: Mapping[Member, Result]) -> None:
         """End parcels of one request by what is known of their mails; the accepted first, they need no writing."""
         refused: list[tuple[Parcel, Refused]] = []
-        for parcel in parcels:
+        async for parcel in self._right_of_way.in_pieces(parcels):
             result = results[parcel.member]
             if isinstance(result, Accepted):
                 parcel.accept(result)

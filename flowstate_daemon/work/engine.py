@@ -26,6 +26,7 @@ from flowstate_daemon.work.pool import Perform, Pool
 from flowstate_daemon.work.promoter import Promoter
 from flowstate_daemon.work.reclaimer import Reclaimer
 from flowstate_daemon.work.report import Reporter
+from flowstate_daemon.work.right_of_way import RightOfWay
 from flowstate_daemon.work.scribe import Scribe
 from flowstate_daemon.work.settler import Settler
 
@@ -98,10 +99,13 @@ class Engine:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._bus = bus = way.bus
+        right_of_way = RightOfWay(clock) if bus is None else bus.right_of_way
         self.inflight = InFlight(settings.concurrency, settings.urgent_reserve)
         reporter = Reporter(instruments)
         self._records = way.records
-        self._settler = Settler(bull, self.inflight, reporter, vitals.pulse("settler"), self._records.notice)
+        self._settler = Settler(
+            bull, self.inflight, reporter, right_of_way, vitals.pulse("settler"), self._records.notice
+        )
         rules = RetryRules(jitter=settings.jitter)
         size = settings.concurrency + settings.urgent_reserve
         self._pool = Pool(
@@ -120,6 +124,7 @@ class Engine:
             self.inflight,
             self._pool,
             way.lane,
+            right_of_way,
             instruments,
             vitals.pulse("fetcher"),
             max_recoveries=settings.max_recoveries,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import structlog
@@ -10,16 +11,20 @@ from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.vitals import Pulse
+from flowstate_daemon.mail.catalogue import URGENT
 from flowstate_daemon.queue.bull import Bull
+from flowstate_daemon.queue.job import Job
 from flowstate_daemon.work.inflight import InFlight
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.pool import Pool
+from flowstate_daemon.work.right_of_way import RightOfWay
 
 log = structlog.get_logger()
 
-BATCH = 100
+PORTION = 50  # jobs in one claim: Redis is held up for a millisecond, and so is a code behind it
 LOOK_UP_S = 5.0
-URGENT_LOOK_S = 0.02  # while bulk fills its slots: a code in the queue is noticed within this time
+# While bulk fills its slots, how long a code in the queue is not noticed; longer while nothing moves.
+URGENT_LOOKS_S = (0.01, 0.05)
 
 
 class Fetcher(Service):
@@ -33,6 +38,7 @@ class Fetcher(Service):
         inflight: InFlight,
         pool: Pool,
         lane: Lane,
+        right_of_way: RightOfWay,
         instruments: Instruments,
         pulse: Pulse,
         *,
@@ -43,6 +49,8 @@ class Fetcher(Service):
         self._inflight = inflight
         self._pool = pool
         self._lane = lane
+        self._right_of_way = right_of_way
+        self._look_s = URGENT_LOOKS_S[0]
         self._metrics = instruments.metrics
         self._clock = instruments.clock
         self._max_recoveries = max_recoveries
@@ -59,9 +67,20 @@ class Fetcher(Service):
         if await self._claim(wanted, urgent_only=urgent_only):
             return
         if urgent_only:
-            await self.unless_stopped(self.within(URGENT_LOOK_S, self._inflight.changed()))
+            await self._rest_until_room()
         else:
             await self._sleep_until_work()
+
+    async def _rest_until_room(self) -> None:
+        """Until there are slots for a portion of bulk, or it is time to look for codes again."""
+        before = self._inflight.changes
+        await self.unless_stopped(self.within(self._look_s, self._room()))
+        shortest, longest = URGENT_LOOKS_S
+        self._look_s = shortest if self._inflight.changes != before else min(self._look_s * 2, longest)
+
+    async def _room(self) -> None:
+        while self._inflight.free < self._portion:
+            await self._inflight.changed()
 
     async def _sleep_until_work(self) -> None:
         """One blocking pop after another, with nothing in between: an idle queue costs three commands a minute."""
@@ -77,10 +96,14 @@ class Fetcher(Service):
         """
         if self._lane.closed:
             return (0 if self._inflight.busy else 1), False
-        if self._inflight.free <= 0:
-            return min(self._inflight.free_for_urgent, BATCH), True
-        # At most half the slots in one call, so that Redis fetches for one half while the other half works.
-        return min(self._inflight.free, BATCH, self._inflight.half), False
+        if self._inflight.free < self._portion:
+            return min(self._inflight.free_for_urgent, PORTION), True
+        return self._portion, False
+
+    @property
+    def _portion(self) -> int:
+        """At most half the slots, so that Redis fetches for one half while the other half works."""
+        return min(PORTION, self._inflight.half)
 
     async def _claim(self, wanted: int, *, urgent_only: bool) -> bool:
         try:
@@ -88,11 +111,18 @@ class Fetcher(Service):
         except Outage:
             self._in_doubt = True
             raise
-        now = self._clock.mono()
-        for job in jobs:
-            self._pool.hand_over(self._inflight.take_in(job, now))
         self._metrics.jobs_claimed(len(jobs))
+        self._hand_over(jobs)
         return bool(jobs)
+
+    def _hand_over(self, jobs: Sequence[Job]) -> None:
+        """All are held from now on; codes, which come first, are begun before the others."""
+        now = self._clock.mono()
+        runs = [self._inflight.take_in(job, now) for job in jobs]
+        for run in runs:
+            if run.job.priority == URGENT:
+                self._right_of_way.claimed(run.job.id)
+            self._pool.hand_over(run)
 
     async def _recover(self) -> None:
         """Bring back what a dead process of this instance held, and what a lost answer left behind."""

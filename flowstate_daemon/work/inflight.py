@@ -59,6 +59,7 @@ class InFlight:
         self._reserve = reserve
         self._runs: dict[str, Run] = {}
         self._busy = 0
+        self.changes = 0
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -103,11 +104,11 @@ class InFlight:
     def performed(self) -> None:
         """A sender is done with its run; the job stays held until it is settled."""
         self._busy -= 1
-        self._changed.set()
+        self._note_change()
 
     def settled(self, job: Job) -> Run | None:
         """The job's end is written down, or not ours to write. After `obliterate` an id may be in hand twice."""
-        self._changed.set()
+        self._note_change()
         run = self._runs.get(job.id)
         if run is None or run.job is not job:
             return None
@@ -118,6 +119,10 @@ class InFlight:
             run = self._runs.get(job_id)
             if run is not None:
                 run.call_off(why)
+
+    def _note_change(self) -> None:
+        self.changes += 1
+        self._changed.set()
 
     async def changed(self) -> None:
         """Wait until a slot has become free or a job has been settled."""

@@ -20,6 +20,7 @@ from flowstate_daemon.queue.job import Failed, Finished, Retried, Settled
 from flowstate_daemon.work.fate import Ending, Released
 from flowstate_daemon.work.inflight import InFlight
 from flowstate_daemon.work.report import Reporter
+from flowstate_daemon.work.right_of_way import RightOfWay
 
 log = structlog.get_logger()
 
@@ -33,7 +34,13 @@ class Settler(Service):
     name: ClassVar[str] = "settler"
 
     def __init__(
-        self, bull: Bull, inflight: InFlight, reporter: Reporter, pulse: Pulse, notice: Callable[[], None] | None = None
+        self,
+        bull: Bull,
+        inflight: InFlight,
+        reporter: Reporter,
+        right_of_way: RightOfWay,
+        pulse: Pulse,
+        notice: Callable[[], None] | None = None,
     ) -> None:
         """`notice` is called when outcomes have been written to the journal."""
         super().__init__(pulse)
@@ -41,6 +48,7 @@ class Settler(Service):
         self._bull = bull
         self._inflight = inflight
         self._reporter = reporter
+        self._right_of_way = right_of_way
         self._waiting: dict[type, deque[Any]] = {cls: deque() for cls in (Finished, Retried, Failed, Released)}
         self._arrived = asyncio.Event()
 
@@ -62,9 +70,12 @@ class Settler(Service):
 
     async def _settle(self, endings: deque[Any]) -> None:
         """Write up to one batch; nothing leaves the line before Redis has answered for it."""
+        await self._right_of_way.give_way()
         batch = list(islice(endings, BATCH))
-        for ending, settled in zip(batch, await self._write(batch), strict=True):
+        written = await self._write(batch)
+        for _ in batch:
             endings.popleft()
+        async for ending, settled in self._right_of_way.in_pieces(zip(batch, written, strict=True)):
             self._close(ending, settled)
         if self._notice is not None:
             self._notice()
