@@ -215,7 +215,7 @@ class Building:
 
     def _build_web(self) -> Web:
         health = Health(self.vitals, About(__version__, self.config.queue.instance_id))
-        page = MetricsPage(self.metrics, self.inspector, self.clock)
+        page = MetricsPage(self.metrics, self.vitals, self.inspector, self.clock)
         routes = [*health.routes(), *page.routes(), *self._outside_routes(), *self._api_routes()]
         http = self.config.http
         sockets = self.supervisor.sockets() if http.enabled else ()

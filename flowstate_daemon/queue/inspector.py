@@ -48,11 +48,13 @@ class Snapshot(Counts):
 
     `oldest_waiting_ms` is when the longest waiting job was added: exact but for jobs that are `lifo` or come
     from a stall, which stand at the tail out of order. A delayed job counts from its adding.
+    `journal` is the number of outcomes on their way to the ledger.
     """
 
     is_paused: bool
     oldest_waiting_ms: int | None
     next_due_ms: int | None
+    journal: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,11 @@ class Inspector:
     async def snapshot(self) -> Snapshot:
         """Everything that the metrics need."""
         names = ("wait", "active", "delayed", "paused", "completed", "failed", "meta-paused", "priority")
-        answer = await self._scripts.run("snapshot", [self._keys(name) for name in names], [self._keys.base])
-        wait, active, delayed, paused, completed, failed, stopped, oldest, due = answer
+        keys = [*(self._keys(name) for name in names), self._keys.ours("journal")]
+        answer = await self._scripts.run("snapshot", keys, [self._keys.base])
+        wait, active, delayed, paused, completed, failed, stopped, oldest, due, journal = answer
         return Snapshot(
-            wait, active, delayed, paused, completed, failed, bool(stopped), _instant(oldest), _instant(due)
+            wait, active, delayed, paused, completed, failed, bool(stopped), _instant(oldest), _instant(due), journal
         )
 
     async def counts(self) -> Counts:

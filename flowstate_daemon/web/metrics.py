@@ -17,7 +17,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.queue.inspector import Counts, Inspector, Snapshot
+from flowstate_daemon.web.health import obstacles, stuck
 
 log = structlog.get_logger()
 
@@ -25,10 +27,11 @@ DEADLINE_S = 2.0
 
 
 class Scrape:
-    """One answer: the standing registry, and the queue as seen for this answer (None: not seen)."""
+    """One answer: the standing registry, the vital signs, and the queue as seen for this answer (None: not seen)."""
 
-    def __init__(self, metrics: Metrics, queue: Snapshot | None, now_ms: int) -> None:
+    def __init__(self, metrics: Metrics, vitals: Vitals, queue: Snapshot | None, now_ms: int) -> None:
         self._metrics = metrics
+        self._vitals = vitals
         self._queue = queue
         self._now_ms = now_ms
 
@@ -37,10 +40,23 @@ class Scrape:
             # Prometheus does not use them, and they would double the text.
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
+        yield from self._health_families()
         up = self._queue is not None
         yield GaugeMetricFamily("flowstate_redis_up", "1 when Redis answered this scrape, else 0.", value=up)
         if self._queue is not None:
             yield from self._queue_families(self._queue)
+
+    def _health_families(self) -> Iterator[Metric]:
+        live, ready = not stuck(self._vitals), not obstacles(self._vitals)
+        yield GaugeMetricFamily(
+            "flowstate_live", "1 while all loops make progress, else 0, as /health/live.", value=live
+        )
+        yield GaugeMetricFamily("flowstate_ready", "1 while mails can go out, else 0, as /health/ready.", value=ready)
+        words = "How long each loop has made no progress; 0 while it has nothing to do."
+        silence = GaugeMetricFamily("flowstate_loop_silence_seconds", words, labels=["loop"])
+        for pulse in self._vitals.pulses:
+            silence.add_metric([pulse.name], 0 if pulse.resting else pulse.age_s)
+        yield silence
 
     def _queue_families(self, queue: Snapshot) -> Iterator[Metric]:
         depth = GaugeMetricFamily("flowstate_queue_jobs", "Jobs in the queue, by Bull's state.", labels=["state"])
@@ -54,13 +70,24 @@ class Scrape:
             "Age of the job that waits longest; 0 when none waits.",
             value=max(self._now_ms - oldest_ms, 0) / 1000,
         )
+        words = "Outcomes in Redis on their way to the ledger."
+        yield GaugeMetricFamily("flowstate_journal_outcomes", words, value=queue.journal)
 
 
 class MetricsPage:
     """`GET /metrics`."""
 
-    def __init__(self, metrics: Metrics, inspector: Inspector, clock: Clock, *, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        vitals: Vitals,
+        inspector: Inspector,
+        clock: Clock,
+        *,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         self._metrics = metrics
+        self._vitals = vitals
         self._inspector = inspector
         self._clock = clock
         self._deadline_s = deadline_s
@@ -70,7 +97,7 @@ class MetricsPage:
         return [web.get("/metrics", self.show)]
 
     async def show(self, _request: web.Request) -> web.Response:
-        scrape = Scrape(self._metrics, await self._look(), self._clock.now_ms())
+        scrape = Scrape(self._metrics, self._vitals, await self._look(), self._clock.now_ms())
         return web.Response(body=generate_latest(scrape), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _look(self) -> Snapshot | None:

@@ -8,10 +8,12 @@
 -- KEYS[6] failed (zset)
 -- KEYS[7] meta-paused (string)
 -- KEYS[8] priority (zset)
+-- KEYS[9] journal (list)
 --
 -- ARGV[1] what all keys of the queue start with
 --
--- Returns {wait, active, delayed, paused, completed, failed, is paused, oldest waiting ms or -1, next due ms or -1}
+-- Returns {wait, active, delayed, paused, completed, failed, is paused, oldest waiting ms or -1, next due ms or -1,
+--   outcomes in the journal}
 -- Publishes nothing
 -- Agrees with getJobCounts and isPaused of Bull 4
 
@@ -56,4 +58,5 @@ return {
   redis.call("EXISTS", KEYS[7]),
   oldest,
   due and math.ceil(tonumber(due) / 4096) or -1,
+  redis.call("LLEN", KEYS[9]),
 }

@@ -30,7 +30,7 @@ async def reads_only(stage: Stage) -> AsyncIterator[None]:
 
 async def test_empty_queue(inspector: Inspector) -> None:
     """A queue that nobody ever used is simply empty."""
-    assert await inspector.snapshot() == Snapshot(0, 0, 0, 0, 0, 0, False, None, None)
+    assert await inspector.snapshot() == Snapshot(0, 0, 0, 0, 0, 0, False, None, None, 0)
     assert await inspector.job("1") is None
     assert await inspector.state("1") is None
     assert await inspector.logs("1") == []
@@ -46,7 +46,7 @@ async def test_snapshot(stage: Stage, inspector: Inspector) -> None:
     await stage.redis.set(stage.keys("meta-paused"), 1)
     await stage.remember()
     seen = await inspector.snapshot()
-    assert seen == Snapshot(1, 2, 3, 4, 5, 6, True, BORN + 100, BORN + 300)
+    assert seen == Snapshot(1, 2, 3, 4, 5, 6, True, BORN + 100, BORN + 300, 0)
     assert await inspector.counts() == seen
     assert await inspector.is_paused() is True
     assert await stage.changes() == {}

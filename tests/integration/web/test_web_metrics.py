@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.keys import Keys
@@ -34,10 +35,17 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-async def client(proxy: FaultProxy, keys: Keys, metrics: Metrics, clock: HandClock) -> AsyncIterator[ClientSession]:
+def vitals(clock: HandClock) -> Vitals:
+    return Vitals(clock)
+
+
+@pytest.fixture
+async def client(
+    proxy: FaultProxy, keys: Keys, metrics: Metrics, vitals: Vitals, clock: HandClock
+) -> AsyncIterator[ClientSession]:
     """A client of a running endpoint that looks at Redis through the proxy, for a quarter of a second."""
     connection = Connection(f"redis://127.0.0.1:{proxy.port}/0", client_name=keys.client_name)
-    page = MetricsPage(metrics, Inspector(connection, keys), clock, deadline_s=0.25)
+    page = MetricsPage(metrics, vitals, Inspector(connection, keys), clock, deadline_s=0.25)
     endpoint = Web(page.routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
@@ -68,6 +76,7 @@ async def test_a_scrape_shows_what_was_counted_and_what_waits(
     await redis.hset(keys("1"), mapping={"timestamp": clock.now_ms() - 90_000, "name": "otp", "data": "{}"})
     await redis.hset(keys("2"), mapping={"timestamp": clock.now_ms() - 1_000, "name": "otp", "data": "{}"})
     await redis.zadd(keys("failed"), {"3": 1})
+    await redis.rpush(keys.ours("journal"), "{}", "{}", "{}")
     found = await scraped(client)
     assert found["flowstate_mails_total,sent,otp"] == 1
     assert found["flowstate_redis_up"] == 1
@@ -75,6 +84,25 @@ async def test_a_scrape_shows_what_was_counted_and_what_waits(
     assert found["flowstate_queue_jobs,failed"] == 1
     assert found["flowstate_queue_paused"] == 0
     assert found["flowstate_queue_oldest_waiting_seconds"] == 90
+    assert found["flowstate_journal_outcomes"] == 3
+
+
+async def test_health_is_a_number_as_well(client: ClientSession, vitals: Vitals, clock: HandClock) -> None:
+    """Alerts need no second kind of probe: live and ready say what the health pages say, loops how long they hang."""
+    vitals.pulse("fetcher", stale_after_s=25)
+    vitals.pulse("promoter").rest()
+    clock.advance(20)
+    found = await scraped(client)
+    assert (found["flowstate_live"], found["flowstate_ready"]) == (1, 1)
+    assert (found["flowstate_loop_silence_seconds,fetcher"], found["flowstate_loop_silence_seconds,promoter"]) == (
+        20,
+        0,
+    )
+    vitals.raise_condition("provider", "the key is refused")
+    found = await scraped(client)
+    assert (found["flowstate_live"], found["flowstate_ready"]) == (1, 0)
+    clock.advance(20)
+    assert (await scraped(client))["flowstate_live"] == 0
 
 
 async def test_numbers_are_fresh_in_every_scrape(client: ClientSession, keys: Keys, redis: Redis) -> None:

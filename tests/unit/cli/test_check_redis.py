@@ -123,7 +123,7 @@ def test_a_user_who_may_not_ask_who_he_is_is_named_as_in_the_url() -> None:
 
 def test_a_paused_queue_is_worth_a_warning() -> None:
     """Nothing would be sent, and somebody should know why."""
-    snapshot = Snapshot(1, 0, 0, 0, 0, 2, is_paused=True, oldest_waiting_ms=None, next_due_ms=None)
+    snapshot = Snapshot(1, 0, 0, 0, 0, 2, is_paused=True, oldest_waiting_ms=None, next_due_ms=None, journal=0)
     verdict = judge_queue(snapshot, KEYS)
     assert verdict.grade is Grade.WARN
     assert "resume" in verdict.remedy

@@ -1,0 +1,131 @@
+"""The alert rules as Prometheus itself understands them: each fires in its own case, and none on a healthy daemon.
+
+promtool comes with Debian's package `prometheus`; without it these tests skip.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+FOLDER = Path(__file__).parents[2] / "config" / "prometheus"
+ALERTS = [
+    rule["alert"] for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+]
+WHO = 'job="flowstate-daemon", instance="mail-1"'
+HOURS = 8
+# A value and how much is added each minute, for as long as a test lasts; what is not named here is not exported.
+HEALTHY = {
+    f"up{{{WHO}}}": (1, 0),
+    f"process_start_time_seconds{{{WHO}}}": (1_700_000_000, 0),
+    f"flowstate_live{{{WHO}}}": (1, 0),
+    f"flowstate_ready{{{WHO}}}": (1, 0),
+    f"flowstate_redis_up{{{WHO}}}": (1, 0),
+    f"flowstate_lane_open{{{WHO}}}": (1, 0),
+    f"flowstate_queue_paused{{{WHO}}}": (0, 0),
+    f"flowstate_queue_oldest_waiting_seconds{{{WHO}}}": (3, 0),
+    f'flowstate_queue_jobs{{{WHO}, state="failed"}}': (40, 0),
+    f"flowstate_journal_outcomes{{{WHO}}}": (10, 0),
+    f'flowstate_loop_silence_seconds{{{WHO}, loop="ledger_writer"}}': (1, 0),
+    f"flowstate_locks_lost_total{{{WHO}}}": (2, 0),
+    f"flowstate_jobs_stalled_total{{{WHO}}}": (2, 0),
+    f'flowstate_mails_total{{{WHO}, kind="otp", ending="sent"}}': (0, 60),
+    f'flowstate_mails_total{{{WHO}, kind="otp", ending="expired"}}': (1, 0),
+    f'flowstate_mails_total{{{WHO}, kind="welcome", ending="failed"}}': (1, 0),
+    f'flowstate_mail_wait_seconds_bucket{{{WHO}, kind="otp", le="0.1"}}': (0, 60),
+    f'flowstate_mail_wait_seconds_bucket{{{WHO}, kind="otp", le="15"}}': (0, 60),
+    f'flowstate_mail_wait_seconds_bucket{{{WHO}, kind="otp", le="+Inf"}}': (0, 60),
+    f'flowstate_provider_answer_seconds_count{{{WHO}, answer="accepted"}}': (0, 60),
+    f'flowstate_provider_answer_seconds_count{{{WHO}, answer="network"}}': (0, 1),
+    f'flowstate_provider_answer_seconds_count{{{WHO}, answer="quota"}}': (1, 0),
+    f'flowstate_loop_lag_seconds_bucket{{{WHO}, le="0.01"}}': (0, 600),
+    f'flowstate_loop_lag_seconds_bucket{{{WHO}, le="1"}}': (0, 600),
+    f'flowstate_loop_lag_seconds_bucket{{{WHO}, le="+Inf"}}': (0, 600),
+    f'flowstate_redis_round_trip_seconds_bucket{{{WHO}, le="0.01"}}': (0, 60),
+    f'flowstate_redis_round_trip_seconds_bucket{{{WHO}, le="1"}}': (0, 60),
+    f'flowstate_redis_round_trip_seconds_bucket{{{WHO}, le="+Inf"}}': (0, 60),
+}
+# What is different when an alert must fire, by the beginning of a series; None: the series is not there.
+CASES: Mapping[str, Mapping[str, tuple[float, float] | None]] = {
+    "FlowstateDown": {"up{": (0, 0)},
+    "FlowstateAbsent": {"up{": None},
+    "FlowstateRestarts": {"process_start_time_seconds": (1_700_000_000, 60)},
+    "FlowstateStuck": {"flowstate_live": (0, 0)},
+    "FlowstateNotReady": {"flowstate_ready": (0, 0)},
+    "FlowstateRedisAway": {"flowstate_redis_up": (0, 0)},
+    "FlowstateLaneClosed": {"flowstate_lane_open": (0, 0)},
+    "FlowstateQuotaUsedUp": {f'flowstate_provider_answer_seconds_count{{{WHO}, answer="quota': (0, 1)},
+    "FlowstateProviderFails": {f'flowstate_provider_answer_seconds_count{{{WHO}, answer="network': (0, 60)},
+    "FlowstateCodesLate": {f'flowstate_mail_wait_seconds_bucket{{{WHO}, kind="otp", le="0.1': (0, 30)},
+    "FlowstateCodesExpire": {f'flowstate_mails_total{{{WHO}, kind="otp", ending="expired': (0, 1)},
+    "FlowstateMailsWait": {"flowstate_queue_oldest_waiting_seconds": (1000, 60)},
+    "FlowstateQueuePaused": {
+        "flowstate_queue_paused": (1, 0),
+        "flowstate_queue_oldest_waiting_seconds": (1000, 60),  # which is nobody's fault then
+    },
+    "FlowstateMailsFail": {f'flowstate_mails_total{{{WHO}, kind="welcome", ending="failed': (0, 1)},
+    "FlowstateFailedGrow": {"flowstate_queue_jobs": (40, 1)},
+    "FlowstateLocksLost": {"flowstate_locks_lost_total": (0, 1)},
+    "FlowstateJobsStalled": {"flowstate_jobs_stalled_total": (0, 1)},
+    "FlowstateLoopLags": {f'flowstate_loop_lag_seconds_bucket{{{WHO}, le="0.01': (0, 500)},
+    "FlowstateRedisSlow": {f'flowstate_redis_round_trip_seconds_bucket{{{WHO}, le="0.01': (0, 50)},
+    "FlowstateLedgerBehind": {"flowstate_journal_outcomes": (2000, 0)},
+    "nothing": {},
+    "nothing without a ledger": {"flowstate_journal_outcomes": (9999, 0), "flowstate_loop_silence_seconds": None},
+}
+
+
+def series(case: str) -> list[dict[str, str]]:
+    """What Prometheus has seen for eight hours, a sample a minute."""
+    seen = dict[str, tuple[float, float] | None](HEALTHY)
+    for beginning, values in CASES[case].items():
+        found = [name for name in HEALTHY if name.startswith(beginning)]
+        assert found, f"{case}: no series begins with {beginning}"
+        seen.update(dict.fromkeys(found, values))
+    shown = {name: values for name, values in seen.items() if values is not None}
+    return [{"series": name, "values": f"{a}+{b}x{HOURS * 60}"} for name, (a, b) in shown.items()]
+
+
+def told_by_promtool(case: str, folder: Path) -> str:
+    """Empty when in this case exactly its own alert fires."""
+    expected = [{"labels": f'{{alertname="{case}"}}', "value": 1}] if case in ALERTS else []
+    question = {
+        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": f"{HOURS}h",
+        "exp_samples": expected,
+    }
+    test = {"interval": "1m", "input_series": series(case), "promql_expr_test": [question]}
+    document: dict[str, Any] = {
+        "rule_files": [str(FOLDER / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [test],
+    }
+    file = folder / "case.yml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    done = subprocess.run(["promtool", "test", "rules", file], check=False, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_every_alert_has_its_case() -> None:
+    """A rule that was never seen firing may never fire."""
+    assert set(ALERTS) <= set(CASES)
+    assert {case for case in CASES if not case.startswith("nothing")} <= set(ALERTS)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")
+@pytest.mark.parametrize("case", CASES)
+def test_in_each_case_its_own_alert_fires_and_no_other(case: str, tmp_path: Path) -> None:
+    """Eight hours of samples, judged by promtool."""
+    assert told_by_promtool(case, tmp_path) == ""
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")
+def test_prometheus_takes_the_sample_configuration() -> None:
+    """With the rules that it names."""
+    subprocess.run(["promtool", "check", "config", FOLDER / "prometheus.yml"], check=True, capture_output=True)

@@ -1,0 +1,116 @@
+"""Alert rules and dashboard speak of nothing but what a running daemon shows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from tests.process.conftest import MakeDaemon
+from tests.process.test_life import enqueue
+from tests.support.fake_resend import FakeResend
+from tests.support.promql import Named, grouped_by, selectors
+
+CONFIG = Path(__file__).parents[2] / "config"
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((CONFIG / "prometheus" / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+DASHBOARD: dict[str, Any] = json.loads((CONFIG / "grafana" / "dashboard.json").read_text())
+# What Prometheus itself adds to everything that it scrapes.
+ITS_OWN = {"up"}
+TARGET = {"job", "instance"}
+LABEL_VALUES = re.compile(r"label_values\((.*), (\w+)\)")
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Each expression with the name of its alert, panel or variable."""
+    for rule in RULES:
+        yield rule["alert"], rule["expr"]
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", []):
+            yield panel["title"], target["expr"]
+    for note in DASHBOARD["annotations"]["list"]:
+        yield note["name"], note["expr"]
+    for variable in DASHBOARD["templating"]["list"]:
+        asked = LABEL_VALUES.fullmatch(variable["query"]["query"]) if variable["type"] == "query" else None
+        if asked is not None:
+            assert asked[2] in TARGET
+            yield variable["name"], asked[1]
+
+
+def shown(page: str) -> dict[str, list[dict[str, str]]]:
+    """Every name of a sample on the page, with the labels of each of its series."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample.labels)
+    return found
+
+
+def faults(where: str, named: Named, page: dict[str, list[dict[str, str]]]) -> Iterator[str]:
+    """What an expression says about a metric that the page does not bear out."""
+    if named.metric in ITS_OWN:
+        return
+    series = page.get(named.metric, [])
+    if not series:
+        yield f"{where}: there is no {named.metric}"
+    for label, values in named.labels:
+        for value in values if label not in TARGET else ():
+            if not any(labels.get(label) == value for labels in series):
+                yield f"{where}: no {named.metric} has {label}={value}"
+
+
+async def test_every_metric_label_and_value_exists(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, database_url: str
+) -> None:
+    """Alerts on a name that nobody exports would be green for ever."""
+    async with make_daemon(DATABASE_URL=database_url) as daemon:
+        await daemon.ready()
+        await enqueue(connection, keys, 1)
+        status, text = await daemon.look("/metrics")
+    assert status == 200
+    page = shown(text)
+    wrong: list[str] = []
+    for where, expression in expressions():
+        found = selectors(expression)
+        assert found, f"{where}: names no metric"
+        wrong += [fault for named in found for fault in faults(where, named, page)]
+        known = TARGET | {label for named in found for labels in page.get(named.metric, []) for label in labels}
+        wrong += [f"{where}: nothing has the label {label}" for label in grouped_by(expression) - known]
+    assert wrong == []
+
+
+def test_every_alert_says_what_to_do() -> None:
+    """A severity, what happened, and a remedy; and each name once."""
+    names = [rule["alert"] for rule in RULES]
+    assert len(set(names)) == len(names)
+    for rule in RULES:
+        assert rule["labels"]["severity"] in {"page", "ticket"}, rule["alert"]
+        assert rule["annotations"].keys() == {"summary", "remedy"}, rule["alert"]
+
+
+def test_no_panel_stands_on_another() -> None:
+    """The grid of the dashboard is 24 wide; identities are unique."""
+    places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) == 23
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_provisioning_fits_the_dashboard() -> None:
+    """The data source that the dashboard asks for is the one that is made."""
+    file = CONFIG / "grafana" / "provisioning" / "datasources" / "prometheus.yml"
+    (source,) = yaml.safe_load(file.read_text())["datasources"]
+    (chosen,) = [variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "datasource"]
+    assert chosen["current"]["value"] == source["uid"]
+    assert chosen["query"] == source["type"]
