@@ -16,6 +16,7 @@ from flowstate_daemon.base.config import Config
 from flowstate_daemon.base.systemd import Supervisor
 from flowstate_daemon.cli.checks import PARTS, examine, exit_code
 from flowstate_daemon.cli.desk import configured, run_async
+from flowstate_daemon.cli.first_process import bury_orphans
 from flowstate_daemon.cli.show import json_option, print_json, print_table, progress
 from flowstate_daemon.cli.verdict import Verdict, ok
 from flowstate_daemon.daemon.house import House
@@ -46,6 +47,7 @@ def run(config_file: str | None) -> None:
     faulthandler.enable(STANDARD_ERROR)
     config = configured(config_file, sending=True)
     open_log(config)
+    bury_orphans()
     supervisor = Supervisor.read(os.environ, os.getpid())
 
     def reread() -> Config:

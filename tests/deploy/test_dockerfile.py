@@ -1,0 +1,106 @@
+"""The Dockerfile as it is written: a linter's rules, and ours, in any CI; test_image.py builds and runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowstate_daemon import __version__
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "Dockerfile").read_text()
+IGNORED = (ROOT / ".dockerignore").read_text().split("\n")
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The instructions in order, each on one line, without comments."""
+    lines = (line for line in TEXT.replace("\\\n", " ").splitlines() if line and not line.startswith("#"))
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def told(word: str) -> list[str]:
+    return [rest for name, rest in instructions() if name == word]
+
+
+def test_the_linter_has_nothing_to_say() -> None:
+    """hadolint, which also gives what RUN says to shellcheck; every rule, none switched off."""
+    program = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("hadolint comes as a wheel for Linux on x86-64 only")
+    done = subprocess.run(
+        [program, "--failure-threshold", "style", ROOT / "Dockerfile"], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "hadolint ignore" not in TEXT
+
+
+def test_every_base_is_named_with_its_version() -> None:
+    """No base floats over a major version, and both stages stand on the same one."""
+    bases = [rest.split()[0] for rest in told("FROM")]
+    assert len(bases) == 2
+    assert set(bases) == {"python:3.12-slim"}
+
+
+def test_only_pinned_packages_get_in() -> None:
+    """Whatever pip is asked to install, it takes from constraints.txt, or it is ours and alone."""
+    commands = [
+        command for rest in told("RUN") for command in rest.split("&&") if "pip" in command and "install " in command
+    ]
+    asked = [command for command in commands if "uninstall" not in command]
+    assert len(asked) == 3
+    assert all("--constraint constraints.txt" in command or "--no-deps" in command for command in asked)
+
+
+@pytest.mark.parametrize("word", ["ENTRYPOINT", "CMD"])
+def test_no_shell_stands_between_the_signal_and_the_daemon(word: str) -> None:
+    """The exec form: the daemon itself is PID 1."""
+    (rest,) = told(word)
+    assert isinstance(json.loads(rest), list)
+
+
+def test_the_health_check_needs_no_shell() -> None:
+    """The exec form again, and a command of ours."""
+    (rest,) = told("HEALTHCHECK")
+    assert json.loads(rest.partition(" CMD ")[2])[0] == "flowstate-daemon"
+
+
+def test_the_last_word_on_the_user_is_a_number_that_is_not_root() -> None:
+    """A name could be root's; only a number lets a supervisor see that it is not."""
+    user, group = told("USER")[-1].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+
+
+def test_the_stop_signal_is_the_one_that_drains() -> None:
+    """SIGTERM, whatever the base says."""
+    assert told("STOPSIGNAL") == ["SIGTERM"]
+
+
+def test_nothing_is_fetched_past_the_builder() -> None:
+    """ADD may unpack and download; COPY does what it says."""
+    assert told("ADD") == []
+    assert not [rest for rest in told("RUN") if "curl" in rest or "wget" in rest or "sudo" in rest]
+
+
+def test_no_secret_is_built_in() -> None:
+    """A layer keeps what was in its arguments and variables for ever."""
+    words = " ".join([*told("ENV"), *told("ARG"), *told("LABEL")]).upper()
+    assert not [word for word in ("KEY", "SECRET", "PASSWORD", "TOKEN", "_URL") if word in words]
+
+
+def test_the_label_tells_the_version() -> None:
+    """That of the package, unless the builder says otherwise."""
+    assert f"VERSION={__version__}" in told("ARG")
+    assert 'org.opencontainers.image.version="${VERSION}"' in " ".join(told("LABEL"))
+
+
+def test_the_builder_gets_only_what_is_copied() -> None:
+    """Everything is ignored but what COPY names: no history, no secrets folder, no environment."""
+    copied = {word for rest in told("COPY") if "--from" not in rest for word in rest.split()[:-1]}
+    assert IGNORED[1] == "*"
+    assert {line[1:] for line in IGNORED if line.startswith("!")} == copied
