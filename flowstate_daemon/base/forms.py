@@ -17,6 +17,7 @@ from flowstate_daemon.base.cron import cron_after, read_cron, read_zone
 UNFIT_FOR_KEYS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
 PRINTABLE = re.compile(r"[\x21-\x7e]+")
 SHORTEST_SECRET = 32
+SENTINEL_PORT = 26379
 UNTIL = re.compile(
     r"(?:(?P<day>mon|tue|wed|thu|fri|sat|sun) )?(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)", re.IGNORECASE
 )
@@ -87,6 +88,26 @@ def _redis_url(secret: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def sentinel_places(text: str) -> list[tuple[str, int]]:
+    """Host and port of each sentinel in a list like `a:26379,[::1]:26379,c`. Raises ValueError."""
+    places = []
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        parts = urlsplit(f"//{word}")
+        plain = PRINTABLE.fullmatch(word) and parts.netloc == word and "@" not in word
+        if not plain or not parts.hostname or parts.port == 0:
+            raise ValueError
+        places.append((parts.hostname, parts.port or SENTINEL_PORT))
+    return places
+
+
+def _sentinel_places(text: str) -> str:
+    try:
+        sentinel_places(text)
+    except ValueError:
+        raise ValueError("must be like 10.0.0.1:26379,10.0.0.2:26379") from None
+    return text
+
+
 def words_of(secret: SecretStr | None) -> list[str]:
     """The secrets of a list that is separated by commas."""
     return [] if secret is None else [word.strip() for word in secret.get_secret_value().split(",") if word.strip()]
@@ -144,6 +165,7 @@ SenderField = Annotated[str, AfterValidator(_sender)]
 SecretWord = Annotated[SecretStr, AfterValidator(_secret_word)]
 SecretWords = Annotated[SecretStr, AfterValidator(_secret_words)]
 LinkSecrets = Annotated[SecretStr, AfterValidator(_link_secrets)]
+SentinelPlaces = Annotated[str, AfterValidator(_sentinel_places)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 CronLine = Annotated[str, AfterValidator(_cron)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
 from flowstate_daemon.base.forms import (
     AnyCase,
@@ -24,9 +24,11 @@ from flowstate_daemon.base.forms import (
     SecretWord,
     SecretWords,
     SenderField,
+    SentinelPlaces,
     Until,
     WebUrl,
     ZoneName,
+    sentinel_places,
 )
 
 UNFIT_FOR_IDS = re.compile(r"[^A-Za-z0-9._-]")
@@ -71,6 +73,16 @@ class Redis(Section):
     """Its password; used with a URL that carries none, too."""
     tls: bool = False
     """Speak TLS, as a URL that begins with rediss:// does."""
+    ca_file: FilePath | None = None
+    """The file with the authority that signed its certificate, where the system does not know that authority."""
+    sentinels: SentinelPlaces = ""
+    """The sentinels that know the primary, host:port,host:port; the URL then gives login, TLS and database only."""
+    master: str = Field(default="mymaster", min_length=1)
+    """What the sentinels call the primary."""
+    sentinel_username: str | None = None
+    """The user at the sentinels."""
+    sentinel_password: SecretStr | None = None
+    """The password at the sentinels, if they want one."""
     block_s: float = Field(default=20.0, ge=0.1, le=20.0)
     """The longest wait for a job on one connection, in seconds; shorter waits cost more commands."""
     url: RedisUrl = SecretStr("")
@@ -91,9 +103,16 @@ class Redis(Section):
         scheme = "rediss" if self.tls else parts.scheme
         place = f"{_bracketed(parts.hostname or self.host)}:{parts.port or self.port}{parts.path}"
         fit = {name for name in REDIS_PARAMETERS if name == "db" or scheme == "rediss"}
-        query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] in fit])
+        pairs = dict(pair for pair in parse_qsl(parts.query) if pair[0] in fit)
+        if self.ca_file is not None and scheme == "rediss":
+            pairs.setdefault("ssl_ca_certs", str(self.ca_file))
+        query = urlencode(pairs)
         login = self._login(parts.username, parts.password)
         return f"{scheme}://{login}{place}{'?' if query else ''}{query}"
+
+    def sentinel_places(self) -> list[tuple[str, int]]:
+        """Host and port of each sentinel."""
+        return sentinel_places(self.sentinels)
 
     def _login(self, username: str | None, password: str | None) -> str:
         """The login of the URL, as quoted there; else ours."""

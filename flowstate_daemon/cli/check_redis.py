@@ -6,13 +6,13 @@ from urllib.parse import urlsplit
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
-from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.errors import ConfigError, Outage
 from flowstate_daemon.cli.verdict import Grade, Verdict, fail, ok, unreachable, warn
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.connection import connection_to
 from flowstate_daemon.queue.inspector import Inspector, Snapshot, Workers
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.rights import Rights, Trial
-from flowstate_daemon.queue.server import SPREAD, Memory, Persistence, Server, look_at_server, tag_remedy
+from flowstate_daemon.queue.server import Memory, Persistence, Server, look_at_server, settle_in_cluster
 
 SLOW_MS = 20.0
 NARROW = 0.8  # of the memory: time to look
@@ -25,8 +25,9 @@ KEEP_TIME = "let both machines keep time (chrony, systemd-timesyncd)"
 async def examine_redis(config: Config) -> list[Verdict]:
     """Everything about the server, this user's rights on it, and the queue."""
     keys = Keys(config.queue.prefix, config.queue.name)
-    connection = Connection(config.redis.url.get_secret_value(), client_name="flowstate-daemon-cli")
+    connection = connection_to(config.redis, client_name="flowstate-daemon-cli")
     try:
+        await settle_in_cluster(connection, keys)
         server = await look_at_server(connection, Clock())
         found = [*judge_server(server), *judge_place(server, keys)]
         if any(verdict.grade is Grade.FAIL for verdict in found):
@@ -37,6 +38,8 @@ async def examine_redis(config: Config) -> list[Verdict]:
             inspector = Inspector(connection, keys)
             found.append(judge_queue(await inspector.snapshot(), keys))
             found.append(judge_strangers(await inspector.strangers(), keys))
+    except ConfigError as error:
+        return [Verdict("redis cluster", Grade.FAIL, reason, misconfigured=True) for reason in error.mistakes]
     except Outage as outage:
         return [unreachable("redis", outage.reason)]
     else:
@@ -60,9 +63,6 @@ def judge_place(server: Server, keys: Keys) -> list[Verdict]:
     """Is it the right server of several? Pure."""
     if server.role == "slave":
         return [fail("redis role", "this is a replica, which takes no writes", "point REDIS_URL at the primary")]
-    if server.cluster and not keys.hash_tagged:
-        spread = SPREAD.format(prefix=keys.prefix)
-        return [Verdict("redis cluster", Grade.FAIL, spread, tag_remedy(keys), misconfigured=True)]
     return [ok("redis cluster", f"a cluster; {keys.base} stays in one slot")] if server.cluster else []
 
 

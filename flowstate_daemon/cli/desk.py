@@ -17,7 +17,7 @@ from flowstate_daemon.base.config import Config, load
 from flowstate_daemon.base.gathering import file_of
 from flowstate_daemon.intake import Intake
 from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.connection import Connection, connection_to
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.operator import Operator
@@ -59,7 +59,7 @@ async def _at_desk(config: Config, work: Callable[[Desk], Awaitable[T]]) -> T:
     keys, clock = Keys(config.queue.prefix, config.queue.name), Clock()
     token = f"cli/{uuid.uuid4().hex}"
     # A command is no worker: it bears no name that Bull's getWorkers() would count.
-    connection = Connection(config.redis.url.get_secret_value(), client_name="flowstate-daemon-cli")
+    connection = connection_to(config.redis, client_name="flowstate-daemon-cli")
     await connection.open()
     try:
         bull = Bull(connection, keys, clock, token=token, max_data_bytes=config.queue.max_data_bytes)

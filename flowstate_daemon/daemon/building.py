@@ -42,7 +42,7 @@ from flowstate_daemon.mail.catalogue import KINDS
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe import LinkSeal, UnsubscribeLinks
 from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.connection import connection_to
 from flowstate_daemon.queue.envelopes import Envelopes
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.journal import Journal
@@ -120,8 +120,8 @@ class Building:
         secrets = words_of(config.http.link_secret)
         self.link_seal = LinkSeal(secrets, lifetime_days=config.http.link_days) if secrets else None
         self._token = f"{instance}/{uuid.uuid4().hex}"
-        self.connection = Connection(
-            config.redis.url.get_secret_value(),
+        self.connection = connection_to(
+            config.redis,
             client_name=connection_name(self.keys, self._token),
             block_s=config.redis.block_s,
             on_round_trip=self.metrics.redis_round_trip,

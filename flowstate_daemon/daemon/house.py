@@ -23,7 +23,7 @@ from flowstate_daemon.daemon.building import Building
 from flowstate_daemon.daemon.reload import Reloader
 from flowstate_daemon.database.pool import opened as open_up
 from flowstate_daemon.queue.inspector import Inspector
-from flowstate_daemon.queue.server import demand_one_slot
+from flowstate_daemon.queue.server import settle_in_cluster
 
 log = structlog.get_logger()
 
@@ -128,7 +128,7 @@ class House:
         while True:
             try:
                 await self.built.connection.open()
-                await demand_one_slot(self.built.connection, self.built.keys)
+                await settle_in_cluster(self.built.connection, self.built.keys)
                 await self.built.lease.acquire()
                 await self._tell_of_strangers()
             except Outage as outage:

@@ -25,7 +25,7 @@ from flowstate_daemon.dev.seed import plant
 from flowstate_daemon.intake import Intake, MailOrder
 from flowstate_daemon.mail.samples import preview_contexts
 from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.connection import connection_to
 from flowstate_daemon.queue.watch import FinishedJob, Watch
 
 DATABASE = "flowstate"
@@ -98,7 +98,7 @@ class DevHouse:
     async def send_samples(self) -> list[Sent]:
         """Enqueue one mail of each kind and wait for its end. Raises TimeoutError, Outage."""
         # A connection of its own: the daemon's one subscriber is the daemon's.
-        connection = Connection(self.config.redis.url.get_secret_value(), client_name="dev")
+        connection = connection_to(self.config.redis, client_name="dev")
         keys, queue = self.house.built.keys, self.config.queue
         intake = Intake(
             Bull(connection, keys, Clock(), token=PRODUCER), attempts=queue.attempts, backoff_ms=queue.backoff_ms

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import hiredis
 from redis import exceptions as refused
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import Connection as TcpConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.errors import ConfigError, Outage
+from flowstate_daemon.base.settings import Redis as RedisSettings
+from flowstate_daemon.queue.whereabouts import Asker, Cluster, Place, Sentinels, Whereabouts
 
 OnRoundTrip: TypeAlias = Callable[[float], None]
 
@@ -32,6 +35,23 @@ PASSING = (
     "DB index",  # out of range: the server has fewer databases than REDIS_URL says
     "UNBLOCKED",  # a primary that is demoted ends all blocking pops so
 )  # fmt: skip
+REDIRECTIONS = 4
+SPREAD = (
+    "FLOWSTATE_QUEUE_PREFIX: this Redis is a cluster, and the prefix spreads the queue over its nodes; put braces "
+    "around it, like {bull}, here and in the backend's Bull"
+)
+# What TLS and its absence look like from the other side.
+TLS_HINTS = (
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is signed by nobody known: set FLOWSTATE_REDIS_CA_FILE"),
+    ("WRONG_VERSION_NUMBER", "it speaks no TLS there: begin REDIS_URL with redis://, or name its TLS port"),
+    ("RECORD_LAYER_FAILURE", "it speaks no TLS there: begin REDIS_URL with redis://, or name its TLS port"),
+    (
+        "Timeout connecting",
+        "is the way there open, and does it speak TLS if, and only if, REDIS_URL begins with rediss://?",
+    ),
+    ("Connection reset by peer", "is Redis running? if it wants TLS, begin REDIS_URL with rediss://"),
+    ("Connection closed by server", "is Redis running? if it wants TLS, begin REDIS_URL with rediss://"),
+)
 IN_SCRIPT = "ACL failure in script"  # how a refusal inside a script begins, without the code that names it
 REMEDIES = (
     (refused.AuthenticationError, "check REDIS_URL or REDIS_PASSWORD"),
@@ -39,6 +59,8 @@ REMEDIES = (
     (refused.BusyLoadingError, "Redis is loading its data and will answer soon"),
     (refused.ReadOnlyError, "this is a replica or a primary in fail-over; point REDIS_URL at the primary"),
     (refused.OutOfMemoryError, "Redis is full: raise maxmemory or remove keys (maxmemory-policy must be noeviction)"),
+    (refused.AskError, "the cluster moves our slot to another node"),
+    (refused.TryAgainError, "the cluster moves our slot to another node"),
     (refused.TimeoutError, "Redis did not answer in time: look at its load and at the network"),
     (refused.ConnectionError, "is Redis running, and is REDIS_URL right?"),
 )
@@ -46,6 +68,11 @@ REMEDIES = (
 
 def as_outage(error: refused.RedisError) -> Outage | None:
     """The outage behind an error of redis-py, or None when the error is a bug of ours."""
+    if isinstance(error, refused.MovedError):
+        return None  # no outage: the command goes to another node
+    for sign, hint in TLS_HINTS:
+        if isinstance(error, refused.ConnectionError | refused.TimeoutError) and sign.lower() in str(error).lower():
+            return Outage(f"Redis: {str(error).rstrip('.')}; {hint}")
     for cls, remedy in (*REMEDIES, (refused.MasterDownError, "the primary is down"), (refused.ClusterDownError, "")):
         if isinstance(error, cls):
             return Outage(f"Redis: {str(error).rstrip('.')}; {remedy}".rstrip("; "))
@@ -66,6 +93,8 @@ def outages() -> Iterator[None]:
     """Translate what redis-py raises inside the block."""
     try:
         yield
+    except refused.ClusterCrossSlotError as error:
+        raise ConfigError([SPREAD]) from error
     except refused.RedisError as error:
         outage = as_outage(error)
         if outage is None:
@@ -84,9 +113,29 @@ class _Packing(AbstractConnection):
         return [hiredis.pack_command(args)]
 
 
-def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The same kind of connection (TCP, TLS, Unix socket) with the faster packer."""
-    return type(kind.__name__, (_Packing, kind), {})
+class _Seeking(_Packing, TcpConnection):
+    """Asks where to connect, if there is somebody to ask."""
+
+    whereabouts: ClassVar[Callable[[], Whereabouts | None]]
+
+    async def _connect(self) -> None:
+        whereabouts = type(self).whereabouts()
+        if whereabouts is None:
+            await super()._connect()  # type: ignore[no-untyped-call]
+            return
+        self.host, self.port = await whereabouts.find()
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except (OSError, TimeoutError):
+            whereabouts.lost()
+            raise
+
+
+def _packing(kind: type[AbstractConnection], whereabouts: Callable[[], Whereabouts | None]) -> type[AbstractConnection]:
+    """The same kind of connection (TCP, TLS, Unix socket) with the faster packer, and who to ask for its place."""
+    if issubclass(kind, UnixDomainSocketConnection):
+        return type(kind.__name__, (_Packing, kind), {})
+    return type(kind.__name__, (_Seeking, kind), {"whereabouts": staticmethod(whereabouts)})
 
 
 async def _introduce(name: str, connection: AbstractConnection) -> None:
@@ -108,14 +157,24 @@ class Connection:
     """All connections of one daemon to the Redis that holds the queue. Replies are bytes."""
 
     def __init__(
-        self, url: str, *, client_name: str, block_s: float = 20.0, on_round_trip: OnRoundTrip | None = None
+        self,
+        url: str,
+        *,
+        client_name: str,
+        block_s: float = 20.0,
+        on_round_trip: OnRoundTrip | None = None,
+        sentinels: Sentinels | None = None,
     ) -> None:
         """`block_s` is the longest blocking pop; `on_round_trip` hears how many seconds each command took.
+
+        With `sentinels` the URL's host counts for nothing: they tell where the primary is.
 
         The blocking connection bears `client_name`, which is what Bull's `getWorkers()` counts; the others
         `beside(client_name)`, by which the lease sees that this process lives.
         """
         self.block_s = block_s
+        self._url = url
+        self._whereabouts: Whereabouts | None = sentinels
         self._on_round_trip = on_round_trip
         self._clock = Clock()
         other = beside(client_name)
@@ -135,7 +194,7 @@ class Connection:
             redis_connect_func=partial(_introduce, name),
             driver_info=None,
         )
-        pool.connection_class = _packing(pool.connection_class)
+        pool.connection_class = _packing(pool.connection_class, lambda: self._whereabouts)
         return Redis(connection_pool=pool)
 
     async def open(self) -> None:
@@ -160,17 +219,66 @@ class Connection:
         """Run one blocking command on the connection kept for that. Raises Outage."""
         return await self._ask(self._blocking, command)
 
-    async def _ask(self, client: Redis, command: tuple[str | bytes | float, ...]) -> Any:
-        try:
+    async def settle(self, slot: int) -> None:
+        """Stay with the node that serves this slot of the cluster, wherever it goes. Raises Outage."""
+        if self._whereabouts is None:
+            given = parse_url(self._url)
+            seed = Place(given.get("host", "localhost"), given.get("port", 6379))
+            self._whereabouts = cluster = Cluster(slot, [seed], Asker(self._url))
             with outages():
-                return await client.execute_command(*command)  # type: ignore[no-untyped-call]
-        except Outage as outage:
+                here = await cluster.find()
+            if here != seed:
+                await self._leave()
+
+    async def _ask(self, client: Redis, command: tuple[str | bytes | float, ...]) -> Any:
+        for _ in range(REDIRECTIONS):
+            try:
+                with outages():
+                    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+            except refused.MovedError as moved:
+                await self._follow(moved)  # whoever says so has executed nothing
+            except Outage as outage:
+                await self._look_elsewhere(outage.__cause__)
+                raise
+        raise Outage("Redis: the cluster sends us from node to node: it is being rebuilt")
+
+    async def _follow(self, moved: refused.MovedError) -> None:
+        given = parse_url(self._url)
+        place = Place(moved.host or given.get("host", "localhost"), moved.port)
+        if not isinstance(self._whereabouts, Cluster):
+            self._whereabouts = Cluster(moved.slot_id, [], Asker(self._url))
+        self._whereabouts.moved(place)
+        await self._leave()
+
+    async def _look_elsewhere(self, cause: BaseException | None) -> None:
+        """Leave connections on which nothing good will come any more."""
+        if demoted(cause):
             # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
-            if demoted(outage.__cause__):
-                for each in (self._commands, self._blocking):
-                    await each.connection_pool.disconnect()
-            raise
+            await self._leave()
+        elif self._whereabouts is not None and isinstance(cause, refused.ConnectionError | refused.TimeoutError):
+            # The primary may be another one by now, and a machine that has died closes nothing.
+            self._whereabouts.lost()
+            await self._commands.connection_pool.disconnect(inuse_connections=False)
+            await self._blocking.connection_pool.disconnect()
+
+    async def _leave(self) -> None:
+        for each in (self._commands, self._blocking):
+            await each.connection_pool.disconnect()
 
     def pubsub(self) -> PubSub:
         """A subscriber on a connection of its own; wrap its calls in `outages()`."""
         return self._subscriber.pubsub()
+
+
+def connection_to(
+    redis: RedisSettings, *, client_name: str, block_s: float = 20.0, on_round_trip: OnRoundTrip | None = None
+) -> Connection:
+    """The connection that the settings ask for: to one address, or to the primary that sentinels know."""
+    url = redis.url.get_secret_value()
+    sentinels = None
+    if redis.sentinels:
+        password = redis.sentinel_password.get_secret_value() if redis.sentinel_password else None
+        login = {"username": redis.sentinel_username, "password": password}
+        places = [Place(host, port) for host, port in redis.sentinel_places()]
+        sentinels = Sentinels(places, redis.master, Asker(url, login))
+    return Connection(url, client_name=client_name, block_s=block_s, on_round_trip=on_round_trip, sentinels=sentinels)

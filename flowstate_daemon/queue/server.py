@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from redis import exceptions as refused
+from redis.crc import key_slot
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, Outage
@@ -94,22 +95,17 @@ async def look_at_server(connection: Connection, clock: Clock) -> Server:
     )
 
 
-async def demand_one_slot(connection: Connection, keys: Keys) -> None:
-    """A cluster spreads a queue without a hash tag over its nodes. Raises ConfigError there, Outage when away."""
-    if keys.hash_tagged:
-        return
+async def settle_in_cluster(connection: Connection, keys: Keys) -> None:
+    """In a cluster, stay with the node that serves the queue. Raises ConfigError when that would be several, Outage."""
     told = await _told(connection, "cluster")
-    if told.get("cluster_enabled") == "1":
-        raise ConfigError([f"FLOWSTATE_QUEUE_PREFIX: {SPREAD.format(prefix=keys.prefix)}; {tag_remedy(keys)}"])
-
-
-SPREAD = "this Redis is a cluster, and the prefix {prefix} spreads the queue over its nodes"
-
-
-def tag_remedy(keys: Keys) -> str:
-    """What to do about a queue that a cluster would spread."""
-    tagged = f"{{{keys.prefix}}}"
-    return f"set FLOWSTATE_QUEUE_PREFIX='{tagged}', and prefix: '{tagged}' in the backend's Bull"
+    if told.get("cluster_enabled") != "1":
+        return
+    if not keys.hash_tagged:
+        tagged = f"{{{keys.prefix}}}"
+        why = f"this Redis is a cluster, and the prefix {keys.prefix} spreads the queue over its nodes"
+        remedy = f"set FLOWSTATE_QUEUE_PREFIX='{tagged}', and prefix: '{tagged}' in the backend's Bull"
+        raise ConfigError([f"FLOWSTATE_QUEUE_PREFIX: {why}; {remedy}"])
+    await connection.settle(key_slot(keys.base.encode()))
 
 
 async def _told(connection: Connection, *sections: str) -> dict[str, str]:

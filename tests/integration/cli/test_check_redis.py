@@ -15,6 +15,7 @@ from flowstate_daemon.queue.server import look_at_server
 from tests.integration.cli.conftest import Check
 from tests.support.clock import HandClock
 from tests.support.proxy import FaultProxy
+from tests.support.redis_kinds import cluster
 
 
 @pytest.fixture
@@ -123,3 +124,12 @@ async def test_a_clock_that_differs_is_measured(connection: Connection, clock: H
     assert server.skew_s is not None
     seconds, _ = await connection.call("TIME")
     assert server.skew_s == pytest.approx(seconds - clock.now_ms() / 1000, abs=2)
+
+
+async def test_a_cluster_is_fine_with_a_hash_tag_and_refused_without(check: Check) -> None:
+    """Also when the node that is named serves other slots; without a tag `run` would exit 78."""
+    async with cluster("{bull}:email:") as formed:
+        tagged = await check(REDIS_URL=formed.other.url, FLOWSTATE_QUEUE_PREFIX="{bull}")
+        spread = await check(REDIS_URL=formed.other.url, FLOWSTATE_QUEUE_PREFIX="bull")
+    assert {tagged[name].grade for name in ("redis cluster", "redis rights", "queue")} == {Grade.OK}
+    assert spread["redis cluster"].misconfigured

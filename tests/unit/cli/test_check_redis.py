@@ -95,16 +95,6 @@ def test_a_replica_fails() -> None:
     assert verdict.grade is Grade.FAIL
 
 
-@pytest.mark.parametrize(
-    ("prefix", "grade"), [("bull", Grade.FAIL), ("{bull}", Grade.OK), ("a{b}c", Grade.OK), ("{}bull", Grade.FAIL)]
-)
-def test_a_cluster_needs_a_hash_tag(prefix: str, grade: Grade) -> None:
-    """Without one the queue's keys lie on several nodes, which no script can reach at once."""
-    [verdict] = judge_place(Server("Redis", (7,), role="master", cluster=True), Keys(prefix))
-    assert verdict.grade is grade
-    assert verdict.misconfigured is (grade is Grade.FAIL)
-
-
 def test_no_cluster_needs_no_word() -> None:
     """The usual case is not talked about."""
     assert judge_place(Server("Redis", (7,), role="master", cluster=False), KEYS) == []
