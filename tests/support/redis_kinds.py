@@ -40,7 +40,7 @@ class Server:
         self, *options: str, binary: Path | None = None, plain: bool = True, first: Sequence[str] = ()
     ) -> None:
         """`first` are words before the options, such as the name of a configuration file."""
-        self.port = free_port()
+        self.port, self.bus = free_port(), free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="flowstate-redis-"))
         self._child = Child("redis", self.folder, last_signal=Signals.SIGTERM)
         listen = ("--port", str(self.port)) if plain else ("--port", "0", "--tls-port", str(self.port))
@@ -96,7 +96,7 @@ class ClusterOf:
             first, last = (-(-SLOTS * part // 3) for part in (number, number + 1))
             await node.run("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
         for node in (*self.primaries[1:], self.replica):
-            await node.run("CLUSTER", "MEET", LOOPBACK, self.primaries[0].port, node_bus(self.primaries[0]))
+            await node.run("CLUSTER", "MEET", LOOPBACK, self.primaries[0].port, self.primaries[0].bus)
         for node in (*self.primaries, self.replica):
             await eventually(lambda node=node: self._knows_all(node), "all nodes know each other")  # type: ignore[misc]
         await self.replica.run("CLUSTER", "REPLICATE", (await self.owner.run("CLUSTER", "MYID")).decode())
@@ -111,11 +111,6 @@ class ClusterOf:
         return (await self.replica.client.info("replication")).get("master_link_status") == "up"
 
 
-def node_bus(node: Server) -> int:
-    """The port on which a node talks to the others: its own, in the range above the usual ones."""
-    return node.port + (10_000 if node.port < 50_000 else -10_000)
-
-
 @asynccontextmanager
 async def cluster(key: str) -> AsyncIterator[ClusterOf]:
     """A formed cluster, for the queue whose keys start with `key`."""
@@ -123,7 +118,7 @@ async def cluster(key: str) -> AsyncIterator[ClusterOf]:
         nodes = []
         for _ in range(4):
             node = Server("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no")
-            node._command += ["--cluster-port", str(node_bus(node))]
+            node._command += ["--cluster-port", str(node.bus)]
             nodes.append(await opened.enter_async_context(node))
         formed = ClusterOf(nodes, key)
         await formed.form()
