@@ -1,0 +1,91 @@
+"""Every name in the handbook exists: commands and options, settings and variables, numbers, events, links, files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+import click
+import pytest
+
+from flowstate_daemon.base.config import KEYS, NAMES, SECTIONS
+from flowstate_daemon.base.gathering import NOT_SETTINGS
+from flowstate_daemon.cli.entry import app
+from tests.docs.pages import PAGES, ROOT, Page
+
+VARIABLE = re.compile(r"\b(?:FLOWSTATE|REDIS|RESEND|DATABASE)_[A-Z][A-Z_]*[A-Z]\b")
+SETTING = re.compile(rf"(?:{'|'.join(SECTIONS)})\.[a-z_]+")
+CALL = re.compile(r"(?<![\w./@-])flowstate-daemon((?:[ \t]+[^\s|;&<>()`#\\]+)*)")
+OUTSIDE = frozenset({"https", "http", "mailto"})
+every_page = pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
+
+
+def calls(page: Page) -> Iterator[list[str]]:
+    """The words of every call of our command that is set as code."""
+    for code in page.code:
+        for match in CALL.finditer(code):
+            words = match[1].replace("…", " ").split("'")[0]
+            yield shlex.split(words.split('"')[0].split("$")[0])
+
+
+def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that these words name, and what is left of them. Fails on a word that names none."""
+    command: click.Command = app
+    rest = list(words)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        found = command.get_command(click.Context(command), rest[0])
+        assert found is not None, f"there is no command {' '.join(words)!r}"
+        command, rest = found, rest[1:]
+        while rest and rest[0] == "--config":
+            rest = rest[2:]
+    return command, rest
+
+
+@every_page
+def test_commands_and_options_exist(page: Page) -> None:
+    """In prose and in blocks, run or not."""
+    for words in calls(page):
+        plain = words[2:] if words[:1] == ["--config"] else words
+        command, rest = command_of(plain)
+        known = {option for param in command.params for option in param.opts} | {"--help", "-h", "--version"}
+        for word in rest:
+            option = word.split("=")[0]
+            assert not option.startswith("--") or option in known, f"{' '.join(words)!r} has no option {option}"
+
+
+@every_page
+def test_settings_and_variables_exist(page: Page) -> None:
+    """Each may also be read from a file."""
+    known = {*NAMES, *NOT_SETTINGS, *(f"{name}_FILE" for name in NAMES)}
+    for code in page.code:
+        assert {name for name in VARIABLE.findall(code) if name not in known} == set()
+    keys = {".".join(key) for key in KEYS}
+    assert {span for span in page.spans if SETTING.fullmatch(span)} <= keys
+    assert {span for span in page.spans if re.fullmatch(r"\[[a-z]+\]", span)} <= {f"[{name}]" for name in SECTIONS}
+
+
+@every_page
+def test_links_lead_somewhere(page: Page) -> None:
+    """To files that are there, and to headings that are in them."""
+    for link in page.links:
+        parts = urlsplit(link)
+        if parts.scheme in OUTSIDE:
+            continue
+        target = (page.folder / unquote(parts.path)).resolve() if parts.path else ROOT / page.name
+        assert target.exists(), f"{link} leads nowhere"
+        if parts.fragment:
+            other = PAGES[str(target.relative_to(ROOT))]
+            assert unquote(parts.fragment) in other.anchors, f"{link}: there is no such heading"
+
+
+def test_the_index_names_every_page() -> None:
+    """Nobody finds a page that no index leads to."""
+    for index, pages in (("docs/README.md", "docs/"), ("docs/fr/README.md", "docs/fr/")):
+        if index not in PAGES:
+            continue
+        folder = ROOT / pages
+        listed = {(folder / urlsplit(link).path).resolve() for link in PAGES[index].links}
+        missing = [str(file.relative_to(ROOT)) for file in folder.glob("*.md") if file.resolve() not in listed]
+        assert [name for name in missing if name != index] == []
