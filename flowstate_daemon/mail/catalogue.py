@@ -50,6 +50,10 @@ PERSONAL = "Personal"
 class Context(msgspec.Struct, frozen=True, rename="camel"):
     """What a mail speaks of. A field with a default may be missing, null or blank."""
 
+    def values(self) -> dict[str, Any]:
+        """What templates may name."""
+        return msgspec.structs.asdict(self)
+
 
 class OneTimeCode(Context, frozen=True):
     otp_code: Code
@@ -116,6 +120,10 @@ class TaskReminder(Context, frozen=True):
     tasks: Annotated[tuple[DueTask, ...], Meta(max_length=MOST_TASKS)] | None = ()
     tasks_url: Link | None = ""
 
+    def values(self) -> dict[str, Any]:
+        """`total` is how many tasks the mail is about."""
+        return {**msgspec.structs.asdict(self), "total": max(self.task_count or 0, len(self.tasks or ()), 1)}
+
 
 class OverdueTask(Context, frozen=True):
     days: Count
@@ -160,6 +168,10 @@ class FocusReport(Context, frozen=True):
     top: Annotated[tuple[TopTask, ...], Meta(max_length=MOST_TASKS)] | None = ()
     previous_minutes: Count | None = None
     previous_sessions: Count | None = None
+
+    def values(self) -> dict[str, Any]:
+        """`spent` is the focus time of the week in minutes."""
+        return {**msgspec.structs.asdict(self), "spent": self.total_hours * 60 + self.total_minutes}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The words of one language, read from `words/<locale>.toml` and put into templates when these are loaded.
+"""The words of one language, read from `words/<locale>.toml`.
 
-`render` calls it once at start. A template says `[[intro]]`; what stands there afterwards is part of the template,
-so that words may speak of fields, and a missing word is found at start instead of in somebody's mail.
+`press` puts them into templates at start: a template says `[[ intro ]]`, and what stands there afterwards is part of
+the template, so that words may speak of fields, and a missing word is found at start instead of in somebody's mail.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
-MARK = re.compile(r"\[\[(\w+)\]\]")
+from flowstate_daemon.mail.formats import Formats
+
 FORBIDDEN = re.compile(r'[<>&"\r\n]')  # words stand in HTML, in its attributes and in text parts, as they are
+MANY = "_many"
 SECTIONS = ("common", "plural", "stock")
 
 
@@ -25,24 +27,23 @@ class Phrasebook:
     common: Mapping[str, str]
     kinds: Mapping[str, Mapping[str, str]]
     plurals: Mapping[str, tuple[str, str]]
-    singular: frozenset[int]
     stock: Mapping[str, str]
+    formats: Formats
 
-    def word(self, kind: str, name: str) -> str:
-        """The word `name` of one kind, or else of all kinds. Raises LookupError."""
-        found = self.kinds.get(kind, {}).get(name) or self.common.get(name)
-        if found is None:
-            raise LookupError(f"words/{self.locale}.toml has no word {name!r} for {kind!r}")
-        return found
+    def words(self, kind: str) -> Mapping[str, str]:
+        """All words for one kind of mail by name, its own before those of all kinds.
 
-    def fill(self, source: str, kind: str) -> str:
-        """A template's source with this language's words in the places kept for them."""
-        return MARK.sub(lambda mark: self.word(kind, mark[1]), source)
+        A word and its twin ending in `_many` become one, between which a mail's `total` chooses.
+        """
+        words = {**self.common, **self.kinds[kind]}
+        for name in [name for name in words if f"{name}{MANY}" in words]:
+            words[name] = f"{{% if total > 1 %}}{words.pop(name + MANY)}{{% else %}}{words[name]}{{% endif %}}"
+        return words
 
     def count(self, thing: str, number: int) -> str:
         """A number of things: `1 day`, `2 days`; each language has its own idea of what is one."""
         one, many = self.plurals[thing]
-        return (one if number in self.singular else many).format(n=number)
+        return (one if self.formats.is_one(number) else many).format(n=self.formats.number(number))
 
     def translated(self, text: str) -> str:
         """A producer's stock phrase in this language; any other text as it is."""
@@ -58,11 +59,12 @@ def read_phrasebook(locale: str) -> Phrasebook:
         for name, word in words.items():
             if FORBIDDEN.search(word):
                 raise ValueError(f"words/{locale}.toml: {name!r} holds markup, a quotation mark or a line break")
+    english, formats = Formats("en"), Formats(content["language"])
     return Phrasebook(
         locale=content["language"],
         common=content["common"],
         kinds=kinds,
         plurals={thing: (one, many) for thing, (one, many) in content["plural"].items()},
-        singular=frozenset(content["singular"]),
-        stock=content["stock"],
+        stock={**{english.weekday(day): formats.weekday(day) for day in range(1, 8)}, **content["stock"]},
+        formats=formats,
     )

@@ -1,4 +1,4 @@
-"""One realistic context per kind of mail: what previews, the development house and tests send."""
+"""Realistic contexts for every kind of mail: what previews, the development house and tests send."""
 
 from __future__ import annotations
 
@@ -75,6 +75,57 @@ def preview_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, An
             "topTasks": "Sequence the photographs: 210 min\nWrite the wall text: 155 min\nBudget: 90 min",
             "analyticsUrl": f"{root}/analytics",
             **settings,
+        },
+    }
+
+
+def rich_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, Any]]:
+    """The same for the kinds that this daemon makes itself, with all that only its own contexts say."""
+    root = frontend_url.rstrip("/")
+    plain = preview_contexts(frontend_url)
+    return {
+        "task-reminder": {
+            **plain["task-reminder"],
+            "taskCount": 5,
+            "dueDate": "2026-03-03",
+            "tasks": [
+                {
+                    "title": plain["task-reminder"]["taskTitle"],
+                    "project": "Autumn exhibition",
+                    "priority": 4,
+                    "minutes": 45,
+                    "url": plain["task-reminder"]["taskUrl"],
+                },
+                {"title": "Book the van for the big frames", "minutes": 15, "url": f"{root}/tasks/9d4f2a80"},
+                {"title": "לקנות נייר צילום 🎞️", "project": "Darkroom", "url": f"{root}/tasks/6bb1c7de"},
+                {"title": None, "priority": 1, "url": f"{root}/tasks/2f6a90c3"},
+            ],
+            "tasksUrl": f"{root}/tasks?filter=tomorrow",
+        },
+        "overdue-summary": {
+            **plain["overdue-summary"],
+            "overdueCount": 14,
+            "tasks": [
+                {"title": "Call the printer back", "days": 36, "url": f"{root}/tasks/3b0e5c11"},
+                {"title": "Answer <Grace & Ada> about “the loan”", "days": 9, "url": f"{root}/tasks/77c1de02"},
+                {"title": "Choose the paper", "days": 2, "url": f"{root}/tasks/a01f4e93"},
+                {"title": "Water the plants", "days": 1, "url": f"{root}/tasks/c5d20b74"},
+            ],
+        },
+        "focus-report": {
+            **plain["focus-report"],
+            "weekStart": "2026-03-02",
+            "weekEnd": "2026-03-08",
+            "bestDay": 2,
+            "averageRating": 4.1667,
+            "ratedSessions": 12,
+            "top": [
+                {"title": "Sequence the photographs", "minutes": 210},
+                {"title": "Write the wall text", "minutes": 155},
+                {"title": "Budget", "minutes": 60},
+            ],
+            "previousMinutes": 570,
+            "previousSessions": 13,
         },
     }
 

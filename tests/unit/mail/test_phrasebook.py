@@ -8,8 +8,8 @@ from importlib.resources import files
 import pytest
 
 from flowstate_daemon.mail.catalogue import KINDS
-from flowstate_daemon.mail.phrasebook import FORBIDDEN, MARK, read_phrasebook
-from flowstate_daemon.mail.render import LOCALES
+from flowstate_daemon.mail.language import LOCALES
+from flowstate_daemon.mail.phrasebook import FORBIDDEN, MANY, read_phrasebook
 
 MAIL = files("flowstate_daemon.mail")
 
@@ -37,10 +37,25 @@ def test_languages_have_the_same_words() -> None:
 
 
 def test_no_word_is_unused() -> None:
-    """Each word stands in a template of its kind, or is its subject."""
-    for kind, words in read_phrasebook("en").kinds.items():
-        sources = "".join((MAIL / "templates" / f"{kind}.{ending}").read_text() for ending in ("html", "txt"))
-        assert words.keys() - {"subject"} == set(MARK.findall(sources))
+    """Each word stands in a template of its kind or in a part of all, or is a subject; the same for counted things."""
+    templates = {file.name: file.read_text() for file in (MAIL / "templates").iterdir()}
+    english = read_phrasebook("en")
+    said = "".join([*templates.values(), *english.common.values()])
+    for kind, words in english.kinds.items():
+        shared = "".join(text for name, text in templates.items() if name.partition(".")[0] not in KINDS)
+        done_at_start = " ".join(re.findall(r"\[[\[%].*?[\]%]\]", templates[f"{kind}.mjml"] + shared, re.DOTALL))
+        for name in {word.removesuffix(MANY) for word in words} - {"subject"}:
+            assert re.search(rf"\b{name}\b", done_at_start), f"{kind}.{name}"
+        said += "".join(words.values())
+    assert {thing for thing in english.plurals if f"count('{thing}'" not in said} == set()
+
+
+def test_a_word_and_its_twin_are_chosen_between() -> None:
+    """By how many things the mail is about; the twin itself is no word any more."""
+    words = read_phrasebook("en").words("task-reminder")
+    assert words["button"] == "{% if total > 1 %}See the tasks{% else %}Open the task{% endif %}"
+    assert not [name for name in words if name.endswith(MANY)]
+    assert words["motto"] == read_phrasebook("en").common["motto"]
 
 
 def test_words_in_html_attributes_are_harmless() -> None:
@@ -49,9 +64,19 @@ def test_words_in_html_attributes_are_harmless() -> None:
         assert FORBIDDEN.search(hostile)
 
 
-def test_a_missing_word_is_found_at_start() -> None:
-    """A template that asks for a word which does not exist cannot be loaded."""
-    words = read_phrasebook("en")
-    assert words.fill("<p>[[motto]]</p>", "otp") == f"<p>{words.common['motto']}</p>"
-    with pytest.raises(LookupError, match="nonsense"):
-        words.fill("[[nonsense]]", "otp")
+@pytest.mark.parametrize(
+    ("locale", "number", "words"),
+    [("en", 0, "0 days"), ("en", 1, "1 day"), ("en", 1234, "1,234 days"), ("fr", 0, "0 jour"), ("fr", 1, "1 jour"),
+     ("fr", 2, "2 jours"), ("fr", 1234, "1\u202f234 jours"), ("fr", 10**6, "1\u202f000\u202f000 jours")],
+)  # fmt: skip
+def test_things_are_counted(locale: str, number: int, words: str) -> None:
+    """Each language has its own singular and its own way to group digits."""
+    assert read_phrasebook(locale).count("day", number) == words
+
+
+def test_weekdays_that_producers_write_in_english_are_translated() -> None:
+    """Without a word for each in the files; anything else stays as it is."""
+    words = read_phrasebook("fr")
+    assert [words.translated(day) for day in ("Monday", "Sunday", "Personal", "Someday")] == [
+        "lundi", "dimanche", "Personnel", "Someday",
+    ]  # fmt: skip

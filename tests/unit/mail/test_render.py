@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
 from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.mail.language import LOCALES
 from flowstate_daemon.mail.message import Email
-from flowstate_daemon.mail.render import LOCALES, Brand, Renderer, cut, one_line
+from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.samples import SAMPLES
+from tests.support.html import Page
 from tests.unit.mail.posts import BRAND, TO, sample
 
-VOID = {"meta", "img", "br"}
 HOSTILE = [
     "<script>alert(1)</script>",
     "\" onmouseover='x' <img src=x onerror=y>",
@@ -33,37 +33,6 @@ def renderer() -> Renderer:
     return Renderer(BRAND)
 
 
-class Page(HTMLParser):
-    """What a reader of the HTML sees, and whether its tags are closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def texts(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).split())
-
-
 def rendered(renderer: Renderer, kind: str, locale: str = "en", **changes: Any) -> Email:
     return renderer.render(replace(sample(kind, **changes), locale=locale))
 
@@ -76,14 +45,11 @@ def test_every_kind_renders(renderer: Renderer, kind: str, locale: str) -> None:
     page = Page(mail.html)
     assert (mail.kind, mail.to, mail.sender) == (kind, TO, BRAND.sender)
     assert (mail.tags, mail.headers) == ({"kind": kind}, {})
-    assert page.texts("html") == [{"lang": locale}]
-    (logo,) = page.texts("img")
-    assert logo["src"] == "https://flowstate.example/assets/logo.png"
-    assert "FlowState" in (logo["alt"] or "")
+    (logo,) = page.all("img")
+    assert (logo["src"], logo["alt"]) == ("https://flowstate.example/assets/logo.png", "FlowState")
     assert "#14A800" in mail.html
     assert mail.text.endswith("\n")
     assert mail.subject
-    assert "[[" not in mail.subject + mail.html + mail.text
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -92,8 +58,8 @@ def test_the_text_part_is_text(renderer: Renderer, kind: str, locale: str) -> No
     """The text part has no tags, no entities and no runs of blank lines, and carries every link of the HTML."""
     mail = rendered(renderer, kind, locale)
     assert not re.search(r"[<>]|&\w+;|\n\n\n", mail.text)
-    for link in Page(mail.html).texts("a"):
-        assert str(link["href"]) in mail.text
+    for link in Page(mail.html).links:
+        assert link in mail.text
 
 
 def test_the_same_request_gives_the_same_bytes(renderer: Renderer) -> None:
@@ -127,10 +93,9 @@ def test_every_field_is_shown(renderer: Renderer, kind: str, locale: str) -> Non
     """Each text that a producer sends can be read in both parts."""
     mail = rendered(renderer, kind, locale)
     page = Page(mail.html)
-    links = {link["href"] for link in page.texts("a")}
     for name, value in SAMPLES[kind].items():
         if name.endswith("Url"):
-            assert value in links
+            assert value in page.links
         elif name != "mostProductiveDay":
             for line in str(value).split("\n"):
                 assert line in page.text
@@ -192,8 +157,8 @@ def test_long_lists_are_cut(renderer: Renderer) -> None:
 
 def test_an_overdue_list_that_is_not_complete_says_so(renderer: Renderer) -> None:
     """Producers list ten tasks at most; the count in the subject is the true one."""
-    assert "oldest" in rendered(renderer, "overdue-summary", overdueCount=12).text
-    assert "oldest" not in rendered(renderer, "overdue-summary", overdueCount=3).text
+    assert "and 9 more" in rendered(renderer, "overdue-summary", overdueCount=12).text
+    assert "more" not in rendered(renderer, "overdue-summary", overdueCount=3).text
 
 
 @pytest.mark.parametrize(
@@ -242,7 +207,7 @@ def test_mails_without_links_have_no_dead_buttons() -> None:
     renderer = Renderer(replace(BRAND, frontend_url=""))
     mail = rendered(renderer, "task-reminder", taskUrl=None, settingsUrl=None)
     page = Page(mail.html)
-    assert page.texts("a") == page.texts("img") == []
+    assert page.all("a") == page.all("img") == []
     assert "http" not in mail.text
 
 
@@ -250,16 +215,16 @@ def test_the_language_is_the_requests_then_the_brands() -> None:
     """Regions are ignored, unknown languages fall back to the brand's and that to English."""
     renderer = Renderer(replace(BRAND, default_locale="fr-FR"))
     for wanted, got in ((None, "fr"), ("en", "en"), ("EN_gb", "en"), ("de", "fr"), ("", "fr")):
-        assert f'<html lang="{got}">' in renderer.render(replace(sample("otp"), locale=wanted)).html
+        assert f'<html lang="{got}"' in renderer.render(replace(sample("otp"), locale=wanted)).html
     renderer = Renderer(replace(BRAND, default_locale="tlh"))
-    assert '<html lang="en">' in renderer.render(sample("otp")).html
+    assert '<html lang="en"' in renderer.render(sample("otp")).html
 
 
 def test_the_brand_is_escaped() -> None:
     """A product name with markup characters does no harm."""
     brand = Brand("x@example.org", 'Flow & "State" <3', "https://flowstate.example/?a=1&b=2")
     mail = Renderer(brand).render(sample("welcome"))
-    assert "Flow &amp; &#34;State&#34; &lt;3 logo" in mail.html
+    assert "Flow &amp; &#34;State&#34; &lt;3" in mail.html
     assert mail.subject == 'Welcome to Flow & "State" <3'
 
 
@@ -273,25 +238,3 @@ def test_long_subjects_are_cut(renderer: Renderer) -> None:
             subject.encode()
     subject = rendered(renderer, "project-invitation", inviterName="x" * 300).subject
     assert subject.endswith("to Autumn exhibition")
-
-
-@pytest.mark.parametrize(
-    ("text", "longest", "expected"),
-    [
-        ("short", 10, "short"),
-        ("exactly 10", 10, "exactly 10"),
-        ("one two three", 10, "one two…"),
-        ("abcdefghijklmnop", 10, "abcdefghi…"),
-        ("a bcdefghijklmnop", 10, "a bcdefgh…"),
-    ],
-)
-def test_cut(text: str, longest: int, expected: str) -> None:
-    """Cut between words where a word ends near the limit, else within the word."""
-    assert cut(text, longest) == expected
-    assert len(expected) <= longest
-
-
-def test_one_line() -> None:
-    """Line breaks of every sort become spaces and invisible controls vanish; joined emoji stay whole."""
-    assert one_line("a\r\nb\u2028c\x85d\te\0\x1b\u202ef") == "a b c d ef"
-    assert one_line("👩‍👩‍👧‍👦 ❤️") == "👩‍👩‍👧‍👦 ❤️"

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.mail.language import LOCALES
 from flowstate_daemon.mail.message import Email
-from flowstate_daemon.mail.render import LOCALES, Renderer
+from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.unsubscribe import (
     LONGEST_TOKEN,
     BadLink,
