@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flowstate_daemon.mail.catalogue import KINDS, MailRequest, OneTimeCode
+from flowstate_daemon.mail.catalogue import KINDS, MailRequest
+from flowstate_daemon.mail.contexts import OneTimeCode
 from flowstate_daemon.mail.facts import EVERYTHING, PersonFacts
 from flowstate_daemon.mail.lifetime import MINUTE_S, read_lifetime
 

@@ -16,7 +16,8 @@ from importlib.resources import files
 import mrml
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, select_autoescape
 
-from flowstate_daemon.mail.catalogue import KINDS, NOBODY, STRANGER
+from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.mail.contexts import NOBODY, STRANGER
 from flowstate_daemon.mail.formats import REMEMBERED, functions_of
 from flowstate_daemon.mail.phrasebook import Phrasebook, read_phrasebook
 from flowstate_daemon.mail.shaping import LONGEST_LIST, cut, isolated, listed, points, rows

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from flowstate_daemon.database.facts import Person, Task, Tasks, Window, start_of
-from flowstate_daemon.mail.catalogue import PERSONAL
+from flowstate_daemon.mail.contexts import PERSONAL
 from flowstate_daemon.schedule.slot import Built, Links, MailContext, Nothing, Slot
 from flowstate_daemon.schedule.wording import called, counted, named, priority, titled
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 from flowstate_daemon.database.facts import Person
-from flowstate_daemon.mail.catalogue import NOBODY
+from flowstate_daemon.mail.contexts import NOBODY
 from flowstate_daemon.mail.fields import LARGEST_NUMBER, NO_TITLE
-from flowstate_daemon.mail.render import cut, one_line
+from flowstate_daemon.mail.shaping import cut, one_line
 
 LONGEST_TITLE = 200
 LONGEST_NAME = 100

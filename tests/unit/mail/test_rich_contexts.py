@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowstate_daemon.base.errors import Malformed
-from flowstate_daemon.mail.catalogue import DueTask, FocusReport, OverdueSummary, OverdueTask, TaskReminder, TopTask
+from flowstate_daemon.mail.contexts import DueTask, FocusReport, OverdueSummary, OverdueTask, TaskReminder, TopTask
 from flowstate_daemon.mail.fields import LARGEST_FIELD
 from tests.unit.mail.posts import sample
 
