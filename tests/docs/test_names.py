@@ -14,6 +14,7 @@ from flowstate_daemon.base.config import KEYS, NAMES, SECTIONS
 from flowstate_daemon.base.gathering import NOT_SETTINGS
 from flowstate_daemon.cli.entry import app
 from tests.docs.pages import PAGES, ROOT, Page
+from tests.docs.settings_tables import written
 
 VARIABLE = re.compile(r"\b(?:FLOWSTATE|REDIS|RESEND|DATABASE)_[A-Z][A-Z_]*[A-Z]\b")
 SETTING = re.compile(rf"(?:{'|'.join(SECTIONS)})\.[a-z_]+")
@@ -64,6 +65,13 @@ def test_settings_and_variables_exist(page: Page) -> None:
     keys = {".".join(key) for key in KEYS}
     assert {span for span in page.spans if SETTING.fullmatch(span)} <= keys
     assert {span for span in page.spans if re.fullmatch(r"\[[a-z]+\]", span)} <= {f"[{name}]" for name in SECTIONS}
+
+
+def test_the_tables_of_settings_are_true() -> None:
+    """They are made out of the code; `python -m tests.docs.settings_tables` writes them anew."""
+    page = PAGES["docs/configuration.md"].text
+    assert page == written(page)
+    assert "### `[redis]`" in page
 
 
 @every_page
