@@ -129,7 +129,7 @@ class Stage:
         if not own_daemon:
             parts.append("flowstate-daemon run")
         for number, block in enumerate(blocks):
-            parts.append(f"echo '{MARK}{number}'")
+            parts.append(f"printf '\\n%s\\n' '{MARK}{number}'")
             text = self._placed(block.text)
             parts.append(text if block.language == "sh" else f"psql -X -q -v ON_ERROR_STOP=1 <<'SQL'\n{text}SQL")
         return "\n".join(parts) + "\n"

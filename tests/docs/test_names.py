@@ -18,7 +18,7 @@ from tests.docs.settings_tables import written
 
 VARIABLE = re.compile(r"\b(?:FLOWSTATE|REDIS|RESEND|DATABASE)_[A-Z][A-Z_]*[A-Z]\b")
 SETTING = re.compile(rf"(?:{'|'.join(SECTIONS)})\.[a-z_]+")
-CALL = re.compile(r"(?<![\w./@-])flowstate-daemon((?:[ \t]+[^\s|;&<>()`#\\]+)*)")
+CALL = re.compile(r"(?<![\w./@-])(?<!-[ut] )flowstate-daemon((?:[ \t]+[^\s|;&<>()`#\\]+)*)")
 OUTSIDE = frozenset({"https", "http", "mailto"})
 every_page = pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
 
