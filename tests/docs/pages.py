@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -52,7 +53,12 @@ class Page:
     anchors: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     spans: list[str] = field(default_factory=list)
-    rows: list[tuple[str, ...]] = field(default_factory=list)
+    tables: list[list[tuple[str, ...]]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """The rows of all tables, as they were written, heads included."""
+        return chain.from_iterable(self.tables)
 
     @property
     def code(self) -> Iterator[str]:
@@ -74,7 +80,7 @@ def read(file: Path) -> Page:
                 slug = slug_of("".join(child.content for child in token.children or ()))
                 page.anchors.append(f"{slug}-{slugs[slug]}" if slugs[slug] else slug)
                 slugs[slug] += 1
-    page.rows = list(_rows(tokens))
+    page.tables = list(_tables(tokens))
     return page
 
 
@@ -92,8 +98,8 @@ def _note(page: Page, inline: Token) -> None:
             page.links.append(str(child.attrs["href"]))
 
 
-def _rows(tokens: Sequence[Token]) -> Iterator[tuple[str, ...]]:
-    """The rows of all tables, as they were written, heads included."""
+def _tables(tokens: Sequence[Token]) -> Iterator[list[tuple[str, ...]]]:
+    table: list[tuple[str, ...]] = []
     row: list[str] = []
     for token in tokens:
         if token.type == "tr_open":
@@ -101,7 +107,10 @@ def _rows(tokens: Sequence[Token]) -> Iterator[tuple[str, ...]]:
         elif token.type == "inline" and token.level > CELLS_OUTER:
             row.append(token.content)
         elif token.type == "tr_close":
-            yield tuple(row)
+            table.append(tuple(row))
+        elif token.type == "table_close":
+            yield table
+            table = []
 
 
 def slug_of(heading: str) -> str:

@@ -35,6 +35,7 @@ DAY_MS = 86_400_000
 # They would change the machine, or ask somebody outside: a block with one of them has to be marked.
 OUT_OF_BOUNDS = ("sudo", "systemctl", "journalctl", "docker", "apt-get", "pip", "npm", "make")
 OFTEN_MISSING = ("psql", "pg_dump", "pg_restore", "createdb", "dropdb")  # they come with the embedded server
+STOPPED = "<!-- the daemon is stopped -->"  # in a page that is played without one
 MARK = "@@ block "
 OWN_DAEMON = re.compile(r"^(\w+=\S+ )*flowstate-daemon (--config \S+ )?run\b", re.MULTILINE)
 
@@ -103,7 +104,7 @@ class Stage:
         await self._cleared()
         script = folder / "page.sh"
         own_daemon = any(OWN_DAEMON.search(block.text) for block in blocks)
-        script.write_text(self._script(blocks, own_daemon=own_daemon))
+        script.write_text(self._script(page, blocks, own_daemon=own_daemon))
         environment = self._environment(folder) if own_daemon else self._environment(folder) | self._given()
         shell = await asyncio.create_subprocess_exec(
             *("bash", str(script)),
@@ -124,10 +125,10 @@ class Stage:
         outputs = re.split(rf"^{MARK}\d+\n", out.decode(errors="replace"), flags=re.MULTILINE)
         return Told(shell.returncode or 0, outputs[1:])
 
-    def _script(self, blocks: Sequence[Block], *, own_daemon: bool) -> str:
+    def _script(self, page: Page, blocks: Sequence[Block], *, own_daemon: bool) -> str:
         parts = [(PROGRAMS / "prologue.sh").read_text()]
         if not own_daemon:
-            parts.append("flowstate-daemon run")
+            parts.append("flowstate-daemon migrate >/dev/null" if STOPPED in page.text else "flowstate-daemon run")
         for number, block in enumerate(blocks):
             parts.append(f"printf '\\n%s\\n' '{MARK}{number}'")
             text = self._placed(block.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from tests.docs.settings_tables import written
 VARIABLE = re.compile(r"\b(?:FLOWSTATE|REDIS|RESEND|DATABASE)_[A-Z][A-Z_]*[A-Z]\b")
 SETTING = re.compile(rf"(?:{'|'.join(SECTIONS)})\.[a-z_]+")
 CALL = re.compile(r"(?<![\w./@-])(?<!-[ut] )flowstate-daemon((?:[ \t]+[^\s|;&<>()`#\\]+)*)")
+SHORTEST = 12  # letters of a reason that say something
+REASONS = ("reason", "in the reason", "motif", "dans le motif")  # what the first column of such a table is called
 OUTSIDE = frozenset({"https", "http", "mailto"})
 every_page = pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
 
@@ -97,3 +100,22 @@ def test_the_index_names_every_page() -> None:
         listed = {(folder / urlsplit(link).path).resolve() for link in PAGES[index].links}
         missing = [str(file.relative_to(ROOT)) for file in folder.glob("*.md") if file.resolve() not in listed]
         assert [name for name in missing if name != index] == []
+
+
+def test_reasons_are_the_codes_own_words() -> None:
+    """What stands as code in a table of reasons is what the daemon says."""
+    literals = [text.read_text() for text in (ROOT / "flowstate_daemon" / "queue" / "lua").rglob("*.lua")]
+    for file in (ROOT / "flowstate_daemon").rglob("*.py"):
+        nodes = ast.walk(ast.parse(file.read_text()))
+        literals += [str(node.value) for node in nodes if isinstance(node, ast.Constant)]
+    said = "\n".join(literals)
+    reasons = {
+        part.strip(" ;:-`")
+        for page in PAGES.values()
+        for table in page.tables
+        for row in table
+        if table[0][0] in REASONS
+        for _, span in re.findall(r"(`+)(.+?)\1(?!`)", row[0])
+        for part in re.split(r"…|\d+|\(422.*\)|flowstate_daemon|^\w+: |`", span)
+    }
+    assert [reason for reason in sorted(reasons) if len(reason) > SHORTEST and reason not in said] == []
