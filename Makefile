@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-systemd check format bench install uninstall clean
+.PHONY: help setup dev test test-systemd check format bench preview install uninstall clean
 
 help: ## list these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,10 +42,16 @@ format: $(READY) ## put the code into its format
 bench: $(READY) ## measure beside npm bull in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
 
+preview: $(READY) ## every mail in every language with sample data, to look at: artefacts/preview/index.html
+	@$(BIN)/flowstate-daemon mail preview --folder artefacts/preview $(ARGS)
+
 install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' systemd/install.sh install
 
-uninstall: ## take the service away again; configuration and data stay
+unpreview: $(READY) ## every mail in every language with sample data, to look at: artefacts/preview/index.html
+	@$(BIN)/flowstate-daemon mail preview --folder artefacts/preview $(ARGS)
+
+install: ## take the service away again; configuration and data stay
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' systemd/install.sh uninstall
 
 clean: ## remove what the other words made

@@ -35,6 +35,7 @@ COMMANDS = {
     "migrate": "people",
     "enqueue": "enqueueing",
     "queue": "queueing",
+    "mail": "previewing",
     "explain": "people",
     "suppression": "people",
 }
@@ -74,6 +75,7 @@ def app(context: click.Context, config_file: str | None) -> None:
     \b
     First steps:
       flowstate-daemon dev                 everything on this machine, with sample people
+      flowstate-daemon mail preview        every mail with sample data, in a folder to look at
       flowstate-daemon check               are configuration, Redis, Postgres and provider right?
       flowstate-daemon run                 work until SIGTERM
       flowstate-daemon queue status        what waits, runs and failed

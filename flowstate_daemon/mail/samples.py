@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 FRONTEND_URL = "https://flowstate.example"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One context of a kind. `name` is the kind's, and more where a kind has several samples."""
+
+    name: str
+    kind: str
+    context: Mapping[str, Any]
 
 
 def preview_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, Any]]:
@@ -128,6 +138,17 @@ def rich_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, Any]]
             "previousSessions": 13,
         },
     }
+
+
+def all_samples(frontend_url: str = FRONTEND_URL) -> tuple[Sample, ...]:
+    """Each kind as the backend sends it, and behind it as this daemon makes it, if it does."""
+    rich = rich_contexts(frontend_url)
+    found = []
+    for kind, context in preview_contexts(frontend_url).items():
+        found.append(Sample(kind, kind, context))
+        if kind in rich:
+            found.append(Sample(f"{kind}-rich", kind, rich[kind]))
+    return tuple(found)
 
 
 SAMPLES: Mapping[str, Mapping[str, Any]] = preview_contexts()
