@@ -47,7 +47,9 @@ class Formats:
         return str(self._weekdays[number - 1])
 
     def day(self, day: date) -> str:
-        return format_date(day, "full", locale=self.locale)
+        """A day with its weekday, as it stands on a line of its own."""
+        text = format_date(day, "full", locale=self.locale)
+        return text[:1].upper() + text[1:]
 
     def days(self, first: date, last: date | None) -> str:
         """From one day to another; the first alone where that is no span of time."""

@@ -21,6 +21,7 @@ from flowstate_daemon.mail.contexts import NOBODY, STRANGER
 from flowstate_daemon.mail.formats import REMEMBERED, functions_of
 from flowstate_daemon.mail.phrasebook import Phrasebook, read_phrasebook
 from flowstate_daemon.mail.shaping import LONGEST_LIST, cut, isolated, listed, points, rows
+from flowstate_daemon.mail.slimming import slim
 
 TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 NUMBER = re.compile(r"JINJA(\d{4})TAG")
@@ -79,7 +80,7 @@ def compiled(source: str) -> str:
     if found != (wanted := _wanted(source, len(tags))):
         place = next((n for n, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), -1)
         raise BadTemplate(f"MJML has lost or moved a tag of Jinja, near {tags[wanted[place]]}")
-    return NUMBER.sub(lambda number: tags[int(number[1])], html)
+    return NUMBER.sub(lambda number: tags[int(number[1])], slim(html))
 
 
 def _wanted(source: str, count: int) -> list[int]:
