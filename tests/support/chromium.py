@@ -83,6 +83,12 @@ class Tab:
         """A PNG of what can be seen."""
         return base64.b64decode((await self.tell("Page.captureScreenshot"))["data"])
 
+    async def long_picture(self) -> bytes:
+        """A PNG of the whole page, from its top to its end."""
+        size = (await self.tell("Page.getLayoutMetrics"))["cssContentSize"]
+        wanted = {"clip": {**size, "scale": 1}, "captureBeyondViewport": True, "optimizeForSpeed": True}
+        return base64.b64decode((await self.tell("Page.captureScreenshot", **wanted))["data"])
+
 
 @asynccontextmanager
 async def browsing(profile: Path) -> AsyncIterator[Tab]:

@@ -1,0 +1,69 @@
+"""Every mail in a real browser, on a telephone and on a desk, by day and in the dark; pictures in artefacts/mails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from flowstate_daemon.mail.language import LOCALES
+from flowstate_daemon.mail.samples import Sample, all_samples
+from tests.support.chromium import PROGRAM, Tab, browsing
+from tests.support.mail_samples import HOSTILE, crowded, hostile, rendered
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
+
+ARTEFACTS = Path(__file__).parents[3] / "artefacts" / "mails"
+NARROW, WIDE = 360, 640
+CARDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(31, 41, 55)"}
+SHOWN = [*all_samples(), *crowded()]
+LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+async def tab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tab]:
+    """One browser for all mails."""
+    async with browsing(tmp_path_factory.mktemp("profile")) as tab:
+        await tab.tell("Network.enable")
+        await tab.tell("Network.setBlockedURLs", urls=["https://*"])
+        yield tab
+
+
+async def shown(tab: Tab, folder: Path, sample: Sample, locale: str) -> None:
+    """Open a mail as a file, without its logo, as most mail programs do at first."""
+    file = folder / "mail.html"
+    file.write_text(rendered(sample, locale).html, encoding="utf-8")
+    await tab.open(file.as_uri())
+
+
+async def test_every_mail_can_be_read(tab: Tab, tmp_path: Path) -> None:
+    """In both schemes and widths: dark where it should be, strong in contrast, nothing wider than the screen."""
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    for sample, locale in product(SHOWN, LOCALES):
+        await shown(tab, tmp_path, sample, locale)
+        for scheme, width in product(CARDS, (NARROW, WIDE)):
+            name = f"{sample.name}.{locale}.{scheme}.{width}"
+            await tab.look(scheme, width)
+            look = await tab.ask(LOOK)
+            assert look["pale"] == [], name
+            assert look["texts"] > 5, name
+            assert not look["tooWide"], name
+            assert look["card"] == CARDS[scheme] != look["pageColour"], name
+            assert look["small"] == [], name
+            assert look["preview"], name
+            assert look["preview"] not in look["text"], name
+            assert (look["flatButtons"], look["smallButtons"], look["scripts"]) == (0, 0, 0), name
+            if locale == LOCALES[0]:
+                (ARTEFACTS / f"{name}.png").write_bytes(await tab.long_picture())
+
+
+async def test_hostile_text_is_only_text(tab: Tab, tmp_path: Path) -> None:
+    """Markup that people typed is shown as they typed it, runs nowhere, and pushes nothing off a telephone's screen."""
+    await tab.look("dark", NARROW)
+    for sample in hostile():
+        await shown(tab, tmp_path, sample, "fr")
+        look = await tab.ask(LOOK)
+        assert ("<script>evil()</script>" in look["text"]) == (HOSTILE in sample.context.values()), sample.name
+        assert (look["scripts"], look["tooWide"], look["pale"]) == (0, False, []), sample.name
