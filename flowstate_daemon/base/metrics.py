@@ -15,6 +15,7 @@ Child = TypeVar("Child")
 
 OTHER = "other"
 ENDINGS = ("sent", "skipped", "expired", "retried", "failed", "released")
+NOTICE_STEPS = ("planned", "fed", "skipped", "planned_again", "given_up")
 # The delivery room's words for what came back; a test holds the two lists together.
 ANSWERS = (
     "accepted",
@@ -63,6 +64,7 @@ class Metrics:
         self._mails(kinds)
         self._provider()
         self._engine()
+        self._calendar(kinds)
 
     def _mails(self, kinds: tuple[str, ...]) -> None:
         words = "Runs of jobs that ended, by kind and by ending."
@@ -91,6 +93,22 @@ class Metrics:
         self._stalled = self._counter("jobs_stalled", "Jobs whose worker went silent, put back or failed.")
         self._busy = self._gauge("slots_busy", "Jobs being worked on now.")
 
+    def _calendar(self, kinds: tuple[str, ...]) -> None:
+        moved = Counter(
+            "flowstate_notices", "Slots of the calendar, by kind and step.", ("kind", "step"), registry=self.registry
+        )
+        families = [Family(kinds, _ending(moved, step)) for step in NOTICE_STEPS]
+        self._planned, self._fed, self._not_fed, self._again, self._given_up = families
+        late = self._histogram("notice_late", "From a slot's hour to its mail in the queue.", WAIT_BUCKETS, "kind")
+        self._late_seconds = Family(kinds, late.labels)
+        waits = Gauge(
+            "flowstate_schedule_waits",
+            "1 while tables that a kind needs cannot be read.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self._waits = Family(kinds, waits.labels)
+
     def mail_sent(self, kind: str, seconds: float) -> None:
         """`seconds` from claiming the job to the mail sent and written down."""
         self.sent += 1
@@ -115,6 +133,27 @@ class Metrics:
 
     def mail_released(self, kind: str) -> None:
         self._released[kind].inc()
+
+    def notices_planned(self, kind: str, count: int) -> None:
+        self._planned[kind].inc(count)
+
+    def notices_fed(self, kind: str, late_s: Iterable[float]) -> None:
+        """`late_s`: for each mail that was put into the queue, how long after its slot's hour."""
+        for seconds in late_s:
+            self._fed[kind].inc()
+            self._late_seconds[kind].observe(max(seconds, 0.0))
+
+    def notices_skipped(self, kind: str, count: int) -> None:
+        self._not_fed[kind].inc(count)
+
+    def notices_planned_again(self, kind: str) -> None:
+        self._again[kind].inc()
+
+    def notices_given_up(self, kind: str) -> None:
+        self._given_up[kind].inc()
+
+    def schedule_waits(self, kind: str, *, waits: bool) -> None:
+        self._waits[kind].set(waits)
 
     def provider_answer(self, answer: str, seconds: float) -> None:
         """One request answered; `answer` is one of ANSWERS."""

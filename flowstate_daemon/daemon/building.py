@@ -23,12 +23,15 @@ from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.settings import Mail
 from flowstate_daemon.base.systemd import Supervisor
 from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.daemon.calendar import Calendar, Shop
 from flowstate_daemon.daemon.dashboard import Dashboard
 from flowstate_daemon.daemon.notifier import Notifier
+from flowstate_daemon.database.application import Application
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.languages import Languages
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.migrate import Migrator
+from flowstate_daemon.database.notices import Notices
 from flowstate_daemon.database.pool import make_pool
 from flowstate_daemon.database.stories import Stories
 from flowstate_daemon.database.suppression import Suppressions
@@ -51,6 +54,7 @@ from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.queue.repeat import Repeats
 from flowstate_daemon.queue.signals import Signals
+from flowstate_daemon.schedule.slot import Links
 from flowstate_daemon.web.api import Api
 from flowstate_daemon.web.app import Web
 from flowstate_daemon.web.doorkeeper import Doorkeeper
@@ -62,6 +66,7 @@ from flowstate_daemon.web.webhooks import Webhooks
 from flowstate_daemon.work.bus import MOST_UNDER_WAY, Bus
 from flowstate_daemon.work.engine import Engine, EngineSettings, Records, Way
 from flowstate_daemon.work.lane import Lane
+from flowstate_daemon.work.leaves import Leaves
 from flowstate_daemon.work.ledger_writer import LedgerWriter
 from flowstate_daemon.work.people import People
 from flowstate_daemon.work.pruner import Pruner
@@ -101,6 +106,7 @@ class Stationery:
 
     renderer: Renderer
     pages: Pages
+    links: Links
 
 
 class Building:
@@ -117,6 +123,7 @@ class Building:
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_pool(config)
         self.people = None if self.pool is None else self._build_people(self.pool)
+        self.leaves = None if self.pool is None else Leaves(Notices(self.pool, self.clock))
         secrets = words_of(config.http.link_secret)
         self.link_seal = LinkSeal(secrets, lifetime_days=config.http.link_days) if secrets else None
         self._token = f"{instance}/{uuid.uuid4().hex}"
@@ -132,7 +139,9 @@ class Building:
         self.lane = Lane(self.vitals, self.metrics, self.clock)
         self.bus = self._build_bus()
         self.stationery = self.stationery_of(config.mail)
-        self.sender = Sender(self.stationery.renderer, self.bus, self.people, self.clock)
+        self.sender = Sender(self.stationery.renderer, self.bus, self.people, self.clock, self.leaves)
+        self.bull = self._build_bull()
+        self.calendar = self._build_calendar()
         self.engine = self._build_engine()
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
@@ -155,9 +164,9 @@ class Building:
         pacer = Pacer(self.connection, self.keys, self.clock)
         return Bus(self.gateway, envelopes, pacer, self.lane, self.vitals.pulse("bus"), self.clock)
 
-    def _build_engine(self) -> Engine:
+    def _build_bull(self) -> Bull:
         queue = self.config.queue
-        bull = Bull(
+        return Bull(
             self.connection,
             self.keys,
             self.clock,
@@ -167,6 +176,18 @@ class Building:
             repeats=Repeats(self.connection, self.keys, self.clock, token=self._token),
             journal_limit=0 if self.pool is not None else self.config.database.journal_limit,
         )
+
+    def _build_calendar(self) -> Calendar | None:
+        """Who gets what and when stands in Postgres."""
+        url = self.config.database.url
+        if self.pool is None or url is None or not self.config.schedule.enabled:
+            return None
+        application = Application(self.pool, clean_dsn(url.get_secret_value()).schema)
+        shop = Shop(application, self.connection, self.keys, self.bull)
+        return Calendar(self.config, shop, Instruments(self.vitals, self.metrics, self.clock))
+
+    def _build_engine(self) -> Engine:
+        queue = self.config.queue
         settings = EngineSettings(
             concurrency=queue.concurrency,
             urgent_reserve=queue.urgent_reserve,
@@ -179,8 +200,9 @@ class Building:
         )
         signals = Signals(self.connection, self.keys)
         instruments = Instruments(self.vitals, self.metrics, self.clock)
-        way = Way(self.sender.perform, self.lane, self.bus, self.records)
-        return Engine(bull, signals, self.lease, way, settings, instruments)
+        sources = () if self.calendar is None else self.calendar.services
+        way = Way(self.sender.perform, self.lane, self.bus, self.records, sources)
+        return Engine(self.bull, signals, self.lease, way, settings, instruments)
 
     def _build_records(self) -> Records:
         """With Postgres, outcomes go on to the ledger; without, the newest stay in Redis."""
@@ -197,12 +219,15 @@ class Building:
     def stationery_of(self, mail: Mail) -> Stationery:
         """Compile what the section `mail` decides. Pure, and slow enough to be done beside the loop."""
         brand = Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale)
-        return Stationery(Renderer(brand, self.unsubscribe_links()), Pages(mail.app_name, mail.frontend_url))
+        pages, links = Pages(mail.app_name, mail.frontend_url), Links(mail.frontend_url)
+        return Stationery(Renderer(brand, self.unsubscribe_links()), pages, links)
 
     def use(self, stationery: Stationery) -> None:
         """From the next mail and the next page on."""
         self.stationery = stationery
         self.sender.renderer = stationery.renderer
+        if self.calendar is not None:
+            self.calendar.assessor.links = stationery.links
         if self.unsubscribe is not None:
             self.unsubscribe.pages = stationery.pages
 

@@ -64,6 +64,8 @@ class House:
                 await opened.enter_async_context(open_up(self.built.pool))
             if self.built.people is not None:
                 opened.push_async_callback(self.built.people.close)
+            if self.built.leaves is not None:
+                opened.push_async_callback(self.built.leaves.close)
             # Windows first: whoever watches must see why the house is not ready yet.
             if self.built.config.http.enabled:
                 await self.built.web.open()
@@ -109,8 +111,12 @@ class House:
     def _say_what_is_off(self) -> None:
         """Once, at the start: nobody should wonder later why something does not happen."""
         if self.built.pool is None:
-            log.warning("ledger_off", reason="no DATABASE_URL", off="ledger, suppression, unsubscribing, webhooks")
-        elif self.built.unsubscribe_links() is None:
+            off = "schedules, ledger, suppression, unsubscribing, webhooks"
+            log.warning("ledger_off", reason="no DATABASE_URL", off=off)
+            return
+        if self.built.calendar is None:
+            log.info("schedules_off", reason="schedule.enabled is false")
+        if self.built.unsubscribe_links() is None:
             remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
             log.warning("unsubscribe_off", reason="mails carry no link to unsubscribe", remedy=remedy)
 

@@ -28,7 +28,7 @@ WAIT_S = 8.0
 CALL_S = 12.0
 # One row that Postgres refuses must not keep the other 499 waiting.
 ROW_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-PRUNED = ("prune_mails", "prune_events", "prune_rejects")
+PRUNED = ("prune_mails", "prune_events", "prune_rejects", "prune_notices", "prune_rounds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Reject:
 
 
 class Ledger:
-    """Writes to the tables `mails`, `provider_events` and `journal_rejects`."""
+    """Writes to the tables `mails`, `provider_events` and `journal_rejects`; outcomes also end slots in `notices`."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool

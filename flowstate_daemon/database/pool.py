@@ -17,7 +17,7 @@ from asyncpg import exceptions as refused
 from flowstate_daemon.base.errors import ConfigError, Outage
 from flowstate_daemon.database.dsn import Dsn
 
-POOL_SIZE = 5
+POOL_SIZE = 8  # two loops that read for senders, four of the calendar, two that write
 COMMAND_TIMEOUT_S = 30.0
 CLOSE_S = 5.0
 JSONB_VERSION = b"\x01"

@@ -46,7 +46,8 @@ class Decision:
 def decide(request: MailRequest, facts: PersonFacts | None, *, now_ms: int, made_ms: int) -> Decision:
     """Judge a mail whose job was made at `made_ms`. `facts` None: nobody could be asked."""
     chain: list[Step] = []
-    for step in (_expiry(request, now_ms, made_ms), _suppression(request, facts), _preference(request, facts)):
+    kind = request.kind
+    for step in (_expiry(request, now_ms, made_ms), _suppression(kind, facts), _preference(kind, facts)):
         if step is None:
             continue
         chain.append(step)
@@ -55,6 +56,12 @@ def decide(request: MailRequest, facts: PersonFacts | None, *, now_ms: int, made
         if step.verdict == SKIP:
             return Decision(send=False, outcome="skipped", reason=step.why, chain=tuple(chain))
     return Decision(send=True, outcome=None, reason=None, chain=tuple(chain))
+
+
+def objection(kind: str, facts: PersonFacts) -> Step | None:
+    """What stands against mails of a kind to somebody, before there is one; None when nothing does."""
+    steps = (_suppression(kind, facts), _preference(kind, facts))
+    return next((step for step in steps if step is not None and step.verdict == SKIP), None)
 
 
 def expires_at_ms(request: MailRequest, made_ms: int) -> int | None:
@@ -74,7 +81,7 @@ def _expiry(request: MailRequest, now_ms: int, made_ms: int) -> Step | None:
     return Step("expiry", EXPIRED, f"the code was valid for {life} and is {(now_ms - made_ms) // 1000} s old")
 
 
-def _suppression(request: MailRequest, facts: PersonFacts | None) -> Step:
+def _suppression(kind: str, facts: PersonFacts | None) -> Step:
     """A hard bounce stops everything; anything else spares codes, which the person has just asked for."""
     if facts is None:
         return Step("suppression", UNKNOWN, NOT_ASKED)
@@ -82,18 +89,18 @@ def _suppression(request: MailRequest, facts: PersonFacts | None) -> Step:
         return Step("suppression", PASS)
     reason = BOUNCED if BOUNCED in facts.suppressed else min(facts.suppressed)
     why = WHY.get(reason, f"the address is suppressed ({reason})")
-    if reason != BOUNCED and isinstance(request.context, OneTimeCode):
+    if reason != BOUNCED and issubclass(KINDS[kind].context, OneTimeCode):
         return Step("suppression", PASS, f"{why}; codes are sent nevertheless")
     return Step("suppression", SKIP, why)
 
 
-def _preference(request: MailRequest, facts: PersonFacts | None) -> Step | None:
-    if not KINDS[request.kind].unsubscribable:
+def _preference(kind: str, facts: PersonFacts | None) -> Step | None:
+    if not KINDS[kind].unsubscribable:
         return None
     if facts is None:
         return Step("preference", UNKNOWN, NOT_ASKED)
     if EVERYTHING in facts.unsubscribed:
         return Step("preference", SKIP, "the person has unsubscribed from all such mails")
-    if request.kind in facts.unsubscribed:
+    if kind in facts.unsubscribed:
         return Step("preference", SKIP, "the person has unsubscribed from this kind of mail")
     return Step("preference", PASS)

@@ -63,12 +63,16 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What a run goes through: the performer, the lane, the bus if it posts to one, and who writes its outcome down."""
+    """What a run goes through: the performer, the lane, the bus if it posts to one, and who writes its outcome down.
+
+    `sources` are loops that bring new jobs; they stop with those that claim.
+    """
 
     perform: Perform
     lane: Lane
     bus: Bus | None = None
     records: Records = field(default_factory=Records)
+    sources: tuple[Service, ...] = ()
 
 
 def tell_of_bug(group: ExceptionGroup) -> NoReturn:
@@ -103,6 +107,7 @@ class Engine:
         self.inflight = InFlight(settings.concurrency, settings.urgent_reserve)
         reporter = Reporter(instruments)
         self._records = way.records
+        self._sources = way.sources
         self._settler = Settler(
             bull, self.inflight, reporter, right_of_way, vitals.pulse("settler"), self._records.notice
         )
@@ -182,7 +187,7 @@ class Engine:
             for keeper in keepers:
                 group.create_task(keeper.run(), name=keeper.name)
             senders = group.create_task(self._pool.run(), name=self._pool.name)
-            movers = (self._promoter, self._reclaimer, self._fetcher)
+            movers = (*self._sources, self._promoter, self._reclaimer, self._fetcher)
             moving = [group.create_task(mover.run(), name=mover.name) for mover in movers]
             try:
                 await self._stop.wait()

@@ -15,13 +15,11 @@ import structlog
 
 from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.mail.facts import PersonFacts
+from flowstate_daemon.work.gather import Gather
 
 log = structlog.get_logger()
 
-MOST = 500  # people in one query
 CODE_WAITS_S = 1.0
-FIRST_REST_S = 0.5
-LONGEST_REST_S = 5.0
 
 
 class Register(Protocol):
@@ -42,46 +40,23 @@ class People:
     def __init__(self, register: Register, tongues: Tongues) -> None:
         self._register = register
         self._tongues = tongues
-        self._asked: dict[str, asyncio.Future[PersonFacts]] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._gather = Gather("people", self._look_up)
 
     async def facts(self, address: str, *, urgent: bool) -> PersonFacts | None:
         """What is known about the owner of an address; None for an urgent mail when nobody could be asked."""
-        rest_s = FIRST_REST_S
-        while True:
-            try:
-                async with asyncio.timeout(CODE_WAITS_S if urgent else None):
-                    return await asyncio.shield(self._ask(address))
-            except (Outage, TimeoutError) as error:
-                if urgent:
-                    log.warning("person_unknown", reason=str(error) or "Postgres is slow", remedy="see DATABASE_URL")
-                    return None
-            await asyncio.sleep(rest_s)
-            rest_s = min(rest_s * 2, LONGEST_REST_S)
+        if not urgent:
+            return await self._gather.in_the_end(address)
+        try:
+            async with asyncio.timeout(CODE_WAITS_S):
+                return await self._gather.answer(address)
+        except (Outage, TimeoutError) as error:
+            log.warning("person_unknown", reason=str(error) or "Postgres is slow", remedy="see DATABASE_URL")
+            return None
 
     async def close(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        await self._gather.close()
 
-    def _ask(self, address: str) -> asyncio.Future[PersonFacts]:
-        waiting = self._asked.get(address)
-        if waiting is None:
-            waiting = self._asked[address] = asyncio.get_running_loop().create_future()
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._answer(), name="people")
-        return waiting
-
-    async def _answer(self) -> None:
-        while self._asked:
-            batch = {address: self._asked.pop(address) for address in list(self._asked)[:MOST]}
-            try:
-                found = await self._register.facts_for(list(batch))
-                chosen = await self._tongues.languages_of(list(batch))
-            except Outage as outage:
-                for waiting in batch.values():
-                    waiting.set_exception(outage)
-                    waiting.exception()  # whoever asked may have gone meanwhile
-            else:
-                for address, waiting in batch.items():
-                    waiting.set_result(replace(found[address], language=chosen.get(address)))
+    async def _look_up(self, addresses: Sequence[str]) -> Mapping[str, PersonFacts]:
+        found = await self._register.facts_for(addresses)
+        chosen = await self._tongues.languages_of(addresses)
+        return {address: replace(found[address], language=chosen.get(address)) for address in addresses}

@@ -19,6 +19,7 @@ from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.work.bus import Bus
 from flowstate_daemon.work.inflight import Run
+from flowstate_daemon.work.leaves import Leaves
 from flowstate_daemon.work.parcel import TOO_LATE, Parcel
 from flowstate_daemon.work.people import People
 
@@ -26,12 +27,15 @@ from flowstate_daemon.work.people import People
 class Sender:
     """Turns a job into a mail and sees it off."""
 
-    def __init__(self, renderer: Renderer, bus: Bus, people: People | None, clock: Clock) -> None:
-        """Without `people`, nothing is known that could stand against a mail."""
+    def __init__(
+        self, renderer: Renderer, bus: Bus, people: People | None, clock: Clock, leaves: Leaves | None = None
+    ) -> None:
+        """Without `people`, nothing is known that could stand against a mail; without `leaves`, no mail needs one."""
         self.renderer = renderer  # may be replaced while the house runs; what is sealed already stays as it is
         self._bus = bus
         self._people = people
         self._clock = clock
+        self._leaves = leaves
         self._desk = asyncio.Lock()
 
     async def perform(self, run: Run) -> dict[str, Any]:
@@ -67,6 +71,8 @@ class Sender:
         run.chain.extend(decision.chain)
         if not decision.send:
             raise (Expired if decision.outcome == "expired" else Skip)(decision.reason or "not to be sent")
+        if self._leaves is not None:
+            await self._leaves.take(run.job.id)
         return in_language_of(facts, request)
 
     @asynccontextmanager

@@ -2,7 +2,8 @@
 -- for each other instead of blocking each other. Read by ledger.py.
 
 -- name: write_mails
--- Outcomes, each once however often it comes. Returns how many were new.
+-- Outcomes, each once however often it comes, and with them the end of the calendar's slots that they belong to: once
+-- ended, a slot stays as it is, but for a mail that turns out to have been sent. Returns how many were new.
 -- $1 keys (text[])
 -- $2 outcomes (text[])
 -- $3 keys without the attempt (text[])
@@ -14,17 +15,37 @@
 -- $9 the provider's ids, or null (text[])
 -- $10 reasons, or null (text[])
 -- $11 chains of decisions (jsonb[])
-WITH written AS (
-    INSERT INTO flowstate_daemon.mails
-        (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, chain)
-    SELECT key, outcome, mail, to_timestamp(at_ms / 1000.0), address, kind, job_id, attempt, provider_id, reason, chain
+WITH given AS MATERIALIZED (
+    SELECT *
     FROM unnest(
         $1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
         $7::text[], $8::integer[], $9::text[], $10::text[], $11::jsonb[]
     ) AS given (key, outcome, mail, at_ms, address, kind, job_id, attempt, provider_id, reason, chain)
+), written AS (
+    INSERT INTO flowstate_daemon.mails
+        (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, chain)
+    SELECT key, outcome, mail, to_timestamp(at_ms / 1000.0), address, kind, job_id, attempt, provider_id, reason, chain
+    FROM given
     ORDER BY key, outcome
     ON CONFLICT (key, outcome) DO NOTHING
     RETURNING 1
+), endings AS (
+    SELECT DISTINCT ON (job_id) job_id, outcome, reason, at_ms
+    FROM given
+    WHERE job_id LIKE 'notice.%' AND outcome IN ('sent', 'skipped', 'failed', 'expired')
+    ORDER BY job_id, outcome = 'sent' DESC, at_ms DESC
+), ending AS (
+    SELECT n.id, e.outcome, e.reason, e.at_ms
+    FROM flowstate_daemon.notices AS n
+    JOIN endings AS e ON e.job_id = n.job_id
+    WHERE n.state IN ('planned', 'queued') OR (e.outcome = 'sent' AND n.state <> 'sent')
+    ORDER BY n.id
+    FOR UPDATE OF n
+), ended AS (
+    UPDATE flowstate_daemon.notices AS n
+    SET state = e.outcome, reason = e.reason, ended_at = to_timestamp(e.at_ms / 1000.0), leased_until = NULL
+    FROM ending AS e
+    WHERE n.id = e.id
 )
 SELECT count(*) FROM written;
 

@@ -1,0 +1,358 @@
+-- The calendar's slots: planned, leased by a feeder, handed over to the queue, taken by a sender, ended by the ledger.
+-- Read by planning.py and notices.py; {app} is the application's schema, {candidates} one of the queries find_….
+--
+-- Rows are written in the order of people or ids: two daemons that write the same ones wait for each other instead of
+-- blocking each other.
+
+-- name: list_zones
+-- Where people live, as far as the zone exists.
+-- $1 all zones that there are (text[])
+SELECT DISTINCT u.preferences ->> 'timezone' AS zone
+FROM {app}.users AS u
+WHERE u.preferences ->> 'timezone' = ANY ($1::text[]);
+
+-- name: last_rounds
+-- When each kind was last planned in each zone; what a wrong clock has planned ahead of now does not count.
+-- $1 now (timestamptz)
+SELECT kind, zone, max(due_at) AS due_at
+FROM flowstate_daemon.rounds
+WHERE due_at <= $1::timestamptz
+GROUP BY kind, zone;
+
+-- name: open_rounds
+-- Take these rounds. Whoever comes second waits for the end of the first and gets what that one has left.
+-- $1 kind (text)
+-- $2 zones (text[])
+-- $3 local dates (date[])
+-- $4 when they are due (timestamptz[])
+-- $5 now (timestamptz)
+INSERT INTO flowstate_daemon.rounds (kind, zone, local_date, due_at, planned_at)
+SELECT $1::text, o.zone, o.local_date, o.due_at, $5::timestamptz
+FROM unnest($2::text[], $3::date[], $4::timestamptz[]) AS o (zone, local_date, due_at)
+ORDER BY o.zone, o.local_date
+ON CONFLICT (kind, zone, local_date) DO NOTHING
+RETURNING zone, local_date;
+
+-- name: find_due
+-- People with open tasks that are due inside the occasion's window.
+SELECT o.number, u.id AS user_id, CASE WHEN h.per_task THEN t.id ELSE '' END AS item, count(*) AS found
+FROM {app}.tasks AS t
+JOIN {app}.users AS u ON u.id = t."userId"
+CROSS JOIN house AS h
+LEFT JOIN known AS k ON k.name = u.preferences ->> 'timezone'
+JOIN occasions AS o ON o.zone = coalesce(k.name, (SELECT home FROM house))
+WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL
+    AND t."dueDate" >= (SELECT min(begins_at) FROM occasions) AND t."dueDate" < (SELECT max(ends_at) FROM occasions)
+    AND t."dueDate" >= o.begins_at AND t."dueDate" < o.ends_at
+GROUP BY 1, 2, 3
+
+-- name: find_overdue
+-- People with open tasks that were due before the end of the occasion's window.
+SELECT o.number, u.id AS user_id, '' AS item, count(*) AS found
+FROM (
+    SELECT t."userId" AS user_id, min(t."dueDate") AS oldest
+    FROM {app}.tasks AS t
+    WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL AND t."dueDate" < (SELECT max(ends_at) FROM occasions)
+    GROUP BY t."userId"
+) AS late
+JOIN {app}.users AS u ON u.id = late.user_id
+LEFT JOIN known AS k ON k.name = u.preferences ->> 'timezone'
+JOIN occasions AS o ON o.zone = coalesce(k.name, (SELECT home FROM house)) AND late.oldest < o.ends_at
+GROUP BY 1, 2, 3
+
+-- name: find_focus
+-- People with sessions that began inside the occasion's window.
+SELECT o.number, u.id AS user_id, '' AS item, count(*) AS found
+FROM {app}.focus_sessions AS s
+JOIN {app}.users AS u ON u.id = s."userId"
+LEFT JOIN known AS k ON k.name = u.preferences ->> 'timezone'
+JOIN occasions AS o ON o.zone = coalesce(k.name, (SELECT home FROM house))
+WHERE s."startTime" >= (SELECT min(begins_at) FROM occasions) AND s."startTime" < (SELECT max(ends_at) FROM occasions)
+    AND s."startTime" >= o.begins_at AND s."startTime" < o.ends_at
+GROUP BY 1, 2, 3
+
+-- name: plan_notices
+-- One slot for each candidate that has none on that local date. Returns what was found, for how many, and how many
+-- slots are new.
+-- $1 kind (text)
+-- $2 zones of the occasions (text[])
+-- $3 local dates (date[])
+-- $4 when they are due (timestamptz[])
+-- $5 when they are too late (timestamptz[])
+-- $6 where their windows begin (timestamptz[])
+-- $7 where their windows end (timestamptz[])
+-- $8 all zones that there are (text[])
+-- $9 the zone of people who have named none of them (text)
+-- $10 one slot for each task (boolean)
+-- $11 source (text)
+-- $12 now (timestamptz)
+WITH occasions AS MATERIALIZED (
+    SELECT
+        o.number, o.zone, o.local_date, o.due_at, o.expires_at,
+        o.begins_at AT TIME ZONE 'UTC' AS begins_at, o.ends_at AT TIME ZONE 'UTC' AS ends_at
+    FROM unnest($2::text[], $3::date[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[])
+        WITH ORDINALITY AS o (zone, local_date, due_at, expires_at, begins_at, ends_at, number)
+), known AS MATERIALIZED (
+    SELECT name FROM unnest($8::text[]) AS k (name)
+), house AS MATERIALIZED (
+    SELECT $9::text AS home, $10::boolean AS per_task
+), candidates AS MATERIALIZED (
+{candidates}
+), planned AS (
+    INSERT INTO flowstate_daemon.notices
+        (kind, user_id, local_date, item, zone, due_at, expires_at, source, job_id, planned_at)
+    SELECT
+        $1::text, c.user_id, o.local_date, c.item, o.zone, o.due_at, o.expires_at, $11::text,
+        concat_ws('.', 'notice', $1::text, to_char(o.local_date, 'YYYYMMDD'), md5(ROW(c.user_id, c.item)::text)),
+        $12::timestamptz
+    FROM candidates AS c
+    JOIN occasions AS o ON o.number = c.number
+    ORDER BY c.user_id, o.local_date, c.item
+    ON CONFLICT (user_id, kind, local_date, item) DO NOTHING
+    RETURNING zone, local_date
+), counted AS (
+    UPDATE flowstate_daemon.rounds AS r
+    SET notices = p.notices
+    FROM (SELECT zone, local_date, count(*) AS notices FROM planned GROUP BY zone, local_date) AS p
+    WHERE r.kind = $1::text AND r.zone = p.zone AND r.local_date = p.local_date AND $11::text = 'clock'
+)
+SELECT
+    (SELECT coalesce(sum(found), 0)::bigint FROM candidates) AS found,
+    (SELECT count(DISTINCT user_id) FROM candidates) AS people,
+    (SELECT count(*) FROM planned) AS planned;
+
+-- name: find_candidates
+-- The same candidates, to be looked at: one page, in the order of people.
+-- $1 zones of the occasions (text[])
+-- $2 where their windows begin (timestamptz[])
+-- $3 where their windows end (timestamptz[])
+-- $4 all zones that there are (text[])
+-- $5 the zone of people who have named none of them (text)
+-- $6 one slot for each task (boolean)
+-- $7 the person after whom the page begins, or '' (text)
+-- $8 their item (text)
+-- $9 how many at most (integer)
+WITH occasions AS MATERIALIZED (
+    SELECT
+        o.number, o.zone,
+        o.begins_at AT TIME ZONE 'UTC' AS begins_at, o.ends_at AT TIME ZONE 'UTC' AS ends_at
+    FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
+        WITH ORDINALITY AS o (zone, begins_at, ends_at, number)
+), known AS MATERIALIZED (
+    SELECT name FROM unnest($4::text[]) AS k (name)
+), house AS MATERIALIZED (
+    SELECT $5::text AS home, $6::boolean AS per_task
+)
+SELECT c.number, c.user_id, c.item
+FROM (
+{candidates}
+) AS c
+WHERE (c.user_id, c.item) > ($7::text, $8::text)
+ORDER BY c.user_id, c.item
+LIMIT $9::integer;
+
+-- name: renew_notices
+-- Open slots again that have ended, for the candidates of a run that is forced: each with a job of its own.
+-- $1 kind (text)
+-- $2 people (text[])
+-- $3 items (text[])
+-- $4 local dates (date[])
+-- $5 when they are due (timestamptz)
+-- $6 when they are too late (timestamptz)
+-- $7 now (timestamptz)
+WITH ended AS (
+    SELECT n.id
+    FROM flowstate_daemon.notices AS n
+    JOIN unnest($2::text[], $3::text[], $4::date[]) AS c (user_id, item, local_date) USING (user_id, item, local_date)
+    WHERE n.kind = $1::text AND n.state NOT IN ('planned', 'queued')
+    ORDER BY n.id
+    FOR UPDATE OF n
+), renewed AS (
+    UPDATE flowstate_daemon.notices AS n
+    SET state = 'planned', source = 'forced', reason = NULL, lost = false, tries = n.tries + 1,
+        job_id = regexp_replace(n.job_id, '(notice\.[^.]+\.[^.]+\.[^.]+).*', '\1') || '.' || (n.tries + 1),
+        due_at = $5::timestamptz, expires_at = $6::timestamptz, planned_at = $7::timestamptz,
+        leased_until = NULL, queued_at = NULL, memory = NULL, taken_at = NULL, ended_at = NULL
+    FROM ended
+    WHERE n.id = ended.id
+    RETURNING 1
+)
+SELECT count(*) FROM renewed;
+
+-- name: lease_notices
+-- The next due slots of one kind, for one feeder until its lease ends. A lease that ends later than any given now could
+-- was given by a clock that has been put back since.
+-- $1 kind (text)
+-- $2 now (timestamptz)
+-- $3 when the lease ends (timestamptz)
+-- $4 how many at most (integer)
+WITH next AS (
+    SELECT id
+    FROM flowstate_daemon.notices
+    WHERE state = 'planned' AND kind = $1::text AND due_at <= $2::timestamptz
+        AND (leased_until IS NULL OR leased_until <= $2::timestamptz OR leased_until > $3::timestamptz)
+    ORDER BY due_at, id
+    LIMIT $4::integer
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE flowstate_daemon.notices AS n
+SET leased_until = $3::timestamptz
+FROM next
+WHERE n.id = next.id
+RETURNING n.id, n.kind, n.user_id, n.local_date, n.item, n.zone, n.due_at, n.expires_at, n.job_id;
+
+-- name: hold_notices
+-- Lock what is still ours to hand over: nobody may take a mail whose slot is on its way into the queue.
+-- $1 ids (bigint[])
+-- $2 when our lease ends (timestamptz)
+SELECT id
+FROM flowstate_daemon.notices
+WHERE id = ANY ($1::bigint[]) AND state = 'planned' AND leased_until = $2::timestamptz
+ORDER BY id
+FOR UPDATE SKIP LOCKED;
+
+-- name: queue_notices
+-- These have a job in the queue now.
+-- $1 ids (bigint[])
+-- $2 now (timestamptz)
+-- $3 which memory of Redis holds the jobs (text)
+UPDATE flowstate_daemon.notices
+SET state = 'queued', queued_at = $2::timestamptz, memory = $3::text, leased_until = NULL
+WHERE id = ANY ($1::bigint[]);
+
+-- name: release_notices
+-- Give leases back: what could not be handed over now is anybody's.
+-- $1 ids (bigint[])
+-- $2 when our lease ends (timestamptz)
+UPDATE flowstate_daemon.notices
+SET leased_until = NULL
+WHERE id = ANY ($1::bigint[]) AND state = 'planned' AND leased_until = $2::timestamptz;
+
+-- name: next_notice
+-- When the next slot that waits is due; null when none waits.
+-- $1 kinds (text[])
+SELECT min(due_at)
+FROM unnest($1::text[]) AS k (kind)
+CROSS JOIN LATERAL (
+    SELECT n.due_at
+    FROM flowstate_daemon.notices AS n
+    WHERE n.state = 'planned' AND n.kind = k.kind
+    ORDER BY n.due_at
+    LIMIT 1
+) AS n;
+
+-- name: grant_notices
+-- May these mails of the calendar leave? Each slot's own job may, until it has ended, and until it is too late.
+-- $1 job ids (text[])
+-- $2 now (timestamptz)
+WITH asked AS (
+    SELECT id
+    FROM flowstate_daemon.notices
+    WHERE job_id = ANY ($1::text[]) AND state IN ('planned', 'queued', 'failed') AND NOT lost
+        AND expires_at > $2::timestamptz
+    ORDER BY id
+    FOR UPDATE
+), granted AS (
+    UPDATE flowstate_daemon.notices AS n
+    SET state = 'queued', queued_at = coalesce(n.queued_at, $2::timestamptz), taken_at = $2::timestamptz,
+        leased_until = NULL, reason = NULL, ended_at = NULL
+    FROM asked
+    WHERE n.id = asked.id
+    RETURNING n.job_id
+)
+SELECT n.job_id, n.state, n.lost, n.expires_at, g.job_id IS NOT NULL AS granted
+FROM flowstate_daemon.notices AS n
+LEFT JOIN granted AS g ON g.job_id = n.job_id
+WHERE n.job_id = ANY ($1::text[]);
+
+-- name: list_doubtful
+-- Slots whose job should have ended by now, one page.
+-- $1 queued before this (timestamptz)
+-- $2 and, if taken, taken before this (timestamptz)
+-- $3 the id after which the page begins (bigint)
+-- $4 how many at most (integer)
+SELECT id, kind, user_id, job_id, tries, memory, taken_at IS NOT NULL AS taken
+FROM flowstate_daemon.notices
+WHERE state = 'queued' AND queued_at < $1::timestamptz AND (taken_at IS NULL OR taken_at < $2::timestamptz)
+    AND id > $3::bigint
+ORDER BY id
+LIMIT $4::integer;
+
+-- name: plan_again
+-- Jobs that nobody ever took are gone: make new ones. The old ones, should they turn up again, may not be sent.
+-- $1 ids (bigint[])
+-- $2 job ids (text[])
+WITH gone AS (
+    SELECT n.id
+    FROM flowstate_daemon.notices AS n
+    JOIN unnest($1::bigint[], $2::text[]) AS g (id, job_id) ON g.id = n.id AND g.job_id = n.job_id
+    WHERE n.state = 'queued' AND n.taken_at IS NULL
+    ORDER BY n.id
+    FOR UPDATE OF n
+), again AS (
+    UPDATE flowstate_daemon.notices AS n
+    SET state = 'planned', queued_at = NULL, memory = NULL, leased_until = NULL, tries = n.tries + 1,
+        job_id = regexp_replace(n.job_id, '(notice\.[^.]+\.[^.]+\.[^.]+).*', '\1') || '.' || (n.tries + 1)
+    FROM gone
+    WHERE n.id = gone.id
+    RETURNING 1
+)
+SELECT count(*) FROM again;
+
+-- name: give_up_notices
+-- Nobody knows what became of these mails: whatever turns up later, they are not sent again. The ledger ends them.
+-- $1 ids (bigint[])
+-- $2 job ids (text[])
+WITH gone AS (
+    SELECT n.id
+    FROM flowstate_daemon.notices AS n
+    JOIN unnest($1::bigint[], $2::text[]) AS g (id, job_id) ON g.id = n.id AND g.job_id = n.job_id
+    WHERE n.state = 'queued'
+    ORDER BY n.id
+    FOR UPDATE OF n
+)
+UPDATE flowstate_daemon.notices AS n
+SET lost = true
+FROM gone
+WHERE n.id = gone.id
+RETURNING n.id;
+
+-- name: tell_rounds
+-- The last round of each kind and zone, with what became of its slots.
+-- $1 not planned before this (timestamptz)
+WITH latest AS (
+    SELECT DISTINCT ON (kind, zone) kind, zone, local_date, due_at, planned_at, notices
+    FROM flowstate_daemon.rounds
+    WHERE planned_at >= $1::timestamptz
+    ORDER BY kind, zone, due_at DESC
+)
+SELECT l.kind, l.zone, l.local_date, l.due_at, l.planned_at, l.notices, n.state, count(n.id) AS count
+FROM latest AS l
+LEFT JOIN flowstate_daemon.notices AS n
+    ON n.kind = l.kind AND n.due_at = l.due_at AND n.zone = l.zone AND n.local_date = l.local_date
+GROUP BY l.kind, l.zone, l.local_date, l.due_at, l.planned_at, l.notices, n.state
+ORDER BY l.kind, l.due_at DESC, l.zone, n.state;
+
+-- name: prune_notices
+-- One small batch of the oldest slots, as far as they are from before a day.
+-- $1 keep what is not older than this (timestamptz)
+-- $2 how many at most (integer)
+WITH oldest AS (
+    SELECT id, due_at FROM flowstate_daemon.notices ORDER BY id LIMIT $2::integer FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM flowstate_daemon.notices WHERE id IN (SELECT id FROM oldest WHERE due_at < $1::timestamptz)
+    RETURNING 1
+)
+SELECT count(*) FROM gone;
+
+-- name: prune_rounds
+-- The same for rounds.
+-- $1 keep what is not older than this (timestamptz)
+-- $2 how many at most (integer)
+WITH gone AS (
+    DELETE FROM flowstate_daemon.rounds WHERE (kind, zone, local_date) IN (
+        SELECT kind, zone, local_date FROM flowstate_daemon.rounds WHERE due_at < $1::timestamptz
+        ORDER BY due_at LIMIT $2::integer FOR UPDATE SKIP LOCKED
+    ) RETURNING 1
+)
+SELECT count(*) FROM gone;

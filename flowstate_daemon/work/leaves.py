@@ -1,0 +1,61 @@
+"""Leave to send: a mail of the calendar asks its slot in Postgres before it goes onto the bus.
+
+What Redis forgets, repeats or brings back out of an old copy can therefore not send a slot's mail a second time. Other
+mails know no slot and need no leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from flowstate_daemon.base.errors import Expired, Skip
+from flowstate_daemon.work.gather import Gather
+
+OF_THE_CALENDAR = "notice."
+
+
+class Leave(Protocol):
+    """What the calendar answers, as `database.notices` does."""
+
+    @property
+    def granted(self) -> bool: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def lost(self) -> bool: ...
+
+
+class Calendar(Protocol):
+    """Where the slots are: `database.notices`."""
+
+    async def grant(self, job_ids: Sequence[str]) -> Mapping[str, Leave]: ...
+
+
+class Leaves:
+    """Gathers questions while one is under way. While Postgres is away, mails of the calendar wait."""
+
+    def __init__(self, calendar: Calendar) -> None:
+        self._calendar = calendar
+        self._gather = Gather("leaves", self._look_up)
+
+    async def take(self, job_id: str) -> None:
+        """Return when the job may send its mail. Raises Skip or Expired when it must not."""
+        if not job_id.startswith(OF_THE_CALENDAR):
+            return
+        leave = await self._gather.in_the_end(job_id)
+        if leave is None:
+            raise Skip("the calendar has no such slot, or has given it another job")
+        if leave.lost:
+            raise Skip("the calendar has given this mail up: nobody knows whether it has left before")
+        if not leave.granted and leave.state in {"planned", "queued", "failed"}:
+            raise Expired("it is too late for this mail of the calendar")
+        if not leave.granted:
+            raise Skip(f"the calendar has ended this slot before: {leave.state}")
+
+    async def close(self) -> None:
+        await self._gather.close()
+
+    async def _look_up(self, job_ids: Sequence[str]) -> Mapping[str, Leave | None]:
+        found = await self._calendar.grant(job_ids)
+        return {job_id: found.get(job_id) for job_id in job_ids}
