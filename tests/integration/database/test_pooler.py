@@ -1,0 +1,68 @@
+"""Through PgBouncer in transaction mode: two servers for many clients, and each statement may run on another one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.migrate import Migrator, known_migrations
+from flowstate_daemon.database.pool import borrowed, open_pool
+from flowstate_daemon.database.standing import look_at_postgres
+from flowstate_daemon.database.suppression import Suppressions
+from tests.support.pgbouncer import pgbouncer, pooled
+
+PRISMA = "?pgbouncer=true&connection_limit=5&schema=public&pool_timeout=20&sslmode=disable"
+
+
+@pytest.fixture
+async def pooled_url(database_url: str) -> AsyncIterator[str]:
+    binary = pgbouncer()
+    if binary is None:
+        pytest.skip("there is no pgbouncer on this machine (apt install pgbouncer)")
+    async with pooled(database_url, binary) as url:
+        yield f"{url}{PRISMA}"
+
+
+async def test_daemons_that_migrate_at_once_through_a_pooler_do_it_once(pooled_url: str) -> None:
+    """The lock belongs to the transaction, not to a session that others use as well."""
+
+    async def migrate() -> int:
+        async with open_pool(clean_dsn(pooled_url)) as pool:
+            return len(await Migrator(pool).apply())
+
+    done = await asyncio.gather(*(migrate() for _ in range(6)))
+    assert sum(done) == len(known_migrations())
+
+
+async def test_many_questions_at_once_get_their_own_answers(pooled_url: str) -> None:
+    """A prepared statement would be looked for on a server that does not have it, or has another one of that name."""
+    async with open_pool(clean_dsn(pooled_url)) as pool:
+
+        async def ask(number: int) -> bool:
+            async with borrowed(pool) as connection:
+                plain = await connection.fetchval("SELECT $1::integer", number)
+                words = await connection.fetchval("SELECT $1::text || '!'", str(number))
+                return (plain, words) == (number, f"{number}!")
+
+        assert all(await asyncio.gather(*(ask(number) for number in range(300))))
+
+
+async def test_what_the_daemon_writes_arrives_through_a_pooler(pooled_url: str) -> None:
+    """Arrays, JSON and several statements in one transaction."""
+    async with open_pool(clean_dsn(pooled_url)) as pool:
+        await Migrator(pool).apply()
+        suppressions = Suppressions(pool, Clock())
+        await asyncio.gather(*(suppressions.add(f"p{number}@example.org", "manual") for number in range(20)))
+        facts = await suppressions.facts_for([f"p{number}@example.org" for number in range(21)])
+    assert sum(bool(person.suppressed) for person in facts.values()) == 20
+
+
+async def test_check_sees_the_pooler(pooled_url: str, database_url: str) -> None:
+    """The process id that a client is told is not the server's own."""
+    for url, through in ((pooled_url, True), (database_url, False)):
+        async with open_pool(clean_dsn(url), size=1) as pool:
+            assert (await look_at_postgres(pool, Clock())).pooled is through

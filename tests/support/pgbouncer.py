@@ -1,0 +1,67 @@
+"""PgBouncer in transaction mode before the tests' Postgres, as Supabase, Neon and many hosts put one there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from signal import Signals
+from urllib.parse import parse_qs, urlsplit
+
+from flowstate_daemon.dev.child import Child
+from flowstate_daemon.dev.embedded import LOOPBACK, free_port
+
+SERVERS = 2  # fewer than clients, so that a client's next statement runs on another server
+
+
+def pgbouncer() -> Path | None:
+    """The machine's own, where there is one."""
+    found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    return None if found is None else Path(found)
+
+
+@asynccontextmanager
+async def pooled(url: str, binary: Path) -> AsyncIterator[str]:
+    """The URL of the same database through a pooler that hands out servers by the transaction."""
+    parts = urlsplit(url)
+    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="flowstate-pgbouncer-"))
+    folder.chmod(0o755)
+    owner = ""
+    if os.geteuid() == 0:  # it refuses to run as root
+        nobody = pwd.getpwnam("nobody")
+        owner = f"{nobody.pw_uid}:{nobody.pw_gid}"
+    lines = [
+        "[databases]",
+        f"* = host={parse_qs(parts.query)['host'][0]}",
+        "[pgbouncer]",
+        f"listen_addr = {LOOPBACK}",
+        f"listen_port = {port}",
+        "unix_socket_dir =",
+        "auth_type = any",
+        "pool_mode = transaction",
+        f"default_pool_size = {SERVERS}",
+    ]
+    # `any` lets everybody in, as the user that the database's line names.
+    lines[1] += f" user={parts.username}"
+    (folder / "pgbouncer.ini").write_text("\n".join(lines) + "\n")
+    child = Child("pgbouncer", folder, last_signal=Signals.SIGTERM, owner=owner)
+
+    async def answers() -> bool:
+        try:
+            _, writer = await asyncio.open_connection(LOOPBACK, port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    await child.start([str(binary), "pgbouncer.ini"], answers)
+    try:
+        yield f"postgresql://{parts.username}@{LOOPBACK}:{port}{parts.path}"
+    finally:
+        await child.kill()
+        shutil.rmtree(folder, ignore_errors=True)
