@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from flowstate_daemon.mail.catalogue import KINDS, read_request
-from flowstate_daemon.mail.language import LOCALES
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.samples import FRONTEND_URL, Sample, all_samples
@@ -25,6 +24,7 @@ HOSTILE = (
     "<script>evil()</script><b title=\"x\">& '{{ 7*7 }}' {% raw %} [[ intro ]] \u202egnp.\u202c </td></table><!-- ]]>"
 )
 LONG = "Compare what the three framers said about glass, depth, hooks and the van, and tell Grace & Ada “before” noon"
+LINK = f"{FRONTEND_URL}/tasks/5d0c7f4c-9a4b-4c39-8a0e-6a3f6f1f2b90"
 WORD = "Donaudampfschifffahrtsgesellschaftskapitänswitwenrentenauszahlungsstelle"
 TITLES = (
     "Send the framer the final sizes", LONG, "לקנות נייר צילום 🎞️", "Water the plants", WORD * 2,
@@ -70,7 +70,8 @@ def crowded(many: int = 12) -> Iterator[Sample]:
 
 def fullest() -> Iterator[Sample]:
     """The longest lists of the longest texts that are read."""
-    yield from _lists("fullest", [f"{number} {'&<>' * 20} {LONG * 20}" for number in range(50)])
+    yield from _lists("fullest", [f"{number} {'&<>' * 20} {LONG * 10}" for number in range(50)])
+    yield from _lists("longest-links", ["\"&'" * 50] * 50, f"{LINK}?{'&' * 1900}")
     for sample in all_samples():
         texts = {name: f"{name} {LONG} " * 100 for name, value in sample.context.items() if _is_prose(name, value)}
         yield Sample(f"{sample.name}-long", sample.kind, {**sample.context, **texts})
@@ -80,9 +81,8 @@ def _is_prose(name: str, value: Any) -> bool:
     return isinstance(value, str) and name not in {"otpCode", "dueDate", "weekStart", "weekEnd"} and "Url" not in name
 
 
-def _lists(name: str, titles: list[str | None]) -> Iterator[Sample]:
+def _lists(name: str, titles: Sequence[str | None], link: str = LINK) -> Iterator[Sample]:
     rich = {sample.kind: dict(sample.context) for sample in all_samples() if sample.name != sample.kind}
-    link = f"{FRONTEND_URL}/tasks/5d0c7f4c-9a4b-4c39-8a0e-6a3f6f1f2b90"
     rows = list(enumerate(titles))
     projects = (None, "Darkroom", "כרך שני")
     due = [
@@ -111,8 +111,6 @@ def rendered(sample: Sample, locale: str) -> Email:
     return RENDERER.render(replace(request, locale=locale), made_ms=1_772_000_000_000)
 
 
-def every_mail() -> Iterator[tuple[Sample, str]]:
-    """All samples in all languages."""
-    for sample in (*all_samples(), *smallest(), *hostile(), *crowded(), *fullest()):
-        for locale in LOCALES:
-            yield sample, locale
+def every_sample() -> Iterator[Sample]:
+    """All of them."""
+    yield from (*all_samples(), *smallest(), *hostile(), *crowded(), *fullest())

@@ -1,0 +1,167 @@
+"""Every mail in every language, out of the smallest, fullest and most hostile contexts, held to one list of rules."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import pytest
+
+from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.mail.language import LOCALES
+from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail.phrasebook import read_phrasebook
+from flowstate_daemon.mail.samples import FRONTEND_URL, Sample, all_samples
+from tests.support.html import Page
+from tests.support.mail_samples import WEB, crowded, every_sample, fullest, hostile, rendered, smallest
+
+CLIP = 102_000  # bytes, behind which Gmail hides the rest of a mail
+MARKUP = re.compile(r"</?(?:bdi|p|td|tr|table|div|span|a|ul|li|br|h1|h2|strong)\b|&(?:amp|lt|gt|nbsp|#\d+);")
+LEFTOVER = re.compile(r"\{\{|\}\}|\{%|%\}|\{#|\[\[|\]\]|\[%|%\]|</?mj-|JINJA|Undefined|\bNone\b|\bnull\b|\bNaN\b|\{n\}")
+TAGS = {
+    "html", "head", "title", "meta", "style", "body", "div", "table", "tbody", "tr", "td", "th", "img", "a", "h1", "h2",
+    "p", "br", "ul", "ol", "li", "bdi", "span", "strong",
+}  # fmt: skip
+SAMPLES = {sample.name: sample for sample in every_sample()}
+every_sample_once = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+
+
+@cache
+def mails(name: str) -> tuple[tuple[str, Email, Page], ...]:
+    """A sample in every language, with its HTML as a reader sees it."""
+    done = ((locale, rendered(SAMPLES[name], locale)) for locale in LOCALES)
+    return tuple((locale, mail, Page(mail.html)) for locale, mail in done)
+
+
+def expected_links(sample: Sample) -> set[str]:
+    """Every address that the context names, and where the application lives."""
+    rows = [row for value in sample.context.values() if isinstance(value, list) for row in value]
+    named = {
+        value for fields in (sample.context, *rows) for name, value in fields.items() if name.lower().endswith("url")
+    }
+    return {FRONTEND_URL, *named} - {None}
+
+
+def test_samples_are_all_kinds_of_all_sorts() -> None:
+    """Nothing below is tested with less than it says."""
+    for sort in (all_samples(), smallest(), hostile()):
+        assert {sample.kind for sample in sort} == KINDS.keys()
+    assert {sample.kind for sample in fullest()} == KINDS.keys()
+    assert len(list(crowded())) == 6
+    assert max(len(sample.context.get("tasks") or ()) for sample in fullest()) == 50
+
+
+@every_sample_once
+def test_no_mailbox_cuts_it_off(sample: Sample) -> None:
+    """Gmail shows the first 102 kB; the subject is one line of at most 200 characters."""
+    for _, mail, _ in mails(sample.name):
+        assert len(mail.html.encode()) < CLIP
+        assert len(mail.text.encode()) < CLIP
+        assert 5 < len(mail.subject) <= 200
+        assert mail.subject.splitlines() == [mail.subject]
+
+
+@every_sample_once
+def test_it_is_one_page_of_known_parts(sample: Sample) -> None:
+    """No script, no form, nothing that comes from elsewhere but the logo; whatever people typed adds no tag."""
+    for _, _, page in mails(sample.name):
+        assert {tag for tag, _ in page.tags} <= TAGS
+        assert [image["src"] for image in page.all("img")] == [f"{FRONTEND_URL}/assets/logo.png"]
+        assert all(image["alt"].strip() for image in page.all("img"))
+        assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+        assert "url(" not in "".join(attrs.get("style", "") for _, attrs in page.tags)
+
+
+@every_sample_once
+def test_readers_who_listen_find_their_way(sample: Sample) -> None:
+    """Language and direction are told, there is one first heading, and tables are either layout or data."""
+    for locale, _, page in mails(sample.name):
+        (html,) = page.all("html")
+        assert (html["lang"], html["dir"]) == (locale, "ltr")
+        assert [len(page.all(tag)) for tag in ("h1", "title")] == [1, 1]
+        layout = [table for table in page.all("table") if table.get("role") == "presentation"]
+        assert len(page.all("table")) - len(layout) <= 1
+        assert (len(page.all("table")) > len(layout)) == bool(page.all("th"))
+        assert all(head["scope"] == "row" for head in page.all("th"))
+
+
+@every_sample_once
+def test_the_preview_is_hidden_and_says_something(sample: Sample) -> None:
+    """What a mailbox shows behind the subject: words of our own first, then blanks that keep the rest out."""
+    for _, mail, _ in mails(sample.name):
+        body = mail.html.partition("<body")[2]
+        found = re.search(r'<div style="display:none[^"]*overflow:hidden;">(.*?)</div>', body, re.DOTALL)
+        assert found is not None
+        assert body.index(found[0]) == body.index("<div")
+        words, blanks, _ = found[1].partition("\u00a0\u200c" * 100)
+        assert blanks
+        assert len(re.sub(r"<[^>]+>", "", words).strip()) > 3
+
+
+@every_sample_once
+def test_links_lead_where_they_should(sample: Sample) -> None:
+    """Each is absolute, one that the job or the configuration names, and stands in the text part as well."""
+    for _, mail, page in mails(sample.name):
+        links = page.links
+        ours = {link for link in links if link.startswith(f"{WEB}/unsubscribe/")}
+        assert len(ours) == KINDS[sample.kind].unsubscribable
+        assert links - ours <= expected_links(sample)
+        assert all(re.match(r"https?://[^/]+", link) for link in links)
+        assert all(link in mail.text for link in links)
+
+
+@every_sample_once
+def test_the_text_part_is_one(sample: Sample) -> None:
+    """It is there, says more than the subject, and has no markup but what people typed themselves."""
+    typed = repr(sample.context)
+    for _, mail, _ in mails(sample.name):
+        assert len(mail.text) > 100
+        assert "\n\n\n" not in mail.text
+        assert [found for found in MARKUP.findall(mail.text) if found not in typed] == []
+
+
+@every_sample_once
+def test_nothing_is_left_over(sample: Sample) -> None:
+    """No placeholder, no tag of a template, no value that was not there; hostile people may have typed such things."""
+    typed = repr(sample.context)
+    for _, mail, page in mails(sample.name):
+        attributes = [value for _, attrs in page.tags for value in attrs.values()]
+        for text in (mail.subject, mail.text, page.text, *attributes):
+            assert [found for found in LEFTOVER.findall(text) if found not in typed] == []
+
+
+@every_sample_once
+def test_languages_differ(sample: Sample) -> None:
+    """Subject, title, both parts; the same tags in each."""
+    (_, one, page), (_, other, other_page) = mails(sample.name)
+    assert one.subject != other.subject
+    assert one.text != other.text
+    assert page.text != other_page.text
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in other_page.tags]
+
+
+def test_no_english_in_french_mails() -> None:
+    """Whatever is not a field: each piece of an English phrase that is long enough to be one."""
+    english = read_phrasebook("en")
+    words = [*english.common.values(), *(form for forms in english.plurals.values() for form in forms)]
+    words += [word for kind in english.kinds.values() for word in kind.values()]
+    pieces = {piece for word in words for piece in re.split(r"\{\{.*?\}\}|\{n\}", word) if len(piece.strip()) > 8}
+    assert len(pieces) > 50
+    for sample in (*all_samples(), *smallest()):
+        _, mail, page = mails(sample.name)[LOCALES.index("fr")]
+        said = f"{mail.subject}\n{mail.text}\n{page.text}"
+        assert [piece for piece in pieces if piece in said and piece.strip() not in repr(sample.context)] == []
+
+
+def test_every_phrase_is_translated() -> None:
+    """No French word is a copy of the English one."""
+    english, french = (read_phrasebook(locale) for locale in ("en", "fr"))
+    assert [name for name, word in english.common.items() if french.common[name] == word] == []
+    copied = [
+        f"{kind}.{name}"
+        for kind, words in english.kinds.items()
+        for name, word in words.items()
+        if french.kinds[kind][name] == word and re.sub(r"\{\{.*?\}\}", "", word).strip()
+    ]
+    assert copied == []
+    assert [thing for thing, forms in english.plurals.items() if french.plurals[thing] == forms] == []
