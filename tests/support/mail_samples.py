@@ -26,6 +26,7 @@ HOSTILE = (
 LONG = "Compare what the three framers said about glass, depth, hooks and the van, and tell Grace & Ada “before” noon"
 LINK = f"{FRONTEND_URL}/tasks/5d0c7f4c-9a4b-4c39-8a0e-6a3f6f1f2b90"
 WORD = "Donaudampfschifffahrtsgesellschaftskapitänswitwenrentenauszahlungsstelle"
+ALWAYS_KNOWN = {"taskCount", "dueDate", "weekStart", "weekEnd"}  # in contexts of our own
 TITLES = (
     "Send the framer the final sizes", LONG, "לקנות נייר צילום 🎞️", "Water the plants", WORD * 2,
     "مراجعة نص الجدار مع آدا قبل الظهر", "👩‍👩‍👧‍👦 Call home 🏡", "Re: <b>invoice</b> & receipt", None,
@@ -41,6 +42,17 @@ def smallest() -> Iterator[Sample]:
             fields = msgspec.structs.fields(KINDS[sample.kind].context)
             needed = {field.encode_name: sample.context[field.encode_name] for field in fields if field.required}
             yield Sample(f"{sample.kind}-smallest", sample.kind, needed)
+
+
+def nulled() -> Iterator[Sample]:
+    """Our own contexts in which all that may be unknown is."""
+    for sample in all_samples():
+        if sample.name != sample.kind:
+            fields = msgspec.structs.fields(KINDS[sample.kind].context)
+            known = {field.encode_name for field in fields if field.required} | ALWAYS_KNOWN
+            context = dict.fromkeys(field.encode_name for field in fields) | {"tasks": [{"days": 1}] * 2}
+            context |= {name: value for name, value in sample.context.items() if name in known}
+            yield Sample(f"{sample.kind}-nulled", sample.kind, context)
 
 
 def hostile() -> Iterator[Sample]:
@@ -113,4 +125,4 @@ def rendered(sample: Sample, locale: str) -> Email:
 
 def every_sample() -> Iterator[Sample]:
     """All of them."""
-    yield from (*all_samples(), *smallest(), *hostile(), *crowded(), *fullest())
+    yield from (*all_samples(), *smallest(), *nulled(), *hostile(), *crowded(), *fullest())

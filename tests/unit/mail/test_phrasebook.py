@@ -50,6 +50,13 @@ def test_no_word_is_unused() -> None:
     assert {thing for thing in english.plurals if f"count('{thing}'" not in said} == set()
 
 
+def test_no_word_is_called_like_a_value() -> None:
+    """Jinja reads `none` as nothing, and would write that instead of the word."""
+    english = read_phrasebook("en")
+    names = {*english.common, *(name for words in english.kinds.values() for name in words)}
+    assert names & {"none", "None", "true", "True", "false", "False"} == set()
+
+
 def test_a_word_and_its_twin_are_chosen_between() -> None:
     """By how many things the mail is about; the twin itself is no word any more."""
     words = read_phrasebook("en").words("task-reminder")
