@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import uvloop
 from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
@@ -167,11 +168,14 @@ async def serve(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A stand-in for Resend's API on loopback")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--journal", type=Path, help="append every accepted mail to this file, one JSON a line")
+    parser.add_argument(
+        "--journal", type=Path, help="append every accepted mail, without its body, to this file, one JSON a line"
+    )
     parser.add_argument("--rate", type=int, help="requests per second (no limit when absent)")
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--api-key", default=API_KEY)
-    asyncio.run(serve(parser.parse_args()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(parser.parse_args()))
 
 
 if __name__ == "__main__":
