@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import structlog
@@ -11,13 +10,10 @@ from flowstate_daemon.base.errors import Outage
 from flowstate_daemon.base.instruments import Instruments
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.vitals import Pulse
-from flowstate_daemon.mail.catalogue import URGENT
 from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.job import Job
 from flowstate_daemon.work.inflight import InFlight
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.pool import Pool
-from flowstate_daemon.work.right_of_way import RightOfWay
 
 log = structlog.get_logger()
 
@@ -38,7 +34,6 @@ class Fetcher(Service):
         inflight: InFlight,
         pool: Pool,
         lane: Lane,
-        right_of_way: RightOfWay,
         instruments: Instruments,
         pulse: Pulse,
         *,
@@ -49,7 +44,6 @@ class Fetcher(Service):
         self._inflight = inflight
         self._pool = pool
         self._lane = lane
-        self._right_of_way = right_of_way
         self._look_s = URGENT_LOOKS_S[0]
         self._metrics = instruments.metrics
         self._clock = instruments.clock
@@ -111,18 +105,11 @@ class Fetcher(Service):
         except Outage:
             self._in_doubt = True
             raise
-        self._metrics.jobs_claimed(len(jobs))
-        self._hand_over(jobs)
-        return bool(jobs)
-
-    def _hand_over(self, jobs: Sequence[Job]) -> None:
-        """All are held from now on; codes, which come first, are begun before the others."""
         now = self._clock.mono()
-        runs = [self._inflight.take_in(job, now) for job in jobs]
-        for run in runs:
-            if run.job.priority == URGENT:
-                self._right_of_way.claimed(run.job.id)
-            self._pool.hand_over(run)
+        for job in jobs:
+            self._pool.hand_over(self._inflight.take_in(job, now))
+        self._metrics.jobs_claimed(len(jobs))
+        return bool(jobs)
 
     async def _recover(self) -> None:
         """Bring back what a dead process of this instance held, and what a lost answer left behind."""

@@ -14,8 +14,10 @@ import structlog
 
 from flowstate_daemon.base.errors import Expired, FlowstateError, LockLost, Malformed, Retry, Skip
 from flowstate_daemon.base.vitals import Pulse
+from flowstate_daemon.mail.catalogue import URGENT
 from flowstate_daemon.work.fate import Ending, Released, RetryRules, ended_by, finished
 from flowstate_daemon.work.inflight import CalledOff, InFlight, Run
+from flowstate_daemon.work.right_of_way import PIECE, RightOfWay
 from flowstate_daemon.work.scribe import Scribe
 from flowstate_daemon.work.settler import Settler
 
@@ -35,6 +37,7 @@ class Pool:
         perform: Perform,
         inflight: InFlight,
         settler: Settler,
+        right_of_way: RightOfWay,
         pulse: Pulse,
         rules: RetryRules,
         *,
@@ -48,22 +51,35 @@ class Pool:
         self._rules = rules
         self._scribe = scribe
         self._size = size
+        self._right_of_way = right_of_way
+        self._anteroom: asyncio.Queue[Run] = asyncio.Queue()
         self._inbox: asyncio.Queue[Run] = asyncio.Queue()
         self._rng = random.Random()  # noqa: S311 - jitter, not secrecy
         self.pulse = pulse
         self.pulse.rest()
 
     def hand_over(self, run: Run) -> None:
-        """Give a claimed run to the next idle coroutine; the caller has counted the free slots."""
-        self._inbox.put_nowait(run)
+        """Give a claimed run to the next idle coroutine, a code at once; the caller has counted the free slots."""
+        urgent = run.job.priority == URGENT
+        if urgent:
+            self._right_of_way.claimed(run.job.id)
+        (self._inbox if urgent else self._anteroom).put_nowait(run)
         if self.pulse.resting:
             self.pulse.beat()
 
     async def run(self) -> None:
         """Keep `size` senders at work; returns when cancelled."""
         async with asyncio.TaskGroup() as crew:
+            crew.create_task(self._usher_in(), name="usher")
             for number in range(self._size):
                 crew.create_task(self._work(), name=f"sender-{number}")
+
+    async def _usher_in(self) -> None:
+        """A claim of fifty begins in pieces: the first steps of all at once would hold up a code that comes then."""
+        while True:
+            self._inbox.put_nowait(await self._anteroom.get())
+            if self._inbox.qsize() >= PIECE:
+                await self._right_of_way.give_way()
 
     async def _work(self) -> None:
         while True:

@@ -15,7 +15,7 @@ from flowstate_daemon.base.clock import Clock
 
 T = TypeVar("T")
 
-PIECE = 10  # mails that bulk work touches before it looks up
+PIECE = 5  # mails that bulk work touches before it looks up
 STEP_S = 0.002
 LONGEST_STEPS = 15  # bulk waits 30 ms at most, however many codes come: it gets slow, it does not stand still
 ON_ITS_WAY_S = 0.03  # from claim to wire; a code that takes longer, or ends otherwise, has lost its right

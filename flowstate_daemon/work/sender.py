@@ -48,8 +48,7 @@ class Sender:
 
     async def _prepared(self, run: Run) -> Parcel:
         """Raises Malformed, Expired or Skip."""
-        async with self._at_desk(run.job):
-            request = read_request(run.job.name, run.job.data)
+        request = read_request(run.job.name, run.job.data)
         run.to = request.to
         run.facts["to"] = masked(request.to)
         urgent = URGENT in (run.job.priority, KINDS[request.kind].priority)

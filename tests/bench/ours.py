@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,6 +30,12 @@ from flowstate_daemon.work.engine import Engine, EngineSettings, Way
 from flowstate_daemon.work.inflight import Run
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.pool import Perform
+
+
+def cpu_s(pid: int) -> float:
+    """The time that the process has had a processor, seconds: what it costs, however busy the machine is."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_mb(pid: int | str = "self") -> float:

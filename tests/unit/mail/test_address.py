@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from email_validator import validate_email
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowstate_daemon.base.errors import Malformed
-from flowstate_daemon.mail.address import read_address
+from flowstate_daemon.mail.address import PLAIN, RESERVED, read_address
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,16 @@ def test_addresses_that_do_not(written: str) -> None:
     assert len(reason) < 250
     for part in ("ada@", "adä", "example", "zzzz", "127", "eve@"):
         assert part not in reason
+
+
+@given(st.from_regex(PLAIN, fullmatch=True).filter(lambda text: text.rpartition(".")[2] not in RESERVED))
+def test_a_plain_address_needs_no_validator(text: str) -> None:
+    """What is let through unread is what the validator would have let through, unchanged."""
+    assert read_address(text) == text
+    assert validate_email(text, check_deliverability=False, test_environment=True).ascii_email == text
+
+
+def test_a_long_text_that_is_nearly_plain_is_refused_at_once() -> None:
+    """A hostile megabyte does not make the pattern try all ways of reading it."""
+    with pytest.raises(Malformed):
+        read_address("a." * 500_000 + "@" + "a-" * 500_000)
