@@ -45,6 +45,7 @@ class Fetcher(Service):
         self._pool = pool
         self._lane = lane
         self._look_s = URGENT_LOOKS_S[0]
+        self._still = False
         self._metrics = instruments.metrics
         self._clock = instruments.clock
         self._max_recoveries = max_recoveries
@@ -70,7 +71,8 @@ class Fetcher(Service):
         before = self._inflight.changes
         await self.unless_stopped(self.within(self._look_s, self._room()))
         shortest, longest = URGENT_LOOKS_S
-        self._look_s = shortest if self._inflight.changes != before else min(self._look_s * 2, longest)
+        self._still = self._inflight.changes == before
+        self._look_s = min(self._look_s * 2, longest) if self._still else shortest
 
     async def _room(self) -> None:
         while self._inflight.free < self._portion:
@@ -90,9 +92,13 @@ class Fetcher(Service):
         """
         if self._lane.closed:
             return (0 if self._inflight.busy else 1), False
-        if self._inflight.free < self._portion:
-            return min(self._inflight.free_for_urgent, PORTION), True
-        return self._portion, False
+        free = self._inflight.free
+        if free >= self._portion:
+            return self._portion, False
+        if free > 0 and self._still:
+            # Room for a portion may never come: the mails in hand may be slow ones, and slots are there to be used.
+            return free, False
+        return min(self._inflight.free_for_urgent, PORTION), True
 
     @property
     def _portion(self) -> int:
@@ -105,6 +111,7 @@ class Fetcher(Service):
         except Outage:
             self._in_doubt = True
             raise
+        self._still = self._still and not jobs
         now = self._clock.mono()
         for job in jobs:
             self._pool.hand_over(self._inflight.take_in(job, now))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import asyncpg
 import pytest
 
@@ -38,13 +40,14 @@ async def test_a_role_without_the_schema_is_told_what_an_administrator_must_run(
     check: Check, database_url: str
 ) -> None:
     """The statement in the remedy is enough."""
-    await execute(database_url, "DROP ROLE IF EXISTS mailer", "CREATE ROLE mailer LOGIN")
-    url = database_url.replace("postgres@", "mailer@", 1)
+    role = f"r{uuid4().hex[:12]}"  # roles are the server's, not the database's
+    await execute(database_url, f"CREATE ROLE {role} LOGIN")
+    url = database_url.replace("postgres@", f"{role}@", 1)
     verdict = (await check(DATABASE_URL=url))["postgres rights"]
     assert verdict.grade is Grade.FAIL
     await execute(database_url, verdict.remedy.partition(": ")[2])
     assert (await check(DATABASE_URL=url))["postgres rights"].grade is Grade.OK
-    await execute(database_url, "DROP OWNED BY mailer", "DROP ROLE mailer")
+    await execute(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 async def test_a_read_only_server_is_told(check: Check, database_url: str) -> None:
