@@ -25,6 +25,8 @@ from tests.bench.delivery import delivery
 from tests.bench.delivery import show as show_delivery
 from tests.bench.idle import idle_commands
 from tests.bench.latency import latency
+from tests.bench.rendering import rendering
+from tests.bench.rendering import show as show_rendering
 
 HERE = Path(__file__).parent
 ARTEFACTS = HERE.parent.parent / "artefacts"
@@ -76,6 +78,7 @@ async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float, *, fu
             "latency_ms": await latency(house.url, "latency"),
             "idle": await idle_commands(house.url, "idle", idle_s),
             "delivery": await delivery(house.url, full=full),
+            "rendering": rendering(),
         }
 
 
@@ -115,6 +118,7 @@ def main() -> None:
     (ARTEFACTS / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
     show(figures)
     show_delivery(figures["delivery"])
+    show_rendering(figures["rendering"])
 
 
 if __name__ == "__main__":

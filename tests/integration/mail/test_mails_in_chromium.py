@@ -26,6 +26,7 @@ LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
 async def tab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tab]:
     """One browser for all mails."""
     async with browsing(tmp_path_factory.mktemp("profile")) as tab:
+        await tab.tell("Emulation.setScrollbarsHidden", hidden=True)  # as on a telephone: they take no room there
         await tab.tell("Network.enable")
         await tab.tell("Network.setBlockedURLs", urls=["https://*"])
         yield tab
