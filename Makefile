@@ -48,10 +48,7 @@ preview: $(READY) ## every mail in every language with sample data, to look at: 
 install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' systemd/install.sh install
 
-unpreview: $(READY) ## every mail in every language with sample data, to look at: artefacts/preview/index.html
-	@$(BIN)/flowstate-daemon mail preview --folder artefacts/preview $(ARGS)
-
-install: ## take the service away again; configuration and data stay
+uninstall: ## take the service away again; configuration and data stay
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' systemd/install.sh uninstall
 
 clean: ## remove what the other words made
