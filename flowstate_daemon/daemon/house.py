@@ -21,6 +21,7 @@ from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.systemd import Supervisor
 from flowstate_daemon.daemon.building import Building
 from flowstate_daemon.daemon.reload import Reloader
+from flowstate_daemon.database.migrate import Migrator
 from flowstate_daemon.database.pool import opened as open_up
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.server import settle_in_cluster
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 FIRST_REST_S = 0.1
 LONGEST_REST_S = 5.0
 LAST_CALL_S = 2.0
+SETTLING_S = 2.0  # codes wait for nobody
 OBEYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -94,6 +96,7 @@ class House:
         self.built.vitals.raise_condition("start", "Redis has not been reached yet")
         if not await self.built.engine.unless_stopped(self._begun()):
             return
+        await self._settled_in()
         self.built.vitals.clear_condition("start")
         self._say_what_is_off()
         log.info("ready", version=__version__, queue=self.built.keys.base, provider=self.built.gateway.name)
@@ -107,6 +110,16 @@ class House:
         async with beside(watchers):
             await self.built.engine.run()
         await self._return_lease()
+
+    async def _settled_in(self) -> None:
+        """Make our tables before the loops ask for them; where that cannot be at once, the ledger writer sees to it."""
+        if self.built.pool is None:
+            return
+        try:
+            async with asyncio.timeout(SETTLING_S):
+                await Migrator(self.built.pool).apply()
+        except (Outage, TimeoutError) as error:
+            log.warning("tables_not_ready", reason=str(error) or "Postgres is slow", remedy="see DATABASE_URL")
 
     def _say_what_is_off(self) -> None:
         """Once, at the start: nobody should wonder later why something does not happen."""
