@@ -83,6 +83,7 @@ class Metrics:
         self._answers = Family(ANSWERS, answer.labels)
         self._lane_open = self._gauge("lane_open", "1 while the provider accepts our account, else 0.")
         self._lane_open.set(1)
+        self._bulk_resting = self._gauge("bulk_resting", "1 while bulk rests because the provider is ill, else 0.")
 
     def _engine(self) -> None:
         self._redis = self._histogram("redis_round_trip", "Time of one call to Redis.", REDIS_BUCKETS)
@@ -161,6 +162,9 @@ class Metrics:
 
     def lane_open(self, is_open: bool) -> None:
         self._lane_open.set(is_open)
+
+    def bulk_resting(self, is_resting: bool) -> None:
+        self._bulk_resting.set(is_resting)
 
     def redis_round_trip(self, seconds: float) -> None:
         self._redis.observe(seconds)

@@ -118,10 +118,12 @@ class Bus(Service):
 
     async def _admission(self) -> float:
         """0 when a request may start now, else how long to wait before looking again."""
+        if self._line.empty and not self._tasks:
+            self._lane.breaker.idle()
         if self._line.empty or self._full():
             return LOOK_UP_S
         await self._gather()
-        wait_s = self._lane.wait_s()
+        wait_s = self._lane.wait_s(urgent=self._line.urgent)
         return wait_s if wait_s > 0 else await self._pacer.slot(urgent=self._line.urgent)
 
     def _full(self) -> bool:
@@ -148,12 +150,11 @@ class Bus(Service):
             await self.within(min(seconds, LOOK_UP_S), self._roused.wait())
 
     def _next_load(self) -> Load | None:
-        urgent = self._line.urgent
+        urgent, resting = self._line.urgent, self._lane.breaker.resting
         # Where requests cost nothing, a code does not wait for a long body to be sealed.
-        alone = urgent and (self._pacer.bulk_paused or not self._pacer.limited)
-        load = self._line.take(
-            lambda parcel: self._gateway.batchable(parcel.mail), most=MOST_IN_BATCH, urgent_only=alone
-        )
+        alone = urgent and (self._pacer.bulk_paused or not self._pacer.limited or resting)
+        most = 1 if resting and not urgent else MOST_IN_BATCH  # who tries may lose an attempt
+        load = self._line.take(lambda parcel: self._gateway.batchable(parcel.mail), most=most, urgent_only=alone)
         if load is not None and load.envelope is None:
             for parcel in load.parcels:
                 if parcel.expired(self._clock.now_ms()):
@@ -197,8 +198,9 @@ class Bus(Service):
             self._line.push_load(Load([parcel]))
 
     def _start(self, load: Load) -> None:
-        urgent = any(parcel.urgent for parcel in load.live)
+        urgent = load.urgent
         self._lane.enter()
+        load.tries = not urgent and self._lane.breaker.enter()
         self._urgent_tasks += urgent
         task = asyncio.create_task(self._carry(load, urgent), name="request")
         self._tasks.add(task)
@@ -213,6 +215,7 @@ class Bus(Service):
             return UNANSWERED
         back = await self._carrier.carry(load)
         if back.answered:
+            self._lane.breaker.well()
             rate, self._rate = self._rate, None
             try:
                 await self._pacer.learn(rate)
@@ -230,6 +233,7 @@ class Bus(Service):
         if bug is None:
             self._back(task.result())
             return
+        self._lane.unused()
         for parcel in load.parcels:
             parcel.fail(bug)
 

@@ -104,10 +104,7 @@ class Carrier:
             self._lane.unused()
             return await self._again(load, wait)
         except FlowstateError as unknown:
-            # The fields and the envelope stay: the jobs' next tries send the same bytes.
-            self._lane.unused()
-            load.fail(unknown)
-            return UNANSWERED
+            return self._unanswered(load, unknown)
         self._lane.accepted()
         return await self._delivered(load, delivery)
 
@@ -167,6 +164,20 @@ class Carrier:
         if load.doubtful or not load.whole or not await self._broken_up(load):
             return Back(loads=(load,), after_s=after_s)
         return Back(parcels=load.live, after_s=after_s)
+
+    def _unanswered(self, load: Load, unknown: FlowstateError) -> Back:
+        """Nobody knows what became of it. Fields and envelope stay: whoever tries again sends the same bytes.
+
+        An attempt of each job, unless it is the provider's illness and not the job's: then bulk waits on the bus.
+        """
+        self._lane.unused()
+        self._lane.breaker.ill(unknown.reason, tried=load.tries)
+        load.doubtful = True
+        waits = self._lane.breaker.resting and not load.tries
+        for parcel in load.live:
+            if parcel.urgent or not waits:
+                parcel.fail(unknown)
+        return Back(loads=(load,), answered=False)
 
     async def _again(self, load: Load, wait: Throttled | InProgress) -> Back:
         """The same request, later; no attempt of anybody's."""

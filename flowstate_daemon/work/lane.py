@@ -11,6 +11,7 @@ import structlog
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.vitals import Vitals
+from flowstate_daemon.work.breaker import Breaker
 
 log = structlog.get_logger()
 
@@ -31,11 +32,12 @@ class Lane:
         self._probing = False
         self._short = False
         self.closed: str | None = None
+        self.breaker = Breaker(vitals, metrics, clock)
 
-    def wait_s(self) -> float:
+    def wait_s(self, *, urgent: bool = False) -> float:
         """0 when a request may start now, else how long to wait before asking again."""
         if self.closed is None:
-            return 0.0
+            return 0.0 if urgent else self.breaker.wait_s()
         if self._probing:
             return LOOK_AGAIN_S
         return min(max(self._open_at - self._clock.mono(), 0.0), LOOK_AGAIN_S)
@@ -58,6 +60,7 @@ class Lane:
     def unused(self) -> None:
         """The request said nothing about the account (network, provider ill): the next one may probe."""
         self._probing = False
+        self.breaker.unused()
 
     def short(self, reason: str) -> None:
         """The quota is used up: bulk waits, which an operator must see."""

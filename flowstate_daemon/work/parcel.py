@@ -76,17 +76,26 @@ class Parcel:
 
 @dataclass(slots=True, eq=False)
 class Load:
-    """The mails of one request, sealed or not yet. `doubtful`: an earlier try may have reached the provider."""
+    """The mails of one request, sealed or not yet.
+
+    `doubtful`: an earlier try may have reached the provider. `tries`: it shows whether the provider is well again.
+    """
 
     parcels: list[Parcel]
     envelope: Envelope | None = None
     doubtful: bool = False
+    tries: bool = False
     waits: int = 0
 
     @property
     def live(self) -> list[Parcel]:
         """Those that somebody still waits for."""
         return [parcel for parcel in self.parcels if not parcel.gone]
+
+    @property
+    def urgent(self) -> bool:
+        """Is there a code in it?"""
+        return any(parcel.urgent for parcel in self.live)
 
     @property
     def whole(self) -> bool:

@@ -31,7 +31,7 @@ class Rejoin:
         """Let a parcel travel in its envelope, whoever of its company is there already or comes later."""
         parcel.envelope = eid
         load = self._loads.get(eid)
-        if load is not None and load.live:
+        if load is not None and load.live and (load.urgent or not parcel.urgent):
             load.parcels.append(parcel)
         else:
             self._loads[eid] = load = Load([parcel], doubtful=True)

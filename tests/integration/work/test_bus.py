@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.base.errors import LockLost, Skip
+from flowstate_daemon.base.errors import LockLost, Retry, Skip
 from flowstate_daemon.delivery.gateway import LARGEST_IN_BATCH
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.job import Finished
 from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.work.breaker import FIRST_REST_S, IN_A_ROW, LONGEST_REST_S
+from flowstate_daemon.work.bus import UNDER_WAY
 from tests.support.daemon import eventually
 from tests.support.depot import CODE, REMINDER, Depot, fates
-from tests.support.fake_resend import FakeResend, Incoming
+from tests.support.fake_resend import FakeResend, Incoming, error
 
 
 def people(incoming: Incoming) -> list[str]:
@@ -180,3 +183,60 @@ async def test_an_idle_bus_asks_redis_nothing(depot: Depot, redis: Redis, priori
 
 async def _is(condition: bool) -> bool:
     return condition
+
+
+async def _fallen_ill(depot: Depot, fake: FakeResend) -> asyncio.Task[Accepted]:
+    """The provider fails until bulk rests; the mail that waits on the bus since then."""
+    fake.script(error(503, "internal_server_error"), times=None)
+    jobs = await depot.jobs(IN_A_ROW)
+    for job in jobs[1:]:
+        await fates([depot.post(job)])
+    waiting = depot.post(jobs[0])
+    await eventually(lambda: _is(depot.lane.breaker.resting), "bulk rests")
+    return waiting
+
+
+async def test_a_backlog_keeps_its_attempts_while_the_provider_is_ill(depot: Depot, fake: FakeResend) -> None:
+    """Bulk waits on the bus; one mail at a time tries, not a hundred; when one is accepted, all leave."""
+    waiting = await _fallen_ill(depot, fake)
+    backlog = [depot.post(job) for job in await depot.jobs(150)]
+    depot.lane_clock.advance(FIRST_REST_S)
+    depot.bus._roused.set()
+    assert isinstance((await fates([waiting]))[0], Retry)
+    depot.lane_clock.advance(LONGEST_REST_S)
+    depot.bus._roused.set()
+    await eventually(lambda: _is(any(task.done() for task in backlog)), "the next one that tries")
+    assert sum(task.done() for task in backlog) == 1
+    fake.unscript()
+    depot.lane_clock.advance(LONGEST_REST_S)
+    depot.bus._roused.set()
+    results = await fates(backlog)
+    assert [type(result) for result in results].count(Accepted) == len(fake.accepted) == 149
+
+
+async def test_codes_go_on_while_bulk_rests(depot: Depot, fake: FakeResend) -> None:
+    """A code does not wait for a try, takes no bulk along, and when it is accepted bulk goes on."""
+    bulk = [await _fallen_ill(depot, fake), *(depot.post(job) for job in await depot.jobs(5))]
+    [early, late] = await depot.jobs(2, CODE)
+    assert isinstance((await fates([depot.post(early)]))[0], Retry)
+    assert not any(task.done() for task in bulk)
+    fake.unscript()
+    assert isinstance((await fates([depot.post(late)]))[0], Accepted)
+    assert {type(result) for result in await fates(bulk)} == {Accepted}
+
+
+async def test_what_was_under_way_when_the_provider_fell_ill_keeps_its_attempts(
+    depot: Depot, fake: FakeResend, seen: list[Incoming]
+) -> None:
+    """Of eight requests that fail together the first few are attempts; the others go again, each as it was."""
+    await fates([depot.post(job) for job in await depot.jobs(1)])
+    fake.script(replace(error(503, "internal_server_error"), delay_s=0.3), times=UNDER_WAY)
+    tasks = [depot.post(job, html="x" * LARGEST_IN_BATCH) for job in await depot.jobs(UNDER_WAY)]
+    await eventually(lambda: _is(fake.answered[503] == UNDER_WAY and not depot.bus._tasks), "all have failed")
+    depot.lane_clock.advance(FIRST_REST_S)
+    depot.bus._roused.set()
+    results = await fates(tasks)
+    assert [type(result) for result in results].count(Retry) == IN_A_ROW - 1
+    sent = [(incoming.key, incoming.body) for incoming in seen[1:]]
+    assert len(sent) == 2 * UNDER_WAY - (IN_A_ROW - 1)
+    assert len(set(sent)) == UNDER_WAY

@@ -100,6 +100,13 @@ def test_the_lane_is_open_until_told_otherwise(metrics: Metrics) -> None:
     assert value(metrics, "lane_open") == 0
 
 
+def test_bulk_does_not_rest_until_told_so(metrics: Metrics) -> None:
+    """0 and 1, beside an open lane."""
+    assert value(metrics, "bulk_resting") == 0
+    metrics.bulk_resting(is_resting=True)
+    assert value(metrics, "bulk_resting") == 1
+
+
 def test_every_number_says_what_it_is(metrics: Metrics) -> None:
     """The build is told, names carry the prefix, and each has a help text."""
     assert value(metrics, "build_info", version="1.2.3", instance="vm-1") == 1
