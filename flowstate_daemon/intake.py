@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from flowstate_daemon.base.errors import Final, Malformed
-from flowstate_daemon.mail.catalogue import KINDS, read_request
+from flowstate_daemon.mail.catalogue import KINDS, MailRequest, read_request
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.job import REMOVE, Added, Backoff, NewJob
 
@@ -62,14 +62,8 @@ class Intake:
 
     def _job(self, order: MailOrder) -> NewJob:
         self._check(order)
-        data: dict[str, Any] = {"type": order.kind, "to": order.to, "context": dict(order.context)}
-        if order.locale is not None:
-            data["locale"] = order.locale
-        try:
-            read_request(order.kind, msgspec.json.encode(data))
-        except (Malformed, msgspec.MsgspecError, TypeError, UnicodeEncodeError, RecursionError) as error:
-            reason = error.reason if isinstance(error, Malformed) else str(error)
-            raise Refused(f"this {order.kind} cannot be sent: {reason}") from error
+        data = data_of(order)
+        requested(order, data)
         return NewJob(
             name=order.kind,
             data=data,
@@ -91,3 +85,18 @@ class Intake:
             raise Refused("delay must be between 0 and one year, in milliseconds")
         if order.job_id is not None and not JOB_ID.fullmatch(order.job_id):
             raise Refused("a job id has 4 to 128 letters, digits, dots, dashes or underscores, one letter at least")
+
+
+def data_of(order: MailOrder) -> dict[str, Any]:
+    """A job's data as it stands in the queue."""
+    data: dict[str, Any] = {"type": order.kind, "to": order.to, "context": dict(order.context)}
+    return data if order.locale is None else {**data, "locale": order.locale}
+
+
+def requested(order: MailOrder, data: Mapping[str, Any] | None = None) -> MailRequest:
+    """The mail that a worker would read out of the order's job. Raises Refused."""
+    try:
+        return read_request(order.kind, msgspec.json.encode(data_of(order) if data is None else data))
+    except (Malformed, msgspec.MsgspecError, TypeError, UnicodeEncodeError, RecursionError) as error:
+        reason = error.reason if isinstance(error, Malformed) else str(error)
+        raise Refused(f"this {order.kind} cannot be sent: {reason}") from error

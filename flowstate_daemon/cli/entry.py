@@ -36,6 +36,7 @@ COMMANDS = {
     "enqueue": "enqueueing",
     "queue": "queueing",
     "mail": "previewing",
+    "schedule": "scheduling",
     "explain": "people",
     "suppression": "people",
 }

@@ -41,7 +41,8 @@ from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings
 from flowstate_daemon.delivery.transport import OnAnswer
 from flowstate_daemon.delivery.webhooks import SignedEvents
-from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.mail.catalogue import KINDS, MailRequest
+from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe import LinkSeal, UnsubscribeLinks
 from flowstate_daemon.queue.bull import Bull
@@ -54,6 +55,7 @@ from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.queue.repeat import Repeats
 from flowstate_daemon.queue.signals import Signals
+from flowstate_daemon.schedule.by_hand import ByHand
 from flowstate_daemon.schedule.slot import Links
 from flowstate_daemon.web.api import Api
 from flowstate_daemon.web.app import Web
@@ -61,6 +63,7 @@ from flowstate_daemon.web.doorkeeper import Doorkeeper
 from flowstate_daemon.web.health import About, Health
 from flowstate_daemon.web.metrics import MetricsPage
 from flowstate_daemon.web.pages import Pages
+from flowstate_daemon.web.schedules import Schedules
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from flowstate_daemon.web.webhooks import Webhooks
 from flowstate_daemon.work.bus import MOST_UNDER_WAY, Bus
@@ -266,4 +269,14 @@ class Building:
         if not doorkeeper.open:
             return doorkeeper.closed_routes()
         people = None if self.pool is None else (Suppressions(self.pool, self.clock), Stories(self.pool))
-        return Api(doorkeeper, self.inspector, people).routes()
+        routes = Api(doorkeeper, self.inspector, people).routes()
+        if self.calendar is not None:
+            routes += Schedules(doorkeeper, self._by_hand(self.calendar), self.clock).routes()
+        return routes
+
+    def _by_hand(self, calendar: Calendar) -> ByHand:
+        # A reload brings new stationery: it is asked for when a mail is rehearsed.
+        def render(request: MailRequest) -> Email:
+            return self.stationery.renderer.render(request)
+
+        return ByHand(calendar.schedules, calendar.planning, calendar.assessor, render, self.clock)

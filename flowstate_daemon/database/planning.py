@@ -138,6 +138,14 @@ class Planning:
             rows = await connection.fetch(text, *asked, timeout=PLAN_S)
         return [Candidate(occasions[row["number"] - 1], row["user_id"], row["item"]) for row in rows]
 
+    async def standing(self, kind: str, candidates: Sequence[Candidate]) -> dict[tuple[str, str], str]:
+        """What keeps a run by hand from these candidates, by person and item: the slots that they have already."""
+        people, items = [one.user_id for one in candidates], [one.item for one in candidates]
+        dates = [one.occasion.local_date for one in candidates]
+        async with at_schema(self._pool) as connection:
+            rows = await connection.fetch(sql("tell_slots"), kind, people, items, dates)
+        return {(row["user_id"], row["item"]): _standing(row["state"], row["reason"]) for row in rows}
+
     async def tell(self, since: datetime) -> list[RoundTold]:
         """The last rounds that were planned since then, with what became of their slots."""
         async with at_schema(self._pool) as connection:
@@ -173,3 +181,7 @@ class Planning:
             timeout=PLAN_S,
         )
         return Planned(row["found"], row["people"], row["planned"])
+
+
+def _standing(state: str, reason: str | None) -> str:
+    return f"already {state} for that date" + (f": {reason}" if reason else "")

@@ -317,6 +317,17 @@ FROM gone
 WHERE n.id = gone.id
 RETURNING n.id;
 
+-- name: tell_slots
+-- What has become of these slots, as far as there are any.
+-- $1 kind (text)
+-- $2 people (text[])
+-- $3 items (text[])
+-- $4 local dates (date[])
+SELECT n.user_id, n.item, n.state, n.reason
+FROM unnest($2::text[], $3::text[], $4::date[]) AS c (user_id, item, local_date)
+JOIN flowstate_daemon.notices AS n USING (user_id, item, local_date)
+WHERE n.kind = $1::text;
+
 -- name: tell_rounds
 -- The last round of each kind and zone, with what became of its slots.
 -- $1 not planned before this (timestamptz)

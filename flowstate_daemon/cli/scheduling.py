@@ -1,0 +1,185 @@
+"""Commands about the calendar: `schedule list|run`. They need Postgres only; running daemons send what they plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from textwrap import indent
+from typing import TypeVar
+
+import asyncpg
+import click
+import msgspec
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.cli.desk import configured
+from flowstate_daemon.cli.people import at_database, moment_of
+from flowstate_daemon.cli.show import json_option, print_facts, print_json, print_table, printable
+from flowstate_daemon.daemon.by_hand import build_by_hand
+from flowstate_daemon.schedule.by_hand import ByHand, NotRun, Overview, Ran, Rehearsed, Wish
+
+T = TypeVar("T")
+
+SHOWN_INSTANTS = 4
+SHOWN_ZONES = 3
+
+
+@click.group()
+def schedule() -> None:
+    """Look at the calendar's mails and run them by hand.
+
+    Their names are task-reminder, overdue-summary and focus-report.
+    """
+
+
+@schedule.command(name="list")
+@json_option
+@click.pass_obj
+def list_(config_file: str | None, *, as_json: bool) -> None:
+    """When each schedule is next due, zone by zone, and what its last run has brought."""
+    found = at_calendar(config_file, lambda by_hand: by_hand.overview())
+    if as_json:
+        print_json(found)
+        return
+    columns = ("schedule", "cron, local", "next (UTC)", "where", "last run (UTC)", "slots", "which are")
+    print_table(f"schedules: {len(found)}", columns, [row for one in found for row in overview_rows(one)])
+
+
+def overview_rows(one: Overview) -> Iterator[tuple[object, ...]]:
+    """One line for each of the next instants; the first carries the last run. Pure."""
+    last = one.last
+    told: tuple[object, ...] = ("", "", "")
+    if last is not None:
+        states = ", ".join(f"{count} {state}" for state, count in sorted(last.states.items()))
+        told = (f"{moment_of(last.first_at)} to {moment_of(last.last_at)}", last.slots, states)
+    head: tuple[object, ...] = (one.name, one.cron)
+    for following in one.next[:SHOWN_INSTANTS]:
+        yield *head, moment_of(following.at), places(following.zones), *told
+        head, told = ("", ""), ("", "", "")
+    if len(one.next) > SHOWN_INSTANTS:
+        zones = sum(len(following.zones) for following in one.next[SHOWN_INSTANTS:])
+        yield *head, "later", f"{zones} more zones", *told
+
+
+def places(zones: tuple[str, ...]) -> str:
+    shown = ", ".join(zones[:SHOWN_ZONES])
+    return shown if len(zones) <= SHOWN_ZONES else f"{shown} and {len(zones) - SHOWN_ZONES} more"
+
+
+def read_instant(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
+    """An instant in ISO 8601; without an offset it is UTC."""
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter("expected ISO 8601, such as 2026-03-02T08:00:00+01:00") from error
+
+
+@schedule.command()
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Write nothing; tell who would get what, and why others would not.")
+@click.option(
+    "--at", callback=read_instant, metavar="INSTANT", help="Run for the local dates of that instant, not now."
+)
+@click.option("--force", is_flag=True, help="Also send once more what was sent, skipped or failed on those dates.")
+@click.option("--bodies", is_flag=True, help="With --dry-run: the mails themselves as well.")
+@json_option
+@click.pass_obj
+def run(  # noqa: PLR0913 - one parameter an option
+    config_file: str | None, name: str, at: datetime | None, *, dry_run: bool, force: bool, bodies: bool, as_json: bool
+) -> int:
+    """Run the schedule NAME now.
+
+    Everybody's local date is that of the instant where they live. Whoever has a mail of this schedule for that date
+    gets no second one, unless --force says so. Running daemons send what is planned within seconds.
+
+    \b
+    Example:
+      flowstate-daemon schedule run task-reminder --dry-run --at 2026-03-02T08:00:00Z
+    """  # noqa: D301 - click wants the character itself: do not fold this paragraph
+    if bodies and not dry_run:
+        raise click.UsageError("--bodies goes with --dry-run")
+
+    async def work(by_hand: ByHand) -> int:
+        wish = Wish(name, at or Clock().now(), force)
+        if not dry_run:
+            tell_run(await by_hand.run(wish), as_json=as_json)
+            return 0
+        return await (stream_json if as_json else stream_lines)(by_hand, wish, bodies=bodies)
+
+    try:
+        return at_calendar(config_file, work)
+    except NotRun as refused:
+        raise click.UsageError(refused.reason) from refused
+
+
+def tell_run(ran: Ran, *, as_json: bool) -> None:
+    """What was planned."""
+    if as_json:
+        print_json(ran)
+        return
+    facts = {"found": ran.found, "people": ran.people, "new slots": ran.slots, "opened again": ran.renewed}
+    print_facts(f"{ran.name} for {moment_of(ran.at)} UTC:", facts)
+    if ran.slots or ran.renewed:
+        click.echo("running daemons send these within seconds; see: flowstate-daemon schedule list")
+
+
+async def stream_lines(by_hand: ByHand, wish: Wish, *, bodies: bool) -> int:
+    """A line for each person as they come, then the sums: a million people fit on a screen that scrolls."""
+    sends, reasons = 0, Counter[str]()
+    async for one in by_hand.rehearse(wish):
+        click.echo(line_of(one))
+        if one.mail is None:
+            reasons[one.reason] += 1
+            continue
+        sends += 1
+        if bodies:
+            click.echo(indent(printable(one.mail.text), "    "))
+    click.echo(f"{wish.name}: {sends} would be sent, {sum(reasons.values())} would not; nothing was written")
+    for reason, count in reasons.most_common():
+        click.echo(f"  {count} x {reason}")
+    return 0
+
+
+def line_of(one: Rehearsed) -> str:
+    """One person, in one line that no text of theirs can break. Pure."""
+    what = f"get   {one.mail.subject}" if one.mail else f"skip  {one.reason}"
+    item = f" {one.item}" if one.item else ""
+    return printable(f"{one.local_date} {one.zone:<20} {one.to or one.user_id}{item}: {what}").replace("\n", " ")
+
+
+async def stream_json(by_hand: ByHand, wish: Wish, *, bodies: bool) -> int:
+    """One document, written as it comes; an outage in the middle ends it in order, and then the command."""
+    counts = {"sends": 0, "skips": 0}
+    head = msgspec.json.encode({"name": wish.name, "at": wish.at, "force": wish.force, "dry_run": True})
+    opened = False
+    try:
+        async for one in by_hand.rehearse(wish):
+            click.echo(b",\n" if opened else head[:-1] + b',"people":[\n', nl=False)
+            opened = True
+            click.echo(msgspec.json.encode(one.document(bodies=bodies)), nl=False)
+            counts["sends" if one.sends else "skips"] += 1
+    except FlowstateError as error:
+        if not opened:
+            raise
+        click.echo(b"\n]," + msgspec.json.encode({**counts, "error": error.reason})[1:])
+        click.echo(f"flowstate-daemon: {error.reason}", err=True)
+        return 1
+    if not opened:
+        click.echo(head[:-1] + b',"people":[', nl=False)
+    click.echo(b"]," + msgspec.json.encode(counts)[1:])
+    return 0
+
+
+def at_calendar(config_file: str | None, work: Callable[[ByHand], Awaitable[T]]) -> T:
+    """Do the work on the calendar. Raises ConfigError without DATABASE_URL, Outage."""
+    config = configured(config_file)
+
+    async def at_pool(pool: asyncpg.Pool) -> T:
+        return await work(build_by_hand(config, pool, Clock()))
+
+    return at_database(config_file, at_pool)
