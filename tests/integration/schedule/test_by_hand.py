@@ -110,8 +110,10 @@ async def test_a_rehearsal_knows_what_was_sent(
 
 async def test_an_instant_is_another_date_elsewhere(by_hand: ByHand, app: Application, clock: HandClock) -> None:
     """At 20:00 UTC it is tomorrow in Auckland: the same run speaks of different days."""
-    await due(app, "ada", preferences={"timezone": "Pacific/Auckland"})
-    await due(app, "ben", preferences={"timezone": "Europe/Paris"})
+    morning = datetime(2026, 3, 3, 6)  # noqa: DTZ001 - as the application stores it
+    for name, zone in (("ada", "Pacific/Auckland"), ("ben", "Europe/Paris")):
+        await app.user(name, preferences={"timezone": zone})
+        await app.task(name, "Call back", morning)
     at = datetime(2026, 3, 1, 20, tzinfo=UTC)
     assert {one.user_id for one in await rehearsed(by_hand, Wish(KIND, at))} == {"ada"}
     assert {one.user_id for one in await rehearsed(by_hand, Wish(KIND, at + timedelta(days=1)))} == {"ben"}
