@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-systemd check format bench preview install uninstall clean
+.PHONY: help setup dev test test-systemd test-image check format bench preview install uninstall clean
 
 help: ## list these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: $(READY) ## all tests, on real stores (with node and npm also against npm 
 
 test-systemd: $(READY) ## install into a really booted systemd and try everything there; needs root on Debian
 	TEST_SYSTEMD=1 $(BIN)/pytest -v --timeout=900 tests/deploy/test_booted.py $(ARGS)
+
+test-image: $(READY) ## build the image, run it locked down, bring the compose file up; needs root on Debian
+	$(BIN)/pytest -m deploy -v tests/deploy/test_image.py $(ARGS)
 
 check: $(READY) ## the gate: format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 # podman and buildah where neither systemd nor a delegated cgroup tree is at hand, with all state in the cache folder.
 #   podman.sh run|exec|stop|…      podman's own words
 #   podman.sh buildah bud …        buildah, on the same images
-#   podman.sh down                 removes what containers left of networks, and the namespace
+#   podman.sh down                 ends the namespace, and drops layers that nothing has needed since yesterday
 # All calls share one mount namespace in which /sys/fs/cgroup is a plain cgroup2 tree: crun refuses a mixed one.
 . "$(dirname "$(readlink -f "$0")")/debian.sh"
 need buildah podman crun nftables netavark aardvark-dns
@@ -11,12 +11,6 @@ SPACE=$STORE/space
 mkdir -p "$SPACE"
 export CONTAINERS_STORAGE_CONF=$STORE/storage.conf CONTAINERS_CONF=$STORE/containers.conf BUILDAH_ISOLATION=chroot
 
-close() {
-  umount "$SPACE/mounts" 2>/dev/null || true
-  umount "$SPACE" 2>/dev/null || true
-}
-
-if [ "${1:-}" = down ]; then close; exit 0; fi
 cat >"$CONTAINERS_STORAGE_CONF" <<END
 [storage]
 driver = "overlay"
@@ -43,6 +37,12 @@ if ! mountpoint -q "$SPACE"; then
     umount -R /sys/fs/cgroup
     mount -t cgroup2 none /sys/fs/cgroup'
 fi
-program=podman
-if [ "${1:-}" = buildah ]; then program=buildah; shift; fi
-exec nsenter --mount="$SPACE/mounts" --wd="$PWD" "$program" "$@"
+inside=(nsenter --mount="$SPACE/mounts" --wd="$PWD")
+case ${1:-} in
+  buildah) exec "${inside[@]}" "$@" ;;
+  down)
+    "${inside[@]}" podman image prune --force --filter until=24h >/dev/null
+    "${inside[@]}" podman network prune --force >/dev/null
+    umount "$SPACE/mounts" "$SPACE" ;;
+  *) exec "${inside[@]}" podman "$@" ;;
+esac

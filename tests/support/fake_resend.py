@@ -158,7 +158,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await fake.start(port=arguments.port)
+    await fake.start(host=arguments.host, port=arguments.port)
     sys.stdout.write(f"{fake.url}\n")
     sys.stdout.flush()
     await ended.wait()
@@ -167,6 +167,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A stand-in for Resend's API on loopback")
+    parser.add_argument("--host", default="127.0.0.1", help="in a container of its own, 0.0.0.0")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument(
         "--journal", type=Path, help="append every accepted mail, without its body, to this file, one JSON a line"
