@@ -31,6 +31,7 @@ DEPLOYED: Mapping[str, Key] = {
     "RESEND_FROM_EMAIL": ("mail", "from_address"),
     "FRONTEND_URL": ("mail", "frontend_url"),
     "APP_NAME": ("mail", "app_name"),
+    "FLOWSTATE_MODE": ("queue", "mode"),
 }
 
 

@@ -124,6 +124,8 @@ class Redis(Section):
 
 
 class Queue(Section):
+    mode: Annotated[Literal["send", "shadow"], AnyCase] = "send"
+    """Send mails, or, as a shadow of another worker, only tell what would be sent and how that one differs."""
     prefix: KeyPart = "bull"
     """What all keys start with; braces around it, {bull}, keep the queue in one slot of a Redis Cluster."""
     name: KeyPart = "email"

@@ -19,6 +19,8 @@ NARROW = 0.8  # of the memory: time to look
 FULL = 0.98
 SKEW_S = 1.0  # Bull takes its times from its clients' clocks
 CONSOLE = "your provider's console tells"
+RIGHTS, OTHERS = "redis rights", "other workers"
+READING = "not tried: a shadow only reads"
 KEEP_TIME = "let both machines keep time (chrony, systemd-timesyncd)"
 
 
@@ -33,11 +35,14 @@ async def examine_redis(config: Config) -> list[Verdict]:
         if any(verdict.grade is Grade.FAIL for verdict in found):
             return found  # what was asked of the wrong server says nothing
         user = urlsplit(config.redis.url.get_secret_value()).username or "default"
-        found.append(judge_rights(await Trial(connection, keys).run(), user, keys))
+        shadow = config.queue.mode == "shadow"
+        # Rights are tried in earnest, on a key of their own: a shadow writes not even that.
+        found.append(ok(RIGHTS, READING) if shadow else judge_rights(await Trial(connection, keys).run(), user, keys))
         if found[-1].grade is Grade.OK:
             inspector = Inspector(connection, keys)
             found.append(judge_queue(await inspector.snapshot(), keys))
-            found.append(judge_strangers(await inspector.strangers(), keys))
+            others = await inspector.strangers()
+            found.append(judge_company(others) if shadow else judge_strangers(others, keys))
     except ConfigError as error:
         return [Verdict("redis cluster", Grade.FAIL, reason, misconfigured=True) for reason in error.mistakes]
     except Outage as outage:
@@ -131,7 +136,7 @@ def judge_rights(rights: Rights, user: str, keys: Keys) -> Verdict:
     """What an administrator must grant, in his own words; `user` as the URL names him. Pure."""
     user = rights.user or user
     if rights.complete:
-        return ok("redis rights", f"{user} may do all that is needed ({rights.tried} operations tried)")
+        return ok(RIGHTS, f"{user} may do all that is needed ({rights.tried} operations tried)")
     lacks = [*rights.commands]
     lacks += [f"the keys {keys.base}*"] if rights.keys else []
     lacks += [f"the channels {keys.base}*"] if rights.channels else []
@@ -139,7 +144,7 @@ def judge_rights(rights: Rights, user: str, keys: Keys) -> Verdict:
     grants += [f"'~{keys.base}*'"] if rights.keys else []
     grants += [f"'&{keys.base}*'"] if rights.channels else []
     line = f"ACL SETUSER {user} {' '.join(grants)}"
-    return fail("redis rights", f"{user} lacks {', '.join(lacks)}", line)
+    return fail(RIGHTS, f"{user} lacks {', '.join(lacks)}", line)
 
 
 def judge_queue(seen: Snapshot, keys: Keys) -> Verdict:
@@ -151,7 +156,7 @@ def judge_queue(seen: Snapshot, keys: Keys) -> Verdict:
 
 def judge_strangers(workers: Workers, keys: Keys) -> Verdict:
     """Bull's own workers may share the queue; whoever meant to have replaced them should know. Pure."""
-    subject = "other workers"
+    subject = OTHERS
     if workers.note is not None:
         remedy = "make sure that the backend has no @Processor for this queue, or that it may share it"
         return warn(subject, f"not visible: {workers.note}", remedy)
@@ -161,3 +166,13 @@ def judge_strangers(workers: Workers, keys: Keys) -> Verdict:
     words = f"{len(workers.found)} Bull worker(s) on {keys.base} share the mails with this daemon, from {places}"
     remedy = "remove the @Processor of this queue from the backend (docs/takeover.md), or let them share"
     return warn(subject, words, remedy)
+
+
+def judge_company(workers: Workers) -> Verdict:
+    """A shadow compares itself with somebody. Pure."""
+    if workers.note is not None:
+        return warn(OTHERS, f"not visible: {workers.note}", "make sure that the backend's worker runs")
+    if not workers.found:
+        words = "no Bull worker of the backend is on this queue: there is nothing to compare with"
+        return warn(OTHERS, words, "start the backend's worker, or set FLOWSTATE_MODE=send")
+    return ok(OTHERS, f"{len(workers.found)} Bull worker(s) on this queue to compare with")

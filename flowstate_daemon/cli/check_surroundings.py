@@ -22,7 +22,7 @@ KNOCK_S = 3.0
 
 async def examine_surroundings(config: Config) -> list[Verdict]:
     """Everything that can be seen from here."""
-    found = [judge_links(config), await _port(config)]
+    found = [judge_links(config), judge_mode(config), await _port(config)]
     if config.resend.api_key is None:
         found.append(await asyncio.to_thread(judge_folder, config.outbox.folder))
     return found
@@ -35,6 +35,14 @@ def judge_links(config: Config) -> Verdict:
         words = f"links in real mails will lead to {config.mail.frontend_url}"
         return warn("configuration", words, "set FRONTEND_URL to where people reach FlowState")
     return ok("configuration", "complete")
+
+
+def judge_mode(config: Config) -> Verdict:
+    """Nobody should wonder why no mail leaves. Pure."""
+    if config.queue.mode == "shadow":
+        words = "shadow: looks on beside another worker, sends nothing, claims nothing, runs no schedules"
+        return warn("mode", words, "docs/takeover.md tells what to look at; FLOWSTATE_MODE=send when it is time")
+    return ok("mode", "send")
 
 
 async def _port(config: Config) -> Verdict:

@@ -26,6 +26,7 @@ from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.daemon.calendar import Calendar, Shop
 from flowstate_daemon.daemon.dashboard import Dashboard
 from flowstate_daemon.daemon.notifier import Notifier
+from flowstate_daemon.daemon.shadowing import SHADOW_NAME, build_shadow, in_its_mode, is_shadow
 from flowstate_daemon.database.application import Application
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.languages import Languages
@@ -75,6 +76,7 @@ from flowstate_daemon.work.people import People
 from flowstate_daemon.work.pruner import Pruner
 from flowstate_daemon.work.scribe import Scribe
 from flowstate_daemon.work.sender import Sender
+from flowstate_daemon.work.shadow import Shadow
 
 log = structlog.get_logger()
 
@@ -117,7 +119,7 @@ class Building:
 
     def __init__(self, config: Config, clock: Clock | None = None, supervisor: Supervisor | None = None) -> None:
         """`supervisor` is what systemd told this process. Raises ConfigError."""
-        self.config = config
+        self.config = config = in_its_mode(config)
         self.supervisor = supervisor or Supervisor()
         self.clock = clock or Clock()
         self.vitals = Vitals(self.clock)
@@ -132,7 +134,7 @@ class Building:
         self._token = f"{instance}/{uuid.uuid4().hex}"
         self.connection = connection_to(
             config.redis,
-            client_name=connection_name(self.keys, self._token),
+            client_name=SHADOW_NAME if is_shadow(config) else connection_name(self.keys, self._token),
             block_s=config.redis.block_s,
             on_round_trip=self.metrics.redis_round_trip,
         )
@@ -145,19 +147,24 @@ class Building:
         self.sender = Sender(self.stationery.renderer, self.bus, self.people, self.clock, self.leaves)
         self.bull = self._build_bull()
         self.calendar = self._build_calendar()
-        self.engine = self._build_engine()
+        instruments = Instruments(self.vitals, self.metrics, self.clock)
+        self.shadow = build_shadow(config, self.connection, self.stationery.renderer, self.people, instruments)
+        self.engine: Engine | Shadow = self.shadow or self._build_engine()
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
         self.web = self._build_web()
-        instruments = Instruments(self.vitals, self.metrics, self.clock)
         self.dashboard = Dashboard(self.inspector, lambda: len(self.engine.inflight), instruments)
-        self.notifier = Notifier(self.supervisor, self.vitals, self.clock, self.dashboard.line)
+        self.notifier = Notifier(self.supervisor, self.vitals, self.clock, self._line)
         self.lag_meter = LagMeter(self.metrics, self.vitals.pulse("loop"), self.clock)
 
     def _heard(self, answer: str, seconds: float, rate: Rate | None) -> None:
         """One answer of the provider, or a request that got none."""
         self.metrics.provider_answer(answer, seconds)
         self.bus.hear(rate)
+
+    def _line(self) -> str:
+        """What systemd shows."""
+        return f"{'shadow, sends nothing · ' if self.shadow is not None else ''}{self.dashboard.line()}"
 
     def _build_people(self, pool: asyncpg.Pool) -> People:
         return People(Suppressions(pool, self.clock), Languages(pool, self.clock))
@@ -229,6 +236,8 @@ class Building:
         """From the next mail and the next page on."""
         self.stationery = stationery
         self.sender.renderer = stationery.renderer
+        if self.shadow is not None:
+            self.shadow.rehearsal.renderer = stationery.renderer
         if self.calendar is not None:
             self.calendar.assessor.links = stationery.links
         if self.unsubscribe is not None:
@@ -242,7 +251,7 @@ class Building:
         return UnsubscribeLinks(public_url, self.link_seal)
 
     def _build_web(self) -> Web:
-        health = Health(self.vitals, About(__version__, self.config.queue.instance_id))
+        health = Health(self.vitals, About(__version__, self.config.queue.instance_id, self.config.queue.mode))
         page = MetricsPage(self.metrics, self.vitals, self.inspector, self.clock)
         routes = [*health.routes(), *page.routes(), *self._outside_routes(), *self._api_routes()]
         http = self.config.http

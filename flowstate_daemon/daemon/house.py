@@ -21,6 +21,7 @@ from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.systemd import Supervisor
 from flowstate_daemon.daemon.building import Building
 from flowstate_daemon.daemon.reload import Reloader
+from flowstate_daemon.daemon.shadowing import in_its_mode
 from flowstate_daemon.database.migrate import Migrator
 from flowstate_daemon.database.pool import opened as open_up
 from flowstate_daemon.queue.inspector import Inspector
@@ -48,7 +49,7 @@ class House:
     ) -> None:
         """`reread` reads the configuration again on SIGHUP; without it SIGHUP stops, as a closed terminal should."""
         self.built = Building(config, clock, supervisor)
-        self._reloader = None if reread is None else Reloader(self.built, reread)
+        self._reloader = None if reread is None else Reloader(self.built, lambda: in_its_mode(reread()))
 
     async def run(self) -> None:
         """Open, work until told to stop, drain, close.
@@ -72,8 +73,9 @@ class House:
             if self.built.config.http.enabled:
                 await self.built.web.open()
                 opened.push_async_callback(self.built.web.close)
-            await self.built.gateway.open()
-            opened.push_async_callback(self.built.gateway.close)
+            if self.built.shadow is None:
+                await self.built.gateway.open()
+                opened.push_async_callback(self.built.gateway.close)
             with self._obeying_signals():
                 await self._work()
         log.info("stopped")
@@ -96,10 +98,13 @@ class House:
         self.built.vitals.raise_condition("start", "Redis has not been reached yet")
         if not await self.built.engine.unless_stopped(self._begun()):
             return
-        await self._settled_in()
+        provider = "none: a shadow sends nothing"
+        if self.built.shadow is None:
+            await self._settled_in()
+            self._say_what_is_off()
+            provider = self.built.gateway.name
         self.built.vitals.clear_condition("start")
-        self._say_what_is_off()
-        log.info("ready", version=__version__, queue=self.built.keys.base, provider=self.built.gateway.name)
+        log.info("ready", version=__version__, queue=self.built.keys.base, provider=provider)
         # What is there by now stays for ever: a full collection would walk through it for 50 ms, and a code would wait.
         gc.collect()
         gc.freeze()
@@ -109,7 +114,8 @@ class House:
             watchers.append(self.built.dashboard)
         async with beside(watchers):
             await self.built.engine.run()
-        await self._return_lease()
+        if self.built.shadow is None:
+            await self._return_lease()
 
     async def _settled_in(self) -> None:
         """Make our tables before the loops ask for them; where that cannot be at once, the ledger writer sees to it."""
@@ -148,8 +154,11 @@ class House:
             try:
                 await self.built.connection.open()
                 await settle_in_cluster(self.built.connection, self.built.keys)
-                await self.built.lease.acquire()
-                await self._tell_of_strangers()
+                if self.built.shadow is None:
+                    await self.built.lease.acquire()
+                    await self._tell_of_strangers()
+                else:
+                    await self.built.shadow.listen()
             except Outage as outage:
                 log.warning("store_away", reason=outage.reason, next_try_s=rest_s)
                 self.built.vitals.raise_condition("start", outage.reason)

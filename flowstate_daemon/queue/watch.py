@@ -46,6 +46,13 @@ class FinishedJob:
             return None
 
 
+class EndEvent(msgspec.Struct, frozen=True):
+    """Bull's payload on the channels of ends; node omits `val` when a handler returned nothing."""
+
+    job_id: str = msgspec.field(name="jobId")
+    val: str | None = None
+
+
 class Watch:
     """Hears the ends of all jobs of a queue from `async with` on; uses the connection's one subscriber."""
 
@@ -140,19 +147,12 @@ class Watch:
     def _read(self, message: dict[str, Any]) -> FinishedJob | None:
         """An event as some worker wrote it; None when it is not one."""
         try:
-            event = msgspec.json.decode(message["data"], type=_Event)
+            event = msgspec.json.decode(message["data"], type=EndEvent)
         except (msgspec.DecodeError, TypeError):
             return None
         if self._channels.get(message["channel"]) == "completed":
             return FinishedJob(event.job_id, "completed", returnvalue=(event.val or "null").encode())
         return FinishedJob(event.job_id, "failed", reason=event.val)
-
-
-class _Event(msgspec.Struct, frozen=True):
-    """Bull's payload on both channels; node omits `val` when a handler returned nothing."""
-
-    job_id: str = msgspec.field(name="jobId")
-    val: str | None = None
 
 
 async def finished(connection: Connection, keys: Keys, job_id: str, timeout_s: float) -> FinishedJob:

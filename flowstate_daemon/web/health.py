@@ -18,10 +18,11 @@ from flowstate_daemon.web.app import answer
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Which daemon answers."""
+    """Which daemon answers, and whether it sends or, as a `shadow`, only looks on."""
 
     version: str
     instance: str
+    mode: str = "send"
 
 
 class Health:
@@ -49,6 +50,7 @@ class Health:
             "status": status,
             "version": self._about.version,
             "instance": self._about.instance,
+            "mode": self._about.mode,
             "uptime_s": round(self._vitals.uptime_s, 1),
             "reasons": [scrubbed(reason) for reason in reasons],
             "loops": [shown(pulse) for pulse in self._vitals.pulses],

@@ -14,6 +14,8 @@ from tests.docs.stage import Stage
 NAME = "docs/monitoring.md"
 METRIC = re.compile(r"\bflowstate_(?!daemon\b)[a-z_]+\b")
 SUFFIX = re.compile(r"_(total|bucket|sum|count|info)$")
+SHADOW = "export REDIS_URL=redis://127.0.0.1:6379 RESEND_FROM_EMAIL=a@example.com FLOWSTATE_MODE=shadow\n"
+AS = {"send": "", "shadow": f"{SHADOW}flowstate-daemon run\n"}  # the stage starts what a page does not start itself
 SELDOM_TOLD = {"remedy"}  # which is a field of many, and explained once
 
 
@@ -29,8 +31,11 @@ def cells(first: str) -> dict[str, tuple[str, ...]]:
 
 async def test_the_numbers_are_those_that_a_daemon_shows(stage: Stage) -> None:
     """No metric is missing, none is made up, types and labels are right, and no page speaks of another."""
-    told = await stage.play(Page("scrape", ROOT, "", [Block("sh", "curl -s http://127.0.0.1:8080/metrics", 1)]))
-    text = told.outputs[0]
+    scrape = "curl -s http://127.0.0.1:8080/metrics"
+    text = ""
+    for mode in ("send", "shadow"):
+        told = await stage.play(Page(mode, ROOT, "", [Block("sh", f"{AS[mode]}{scrape}", 1)]))
+        text += told.outputs[0]
     types = dict(re.findall(r"^# TYPE (flowstate_\S+) (\w+)$", text, re.MULTILINE))
     labels = defaultdict(set)
     for name, inside in re.findall(r"^(flowstate_\w+)\{([^}]*)\}", text, re.MULTILINE):

@@ -24,6 +24,7 @@
 -- somebody put into `wait` of a paused queue is moved to `paused`, where Bull's resume would destroy it
 
 -- @include merge
+-- @include row
 
 local base, token, lock_ms, now, wanted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local longest, only_urgent = tonumber(ARGV[6]), ARGV[8] == "1"
@@ -34,25 +35,6 @@ if redis.call("EXISTS", KEYS[5]) == 1 then
     merge(KEYS[1], KEYS[6], KEYS[6], KEYS[3])
   end
   return {jobs, dropped}
-end
-
--- The fields of a job, or nothing when the id names none.
-local function read(id)
-  local hash = base .. id
-  local length = redis.pcall("HSTRLEN", hash, "data")
-  if type(length) ~= "number" then
-    return nil
-  end
-  local data = length > longest and "" or "data"
-  local row = redis.call(
-    "HMGET", hash, "name", data, "opts", "timestamp", "attemptsMade", "priority", "stacktrace", "envelope"
-  )
-  if length == 0 and not row[1] and not row[3] then
-    return nil
-  end
-  row[9] = id
-  row[10] = length > longest and length or nil
-  return row
 end
 
 -- Bull workers with a rate limiter hold back later jobs for as long as an earlier one is noted here.
@@ -132,7 +114,7 @@ local function claim(count)
     local id = tail[i]
     -- In `wait` and in our hands at once: somebody has queued a number twice.
     local twice = seen[id] or (holders[i] == token and redis.call("LPOS", KEYS[2], id))
-    local row = not twice and read(id)
+    local row = not twice and row_of(base .. id, id, longest)
     seen[id] = true
     if row then
       ids[#ids + 1], locks[#locks + 1], jobs[#jobs + 1] = id, names[i], row

@@ -47,6 +47,7 @@ async def test_a_healthy_house_is_alive_and_ready(client: ClientSession, clock: 
             "status": "alive",
             "version": "1.2.3",
             "instance": "vm-1",
+            "mode": "send",
             "uptime_s": 3.0,
             "reasons": [],
             "loops": [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from redis.asyncio.connection import parse_url
 
-from flowstate_daemon.base.config import KEYS, NAMES, SECTIONS, Config, load
+from flowstate_daemon.base.config import DEPLOYED, KEYS, NAMES, SECTIONS, Config, load
 from flowstate_daemon.base.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -52,6 +52,13 @@ def test_running_needs_a_sender() -> None:
     assert mistakes({}, sending=True)[0].startswith("RESEND_FROM_EMAIL: missing")
     config = load({"RESEND_FROM_EMAIL": "FlowState <hello@example.com>"}, sending=True)
     assert config.mail.from_address == "FlowState <hello@example.com>"
+
+
+def test_the_mode_has_a_short_name() -> None:
+    """FLOWSTATE_MODE, as it is spoken of; any case, but no third word."""
+    assert load({}).queue.mode == "send"
+    assert load({"FLOWSTATE_MODE": "Shadow"}).queue.mode == "shadow"
+    assert mistakes({"FLOWSTATE_MODE": "rehearse"})[0].startswith("FLOWSTATE_MODE: should be 'send' or 'shadow'")
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -260,7 +267,7 @@ def test_the_sample_tells_every_key_with_its_default_and_sentence() -> None:
             told[section, match["key"]] = sentence, None if match["off"] else match["value"]
         elif line.startswith("# "):
             sentence = line.removeprefix("# ")
-    deployed = {key: name for name, key in reversed(NAMES.items()) if not name.startswith("FLOWSTATE_")}
+    deployed = {key: name for name, key in reversed(DEPLOYED.items())}
     expected = {
         key: f"{SECTIONS[key[0]].model_fields[key[1]].description}" + (f" ({deployed[key]})" if key in deployed else "")
         for key in KEYS

@@ -6,6 +6,7 @@ import pytest
 
 from flowstate_daemon.cli.check_redis import (
     judge_clock,
+    judge_company,
     judge_latency,
     judge_memory,
     judge_persistence,
@@ -144,3 +145,18 @@ def test_live_bull_workers_are_told_with_the_way_out(workers: Workers, grade: Gr
     assert verdict.grade is grade
     assert words in verdict.finding
     assert grade is Grade.OK or "@Processor" in verdict.remedy
+
+
+@pytest.mark.parametrize(
+    ("workers", "grade", "words"),
+    [
+        (Workers((Client("bull:ZW1haWw=", "10.0.0.1:5", 1, 0),)), Grade.OK, "1 Bull worker(s)"),
+        (Workers(()), Grade.WARN, "nothing to compare with"),
+        (Workers((), "hidden"), Grade.WARN, HIDDEN),
+    ],
+)
+def test_a_shadow_wants_company(workers: Workers, grade: Grade, words: str) -> None:
+    """What is a warning for a daemon that sends is what a shadow is there for."""
+    verdict = judge_company(workers)
+    assert verdict.grade is grade
+    assert words in verdict.finding

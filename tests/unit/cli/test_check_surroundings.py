@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowstate_daemon.base.config import load
-from flowstate_daemon.cli.check_surroundings import judge_folder, judge_links
+from flowstate_daemon.cli.check_surroundings import judge_folder, judge_links, judge_mode
 from flowstate_daemon.cli.verdict import Grade
 
 SENDER = {"RESEND_FROM_EMAIL": "hello@example.com"}
@@ -24,6 +24,14 @@ SENDER = {"RESEND_FROM_EMAIL": "hello@example.com"}
 def test_real_mails_with_links_to_localhost_are_worth_a_warning(environment: dict[str, str], grade: Grade) -> None:
     """The default of FRONTEND_URL is right on a developer's machine only."""
     assert judge_links(load({**SENDER, **environment}, sending=True)).grade is grade
+
+
+def test_the_mode_is_told() -> None:
+    """Nobody wonders why a shadow sends nothing."""
+    assert judge_mode(load(SENDER, sending=True)).grade is Grade.OK
+    verdict = judge_mode(load({**SENDER, "FLOWSTATE_MODE": "shadow"}, sending=True))
+    assert verdict.grade is Grade.WARN
+    assert "sends nothing" in verdict.finding
 
 
 def test_an_outbox_that_can_be_made_will_do(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""The queue as a shadow sees it: what happens to its jobs, and what they are. Reads and listens, never writes.
+
+`work/shadow.py` follows the backend's own worker with it. Hears every announcement of the queue by one pattern, so that
+a Redis user with the right to read, and to listen to `&<prefix>:<name>:*`, is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import msgspec
+from redis.asyncio.client import PubSub
+
+from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.queue.connection import Connection, outages
+from flowstate_daemon.queue.ids import names_a_job
+from flowstate_daemon.queue.job import Job
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.reading import read_job
+from flowstate_daemon.queue.scripts import Scripts
+from flowstate_daemon.queue.view import readable
+from flowstate_daemon.queue.watch import EndEvent
+
+BATCH = 100
+CONFIRM_S = 5.0
+GLOB = re.compile(r"([*?\[\]\\])")
+STANDING = ("active", "wait", "paused")
+Happening = Literal["waiting", "active", "completed", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Something that happened to a job; `words` are the JSON of its result, or why it failed for good."""
+
+    what: Happening
+    job_id: str
+    words: str = ""
+
+
+class Onlooker:
+    """Watches one queue. One task at a time may listen.
+
+    `deaf` says that something may have been missed, until whoever listens has looked around and says otherwise.
+    """
+
+    def __init__(self, connection: Connection, keys: Keys, *, max_data_bytes: int) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._max_data_bytes = max_data_bytes
+        self._scripts = Scripts(connection)
+        self._pubsub: PubSub | None = None
+        self.deaf = True
+
+    @property
+    def listening(self) -> bool:
+        return self._pubsub is not None
+
+    async def listen(self) -> None:
+        """Miss nothing from here on. Raises Outage."""
+        self.deaf = True
+        self._pubsub = pubsub = self._connection.pubsub()
+        try:
+            with outages():
+                await pubsub.psubscribe(GLOB.sub(r"\\\1", self._keys.base) + "*")
+                confirmed = await pubsub.get_message(timeout=CONFIRM_S)
+        except BaseException:
+            await self.close()
+            raise
+        if confirmed is None:
+            await self.close()
+            raise Outage("Redis did not confirm a subscription in time: look at its load")
+
+    async def close(self) -> None:
+        """Stop listening."""
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def signs(self, timeout_s: float) -> list[Sign]:
+        """What was announced since the last call, up to a hundred; empty after `timeout_s`. Raises Outage."""
+        pubsub = self._pubsub
+        if pubsub is None:
+            raise Outage("Redis: nobody listens")
+        heard: list[Sign] = []
+        try:
+            with outages():
+                message = await pubsub.get_message(timeout=timeout_s)
+                while message is not None:
+                    if (sign := self._read(message)) is not None:
+                        heard.append(sign)
+                    message = await pubsub.get_message(timeout=0) if len(heard) < BATCH else None
+        except BaseException:
+            # Also when cancelled: an answer read by halves would be taken for the next one's beginning.
+            await self.close()
+            raise
+        return heard
+
+    async def standing(self, most: int) -> list[str]:
+        """Ids of jobs that are in hand, or that are the next `most` to run. Raises Outage."""
+        found: list[str] = []
+        for state in STANDING:
+            ids = await self._connection.call("LRANGE", self._keys(state), -most, -1)
+            found.extend(readable(job_id) for job_id in reversed(ids))
+        return found
+
+    async def glance(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """The jobs among these ids that are there, at most a hundred. Raises Outage."""
+        ids = [job_id for job_id in job_ids if names_a_job(job_id)]
+        if not ids:
+            return {}
+        keys = [self._keys.job(job_id) for job_id in ids]
+        rows = await self._scripts.run("glance", keys, [self._max_data_bytes, *ids])
+        return {job_id: read_job(row, self._max_data_bytes) for job_id, row in zip(ids, rows, strict=True) if row}
+
+    def _read(self, message: dict[str, Any]) -> Sign | None:
+        """An announcement that tells of a job's way; None for any other."""
+        if message["type"] != "pmessage":
+            self.deaf = True  # the library has connected anew, and tells by subscribing again
+            return None
+        what, _, _ = readable(message["channel"]).removeprefix(self._keys.base).partition("@")
+        if what in {"waiting", "active"}:
+            return Sign(cast("Happening", what), readable(message["data"]))
+        if what not in {"completed", "failed"}:
+            return None
+        try:
+            event = msgspec.json.decode(message["data"], type=EndEvent)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return Sign(cast("Happening", what), event.job_id, event.val or "")
