@@ -49,12 +49,18 @@ class Gateway(Protocol):
         """May this mail travel with others in one request?"""
         ...
 
-    def compose(self, emails: Sequence[Email]) -> tuple[str, bytes]:
-        """Path and body of the request for these mails: the same bytes for the same mails. Raises Final."""
+    def write(self, email: Email) -> bytes:
+        """The mail as its part of a request: the same bytes for the same mail. Raises Final."""
         ...
 
-    async def deliver(self, path: str, body: bytes, idempotency_key: str) -> Delivery:
-        """Hand over a composed request, at most once per `idempotency_key` (1 to 256 characters) within 24 h.
+    def compose(self, written: Sequence[bytes]) -> tuple[str, bytes]:
+        """Path and body of the request for mails that were written before."""
+        ...
+
+    async def deliver(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:
+        """Hand over a composed request of `mails` mails, at most once per `idempotency_key` within 24 h.
+
+        The key has 1 to 256 characters.
 
         Raises:
             Retry: the outcome is unknown or the provider is ill: try again with the same key.

@@ -57,15 +57,18 @@ class Outbox:
         """As a provider would have it, so that a rehearsal takes the same ways."""
         return weight(email) <= LARGEST_IN_BATCH
 
-    def compose(self, emails: Sequence[Email]) -> tuple[str, bytes]:
-        """The mails as JSON, under the paths that a provider would have. Raises Final."""
+    def write(self, email: Email) -> bytes:
+        """The mail as JSON. Raises Final."""
         try:
-            body = msgspec.json.encode(list(emails))
+            return msgspec.json.encode(email)
         except UnicodeEncodeError as error:
             raise Final("this mail holds half a character (a lone surrogate)") from error
-        return SINGLE_PATH if len(emails) == 1 else BATCH_PATH, body
 
-    async def deliver(self, path: str, body: bytes, idempotency_key: str) -> Delivery:
+    def compose(self, written: Sequence[bytes]) -> tuple[str, bytes]:
+        """A list, under the paths that a provider would have."""
+        return SINGLE_PATH if len(written) == 1 else BATCH_PATH, b"[%b]" % b",".join(written)
+
+    async def deliver(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:  # noqa: ARG002
         """Write the mails. Raises Final when the only one is at fault, LaneClosed when the folder is."""
         emails = msgspec.json.decode(body, type=list[Email])
         results = await asyncio.to_thread(self._write_all, emails, idempotency_key)

@@ -94,27 +94,29 @@ class ResendGateway:
         """Attachments, which batches exclude, no mail of ours has; giants would make a request too long to carry."""
         return weight(email) <= LARGEST_IN_BATCH
 
-    def compose(self, emails: Sequence[Email]) -> tuple[str, bytes]:
-        """One mail goes to the single endpoint, several to the batch endpoint. Raises Final."""
-        mails = [_parameters(email) for email in emails]
+    def write(self, email: Email) -> bytes:
+        """The mail as the API wants it. Raises Final."""
         try:
-            if len(mails) == 1:
-                return SINGLE_PATH, msgspec.json.encode(mails[0])
-            return BATCH_PATH, msgspec.json.encode(mails)
+            return msgspec.json.encode(_parameters(email))
         except UnicodeEncodeError as error:
             raise Final("the mail holds half a character (a lone surrogate), which no provider can be told") from error
 
-    async def deliver(self, path: str, body: bytes, idempotency_key: str) -> Delivery:
+    def compose(self, written: Sequence[bytes]) -> tuple[str, bytes]:
+        """One mail goes to the single endpoint, several to the batch endpoint."""
+        if len(written) == 1:
+            return SINGLE_PATH, written[0]
+        return BATCH_PATH, b"[%b]" % b",".join(written)
+
+    async def deliver(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:
         """Hand over one composed request. Raises as `Gateway.deliver` says."""
         self._claim_sdk()
         try:
             content = await self._send(path, body, idempotency_key)
         except ResendError as error:
             raise _fate(error) from error
-        count = 1 if path == SINGLE_PATH else len(msgspec.json.decode(body, type=list[msgspec.Raw]))
-        results = results_in(content, count, self.name)
+        results = results_in(content, mails, self.name)
         if results is None:
-            raise Retry(f"Resend's answer does not fit a request of {count} mails")
+            raise Retry(f"Resend's answer does not fit a request of {mails} mails")
         return Delivery(tuple(_worded(result) for result in results))
 
     async def _send(self, path: str, body: bytes, key: str) -> Any:

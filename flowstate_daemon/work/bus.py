@@ -27,7 +27,7 @@ from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.work.carrier import REDIS_REST_S, UNANSWERED, Back, Carrier
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.line import Line
-from flowstate_daemon.work.parcel import TOO_LATE, Load, Parcel, idempotency_key
+from flowstate_daemon.work.parcel import TOO_LATE, Load, Member, Parcel, idempotency_key
 from flowstate_daemon.work.rejoin import Rejoin
 from flowstate_daemon.work.right_of_way import RightOfWay
 
@@ -87,6 +87,7 @@ class Bus(Service):
     async def post(self, parcel: Parcel) -> Accepted:
         """Send one mail; returns when the provider has taken it. Raises by fate."""
         if parcel.job.envelope is None:
+            parcel.written(self._gateway.write)  # one by one: a hundred at once would hold up a code
             self._enter(parcel)
         else:
             self._rejoin.join(parcel, parcel.job.envelope)
@@ -165,10 +166,9 @@ class Bus(Service):
         """Write the request down before its first try, without those whose lock is no longer ours."""
         while load.envelope is None and (live := load.live):
             try:
-                envelope = self._composed(live)
-            except Final as unfit:
-                self._part(live, unfit)
-                return False
+                envelope = await self._composed(live)
+            except Final:
+                continue
             try:
                 lost = await self._envelopes.seal(envelope)
             except Outage as outage:
@@ -184,18 +184,25 @@ class Bus(Service):
                     parcel.fail(LockLost("another worker owns the job by now"))
         return bool(load.live)
 
-    def _composed(self, parcels: Sequence[Parcel]) -> Envelope:
-        path, body = self._gateway.compose([parcel.mail for parcel in parcels])
+    async def _composed(self, parcels: Sequence[Parcel]) -> Envelope:
+        """The request for these mails. Raises Final after ending the mail that cannot be written."""
+        written: list[bytes] = []
+        for parcel in parcels:
+            try:
+                written.append(parcel.written(self._gateway.write))
+            except Final as unfit:
+                parcel.fail(unfit)
+                raise
         members = tuple(parcel.member for parcel in parcels)
-        key = idempotency_key(path, body, members)
+        if len(written) == 1:
+            path, body, key = self._put_together(written, members)
+        else:
+            path, body, key = await asyncio.to_thread(self._put_together, written, members)
         return Envelope(uuid4().hex, path, body, key, members, sealed_at=self._clock.now_ms())
 
-    def _part(self, parcels: Sequence[Parcel], unfit: Final) -> None:
-        """One of these cannot be written as a request: alone, each shows whether it is the one."""
-        if len(parcels) == 1:
-            parcels[0].fail(unfit)
-        for parcel in parcels[1:] and parcels:
-            self._line.push_load(Load([parcel]))
+    def _put_together(self, written: Sequence[bytes], members: Sequence[Member]) -> tuple[str, bytes, str]:
+        path, body = self._gateway.compose(written)
+        return path, body, idempotency_key(path, body, members)
 
     def _start(self, load: Load) -> None:
         urgent = load.urgent

@@ -89,7 +89,7 @@ class Carrier:
         for parcel in load.parcels:
             self._right_of_way.leaving(parcel.job.id)
         try:
-            delivery = await self._gateway.deliver(envelope.path, envelope.body, envelope.key)
+            delivery = await self._gateway.deliver(envelope.path, envelope.body, envelope.key, len(envelope.members))
         except AcceptedEarlier:
             log.warning("accepted_earlier", mails=len(envelope.members))
             self._lane.accepted()

@@ -43,6 +43,7 @@ class Parcel:
     place: int | None = None
     fate: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _mail: Email | None = None
+    _written: bytes | None = None
 
     @property
     def member(self) -> Member:
@@ -64,6 +65,12 @@ class Parcel:
         """Make the mail now, in the sender's time instead of the bus's."""
         self._mail = self.make()
         return self._mail
+
+    def written(self, write: Callable[[Email], bytes]) -> bytes:
+        """The mail as its part of a request, made once. Raises Final."""
+        if self._written is None:
+            self._written = write(self.mail)
+        return self._written
 
     def accept(self, accepted: Accepted) -> None:
         if not self.fate.done():

@@ -31,10 +31,15 @@ def mail(number: int = 1, **changes: object) -> Email:
     return Email(**(fields | changes))  # type: ignore[arg-type]
 
 
+def composed(gateway: Gateway, *emails: Email) -> tuple[str, bytes]:
+    """Path and body of the request for these mails."""
+    return gateway.compose([gateway.write(email) for email in emails])
+
+
 async def send(gateway: Gateway, email: Email, *, idempotency_key: str) -> Accepted:
     """Send one mail alone."""
-    path, body = gateway.compose([email])
-    delivery = await gateway.deliver(path, body, idempotency_key)
+    path, body = composed(gateway, email)
+    delivery = await gateway.deliver(path, body, idempotency_key, 1)
     [accepted] = delivery.results
     assert isinstance(accepted, Accepted)
     return accepted

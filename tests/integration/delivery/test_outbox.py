@@ -13,7 +13,7 @@ import pytest
 from flowstate_daemon.base.errors import Final, LaneClosed
 from flowstate_daemon.delivery.gateway import Refused
 from flowstate_daemon.delivery.outbox import Outbox
-from tests.integration.delivery.conftest import mail, send
+from tests.integration.delivery.conftest import composed, mail, send
 from tests.support.clock import HandClock
 
 
@@ -91,10 +91,10 @@ async def test_a_mail_that_cannot_be_written_is_final(outbox: Outbox, changes: d
 
 async def test_a_batch_is_settled_one_by_one(outbox: Outbox) -> None:
     """Of a batch each mail has a file of its own; the one that cannot be written is refused, the others stand."""
-    path, body = outbox.compose([mail(0), mail(1, subject="a\nb"), mail(2)])
-    first = await outbox.deliver(path, body, "k")
+    path, body = composed(outbox, mail(0), mail(1, subject="a\nb"), mail(2))
+    first = await outbox.deliver(path, body, "k", 3)
     assert [isinstance(result, Refused) for result in first.results] == [False, True, False]
-    assert await outbox.deliver(path, body, "k") == first
+    assert await outbox.deliver(path, body, "k", 3) == first
     assert len(list(outbox.folder.iterdir())) == 2
 
 

@@ -304,7 +304,7 @@ async def test_the_provider_is_asked_nothing_that_it_may_have_forgotten(
 async def test_a_stranger_in_the_envelope_is_parked(depot: Depot, fake: FakeResend, redis: Redis) -> None:
     """A job that names an envelope in which it is not was sent, or not, by nobody knows whom."""
     jobs = await depot.jobs(2)
-    path, body = depot.gateway.compose([mail_of(jobs[0])])
+    path, body = depot.gateway.compose([depot.gateway.write(mail_of(jobs[0]))])
     members = ((jobs[0].id, jobs[0].timestamp),)
     await depot.envelopes.seal(Envelope("e1", path, body, idempotency_key(path, body, members), members))
     await redis.hset(depot.keys.job(jobs[1].id), "envelope", "e1")
