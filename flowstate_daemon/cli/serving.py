@@ -20,6 +20,7 @@ from flowstate_daemon.cli.first_process import bury_orphans
 from flowstate_daemon.cli.show import json_option, print_json, print_table, progress
 from flowstate_daemon.cli.verdict import Verdict, ok
 from flowstate_daemon.daemon.house import House
+from flowstate_daemon.dev.calendar import Fate
 from flowstate_daemon.dev.house import DevHouse, Sent
 
 STANDARD_ERROR = 2
@@ -61,7 +62,7 @@ def run(config_file: str | None) -> None:
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Send one mail of each kind, print a summary, and leave.")
+@click.option("--once", is_flag=True, help="Send one mail of each kind and all that is due, print a summary, leave.")
 @click.option("--folder", type=click.Path(path_type=Path), default=".dev", show_default=True, help="Data and outbox.")
 @json_option
 def dev(folder: Path, *, once: bool, as_json: bool) -> int:
@@ -75,22 +76,26 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
         logs.configure("warning" if once else "info")
         async with DevHouse(folder, os.environ) as house:
             sent = await house.send_samples()
-            show_samples(house, sent, as_json=as_json)
+            fates = await house.run_schedules()
+            show_samples(house, sent, fates, as_json=as_json)
             if not once:
                 show_next_steps(house)
                 await house.until_stopped()
-        return 0 if all(mail.state == "completed" for mail in sent) else 1
+        well = all(mail.state == "completed" for mail in sent) and all(fate.state != "failed" for fate in fates)
+        return 0 if well else 1
 
     return run_async(work())
 
 
-def show_samples(house: DevHouse, sent: list[Sent], *, as_json: bool) -> None:
-    """What became of one mail of each kind, and where to read it."""
+def show_samples(house: DevHouse, sent: list[Sent], fates: list[Fate], *, as_json: bool) -> None:
+    """What became of one mail of each kind and of all that was due, and where to read it."""
     if as_json:
-        print_json({"people": house.people, "outbox": str(house.outbox), "mails": sent})
+        print_json({"people": house.people, "outbox": str(house.outbox), "mails": sent, "schedules": fates})
         return
     rows = [(mail.kind, mail.state, mail.file or mail.reason) for mail in sent]
     print_table(f"One mail of each kind, in {house.outbox}:", ("type", "state", "file"), rows)
+    due = [(fate.kind, fate.state, fate.people, fate.reason) for fate in fates]
+    print_table(f"All that is due for {house.people} sample people:", ("schedule", "state", "people", "reason"), due)
 
 
 def show_next_steps(house: DevHouse) -> None:
@@ -101,9 +106,13 @@ def show_next_steps(house: DevHouse) -> None:
     click.echo(f"""
 open    {url}/health/ready   {url}/metrics
         {house.outbox}/*.eml, in any mail program
-type    export REDIS_URL={redis}
+type    export REDIS_URL={redis} DATABASE_URL='{house.database_url}'
         {command} queue status
         {command} enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5
+        {command} schedule list
+        {command} schedule run task-reminder --dry-run --bodies
+        {command} explain amelie@flowstate.example
+        curl -H 'Authorization: Bearer {house.api_token}' {url}/api/v1/schedules
         redis-cli -u {redis} LLEN {house.house.built.keys("wait")}
 people  {house.people} in Postgres: psql '{house.database_url}'
 Ctrl-C closes the house.

@@ -6,6 +6,7 @@ Valkey and Postgres come out of wheels, the FlowState tables get sample people, 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -18,8 +19,10 @@ import msgspec
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config, load
+from flowstate_daemon.daemon.by_hand import build_by_hand
 from flowstate_daemon.daemon.house import House
 from flowstate_daemon.delivery.outbox import Outbox
+from flowstate_daemon.dev.calendar import Fate, fates_since, plan_everything
 from flowstate_daemon.dev.embedded import LOOPBACK, PostgresHouse, ValkeyHouse
 from flowstate_daemon.dev.seed import plant
 from flowstate_daemon.intake import Intake, MailOrder
@@ -33,7 +36,7 @@ SENDER = "FlowState <hello@flowstate.example>"
 RECIPIENT = "ada@flowstate.example"
 PATIENCE_S = 30.0
 HTTP_PORT = 8080
-WELCOME = ("FLOWSTATE_QUEUE_", "FLOWSTATE_HTTP_", "FLOWSTATE_MAIL_", "FLOWSTATE_LOG_")
+WELCOME = ("FLOWSTATE_QUEUE_", "FLOWSTATE_HTTP_", "FLOWSTATE_MAIL_", "FLOWSTATE_LOG_", "FLOWSTATE_SCHEDULE_")
 PRODUCER = "dev/samples"
 
 
@@ -54,7 +57,9 @@ class DevHouse:
         """`environ` may set anything but the addresses of the stores, which are our own."""
         self.folder = folder.resolve()
         self.outbox = self.folder / "outbox"
+        self.api_token = environ.get("FLOWSTATE_HTTP_API_TOKEN") or secrets.token_urlsafe(32)
         self._environ = environ
+        self._clock = Clock()
         self._opened = AsyncExitStack()
         self._daemon: asyncio.Task[None] | None = None
 
@@ -64,11 +69,11 @@ class DevHouse:
             postgres = PostgresHouse(self.folder / "postgres")
             await opening.enter_async_context(valkey)
             await opening.enter_async_context(postgres)
-            clock = Clock()
-            self.people = await plant(postgres.url(), DATABASE, clock.now())
+            self._opened_at = self._clock.now()
+            self.people = await plant(postgres.url(), DATABASE, self._opened_at)
             self.database_url = postgres.url(DATABASE)
             self.config = self._configured(valkey.url, self.database_url)
-            self.house = House(self.config, clock)
+            self.house = House(self.config, self._clock)
             self._opened = opening.pop_all()
         self._daemon = asyncio.create_task(self.house.run(), name="daemon")
         return self
@@ -82,8 +87,11 @@ class DevHouse:
             "FLOWSTATE_MAIL_FROM_ADDRESS": self._environ.get("RESEND_FROM_EMAIL", SENDER),
         }
         theirs = {name: self._environ[name] for name in self._environ if name.startswith(WELCOME)}
-        theirs.setdefault("FLOWSTATE_HTTP_PORT", str(port_near(HTTP_PORT)))
-        return load({**theirs, **ours}, sending=True)
+        port = theirs.setdefault("FLOWSTATE_HTTP_PORT", str(port_near(HTTP_PORT)))
+        doors = {"FLOWSTATE_HTTP_API_TOKEN": self.api_token, "FLOWSTATE_HTTP_LINK_SECRET": secrets.token_hex(32)}
+        if port != "0":
+            doors["FLOWSTATE_HTTP_PUBLIC_URL"] = f"http://{LOOPBACK}:{port}"
+        return load({**doors, **theirs, **ours}, sending=True)
 
     async def __aexit__(
         self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -112,6 +120,15 @@ class DevHouse:
         finally:
             await connection.close()
         return [self._told(kind, end) for kind, end in zip(contexts, ends, strict=True)]
+
+    async def run_schedules(self) -> list[Fate]:
+        """Send the sample people all that is due; the daemon must be at work. Raises TimeoutError, Outage."""
+        built, now = self.house.built, self._clock.now()
+        if built.pool is None or built.calendar is None:
+            return []
+        await plan_everything(build_by_hand(self.config, built.pool, self._clock), now)
+        built.calendar.feeder.due.set()
+        return await fates_since(self.database_url, self._opened_at, within_s=PATIENCE_S)
 
     def _told(self, kind: str, end: FinishedJob) -> Sent:
         if end.state != "completed" or end.returnvalue is None:
