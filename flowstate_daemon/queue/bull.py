@@ -60,8 +60,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "fail": ("active", "failed", "stalled", JOURNAL),
     "release": ("active", "wait", "paused", "meta-paused", "delayed", "priority", "stalled"),
     "promote": ("delayed", "wait", "paused", "meta-paused", "priority"),
-    "reclaim": ("stalled", "wait", "active", "failed", "stalled-check", "meta-paused", "paused", "priority"),
-    "recover": ("active", "wait", "paused", "meta-paused", "priority", "stalled", "failed"),
+    "reclaim": ("stalled", "wait", "active", "failed", "stalled-check", "meta-paused", "paused", "priority", JOURNAL),
+    "recover": ("active", "wait", "paused", "meta-paused", "priority", "stalled", "failed", JOURNAL),
     "progress": (),
     "log": (),
 }
@@ -194,7 +194,9 @@ class Bull:
         if max_stalled < 0 or interval_ms < 1:
             raise ValueError("a stalled check needs max_stalled >= 0 and interval_ms >= 1")
         now_ms = self._clock.now_ms()
-        requeued, failed = await self._run("reclaim", (), max_stalled, self._keys.base, now_ms, interval_ms)
+        requeued, failed = await self._run(
+            "reclaim", (), max_stalled, self._keys.base, now_ms, interval_ms, self._journal_limit
+        )
         return Reclaimed(_ids(requeued), _ids(failed))
 
     async def recover(self, held: Sequence[str], *, limit: int = RECOVERIES) -> Recovered:
@@ -208,7 +210,7 @@ class Bull:
             raise ValueError("only a token of the form <instance id>/<boot id> tells whose jobs to recover")
         requeued, failed = await self._run(
             "recover", (), self._keys.base, self._token, f"{instance}/", self._clock.now_ms(),
-            limit, GIVEN_UP, *held,
+            limit, GIVEN_UP, self._journal_limit, *held,
         )  # fmt: skip
         return Recovered(_ids(requeued), _ids(failed))
 

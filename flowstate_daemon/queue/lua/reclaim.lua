@@ -8,11 +8,13 @@
 -- KEYS[6] meta-paused (string)
 -- KEYS[7] paused (list)
 -- KEYS[8] priority (zset)
+-- KEYS[9] flowstate:journal (list)
 --
 -- ARGV[1] how many stalls a job may have
 -- ARGV[2] what all keys of the queue start with; hashes and locks are built from it, as ids are not known before
 -- ARGV[3] now, ms
 -- ARGV[4] interval of the check, ms: within it no worker of the queue checks again
+-- ARGV[5] how many entries of the journal to keep, 0 = all
 --
 -- Returns {ids put back, ids failed}
 -- Publishes stalled@: id · failed: {"jobId","val"}
@@ -22,6 +24,7 @@
 -- @include push
 -- @include retention
 -- @include debounce
+-- @include journal
 -- @include give_up
 
 local most, base, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -68,4 +71,5 @@ for first = 1, #active, 5000 do
   redis.call("SADD", KEYS[1], unpack(active, first, math.min(first + 4999, #active)))
 end
 redis.call("SET", KEYS[5], now, "PX", ARGV[4])
+write_journal(KEYS[9], tonumber(ARGV[5]))
 return {requeued, failed}

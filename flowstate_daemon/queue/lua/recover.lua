@@ -8,6 +8,7 @@
 -- KEYS[5] priority (zset)
 -- KEYS[6] stalled (set)
 -- KEYS[7] failed (zset; also the channel)
+-- KEYS[8] flowstate:journal (list)
 --
 -- ARGV[1] what all keys of the queue start with; hashes and locks are built from it, as ids are not known before
 -- ARGV[2] token of the worker
@@ -15,6 +16,7 @@
 -- ARGV[4] now, ms
 -- ARGV[5] how often a job may be brought back from a dead process
 -- ARGV[6] reason for a job that was brought back too often
+-- ARGV[7] how many entries of the journal to keep, 0 = all
 -- then the ids that the worker knows to hold
 --
 -- Returns {ids put back, ids failed}
@@ -24,12 +26,13 @@
 -- @include push
 -- @include retention
 -- @include debounce
+-- @include journal
 -- @include give_up
 
 local base, token, instance, now, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local held, requeued, failed = {}, {}, {}
 
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   held[ARGV[i]] = true
 end
 
@@ -73,4 +76,5 @@ end
 for first = 1, #active, 1000 do
   look_at({unpack(active, first, math.min(first + 999, #active))})
 end
+write_journal(KEYS[8], tonumber(ARGV[7]))
 return {requeued, failed}

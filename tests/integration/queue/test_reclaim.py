@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from flowstate_daemon.database.outcome import Outcome, read_outcome
 from flowstate_daemon.queue.bull import Bull
 from flowstate_daemon.queue.job import NewJob, Reclaimed
 from tests.integration.queue.stage import Stage
@@ -71,7 +72,9 @@ async def test_too_many_stalls(stage: Stage, bull: Bull, now: int) -> None:
         "failedReason": "job stalled more than allowable limit",
         "finishedOn": str(now),
     }
-    assert await stage.changes() == {
+    changes = await stage.changes()
+    assert changes.pop("flowstate:journal")
+    assert changes == {
         "1": before["1"] | ending,
         "active": None,
         "failed": {"1": float(now)},
@@ -152,3 +155,46 @@ async def test_the_numbers_are_checked(bull: Bull) -> None:
         await bull.reclaim(-1, 30_000)
     with pytest.raises(ValueError, match="interval_ms"):
         await bull.reclaim(1, 0)
+
+
+async def written(stage: Stage) -> list[bytes]:
+    """The outcomes on their way to the ledger."""
+    return [entry.encode() for entry in await stage.redis.lrange(stage.keys("flowstate:journal"), 0, -1)]
+
+
+async def test_too_many_stalls_are_an_outcome(stage: Stage, bull: Bull, now: int) -> None:
+    """Whoever asks why a mail was not sent is told: the entry is the one that a failed run would have written."""
+    data = '{"type":"welcome","to":"ada@mail.dev","context":{}}'
+    await stall(stage, "1", stalledCounter=1, attemptsMade=2, name="welcome", timestamp=1700000000000, data=data)
+    await bull.reclaim(1, 30_000)
+    [entry] = await written(stage)
+    assert read_outcome(entry) == Outcome(
+        key=f"{stage.keys.base}1:1700000000000:3",
+        at=now,
+        job_id="1",
+        kind="welcome",
+        to="ada@mail.dev",
+        attempt=3,
+        outcome="failed",
+        reason="job stalled more than allowable limit",
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"data": "{"},
+        {"data": "[" * 5000},
+        {"data": '{"to":["ada@mail.dev"]}'},
+        {"data": '{"to":"' + "a" * 400 + '"}'},
+        {"data": '{"to":"ada@mail.dev\xff"}'},
+        {"data": "null", "attemptsMade": "nan", "timestamp": "inf"},
+        {"data": "1", "attemptsMade": "1e300", "timestamp": "-5"},
+    ],
+)
+async def test_hostile_jobs_that_stall_too_often_end_too(stage: Stage, bull: Bull, fields: dict[str, str]) -> None:
+    """Whatever somebody has put into the job, it fails, and its outcome can be read."""
+    await stall(stage, "1", stalledCounter=1, **fields)
+    assert await bull.reclaim(1, 30_000) == Reclaimed((), ("1",))
+    [entry] = await written(stage)
+    assert read_outcome(entry).outcome == "failed"

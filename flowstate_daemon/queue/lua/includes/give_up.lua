@@ -1,4 +1,6 @@
--- Fails a job that no worker holds any more. Needs `retention` and `debounce`. `val` is what the event says.
+-- Fails a job that no worker holds any more. Needs `retention`, `debounce` and `journal`, which is written at the end.
+-- `val` is what the event says.
+local LONGEST_DATA, LONGEST_ADDRESS = 1048576, 320
 
 -- What to keep of the failed, in any form that producers write: remove this one, count, age.
 local function read_retention(opts)
@@ -29,8 +31,42 @@ local function scrub(hash)
   end
 end
 
+-- A whole number from a hash field, or what stands for none.
+local function whole(text, most, otherwise)
+  local number = tonumber(text or "") or otherwise
+  return number >= 0 and number <= most and math.floor(number) or otherwise
+end
+
+-- For whom the mail would have been, if its data tells.
+local function recipient(hash)
+  if redis.call("HSTRLEN", hash, "data") > LONGEST_DATA then
+    return nil
+  end
+  local known, data = pcall(cjson.decode, redis.call("HGET", hash, "data") or "")
+  local to = known and type(data) == "table" and data.to
+  return type(to) == "string" and #to <= LONGEST_ADDRESS and to or nil
+end
+
+-- The same entry as of a run that has failed in a worker's hands.
+local function obituary(base, id, now, reason)
+  local hash = base .. id
+  local found = redis.call("HMGET", hash, "name", "timestamp", "attemptsMade")
+  local attempt = whole(found[3], 1e9, 0) + 1
+  return cjson.encode({
+    key = string.format("%s%s:%.0f:%.0f", base, id, whole(found[2], 1e15, 0), attempt),
+    at = tonumber(now),
+    job_id = id,
+    kind = string.sub(found[1] or "", 1, 100),
+    to = recipient(hash),
+    attempt = attempt,
+    outcome = "failed",
+    reason = reason,
+  })
+end
+
 local function give_up(failed, base, id, now, reason, val)
   local hash = base .. id
+  note(0, obituary(base, id, now, reason))
   local found = redis.call("HMGET", hash, "opts", "deid")
   local remove, count, age = read_retention(found[1])
   release_debounce(base, found[2])

@@ -11,7 +11,9 @@ end
 -- Keeps the newest `limit` entries; 0 = all. A stranger's key in the journal's place must not stop an ending.
 local function write_journal(journal, limit)
   if #entries > 0 then
-    redis.pcall("RPUSH", journal, unpack(entries))
+    for first = 1, #entries, 1000 do
+      redis.pcall("RPUSH", journal, unpack(entries, first, math.min(first + 999, #entries)))
+    end
     if limit > 0 then
       redis.pcall("LTRIM", journal, -limit, -1)
     end
