@@ -33,6 +33,7 @@ ANSWERS = (
 SEND_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)
 REDIS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+MAILS_BUCKETS = (1, 2, 5, 10, 25, 50, 75, 99, 100)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
@@ -84,6 +85,14 @@ class Metrics:
         self._lane_open = self._gauge("lane_open", "1 while the provider accepts our account, else 0.")
         self._lane_open.set(1)
         self._bulk_resting = self._gauge("bulk_resting", "1 while bulk rests because the provider is ill, else 0.")
+
+        self._on_bus = self._gauge("bus_mails", "Rendered mails that wait for a request.")
+        self._under_way = self._gauge("requests_under_way", "Requests to the provider that have no answer yet.")
+        self._rate = self._gauge("request_rate", "Requests a second, as the provider tells; 0: it has told no limit.")
+        words = "Mails in one request, counted when it is sealed."
+        self._mails_in_request = Histogram(
+            "flowstate_request_mails", words, buckets=MAILS_BUCKETS, registry=self.registry
+        )
 
     def _engine(self) -> None:
         self._redis = self._histogram("redis_round_trip", "Time of one call to Redis.", REDIS_BUCKETS)
@@ -165,6 +174,16 @@ class Metrics:
 
     def bulk_resting(self, is_resting: bool) -> None:
         self._bulk_resting.set(is_resting)
+
+    def request_sealed(self, mails: int) -> None:
+        """One request of so many mails is written down and may leave."""
+        self._mails_in_request.observe(mails)
+
+    def watch_bus(self, mails: Callable[[], int], under_way: Callable[[], int], rate: Callable[[], float]) -> None:
+        """Ask the bus and its pacer at each scrape."""
+        self._on_bus.set_function(mails)
+        self._under_way.set_function(under_way)
+        self._rate.set_function(rate)
 
     def redis_round_trip(self, seconds: float) -> None:
         self._redis.observe(seconds)

@@ -174,6 +174,8 @@ class Resend(Section):
     """The provider's address."""
     timeout_s: float = Field(default=15.0, ge=1.0, le=20.0)  # longer silence of a sender counts as stuck
     """How long to wait for the provider's answer to one request."""
+    assumed_rate: float | None = Field(default=None, gt=0, le=1000)
+    """Requests a second until the provider has told its own rate; without it they go one at a time until then."""
     webhook_secret: SecretWords | None = None
     """What signs the provider's webhooks, whsec_…; several, separated by commas, while one replaces another."""
 

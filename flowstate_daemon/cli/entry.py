@@ -35,6 +35,7 @@ COMMANDS = {
     "migrate": "people",
     "enqueue": "enqueueing",
     "queue": "queueing",
+    "lane": "lane",
     "mail": "previewing",
     "schedule": "scheduling",
     "explain": "people",

@@ -170,9 +170,13 @@ class Building:
         return People(Suppressions(pool, self.clock), Languages(pool, self.clock))
 
     def _build_bus(self) -> Bus:
-        envelopes = Envelopes(self.connection, self.keys, self.clock, token=self._token)
-        pacer = Pacer(self.connection, self.keys, self.clock)
-        return Bus(self.gateway, envelopes, pacer, self.lane, self.vitals.pulse("bus"), self.clock)
+        envelopes = Envelopes(
+            self.connection, self.keys, self.clock, token=self._token, on_sealed=self.metrics.request_sealed
+        )
+        pacer = Pacer(self.connection, self.keys, self.clock, assumed_rate=self.config.resend.assumed_rate)
+        bus = Bus(self.gateway, envelopes, pacer, self.lane, self.vitals.pulse("bus"), self.clock)
+        self.metrics.watch_bus(lambda: bus.waiting, lambda: bus.under_way, lambda: pacer.limit)
+        return bus
 
     def _build_bull(self) -> Bull:
         queue = self.config.queue

@@ -50,11 +50,21 @@ class Envelope:
 class Envelopes:
     """The sealed requests of one queue, in the hands of the worker `token`; every call raises Outage."""
 
-    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, token: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        clock: Clock,
+        *,
+        token: str,
+        on_sealed: Callable[[int], None] = lambda _mails: None,
+    ) -> None:
+        """`on_sealed` hears how many mails each sealed request holds."""
         self._connection = connection
         self._keys = keys
         self._clock = clock
         self._token = token
+        self._on_sealed = on_sealed
         self._scripts = Scripts(connection)
 
     async def seal(self, envelope: Envelope) -> set[str]:
@@ -71,6 +81,8 @@ class Envelopes:
         )  # fmt: skip
         keys = self._member_keys(envelope.id, [job_id for job_id, _ in members])
         lost = await self._scripts.run("seal", keys, [*args, *(timestamp for _, timestamp in members)])
+        if not lost:
+            self._on_sealed(len(members))
         return {members[position - 1][0] for position in lost}
 
     async def open(self, envelope_id: str) -> Envelope | None:

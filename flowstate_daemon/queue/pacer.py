@@ -1,4 +1,4 @@
-"""The request rate to the provider, shared by all daemons on one Redis.
+"""The request rate to the provider, and whether it takes our mails at all, shared by all daemons on one Redis.
 
 The bus asks for a slot before each request and reports what the answers say of the rate. The arithmetic stands in
 `lua/includes/rhythm.lua`, because asking and taking must be one step. Nothing sleeps here, nothing is sent here.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import uuid4
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.queue.connection import Connection
@@ -18,6 +19,7 @@ LONGEST_WAIT_S = 5.0  # then ask again: a person may have lifted the pause
 LOOK_AGAIN_S = 1.0  # without a limit, other daemons' news is heard of at least this often
 CONFIRM_S = 3600.0  # an unchanged limit is written down again, for what is never confirmed is forgotten
 NO_LIMIT = 0.0
+SIGN_MS = 600_000  # a closed lane is told for longer than its probes are apart; a wish to try is not kept for ever
 
 
 class Rate(Protocol):
@@ -33,7 +35,10 @@ class Rate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PacerState:
-    """The shared rate as a person wants to know it; `limit` None: no limit is known."""
+    """The shared rate as a person wants to know it; `limit` None: no limit is known.
+
+    `lane_closed` says why the provider refuses us, as the last daemon that tried has heard it.
+    """
 
     limit: float | None
     stretch: float
@@ -41,6 +46,7 @@ class PacerState:
     bulk_paused_ms: int
     reason: str
     recent: int
+    lane_closed: str = ""
 
 
 class Pacer:
@@ -52,6 +58,9 @@ class Pacer:
         self._clock = clock
         self._pace = keys.ours("pace")
         self._pause = keys.ours("bulk-paused")
+        self._closed = keys.ours("lane-closed")
+        self._wish = keys.ours("lane-try")
+        self._seen_wish: bytes | None = None
         self._assumed = assumed_rate or NO_LIMIT
         self._scripts = Scripts(connection)
         self._limit = self._assumed
@@ -64,6 +73,11 @@ class Pacer:
     def limited(self) -> bool:
         """Whether there is a limit, as last heard."""
         return self._limit > NO_LIMIT
+
+    @property
+    def limit(self) -> float:
+        """Requests a second, as last heard; 0: no limit."""
+        return self._limit
 
     @property
     def heard(self) -> bool:
@@ -116,10 +130,34 @@ class Pacer:
             await self._connection.call("DEL", self._pause)
         self._paused_until = self._clock.mono() + left_ms / 1e3
 
+    async def tell_lane(self, closed: str | None) -> None:
+        """Tell everybody why the provider refuses us, or that it does not any more."""
+        if closed is None:
+            await self._connection.call("DEL", self._closed)
+        else:
+            await self._connection.call("SET", self._closed, closed, "PX", SIGN_MS)
+
+    async def ask_to_try(self) -> None:
+        """Let every daemon try at once, whatever it waits for."""
+        await self._connection.call("SET", self._wish, uuid4().hex, "PX", SIGN_MS)
+        await self.pause_bulk(0, "")
+
+    async def asked_to_try(self) -> bool:
+        """Whether somebody has asked since the last call."""
+        wish = await self._connection.call("GET", self._wish)
+        is_new, self._seen_wish = wish is not None and wish != self._seen_wish, wish
+        return is_new
+
     async def state(self) -> PacerState:
         """The shared rate, for windows."""
-        found = await self._scripts.run("pace_state", [self._pace, self._pause], [self._assumed])
-        limit, stretch, rest_us, pause_ms, reason, recent = found
-        return PacerState(
-            float(limit) or None, float(stretch), rest_us // 1000, pause_ms, reason.decode("utf-8", "replace"), recent
+        keys = [self._pace, self._pause, self._closed]
+        limit, stretch, rest_us, pause_ms, why, recent, closed = await self._scripts.run(
+            "pace_state", keys, [self._assumed]
         )
+        return PacerState(
+            float(limit) or None, float(stretch), rest_us // 1000, pause_ms, _text(why), recent, _text(closed)
+        )
+
+
+def _text(words: bytes) -> str:
+    return words.decode("utf-8", "replace")

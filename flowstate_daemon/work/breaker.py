@@ -47,6 +47,10 @@ class Breaker:
         self._trying = self.resting
         return self.resting
 
+    def try_now(self) -> None:
+        """Do not wait until the rest is over."""
+        self._tries_at = self._clock.mono()
+
     def unused(self) -> None:
         """The request that was to try has not gone out: another one may."""
         self._trying = False

@@ -69,6 +69,16 @@ class Bus(Service):
         """Whoever waits on the bus is alive as long as the bus is."""
         self._senders = senders
 
+    @property
+    def waiting(self) -> int:
+        """Mails that wait for a request."""
+        return self._line.mails
+
+    @property
+    def under_way(self) -> int:
+        """Requests without an answer yet."""
+        return len(self._tasks)
+
     def hear(self, rate: Rate | None) -> None:
         """What an answer of the provider says of the request rate."""
         self._rate = rate or self._rate
@@ -125,6 +135,9 @@ class Bus(Service):
             return LOOK_UP_S
         await self._gather()
         wait_s = self._lane.wait_s(urgent=self._line.urgent)
+        if wait_s > 0 and await self._pacer.asked_to_try():
+            self._lane.try_now()
+            wait_s = self._lane.wait_s(urgent=self._line.urgent)
         return wait_s if wait_s > 0 else await self._pacer.slot(urgent=self._line.urgent)
 
     def _full(self) -> bool:
@@ -220,12 +233,15 @@ class Bus(Service):
         if load.envelope is None and not await self._sealed(load):
             self._lane.unused()
             return UNANSWERED
+        was_closed = self._lane.closed
         back = await self._carrier.carry(load)
         if back.answered:
             self._lane.breaker.well()
             rate, self._rate = self._rate, None
             try:
                 await self._pacer.learn(rate)
+                if self._lane.closed != was_closed:
+                    await self._pacer.tell_lane(self._lane.closed)
             except Outage as outage:
                 log.warning("rate_not_shared", reason=outage.reason)
         return back

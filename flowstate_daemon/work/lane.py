@@ -57,6 +57,11 @@ class Lane:
         self._vitals.clear_condition("lane")
         self._metrics.lane_open(is_open=True)
 
+    def try_now(self) -> None:
+        """Somebody has mended what was wrong, and asks not to wait any longer."""
+        self._open_at = self._clock.mono()
+        self.breaker.try_now()
+
     def unused(self) -> None:
         """The request said nothing about the account (network, provider ill): the next one may probe."""
         self._probing = False

@@ -30,6 +30,11 @@ class Line:
         """Loose parcels; some of them may be gone."""
         return len(self._loose)
 
+    @property
+    def mails(self) -> int:
+        """All that wait, loose or in loads; some of the loose may be gone."""
+        return len(self._loose) + sum(len(load.live) for _, _, load in self._loads)
+
     def push(self, parcel: Parcel) -> None:
         """Line up; a parcel that comes back takes its old place."""
         heapq.heappush(self._loose, (self._rank(parcel), next(self._places), parcel))

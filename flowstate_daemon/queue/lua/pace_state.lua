@@ -2,11 +2,13 @@
 --
 -- KEYS[1] flowstate:pace (hash)
 -- KEYS[2] flowstate:bulk-paused (string + PX)
+-- KEYS[3] flowstate:lane-closed (string + PX)
 --
 -- ARGV[1] requests a second to assume while the provider has told none; 0 = no limit
 --
 -- Returns {requests a second, 0 = no limit; by how much we go slower; what is left of the rest after a 429, us;
---   what is left of the pause of all that is not urgent, ms; its reason; starts in the last two to four seconds}
+--   what is left of the pause of all that is not urgent, ms; its reason; starts in the last two to four seconds;
+--   why the provider refuses us, empty when it does not}
 -- Publishes nothing
 -- Agrees with no script of Bull 4: the keys are ours. The time is the server's
 
@@ -23,4 +25,5 @@ return {
   math.max(0, redis.call("PTTL", KEYS[2])),
   redis.call("GET", KEYS[2]) or "",
   s.starts + s.before,
+  redis.call("GET", KEYS[3]) or "",
 }

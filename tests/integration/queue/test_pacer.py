@@ -138,6 +138,28 @@ async def test_what_windows_show(pacer: Pacer) -> None:
     assert 900 < state.resting_ms <= 1_000
 
 
+async def test_a_closed_lane_is_told_to_everybody(pacer: Pacer, other: Pacer) -> None:
+    """Why, until it is open again."""
+    await pacer.tell_lane("the key is invalid")
+    assert (await other.state()).lane_closed == "the key is invalid"
+    await other.tell_lane(None)
+    assert (await pacer.state()).lane_closed == ""
+
+
+async def test_a_wish_to_try_reaches_every_daemon_once(pacer: Pacer, other: Pacer, clock: HandClock) -> None:
+    """And bulk that waits for a quota goes on."""
+    assert not await pacer.asked_to_try()
+    await pacer.pause_bulk(clock.now_ms() + 60_000, "quota")
+    await Pacer(pacer._connection, Keys("other"), clock).ask_to_try()
+    assert not await pacer.asked_to_try()
+    await other.ask_to_try()
+    assert (await pacer.state()).bulk_paused_ms == 0
+    assert [await pacer.asked_to_try() for _ in range(2)] == [True, False]
+    assert await other.asked_to_try()
+    await other.ask_to_try()
+    assert await pacer.asked_to_try()
+
+
 async def test_two_connections_share_one_rate(valkey_url: str, connection: Connection, keys: Keys) -> None:
     """Four daemons race for two seconds: together they keep the rate, and the urgent one is not late."""
     second = Connection(valkey_url, client_name="second")

@@ -15,6 +15,7 @@ from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.job import Finished
 from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.work.breaker import FIRST_REST_S, IN_A_ROW, LONGEST_REST_S
 from flowstate_daemon.work.bus import UNDER_WAY
 from tests.support.daemon import eventually
@@ -240,3 +241,17 @@ async def test_what_was_under_way_when_the_provider_fell_ill_keeps_its_attempts(
     sent = [(incoming.key, incoming.body) for incoming in seen[1:]]
     assert len(sent) == 2 * UNDER_WAY - (IN_A_ROW - 1)
     assert len(set(sent)) == UNDER_WAY
+
+
+async def test_somebody_who_has_mended_the_key_need_not_wait(depot: Depot, fake: FakeResend) -> None:
+    """The lane is closed for everybody to see, and tries again as soon as a person asks for it."""
+    fake.script(error(403, "invalid_api_key", "API key is invalid."))
+    [job] = await depot.jobs(1)
+    task = depot.post(job)
+    await eventually(lambda: _is(bool(depot.lane.closed)), "closed")
+    person = Pacer(depot.connection, depot.keys, depot.clock)
+    assert "API key is invalid" in (await person.state()).lane_closed
+    await person.ask_to_try()
+    assert isinstance((await fates([task]))[0], Accepted)
+    await eventually(lambda: _is(not depot.bus.under_way), "the request has landed")
+    assert (await person.state()).lane_closed == ""

@@ -107,6 +107,14 @@ def test_bulk_does_not_rest_until_told_so(metrics: Metrics) -> None:
     assert value(metrics, "bulk_resting") == 1
 
 
+def test_the_bus_is_asked_at_each_scrape(metrics: Metrics) -> None:
+    """What waits, what is under way, and the rate, as they are then."""
+    metrics.watch_bus(lambda: 7, lambda: 3, lambda: 2.5)
+    metrics.request_sealed(100)
+    found = [value(metrics, name) for name in ("bus_mails", "requests_under_way", "request_rate", "request_mails_sum")]
+    assert found == [7, 3, 2.5, 100]
+
+
 def test_every_number_says_what_it_is(metrics: Metrics) -> None:
     """The build is told, names carry the prefix, and each has a help text."""
     assert value(metrics, "build_info", version="1.2.3", instance="vm-1") == 1

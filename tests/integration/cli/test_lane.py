@@ -1,0 +1,45 @@
+"""`lane status` and `lane open`, as a person calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.cli.entry import main
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.queue.pacer import Pacer
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, valkey_url: str, keys: Keys) -> None:
+    monkeypatch.setenv("REDIS_URL", valkey_url)
+    monkeypatch.setenv("FLOWSTATE_QUEUE_PREFIX", keys.prefix)
+
+
+async def test_a_person_sees_why_nothing_leaves(
+    connection: Connection, keys: Keys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason, and for how long bulk waits; as a document for programs."""
+    pacer = Pacer(connection, keys, Clock())
+    await pacer.tell_lane("the key is invalid")
+    await pacer.pause_bulk(Clock().now_ms() + 3_600_000, "the daily quota is used up")
+    assert await asyncio.to_thread(main, ["lane", "status"]) == 0
+    shown = capsys.readouterr().out
+    assert "closed: the key is invalid" in shown
+    assert "the daily quota is used up" in shown
+    assert await asyncio.to_thread(main, ["lane", "status", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["lane_closed"] == "the key is invalid"
+    assert 3_500_000 < document["bulk_paused_ms"] <= 3_600_000
+
+
+async def test_a_person_lets_the_daemons_try(connection: Connection, keys: Keys) -> None:
+    """Whoever waits hears of it, once."""
+    pacer = Pacer(connection, keys, Clock())
+    assert await asyncio.to_thread(main, ["lane", "open"]) == 0
+    assert await pacer.asked_to_try()
+    assert not await pacer.asked_to_try()
