@@ -53,6 +53,7 @@ class Onlooker:
         self._scripts = Scripts(connection)
         self._pubsub: PubSub | None = None
         self.deaf = True
+        self._knocked = False
 
     @property
     def listening(self) -> bool:
@@ -60,7 +61,7 @@ class Onlooker:
 
     async def listen(self) -> None:
         """Miss nothing from here on. Raises Outage."""
-        self.deaf = True
+        self.deaf, self._knocked = True, False
         self._pubsub = pubsub = self._connection.pubsub()
         try:
             with outages():
@@ -88,7 +89,10 @@ class Onlooker:
         try:
             with outages():
                 message = await pubsub.get_message(timeout=timeout_s)
+                if message is None:
+                    await self._knock(pubsub)
                 while message is not None:
+                    self._knocked = False
                     if (sign := self._read(message)) is not None:
                         heard.append(sign)
                     message = await pubsub.get_message(timeout=0) if len(heard) < BATCH else None
@@ -97,6 +101,13 @@ class Onlooker:
             await self.close()
             raise
         return heard
+
+    async def _knock(self, pubsub: PubSub) -> None:
+        """A connection that a network has silently forgotten looks like a queue where nothing happens."""
+        if self._knocked:
+            raise Outage("Redis: the connection that listens is dead")
+        self._knocked = True
+        await pubsub.ping()
 
     async def standing(self, most: int) -> list[str]:
         """Ids of jobs that are in hand, or that are the next `most` to run. Raises Outage."""
@@ -117,8 +128,9 @@ class Onlooker:
 
     def _read(self, message: dict[str, Any]) -> Sign | None:
         """An announcement that tells of a job's way; None for any other."""
+        if message["type"] == "psubscribe":
+            self.deaf = True  # the library has connected anew
         if message["type"] != "pmessage":
-            self.deaf = True  # the library has connected anew, and tells by subscribing again
             return None
         what, _, _ = readable(message["channel"]).removeprefix(self._keys.base).partition("@")
         if what in {"waiting", "active"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,6 +15,7 @@ from flowstate_daemon.queue.job import Failed, Finished, NewJob
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.onlooker import Onlooker, Sign
 from tests.integration.queue.stage import Stage
+from tests.support.proxy import FaultProxy
 
 
 @pytest.fixture
@@ -78,6 +80,30 @@ async def test_a_lost_connection_is_noticed(onlooker: Onlooker, bull: Bull, conn
             await onlooker.listen()
     await bull.add(NewJob("welcome", {}))
     assert await onlooker.signs(5.0) == [Sign("waiting", "1")]
+
+
+async def nothing(onlooker: Onlooker) -> int:
+    """How often nothing was heard."""
+    return [await onlooker.signs(0.5) for _ in range(4)].count([])
+
+
+async def test_a_connection_that_fell_silent_is_noticed(valkey_url: str, keys: Keys, bull: Bull) -> None:
+    """A network that forgets a connection tells nobody; a queue where nothing happens looks the same, but answers."""
+    where = urlsplit(valkey_url)
+    async with FaultProxy(where.hostname or "", where.port or 0) as proxy:
+        connection = Connection(f"redis://127.0.0.1:{proxy.port}", client_name="behind")
+        onlooker = Onlooker(connection, keys, max_data_bytes=1_000)
+        await onlooker.listen()
+        assert await nothing(onlooker) == 4
+        proxy.freeze()
+        await bull.add(NewJob("welcome", {}))
+        with pytest.raises(Outage, match="the connection that listens is dead"):
+            await nothing(onlooker)
+        proxy.thaw()
+        await onlooker.listen()
+        assert onlooker.deaf
+        await onlooker.close()
+        await connection.close()
 
 
 async def test_noise_is_not_heard(onlooker: Onlooker, connection: Connection, keys: Keys) -> None:
