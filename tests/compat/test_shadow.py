@@ -90,7 +90,7 @@ async def test_the_same_nine_mails_come_out_the_same(
     """Bull's worker takes and ends every job as if nobody looked on; the shadow has rendered each, and sent none."""
     shadow = make_shadow()
     async with shadow:
-        await shadow.ready()
+        await shadow.ready(within_s=60.0)
         await q.process(kind="return", ms=1_000, concurrency=9)
         ids = await q.add_bulk(all_nine())
         for job_id in ids:
@@ -109,7 +109,7 @@ async def test_differences_are_told_with_both_reasons(q: NodeQueue, make_shadow:
     """Bull sends an old code and a mail to nowhere, and fails at one that is all right."""
     shadow = make_shadow()
     async with shadow:
-        await shadow.ready()
+        await shadow.ready(within_s=60.0)
         await q.add("otp", data("otp"), timestamp=1, removeOnComplete=True)
         await q.add("welcome", {**data("welcome"), "to": "nowhere"}, removeOnComplete=True)
         await q.add("overdue-summary", data("overdue-summary"), attempts=1)
@@ -132,7 +132,7 @@ async def test_a_job_is_judged_once_however_often_it_is_tried(q: NodeQueue, make
     """A retry is not an end; the last failure is."""
     shadow = make_shadow()
     async with shadow:
-        await shadow.ready()
+        await shadow.ready(within_s=60.0)
         await q.process(kind="throw", ms=20, message="no")
         job_id = await q.add("welcome", data("welcome"), attempts=3, backoff=20)
         await q.hears("failed", job_id)
@@ -153,7 +153,7 @@ async def test_a_backlog_is_seen_and_no_trace_is_left(
     before = await everything(valkey_url, keys)
     shadow = make_shadow(REDIS_URL=valkey_url.replace("redis://", "redis://onlooker:word@"))
     async with shadow, redis.monitor() as monitor:
-        await shadow.ready()
+        await shadow.ready(within_s=60.0)
         assert len(await judged(shadow, 9)) == 9
         status, page = await shadow.look("/metrics")
         assert (status, 'flowstate_queue_jobs{state="wait"} 9.0' in page) == (200, True)
@@ -181,7 +181,7 @@ async def test_it_says_what_it_is(q: NodeQueue, make_shadow: MakeShadow, redis: 
     """Health says shadow, it is counted as no worker, takes no instance id, and leaves when it is told."""
     shadow = make_shadow()
     async with shadow:
-        await shadow.ready()
+        await shadow.ready(within_s=60.0)
         assert json.loads((await shadow.look("/health/ready"))[1])["mode"] == "shadow"
         assert await q.call("getWorkers") == []
         assert await redis.keys(f"{keys.base}flowstate:*") == []
@@ -194,7 +194,7 @@ async def test_a_shadow_that_lost_redis_looks_again(make_shadow: MakeShadow, red
     """What was announced while it heard nothing stands in the queue."""
     shadow = make_shadow()
     async with shadow:
-        await shadow.ready()
+        await shadow.ready(within_s=60.0)
         job = {"name": "welcome", "data": json.dumps(data("welcome")), "opts": "{}", "timestamp": 1}
         await redis.hset(keys.job("never-announced"), mapping=job)
         await redis.lpush(keys("wait"), "never-announced")
