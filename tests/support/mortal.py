@@ -63,8 +63,8 @@ class Mortal:
             return await self._unless_dead(self._call(*command))
         return await self._operation(name, self._call(*command))
 
-    async def _mortal_deliver(self, path: str, body: bytes, key: str) -> Delivery:
-        return await self._operation(f"POST {path}", self._deliver(path, body, key))
+    async def _mortal_deliver(self, path: str, body: bytes, key: str, mails: int) -> Delivery:
+        return await self._operation(f"POST {path}", self._deliver(path, body, key, mails))
 
     async def _operation(self, name: str, operation: Awaitable[T]) -> T:
         """One operation, with a step before it and one after it."""
