@@ -16,6 +16,7 @@ import structlog
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import (
     AcceptedEarlier,
+    Expired,
     Final,
     FlowstateError,
     InProgress,
@@ -29,7 +30,7 @@ from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.envelopes import LIFE_MS, Envelopes
 from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.work.lane import Lane
-from flowstate_daemon.work.parcel import PARKED, Load, Member, Parcel, pack
+from flowstate_daemon.work.parcel import PARKED, TOO_LATE, Load, Member, Parcel, pack
 from flowstate_daemon.work.right_of_way import RightOfWay
 
 log = structlog.get_logger()
@@ -86,6 +87,8 @@ class Carrier:
         assert envelope is not None, "only sealed loads travel"
         if self._clock.now_ms() - envelope.sealed_at > LIFE_MS:
             return await self._too_old(load)
+        if any(parcel.expired(self._clock.now_ms()) for parcel in load.live) and await self._without_late(load):
+            return Back(parcels=load.live, answered=False)
         for parcel in load.parcels:
             self._right_of_way.leaving(parcel.job.id)
         try:
@@ -198,6 +201,17 @@ class Carrier:
             return Back(parcels=load.live, answered=False)
         load.fail(Final(PARKED))
         return UNANSWERED
+
+    async def _without_late(self, load: Load) -> bool:
+        """End codes that ran out while their request waited; False when it must go as it is, with them in it."""
+        now_ms = self._clock.now_ms()
+        late = [parcel for parcel in load.live if parcel.expired(now_ms)]
+        if len(late) < len(load.live) and (load.doubtful or not load.whole or not await self._broken_up(load)):
+            return False
+        self._lane.unused()
+        for parcel in late:
+            parcel.fail(Expired(TOO_LATE))
+        return True
 
     async def _broken_up(self, load: Load) -> bool:
         """Take the envelope back, so that its mails may travel in other company."""
