@@ -26,9 +26,15 @@ CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 60.0  # a one-time code after a quiet minute should not wait for a TLS handshake
 BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 
+LONGEST_ANSWER = 1_048_576  # bytes; that to a hundred mails has five thousand
+
 SEALED = "sealed"  # the SDK copies what it is given, dicts and lists by their members: the bytes travel as a member
 
 OnAnswer = Callable[[str, float, Rate | None], None]
+
+
+class TooLong(aiohttp.ClientError):
+    """An answer that is none: whatever sends it does not stop."""
 
 
 class Undelivered(ResendError):
@@ -48,6 +54,7 @@ TROUBLES: tuple[tuple[type[Exception], Word, type[Retry | LaneClosed], str], ...
         "the provider's TLS certificate is not trusted; check RESEND_API_URL and the machine's certificates",
     ),
     (aiohttp.InvalidURL, "closed", LaneClosed, "the provider's address is no URL; check RESEND_API_URL"),
+    (TooLong, "network", Retry, f"the answer is longer than {LONGEST_ANSWER} bytes: not the provider's own"),
     (aiohttp.ConnectionTimeoutError, "timeout", Retry, "no connection to the provider within {limit_s:g} s"),
     (TimeoutError, "timeout", Retry, "the provider did not answer within {limit_s:g} s"),
     (aiohttp.ClientConnectorDNSError, "network", Retry, "the provider's host name does not resolve"),
@@ -147,9 +154,21 @@ class Transport(resend.AsyncHTTPClient):
         async with self._session.request(
             method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=trail
         ) as response:
-            content = await response.read()
+            content = await _read(response.content)
             lowered = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, lowered, content)
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """All of an answer. Raises TooLong."""
+    parts: list[bytes] = []
+    left = LONGEST_ANSWER
+    async for part in content.iter_any():
+        parts.append(part)
+        left -= len(part)
+        if left < 0:
+            raise TooLong
+    return b"".join(parts)
 
 
 def sealed(body: bytes) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from flowstate_daemon.base.errors import Retry
 from flowstate_daemon.delivery.resend_gateway import ResendGateway
 from tests.integration.delivery.conftest import OpenGateway, mail, send, until
-from tests.support.fake_resend import FakeResend
+from tests.support.fake_resend import Answer, FakeResend
 from tests.support.proxy import FaultProxy
 
 
@@ -96,3 +96,11 @@ async def test_a_slow_network(gateway: ResendGateway, proxy: FaultProxy, fake: F
     proxy.latency_s = 0.05
     await asyncio.gather(*(send(gateway, mail(n), idempotency_key=f"k{n}") for n in range(10)))
     assert (len(fake.accepted), fake.duplicates()) == (10, [])
+
+
+async def test_an_endless_reply(gateway: ResendGateway, fake: FakeResend) -> None:
+    """Whoever stands between us and the provider cannot fill our memory; the outcome is unknown."""
+    fake.script(Answer(200, b'{"id":"' + b"a" * 5_000_000 + b'"}', {"content-type": "application/json"}))
+    with pytest.raises(Retry, match="longer than"):
+        await send(gateway, mail(), idempotency_key="k")
+    assert (await send(gateway, mail(), idempotency_key="k")).provider_id == fake.accepted[0].id
