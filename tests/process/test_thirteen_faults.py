@@ -1,6 +1,7 @@
 """The thirteen faults of the worker that this daemon replaces, each with a test that fails if it ever comes back.
 
-Whole daemons on real stores. Most claims have closer tests in their own rooms; here is the list, complete.
+Whole daemons on real stores. Most claims have closer tests in their own rooms; here is the list, complete but for the
+faults of its cron jobs: those are in `tests/integration/schedule/test_thirteen_faults_of_the_calendar.py`.
 """
 
 from __future__ import annotations
