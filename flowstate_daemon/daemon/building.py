@@ -153,7 +153,8 @@ class Building:
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
         self.web = self._build_web()
-        self.dashboard = Dashboard(self.inspector, lambda: len(self.engine.inflight), instruments)
+        upcoming = None if self.calendar is None else self.calendar.planner.upcoming
+        self.dashboard = Dashboard(self.inspector, lambda: len(self.engine.inflight), instruments, upcoming)
         self.notifier = Notifier(self.supervisor, self.vitals, self.clock, self._line)
         self.lag_meter = LagMeter(self.metrics, self.vitals.pulse("loop"), self.clock)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import ClassVar
 
 from flowstate_daemon.base.errors import Outage
@@ -29,8 +30,16 @@ class Dashboard(Service):
 
     name: ClassVar[str] = "dashboard"
 
-    def __init__(self, inspector: Inspector, in_hand: Callable[[], int], instruments: Instruments) -> None:
+    def __init__(
+        self,
+        inspector: Inspector,
+        in_hand: Callable[[], int],
+        instruments: Instruments,
+        upcoming: Callable[[], tuple[str, datetime] | None] | None = None,
+    ) -> None:
+        """`upcoming` tells which schedule is next and when; without it there are none."""
         super().__init__(instruments.vitals.pulse("dashboard"))
+        self._upcoming = upcoming
         self._inspector = inspector
         self._in_hand = in_hand
         self._vitals = instruments.vitals
@@ -64,7 +73,7 @@ class Dashboard(Service):
 
     def line(self) -> str:
         """The line as it is now. Addresses and secrets in reasons are hidden."""
-        return " · ".join([*self._obstacles(), *self._numbers(), *self._last_error()])
+        return " · ".join([*self._obstacles(), *self._numbers(), *self._next_slot(), *self._last_error()])
 
     def _obstacles(self) -> Iterator[str]:
         for name in self._vitals.stuck():
@@ -88,6 +97,11 @@ class Dashboard(Service):
         yield f"{_grouped(waiting)} waiting{old}{', paused' if self._seen.is_paused else ''}"
         if waiting and self._seen.oldest_waiting_ms is not None:
             yield f"oldest {told_age((self._clock.now_ms() - self._seen.oldest_waiting_ms) / 1000)}"
+
+    def _next_slot(self) -> Iterator[str]:
+        if self._upcoming is not None and (following := self._upcoming()) is not None:
+            kind, due_at = following
+            yield f"next {kind} in {told_age((due_at - self._clock.now()).total_seconds())}"
 
     def _last_error(self) -> Iterator[str]:
         if (mishap := self._vitals.mishap) is not None:

@@ -55,6 +55,11 @@ class Planner(Service):
         await self.plan_due()
         await self.pause(self._idle_s())
 
+    def upcoming(self) -> tuple[str, datetime] | None:
+        """The kind whose hour strikes next somewhere, and when; None while nothing is known to come."""
+        due = [(kind, due_at) for (kind, _), due_at in self._next.items() if not self._rests.resting(kind)]
+        return min(due, key=lambda one: one[1], default=None)
+
     async def plan_due(self) -> None:
         """Plan all that is due by now. Raises Outage."""
         if self._clock.mono() >= self._refresh_at or self._put_back():

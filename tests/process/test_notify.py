@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import time
@@ -139,6 +140,18 @@ async def test_the_status_is_a_dashboard(
         provider.release()
         await eventually(lambda: _told(systemd, " 0 waiting"), "nothing waits", within_s=30)
     assert "person-" not in "".join(systemd.said("STATUS"))
+
+
+async def test_the_status_tells_the_next_slot(
+    make_daemon: MakeDaemon, systemd: NotifyListener, database_url: str
+) -> None:
+    """With schedules, whoever looks sees which mails are next, and when."""
+    async with make_daemon(**supervised(systemd, DATABASE_URL=database_url)):
+        await systemd.until("READY", "1")
+        await eventually(lambda: _told(systemd, "· next "), "the next slot")
+        assert re.search(
+            r"· next (task-reminder|overdue-summary|focus-report) in \d+ (s|min|h|d)$", systemd.said("STATUS")[-1]
+        )
 
 
 async def test_sockets_of_a_socket_unit_are_used(make_daemon: MakeDaemon, tmp_path: Path) -> None:
