@@ -95,9 +95,15 @@ class Findings:
 
     def _read_credentials(self, step: int, folder: Path) -> None:
         """Files that systemd lays out, named like the variables in either case."""
+        try:
+            there = {file.name for file in folder.iterdir()}
+        except OSError as error:  # to go on without secrets would be to write mails to a folder instead of sending them
+            reason = f"cannot read {folder}: {error.strerror}"
+            self.mistakes.append(f"CREDENTIALS_DIRECTORY: {reason}; expected a folder with one file for each secret")
+            return
         for name, key in self.names.items():
             for file in (folder / name.lower(), folder / name):
-                if file.is_file():
+                if file.name in there:
                     self._read_secret(step, f"credential {file.name}", key, file)
 
     def _read_files(self, step: int, environ: Mapping[str, str]) -> None:

@@ -87,6 +87,12 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert sources["queue.lock_ms"] == "default"
 
 
+def test_credentials_out_of_reach_are_a_mistake(tmp_path: Path) -> None:
+    """Without its secrets the daemon would write mails to a folder instead of sending them."""
+    with pytest.raises(ConfigError, match=r"CREDENTIALS_DIRECTORY: cannot read .*/credentials: No such file"):
+        load({"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")})
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
