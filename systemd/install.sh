@@ -60,7 +60,7 @@ build_app() {
   rm -rf "$new"
   mkdir -p "$(dirname "$app")"
   trap 'rm -rf "$new"' EXIT
-  "$base" -m venv "$new"
+  "$base" -m venv --prompt flowstate-daemon "$new"
   "$new/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c "$source/constraints.txt" "$source"
   "$new/bin/python" -m compileall -q -s "$new" -p "$APPDIR" "$new/lib" || die "the code does not compile"
   grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | while read -r file; do
