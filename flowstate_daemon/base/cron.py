@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter
@@ -27,6 +28,7 @@ LAST_DAY = re.compile(r"(?<![\dL])(\d)L")
 LONGEST_CRON = 1_000  # all minutes of an hour, written out, take 169; croniter takes seconds for 100 kB
 YEARS_AHEAD = 8  # 29 February can be eight years away
 HOUR_FIELD = 1  # in croniter's own order, whatever the order of the text
+REMEMBERED = 1_000  # expressions come from configuration and from whoever may add jobs
 LATEST_MS = 253_402_300_799_000  # the year 9999
 NO_CRON = "is not a cron expression"
 NO_MORE = "has no further occurrence"
@@ -62,7 +64,7 @@ def cron_after(cron: str, zone: tzinfo, after_ms: int) -> int:
         raise ValueError(NO_MORE)
     after = datetime.fromtimestamp(after_ms / 1000, tz=zone)
     try:
-        if croniter.expand(cron, second_at_beginning=True)[0][HOUR_FIELD] == ["*"]:
+        if _every_hour(cron):
             return _ms(_ticks(cron, after).get_next(datetime))  # every hour that passes, also the repeated one
         return _wall_after(cron, after, after_ms)
     except CroniterError as error:
@@ -73,11 +75,24 @@ def _wall_after(cron: str, after: datetime, after_ms: int) -> int:
     """As `cron_after` for fixed hours: each wall time once, at its first chance."""
     skipped = _offset(after) - _offset((after.astimezone(UTC) - timedelta(hours=1)).astimezone(after.tzinfo))
     # Right after a gap, the wall times inside the gap are still to come.
-    ticks = _ticks(cron, after.replace(tzinfo=UTC) - max(skipped, timedelta(0)))
+    wall = after.replace(tzinfo=None) - max(skipped, timedelta(0))
     while True:
-        at_ms = _ms(ticks.get_next(datetime).replace(tzinfo=after.tzinfo, fold=0))
+        wall = _next_wall(cron, wall)
+        at_ms = _ms(wall.replace(tzinfo=after.tzinfo, fold=0))
         if at_ms > after_ms:
             return at_ms
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _next_wall(cron: str, wall: datetime) -> datetime:
+    """Without a zone, and therefore the same in all of them: reckoned once, which takes half a millisecond."""
+    following: datetime = _ticks(cron, wall.replace(tzinfo=UTC)).get_next(datetime)
+    return following.replace(tzinfo=None)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _every_hour(cron: str) -> bool:
+    return bool(croniter.expand(cron, second_at_beginning=True)[0][HOUR_FIELD] == ["*"])
 
 
 def _ticks(cron: str, start: datetime) -> croniter:

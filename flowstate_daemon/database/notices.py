@@ -96,11 +96,11 @@ class Notices:
             ids = [notice.id for notice in notices]
             await connection.execute(sql("release_notices"), ids, notices[0].lease, timeout=CALL_S)
 
-    async def next_due(self, kinds: Sequence[str]) -> datetime | None:
-        """When the next slot that waits is due, or was."""
+    async def next_due(self, kinds: Sequence[str]) -> Mapping[str, datetime]:
+        """When the next slot of each kind that waits is due, or was; kinds without one are missing."""
         async with at_schema(self._pool, wait_s=WAIT_S) as connection:
-            due_at: datetime | None = await connection.fetchval(sql("next_notice"), list(kinds), timeout=CALL_S)
-            return due_at
+            rows = await connection.fetch(sql("next_notices"), list(kinds), timeout=CALL_S)
+        return {row["kind"]: row["due_at"] for row in rows}
 
     async def grant(self, job_ids: Sequence[str]) -> Mapping[str, Leave]:
         """Ask for leave to send, for up to 500 jobs; those that are no slot's own job are missing in the answer."""

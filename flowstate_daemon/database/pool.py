@@ -70,6 +70,7 @@ def make_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> asyncpg.Pool:
         max_size=min(size, dsn.max_size or size),
         command_timeout=COMMAND_TIMEOUT_S,
         init=_speak_json,
+        reset=_as_it_is,
         **dsn.connect,
     )
 
@@ -122,6 +123,10 @@ async def _speak_json(connection: asyncpg.Connection) -> None:
         decoder=lambda raw: msgspec.json.decode(raw[len(JSONB_VERSION) :]),
         format="binary",
     )
+
+
+async def _as_it_is(_connection: asyncpg.Connection) -> None:
+    """Nobody here changes a session, so that there is nothing to put back: one question less each time."""
 
 
 async def _close(pool: asyncpg.Pool) -> None:

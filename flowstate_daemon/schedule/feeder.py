@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import ClassVar
 
 import structlog
@@ -38,6 +39,7 @@ BATCH = 500
 AT_ONCE = 50  # mails written into the queue in one call, before the loop looks up
 LOOK_S = 5.0  # nobody tells us of slots that other daemons have planned or left
 NO_ROOM_S = 0.2
+NEVER = datetime.max.replace(tzinfo=UTC)
 TOO_LATE = "too late: the daemon was away or the queue was full until {:%H:%M} on {:%d %b}, local time"
 
 
@@ -101,12 +103,16 @@ class Feeder(Service):
     async def feed_due(self) -> int:
         """Feed what is due and fits; returns how many slots were seen to. Raises Outage."""
         awake = [schedule for schedule in self._schedules if not self._rests.resting(schedule.kind)]
-        due_at = await self._stores.notices.next_due([schedule.kind for schedule in awake]) if awake else None
-        if due_at is None or due_at > self._clock.now():
-            for schedule in awake:
+        next_due = await self._stores.notices.next_due([schedule.kind for schedule in awake]) if awake else {}
+        now, fed = self._clock.now(), 0
+        for schedule in awake:
+            if self.stopping:
+                break
+            if next_due.get(schedule.kind, NEVER) <= now:
+                fed += await self._feed(schedule)
+            else:
                 self._say_end(schedule)
-            return 0
-        return sum([await self._feed(schedule) for schedule in awake if not self.stopping])
+        return fed
 
     async def _feed(self, schedule: Schedule) -> int:
         ahead = await self._stores.backlog.look(schedule.priority)

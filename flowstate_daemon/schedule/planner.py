@@ -75,9 +75,8 @@ class Planner(Service):
         return self._reckoned_at is not None and self._clock.now() < self._reckoned_at
 
     async def _reckon(self) -> None:
-        """Find out anew where people live and what is next there."""
+        """Find out where people live, and what is next in zones that are new."""
         now = self._clock.now()
-        rounds = await self._planning.last_rounds(now)
         try:
             zones = await self.unless_stopped(self._planning.zones()) or []
         except Unreadable as lack:
@@ -85,12 +84,15 @@ class Planner(Service):
             self._next, self._refresh_at = {}, self._clock.mono() + REST_S
             return
         self._rests.over(EVERY_KIND)
+        known = {} if self._put_back() else self._next
+        places = [(kind, zone) for zone in zones for kind in self._schedules]
+        rounds = {} if known.keys() >= {*places} else await self._planning.last_rounds(now)
         following: dict[tuple[str, str], datetime] = {}
-        for number, zone in enumerate(zones):
+        for number, place in enumerate(places):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            for kind, schedule in self._schedules.items():
-                following[kind, zone] = self._first(schedule, zone, rounds.get((kind, zone)), now)
+            kind, zone = place
+            following[place] = known.get(place) or self._first(self._schedules[kind], zone, rounds.get(place), now)
         self._next, self._refresh_at = following, self._clock.mono() + REFRESH_S
 
     @staticmethod

@@ -228,10 +228,10 @@ UPDATE flowstate_daemon.notices
 SET leased_until = NULL
 WHERE id = ANY ($1::bigint[]) AND state = 'planned' AND leased_until = $2::timestamptz;
 
--- name: next_notice
--- When the next slot that waits is due; null when none waits.
+-- name: next_notices
+-- When the next slot that waits is due, for each kind of which one waits.
 -- $1 kinds (text[])
-SELECT min(due_at)
+SELECT k.kind, n.due_at
 FROM unnest($1::text[]) AS k (kind)
 CROSS JOIN LATERAL (
     SELECT n.due_at
