@@ -166,10 +166,10 @@ class ListRule:
 
     def clean(self, value: Any) -> tuple[msgspec.Struct, ...]:
         """The rows as the mail uses them; null is a list without rows. Raises Malformed."""
-        return tuple(
-            self.row(*(_at(number, rule.clean, getattr(row, rule.name)) for rule in self.rules))
-            for number, row in enumerate(value or ())
-        )
+        return tuple([_at(number, self._clean_row, row) for number, row in enumerate(value or ())])
+
+    def _clean_row(self, row: msgspec.Struct) -> msgspec.Struct:
+        return self.row(*[rule.clean(getattr(row, rule.name)) for rule in self.rules])
 
     def weigh(self, value: Any) -> None:
         """Raises Malformed."""
