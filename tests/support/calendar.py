@@ -6,6 +6,7 @@ journal, and the ledger writer's move to Postgres. He keeps what he has carried.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Postman:
         """Carry all that waits, and write it down. Returns how many mails left."""
         before = len(self.carried)
         while jobs := await self._bull.take(100):
-            await self._bull.finish([await self._carry(job) for job in jobs])
+            await self._bull.finish(await asyncio.gather(*map(self._carry, jobs)))
         await self.file()
         return len(self.carried) - before
 
@@ -131,17 +132,32 @@ class Stage:
         return {(row["kind"], row["user_id"]): (row["state"], row["reason"]) for row in await self.slots()}
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What daemons share and what outlives them: both stores, the queue, and time."""
+
+    pool: asyncpg.Pool
+    schema: str
+    connection: Connection
+    keys: Keys
+    clock: HandClock
+
+    def stage(self, **settings: str) -> Stage:
+        """A daemon that has just started, with these settings of [schedule]."""
+        environ = {f"FLOWSTATE_SCHEDULE_{name}".upper(): value for name, value in settings.items()}
+        config = load({**environ, "FRONTEND_URL": "https://flowstate.example"})
+        bull = Bull(self.connection, self.keys, self.clock, token=f"stage/{uuid4().hex}")
+        shop = Shop(Application(self.pool, self.schema), self.connection, self.keys, bull)
+        instruments = Instruments(Vitals(self.clock), Metrics(KINDS), self.clock)
+        postman = Postman(bull, Journal(self.connection, self.keys), self.pool, self.keys, self.clock)
+        return Stage(Calendar(config, shop, instruments), postman, self.clock, self.pool)
+
+
 @asynccontextmanager
 async def calendar_stage(
     database_url: str, connection: Connection, keys: Keys, clock: HandClock, **settings: str
 ) -> AsyncIterator[Stage]:
     """A calendar with these settings of [schedule], on a migrated database."""
-    environ = {f"FLOWSTATE_SCHEDULE_{name}".upper(): value for name, value in settings.items()}
-    config = load({**environ, "FRONTEND_URL": "https://flowstate.example"})
     dsn = clean_dsn(database_url)
     async with open_pool(dsn) as pool:
-        bull = Bull(connection, keys, clock, token=f"stage/{uuid4().hex}")
-        shop = Shop(Application(pool, dsn.schema), connection, keys, bull)
-        instruments = Instruments(Vitals(clock), Metrics(KINDS), clock)
-        postman = Postman(bull, Journal(connection, keys), pool, keys, clock)
-        yield Stage(Calendar(config, shop, instruments), postman, clock, pool)
+        yield Ground(pool, dsn.schema, connection, keys, clock).stage(**settings)

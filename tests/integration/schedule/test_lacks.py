@@ -1,0 +1,67 @@
+"""Tables of the application that are missing, changed or closed: the kinds that need them wait, the others go on."""
+
+from __future__ import annotations
+
+import pytest
+import structlog
+
+from tests.support.application import Application, stored
+from tests.support.calendar import Stage
+from tests.support.clock import HandClock
+
+REST_S = 61.0
+REMINDER, SUMMARY = "task-reminder", "overdue-summary"
+
+
+async def somebody(app: Application) -> None:
+    """With a task that is due tomorrow, one that was due yesterday, and a session of this week."""
+    await app.user("ada", {"timezone": "Europe/Paris"})
+    await app.task("ada", "Write", stored(2026, 3, 3, 12))
+    await app.task("ada", "Read", stored(2026, 3, 1, 12))
+    await app.session("ada", stored(2026, 2, 26, 12))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "mend_it", "named"),
+    [
+        ("ALTER TABLE focus_sessions RENAME TO f", "ALTER TABLE f RENAME TO focus_sessions", "focus_sessions"),
+        (
+            'ALTER TABLE focus_sessions RENAME "startTime" TO s',
+            'ALTER TABLE focus_sessions RENAME s TO "startTime"',
+            "startTime",
+        ),
+    ],
+)
+async def test_a_kind_waits_for_what_it_lacks_and_the_others_go_on(
+    app: Application, stage: Stage, clock: HandClock, break_it: str, mend_it: str, named: str
+) -> None:
+    """Without sessions: reminders and summaries, one line that names what is missing, reports once it is back."""
+    await somebody(app)
+    await app.connection.execute(break_it)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            await stage.tick()
+            clock.advance(REST_S)
+    assert {mail.kind for mail in stage.postman.carried} == {REMINDER, SUMMARY}
+    (waits,) = [line for line in lines if line["event"] == "schedule_waits"]
+    assert (waits["kind"], named in waits["reason"]) == ("focus-report", True)
+    await app.connection.execute(mend_it)
+    assert await stage.tick() == 1
+    assert stage.postman.carried[-1].kind == "focus-report"
+
+
+async def test_what_breaks_between_planning_and_feeding_keeps_its_slots(
+    app: Application, stage: Stage, clock: HandClock
+) -> None:
+    """The feeder gives its slots back, and feeds them when the table is there again."""
+    await somebody(app)
+    await stage.plan()
+    await app.connection.execute("ALTER TABLE projects RENAME TO p")
+    with structlog.testing.capture_logs() as lines:
+        await stage.tick()
+    assert [line["kind"] for line in lines if line["event"] == "schedule_waits"] == [REMINDER]
+    assert (await stage.ends())[REMINDER, "ada"] == ("planned", None)
+    await app.connection.execute("ALTER TABLE p RENAME TO projects")
+    clock.advance(REST_S)
+    await stage.tick()
+    assert (await stage.ends())[REMINDER, "ada"] == ("sent", None)
