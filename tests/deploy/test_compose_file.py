@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import yaml
 from flowstate_daemon import __version__
 from flowstate_daemon.base.config import NAMES
 from flowstate_daemon.base.settings import Queue
+from tests.docs.pages import PAGES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, Any] = FILE["services"]
 OURS = ("daemon", "prometheus", "grafana")
+PAGE = PAGES["docs/container.md"]
 
 
 def seconds(text: str) -> float:
@@ -83,6 +86,27 @@ def test_secrets_come_in_files_only() -> None:
     assert used == set(FILE["secrets"])
     assert all(secret["file"].startswith("./secrets/") for secret in FILE["secrets"].values())
     assert "secrets/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_the_page_makes_every_secret(tmp_path: Path) -> None:
+    """Its commands leave one file for each, strong enough, and the URL opens the database that is made with them."""
+    (commands,) = (block.text for block in PAGE.blocks if "mkdir -p secrets" in block.text)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, check=True)
+    made = {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
+    assert set(made) == set(FILE["secrets"])
+    assert all(re.fullmatch("[0-9a-f]{48}", made[name]) for name in ("link_secret", "postgres_password"))
+    assert f"//flowstate:{made['postgres_password']}@postgres:5432/flowstate?" in made["database_url"]
+    assert made["grafana_password"] != made["link_secret"]
+
+
+def test_the_page_tells_every_variable() -> None:
+    """Whatever the file asks of whoever brings it up has a row, with the default that it has here."""
+    defaults = {name: default for name, _, default in re.findall(r"\$\{(\w+):([-?])([^}]*)\}", TEXT)}
+    table = next(table for table in PAGE.tables if table[0][0] == "variable")
+    told = {name: row[2] for row in table[1:] for name in re.findall(r"`(\w+)`", row[0])}
+    assert told.keys() == defaults.keys()
+    for name in ("APP_NAME", "DAEMON_PORT", "FLOWSTATE_QUEUE_INSTANCE_ID"):
+        assert told[name].strip("`") == defaults[name]
 
 
 def test_nothing_is_published_to_the_network() -> None:
