@@ -26,7 +26,7 @@ test: $(READY) ## all tests, on real stores (with node and npm also against npm 
 	$(BIN)/pytest $(ARGS)
 
 test-systemd: $(READY) ## install into a really booted systemd and try everything there; needs root on Debian
-	$(BIN)/pytest -m deploy -v tests/deploy/test_booted.py $(ARGS)
+	$(BIN)/pytest -m deploy -v tests/deploy/test_booted*.py $(ARGS)
 
 test-image: $(READY) ## build the image, run it locked down, bring the compose file up; needs root on Debian
 	$(BIN)/pytest -m deploy -v tests/deploy/test_image.py $(ARGS)

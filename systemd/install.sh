@@ -80,7 +80,7 @@ build_app() {
 
 install_units() {
   mkdir -p "$units" "$DESTDIR$PREFIX/lib/sysusers.d" "$DESTDIR$PREFIX/lib/tmpfiles.d"
-  for unit in "$source"/systemd/*.service "$source"/systemd/*.socket; do
+  for unit in "$source"/systemd/*.service "$source"/systemd/*.socket "$source"/systemd/*.target; do
     sed "s|/opt/flowstate-daemon|$APPDIR|g" "$unit" >"$units/$(basename "$unit")"
     chmod 644 "$units/$(basename "$unit")"
   done
@@ -126,15 +126,18 @@ NEXT
 
 leave() {
   systemd_runs || return 0
-  running=$(systemctl list-units --all --plain --no-legend 'flowstate-daemon.*' 'flowstate-daemon@*' | cut -d' ' -f1)
-  for unit in $running; do
-    case $unit in *.service | *.socket) systemctl disable --now --quiet "$unit" ;; esac
+  loaded=$(systemctl list-units --all --plain --no-legend 'flowstate-daemon.*' 'flowstate-daemon@*' 'flowstate-daemon-failed*' | cut -d' ' -f1)
+  for unit in $loaded; do
+    case $unit in
+      *.service | *.socket) systemctl disable --now --quiet "$unit" ;;
+      *.target) systemctl stop "$unit" ;;
+    esac
   done
 }
 
 remove() {
   leave
-  for unit in "$source"/systemd/*.service "$source"/systemd/*.socket; do
+  for unit in "$source"/systemd/*.service "$source"/systemd/*.socket "$source"/systemd/*.target; do
     rm -f "$units/$(basename "$unit")"
   done
   rm -f "$DESTDIR$PREFIX/lib/sysusers.d/flowstate-daemon.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/flowstate-daemon.conf"

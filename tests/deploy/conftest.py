@@ -1,4 +1,4 @@
-"""What the tests that need root share: the image, built once a session."""
+"""What the tests that need root share: the image, built once a session, and a host with the service installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from flowstate_daemon.queue.keys import Keys
 from tests.deploy.containers import HERE, IMAGE, PODMAN, called
+from tests.deploy.guest import Guest, provide_base
+from tests.deploy.service import CERTIFICATES, INSTALL_S, MAKE, ROOT, SOURCE, Host, Unit
+from tests.support.fake_resend import FakeResend
 
 BUILD_S = 1500.0
 
@@ -25,3 +29,42 @@ async def image() -> AsyncIterator[str]:
     yield IMAGE
     code, _, complained = await called(PODMAN, "down")
     assert code == 0, complained
+
+
+@pytest.fixture(scope="session")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
+    """A booted guest in which `make install` has been run."""
+    binds = {ROOT: SOURCE, CERTIFICATES: str(CERTIFICATES)}
+    guest = Guest(await provide_base(), tmp_path_factory.mktemp("guest"), binds)
+    await guest.boot()
+    try:
+        said = await guest.sure(*MAKE, "install", within_s=INSTALL_S)
+        assert "systemctl enable --now flowstate-daemon.socket flowstate-daemon.service" in said
+        yield Host(guest)
+    finally:
+        await guest.power_off()
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[FakeResend]:
+    async with FakeResend() as fake:
+        yield fake
+
+
+@pytest.fixture
+def settings(valkey_url: str, keys: Keys, provider: FakeResend) -> dict[str, str]:
+    """An environment file for a daemon between the test's own queue and provider."""
+    return {
+        "REDIS_URL": valkey_url,
+        "RESEND_API_URL": provider.url,
+        "RESEND_API_KEY": provider.api_key,
+        "RESEND_FROM_EMAIL": '"FlowState <hello@flowstate.example>"',
+        "FLOWSTATE_QUEUE_PREFIX": keys.prefix,
+    }
+
+
+@pytest.fixture
+async def unit(host: Host, settings: dict[str, str]) -> AsyncIterator[Unit]:
+    """The service, not started."""
+    yield await host.prepare(**settings)
+    await host.forget()

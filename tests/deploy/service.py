@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,11 +13,18 @@ import aiohttp
 from flowstate_daemon.dev.embedded import free_port
 from tests.deploy.guest import Done, Guest
 from tests.support.daemon import eventually
+from tests.support.fake_resend import FakeResend
 
+ROOT = Path(__file__).parents[2]
+SOURCE = "/src"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+MAKE = ("env", f"PIP_CERT={CERTIFICATES}", "make", "-C", SOURCE)
+INSTALL_S = 900.0
 ENVIRONMENT = "/etc/flowstate-daemon/environment"
 SETTINGS = "/etc/flowstate-daemon/flowstate-daemon.toml"
 APP = "/opt/flowstate-daemon"
 PATIENCE_S = 90.0
+LOOK_S = 0.1
 
 
 class Unit:
@@ -38,6 +47,16 @@ class Unit:
         """A property of the unit, as `systemctl show` tells it."""
         return (await self.guest.sure("systemctl", "show", f"{self.name}.service", "--value", "-p", name)).strip()
 
+    async def listen(self) -> None:
+        """Enable both units; the socket unit holds the port."""
+        await self.drop_in("socket", f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{self.port}\n")
+        await self.guest.sure("systemctl", "enable", f"{self.name}.socket", f"{self.name}.service")
+        await self.guest.sure("systemctl", "start", f"{self.name}.socket")
+
+    async def listening(self) -> bool:
+        """Whether the socket unit holds the port."""
+        return (await self.guest.run("systemctl", "is-active", f"{self.name}.socket")).output.strip() == "active"
+
     async def until(self, name: str, holds: Callable[[str], bool], *, within_s: float = PATIENCE_S) -> None:
         """Wait until a property is as wanted; fails with what it was instead, and the journal."""
         seen = ""
@@ -45,6 +64,8 @@ class Unit:
         async def so() -> bool:
             nonlocal seen
             seen = await self.show(name)
+            if not holds(seen):
+                await asyncio.sleep(LOOK_S)  # each look is two processes
             return holds(seen)
 
         try:
@@ -108,7 +129,7 @@ class Host:
         systemctl stop 'flowstate-daemon*'
         systemctl reset-failed
         cd /etc/systemd/system
-        rm -rf flowstate-daemon* *.wants/flowstate-daemon* /etc/credstore /var/lib/flowstate-daemon/*
+        rm -rf flowstate-daemon* *.wants/flowstate-daemon* /etc/credstore* /var/lib/flowstate-daemon/*
         cp /opt/flowstate-daemon/share/config/flowstate-daemon.toml /etc/flowstate-daemon/
         systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/flowstate-daemon.conf
         systemctl daemon-reload
@@ -116,3 +137,17 @@ class Host:
         """
         done = await self.guest.run("sh", "-c", script)
         assert done.code == 0, done.output
+
+
+async def asked(provider: FakeResend) -> bool:
+    """Whether a request is under way or done."""
+    return sum(provider.requests.values()) > 0
+
+
+async def sent(provider: FakeResend, count: int) -> None:
+    """Wait until so many mails are accepted."""
+
+    async def so() -> bool:
+        return len(provider.accepted) >= count
+
+    await eventually(so, f"{count} mails sent", within_s=60)

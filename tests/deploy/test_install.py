@@ -18,9 +18,12 @@ import pytest
 from flowstate_daemon import __version__
 
 ROOT = Path(__file__).parents[2]
-UNITS = ("flowstate-daemon.service", "flowstate-daemon.socket", "flowstate-daemon@.service", "flowstate-daemon@.socket")
+UNITS = tuple(
+    f"flowstate-daemon{kind}"
+    for kind in (".service", ".socket", "-failed.target", "@.service", "@.socket", "-failed@.target")
+)
 MOST_EXPOSED = 15  # tenths, as systemd-analyze counts
-INSTALL_S = 600.0
+INSTALL_S = 1200.0
 EDITED = "# edited by the operator\n"
 
 pytestmark = pytest.mark.timeout(INSTALL_S)
@@ -112,25 +115,37 @@ def test_everybody_may_run_it_and_nobody_may_change_it(root: Path) -> None:
     assert odd == []
 
 
-def test_other_places_are_written_into_the_units(root: Path, tmp_path: Path) -> None:
-    """`APPDIR` and `PREFIX` move program and units; here only the units are looked at, so the program is not built."""
-    for name in UNITS:
-        text = (root / "usr/local/lib/systemd/system" / name).read_text()
-        assert text == (ROOT / "systemd" / name).read_text()
-    done = make("install", tmp_path, APPDIR="opt/mail", PYTHON=sys.executable)
+@pytest.mark.parametrize("name", UNITS)
+def test_every_unit_is_there_as_it_was_written(root: Path, name: str) -> None:
+    """With the usual places nothing is rewritten."""
+    assert (root / "usr/local/lib/systemd/system" / name).read_text() == (ROOT / "systemd" / name).read_text()
+
+
+@pytest.mark.parametrize("place", ["opt/mail", "/opt/my mail", "/opt/50%"])
+def test_a_place_that_units_cannot_name_is_refused(tmp_path: Path, place: str) -> None:
+    """Before anything is written."""
+    done = make("install", tmp_path, APPDIR=place, PYTHON=sys.executable)
     assert done.returncode != 0
-    assert "opt/mail is not an absolute path" in done.stderr
+    assert place in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_fit_python_nothing_is_touched(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "remedy"),
+    [
+        ("exit 1", "Python 3.11 or newer is needed: make install PYTHON=/usr/bin/python3"),
+        ('case "$2" in *ensurepip*) exit 1 ;; esac', "the module venv is missing: apt-get install python3-venv"),
+        ("echo /home/ada/python3", "/home/ada/python3 is in a home folder, which the service cannot see"),
+    ],
+)
+def test_without_a_fit_python_nothing_is_touched(tmp_path: Path, script: str, remedy: str) -> None:
     """The remedy is named."""
     stub = tmp_path / "python"
-    stub.write_text("#!/bin/sh\nexit 1\n")
+    stub.write_text(f"#!/bin/sh\n{script}\n")
     stub.chmod(0o755)
     done = make("install", tmp_path / "root", PYTHON=str(stub))
     assert done.returncode != 0
-    assert "Python 3.11 or newer is needed: make install PYTHON=/usr/bin/python3" in done.stderr
+    assert remedy in done.stderr
     assert not (tmp_path / "root").exists()
 
 
@@ -175,7 +190,7 @@ def test_the_template_is_the_service_but_for_its_port(root: Path) -> None:
     kept = [line for line in other if "%i" not in line and not line.startswith("#")]
     assert kept == [line for line in one if line in kept and not line.startswith("#")]
     differs = {line.partition("=")[0] for line in set(one) ^ set(other) if not line.startswith("#")}
-    assert differs == {"Description", "After", "ExecStart"}
+    assert differs == {"Description", "After", "OnFailure", "ExecStart"}
 
 
 def test_uninstalling_leaves_what_is_the_operators(root: Path) -> None:

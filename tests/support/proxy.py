@@ -19,7 +19,10 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class FaultProxy:
-    """Forwards each connection to `host:port`; `latency_s` is added to each direction of every chunk."""
+    """Forwards each connection to `host:port`; `latency_s` is added to each direction of every chunk.
+
+    A host that is a folder holds the sockets of a Postgres, as in its URLs.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.latency_s = 0.0
@@ -85,13 +88,19 @@ class FaultProxy:
         """Where new connections lead from now on, as when a name is given to another machine."""
         self._target = (host, port)
 
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self._target
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
+
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         task = asyncio.current_task()
         assert task is not None
         self._links[task] = [writer]
         try:
-            far_reader, far_writer = await asyncio.open_connection(*self._target)
+            far_reader, far_writer = await self._dial()
             self._links[task].append(far_writer)
             await self._both_ways((reader, writer), (far_reader, far_writer))
         except OSError:
