@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-systemd test-image check format bench preview install uninstall clean
+.PHONY: help setup dev test test-systemd test-image test-fresh check format bench preview install uninstall clean
 
 help: ## list these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,10 @@ test-systemd: $(READY) ## install into a really booted systemd and try everythin
 	$(BIN)/pytest -m deploy -v tests/deploy/test_booted*.py $(ARGS)
 
 test-image: $(READY) ## build the image, run it locked down, bring the compose file up; needs root on Debian
-	$(BIN)/pytest -m deploy -v tests/deploy/test_image.py $(ARGS)
+	$(BIN)/pytest -m deploy -v tests/deploy/test_image.py tests/deploy/test_compose.py $(ARGS)
+
+test-fresh: ## the words dev and test on a bare Debian, as an ordinary user, from what is committed; needs root on Debian
+	tests/deploy/fresh.sh 'make dev ARGS=--once && make test'
 
 check: $(READY) ## the gate: format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .
