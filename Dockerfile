@@ -5,12 +5,14 @@ FROM python:3.12-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 # The tools first, then what the daemon stands on, then the daemon: an edit of ours rebuilds the last layer only.
-# Each step installs exactly the versions in constraints.txt, and the environment itself gets no pip.
+# Each step installs exactly the versions in constraints.txt, and the environment itself gets no pip. Of the thousand
+# languages that Babel knows it keeps those of the mails: 30 MB less.
 COPY constraints.txt pyproject.toml ./
 RUN pip install --constraint constraints.txt hatchling \
     && python -m venv --without-pip /opt/flowstate-daemon \
     && python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > needs.txt \
-    && pip --python /opt/flowstate-daemon install --no-compile --only-binary :all: --constraint constraints.txt --requirement needs.txt
+    && pip --python /opt/flowstate-daemon install --no-compile --only-binary :all: --constraint constraints.txt --requirement needs.txt \
+    && find /opt/flowstate-daemon -path '*/babel/locale-data/*.dat' ! -name root.dat ! -name en.dat ! -name fr.dat -delete
 COPY README.md LICENSE ./
 COPY flowstate_daemon flowstate_daemon
 # Compiled here, because nothing can be written where it runs; unchecked, because builders do not agree on file times.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +99,21 @@ async def test_nothing_can_be_installed_in_it(image: str) -> None:
     script = "import importlib.util as i, os; print(i.find_spec('pip'), *map(os.path.exists, ('/src', '/root/.cache')))"
     for python in ("python", "/usr/local/bin/python3"):
         assert await podman("run", "--rm", f"--entrypoint={python}", image, "-c", script) == "None False False"
+
+
+async def test_it_writes_every_mail_as_its_source_does(image: str, tmp_path: Path) -> None:
+    """Although it has no more of the world's languages than ours: letter for letter, in each of them."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    there.chmod(0o777)
+    words = ("mail", "preview", "--folder")
+    program = Path(sys.executable).with_name("flowstate-daemon")
+    code, _, complained = await called(program, *words, here)
+    assert code == 0, complained
+    await podman("run", "--rm", *LOCKED, f"--volume={there}:/mails", image, *words, "/mails")
+    made = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in (here, there)]
+    assert made[0]
+    assert made[0] == made[1]
 
 
 async def test_it_works_locked_down_and_without_a_shell(
