@@ -19,10 +19,19 @@ LOCKED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 PATIENCE_S = 60.0
 
 
-async def called(*words: str | Path, within_s: float = PATIENCE_S) -> tuple[int, str, str]:
+async def called(
+    *words: str | Path,
+    within_s: float = PATIENCE_S,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str, str]:
     """Exit code, output and complaints of a program."""
     process = await asyncio.create_subprocess_exec(
-        *map(str, words), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *map(str, words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
+        env=environment,
     )
     try:
         async with asyncio.timeout(within_s):
