@@ -79,9 +79,8 @@ class Stage:
         programs.mkdir()
         for script in PROGRAMS.iterdir():
             if not script.suffix:
-                (programs / script.name).write_text(f"#!{sys.executable} -I\n{script.read_text()}")
+                (programs / script.name).write_text(f"#!{sys.executable} -IS\n{script.read_text()}")
                 (programs / script.name).chmod(0o755)
-        (programs / "flowstate-daemon-itself").symlink_to(Path(sys.executable).with_name("flowstate-daemon"))
         for name in OUT_OF_BOUNDS:
             (programs / name).write_text("#!/bin/sh\necho 'this block must say what it needs'; exit 126\n")
             (programs / name).chmod(0o755)
@@ -137,9 +136,12 @@ class Stage:
 
     def _placed(self, text: str) -> str:
         """The same text with our places in it."""
-        text = re.sub(r"redis://(localhost|127\.0\.0\.1):6379", self._valkey.url, text)
+        text = re.sub(r"redis://(\w+:[\w-]+@)?(?:localhost|127\.0\.0\.1):6379", self._redis_place, text)
         text = re.sub(r"@(localhost|127\.0\.0\.1):5432/flowstate(\?schema=public)?", self._database_place(), text)
         return text.replace("127.0.0.1:8080", f"127.0.0.1:{self.port}").replace("re_…", self._provider.api_key)
+
+    def _redis_place(self, usual: re.Match[str]) -> str:
+        return f"redis://{usual[1] or ''}127.0.0.1:{self._valkey.port}"
 
     def _database_place(self) -> str:
         return f"@/{DATABASE}?host={self._socket_folder}&schema=public"
@@ -169,6 +171,7 @@ class Stage:
             "FLOWSTATE_HTTP_PUBLIC_URL": "https://mail.example.com",
             "FLOWSTATE_HTTP_LINK_SECRET": "l" * 32,
             "FLOWSTATE_HTTP_API_TOKEN": "t" * 32,
+            "FLOWSTATE_RESEND_WEBHOOK_SECRET": "whsec_" + "c2VjcmV0" * 4,
             "FLOWSTATE_QUEUE_INSTANCE_ID": "mail-1",
         }
 

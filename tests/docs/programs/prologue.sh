@@ -7,12 +7,12 @@ flowstate-daemon() {
         command flowstate-daemon "$@"
         return
     fi
-    flowstate-daemon-itself "$@" >>"$HANDBOOK/daemon.log" 2>&1 </dev/null &
+    command flowstate-daemon "$@" >>"$HANDBOOK/daemon.log" 2>&1 </dev/null &
     daemon=$!
-    for _ in {1..150}; do
+    for _ in {1..75}; do
         if command flowstate-daemon "${@:1:$#-1}" health --ready >/dev/null 2>&1; then return; fi
         kill -0 "$daemon" || break
-        sleep 0.1
+        sleep 0.2
     done
     echo "the daemon did not become ready"
     return 1

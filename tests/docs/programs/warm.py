@@ -4,6 +4,7 @@ each instead of one. `flowstate-daemon` beside it is the client; arguments, envi
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -12,12 +13,14 @@ import sys
 from importlib import import_module
 
 from flowstate_daemon.cli.entry import COMMANDS, main
+from flowstate_daemon.dev.leash import bind
 
 LARGEST = 262_144
 
 
 def obey(connection: socket.socket) -> int:
-    """One command in this process, as if it had been started by the client."""
+    """One command in this process, as if it had been started by the client, which passes SIGTERM on."""
+    bind(signal.SIGKILL, os.getppid())
     message, files, _, _ = socket.recv_fds(connection, LARGEST, 3)
     wish = json.loads(message)
     for number, file in enumerate(files):
@@ -25,6 +28,7 @@ def obey(connection: socket.socket) -> int:
     os.chdir(wish["folder"])
     os.environ.clear()
     os.environ.update(wish["environment"])
+    connection.sendall(f"{os.getpid()}\n".encode())
     sys.argv = ["flowstate-daemon", *wish["words"]]
     code = main()
     sys.stdout.flush()
@@ -34,6 +38,8 @@ def obey(connection: socket.socket) -> int:
 def serve(path: str) -> None:
     for module in set(COMMANDS.values()):
         import_module(f"flowstate_daemon.cli.{module}")
+    gc.collect()
+    gc.freeze()  # forks share what nobody touches
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: they tell their end themselves
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)
