@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import re
 import tomllib
@@ -15,7 +14,7 @@ from flowstate_daemon.base.config import SECTIONS, load
 from tests.docs.pages import PAGES, Block
 
 # What may stand in a block; `text` is what something prints, `ts` and `nginx` are files of other programs.
-LANGUAGES = {"sh", "sql", "toml", "json", "yaml", "ini", "text", "ts", "nginx"}
+LANGUAGES = {"sh", "sql", "toml", "json", "yaml", "text", "ts", "nginx"}
 BLOCKS = [(name, block) for name, page in PAGES.items() for block in page.blocks]
 
 
@@ -56,11 +55,3 @@ def test_json_is_json(case: tuple[str, Block]) -> None:
 def test_yaml_is_yaml(case: tuple[str, Block]) -> None:
     """One document, with something in it."""
     assert yaml.safe_load(case[1].text)
-
-
-@written_in("ini")
-def test_drop_ins_have_sections(case: tuple[str, Block]) -> None:
-    """As systemd reads them: sections, and keys that may come more than once."""
-    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
-    parser.read_string(case[1].text)
-    assert parser.sections()
