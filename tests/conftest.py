@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.errors import FlowstateError
@@ -21,6 +22,10 @@ from flowstate_daemon.queue.keys import Keys
 from tests.support.clock import HandClock
 
 TEMPLATE = "flowstate_template"
+
+# An example that takes long tells of the machine, not of the code.
+settings.register_profile("flowstate", deadline=None)
+settings.load_profile("flowstate")
 
 
 def do_without(error: FlowstateError) -> None:
