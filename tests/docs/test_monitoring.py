@@ -12,7 +12,7 @@ from tests.docs.pages import PAGES, ROOT, Block, Page
 from tests.docs.stage import Stage
 
 NAME = "docs/monitoring.md"
-METRIC = re.compile(r"\bflowstate_(?!(daemon|default)\b)[a-z_]+\b")
+METRIC = re.compile(r"\bflowstate_(?!daemon\b|default\b)[a-z_]+\b")
 SUFFIX = re.compile(r"_(total|bucket|sum|count|info)$")
 SHADOW = "export REDIS_URL=redis://127.0.0.1:6379 RESEND_FROM_EMAIL=a@example.com FLOWSTATE_MODE=shadow\n"
 AS = {"send": "", "shadow": f"{SHADOW}flowstate-daemon run\n"}  # the stage starts what a page does not start itself
