@@ -37,5 +37,5 @@ unshare --mount --propagation private --pid --ipc --uts --fork --kill-child=KILL
     setpriv --reuid=dev --regid=dev --init-groups --reset-env --no-new-privs --pdeathsig KILL \
     bash -c "cd ~/flowstate-daemon && $command"' fresh "$ROOT" "$1" &
 # Waited for in the background: unshare is deaf to both signals, and a shell to its traps, while it waits.
-trap 'kill -KILL $!; exit 130' INT TERM
+trap 'kill -KILL $!; wait $! 2>/dev/null || exit 130' INT TERM
 wait $!

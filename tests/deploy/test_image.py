@@ -222,6 +222,17 @@ async def test_a_wrong_configuration_exits_78(image: str) -> None:
     assert "RESEND_FROM_EMAIL: missing" in said + complained
 
 
+async def test_a_secret_that_it_may_not_read_is_named(image: str, tmp_path: Path) -> None:
+    """A file of root's alone, as a careful person makes it: it exits 78 and names the file."""
+    secret = tmp_path / "key"
+    secret.write_text("re_secret")
+    secret.chmod(0o600)
+    options = (f"--volume={secret}:/run/secrets/key:ro", "--env=RESEND_API_KEY_FILE=/run/secrets/key")
+    code, said, complained = await called(PODMAN, "run", "--rm", *LOCKED, *options, image)
+    assert code == 78
+    assert "/run/secrets/key" in said + complained
+
+
 async def _accepted(provider: FakeResend, count: int) -> bool:
     return len(provider.accepted) == count
 
