@@ -134,7 +134,7 @@ class Planning:
         begins, ends = [one.begins_at for one in occasions], [one.ends_at for one in occasions]
         async with self._application.reading(CANDIDATES[kind][1]) as connection:
             text = self._text("find_candidates", kind)
-            asked = (zones, begins, ends, self._known, self._home, per_task, *place, count)
+            asked = (max(ends), min(begins), zones, begins, ends, self._known, self._home, per_task, *place, count)
             rows = await connection.fetch(text, *asked, timeout=PLAN_S)
         return [Candidate(occasions[row["number"] - 1], row["user_id"], row["item"]) for row in rows]
 
@@ -171,6 +171,8 @@ class Planning:
         )
         row = await connection.fetchrow(
             self._text("plan_notices", kind),
+            max(occasion.ends_at for occasion in occasions),
+            min(occasion.begins_at for occasion in occasions),
             kind,
             *map(list, columns),
             self._known,

@@ -35,24 +35,30 @@ RETURNING zone, local_date;
 
 -- name: find_due
 -- People with open tasks that are due inside the occasion's window.
-SELECT o.number, u.id AS user_id, CASE WHEN h.per_task THEN t.id ELSE '' END AS item, count(*) AS found
-FROM {app}.tasks AS t
-JOIN {app}.users AS u ON u.id = t."userId"
+-- $1 where the last window ends (timestamptz)
+-- $2 where the first one begins (timestamptz)
+SELECT o.number, t.user_id, CASE WHEN h.per_task THEN t.id ELSE '' END AS item, count(*) AS found
+FROM (
+    SELECT t.id, u.id AS user_id, u.preferences ->> 'timezone' AS zone, t."dueDate" AS due_at
+    FROM {app}.tasks AS t
+    JOIN {app}.users AS u ON u.id = t."userId"
+    WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL
+        AND t."dueDate" < $1::timestamptz AT TIME ZONE 'UTC' AND t."dueDate" >= $2::timestamptz AT TIME ZONE 'UTC'
+    OFFSET 0 -- what is asked below would make Postgres expect a tenth of these, and look people up one by one
+) AS t
 CROSS JOIN house AS h
-LEFT JOIN known AS k ON k.name = u.preferences ->> 'timezone'
-JOIN occasions AS o ON o.zone = coalesce(k.name, (SELECT home FROM house))
-WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL
-    AND t."dueDate" >= (SELECT min(begins_at) FROM occasions) AND t."dueDate" < (SELECT max(ends_at) FROM occasions)
-    AND t."dueDate" >= o.begins_at AND t."dueDate" < o.ends_at
+LEFT JOIN known AS k ON k.name = t.zone
+JOIN occasions AS o ON o.zone = coalesce(k.name, h.home) AND t.due_at >= o.begins_at AND t.due_at < o.ends_at
 GROUP BY 1, 2, 3
 
 -- name: find_overdue
 -- People with open tasks that were due before the end of the occasion's window.
+-- $1 where the last window ends (timestamptz)
 SELECT o.number, u.id AS user_id, '' AS item, count(*) AS found
 FROM (
     SELECT t."userId" AS user_id, min(t."dueDate") AS oldest
     FROM {app}.tasks AS t
-    WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL AND t."dueDate" < (SELECT max(ends_at) FROM occasions)
+    WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL AND t."dueDate" < $1::timestamptz AT TIME ZONE 'UTC'
     GROUP BY t."userId"
 ) AS late
 JOIN {app}.users AS u ON u.id = late.user_id
@@ -62,49 +68,58 @@ GROUP BY 1, 2, 3
 
 -- name: find_focus
 -- People with sessions that began inside the occasion's window.
-SELECT o.number, u.id AS user_id, '' AS item, count(*) AS found
-FROM {app}.focus_sessions AS s
-JOIN {app}.users AS u ON u.id = s."userId"
-LEFT JOIN known AS k ON k.name = u.preferences ->> 'timezone'
-JOIN occasions AS o ON o.zone = coalesce(k.name, (SELECT home FROM house))
-WHERE s."startTime" >= (SELECT min(begins_at) FROM occasions) AND s."startTime" < (SELECT max(ends_at) FROM occasions)
-    AND s."startTime" >= o.begins_at AND s."startTime" < o.ends_at
+-- $1 where the last window ends (timestamptz)
+-- $2 where the first one begins (timestamptz)
+SELECT o.number, s.user_id, '' AS item, count(*) AS found
+FROM (
+    SELECT u.id AS user_id, u.preferences ->> 'timezone' AS zone, s."startTime" AS began_at
+    FROM {app}.focus_sessions AS s
+    JOIN {app}.users AS u ON u.id = s."userId"
+    WHERE s."startTime" < $1::timestamptz AT TIME ZONE 'UTC' AND s."startTime" >= $2::timestamptz AT TIME ZONE 'UTC'
+    OFFSET 0 -- as above
+) AS s
+CROSS JOIN house AS h
+LEFT JOIN known AS k ON k.name = s.zone
+JOIN occasions AS o ON o.zone = coalesce(k.name, h.home) AND s.began_at >= o.begins_at AND s.began_at < o.ends_at
 GROUP BY 1, 2, 3
 
 -- name: plan_notices
 -- One slot for each candidate that has none on that local date. Returns what was found, for how many, and how many
 -- slots are new.
--- $1 kind (text)
--- $2 zones of the occasions (text[])
--- $3 local dates (date[])
--- $4 when they are due (timestamptz[])
--- $5 when they are too late (timestamptz[])
--- $6 where their windows begin (timestamptz[])
--- $7 where their windows end (timestamptz[])
--- $8 all zones that there are (text[])
--- $9 the zone of people who have named none of them (text)
--- $10 one slot for each task (boolean)
--- $11 source (text)
--- $12 now (timestamptz)
+-- $1 where the last of the windows ends (timestamptz)
+-- $2 where the first of them begins (timestamptz)
+-- $3 kind (text)
+-- $4 zones of the occasions (text[])
+-- $5 local dates (date[])
+-- $6 when they are due (timestamptz[])
+-- $7 when they are too late (timestamptz[])
+-- $8 where their windows begin (timestamptz[])
+-- $9 where their windows end (timestamptz[])
+-- $10 all zones that there are (text[])
+-- $11 the zone of people who have named none of them (text)
+-- $12 one slot for each task (boolean)
+-- $13 source (text)
+-- $14 now (timestamptz)
 WITH occasions AS MATERIALIZED (
     SELECT
         o.number, o.zone, o.local_date, o.due_at, o.expires_at,
         o.begins_at AT TIME ZONE 'UTC' AS begins_at, o.ends_at AT TIME ZONE 'UTC' AS ends_at
-    FROM unnest($2::text[], $3::date[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[])
+    FROM unnest($4::text[], $5::date[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
         WITH ORDINALITY AS o (zone, local_date, due_at, expires_at, begins_at, ends_at, number)
+    WHERE o.ends_at <= $1::timestamptz AND o.begins_at >= $2::timestamptz
 ), known AS MATERIALIZED (
-    SELECT name FROM unnest($8::text[]) AS k (name)
+    SELECT name FROM unnest($10::text[]) AS k (name)
 ), house AS MATERIALIZED (
-    SELECT $9::text AS home, $10::boolean AS per_task
+    SELECT $11::text AS home, $12::boolean AS per_task
 ), candidates AS MATERIALIZED (
 {candidates}
 ), planned AS (
     INSERT INTO flowstate_daemon.notices
         (kind, user_id, local_date, item, zone, due_at, expires_at, source, job_id, planned_at)
     SELECT
-        $1::text, c.user_id, o.local_date, c.item, o.zone, o.due_at, o.expires_at, $11::text,
-        concat_ws('.', 'notice', $1::text, to_char(o.local_date, 'YYYYMMDD'), md5(ROW(c.user_id, c.item)::text)),
-        $12::timestamptz
+        $3::text, c.user_id, o.local_date, c.item, o.zone, o.due_at, o.expires_at, $13::text,
+        concat_ws('.', 'notice', $3::text, to_char(o.local_date, 'YYYYMMDD'), md5(ROW(c.user_id, c.item)::text)),
+        $14::timestamptz
     FROM candidates AS c
     JOIN occasions AS o ON o.number = c.number
     ORDER BY c.user_id, o.local_date, c.item
@@ -114,7 +129,7 @@ WITH occasions AS MATERIALIZED (
     UPDATE flowstate_daemon.rounds AS r
     SET notices = p.notices
     FROM (SELECT zone, local_date, count(*) AS notices FROM planned GROUP BY zone, local_date) AS p
-    WHERE r.kind = $1::text AND r.zone = p.zone AND r.local_date = p.local_date AND $11::text = 'clock'
+    WHERE r.kind = $3::text AND r.zone = p.zone AND r.local_date = p.local_date AND $13::text = 'clock'
 )
 SELECT
     (SELECT coalesce(sum(found), 0)::bigint FROM candidates) AS found,
@@ -123,33 +138,36 @@ SELECT
 
 -- name: find_candidates
 -- The same candidates, to be looked at: one page, in the order of people.
--- $1 zones of the occasions (text[])
--- $2 where their windows begin (timestamptz[])
--- $3 where their windows end (timestamptz[])
--- $4 all zones that there are (text[])
--- $5 the zone of people who have named none of them (text)
--- $6 one slot for each task (boolean)
--- $7 the person after whom the page begins, or '' (text)
--- $8 their item (text)
--- $9 how many at most (integer)
+-- $1 where the last of the windows ends (timestamptz)
+-- $2 where the first of them begins (timestamptz)
+-- $3 zones of the occasions (text[])
+-- $4 where their windows begin (timestamptz[])
+-- $5 where their windows end (timestamptz[])
+-- $6 all zones that there are (text[])
+-- $7 the zone of people who have named none of them (text)
+-- $8 one slot for each task (boolean)
+-- $9 the person after whom the page begins, or '' (text)
+-- $10 their item (text)
+-- $11 how many at most (integer)
 WITH occasions AS MATERIALIZED (
     SELECT
         o.number, o.zone,
         o.begins_at AT TIME ZONE 'UTC' AS begins_at, o.ends_at AT TIME ZONE 'UTC' AS ends_at
-    FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
+    FROM unnest($3::text[], $4::timestamptz[], $5::timestamptz[])
         WITH ORDINALITY AS o (zone, begins_at, ends_at, number)
+    WHERE o.ends_at <= $1::timestamptz AND o.begins_at >= $2::timestamptz
 ), known AS MATERIALIZED (
-    SELECT name FROM unnest($4::text[]) AS k (name)
+    SELECT name FROM unnest($6::text[]) AS k (name)
 ), house AS MATERIALIZED (
-    SELECT $5::text AS home, $6::boolean AS per_task
+    SELECT $7::text AS home, $8::boolean AS per_task
 )
 SELECT c.number, c.user_id, c.item
 FROM (
 {candidates}
 ) AS c
-WHERE (c.user_id, c.item) > ($7::text, $8::text)
+WHERE (c.user_id, c.item) > ($9::text, $10::text)
 ORDER BY c.user_id, c.item
-LIMIT $9::integer;
+LIMIT $11::integer;
 
 -- name: renew_notices
 -- Open slots again that have ended, for the candidates of a run that is forced: each with a job of its own.
