@@ -46,7 +46,7 @@ class Form:
 
 def line(text: str) -> str:
     """Text of one line. Line breaks, which people paste into titles, become spaces."""
-    if text.isascii() and text.isprintable():
+    if _plain(text):
         return text.strip()
     return _visible(GAPS.sub(" ", text))
 
@@ -57,12 +57,17 @@ def title(text: str) -> str:
 
 def given(text: str) -> str:
     """A title out of the application's own tables, where a stray control character is no reason to send nothing."""
-    return title(CONTROLS.sub(" ", text))
+    return title(text if text.isprintable() else CONTROLS.sub(" ", text))
 
 
 def lines(text: str) -> str:
     """Text of several lines, all separated by a bare newline."""
     return _visible(BREAKS.sub("\n", text))
+
+
+def _plain(text: str) -> bool:
+    """Whether there can be nothing in it that `_visible` looks for, which takes longer to find out."""
+    return text.isascii() and text.isprintable()
 
 
 def _visible(text: str) -> str:
@@ -84,7 +89,7 @@ def link(text: str) -> str:
     url = text.strip()
     if len(url) > LONGEST_LINK:
         raise ValueError(f"an address of at most {LONGEST_LINK} characters")
-    if not LINK.fullmatch(url) or UNSEEN.search(url) or CONTROLS.search(url):
+    if not LINK.fullmatch(url) or not (_plain(url) or (UNSEEN.search(url) or CONTROLS.search(url)) is None):
         raise ValueError("an http or https address")
     return url
 

@@ -36,6 +36,7 @@ from flowstate_daemon.schedule.slot import Slot
 log = structlog.get_logger()
 
 BATCH = 500
+PORTION = 250  # while the stores work at one half of a batch, the other is made
 AT_ONCE = 50  # mails written into the queue in one call, before the loop looks up
 LOOK_S = 5.0  # nobody tells us of slots that other daemons have planned or left
 NO_ROOM_S = 0.2
@@ -123,18 +124,24 @@ class Feeder(Service):
         notices = await self._stores.notices.lease(schedule.kind, room)
         if not notices:
             return 0
-        try:
-            batch = await self._judge(schedule, notices)
-            await self._hand_over(batch, ahead.memory)
-        except Unreadable as lack:
-            self._rests.rest(schedule.kind, lack)
+        portions = [notices[start : start + PORTION] for start in range(0, len(notices), PORTION)]
+        work = [self._see_to(schedule, portion, ahead.memory) for portion in portions]
+        ends = await asyncio.gather(*work, return_exceptions=True)
+        lacks = [end for end in ends if isinstance(end, Unreadable)]
+        failures = [end for end in ends if isinstance(end, BaseException) and not isinstance(end, Unreadable)]
+        if failures:
+            if isinstance(failures[0], Outage):
+                log.info("feeding_interrupted", kind=schedule.kind, slots=len(notices))
+            raise failures[0]
+        if lacks:
+            self._rests.rest(schedule.kind, lacks[0])
             await self._stores.notices.release(notices)
             return 0
-        except Outage:
-            log.info("feeding_interrupted", kind=schedule.kind, slots=len(notices))
-            raise
         self._rests.over(schedule.kind)
         return len(notices)
+
+    async def _see_to(self, schedule: Schedule, notices: Sequence[Notice], memory: str) -> None:
+        await self._hand_over(await self._judge(schedule, notices), memory)
 
     async def _judge(self, schedule: Schedule, notices: Sequence[Notice]) -> Batch:
         now = self._clock.now()

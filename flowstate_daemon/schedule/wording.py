@@ -49,4 +49,6 @@ def times(number: int, thing: str) -> str:
 
 
 def _line(text: str | None, longest: int) -> str:
-    return cut(one_line(HALVES.sub("", text or "")).strip(), longest)
+    if not text:
+        return ""
+    return cut(one_line(text if text.isascii() else HALVES.sub("", text)).strip(), longest)
