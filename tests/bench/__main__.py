@@ -21,6 +21,8 @@ from rich.table import Table
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.dev.embedded import ValkeyHouse
+from tests.bench.calendar import calendar
+from tests.bench.calendar import show as show_calendar
 from tests.bench.delivery import delivery
 from tests.bench.delivery import show as show_delivery
 from tests.bench.idle import idle_commands
@@ -79,6 +81,7 @@ async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float, *, fu
             "idle": await idle_commands(house.url, "idle", idle_s),
             "delivery": await delivery(house.url, full=full),
             "rendering": rendering(),
+            "calendar": await calendar(house.url, full=full),
         }
 
 
@@ -110,7 +113,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle-seconds", type=float, default=60.0)
-    parser.add_argument("--full", action="store_true", help="deliver a backlog of 100 000 mails instead of 20 000")
+    parser.add_argument("--full", action="store_true", help="100 000 mails and a million people instead of 20 000 each")
     given = parser.parse_args()
     logs.configure("warning")
     figures = asyncio.run(measure(given.jobs, given.concurrency, given.rounds, given.idle_seconds, full=given.full))
@@ -119,6 +122,7 @@ def main() -> None:
     show(figures)
     show_delivery(figures["delivery"])
     show_rendering(figures["rendering"])
+    show_calendar(figures["calendar"])
 
 
 if __name__ == "__main__":

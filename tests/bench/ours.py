@@ -32,7 +32,7 @@ from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.pool import Perform
 
 
-def cpu_s(pid: int) -> float:
+def cpu_s(pid: int | str = "self") -> float:
     """The time that the process has had a processor, seconds: what it costs, however busy the machine is."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
