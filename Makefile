@@ -22,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 dev: $(READY) ## open the house: own Valkey and Postgres, sample people, mails written to a folder
 	@$(BIN)/flowstate-daemon dev $(ARGS)
 
-test: $(READY) ## all tests, on real stores (with node and npm also against npm bull)
-	$(BIN)/pytest $(ARGS)
+test: $(READY) ## all tests, on real stores (with node and npm also against npm bull); one process: ARGS='-n 0'
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-systemd: $(READY) ## install into a really booted systemd and try everything there; needs root on Debian
 	$(BIN)/pytest -m deploy -v tests/deploy/test_booted*.py $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import subprocess
@@ -36,9 +37,11 @@ def node_modules() -> None:
     """npm's packages in the versions of the lock file."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         do_without("node and npm are needed for the tests against npm bull; they are not on the PATH")
-    if INSTALLED.exists() and INSTALLED.stat().st_mtime >= LOCK.stat().st_mtime:
-        return
-    npm = subprocess.run(["npm", "ci"], cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+    with LOCK.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes, and one of them installs
+        if INSTALLED.exists() and INSTALLED.stat().st_mtime >= LOCK.stat().st_mtime:
+            return
+        npm = subprocess.run(["npm", "ci"], cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     if npm.returncode:
         last = "\n".join(npm.stderr.strip().splitlines()[-5:])
         do_without(f"`npm ci` in tests/compat failed (is there a way to a package registry?):\n{last}")
