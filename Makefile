@@ -39,7 +39,7 @@ check: $(READY) ## the gate: format, lint, types, imports, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/unit tests/test_house.py
+	$(BIN)/pytest -q -n auto --maxprocesses 4 tests/unit tests/test_house.py
 
 format: $(READY) ## put the code into its format
 	$(BIN)/ruff format .

@@ -21,6 +21,7 @@ SETTINGS = ("FLOWSTATE_", "RESEND_", "REDIS_", "DATABASE_", "FRONTEND_", "APP_NA
 def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(SETTINGS)]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("COLUMNS", raising=False)  # a terminal's width folds names
 
 
 def preview(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> str:
