@@ -104,12 +104,13 @@ async def test_secrets_come_as_credentials(
 async def test_encrypted_secrets_come_as_credentials(
     host: Host, unit: Unit, settings: dict[str, str], provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """As docs/systemd.md tells: sealed with the host's key, named in a drop-in, opened by systemd for the daemon."""
+    """As docs/systemd.md tells: sealed with the host's key, named in a drop-in; it wins over a plain file."""
     await host.prepare(**{name: value for name, value in settings.items() if name != "RESEND_API_KEY"})
     sealed = "/etc/credstore.encrypted/flowstate-daemon.resend_api_key"
     await host.guest.sure("install", "-d", "-m", "700", "/etc/credstore.encrypted")
     seal = ("systemd-creds", "encrypt", "--with-key=host", "--name=resend_api_key", "-", sealed)
     await host.guest.sure(*seal, stdin=provider.api_key)
+    await unit.guest.write("/etc/credstore/flowstate-daemon.resend_api_key", "re_of_last_year\n")
     await unit.drop_in("service", f"[Service]\nLoadCredentialEncrypted=resend_api_key:{sealed}\n")
     await unit.sure("start")
     await enqueue(connection, keys, 1)
