@@ -39,9 +39,12 @@ if ! mountpoint -q "$SPACE"; then
     umount -R /sys/fs/cgroup
     mount -t cgroup2 none /sys/fs/cgroup'
 fi
-forget() { # the firewall chains that netavark leaves behind, unless a network still uses them
+forget() { # name server and firewall chains that netavark leaves behind, unless a network still uses them
   if iptables-save | grep -q '^:NETAVARK-[0-9A-F]\{8\}'; then return; fi
-  local table
+  local table names=/run/containers/networks/aardvark-dns server
+  server=$(cat $names/aardvark.pid 2>/dev/null) || true
+  if [ -n "$server" ] && [ "$(cat "/proc/$server/comm" 2>/dev/null)" = aardvark-dns ]; then kill "$server"; fi
+  rm -f $names/*
   for table in filter nat; do
     iptables-save -t $table | sed -n 's/^-A\( .*NETAVARK.*\)/-D\1/p' | xargs -rL1 iptables -t $table
     iptables-save -t $table | sed -n 's/^:\(NETAVARK[^ ]*\) .*/-X \1/p' | xargs -rL1 iptables -t $table
