@@ -136,10 +136,10 @@ def days(first: date, end: date) -> Iterator[date]:
 
 
 def turns(zones: Iterable[str], starts_at: datetime, ends_at: datetime) -> set[tuple[str, date]]:
-    """Local dates on which somebody's clock is turned, each with the days before and after."""
+    """Local dates on which somebody's clock is turned, each with the day after."""
     found = set()
     for zone in zones:
         for day in days(starts_at.date(), ends_at.date()):
             if instant(day + DAY, time(0), zone) - instant(day, time(0), zone) != DAY:
-                found |= {(person_in(zone), day + number * DAY) for number in (-1, 0, 1)}
+                found |= {(person_in(zone), day + number * DAY) for number in (0, 1)}
     return found
