@@ -25,7 +25,7 @@ class Gather(Generic[V]):
         self._asking: asyncio.Task[None] | None = None
 
     async def answer(self, key: str) -> V:
-        """The answer for one key. Raises Outage when the query that carried it failed."""
+        """The answer for one key. Raises what the query that carried it raised, such as Outage."""
         waiting = self._asked.get(key)
         if waiting is None:
             waiting = self._asked[key] = asyncio.get_running_loop().create_future()
@@ -53,10 +53,11 @@ class Gather(Generic[V]):
             batch = {key: self._asked.pop(key) for key in list(self._asked)[:MOST]}
             try:
                 found = await self._ask(list(batch))
-            except Outage as outage:
+                answers = [found[key] for key in batch]
+            except Exception as error:  # noqa: BLE001 - a bug, too, is for those who asked: they would wait for ever
                 for waiting in batch.values():
-                    waiting.set_exception(outage)
+                    waiting.set_exception(error)
                     waiting.exception()  # whoever asked may have gone meanwhile
             else:
-                for key, waiting in batch.items():
-                    waiting.set_result(found[key])
+                for waiting, answer in zip(batch.values(), answers, strict=True):
+                    waiting.set_result(answer)

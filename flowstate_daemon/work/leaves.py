@@ -6,6 +6,7 @@ mails know no slot and need no leave.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from flowstate_daemon.base.errors import Expired, Skip
 from flowstate_daemon.work.gather import Gather
 
 OF_THE_CALENDAR = "notice."
+# What a producer calls a job may hold characters that Postgres does not take; no slot has such a name.
+SLOTS_JOB = re.compile(r"notice\.[\w.-]+", re.ASCII)
 
 
 class Leave(Protocol):
@@ -39,11 +42,11 @@ class Leaves:
         self._calendar = calendar
         self._gather = Gather("leaves", self._look_up)
 
-    async def take(self, job_id: str) -> None:
-        """Return when the job may send its mail. Raises Skip or Expired when it must not."""
+    async def take(self, job_id: str) -> bool:
+        """Return when the job may send its mail: whether a slot gave leave. Raises Skip or Expired when it must not."""
         if not job_id.startswith(OF_THE_CALENDAR):
-            return
-        leave = await self._gather.in_the_end(job_id)
+            return False
+        leave = await self._gather.in_the_end(job_id) if SLOTS_JOB.fullmatch(job_id) else None
         if leave is None:
             raise Skip("the calendar has no such slot, or has given it another job")
         if leave.lost:
@@ -52,6 +55,7 @@ class Leaves:
             raise Expired("it is too late for this mail of the calendar")
         if not leave.granted:
             raise Skip(f"the calendar has ended this slot before: {leave.state}")
+        return True
 
     async def close(self) -> None:
         await self._gather.close()
