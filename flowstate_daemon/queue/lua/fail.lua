@@ -68,7 +68,12 @@ for job = 1, #locks do
       redis.call("DEL", hash, logs)
       leave_envelope(envelope_id)
     else
-      forget_lost_envelope(hash, envelope_id)
+      if ARGV[at + 10] == "" then
+        forget_lost_envelope(hash, envelope_id)
+      else -- nobody can send it again, and its sealed request holds what must not stay
+        redis.call("HDEL", hash, "envelope")
+        leave_envelope(envelope_id)
+      end
       keep(hash, logs, id, at)
     end
     redis.call("PUBLISH", KEYS[2], ARGV[at + 7])
