@@ -29,7 +29,7 @@ REFUSED = (
     asyncpg.DatatypeMismatchError,
     asyncpg.CannotCoerceError,
 )
-UNKNOWN_REMEDY = "run: flowstate-daemon check"
+UNKNOWN_REMEDY = "run: flowstate-daemon migrate, and if that does not help: flowstate-daemon check"
 
 
 class Unreadable(Outage):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
+from zoneinfo import ZoneInfo
 
 import structlog
 
@@ -29,7 +30,7 @@ from flowstate_daemon.mail.policy import SKIP, Step
 from flowstate_daemon.queue.backlog import Backlog
 from flowstate_daemon.schedule.assessor import Assessor
 from flowstate_daemon.schedule.endings import Ended, outcome_of
-from flowstate_daemon.schedule.plan import Schedule, zone_of
+from flowstate_daemon.schedule.plan import Schedule, zone_if_known
 from flowstate_daemon.schedule.rest import Rests
 from flowstate_daemon.schedule.slot import Slot
 
@@ -40,6 +41,7 @@ PORTION = 250  # while the stores work at one half of a batch, the other is made
 AT_ONCE = 50  # mails written into the queue in one call, before the loop looks up
 LOOK_S = 5.0  # nobody tells us of slots that other daemons have planned or left
 NO_ROOM_S = 0.2
+UTC_ZONE = ZoneInfo("UTC")
 NEVER = datetime.max.replace(tzinfo=UTC)
 TOO_LATE = "too late: the daemon was away or the queue was full until {:%H:%M} on {:%d %b}, local time"
 
@@ -146,7 +148,7 @@ class Feeder(Service):
     async def _judge(self, schedule: Schedule, notices: Sequence[Notice]) -> Batch:
         now = self._clock.now()
         late = [notice for notice in notices if notice.expires_at <= now]
-        in_time = [notice for notice in notices if notice.expires_at > now]
+        in_time = _at_home([notice for notice in notices if notice.expires_at > now])
         ended = await self._too_late(late) if late else []
         orders: list[tuple[Notice, MailOrder]] = []
         assessed = await self._assessor.assess(schedule, [slot_of(one) for one in in_time]) if in_time else []
@@ -161,7 +163,7 @@ class Feeder(Service):
         people = await self._assessor.people([slot_of(notice) for notice in notices])
         ended = []
         for notice in notices:
-            end = notice.expires_at.astimezone(zone_of(notice.zone))
+            end = notice.expires_at.astimezone(slot_of(notice).zone)
             person = people.get(notice.user_id)
             why = Step("time", SKIP, TOO_LATE.format(end, end))
             ended.append(Ended(notice, person.email if person else "", "skipped", why))
@@ -206,5 +208,14 @@ class Feeder(Service):
 
 
 def slot_of(notice: Notice) -> Slot:
-    """The slot of a row."""
-    return Slot(notice.kind, notice.user_id, notice.local_date, notice.due_at, zone_of(notice.zone), notice.item)
+    """The slot of a row; in a zone that is not known here, by UTC."""
+    zone = zone_if_known(notice.zone) or UTC_ZONE
+    return Slot(notice.kind, notice.user_id, notice.local_date, notice.due_at, zone, notice.item)
+
+
+def _at_home(notices: Sequence[Notice]) -> list[Notice]:
+    """Those in zones that are known here; the others stay leased for a while, and are then another daemon's."""
+    strange = sorted({notice.zone for notice in notices if zone_if_known(notice.zone) is None})
+    if strange:
+        log.warning("zones_unknown", zones=strange, remedy="install this machine's newest tzdata")
+    return [notice for notice in notices if notice.zone not in strange]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flowstate_daemon.base.cron import cron_after, read_cron
 from flowstate_daemon.base.forms import until_cron
@@ -102,6 +102,14 @@ class Schedule:
 def zone_of(name: str) -> ZoneInfo:
     """A zone by the name under which the calendar knows it."""
     return ZoneInfo(name)
+
+
+def zone_if_known(name: str) -> ZoneInfo | None:
+    """The same, or None: the machine of another daemon, which has planned, may know more zones than this one."""
+    try:
+        return zone_of(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return None
 
 
 def schedules_of(settings: Settings) -> tuple[Schedule, ...]:

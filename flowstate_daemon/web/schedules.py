@@ -113,10 +113,13 @@ class Schedules:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         head = msgspec.json.encode({"name": wish.name, "at": wish.at, "force": wish.force, "dry_run": True})
-        await response.write(head[:-1] + b',"people":[')
-        tail = await self._write(response, first, people, bodies=bodies)
-        await response.write(b"]," + msgspec.json.encode(tail)[1:])
-        await response.write_eof()
+        try:
+            await response.write(head[:-1] + b',"people":[')
+            tail = await self._write(response, first, people, bodies=bodies)
+            await response.write(b"]," + msgspec.json.encode(tail)[1:])
+            await response.write_eof()
+        except ConnectionError:
+            log.info("rehearsal_unheard", kind=wish.name)  # whoever asked has hung up
         return response
 
     @staticmethod

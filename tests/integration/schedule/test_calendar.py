@@ -234,3 +234,20 @@ async def test_a_clock_that_was_wrong_for_a_moment_costs_nothing(
     clock.jump(-365 * DAY_S)
     clock.jump(120)
     assert await stage.tick() == 1
+
+
+async def test_a_zone_that_only_another_daemon_knows(app: Application, stage: Stage, clock: HandClock) -> None:
+    """Planned by a machine with newer zones: left to it, told of, and in the end recorded as too late; no crash."""
+    for person in ("ada", "ben"):
+        await due(app, person)
+    await stage.plan()
+    async with stage.pool.acquire() as connection:
+        await connection.execute("UPDATE flowstate_daemon.notices SET zone = 'Mars/Utopia' WHERE user_id = 'ada'")
+    with structlog.testing.capture_logs() as lines:
+        assert await stage.tick() == 1
+    assert [line["zones"] for line in lines if line["event"] == "zones_unknown"] == [["Mars/Utopia"]]
+    assert (await stage.ends())[REMINDER, "ada"] == ("planned", None)
+    clock.advance(3 * HOUR_S + 1)
+    await stage.tick()
+    state, reason = (await stage.ends())[REMINDER, "ada"]
+    assert (state, "too late" in (reason or "")) == ("skipped", True)
