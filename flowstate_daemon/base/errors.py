@@ -81,6 +81,10 @@ class Outage(FlowstateError):
     """One of our stores is away, still loading, read-only or full. Never an attempt, never the end of the house."""
 
 
+class Outdated(FlowstateError):
+    """What was decided about this mail is too old to act on. Not an attempt: the job goes back and is judged anew."""
+
+
 class LockLost(FlowstateError):
     """Another worker owns the job by now: this run's result is worthless and must not be written."""
 

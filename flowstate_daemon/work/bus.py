@@ -7,6 +7,7 @@ task of their own. Senders await `post`; the engine runs the loop. Knows Redis o
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from uuid import uuid4
 import structlog
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Expired, Final, LockLost, Outage
+from flowstate_daemon.base.errors import Final, LockLost, Outage
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.vitals import Pulse
 from flowstate_daemon.delivery.answers import Rate
@@ -24,10 +25,10 @@ from flowstate_daemon.delivery.gateway import MOST_IN_BATCH, Gateway
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.envelopes import Envelope, Envelopes
 from flowstate_daemon.queue.pacer import Pacer
-from flowstate_daemon.work.carrier import REDIS_REST_S, UNANSWERED, Back, Carrier
+from flowstate_daemon.work.carrier import UNANSWERED, Back, Carrier
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.line import Line
-from flowstate_daemon.work.parcel import TOO_LATE, Load, Member, Parcel, idempotency_key
+from flowstate_daemon.work.parcel import Load, Member, Parcel, drop_outdated, idempotency_key
 from flowstate_daemon.work.rejoin import Rejoin
 from flowstate_daemon.work.right_of_way import RightOfWay
 
@@ -50,7 +51,6 @@ class Bus(Service):
     ) -> None:
         super().__init__(pulse)
         self._gateway = gateway
-        self._envelopes = envelopes
         self._pacer = pacer
         self._lane = lane
         self._clock = clock
@@ -62,6 +62,7 @@ class Bus(Service):
         self._urgent_tasks = 0
         self._expected = 0
         self._rate: Rate | None = None
+        self._held_at = -math.inf
         self._roused = asyncio.Event()
         self._senders: Pulse | None = None
 
@@ -96,6 +97,7 @@ class Bus(Service):
 
     async def post(self, parcel: Parcel) -> Accepted:
         """Send one mail; returns when the provider has taken it. Raises by fate."""
+        parcel.posted_at = self._clock.mono()
         if parcel.job.envelope is None:
             parcel.written(self._gateway.write)  # one by one: a hundred at once would hold up a code
             self._enter(parcel)
@@ -138,7 +140,11 @@ class Bus(Service):
         if wait_s > 0 and await self._pacer.asked_to_try():
             self._lane.try_now()
             wait_s = self._lane.wait_s(urgent=self._line.urgent)
-        return wait_s if wait_s > 0 else await self._pacer.slot(urgent=self._line.urgent)
+        held = wait_s > 0
+        if not held:
+            wait_s = await self._pacer.slot(urgent=self._line.urgent)
+        self._held_at = self._clock.mono() if held or self._pacer.bulk_paused else self._held_at
+        return wait_s
 
     def _full(self) -> bool:
         """Codes have requests of their own beyond those that bulk may fill."""
@@ -170,9 +176,7 @@ class Bus(Service):
         most = 1 if resting and not urgent else MOST_IN_BATCH  # who tries may lose an attempt
         load = self._line.take(lambda parcel: self._gateway.batchable(parcel.mail), most=most, urgent_only=alone)
         if load is not None and load.envelope is None:
-            for parcel in load.parcels:
-                if parcel.expired(self._clock.now_ms()):
-                    parcel.fail(Expired(TOO_LATE))
+            drop_outdated(load.parcels, self._clock.now_ms(), held_at=self._held_at)
         return load if load is not None and load.live else None
 
     async def _sealed(self, load: Load) -> bool:
@@ -182,13 +186,8 @@ class Bus(Service):
                 envelope = await self._composed(live)
             except Final:
                 continue
-            try:
-                lost = await self._envelopes.seal(envelope)
-            except Outage as outage:
-                log.warning("not_sealed", mails=len(live), reason=outage.reason)
-                self._back(Back(parcels=live, after_s=REDIS_REST_S))
-                return False
-            if not lost:
+            is_sealed, lost = await self._carrier.seal(envelope)
+            if is_sealed:
                 load.parcels, load.envelope = live, envelope
                 for parcel in live:
                     parcel.envelope = envelope.id

@@ -27,7 +27,7 @@ from flowstate_daemon.base.errors import (
 )
 from flowstate_daemon.delivery.gateway import Delivery, Gateway, Refused, Result
 from flowstate_daemon.mail.message import Accepted
-from flowstate_daemon.queue.envelopes import LIFE_MS, Envelopes
+from flowstate_daemon.queue.envelopes import LIFE_MS, Envelope, Envelopes
 from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.work.lane import Lane
 from flowstate_daemon.work.parcel import PARKED, TOO_LATE, Load, Member, Parcel, pack
@@ -91,6 +91,7 @@ class Carrier:
             return Back(parcels=load.live, answered=False)
         for parcel in load.parcels:
             self._right_of_way.leaving(parcel.job.id)
+            parcel.left_at = parcel.left_at or self._clock.mono()
         try:
             delivery = await self._gateway.deliver(envelope.path, envelope.body, envelope.key, len(envelope.members))
         except AcceptedEarlier:
@@ -110,6 +111,23 @@ class Carrier:
             return self._unanswered(load, unknown)
         self._lane.accepted()
         return await self._delivered(load, delivery)
+
+    async def seal(self, envelope: Envelope) -> tuple[bool, set[str]]:
+        """Write a request down: whether it stands, and whose jobs are no longer ours. Until Redis has answered.
+
+        A call that was executed without being heard has bound its mails to these bytes, and whoever takes one of them
+        up sends them: then no other request may be made of them.
+        """
+        in_doubt = False
+        while True:
+            try:
+                lost = await self._envelopes.seal(envelope)
+                return not lost or (in_doubt and await self._envelopes.open(envelope.id) is not None), lost
+            except Outage as outage:
+                if not in_doubt:
+                    log.warning("not_sealed", mails=len(envelope.members), reason=outage.reason)
+                in_doubt = True
+                await asyncio.sleep(REDIS_REST_S)
 
     async def settle(self, parcels: Sequence[Parcel], results: Mapping[Member, Result]) -> None:
         """End parcels of one request by what is known of their mails; the accepted first, they need no writing."""

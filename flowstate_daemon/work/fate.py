@@ -16,6 +16,7 @@ from flowstate_daemon.base.errors import (
     InProgress,
     LaneClosed,
     Outage,
+    Outdated,
     QuotaExhausted,
     Retry,
     Skip,
@@ -60,7 +61,7 @@ def ended_by(job: Job, error: BaseException, rules: RetryRules, rng: random.Rand
             return finished(job, {"expired": error.reason})
         case Skip():
             return finished(job, {"skipped": error.reason})
-        case Throttled() | InProgress() | QuotaExhausted() | LaneClosed() | Outage():
+        case Throttled() | InProgress() | QuotaExhausted() | LaneClosed() | Outage() | Outdated():
             return Released(job)
         case Final():
             return Failed(job, readable(error), stack(job, error))

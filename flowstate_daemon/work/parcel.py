@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.base.errors import Expired, FlowstateError, Outdated
 from flowstate_daemon.delivery.gateway import Refused, Result
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.envelopes import Envelope
@@ -25,6 +25,8 @@ PARKED = (
 )
 
 TOO_LATE = "the code ran out before it could leave"
+# What was held up for longer is judged anew: its person may have unsubscribed meanwhile, or its hour be over.
+JUDGED_FOR_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +43,8 @@ class Parcel:
     expires_at: int | None = None
     envelope: str | None = None
     place: int | None = None
+    posted_at: float = 0.0  # monotonic seconds, as `left_at`: since when it waits, and since when no more
+    left_at: float | None = None
     fate: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _mail: Email | None = None
     _written: bytes | None = None
@@ -112,6 +116,18 @@ class Load:
     def fail(self, error: FlowstateError) -> None:
         for parcel in self.parcels:
             parcel.fail(error)
+
+
+def drop_outdated(parcels: Sequence[Parcel], now_ms: int, *, held_at: float) -> None:
+    """End codes that have run out, and hand back what was judged long before `held_at`, when none were let through.
+
+    A slow provider is no reason to judge anew: where mails always wait for long, nobody's turn would ever come.
+    """
+    for parcel in parcels:
+        if parcel.expired(now_ms):
+            parcel.fail(Expired(TOO_LATE))
+        elif not parcel.urgent and held_at - parcel.posted_at > JUDGED_FOR_S:
+            parcel.fail(Outdated("no mails could leave for so long that it must be judged anew"))
 
 
 def idempotency_key(path: str, body: bytes, members: Sequence[Member]) -> str:

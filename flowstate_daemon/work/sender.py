@@ -14,7 +14,7 @@ from flowstate_daemon.mail.catalogue import KINDS, URGENT, MailRequest, read_req
 from flowstate_daemon.mail.facts import NOTHING_KNOWN, PersonFacts
 from flowstate_daemon.mail.language import spoken
 from flowstate_daemon.mail.message import masked
-from flowstate_daemon.mail.policy import decide, expires_at_ms
+from flowstate_daemon.mail.policy import PASS, Step, decide, expires_at_ms
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.work.bus import Bus
@@ -42,7 +42,11 @@ class Sender:
         """Send one job's mail; the result becomes the job's return value. Raises FlowstateError by fate."""
         with self._bus.expecting():
             parcel = await self._prepared(run)
-        accepted = await self._bus.post(parcel)
+        try:
+            accepted = await self._bus.post(parcel)
+        finally:
+            if parcel.left_at is not None:
+                run.chain.append(Step("rate", PASS, f"waited {parcel.left_at - parcel.posted_at:.1f} s"))
         run.facts["provider_id"] = accepted.provider_id
         return {"id": accepted.provider_id, "provider": accepted.provider}
 
@@ -70,8 +74,8 @@ class Sender:
         run.chain.extend(decision.chain)
         if not decision.send:
             raise (Expired if decision.outcome == "expired" else Skip)(decision.reason or "not to be sent")
-        if self._leaves is not None:
-            await self._leaves.take(run.job.id)
+        if self._leaves is not None and await self._leaves.take(run.job.id):
+            run.chain.append(Step("eligible", PASS))
         return in_language_of(facts, request)
 
     @asynccontextmanager

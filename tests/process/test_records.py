@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,7 +26,7 @@ from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import seed
 from tests.process.test_life import enqueue
 from tests.support.daemon import eventually
-from tests.support.fake_resend import FakeResend, error
+from tests.support.fake_resend import Answer, FakeResend, error
 
 ADDRESS = "person-0@example.org"
 CODE = "493027"
@@ -77,10 +79,11 @@ async def test_a_sent_mail_can_be_explained(
             return await outcomes(database_url) == [("welcome", "sent")]
 
         await eventually(written, "one row in the ledger")
-        story = json.dumps(await command(database_url, "explain", ADDRESS))
-        assert "sent" in story
-        assert "suppression" in story
-        assert "re_" not in story
+        story: Any = await command(database_url, "explain", ADDRESS)
+        assert "re_" not in json.dumps(story)
+        [told] = story["mails"][0]["tries"]
+        assert (told["outcome"], [step["step"] for step in told["chain"]]) == ("sent", ["suppression", "rate"])
+        assert re.fullmatch(r"waited \d\.\d s", told["chain"][1]["why"])
 
 
 async def test_a_suppressed_address_gets_nothing_and_the_ledger_says_why(
@@ -122,11 +125,12 @@ async def test_a_code_past_its_life_is_dropped_and_scrubbed(
     assert not provider.accepted
 
 
+@pytest.mark.parametrize("answer", [error(422, "validation_error"), error(500, "application_error")])
 async def test_a_failed_code_is_scrubbed_too(
-    make_daemon: MakeDaemon, provider: FakeResend, keys: Keys, redis: Redis
+    make_daemon: MakeDaemon, provider: FakeResend, keys: Keys, redis: Redis, answer: Answer
 ) -> None:
     """A code does not stay readable among the failed jobs; another run is refused in words."""
-    provider.script(error(422, "validation_error"), times=1)
+    provider.script(answer, times=1)
     data, now_ms = code_job()
     await seed(redis, keys, "refused", "otp", data)
     await redis.hset(keys.job("refused"), "timestamp", str(now_ms))

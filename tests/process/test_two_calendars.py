@@ -26,6 +26,11 @@ DUE = """
 INSERT INTO tasks (id, "userId", title, "dueDate", "updatedAt")
 SELECT 't' || id, id, 'Write', $1::timestamp, now() FROM users;
 """
+STEPS = """
+SELECT array_agg(DISTINCT step ->> 'step' ORDER BY step ->> 'step')
+FROM flowstate_daemon.mails, jsonb_array_elements(chain) AS step
+WHERE outcome = 'sent';
+"""
 
 
 def where_it_is_noon(now: datetime) -> str:
@@ -76,6 +81,7 @@ async def test_two_daemons_and_kills_send_each_slot_once(
     assert got == {f"p{number}@example.org": 1 for number in range(1, PEOPLE + 1)}
     assert provider.duplicates() == []
     assert await connection.fetchval("SELECT count(*) FROM flowstate_daemon.notices") == PEOPLE
+    assert await connection.fetchval(STEPS) == ["eligible", "preference", "rate", "suppression"]
     assert all(any(daemon.events("notices_fed") for daemon in daemons) for daemons in lives.values())
     await connection.close()
 

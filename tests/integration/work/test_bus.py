@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.base.errors import LockLost, Retry, Skip
+from flowstate_daemon.base.errors import LockLost, Outdated, Retry, Skip
 from flowstate_daemon.delivery.gateway import LARGEST_IN_BATCH
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.connection import Connection
@@ -18,6 +18,9 @@ from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.queue.pacer import Pacer
 from flowstate_daemon.work.breaker import FIRST_REST_S, IN_A_ROW, LONGEST_REST_S
 from flowstate_daemon.work.bus import UNDER_WAY
+from flowstate_daemon.work.lane import FIRST_PROBE_S
+from flowstate_daemon.work.parcel import JUDGED_FOR_S
+from tests.support.clock import HandClock
 from tests.support.daemon import eventually
 from tests.support.depot import CODE, REMINDER, Depot, fates
 from tests.support.fake_resend import FakeResend, Incoming, error
@@ -241,6 +244,26 @@ async def test_what_was_under_way_when_the_provider_fell_ill_keeps_its_attempts(
     sent = [(incoming.key, incoming.body) for incoming in seen[1:]]
     assert len(sent) == 2 * UNDER_WAY - (IN_A_ROW - 1)
     assert len(set(sent)) == UNDER_WAY
+
+
+@pytest.mark.parametrize(("held_s", "judged_anew"), [(JUDGED_FOR_S - 1, False), (JUDGED_FOR_S + 1, True)])
+async def test_what_a_closed_lane_held_up_for_long_is_judged_anew(
+    connection: Connection, keys: Keys, fake: FakeResend, held_s: float, *, judged_anew: bool
+) -> None:
+    """Its person may have unsubscribed meanwhile: the job goes back, for no attempt; a code has no time for that."""
+    fake.script(error(403, "invalid_api_key", "API key is invalid."))
+    clock = HandClock()
+    async with Depot(connection, keys, fake, clock=clock) as depot:
+        tasks = [depot.post(job) for job in [*await depot.jobs(1), *await depot.jobs(1, CODE)]]
+        await eventually(lambda: _is(bool(depot.lane.closed) and depot.bus.waiting == len(tasks)), "both wait")
+        clock.advance(held_s)
+        depot.bus._roused.set()
+        await eventually(lambda: _is(depot.bus._held_at == clock.mono()), "the lane is still closed")
+        depot.lane_clock.advance(FIRST_PROBE_S)
+        depot.bus._roused.set()
+        bulk, code = await fates(tasks)
+    assert isinstance(bulk, Outdated if judged_anew else Accepted)
+    assert isinstance(code, Accepted)
 
 
 async def test_somebody_who_has_mended_the_key_need_not_wait(depot: Depot, fake: FakeResend) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.base.errors import Final, LaneClosed, Malformed, Outage, Retry, Skip, Throttled
+from flowstate_daemon.base.errors import Final, LaneClosed, Malformed, Outage, Outdated, Retry, Skip, Throttled
 from flowstate_daemon.queue.job import Backoff, Failed, Finished, Job, JobOptions, Retried
 from flowstate_daemon.work.fate import Released, RetryRules, ended_by, finished, readable
 
@@ -53,7 +53,7 @@ def test_final_errors_burn_no_attempts(error: Final) -> None:
     assert isinstance(end(job(attempts=9, backoff=EXPONENTIAL), error), Failed)
 
 
-@pytest.mark.parametrize("error", [Throttled("slow", after_ms=1), LaneClosed("key"), Outage("redis")])
+@pytest.mark.parametrize("error", [Throttled("slow", after_ms=1), LaneClosed("key"), Outage("redis"), Outdated("old")])
 def test_what_is_not_the_jobs_fault_is_no_attempt(error: Exception) -> None:
     """Rate limits, closed lanes and outages hand the job back as it was."""
     assert end(job(attempts=1), error) == Released(job(attempts=1))
