@@ -96,6 +96,10 @@ class InFlight:
         return {job_id for job_id in job_ids if (run := self._runs.get(job_id)) is not None and not run.over}
 
     def take_in(self, job: Job, now: float) -> Run:
+        before = self._runs.get(job.id)
+        if before is not None and not before.over and before.job.timestamp == job.timestamp:
+            # Its lock had run out, and now is ours once more: two runs would be two mails.
+            before.call_off(CalledOff.LOCK_LOST)
         run = Run(job, now)
         self._runs[job.id] = run
         self._busy += 1
@@ -113,6 +117,11 @@ class InFlight:
         if run is None or run.job is not job:
             return None
         return self._runs.pop(job.id)
+
+    def superseded(self, job: Job) -> bool:
+        """Whether we have claimed the same job again: an ending of the run before is written, or not ours to write."""
+        run = self._runs.get(job.id)
+        return run is not None and run.job is not job and run.job.timestamp == job.timestamp
 
     def call_off(self, job_ids: Iterable[str], why: CalledOff) -> None:
         for job_id in job_ids:

@@ -69,13 +69,17 @@ class Settler(Service):
                 await self._settle(endings)
 
     async def _settle(self, endings: deque[Any]) -> None:
-        """Write up to one batch; nothing leaves the line before Redis has answered for it."""
+        """Write up to one batch; nothing leaves the line before Redis has answered for it.
+
+        What was executed without being heard is written again, unless its job is back in our hands under the same lock.
+        """
         await self._right_of_way.give_way()
         batch = list(islice(endings, BATCH))
-        written = await self._write(batch)
+        ours = [ending for ending in batch if not self._inflight.superseded(ending.job)]
+        written = await self._write(ours) if ours else []
         for _ in batch:
             endings.popleft()
-        async for ending, settled in self._right_of_way.in_pieces(zip(batch, written, strict=True)):
+        async for ending, settled in self._right_of_way.in_pieces(zip(ours, written, strict=True)):
             self._close(ending, settled)
         if self._notice is not None:
             self._notice()

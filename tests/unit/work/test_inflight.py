@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flowstate_daemon.queue.job import DEFAULTS, Job
-from flowstate_daemon.work.inflight import UNSETTLED, InFlight
+from flowstate_daemon.work.inflight import UNSETTLED, CalledOff, InFlight
 
 
 def job(number: int) -> Job:
@@ -47,3 +49,12 @@ def test_an_id_may_be_in_hand_twice_after_obliterate() -> None:
     assert inflight.settled(old.job) is None
     assert inflight.ids() == ["1"]
     assert inflight.settled(new.job) is new
+
+
+def test_of_two_runs_of_one_job_the_newer_goes_on() -> None:
+    """The lock of the older one had run out meanwhile; the job of another time under the same id is another job."""
+    inflight = InFlight(3)
+    old, other = inflight.take_in(job(1), 0.0), inflight.take_in(replace(job(2), timestamp=7), 0.0)
+    new, unlike = inflight.take_in(job(1), 1.0), inflight.take_in(job(2), 1.0)
+    assert [run.called_off for run in (old, new, other, unlike)] == [CalledOff.LOCK_LOST, None, None, None]
+    assert [inflight.superseded(run.job) for run in (old, new, other, unlike)] == [True, False, False, False]
