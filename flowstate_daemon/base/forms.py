@@ -64,7 +64,7 @@ def _web_url(text: str) -> str:
 
 def _secret_word(secret: SecretStr) -> SecretStr:
     if not PRINTABLE.fullmatch(secret.get_secret_value()):
-        raise ValueError("must be one word without spaces or line ends")
+        raise ValueError("must be one word of plain ASCII, without spaces or line ends")
     return secret
 
 
@@ -116,7 +116,7 @@ def words_of(secret: SecretStr | None) -> list[str]:
 def _secret_words(secret: SecretStr) -> SecretStr:
     words = words_of(secret)
     if not words or not all(PRINTABLE.fullmatch(word) for word in words):
-        raise ValueError("must be one word without spaces, or several separated by commas")
+        raise ValueError("must be one word of plain ASCII without spaces, or several separated by commas")
     return secret
 
 

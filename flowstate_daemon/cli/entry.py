@@ -1,10 +1,11 @@
 """The root of the command line, and the one place where errors become exit codes.
 
-0 done · 1 failed while running · 64 wrong usage · 69 a store is unreachable · 78 wrong configuration.
+0 done · 1 failed while running · 64 wrong usage · 69 a store is unreachable · 78 wrong configuration · 130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -24,6 +25,8 @@ OUTCOMES: tuple[tuple[type[FlowstateError], str, int], ...] = (
     (FlowstateError, "failed", FAILED),
 )
 
+# What a write says when nobody reads on, or the disk is full.
+UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT}
 
 # Where each command lives. Its module is imported when the command is asked for: a health check every few
 # seconds must not read the whole house into memory.
@@ -58,7 +61,8 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done, 1 failed, 64 wrong usage, 69 a store is unreachable, 78 wrong configuration.",
+    epilog="Exit codes: 0 done, 1 failed, 64 wrong usage, 69 a store is unreachable, 78 wrong configuration, "
+    "130 interrupted.",
 )
 @click.version_option(__version__, prog_name="flowstate-daemon")
 @click.option(
@@ -89,20 +93,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
         return app.main(args=arguments, prog_name="flowstate-daemon", standalone_mode=False) or 0
-    except click.UsageError as error:
-        error.show()
-        return USAGE
     except click.ClickException as error:
         error.show()
-        return FAILED
+        what, code = ("wrong usage", USAGE) if isinstance(error, click.UsageError) else ("failed", FAILED)
+        return _document(what, [error.format_message()], code, as_json=_wants_json(arguments))
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (`… | head`); Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except FlowstateError as error:
-        return _say(error, as_json="--json" in (sys.argv[1:] if arguments is None else arguments))
+        return _say(error, as_json=_wants_json(arguments))
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        # Nobody reads on (`… | head`), or the disk is full; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            click.echo(f"flowstate-daemon: failed\n  - cannot write: {error.strerror}", err=True)
+        return FAILED
+
+
+def _wants_json(arguments: Sequence[str] | None) -> bool:
+    return "--json" in (sys.argv[1:] if arguments is None else arguments)
 
 
 def _say(error: FlowstateError, *, as_json: bool) -> int:
@@ -112,6 +122,11 @@ def _say(error: FlowstateError, *, as_json: bool) -> int:
     click.echo(f"flowstate-daemon: {what}", err=True)
     for reason in reasons:
         click.echo(f"  - {reason}", err=True)
+    return _document(what, reasons, code, as_json=as_json)
+
+
+def _document(what: str, reasons: list[str], code: int, *, as_json: bool) -> int:
+    """The document for a program that asked for one; the exit code."""
     if as_json:
         click.echo(json.dumps({"error": what, "reasons": reasons, "exit_code": code}, indent=2))
     return code

@@ -18,7 +18,10 @@ def lane() -> None:
 @json_option
 @click.pass_obj
 def status(config_file: str | None, *, as_json: bool) -> None:
-    """Tell what all daemons on this Redis know of the provider: whether it takes mails, and at what rate."""
+    """Tell whether the provider takes mails, and how fast.
+
+    That is what all daemons on this Redis know of it together.
+    """
     state = at_desk(config_file, lambda desk: _pacer(desk).state())
     if as_json:
         print_json(state)
@@ -30,7 +33,9 @@ def status(config_file: str | None, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def open_(config_file: str | None, *, as_json: bool) -> None:
-    """Let every daemon try again now, after key, account, domain or quota have been mended.
+    """Let every daemon try again now.
+
+    For when key, account, domain or quota have been mended.
 
     A closed lane opens by itself within five minutes, and bulk that rests goes on within one; this is for those who do
     not want to wait. It also lifts the pause of bulk after a used-up quota. Nothing is sent that would not be sent

@@ -62,5 +62,5 @@ def preview(config_file: str | None, kind: str | None, locale: str | None, folde
         mails = [dict(zip(names, row, strict=True)) for row in rows]
         print_json({"index": str(folder / "index.html"), "mails": mails})
         return
-    print_table(f"{len(found)} mails:", ("file", "HTML bytes", "text bytes", "subject"), rows)
+    print_table(f"mails: {len(found)}", ("file", "HTML bytes", "text bytes", "subject"), rows)
     click.echo(f"\nOpen {folder / 'index.html'}")

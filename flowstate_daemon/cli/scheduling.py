@@ -38,7 +38,7 @@ def schedule() -> None:
 @json_option
 @click.pass_obj
 def list_(config_file: str | None, *, as_json: bool) -> None:
-    """When each schedule is next due, zone by zone, and what its last run has brought."""
+    """Tell when each schedule is next due, and how its last run went."""
     found = at_calendar(config_file, lambda by_hand: by_hand.overview())
     if as_json:
         print_json(found)
@@ -60,7 +60,7 @@ def overview_rows(one: Overview) -> Iterator[tuple[object, ...]]:
         head, told = ("", ""), ("", "", "")
     if len(one.next) > SHOWN_INSTANTS:
         zones = sum(len(following.zones) for following in one.next[SHOWN_INSTANTS:])
-        yield *head, "later", f"{zones} more zones", *told
+        yield *head, "later", f"{zones} more zone{'s' if zones > 1 else ''}", *told
 
 
 def places(zones: tuple[str, ...]) -> str:

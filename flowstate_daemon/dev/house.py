@@ -6,10 +6,12 @@ Valkey and Postgres come out of wheels, the FlowState tables get sample people, 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import secrets
 import socket
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,7 @@ import msgspec
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config, load
+from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.daemon.by_hand import build_by_hand
 from flowstate_daemon.daemon.house import House
 from flowstate_daemon.delivery.outbox import Outbox
@@ -64,7 +67,9 @@ class DevHouse:
         self._daemon: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        """Raises ConfigError when the folder cannot be used, or another house is open in it; Outage."""
         async with AsyncExitStack() as opening:
+            opening.enter_context(held(self.folder))
             valkey = ValkeyHouse(self.folder / "valkey", appendonly=True)
             postgres = PostgresHouse(self.folder / "postgres")
             await opening.enter_async_context(valkey)
@@ -151,3 +156,29 @@ def port_near(wish: int) -> int:
         except OSError:
             return 0
     return wish
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, and for one house alone: two Valkeys on the same files would spoil them.
+
+    Raises ConfigError. The lock ends with the process, also by kill -9.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError([f"{folder}: {error.strerror}; name another folder with --folder"]) from error
+    try:
+        _take(lock, folder)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        remedy = "close that one with Ctrl-C, or name another folder with --folder"
+        raise ConfigError([f"{folder}: another `flowstate-daemon dev` has this folder open: {remedy}"]) from error

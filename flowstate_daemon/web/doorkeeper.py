@@ -26,7 +26,7 @@ KNOWN_PER_S, KNOWN_BURST = 20.0, 60.0
 STRANGERS_PER_S, STRANGERS_BURST = 1.0, 20.0
 RETRY_AFTER_S = 10
 CLOSED = "set FLOWSTATE_HTTP_API_TOKEN (32 characters or more) to open the API"
-REFUSED = "send Authorization: Bearer with the value of FLOWSTATE_HTTP_API_TOKEN"
+REFUSED = "send the value of FLOWSTATE_HTTP_API_TOKEN in the header Authorization, behind the word Bearer"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -32,8 +34,8 @@ def test_the_first_steps_keep_their_lines(capsys: pytest.CaptureFixture[str]) ->
 
 def test_no_one_line_help_is_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
     """In the lists of commands each has a whole sentence."""
-    assert "..." not in help_of(capsys).partition("Commands:")[2]
-    assert "..." not in help_of(capsys, "queue").partition("Commands:")[2]
+    for group in ((), ("queue",), ("lane",), ("mail",), ("schedule",), ("suppression",)):
+        assert "..." not in help_of(capsys, *group).partition("Commands:")[2], group
 
 
 def test_enqueue_teaches_the_fields_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +70,25 @@ def test_a_mistake_is_told_in_words_and_in_json(capsys: pytest.CaptureFixture[st
     document = json.loads(said.out)
     assert (document["error"], document["exit_code"]) == ("wrong configuration", CONFIG)
     assert "RESEND_FROM_EMAIL" in document["reasons"][0]
+
+
+def test_wrong_usage_is_told_in_json_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that misspelt a state reads why in the same place as every other error."""
+    assert main(["queue", "list", "lost", "--json"]) == USAGE
+    document = json.loads(capsys.readouterr().out)
+    assert (document["error"], document["exit_code"]) == ("wrong usage", USAGE)
+    assert "'lost' is not one of" in document["reasons"][0]
+
+
+def test_a_full_disk_is_told_in_a_sentence() -> None:
+    """What `queue list > file` meets; a traceback would hide the cause."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "flowstate_daemon", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "flowstate-daemon: failed\n  - cannot write: No space left on device\n",
+    )
 
 
 @pytest.mark.parametrize("option", [("--wait", "-1"), ("--priority", "0"), ("--delay", "-5"), ("--context", "{bad")])
