@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
 import pytest
 
 from flowstate_daemon.base.errors import Outage
@@ -24,6 +25,15 @@ async def forget(connection: Connection, keys: Keys) -> None:
     found = await connection.call("KEYS", f"{keys.base}*")
     if found:
         await connection.call("DEL", *found)
+
+
+async def queued(app: Application, stage: Stage) -> asyncpg.Record:
+    """Ada's slot of today, whose job waits in the queue."""
+    await due(app, "ada")
+    await stage.plan()
+    await stage.feed()
+    (slot,) = await stage.slots()
+    return slot
 
 
 async def state_of(stage: Stage, person: str = "ada") -> tuple[str, str | None]:
@@ -51,10 +61,7 @@ async def test_what_was_under_way_is_not_sent_again_after_a_flush(
     app: Application, stage: Stage, connection: Connection, keys: Keys, clock: HandClock
 ) -> None:
     """A sender had leave when Redis forgot its job: nobody knows, so the slot fails and says so."""
-    await due(app, "ada")
-    await stage.plan()
-    await stage.feed()
-    (slot,) = await stage.slots()
+    slot = await queued(app, stage)
     await stage.calendar.notices.grant([slot["job_id"]])
     await forget(connection, keys)
     clock.advance(61)
@@ -70,9 +77,7 @@ async def test_what_was_under_way_is_not_sent_again_after_a_flush(
 
 async def test_an_outcome_that_waits_in_the_journal_counts(app: Application, stage: Stage, clock: HandClock) -> None:
     """The ledger writer is behind: the reconciler sees the mail's outcome in the journal and leaves the slot alone."""
-    await due(app, "ada")
-    await stage.plan()
-    await stage.feed()
+    await queued(app, stage)
     file, stage.postman.file = stage.postman.file, _nothing  # type: ignore[method-assign]
     assert await stage.postman.round() == 1
     clock.advance(3600)
@@ -90,10 +95,7 @@ async def test_a_job_that_somebody_took_away_is_not_made_again(
     app: Application, stage: Stage, connection: Connection, keys: Keys, clock: HandClock
 ) -> None:
     """Redis remembers, the job is gone: a Bull worker had it or an operator removed it, and nobody knows which."""
-    await due(app, "ada")
-    await stage.plan()
-    await stage.feed()
-    (slot,) = await stage.slots()
+    slot = await queued(app, stage)
     await connection.call("DEL", keys.job(slot["job_id"]))
     clock.advance(61)
     await stage.calendar.reconciler.act()
@@ -104,10 +106,7 @@ async def test_jobs_out_of_an_old_copy_of_redis_are_not_sent(
     app: Application, stage: Stage, connection: Connection, keys: Keys
 ) -> None:
     """A backup brings back a job whose mail has left: its slot has ended, and gives no leave."""
-    await due(app, "ada")
-    await stage.plan()
-    await stage.feed()
-    (slot,) = await stage.slots()
+    slot = await queued(app, stage)
     copy = await connection.call("DUMP", keys.job(slot["job_id"]))
     assert await stage.postman.round() == 1
     await connection.call("RESTORE", keys.job(slot["job_id"]), 0, copy)
@@ -121,10 +120,7 @@ async def test_a_job_that_was_replaced_is_not_sent(
     app: Application, stage: Stage, connection: Connection, keys: Keys, clock: HandClock
 ) -> None:
     """The lost job turns up after its slot has got another one: one of the two leaves."""
-    await due(app, "ada")
-    await stage.plan()
-    await stage.feed()
-    (slot,) = await stage.slots()
+    slot = await queued(app, stage)
     copy = await connection.call("DUMP", keys.job(slot["job_id"]))
     await forget(connection, keys)
     clock.advance(61)
@@ -171,9 +167,7 @@ async def test_too_late_for_the_window_is_too_late_for_the_provider(
     app: Application, stage: Stage, clock: HandClock
 ) -> None:
     """A mail that has waited in the queue until after noon is not sent any more."""
-    await due(app, "ada")
-    await stage.plan()
-    await stage.feed()
+    await queued(app, stage)
     clock.advance(3 * 3600 + 1)
     assert await stage.postman.round() == 0
     assert len(stage.postman.refused) == 1
