@@ -138,9 +138,8 @@ class Carrier:
                 parcel.accept(result)
             else:
                 refused.append((parcel, result))
-        if refused and (eid := refused[0][0].envelope) is not None:
-            # Surely not sent, so a human's retry must be a new request.
-            await self._unsealed(eid, [parcel for parcel, _ in refused])
+        if refused:
+            await self._freed([parcel for parcel, _ in refused])
         for parcel, result in refused:
             parcel.fail(Final(result.reason))
 
@@ -238,6 +237,14 @@ class Carrier:
         for parcel in load.parcels:
             parcel.envelope = None
         return True
+
+    async def _freed(self, refused: Sequence[Parcel]) -> None:
+        """Surely not sent, so a human's retry must be a new request: free all but those that another worker has."""
+        eid = refused[0].envelope
+        if eid is None or await self._unsealed(eid, refused):
+            return
+        for parcel in refused:
+            await self._unsealed(eid, [parcel])
 
     async def _unsealed(self, eid: str, parcels: Sequence[Parcel]) -> bool:
         """Until Redis has answered: neither a refusal nor a new request may go before this is written."""

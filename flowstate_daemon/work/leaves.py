@@ -1,7 +1,8 @@
 """Leave to send: a mail of the calendar asks its slot in Postgres before it goes onto the bus.
 
-What Redis forgets, repeats or brings back out of an old copy can therefore not send a slot's mail a second time. Other
-mails know no slot and need no leave.
+Once a slot's end is in the ledger, what Redis repeats or brings back out of an old copy can therefore not send its mail
+a second time; in the second before that, and for all other mails, the sealed requests see to it, as far as Redis
+remembers them. Other mails know no slot and need no leave.
 """
 
 from __future__ import annotations

@@ -55,6 +55,20 @@ async def test_partial_refusals_are_settled_one_by_one(depot: Depot, fake: FakeR
     assert fake.requests == {"POST /emails/batch": 1}
 
 
+async def test_a_refused_mail_is_free_although_another_worker_has_its_neighbour(
+    depot: Depot, fake: FakeResend, redis: Redis
+) -> None:
+    """Whose lock is lost is left to the other worker; a person who retries the other one wants a new request."""
+    jobs = await depot.jobs(3)
+    fake.hold()
+    tasks = [depot.post(job, **(BAD if job in jobs[1:] else {})) for job in jobs]
+    await eventually(lambda: _is(bool(fake.memory.under_way)), "the request")
+    await redis.set(depot.keys.lock(jobs[2].id), "another/worker")
+    fake.release()
+    assert [type(result) for result in await fates(tasks)] == [Accepted, Final, Final]
+    assert [await bound(depot, redis, job) is None for job in jobs] == [False, True, False]
+
+
 async def test_a_batch_refused_mail_by_mail_is_tried_by_one(depot: Depot, fake: FakeResend) -> None:
     """When all are refused, one goes alone; refused too, it speaks for the others."""
     jobs = await depot.jobs(10)
