@@ -19,6 +19,8 @@ Source: TypeAlias = Literal["clock", "hand", "forced"]
 
 PLAN_S = 600.0  # a million people take seconds, and whoever plans the same beside us waits for them
 PLACE = "{candidates}"
+# Among the names of zones, but nobody lives there: the first is whatever clock this machine happens to show.
+NO_PLACES = frozenset({"localtime", "Factory"})
 # How people with something to say are found, and which tables of the application that takes.
 CANDIDATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "task-reminder": ("find_due", ("users", "tasks")),
@@ -76,7 +78,7 @@ class Planning:
     def __init__(self, application: Application, zones: Sequence[str], home: str) -> None:
         self._application = application
         self._pool = application.pool
-        self._known = sorted(zones)
+        self._known = sorted({*zones} - NO_PLACES)
         self._home = home
 
     async def zones(self) -> list[str]:

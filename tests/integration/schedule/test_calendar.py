@@ -60,7 +60,10 @@ async def test_each_zone_has_its_own_nine_oclock(app: Application, stage: Stage)
     }
 
 
-@pytest.mark.parametrize("preferences", [None, [], "text", 7, {"timezone": "Mars/Olympus"}, {"timezone": {"a": 1}}])
+@pytest.mark.parametrize(
+    "preferences",
+    [None, [], "text", 7, *({"timezone": zone} for zone in ("Mars/Olympus", {"a": 1}, "localtime", "Factory"))],
+)
 async def test_who_names_no_zone_lives_in_the_default_one(app: Application, stage: Stage, preferences: object) -> None:
     """Any JSON may stand in the preferences; what is no zone means the default."""
     await app.user("ada", preferences)
