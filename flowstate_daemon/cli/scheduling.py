@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.base.errors import ConfigError, FlowstateError
 from flowstate_daemon.cli.desk import configured
 from flowstate_daemon.cli.people import at_database, moment_of
 from flowstate_daemon.cli.show import json_option, print_facts, print_json, print_table, printable
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 SHOWN_INSTANTS = 4
 SHOWN_ZONES = 3
+OFF = "FLOWSTATE_SCHEDULE_ENABLED: is false, the calendar is off"
 
 
 @click.group()
@@ -39,6 +40,9 @@ def schedule() -> None:
 @click.pass_obj
 def list_(config_file: str | None, *, as_json: bool) -> None:
     """Tell when each schedule is next due, and how its last run went."""
+    if not configured(config_file).schedule.enabled:
+        click.echo("[]" if as_json else f"{OFF}; `schedule run NAME --dry-run` works all the same")
+        return
     found = at_calendar(config_file, lambda by_hand: by_hand.overview())
     if as_json:
         print_json(found)
@@ -103,6 +107,8 @@ def run(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - click wants the character itself: do not fold this paragraph
     if bodies and not dry_run:
         raise click.UsageError("--bodies goes with --dry-run")
+    if not dry_run and not configured(config_file).schedule.enabled:
+        raise ConfigError([f"{OFF}: nobody would send what is planned; with --dry-run it works all the same"])
 
     async def work(by_hand: ByHand) -> int:
         wish = Wish(name, at or Clock().now(), force)

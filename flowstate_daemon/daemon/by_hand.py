@@ -25,12 +25,11 @@ from flowstate_daemon.schedule.slot import Links
 
 
 def build_by_hand(config: Config, pool: asyncpg.Pool, clock: Clock) -> ByHand:
-    """All schedules that the configuration switches on. Raises ConfigError."""
+    """All schedules of the configuration, for rehearsals also while the calendar is off. Raises ConfigError."""
     mail, url = config.mail, config.database.url
     schema = clean_dsn(url.get_secret_value()).schema if url is not None else "public"
     application = Application(pool, schema)
     brand = Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale)
     planning = Planning(application, sorted(available_timezones()), config.schedule.zone)
     assessor = Assessor(Facts(application), Suppressions(pool, clock), Links(mail.frontend_url))
-    schedules = schedules_of(config.schedule) if config.schedule.enabled else ()
-    return ByHand(schedules, planning, assessor, Renderer(brand).render, clock)
+    return ByHand(schedules_of(config.schedule), planning, assessor, Renderer(brand).render, clock)

@@ -85,7 +85,9 @@ class Outbox:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
         except OSError as error:
-            raise LaneClosed(f"the outbox folder cannot be used: {error.strerror}") from error
+            raise LaneClosed(
+                f"the outbox folder {self.folder} cannot be used: {error.strerror}; set FLOWSTATE_OUTBOX_FOLDER"
+            ) from error
 
     def _write_all(self, emails: Sequence[Email], key: str) -> tuple[Result, ...]:
         return tuple(self._write(_digest(key, place), email) for place, email in enumerate(emails))

@@ -47,6 +47,17 @@ async def test_a_rehearsal_tells_who_gets_what_and_why_others_do_not(type_: Type
     assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.notices") == 0
 
 
+async def test_a_calendar_that_is_off_can_be_rehearsed_but_not_run(database_url: str, app: Application) -> None:
+    """Before a change-over one wants to see who would get what; what a run planned would lie there unsent."""
+    off = {"DATABASE_URL": database_url, "FLOWSTATE_SCHEDULE_ENABLED": "false"}
+    await typed("migrate", **off)
+    assert "1 would be sent" in (await typed("schedule", "run", "task-reminder", "--dry-run", **off)).out
+    said = await typed("schedule", "run", "task-reminder", **off)
+    assert (said.code, "the calendar is off" in said.err) == (78, True)
+    assert "the calendar is off" in (await typed("schedule", "list", **off)).out
+    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.notices") == 0
+
+
 async def test_a_run_plans_once_and_the_list_shows_what_is_next(type_: Type, app: Application) -> None:
     """Found, people, new slots; a second run finds nobody without a slot."""
     await type_("migrate")
