@@ -29,6 +29,7 @@ from tests.bench.idle import idle_commands
 from tests.bench.latency import latency
 from tests.bench.rendering import rendering
 from tests.bench.rendering import show as show_rendering
+from tests.compat.packages import NoPackages, install
 
 HERE = Path(__file__).parent
 ARTEFACTS = HERE.parent.parent / "artefacts"
@@ -73,16 +74,26 @@ async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float, *, fu
 
         runs: dict[str, list[dict[str, Any]]] = {"bull": [], "flowstate": []}
         for number in range(rounds):  # in turns, so that a slow minute of the machine hits both
+            tell(f"{jobs:,} jobs through npm bull and through this daemon, round {number + 1} of {rounds}")
             runs["bull"].append(await drained(house.url, f"b{number}", jobs, bull))
             runs["flowstate"].append(await drained(house.url, f"f{number}", jobs, ours))
-        return {
-            "drain": {name: _middle(results) for name, results in runs.items()},
-            "latency_ms": await latency(house.url, "latency"),
-            "idle": await idle_commands(house.url, "idle", idle_s),
-            "delivery": await delivery(house.url, full=full),
-            "rendering": rendering(),
-            "calendar": await calendar(house.url, full=full),
-        }
+        figures: dict[str, Any] = {"drain": {name: _middle(results) for name, results in runs.items()}}
+        tell("the way of a single job")
+        figures["latency_ms"] = await latency(house.url, "latency")
+        tell(f"what an idle daemon asks Redis, {idle_s:g} s")
+        figures["idle"] = await idle_commands(house.url, "idle", idle_s)
+        tell("delivery to a provider with a limit, and to one without")
+        figures["delivery"] = await delivery(house.url, full=full)
+        tell("making mails")
+        figures["rendering"] = rendering()
+        tell("a morning of the calendar")
+        figures["calendar"] = await calendar(house.url, full=full)
+        return figures
+
+
+def tell(doing: str) -> None:
+    """A line for whoever waits."""
+    print(f"bench: {doing}", file=sys.stderr, flush=True)
 
 
 def _middle(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,6 +127,10 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="100 000 mails and a million people instead of 20 000 each")
     given = parser.parse_args()
     logs.configure("warning")
+    try:
+        install()
+    except NoPackages as missing:
+        sys.exit(f"make bench: {missing}")
     figures = asyncio.run(measure(given.jobs, given.concurrency, given.rounds, given.idle_seconds, full=given.full))
     ARTEFACTS.mkdir(exist_ok=True)
     (ARTEFACTS / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import shutil
-import subprocess
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +13,8 @@ import pytest
 from flowstate_daemon.queue.keys import Keys
 from flowstate_daemon.work.engine import EngineSettings
 from tests.compat.driver import Driver, NodeQueue, OpenNode
+from tests.compat.packages import NoPackages, install
 from tests.compat.worker import StartChild, StartWorker, Worker, start_child
-
-HERE = Path(__file__).parent
-LOCK = HERE / "package-lock.json"
-INSTALLED = HERE / "node_modules" / ".package-lock.json"
-INSTALL_S = 300
 
 
 def do_without(reason: str) -> None:
@@ -35,16 +27,10 @@ def do_without(reason: str) -> None:
 @pytest.fixture(scope="session")
 def node_modules() -> None:
     """npm's packages in the versions of the lock file."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        do_without("node and npm are needed for the tests against npm bull; they are not on the PATH")
-    with LOCK.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes, and one of them installs
-        if INSTALLED.exists() and INSTALLED.stat().st_mtime >= LOCK.stat().st_mtime:
-            return
-        npm = subprocess.run(["npm", "ci"], cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S, check=False)
-    if npm.returncode:
-        last = "\n".join(npm.stderr.strip().splitlines()[-5:])
-        do_without(f"`npm ci` in tests/compat failed (is there a way to a package registry?):\n{last}")
+    try:
+        install()
+    except NoPackages as missing:
+        do_without(str(missing))
 
 
 @pytest.fixture(scope="session")
