@@ -52,6 +52,16 @@ async def test_one_check_an_interval(stage: Stage, bull: Bull, rival: Bull) -> N
     assert await stage.changes() == {}
 
 
+@pytest.mark.parametrize("code", ['"493027"', "493027", ' "493027"'])
+async def test_no_code_stays_in_a_job_that_stalled_too_often(stage: Stage, bull: Bull, code: str) -> None:
+    """Whoever looks at failed jobs reads none; what else stands there is left as it is."""
+    data = f'{{"type":"otp","to":"a@example.org","context":{{"otpCode":{code},"expiresIn":"10 minutes"}}}}'
+    await stall(stage, "1", stalledCounter=1, data=data)
+    await bull.reclaim(1, 30_000)
+    left = json.loads(await stage.redis.hget(stage.keys("1"), "data") or "")
+    assert left["context"] == {"otpCode": "[scrubbed]", "expiresIn": "10 minutes"}
+
+
 async def test_an_idle_queue_is_left_alone(stage: Stage, bull: Bull) -> None:
     """With nothing active and nothing marked, the check writes nothing: it costs an idle queue one command."""
     await stage.remember()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 import structlog
 
+from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.keys import Keys
 from tests.support.application import Application, stored
-from tests.support.calendar import Stage
+from tests.support.calendar import Stage, calendar_stage
 from tests.support.clock import HandClock
 
 REST_S = 61.0
@@ -65,3 +69,21 @@ async def test_what_breaks_between_planning_and_feeding_keeps_its_slots(
     clock.advance(REST_S)
     await stage.tick()
     assert (await stage.ends())[REMINDER, "ada"] == ("sent", None)
+
+
+async def test_a_role_that_may_only_read_the_application_is_enough(
+    app: Application, migrated_url: str, connection: Connection, keys: Keys, clock: HandClock
+) -> None:
+    """It plans, feeds, looks after lost jobs and sends all three kinds; the application's tables it cannot write."""
+    role = f"modest_{uuid4().hex[:8]}"
+    await app.connection.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA public, flowstate_daemon TO {role};"
+        f"GRANT SELECT ON users, tasks, projects, focus_sessions TO {role};"
+        f"GRANT ALL ON ALL TABLES IN SCHEMA flowstate_daemon TO {role}"
+    )
+    await somebody(app)
+    async with calendar_stage(migrated_url.replace("postgres@", f"{role}@"), connection, keys, clock) as stage:
+        assert await stage.tick() == 3
+        await stage.calendar.reconciler.act()
+        assert {state for state, _ in (await stage.ends()).values()} == {"sent"}
+    await app.connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -27,7 +27,9 @@ end
 local function scrub(hash)
   local data = redis.call("HGET", hash, "data")
   if data and string.find(data, '"otpCode"', 1, true) then
-    redis.call("HSET", hash, "data", (string.gsub(data, '("otpCode"%s*:%s*)"[^"]*"', '%1"[scrubbed]"')))
+    data = string.gsub(data, '("otpCode"%s*:%s*)"[^"]*"', '%1"[scrubbed]"')
+    data = string.gsub(data, '("otpCode"%s*:%s*)[%w.+-]+', '%1"[scrubbed]"')
+    redis.call("HSET", hash, "data", data)
   end
 end
 
