@@ -94,6 +94,7 @@ def show_samples(house: DevHouse, sent: list[Sent], fates: list[Fate], *, as_jso
         return
     rows = [(mail.kind, mail.state, mail.file or mail.reason) for mail in sent]
     print_table(f"One mail of each kind, in {house.outbox}:", ("type", "state", "file"), rows)
+    click.echo()
     due = [(fate.kind, fate.state, fate.people, fate.reason) for fate in fates]
     print_table(f"All that is due for {house.people} sample people:", ("schedule", "state", "people", "reason"), due)
 
