@@ -12,7 +12,7 @@ import msgspec
 from flowstate_daemon.cli.desk import Desk, at_desk
 from flowstate_daemon.cli.show import finite, json_option, print_facts, print_json
 from flowstate_daemon.intake import LEAST_URGENT, LONGEST_DELAY_MS, MailOrder
-from flowstate_daemon.mail.catalogue import KINDS, Kind
+from flowstate_daemon.mail.catalogue import KINDS, LARGEST_CONTEXT, Kind
 from flowstate_daemon.mail.language import LOCALES
 from flowstate_daemon.queue.watch import Watch
 
@@ -116,9 +116,11 @@ def read_context(text: str) -> dict[str, Any]:
     if text.startswith("@"):
         try:
             with click.open_file(text[1:], encoding="utf-8") as file:
-                text = file.read()
+                text = file.read(LARGEST_CONTEXT + 1)  # a device has no end
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--context: {error}") from error
+        if len(text) > LARGEST_CONTEXT:
+            raise click.UsageError(f"--context: the file is larger than {LARGEST_CONTEXT} bytes, the most of a context")
     try:
         context = json.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits

@@ -122,6 +122,11 @@ def test_a_context_file_that_is_no_text_is_wrong_usage(tmp_path: Path) -> None:
     assert main(["enqueue", "welcome", "--to", "a@example.org", "--context", f"@{file}"]) == USAGE
 
 
+def test_a_context_without_end_is_not_read_to_its_end() -> None:
+    """A device instead of a file."""
+    assert main(["enqueue", "welcome", "--to", "a@example.org", "--context", "@/dev/zero"]) == USAGE
+
+
 @pytest.mark.parametrize("file", ["/nowhere/flowstate.toml", "/"])
 def test_a_configuration_file_that_cannot_be_read_is_wrong_configuration(
     file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
