@@ -100,9 +100,10 @@ def build_pool(config: Config) -> asyncpg.Pool | None:
     return make_pool(dsn)
 
 
-def sender_of(mail: Mail) -> str:
-    """The `From` field: an address without a name gets the product's."""
-    return mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
+def brand_of(mail: Mail) -> Brand:
+    """What all mails have in common. In the `From` field an address without a name gets the product's."""
+    sender = mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
+    return Brand(sender, mail.app_name, mail.frontend_url, mail.default_locale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +234,8 @@ class Building:
 
     def stationery_of(self, mail: Mail) -> Stationery:
         """Compile what the section `mail` decides. Pure, and slow enough to be done beside the loop."""
-        brand = Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale)
         pages, links = Pages(mail.app_name, mail.frontend_url), Links(mail.frontend_url)
-        return Stationery(Renderer(brand, self.unsubscribe_links()), pages, links)
+        return Stationery(Renderer(brand_of(mail), self.unsubscribe_links()), pages, links)
 
     def use(self, stationery: Stationery) -> None:
         """From the next mail and the next page on."""

@@ -11,13 +11,13 @@ import asyncpg
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.config import Config
-from flowstate_daemon.daemon.building import sender_of
+from flowstate_daemon.daemon.building import brand_of
 from flowstate_daemon.database.application import Application
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.facts import Facts
 from flowstate_daemon.database.planning import Planning
 from flowstate_daemon.database.suppression import Suppressions
-from flowstate_daemon.mail.render import Brand, Renderer
+from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.schedule.assessor import Assessor
 from flowstate_daemon.schedule.by_hand import ByHand
 from flowstate_daemon.schedule.plan import schedules_of
@@ -29,7 +29,6 @@ def build_by_hand(config: Config, pool: asyncpg.Pool, clock: Clock) -> ByHand:
     mail, url = config.mail, config.database.url
     schema = clean_dsn(url.get_secret_value()).schema if url is not None else "public"
     application = Application(pool, schema)
-    brand = Brand(sender_of(mail), mail.app_name, mail.frontend_url, mail.default_locale)
     planning = Planning(application, sorted(available_timezones()), config.schedule.zone)
     assessor = Assessor(Facts(application), Suppressions(pool, clock), Links(mail.frontend_url))
-    return ByHand(schedules_of(config.schedule), planning, assessor, Renderer(brand).render, clock)
+    return ByHand(schedules_of(config.schedule), planning, assessor, Renderer(brand_of(mail)).render, clock)

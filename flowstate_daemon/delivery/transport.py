@@ -25,7 +25,6 @@ USER_AGENT = f"flowstate-daemon/{__version__}"
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 60.0  # a one-time code after a quiet minute should not wait for a TLS handshake
 BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
-
 LONGEST_ANSWER = 1_048_576  # bytes; that to a hundred mails has five thousand
 
 SEALED = "sealed"  # the SDK copies what it is given, dicts and lists by their members: the bytes travel as a member

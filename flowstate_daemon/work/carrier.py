@@ -87,7 +87,7 @@ class Carrier:
         assert envelope is not None, "only sealed loads travel"
         if self._clock.now_ms() - envelope.sealed_at > LIFE_MS:
             return await self._too_old(load)
-        if any(parcel.expired(self._clock.now_ms()) for parcel in load.live) and await self._without_late(load):
+        if await self._without_late(load):
             return Back(parcels=load.live, answered=False)
         for parcel in load.parcels:
             self._right_of_way.leaving(parcel.job.id)
@@ -220,9 +220,11 @@ class Carrier:
         return UNANSWERED
 
     async def _without_late(self, load: Load) -> bool:
-        """End codes that ran out while their request waited; False when it must go as it is, with them in it."""
+        """End codes that ran out while their request waited; False when it goes as it is, even with some in it."""
         now_ms = self._clock.now_ms()
         late = [parcel for parcel in load.live if parcel.expired(now_ms)]
+        if not late:
+            return False
         if len(late) < len(load.live) and (load.doubtful or not load.whole or not await self._broken_up(load)):
             return False
         self._lane.unused()
