@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from flowstate_daemon.cli.entry import main as run_command
-from flowstate_daemon.cli.first_process import obey_while_starting
+from flowstate_daemon.cli.main import main as run_command
+from flowstate_daemon.cli.pid1 import exit_on_sigterm
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    obey_while_starting()
+    exit_on_sigterm()
     sys.exit(run_command())
 
 

@@ -15,11 +15,11 @@ from hypothesis import settings
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.errors import FlowstateError
-from flowstate_daemon.dev.embedded import FOR_SPEED, PostgresHouse, ValkeyHouse
+from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres, EmbeddedValkey
 from flowstate_daemon.dev.seed import create_tables
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
-from tests.support.clock import HandClock
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.support.clock import FakeClock
 
 TEMPLATE = "flowstate_template"
 
@@ -38,38 +38,38 @@ def do_without(error: FlowstateError) -> None:
 @pytest.fixture(scope="session")
 async def valkey_url() -> AsyncIterator[str]:
     """The URL of one Valkey for the whole session; `keys` keeps tests apart."""
-    house = ValkeyHouse()
+    daemon = EmbeddedValkey()
     try:
-        await house.start()
+        await daemon.start()
     except FlowstateError as error:
-        await house.close()
+        await daemon.close()
         do_without(error)
-    yield house.url
-    await house.close()
+    yield daemon.url
+    await daemon.close()
 
 
 @pytest.fixture(scope="session")
-async def postgres() -> AsyncIterator[PostgresHouse]:
+async def postgres() -> AsyncIterator[EmbeddedPostgres]:
     """One PostgreSQL for the whole session; `database_url` keeps tests apart."""
-    house = PostgresHouse(settings=FOR_SPEED)
+    daemon = EmbeddedPostgres(settings=NON_DURABLE_SETTINGS)
     try:
-        await house.start()
+        await daemon.start()
     except FlowstateError as error:
-        await house.close()
+        await daemon.close()
         do_without(error)
-    yield house
-    await house.close()
+    yield daemon
+    await daemon.close()
 
 
 @pytest.fixture(scope="session")
-def postgres_url(postgres: PostgresHouse) -> str:
+def postgres_url(postgres: EmbeddedPostgres) -> str:
     """The URL of the session's PostgreSQL: its `postgres` database, without tables."""
     return postgres.url()
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-async def template(postgres: PostgresHouse) -> str:
+async def template(postgres: EmbeddedPostgres) -> str:
     """A database with the FlowState tables and nobody in them; tests get copies."""
     server = await asyncpg.connect(postgres.url())
     await server.execute(f'CREATE DATABASE "{TEMPLATE}"')
@@ -106,7 +106,7 @@ async def template(postgres: PostgresHouse) -> str:
 
 
 @pytest.fixture
-async def database_url(postgres: PostgresHouse, template: str) -> AsyncIterator[str]:
+async def database_url(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
     """The URL of a database of the test's own, a copy of the template."""
     name = f"t{uuid4().hex[:12]}"
     server = await asyncpg.connect(postgres.url())

@@ -20,6 +20,6 @@ class Clock:
         """Wall time as an aware UTC instant: what goes into Postgres and cron arithmetic."""
         return datetime.fromtimestamp(self.now_ms() / 1000, tz=UTC)
 
-    def mono(self) -> float:
+    def monotonic(self) -> float:
         """Monotonic seconds: for deadlines and durations, never stored."""
         return time.monotonic()

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter
 
-LEFT_OUT = ("0", "*", "*", "*", "*", "*")  # what a field means that is missing at the start of an expression
+DEFAULT_FIELDS = ("0", "*", "*", "*", "*", "*")  # what a field means that is missing at the start of an expression
 SHORTHANDS = {
     "@yearly": "0 0 1 1 *",
     "@monthly": "0 0 1 * *",
@@ -23,34 +23,34 @@ SHORTHANDS = {
 }
 NAMES = re.compile(r"jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|sun|mon|tue|wed|thu|fri|sat", re.IGNORECASE)
 ALLOWED = re.compile(r"[\d*/,\-?#L ]+")  # croniter's H, R and W mean nothing to cron-parser
-ONE_ONLY = re.compile(r"(?<!\d)(\d+)-\1(?!\d)(?:/\d+)?")  # croniter takes 1-1 for the whole cycle
+SELF_RANGE = re.compile(r"(?<!\d)(\d+)-\1(?!\d)(?:/\d+)?")  # croniter takes 1-1 for the whole cycle
 LAST_DAY = re.compile(r"(?<![\dL])(\d)L")
-LONGEST_CRON = 1_000  # all minutes of an hour, written out, take 169; croniter takes seconds for 100 kB
-YEARS_AHEAD = 8  # 29 February can be eight years away
+MAX_EXPRESSION_LENGTH = 1_000  # all minutes of an hour, written out, take 169; croniter takes seconds for 100 kB
+MAX_YEARS_AHEAD = 8  # 29 February can be eight years away
 HOUR_FIELD = 1  # in croniter's own order, whatever the order of the text
-REMEMBERED = 1_000  # expressions come from configuration and from whoever may add jobs
+CACHE_SIZE = 1_000  # expressions come from configuration and from whoever may add jobs
 LATEST_MS = 253_402_300_799_000  # the year 9999
-NO_CRON = "is not a cron expression"
-NO_MORE = "has no further occurrence"
+INVALID_CRON_MESSAGE = "is not a cron expression"
+NO_OCCURRENCE_MESSAGE = "has no further occurrence"
 
 
-def read_cron(text: str) -> str:
+def parse_cron(text: str) -> str:
     """A cron expression in croniter's words, always six fields with the seconds first. Raises ValueError."""
-    if len(text) > LONGEST_CRON:
-        raise ValueError(f"is longer than {LONGEST_CRON} characters")
+    if len(text) > MAX_EXPRESSION_LENGTH:
+        raise ValueError(f"is longer than {MAX_EXPRESSION_LENGTH} characters")
     fields = SHORTHANDS.get(text, text).split()
-    cron = " ".join((*LEFT_OUT[: 6 - len(fields)], *fields))
-    if not fields or len(fields) > len(LEFT_OUT) or not ALLOWED.fullmatch(NAMES.sub("", cron) + " "):
-        raise ValueError(NO_CRON)
-    cron = LAST_DAY.sub(r"L\1", ONE_ONLY.sub(r"\1", cron))
+    cron = " ".join((*DEFAULT_FIELDS[: 6 - len(fields)], *fields))
+    if not fields or len(fields) > len(DEFAULT_FIELDS) or not ALLOWED.fullmatch(NAMES.sub("", cron) + " "):
+        raise ValueError(INVALID_CRON_MESSAGE)
+    cron = LAST_DAY.sub(r"L\1", SELF_RANGE.sub(r"\1", cron))
     try:
         croniter.expand(cron, second_at_beginning=True)
     except CroniterError as error:
-        raise ValueError(NO_CRON) from error
+        raise ValueError(INVALID_CRON_MESSAGE) from error
     return cron
 
 
-def read_zone(name: str) -> tzinfo:
+def parse_zone(name: str) -> tzinfo:
     """An IANA zone by its name. Raises ValueError."""
     try:
         return UTC if name.upper() == "UTC" else ZoneInfo(name)
@@ -58,17 +58,17 @@ def read_zone(name: str) -> tzinfo:
         raise ValueError("is not the name of a time zone") from error
 
 
-def cron_after(cron: str, zone: tzinfo, after_ms: int) -> int:
+def next_occurrence(cron: str, zone: tzinfo, after_ms: int) -> int:
     """The first instant after `after_ms` when a clock in `zone` shows what `cron` says. Raises ValueError."""
-    if after_ms > LATEST_MS - YEARS_AHEAD * 366 * 86_400_000:
-        raise ValueError(NO_MORE)
+    if after_ms > LATEST_MS - MAX_YEARS_AHEAD * 366 * 86_400_000:
+        raise ValueError(NO_OCCURRENCE_MESSAGE)
     after = datetime.fromtimestamp(after_ms / 1000, tz=zone)
     try:
         if _every_hour(cron):
             return _ms(_ticks(cron, after).get_next(datetime))  # every hour that passes, also the repeated one
         return _wall_after(cron, after, after_ms)
     except CroniterError as error:
-        raise ValueError(NO_MORE) from error
+        raise ValueError(NO_OCCURRENCE_MESSAGE) from error
 
 
 def _wall_after(cron: str, after: datetime, after_ms: int) -> int:
@@ -83,20 +83,20 @@ def _wall_after(cron: str, after: datetime, after_ms: int) -> int:
             return at_ms
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHE_SIZE)
 def _next_wall(cron: str, wall: datetime) -> datetime:
     """Without a zone, and therefore the same in all of them: reckoned once, which takes half a millisecond."""
     following: datetime = _ticks(cron, wall.replace(tzinfo=UTC)).get_next(datetime)
     return following.replace(tzinfo=None)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHE_SIZE)
 def _every_hour(cron: str) -> bool:
     return bool(croniter.expand(cron, second_at_beginning=True)[0][HOUR_FIELD] == ["*"])
 
 
 def _ticks(cron: str, start: datetime) -> croniter:
-    return croniter(cron, start, second_at_beginning=True, max_years_between_matches=YEARS_AHEAD)
+    return croniter(cron, start, second_at_beginning=True, max_years_between_matches=MAX_YEARS_AHEAD)
 
 
 def _offset(instant: datetime) -> timedelta:

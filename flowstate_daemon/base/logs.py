@@ -17,19 +17,19 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from flowstate_daemon.base.privacy import escaped, redacted, scrubbed
+from flowstate_daemon.base.redaction import escape_control_chars, redact_text, redact_value
 
-Layout: TypeAlias = Literal["auto", "json", "console"]
+LogFormat: TypeAlias = Literal["auto", "json", "console"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 JOURNAL_PREFIX = {"critical": b"<2>", "error": b"<3>", "warning": b"<4>", "info": b"<6>", "debug": b"<7>"}
 # A line per scrape says nothing; a traceback per stranger's broken request says less, and fills disks.
-MUTED = ("aiohttp.access", "aiohttp.server")
-FRAMES = 12  # of each exception, counted from where it was raised
-LINKS = 5  # of a chain of causes, and members of an exception group
+QUIET_LOGGERS = ("aiohttp.access", "aiohttp.server")
+MAX_FRAMES = 12  # of each exception, counted from where it was raised
+MAX_CAUSES = 5  # of a chain of causes, and members of an exception group
 
 
-class Sink:
+class StreamLogger:
     """Writes whole lines. A full disk or a closed pipe loses lines, never mails."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -45,7 +45,7 @@ class Sink:
     debug = info = warning = error = critical = exception = log = msg
 
 
-class Foreign(logging.Handler):
+class StdlibHandler(logging.Handler):
     """Brings records of other libraries into our chain, as the event `library_log`."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -58,7 +58,7 @@ class Foreign(logging.Handler):
         log.log(level, "library_log", logger=record.name, message=message, exc_info=record.exc_info)
 
 
-def configure(level: str, layout: Layout = "auto", stream: TextIO | None = None, *, journal: str = "") -> None:
+def configure(level: str, layout: LogFormat = "auto", stream: TextIO | None = None, *, journal: str = "") -> None:
     """Set the log up for this process; a second call replaces the first for loggers not used yet.
 
     `stream` is standard error unless told otherwise, so that what commands print stays parseable. `journal`
@@ -68,29 +68,29 @@ def configure(level: str, layout: Layout = "auto", stream: TextIO | None = None,
     structlog.configure(
         processors=_processors(level, layout, stream, journal),
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),  # `Threshold` decides, and may change
-        logger_factory=lambda *_: Sink(stream),
+        logger_factory=lambda *_: StreamLogger(stream),
         cache_logger_on_first_use=True,
     )
-    _adopt_foreign(max(logging.WARNING, LEVELS[level.lower()]))
+    _capture_stdlib_logging(max(logging.WARNING, LEVELS[level.lower()]))
 
 
-def adjust(level: str, layout: Layout, *, journal: str = "") -> None:
+def reconfigure(level: str, layout: LogFormat, *, journal: str = "") -> None:
     """Change level and layout of the running log on standard error, for all loggers, used or not."""
     # Loggers that were used share the list itself, so it is changed in place.
     structlog.get_config()["processors"][:] = _processors(level, layout, sys.stderr, journal)
-    _adopt_foreign(max(logging.WARNING, LEVELS[level.lower()]))
+    _capture_stdlib_logging(max(logging.WARNING, LEVELS[level.lower()]))
 
 
-def _processors(level: str, layout: Layout, stream: TextIO, journal: str) -> list[Processor]:
+def _processors(level: str, layout: LogFormat, stream: TextIO, journal: str) -> list[Processor]:
     to_journal = is_journal(stream, journal)
-    people = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
+    recipients = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
     return [
-        Threshold(LEVELS[level.lower()]),
-        *chain(console=people, colors=stream.isatty(), journal=to_journal),
+        LevelFilter(LEVELS[level.lower()]),
+        *build_processors(console=recipients, colors=stream.isatty(), journal=to_journal),
     ]
 
 
-class Threshold:
+class LevelFilter:
     """Drops what is less important than the level, before anything is spent on it."""
 
     def __init__(self, least: int) -> None:
@@ -102,21 +102,21 @@ class Threshold:
         return event
 
 
-def chain(*, console: bool = False, colors: bool = False, journal: bool = False) -> list[Processor]:
+def build_processors(*, console: bool = False, colors: bool = False, journal: bool = False) -> list[Processor]:
     """The processors of one log line, in their order: privacy comes after everything that adds text."""
     head: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        with_exception,
-        private,
+        format_exception,
+        redact_event,
     ]
     if not console:
-        return [*head, as_journal_line if journal else as_json]
+        return [*head, render_journald if journal else render_json]
     columns = structlog.dev.ConsoleRenderer(
         colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
     )
-    return [*head, on_one_line, columns, as_bytes]
+    return [*head, escape_event, columns, encode_utf8]
 
 
 def is_journal(stream: TextIO, journal: str) -> bool:
@@ -130,77 +130,83 @@ def is_journal(stream: TextIO, journal: str) -> bool:
     return journal == f"{place.st_dev}:{place.st_ino}"
 
 
-def with_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def format_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace `exc_info` by a short text: types, messages, places. No source lines, no local variables."""
     given = event.pop("exc_info", None)
     if not given:
         return event
     error = given if isinstance(given, BaseException) else (given if isinstance(given, tuple) else sys.exc_info())[1]
     if isinstance(error, BaseException):
-        event["exception"] = "\n".join(told(traceback.TracebackException.from_exception(error, lookup_lines=False)))
+        event["exception"] = "\n".join(
+            format_traceback(traceback.TracebackException.from_exception(error, lookup_lines=False))
+        )
     return event
 
 
-def told(error: traceback.TracebackException, depth: int = 0) -> Iterator[str]:
+def format_traceback(error: traceback.TracebackException, depth: int = 0) -> Iterator[str]:
     """The lines that tell an exception, its group's members and its causes."""
     yield from (line.rstrip("\n") for line in error.format_exception_only())
-    for frame in error.stack[-FRAMES:]:
-        yield f"  at {_short(frame.filename)}:{frame.lineno} {frame.name}"
-    if depth >= LINKS:
+    for frame in error.stack[-MAX_FRAMES:]:
+        yield f"  at {_shorten_path(frame.filename)}:{frame.lineno} {frame.name}"
+    if depth >= MAX_CAUSES:
         return
-    for member in (error.exceptions or [])[:LINKS]:
-        yield from (f"  | {line}" for line in told(member, depth + 1))
+    for member in (error.exceptions or [])[:MAX_CAUSES]:
+        yield from (f"  | {line}" for line in format_traceback(member, depth + 1))
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:
-        first, *rest = told(cause, depth + 1)
+        first, *rest = format_traceback(cause, depth + 1)
         yield f"after {first}"
         yield from rest
 
 
-def private(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Hide secrets everywhere, and bring time, level and event to the front, where eyes look for them."""
     line = {"timestamp": event.pop("timestamp"), "level": event.pop("level")}
-    line["event"] = redacted("event", event.pop("event", ""))
+    line["event"] = redact_value("event", event.pop("event", ""))
     for name, value in event.items():
-        line[scrubbed(name)] = redacted(name, value)
+        line[redact_text(name)] = redact_value(name, value)
     return line
 
 
-def as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
     return msgspec.json.encode(event)
 
 
-def as_journal_line(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
-    return JOURNAL_PREFIX.get(event["level"], b"<6>") + as_json(logger, method, event)
+def render_journald(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
+    return JOURNAL_PREFIX.get(event["level"], b"<6>") + render_json(logger, method, event)
 
 
-def on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def escape_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Escape whatever a terminal would obey. Only an exception keeps its lines, indented."""
-    line = {escaped(name): _flat(value) for name, value in event.items() if name != "exception"}
+    line = {escape_control_chars(name): _escape_value(value) for name, value in event.items() if name != "exception"}
     if "exception" in event:
-        line["exception"] = "\n".join(f"    {escaped(part)}" for part in event["exception"].split("\n"))
+        line["exception"] = "\n".join(f"    {escape_control_chars(part)}" for part in event["exception"].split("\n"))
     return line
 
 
-def as_bytes(_logger: WrappedLogger, _method: str, text: Any) -> bytes:
+def encode_utf8(_logger: WrappedLogger, _method: str, text: Any) -> bytes:
     return str(text).encode("utf-8", "backslashreplace")
 
 
-def _flat(value: Any) -> Any:
+def _escape_value(value: Any) -> Any:
     """Numbers keep their type for the colours; everything else becomes one line of text."""
-    return value if isinstance(value, int | float) else escaped(value if isinstance(value, str) else repr(value))
+    return (
+        value
+        if isinstance(value, int | float)
+        else escape_control_chars(value if isinstance(value, str) else repr(value))
+    )
 
 
-def _short(path: str) -> str:
+def _shorten_path(path: str) -> str:
     return path.rpartition("/site-packages/")[2] or path
 
 
-def _adopt_foreign(level: int) -> None:
+def _capture_stdlib_logging(level: int) -> None:
     root = logging.getLogger()
-    for handler in [known for known in root.handlers if isinstance(known, Foreign)]:
+    for handler in [known for known in root.handlers if isinstance(known, StdlibHandler)]:
         root.removeHandler(handler)
-    root.addHandler(Foreign())
+    root.addHandler(StdlibHandler())
     root.setLevel(level)
-    for name in MUTED:
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)

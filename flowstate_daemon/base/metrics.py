@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 Child = TypeVar("Child")
 
-OTHER = "other"
-ENDINGS = ("sent", "skipped", "expired", "retried", "failed", "released")
-NOTICE_STEPS = ("planned", "fed", "skipped", "planned_again", "given_up")
+OTHER_LABEL = "other"
+OUTCOMES = ("sent", "skipped", "expired", "retried", "failed", "released")
+SCHEDULED_MAIL_EVENTS = ("planned", "fed", "skipped", "planned_again", "given_up")
 # The delivery room's words for what came back; a test holds the two lists together.
-ANSWERS = (
+PROVIDER_RESULTS = (
     "accepted",
     "earlier",
     "in_progress",
@@ -30,21 +30,21 @@ ANSWERS = (
     "network",
 )
 
-SEND_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-WAIT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)
+JOB_DURATION_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)
 REDIS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
-MAILS_BUCKETS = (1, 2, 5, 10, 25, 50, 75, 99, 100)
+BATCH_SIZE_BUCKETS = (1, 2, 5, 10, 25, 50, 75, 99, 100)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
-class Family(dict[str, Child]):
+class LabelCache(dict[str, Child]):
     """The children of one label, by its value; every unknown value shares the child `other`."""
 
     def __init__(self, values: Iterable[str], make: Callable[[str], Child]) -> None:
-        super().__init__({value: make(value) for value in (*values, OTHER)})
+        super().__init__({value: make(value) for value in (*values, OTHER_LABEL)})
 
     def __missing__(self, value: str) -> Child:
-        return self[OTHER]
+        return self[OTHER_LABEL]
 
 
 def _ending(counter: Counter, ending: str) -> Callable[[str], Counter]:
@@ -64,37 +64,37 @@ class Metrics:
         kinds = tuple(kinds)
         self._mails(kinds)
         self._provider()
-        self._engine()
-        self._calendar(kinds)
+        self._worker()
+        self._scheduler(kinds)
 
     def _mails(self, kinds: tuple[str, ...]) -> None:
-        words = "Runs of jobs that ended, by kind and by ending."
-        ended = Counter("flowstate_mails", words, ("kind", "ending"), registry=self.registry)
-        families = [Family(kinds, _ending(ended, ending)) for ending in ENDINGS]
+        text = "Runs of jobs that ended, by kind and by ending."
+        ended = Counter("flowstate_mails", text, ("kind", "ending"), registry=self.registry)
+        families = [LabelCache(kinds, _ending(ended, ending)) for ending in OUTCOMES]
         self._sent, self._skipped, self._expired, self._retried, self._failed, self._released = families
-        send = self._histogram("mail_send", "From claiming a job to its mail sent.", SEND_BUCKETS, "kind")
-        wait = self._histogram("mail_wait", "From enqueueing a mail to sending it.", WAIT_BUCKETS, "kind")
-        self._send_seconds = Family(kinds, send.labels)
-        self._wait_seconds = Family(kinds, wait.labels)
+        send = self._histogram("mail_send", "From claiming a job to its mail sent.", JOB_DURATION_BUCKETS, "kind")
+        wait = self._histogram("mail_wait", "From enqueueing a mail to sending it.", LATENCY_BUCKETS, "kind")
+        self._send_seconds = LabelCache(kinds, send.labels)
+        self._wait_seconds = LabelCache(kinds, wait.labels)
 
     def _provider(self) -> None:
         answer = self._histogram(
-            "provider_answer", "Time of one request to the provider, by its answer.", SEND_BUCKETS, "answer"
+            "provider_answer", "Time of one request to the provider, by its answer.", JOB_DURATION_BUCKETS, "answer"
         )
-        self._answers = Family(ANSWERS, answer.labels)
-        self._lane_open = self._gauge("lane_open", "1 while the provider accepts our account, else 0.")
-        self._lane_open.set(1)
+        self._answers = LabelCache(PROVIDER_RESULTS, answer.labels)
+        self._gate_open = self._gauge("provider_account_restored", "1 while the provider accepts our account, else 0.")
+        self._gate_open.set(1)
         self._bulk_resting = self._gauge("bulk_resting", "1 while bulk rests because the provider is ill, else 0.")
 
-        self._on_bus = self._gauge("bus_mails", "Rendered mails that wait for a request.")
+        self._on_dispatcher = self._gauge("bus_mails", "Rendered mails that wait for a request.")
         self._under_way = self._gauge("requests_under_way", "Requests to the provider that have no answer yet.")
         self._rate = self._gauge("request_rate", "Requests a second, as the provider tells; 0: it has told no limit.")
-        words = "Mails in one request, counted when it is sealed."
+        text = "Mails in one request, counted when it is sealed."
         self._mails_in_request = Histogram(
-            "flowstate_request_mails", words, buckets=MAILS_BUCKETS, registry=self.registry
+            "flowstate_provider_batch_size", text, buckets=BATCH_SIZE_BUCKETS, registry=self.registry
         )
 
-    def _engine(self) -> None:
+    def _worker(self) -> None:
         self._redis = self._histogram("redis_round_trip", "Time of one call to Redis.", REDIS_BUCKETS)
         self._lag = self._histogram("loop_lag", "How late the event loop runs what is due.", LAG_BUCKETS)
         self._claimed = self._counter("jobs_claimed", "Jobs taken from the queue.")
@@ -103,21 +103,21 @@ class Metrics:
         self._stalled = self._counter("jobs_stalled", "Jobs whose worker went silent, put back or failed.")
         self._busy = self._gauge("slots_busy", "Jobs being worked on now.")
 
-    def _calendar(self, kinds: tuple[str, ...]) -> None:
+    def _scheduler(self, kinds: tuple[str, ...]) -> None:
         moved = Counter(
             "flowstate_notices", "Slots of the calendar, by kind and step.", ("kind", "step"), registry=self.registry
         )
-        families = [Family(kinds, _ending(moved, step)) for step in NOTICE_STEPS]
+        families = [LabelCache(kinds, _ending(moved, step)) for step in SCHEDULED_MAIL_EVENTS]
         self._planned, self._fed, self._not_fed, self._again, self._given_up = families
-        late = self._histogram("notice_late", "From a slot's hour to its mail in the queue.", WAIT_BUCKETS, "kind")
-        self._late_seconds = Family(kinds, late.labels)
+        late = self._histogram("notice_late", "From a slot's hour to its mail in the queue.", LATENCY_BUCKETS, "kind")
+        self._late_seconds = LabelCache(kinds, late.labels)
         waits = Gauge(
-            "flowstate_schedule_waits",
+            "flowstate_schedule_blocked",
             "1 while tables that a kind needs cannot be read.",
             ("kind",),
             registry=self.registry,
         )
-        self._waits = Family(kinds, waits.labels)
+        self._waits = LabelCache(kinds, waits.labels)
 
     def mail_sent(self, kind: str, seconds: float) -> None:
         """`seconds` from claiming the job to the mail sent and written down."""
@@ -125,7 +125,7 @@ class Metrics:
         self._sent[kind].inc()
         self._send_seconds[kind].observe(seconds)
 
-    def mail_waited(self, kind: str, seconds: float) -> None:
+    def observe_mail_latency(self, kind: str, seconds: float) -> None:
         """`seconds` from the job's first being due (its timestamp and delay) to its mail sent."""
         self._wait_seconds[kind].observe(max(seconds, 0.0))
 
@@ -144,51 +144,53 @@ class Metrics:
     def mail_released(self, kind: str) -> None:
         self._released[kind].inc()
 
-    def notices_planned(self, kind: str, count: int) -> None:
+    def scheduled_mails_planned(self, kind: str, count: int) -> None:
         self._planned[kind].inc(count)
 
-    def notices_fed(self, kind: str, late_s: Iterable[float]) -> None:
+    def scheduled_mails_enqueued(self, kind: str, late_s: Iterable[float]) -> None:
         """`late_s`: for each mail that was put into the queue, how long after its slot's hour."""
         for seconds in late_s:
             self._fed[kind].inc()
             self._late_seconds[kind].observe(max(seconds, 0.0))
 
-    def notices_skipped(self, kind: str, count: int) -> None:
+    def scheduled_mails_skipped(self, kind: str, count: int) -> None:
         self._not_fed[kind].inc(count)
 
-    def notices_planned_again(self, kind: str) -> None:
+    def scheduled_mails_rescheduled(self, kind: str) -> None:
         self._again[kind].inc()
 
-    def notices_given_up(self, kind: str) -> None:
+    def scheduled_mails_unknown(self, kind: str) -> None:
         self._given_up[kind].inc()
 
-    def schedule_waits(self, kind: str, *, waits: bool) -> None:
+    def set_schedule_blocked(self, kind: str, *, waits: bool) -> None:
         self._waits[kind].set(waits)
 
-    def provider_answer(self, answer: str, seconds: float) -> None:
+    def observe_provider_request(self, answer: str, seconds: float) -> None:
         """One request answered; `answer` is one of ANSWERS."""
         self._answers[answer].observe(seconds)
 
-    def lane_open(self, is_open: bool) -> None:
-        self._lane_open.set(is_open)
+    def set_provider_account_ok(self, is_open: bool) -> None:
+        self._gate_open.set(is_open)
 
-    def bulk_resting(self, is_resting: bool) -> None:
+    def set_provider_circuit_open(self, is_resting: bool) -> None:
         self._bulk_resting.set(is_resting)
 
-    def request_sealed(self, mails: int) -> None:
+    def observe_batch_size(self, mails: int) -> None:
         """One request of so many mails is written down and may leave."""
         self._mails_in_request.observe(mails)
 
-    def watch_bus(self, mails: Callable[[], int], under_way: Callable[[], int], rate: Callable[[], float]) -> None:
+    def track_send_queue(
+        self, mails: Callable[[], int], under_way: Callable[[], int], rate: Callable[[], float]
+    ) -> None:
         """Ask the bus and its pacer at each scrape."""
-        self._on_bus.set_function(mails)
+        self._on_dispatcher.set_function(mails)
         self._under_way.set_function(under_way)
         self._rate.set_function(rate)
 
-    def redis_round_trip(self, seconds: float) -> None:
+    def observe_redis_command(self, seconds: float) -> None:
         self._redis.observe(seconds)
 
-    def loop_lag(self, seconds: float) -> None:
+    def observe_event_loop_lag(self, seconds: float) -> None:
         self._lag.observe(seconds)
 
     def jobs_claimed(self, count: int) -> None:
@@ -204,15 +206,15 @@ class Metrics:
     def jobs_stalled(self, count: int) -> None:
         self._stalled.inc(count)
 
-    def watch_slots(self, busy: Callable[[], int]) -> None:
+    def track_jobs_in_flight(self, busy: Callable[[], int]) -> None:
         """Ask for the number of busy slots at each scrape."""
         self._busy.set_function(busy)
 
-    def _counter(self, name: str, words: str) -> Counter:
-        return Counter(f"flowstate_{name}", words, registry=self.registry)
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"flowstate_{name}", text, registry=self.registry)
 
-    def _gauge(self, name: str, words: str) -> Gauge:
-        return Gauge(f"flowstate_{name}", words, registry=self.registry)
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"flowstate_{name}", text, registry=self.registry)
 
-    def _histogram(self, name: str, words: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"flowstate_{name}_seconds", words, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"flowstate_{name}_seconds", text, labels, buckets=buckets, registry=self.registry)

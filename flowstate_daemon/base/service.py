@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import structlog
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Outage
-from flowstate_daemon.base.vitals import Pulse
+from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.base.health import HealthRegistry, Heartbeat
+from flowstate_daemon.base.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceContext:
+    """The vital signs, the numbers and the time of one house."""
+
+    health: HealthRegistry
+    metrics: Metrics
+    clock: Clock
+
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-FIRST_REST_S = 0.1
-LONGEST_REST_S = 5.0
-LONGEST_SILENCE_S = 10.0
-CANCEL_AGAIN_S = 0.1
+MIN_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
+HEARTBEAT_TIMEOUT_S = 10.0
+CANCEL_RETRY_S = 0.1
 
 
 class Service:
@@ -31,10 +43,10 @@ class Service:
 
     name: ClassVar[str]
 
-    def __init__(self, pulse: Pulse) -> None:
-        self.pulse = pulse
-        pulse.rest()  # a loop that has not begun, because the house waits for a store, is not stuck
-        self._rest_s = 0.0
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self.heartbeat = heartbeat
+        heartbeat.idle()  # a loop that has not begun, because the house waits for a store, is not stuck
+        self._backoff_s = 0.0
         self._stopping = asyncio.Event()
 
     @property
@@ -44,42 +56,45 @@ class Service:
     def stop(self) -> None:
         self._stopping.set()
 
-    async def turn(self) -> None:
+    async def run_once(self) -> None:
         """One pass: wait for work, bounded, and do it. Raises Outage when a store is away."""
         raise NotImplementedError
 
+    async def _step(self) -> None:
+        await self.run_once()
+
     async def run(self) -> None:
-        self.pulse.beat()  # from here on, silence is watched
+        self.heartbeat.beat()  # from here on, silence is watched
         while not self.stopping:
             try:
-                await self.turn()
-            except Outage as outage:
-                await self._sit_out(outage)
+                await self._step()
+            except StoreUnavailableError as outage:
+                await self._back_off(outage)
             else:
-                self.progressed()
+                self.progress()
         # The house may drain for longer than a pulse stays fresh: an ended loop is not a stuck one.
-        self.pulse.rest()
+        self.heartbeat.idle()
 
-    def progressed(self) -> None:
-        """Something was got done. Called after each turn, and in a turn that will wait for long by the turn itself."""
-        if self._rest_s:
-            log.info("store_back", service=self.name)
-            self._rest_s = 0.0
-        self.pulse.beat()
+    def progress(self) -> None:
+        """Record progress. Called after each pass, and by a pass itself before it waits for long."""
+        if self._backoff_s:
+            log.info("store_recovered", service=self.name)
+            self._backoff_s = 0.0
+        self.heartbeat.beat()
 
-    async def _sit_out(self, outage: Outage) -> None:
-        if not self._rest_s:
-            log.warning("store_away", service=self.name, reason=outage.reason)
-        self._rest_s = min(max(self._rest_s * 2, FIRST_REST_S), LONGEST_REST_S)
-        self.pulse.suffer(outage.reason)
-        await self.pause(self._rest_s)
+    async def _back_off(self, outage: StoreUnavailableError) -> None:
+        if not self._backoff_s:
+            log.warning("store_unavailable", service=self.name, reason=outage.reason)
+        self._backoff_s = min(max(self._backoff_s * 2, MIN_BACKOFF_S), MAX_BACKOFF_S)
+        self.heartbeat.report_error(outage.reason)
+        await self.sleep(self._backoff_s)
 
-    async def pause(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until `stop()`."""
         if seconds > 0:
-            await self.within(seconds, self._stopping.wait())
+            await self.wait(seconds, self._stopping.wait())
 
-    async def within(self, seconds: float, awaitable: Awaitable[object]) -> None:
+    async def wait(self, seconds: float, awaitable: Awaitable[object]) -> None:
         """Await something for at most `seconds`; used for waits that may come to nothing."""
         try:
             async with asyncio.timeout(seconds):
@@ -87,12 +102,12 @@ class Service:
         except TimeoutError:
             return
 
-    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+    async def run_until_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Await `work`, which must be safe to cancel; None when `stop()` came first."""
-        return await unless(self._stopping, work)
+        return await run_until(self._stopping, work)
 
 
-async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+async def run_until(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """Await `work`, which must be safe to cancel; None when `stopping` was set first."""
     task = asyncio.ensure_future(work)
     stop = asyncio.ensure_future(stopping.wait())
@@ -105,25 +120,25 @@ async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | N
         # and redis-py writes every command inside one.
         while not task.done():
             task.cancel()
-            await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
+            await asyncio.wait((task,), timeout=CANCEL_RETRY_S)
 
 
 class PeriodicService(Service):
     """A loop that acts once in `every_s` seconds; in between it beats, so that its pulse stays fresh."""
 
-    def __init__(self, pulse: Pulse, clock: Clock, *, every_s: float, first_s: float | None = None) -> None:
+    def __init__(self, heartbeat: Heartbeat, clock: Clock, *, every_s: float, first_s: float | None = None) -> None:
         """`first_s` is the wait before the first time, `every_s` unless given."""
-        super().__init__(pulse)
+        super().__init__(heartbeat)
         self._clock = clock
         self._every_s = every_s
-        self._next_at = clock.mono() + (every_s if first_s is None else first_s)
+        self._next_at = clock.monotonic() + (every_s if first_s is None else first_s)
 
-    async def act(self) -> None:
+    async def run_once(self) -> None:
         """What is done each time. Raises Outage when a store is away: it is tried again soon."""
         raise NotImplementedError
 
-    async def turn(self) -> None:
-        await self.pause(min(LONGEST_SILENCE_S, self._next_at - self._clock.mono()))
-        if self._clock.mono() >= self._next_at and not self.stopping:
-            await self.act()
-            self._next_at = self._clock.mono() + self._every_s
+    async def _step(self) -> None:
+        await self.sleep(min(HEARTBEAT_TIMEOUT_S, self._next_at - self._clock.monotonic()))
+        if self._clock.monotonic() >= self._next_at and not self.stopping:
+            await self.run_once()
+            self._next_at = self._clock.monotonic() + self._every_s

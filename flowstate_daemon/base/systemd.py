@@ -14,18 +14,18 @@ from dataclasses import dataclass
 import structlog
 
 from flowstate_daemon.base.errors import ConfigError
-from flowstate_daemon.base.privacy import escaped
+from flowstate_daemon.base.redaction import escape_control_chars
 
 log = structlog.get_logger()
 
-FIRST_FD = 3
-MOST_FDS = 16
-MOST_UNSENT = 16  # datagrams that wait for a systemd that does not read
-LONGEST_STATUS = 400
+LISTEN_FDS_START = 3
+MAX_FDS = 16
+MAX_PENDING_MESSAGES = 16  # datagrams that wait for a systemd that does not read
+MAX_STATUS_LENGTH = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Supervisor:
+class SystemdEnvironment:
     """What was found in the environment: nothing without systemd. `journal` is `$JOURNAL_STREAM`."""
 
     notify_socket: str = ""
@@ -34,7 +34,7 @@ class Supervisor:
     journal: str = ""
 
     @classmethod
-    def read(cls, environ: Mapping[str, str], pid: int) -> Supervisor:
+    def from_environ(cls, environ: Mapping[str, str], pid: int) -> SystemdEnvironment:
         """What is meant for the process `pid`; variables that a parent has left behind are not."""
         watchdog_us = _number(environ, "WATCHDOG_USEC")
         if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
@@ -43,13 +43,13 @@ class Supervisor:
         return cls(
             notify_socket=environ.get("NOTIFY_SOCKET", ""),
             watchdog_s=watchdog_us / 1e6,
-            listen_fds=min(listen_fds, MOST_FDS),
+            listen_fds=min(listen_fds, MAX_FDS),
             journal=environ.get("JOURNAL_STREAM", ""),
         )
 
     def sockets(self) -> list[socket.socket]:
         """The listening sockets that a socket unit handed over. Raises ConfigError when they are of another kind."""
-        handed = [socket.socket(fileno=fd) for fd in range(FIRST_FD, FIRST_FD + self.listen_fds)]
+        handed = [socket.socket(fileno=fd) for fd in range(LISTEN_FDS_START, LISTEN_FDS_START + self.listen_fds)]
         for listener in handed:
             listener.set_inheritable(False)
             listener.setblocking(False)
@@ -64,14 +64,14 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     return int(value) if value.isascii() and value.isdigit() else 0
 
 
-class NotifySocket:
+class SdNotifier:
     """Datagrams to systemd. Nothing here waits: what cannot be sent now is sent before the next."""
 
     def __init__(self, address: str) -> None:
         """`address` is `$NOTIFY_SOCKET`: a path, or `@name` in the abstract namespace; empty for nobody."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
-        self._unsent: deque[bytes] = deque(maxlen=MOST_UNSENT)
+        self._unsent: deque[bytes] = deque(maxlen=MAX_PENDING_MESSAGES)
         self._complained = False
 
     def open(self) -> None:
@@ -84,7 +84,7 @@ class NotifySocket:
             self._socket.close()
             self._socket = None
 
-    def tell(self, *assignments: str) -> None:
+    def send(self, *assignments: str) -> None:
         """Send `NAME=value` assignments as one message."""
         if self._socket is None:
             return
@@ -102,16 +102,16 @@ class NotifySocket:
     def _complain(self, error: OSError) -> None:
         if not self._complained:
             remedy = "NOTIFY_SOCKET must be reachable: is AF_UNIX allowed, and NotifyAccess=main set?"
-            log.warning("notify_failed", reason=error.strerror or str(error), remedy=remedy)
+            log.warning("sd_notify_failed", reason=error.strerror or str(error), remedy=remedy)
         self._complained = True
 
 
-def status(text: str) -> str:
+def status_line(text: str) -> str:
     """The assignment that shows `text` in `systemctl status`: one line, whatever somebody put into it."""
-    line = escaped(text)
-    return f"STATUS={line if len(line) <= LONGEST_STATUS else line[: LONGEST_STATUS - 1] + '…'}"
+    line = escape_control_chars(text)
+    return f"STATUS={line if len(line) <= MAX_STATUS_LENGTH else line[: MAX_STATUS_LENGTH - 1] + '…'}"
 
 
-def microseconds(name: str, seconds: float) -> str:
+def usec(name: str, seconds: float) -> str:
     """An assignment of a duration or of a monotonic instant, given in seconds."""
     return f"{name}={int(seconds * 1e6)}"

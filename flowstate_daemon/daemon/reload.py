@@ -14,11 +14,11 @@ from typing import ClassVar
 import structlog
 
 from flowstate_daemon.base import logs
-from flowstate_daemon.base.config import KEYS, Config, shown
 from flowstate_daemon.base.errors import ConfigError
-from flowstate_daemon.base.gathering import Key
-from flowstate_daemon.base.service import LONGEST_SILENCE_S, Service
-from flowstate_daemon.daemon.building import Building, Stationery
+from flowstate_daemon.base.service import HEARTBEAT_TIMEOUT_S, Service
+from flowstate_daemon.config.loader import KEYS, Config, display_value
+from flowstate_daemon.config.sources import Key
+from flowstate_daemon.daemon.bootstrap import BrandedComponents, Components
 from flowstate_daemon.database.dsn import clean_dsn
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ RELOADABLE: frozenset[Key] = frozenset(key for key in KEYS if key[0] in {"log", 
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SettingChange:
     """One setting that differs: its key, and both values as they may be shown."""
 
     key: Key
@@ -39,19 +39,19 @@ class Change:
         return f"{'.'.join(self.key)}: {self.old} → {self.new}"
 
 
-def changes(old: Config, new: Config) -> list[Change]:
+def diff_settings(old: Config, new: Config) -> list[SettingChange]:
     """Every setting whose value differs, in the order of the file. Pure."""
     found = []
     for section, key in KEYS:
         before, after = getattr(getattr(old, section), key), getattr(getattr(new, section), key)
         if before != after:
-            found.append(Change((section, key), shown(key, before), shown(key, after)))
+            found.append(SettingChange((section, key), display_value(key, before), display_value(key, after)))
     return found
 
 
-def merged(old: Config, new: Config) -> Config:
+def merge_reloadable(old: Config, new: Config) -> Config:
     """The old configuration with what can be reloaded from the new one: what the house really runs on. Pure."""
-    queue = old.queue.model_copy(update={"drain_s": new.queue.drain_s})
+    queue = old.queue.model_copy(update={"drain_s": new.queue.shutdown_timeout_s})
     return old.model_copy(update={"log": new.log, "mail": new.mail, "queue": queue})
 
 
@@ -60,13 +60,13 @@ class Reloader(Service):
 
     name: ClassVar[str] = "reloader"
 
-    def __init__(self, built: Building, reread: Callable[[], Config]) -> None:
-        super().__init__(built.vitals.pulse("reloader"))
+    def __init__(self, built: Components, reread: Callable[[], Config]) -> None:
+        super().__init__(built.health.register("reloader"))
         self._built = built
         self._reread = reread
         self._asked = asyncio.Event()
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Reload soon; asked twice meanwhile is asked once."""
         self._asked.set()
 
@@ -74,8 +74,8 @@ class Reloader(Service):
         super().stop()
         self._asked.set()
 
-    async def turn(self) -> None:
-        await self.within(LONGEST_SILENCE_S, self._asked.wait())
+    async def run_once(self) -> None:
+        await self.wait(HEARTBEAT_TIMEOUT_S, self._asked.wait())
         if self._asked.is_set() and not self.stopping:
             self._asked.clear()
             self._built.notifier.reloading()
@@ -85,35 +85,35 @@ class Reloader(Service):
     async def _reload(self) -> None:
         try:
             # Files are read and templates compiled beside the loop: no code shall wait for that.
-            new, found, stationery = await asyncio.to_thread(self._prepared)
+            new, found, branding = await asyncio.to_thread(self._prepared)
         except ConfigError as error:
-            self._refuse(error.mistakes)
+            self._refuse(error.errors)
         else:
-            self._apply(new, found, stationery)
+            self._apply(new, found, branding)
 
-    def _refuse(self, mistakes: Sequence[str]) -> None:
-        log.error("reload_refused", mistakes=mistakes, remedy="nothing was changed: correct these and reload again")
-        self._built.vitals.note("reload refused: " + "; ".join(mistakes))
+    def _refuse(self, errors: Sequence[str]) -> None:
+        log.error("reload_failed", mistakes=errors, remedy="nothing was changed: correct these and reload again")
+        self._built.health.record_error("reload refused: " + "; ".join(errors))
 
-    def _prepared(self) -> tuple[Config, list[Change], Stationery | None]:
+    def _prepared(self) -> tuple[Config, list[SettingChange], BrandedComponents | None]:
         """Everything that can fail, before anything is applied. Raises ConfigError with all mistakes."""
         new = self._reread()
         if new.database.url is not None:
             clean_dsn(new.database.url.get_secret_value())
-        found = changes(self._built.config, new)
+        found = diff_settings(self._built.config, new)
         dressed = any(change.key[0] == "mail" for change in found)
-        return new, found, self._built.stationery_of(new.mail) if dressed else None
+        return new, found, self._built.build_branding(new.mail) if dressed else None
 
-    def _apply(self, new: Config, found: Sequence[Change], stationery: Stationery | None) -> None:
+    def _apply(self, new: Config, found: Sequence[SettingChange], branding: BrandedComponents | None) -> None:
         applied = [change for change in found if change.key in RELOADABLE]
         waiting = [change for change in found if change.key not in RELOADABLE]
-        if stationery is not None:
-            self._built.use(stationery)
-        self._built.engine.allow(new.queue.drain_s)
+        if branding is not None:
+            self._built.apply_branding(branding)
+        self._built.worker.set_shutdown_timeout(new.queue.shutdown_timeout_s)
         if any(change.key[0] == "log" for change in applied):
-            logs.adjust(new.log.level, new.log.format, journal=self._built.supervisor.journal)
-        self._built.config = merged(self._built.config, new)
+            logs.reconfigure(new.log.level, new.log.format, journal=self._built.supervisor.journal)
+        self._built.config = merge_reloadable(self._built.config, new)
         log.info("reloaded", changed=[str(change) for change in applied], unchanged=not found)
         if waiting:
             remedy = "these take effect at the next start: systemctl restart flowstate-daemon"
-            log.warning("restart_needed", changed=[str(change) for change in waiting], remedy=remedy)
+            log.warning("restart_required", changed=[str(change) for change in waiting], remedy=remedy)

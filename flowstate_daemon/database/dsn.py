@@ -14,9 +14,9 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from flowstate_daemon.base.errors import ConfigError
 
-CONNECT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 # What asyncpg and the server know by these names.
-UNDERSTOOD = frozenset(
+SUPPORTED_PARAMETERS = frozenset(
     {
         *("host", "port", "user", "password", "database", "dbname", "passfile", "target_session_attrs"),
         *("sslmode", "sslrootcert", "sslkey", "sslcrl", "sslnegotiation", "sslpassword"),
@@ -25,7 +25,7 @@ UNDERSTOOD = frozenset(
     }
 )
 # What is already so, whatever they say: no prepared statements, no check of certificates without `strict`.
-SATISFIED = frozenset({"pgbouncer", "statement_cache_size", "uselibpqcompat"})
+IGNORED_PARAMETERS = frozenset({"pgbouncer", "statement_cache_size", "uselibpqcompat"})
 HOST = re.compile(r"(\[[0-9A-Za-z:.%]+\]|[^:\[\]]*)(:\d{1,5})?")
 REMEDY = "expected postgresql://user:password@host:5432/database, special characters of a password as %XX"
 
@@ -48,14 +48,14 @@ def clean_dsn(url: str) -> Dsn:
     """Read a DATABASE_URL. Raises ConfigError, which repeats nothing of it."""
     parts = _parts(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    kept = {name: value for name, value in given.items() if name in UNDERSTOOD}
+    kept = {name: value for name, value in given.items() if name in SUPPORTED_PARAMETERS}
     # A pooler may stand in between without anybody saying so, and would mix up prepared statements.
     connect: dict[str, Any] = {"statement_cache_size": 0, "timeout": _seconds(given.pop("connect_timeout", ""))}
     max_size = _count(given.pop("connection_limit", ""))
     schema = given.pop("schema", "") or "public"
-    _settle_tls(given, kept, connect)
+    _resolve_tls(given, kept, connect)
     kept.setdefault("application_name", "flowstate-daemon")
-    unknown = sorted(given.keys() - UNDERSTOOD - SATISFIED)
+    unknown = sorted(given.keys() - SUPPORTED_PARAMETERS - IGNORED_PARAMETERS)
     return Dsn(
         dsn=parts._replace(query=urlencode(kept, quote_via=quote)).geturl(),
         schema=schema,
@@ -79,7 +79,7 @@ def _parts(url: str) -> SplitResult:
     return parts
 
 
-def _settle_tls(given: dict[str, str], kept: dict[str, str], connect: dict[str, Any]) -> None:
+def _resolve_tls(given: dict[str, str], kept: dict[str, str], connect: dict[str, Any]) -> None:
     """Node's and Prisma's ways to say it, in libpq's words."""
     if kept.get("sslmode") == "no-verify":
         kept["sslmode"] = "require"
@@ -96,7 +96,7 @@ def _settle_tls(given: dict[str, str], kept: dict[str, str], connect: dict[str, 
 
 def _seconds(text: str) -> float:
     """A time limit; Prisma's 0 means none, and there always is one here."""
-    return float(text) if text.isdecimal() and int(text) else CONNECT_S
+    return float(text) if text.isdecimal() and int(text) else CONNECT_TIMEOUT_S
 
 
 def _count(text: str) -> int | None:

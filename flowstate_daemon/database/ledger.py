@@ -5,34 +5,144 @@ Everything may be repeated, by this daemon or another one, and comes out the sam
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any
 
 import asyncpg
 import msgspec
+from msgspec import Meta
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.database.outcome import LATEST_MS, LONGEST_WORD, Outcome, said
+from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.redaction import redact_text
+from flowstate_daemon.database.pool import clean_text, normalise_address, schema_connection
 from flowstate_daemon.database.queries import sql
-from flowstate_daemon.database.schema import at_schema, normalised, storable
-from flowstate_daemon.mail.event import ProviderEvent
+from flowstate_daemon.mail.message import ProviderEvent
+from flowstate_daemon.mail.policy import Decision
 
-BATCH = 500
-PRUNE_BATCH = 1_000
-LARGEST_REJECT = 8_192
-# Short enough for a loop to show a sign of life between two calls.
-WAIT_S = 8.0
-CALL_S = 12.0
-# One row that Postgres refuses must not keep the other 499 waiting.
-ROW_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-PRUNED = ("prune_mails", "prune_events", "prune_rejects", "prune_notices", "prune_rounds")
+LATEST_MS = 253_402_214_400_000  # the last day that both Postgres and Python can name
+MAX_KEY_LENGTH = 500  # a job id may be as long as its producer likes, an index entry may not
+MAX_WORD_LENGTH = 100
+MAX_TEXT_LENGTH = 1_000
+MAX_DECISIONS = 50
+
+Instant = Annotated[int, Meta(ge=0, le=LATEST_MS)]
+Number = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+Word = Annotated[str, Meta(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
+class Outcome:
+    """What became of one try of one mail. `key` and `outcome` together say which; `at` is Unix ms."""
+
+    key: str
+    at: int
+    job_id: str
+    kind: str
+    to: str = field(repr=False)
+    attempt: int
+    outcome: str
+    provider_id: str | None = None
+    reason: str | None = None
+    chain: tuple[Decision, ...] = ()
+
+    @property
+    def mail_key(self) -> str:
+        """The key without the attempt: the same for all tries of one mail."""
+        return self.key.rpartition(":")[0]
+
+
+class JournalEntry(msgspec.Struct, frozen=True):
+    """An entry as it lies in the journal. Lua writes an empty list as `{}`."""
+
+    key: Word
+    at: Instant
+    job_id: str
+    kind: str
+    attempt: Number
+    outcome: Word
+    to: str | None = None
+    provider_id: str | None = None
+    reason: str | None = None
+    chain: list[Decision] | dict[str, Any] | None = None
+
+
+ENTRY_DECODER = msgspec.json.Decoder(JournalEntry)
+
+
+def parse_outcome(raw: bytes) -> Outcome:
+    """Read one journal entry. Raises Malformed, which repeats nothing of it."""
+    try:
+        return _outcome(_decode(raw))
+    except msgspec.ValidationError as error:
+        raise InvalidDataError(f"Expected a journal entry: {error}") from None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise InvalidDataError("Expected a journal entry in JSON") from None
+
+
+def _decode(raw: bytes) -> JournalEntry:
+    try:
+        return ENTRY_DECODER.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # Half an emoji or a byte that is no UTF-8 in somebody's reason must not cost the outcome.
+        repaired = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
+        return ENTRY_DECODER.decode(repaired.encode("utf-8", "replace"))
+
+
+def _outcome(entry: JournalEntry) -> Outcome:
+    chain = entry.chain if isinstance(entry.chain, list) else []
+    return Outcome(
+        key=_key(entry.key),
+        at=entry.at,
+        job_id=clean_text(entry.job_id, MAX_KEY_LENGTH),
+        kind=clean_text(entry.kind, MAX_WORD_LENGTH),
+        to=normalise_address(entry.to or ""),
+        attempt=entry.attempt,
+        outcome=clean_text(entry.outcome, MAX_WORD_LENGTH),
+        provider_id=None if entry.provider_id is None else clean_text(entry.provider_id, MAX_WORD_LENGTH),
+        reason=redact_and_trim(entry.reason),
+        chain=tuple(_decision(step) for step in chain[:MAX_DECISIONS]),
+    )
+
+
+def _key(key: str) -> str:
+    """The key, or a short stand-in as unique as it is; the attempt stays readable."""
+    if len(key) <= MAX_KEY_LENGTH:
+        return clean_text(key, MAX_KEY_LENGTH)
+    mail, _, attempt = key.rpartition(":")
+    digest = sha256(mail.encode("utf-8", "replace")).hexdigest()
+    return clean_text(f"{mail[:100]}…{digest}:{attempt[:20]}", MAX_KEY_LENGTH)
+
+
+def _decision(decision: Decision) -> Decision:
+    check, result = (clean_text(word, MAX_WORD_LENGTH) for word in (decision.check, decision.result))
+    return Decision(check, result, redact_and_trim(decision.reason))
+
+
+def redact_and_trim(text: str | None) -> str | None:
+    """Free text from elsewhere: without keys, passwords and addresses, cut."""
+    return None if text is None else clean_text(redact_text(text), MAX_TEXT_LENGTH)
+
+
+WRITE_BATCH_SIZE = 500
+PRUNE_BATCH_SIZE = 1_000
+MAX_REJECT_BYTES = 8_192
+# Short enough for a loop to show a sign of life between two calls.
+ACQUIRE_TIMEOUT_S = 8.0
+QUERY_TIMEOUT_S = 12.0
+# One row that Postgres refuses must not keep the other 499 waiting.
+ROW_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+PRUNED = ("prune_mails", "prune_events", "prune_rejects", "prune_scheduled_mails", "prune_runs")
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedEntry:
     """A journal entry that is no outcome, and why."""
 
     raw: bytes = field(repr=False)
@@ -48,35 +158,40 @@ class Ledger:
 
     async def write(self, entries: Sequence[Outcome]) -> int:
         """Store outcomes, each once; returns how many were new. What Postgres refuses is set aside."""
-        return sum([await self._write(entries[start : start + BATCH]) for start in range(0, len(entries), BATCH)])
+        return sum(
+            [
+                await self._write(entries[start : start + WRITE_BATCH_SIZE])
+                for start in range(0, len(entries), WRITE_BATCH_SIZE)
+            ]
+        )
 
     async def _write(self, batch: Sequence[Outcome]) -> int:
         try:
             return await self._call("write_mails", *_columns(batch))
         except ROW_REFUSED as error:
             if len(batch) == 1:
-                await self.set_aside([Reject(msgspec.json.encode(batch[0]), f"{type(error).__name__}: {error}")])
+                await self.reject([RejectedEntry(msgspec.json.encode(batch[0]), f"{type(error).__name__}: {error}")])
                 return 0
         half = len(batch) // 2
         return await self._write(batch[:half]) + await self._write(batch[half:])
 
-    async def set_aside(self, rejects: Sequence[Reject]) -> int:
+    async def reject(self, rejects: Sequence[RejectedEntry]) -> int:
         """Keep entries that cannot be stored, each once; returns how many were new."""
         digests = [sha256(reject.raw).digest() for reject in rejects]
-        raws = [reject.raw[:LARGEST_REJECT] for reject in rejects]
-        reasons = [said(reject.reason) for reject in rejects]
-        return await self._call("set_aside", digests, raws, reasons, self._clock.now())
+        raws = [reject.raw[:MAX_REJECT_BYTES] for reject in rejects]
+        reasons = [redact_and_trim(reject.reason) for reject in rejects]
+        return await self._call("insert_rejects", digests, raws, reasons, self._clock.now())
 
-    async def note_events(self, events: Sequence[ProviderEvent]) -> int:
+    async def record_events(self, events: Sequence[ProviderEvent]) -> int:
         """Store provider events, each once and in any order, and what they suppress; returns how many were new."""
         return await self._call(
-            "note_events",
-            [storable(event.svix_id, LONGEST_WORD) for event in events],
-            [storable(event.provider_id, LONGEST_WORD) for event in events],
-            [storable(event.type, LONGEST_WORD) for event in events],
+            "insert_events",
+            [clean_text(event.svix_id, MAX_WORD_LENGTH) for event in events],
+            [clean_text(event.provider_id, MAX_WORD_LENGTH) for event in events],
+            [clean_text(event.type, MAX_WORD_LENGTH) for event in events],
             [min(max(event.at, 0), LATEST_MS) for event in events],
-            [normalised(event.address) for event in events],
-            [said(event.reason) for event in events],
+            [normalise_address(event.address) for event in events],
+            [redact_and_trim(event.reason) for event in events],
             [event.suppress for event in events],
         )
 
@@ -85,22 +200,22 @@ class Ledger:
         before = self._clock.now() - timedelta(days=keep_days)
         gone = 0
         for name in PRUNED:
-            while count := await self._call(name, before, PRUNE_BATCH):
+            while count := await self._call(name, before, PRUNE_BATCH_SIZE):
                 gone += count
-                if count < PRUNE_BATCH:
+                if count < PRUNE_BATCH_SIZE:
                     break
         return gone
 
     async def _call(self, name: str, *arguments: Any) -> int:
-        async with at_schema(self._pool, wait_s=WAIT_S) as connection:
-            return int(await connection.fetchval(sql(name), *arguments, timeout=CALL_S))
+        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
+            return int(await connection.fetchval(sql(name), *arguments, timeout=QUERY_TIMEOUT_S))
 
 
 def _columns(batch: Sequence[Outcome]) -> list[list[Any]]:
     return [
         [entry.key for entry in batch],
         [entry.outcome for entry in batch],
-        [entry.mail for entry in batch],
+        [entry.mail_key for entry in batch],
         [entry.at for entry in batch],
         [entry.to for entry in batch],
         [entry.kind for entry in batch],

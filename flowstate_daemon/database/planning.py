@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Literal, TypeAlias
 
-from flowstate_daemon.database.application import Application
+from flowstate_daemon.database.app_database import AppDatabase
+from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
-from flowstate_daemon.database.schema import at_schema
 
 Source: TypeAlias = Literal["clock", "hand", "forced"]
 
-PLAN_S = 600.0  # a million people take seconds, and whoever plans the same beside us waits for them
-PLACE = "{candidates}"
+PLAN_TIMEOUT_S = 600.0  # a million people take seconds, and whoever plans the same beside us waits for them
+CANDIDATES_PLACEHOLDER = "{candidates}"
 # Among the names of zones, but nobody lives there: the first is whatever clock this machine happens to show.
-NO_PLACES = frozenset({"localtime", "Factory"})
+NON_ZONES = frozenset({"localtime", "Factory"})
 # How people with something to say are found, and which tables of the application that takes.
 CANDIDATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "task-reminder": ("find_due", ("users", "tasks")),
-    "overdue-summary": ("find_overdue", ("users", "tasks")),
-    "focus-report": ("find_focus", ("users", "focus_sessions")),
+    "task-reminder": ("find_task_reminder_recipients", ("users", "tasks")),
+    "overdue-summary": ("find_overdue_summary_recipients", ("users", "tasks")),
+    "focus-report": ("find_focus_report_recipients", ("users", "focus_sessions")),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
+class Occurrence:
     """When a kind is due in one zone, from when on it is too late, and the window of its facts. Instants are aware."""
 
     zone: str
@@ -42,25 +42,25 @@ class Occasion:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Recipient:
     """Somebody with something to say on one of the occasions asked about."""
 
-    occasion: Occasion
+    occurrence: Occurrence
     user_id: str
-    item: str
+    task_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlanResult:
     """What one planning has brought: tasks or sessions found, for how many people, and slots that are new."""
 
     found: int = 0
-    people: int = 0
-    slots: int = 0
+    recipients: int = 0
+    scheduled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class RoundTold:
+class RunSummary:
     """The last round of a kind in a zone, with the number of its slots by state."""
 
     kind: str
@@ -68,113 +68,123 @@ class RoundTold:
     local_date: date
     due_at: datetime
     planned_at: datetime
-    notices: int
+    scheduled_mails: int
     states: Mapping[str, int]
 
 
 class Planning:
     """Writes the tables `rounds` and `notices`. `zones` are all that exist, `home` that of people who have none."""
 
-    def __init__(self, application: Application, zones: Sequence[str], home: str) -> None:
+    def __init__(self, application: AppDatabase, zones: Sequence[str], home: str) -> None:
         self._application = application
         self._pool = application.pool
-        self._known = sorted({*zones} - NO_PLACES)
+        self._known = sorted({*zones} - NON_ZONES)
         self._home = home
 
     async def zones(self) -> list[str]:
         """Where people live, the zone of all others included. Raises Outage; Unreadable names what is missing."""
-        async with self._application.reading(("users",)) as connection:
-            rows = await connection.fetch(self._application.sql("list_zones"), self._known, timeout=PLAN_S)
+        async with self._application.connection(("users",)) as connection:
+            rows = await connection.fetch(self._application.sql("list_zones"), self._known, timeout=PLAN_TIMEOUT_S)
         return sorted({self._home, *(row["zone"] for row in rows)})
 
-    async def last_rounds(self, now: datetime) -> dict[tuple[str, str], datetime]:
+    async def last_runs(self, now: datetime) -> dict[tuple[str, str], datetime]:
         """When each kind was last due and planned, by kind and zone."""
-        async with at_schema(self._pool) as connection:
-            rows = await connection.fetch(sql("last_rounds"), now)
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("list_last_runs"), now)
         return {(row["kind"], row["zone"]): row["due_at"] for row in rows}
 
-    async def plan(self, kind: str, occasions: Sequence[Occasion], *, per_task: bool, now: datetime) -> Planned:
+    async def plan(self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, now: datetime) -> PlanResult:
         """Plan what nobody has planned yet of these occasions, all or nothing. Raises Outage, Unreadable."""
-        async with self._application.reading(CANDIDATES[kind][1]) as connection, connection.transaction():
+        async with self._application.connection(CANDIDATES[kind][1]) as connection, connection.transaction():
             opened = await connection.fetch(
-                sql("open_rounds"),
+                sql("insert_runs"),
                 kind,
-                [occasion.zone for occasion in occasions],
-                [occasion.local_date for occasion in occasions],
-                [occasion.due_at for occasion in occasions],
+                [occurrence.zone for occurrence in occurrences],
+                [occurrence.local_date for occurrence in occurrences],
+                [occurrence.due_at for occurrence in occurrences],
                 now,
-                timeout=PLAN_S,
+                timeout=PLAN_TIMEOUT_S,
             )
-            ours = {(row["zone"], row["local_date"]) for row in opened}
-            left = [occasion for occasion in occasions if (occasion.zone, occasion.local_date) in ours]
+            own = {(row["zone"], row["local_date"]) for row in opened}
+            left = [occurrence for occurrence in occurrences if (occurrence.zone, occurrence.local_date) in own]
             if not left:
-                return Planned()
+                return PlanResult()
             return await self._write(connection, kind, left, per_task, "clock", now)
 
-    async def plan_by_hand(self, kind: str, occasions: Sequence[Occasion], *, per_task: bool, now: datetime) -> Planned:
+    async def plan_manual(
+        self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, now: datetime
+    ) -> PlanResult:
         """Plan these occasions besides the rounds of the clock; whoever has a slot on that local date gets no other."""
-        async with self._application.reading(CANDIDATES[kind][1]) as connection:
-            return await self._write(connection, kind, occasions, per_task, "hand", now)
+        async with self._application.connection(CANDIDATES[kind][1]) as connection:
+            return await self._write(connection, kind, occurrences, per_task, "hand", now)
 
-    async def renew(self, kind: str, candidates: Sequence[Candidate], now: datetime) -> int:
+    async def reopen(self, kind: str, candidates: Sequence[Recipient], now: datetime) -> int:
         """Open slots that have ended once more: their mails go out again. Returns how many."""
         if not candidates:
             return 0
-        occasion = candidates[0].occasion
-        async with at_schema(self._pool) as connection:
-            people, items = [one.user_id for one in candidates], [one.item for one in candidates]
-            dates = [one.occasion.local_date for one in candidates]
-            instants = (occasion.due_at, occasion.expires_at, now)
-            return int(await connection.fetchval(sql("renew_notices"), kind, people, items, dates, *instants))
+        occurrence = candidates[0].occurrence
+        async with schema_connection(self._pool) as connection:
+            recipients, items = [one.user_id for one in candidates], [one.task_id for one in candidates]
+            dates = [one.occurrence.local_date for one in candidates]
+            instants = (occurrence.due_at, occurrence.expires_at, now)
+            return int(
+                await connection.fetchval(sql("reopen_scheduled_mails"), kind, recipients, items, dates, *instants)
+            )
 
-    async def candidates(
-        self, kind: str, occasions: Sequence[Occasion], *, per_task: bool, after: Candidate | None, count: int
-    ) -> list[Candidate]:
+    async def recipients(
+        self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, after: Recipient | None, count: int
+    ) -> list[Recipient]:
         """One page of the people for whom there is something to say; the next one begins `after` the last of this."""
-        place = (after.user_id, after.item) if after else ("", "")
-        zones = [occasion.zone for occasion in occasions]
-        begins, ends = [one.begins_at for one in occasions], [one.ends_at for one in occasions]
-        async with self._application.reading(CANDIDATES[kind][1]) as connection:
-            text = self._text("find_candidates", kind)
+        place = (after.user_id, after.task_id) if after else ("", "")
+        zones = [occurrence.zone for occurrence in occurrences]
+        begins, ends = [one.begins_at for one in occurrences], [one.ends_at for one in occurrences]
+        async with self._application.connection(CANDIDATES[kind][1]) as connection:
+            text = self._text("list_recipients", kind)
             asked = (max(ends), min(begins), zones, begins, ends, self._known, self._home, per_task, *place, count)
-            rows = await connection.fetch(text, *asked, timeout=PLAN_S)
-        return [Candidate(occasions[row["number"] - 1], row["user_id"], row["item"]) for row in rows]
+            rows = await connection.fetch(text, *asked, timeout=PLAN_TIMEOUT_S)
+        return [Recipient(occurrences[row["number"] - 1], row["user_id"], row["task_id"]) for row in rows]
 
-    async def standing(self, kind: str, candidates: Sequence[Candidate]) -> dict[tuple[str, str], str]:
+    async def existing_states(self, kind: str, candidates: Sequence[Recipient]) -> dict[tuple[str, str], str]:
         """What keeps a run by hand from these candidates, by person and item: the slots that they have already."""
-        people, items = [one.user_id for one in candidates], [one.item for one in candidates]
-        dates = [one.occasion.local_date for one in candidates]
-        async with at_schema(self._pool) as connection:
-            rows = await connection.fetch(sql("tell_slots"), kind, people, items, dates)
-        return {(row["user_id"], row["item"]): _standing(row["state"], row["reason"]) for row in rows}
+        recipients, items = [one.user_id for one in candidates], [one.task_id for one in candidates]
+        dates = [one.occurrence.local_date for one in candidates]
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("get_scheduled_states"), kind, recipients, items, dates)
+        return {(row["user_id"], row["task_id"]): _standing(row["state"], row["reason"]) for row in rows}
 
-    async def tell(self, since: datetime) -> list[RoundTold]:
+    async def recent_runs(self, since: datetime) -> list[RunSummary]:
         """The last rounds that were planned since then, with what became of their slots."""
-        async with at_schema(self._pool) as connection:
-            rows = await connection.fetch(sql("tell_rounds"), since)
-        told: dict[tuple[str, str], dict[str, Any]] = {}
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("list_schedule_runs"), since)
+        output: dict[tuple[str, str], dict[str, Any]] = {}
         for row in rows:
             fields = dict(row)
             state, count = fields.pop("state"), fields.pop("count")
-            one = told.setdefault((row["kind"], row["zone"]), {**fields, "states": {}})
+            one = output.setdefault((row["kind"], row["zone"]), {**fields, "states": {}})
             if state is not None:
                 one["states"][state] = count
-        return [RoundTold(**one) for one in told.values()]
+        return [RunSummary(**one) for one in output.values()]
 
     def _text(self, name: str, kind: str) -> str:
         finding = self._application.sql(CANDIDATES[kind][0])
-        return self._application.sql(name).replace(PLACE, finding)
+        return self._application.sql(name).replace(CANDIDATES_PLACEHOLDER, finding)
 
     async def _write(
-        self, connection: Any, kind: str, occasions: Sequence[Occasion], per_task: bool, source: Source, now: datetime
-    ) -> Planned:
+        self,
+        connection: Any,
+        kind: str,
+        occurrences: Sequence[Occurrence],
+        per_task: bool,
+        source: Source,
+        now: datetime,
+    ) -> PlanResult:
         columns = zip(
-            *((o.zone, o.local_date, o.due_at, o.expires_at, o.begins_at, o.ends_at) for o in occasions), strict=True
+            *((o.zone, o.local_date, o.due_at, o.expires_at, o.begins_at, o.ends_at) for o in occurrences), strict=True
         )
         row = await connection.fetchrow(
-            self._text("plan_notices", kind),
-            max(occasion.ends_at for occasion in occasions),
-            min(occasion.begins_at for occasion in occasions),
+            self._text("insert_scheduled_mails", kind),
+            max(occurrence.ends_at for occurrence in occurrences),
+            min(occurrence.begins_at for occurrence in occurrences),
             kind,
             *map(list, columns),
             self._known,
@@ -182,9 +192,9 @@ class Planning:
             per_task,
             source,
             now,
-            timeout=PLAN_S,
+            timeout=PLAN_TIMEOUT_S,
         )
-        return Planned(row["found"], row["people"], row["planned"])
+        return PlanResult(row["found"], row["people"], row["planned"])
 
 
 def _standing(state: str, reason: str | None) -> str:

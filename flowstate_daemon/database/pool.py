@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 from asyncpg import exceptions as refused
 
-from flowstate_daemon.base.errors import ConfigError, Outage
+from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.database.dsn import Dsn
 
 POOL_SIZE = 8  # two loops that read for senders, four of the calendar, two that write
@@ -40,37 +40,37 @@ REMEDIES: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def as_outage(error: Exception) -> Outage | None:
+def to_unavailable(error: Exception) -> StoreUnavailableError | None:
     """The outage behind an error of asyncpg or of the network, or None when it is a bug of ours."""
     for cls, remedy in REMEDIES:
         if isinstance(error, cls):
-            return Outage(f"Postgres: {str(error) or type(error).__name__}; {remedy}")
+            return StoreUnavailableError(f"Postgres: {str(error) or type(error).__name__}; {remedy}")
     return None
 
 
 @contextmanager
-def outages() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Translate what asyncpg and the network raise inside the block."""
     try:
         yield
     except refused.ClientConfigurationError as error:
         raise ConfigError([f"DATABASE_URL: {error}"]) from error
     except (asyncpg.PostgresError, refused.InternalClientError, OSError) as error:
-        outage = as_outage(error)
+        outage = to_unavailable(error)
         if outage is None:
             raise
         raise outage from error
 
 
-def make_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> asyncpg.Pool:
+def create_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> asyncpg.Pool:
     """A pool that is still to be opened; it connects when it is first needed, so Postgres may be away at the start."""
     return asyncpg.create_pool(
         dsn.dsn,
         min_size=0,
         max_size=min(size, dsn.max_size or size),
         command_timeout=COMMAND_TIMEOUT_S,
-        init=_speak_json,
-        reset=_as_it_is,
+        init=_register_json_codec,
+        reset=_skip_reset,
         **dsn.connect,
     )
 
@@ -78,7 +78,7 @@ def make_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> asyncpg.Pool:
 @asynccontextmanager
 async def opened(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Pool]:
     """The pool, usable for the length of the block."""
-    with outages():
+    with translate_errors():
         await pool
     try:
         yield pool
@@ -89,32 +89,32 @@ async def opened(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Pool]:
 @asynccontextmanager
 async def open_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> AsyncIterator[asyncpg.Pool]:
     """Both at once."""
-    async with opened(make_pool(dsn, size=size)) as pool:
+    async with opened(create_pool(dsn, size=size)) as pool:
         yield pool
 
 
 @asynccontextmanager
-async def borrowed(pool: asyncpg.Pool, *, wait_s: float = COMMAND_TIMEOUT_S) -> AsyncIterator[asyncpg.Connection]:
+async def acquire(pool: asyncpg.Pool, *, wait_s: float = COMMAND_TIMEOUT_S) -> AsyncIterator[asyncpg.Connection]:
     """A connection for the length of the block, inside which every outage is called one. Raises Outage."""
-    with outages():
+    with translate_errors():
         async with pool.acquire(timeout=wait_s) as connection:
             try:
                 yield connection
             except asyncpg.InterfaceError as error:
                 # The same class says "used wrongly" and "lost a moment ago": the connection knows which it was.
-                if _lost(connection):
-                    raise Outage(f"Postgres: {error}; {UNREACHABLE}") from error
+                if _on_connection_lost(connection):
+                    raise StoreUnavailableError(f"Postgres: {error}; {UNREACHABLE}") from error
                 raise
 
 
-def _lost(connection: asyncpg.Connection) -> bool:
+def _on_connection_lost(connection: asyncpg.Connection) -> bool:
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:
         return True  # the pool has taken it back already
 
 
-async def _speak_json(connection: asyncpg.Connection) -> None:
+async def _register_json_codec(connection: asyncpg.Connection) -> None:
     """Give jsonb as objects instead of text, in both directions."""
     await connection.set_type_codec(
         "jsonb",
@@ -125,7 +125,7 @@ async def _speak_json(connection: asyncpg.Connection) -> None:
     )
 
 
-async def _as_it_is(_connection: asyncpg.Connection) -> None:
+async def _skip_reset(_connection: asyncpg.Connection) -> None:
     """Nobody here changes a session, so that there is nothing to put back: one question less each time."""
 
 
@@ -136,3 +136,31 @@ async def _close(pool: asyncpg.Pool) -> None:
             await pool.close()
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         pool.terminate()
+
+
+SCHEMA = "flowstate_daemon"
+MAX_ADDRESS_LENGTH = 320
+NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)
+
+
+@asynccontextmanager
+async def schema_connection(
+    pool: asyncpg.Pool, *, wait_s: float = COMMAND_TIMEOUT_S
+) -> AsyncIterator[asyncpg.Connection]:
+    """A connection for work on our tables. Raises Outage, also while the tables are not there yet."""
+    try:
+        async with acquire(pool, wait_s=wait_s) as connection:
+            yield connection
+    except NOT_MIGRATED as error:
+        raise StoreUnavailableError(f"Postgres: {error}; run: flowstate-daemon migrate") from error
+
+
+def normalise_address(address: str) -> str:
+    """The one spelling under which an address is stored and looked up."""
+    return clean_text(address.strip().lower(), MAX_ADDRESS_LENGTH)
+
+
+def clean_text(text: str, longest: int) -> str:
+    """Text as Postgres takes it: no NUL, no half of a surrogate pair, not longer than that."""
+    text = text[:longest].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -14,11 +14,11 @@ from importlib.resources import files
 
 HEADER = re.compile(r"^-- name: (.*)$", re.MULTILINE)
 NAME = re.compile(r"[a-z][a-z_]*")
-EXPLAINED = re.compile(r"^-- \$(\d+) \S.* \([a-z\[\]]+\)$")
+PARAMETER_DOC = re.compile(r"^-- \$(\d+) \S.* \([a-z\[\]]+\)$")
 PARAMETER = re.compile(r"\$(\d+)")
 
 
-class BadQuery(ValueError):
+class QueryFileError(ValueError):
     """A SQL file breaks the rules above: a mistake of whoever wrote it."""
 
 
@@ -27,25 +27,25 @@ class Query:
     """One query: what it is called, what it is for, how many parameters it takes, and its text."""
 
     name: str
-    words: str
+    description: str
     parameters: int
     text: str
 
 
 def sql(name: str) -> str:
     """The text of a query. An unknown name is a KeyError: a bug."""
-    return catalogue()[name].text
+    return load_queries()[name].text
 
 
 @cache
-def catalogue() -> Mapping[str, Query]:
+def load_queries() -> Mapping[str, Query]:
     """All queries in `sql/`, by name. Raises BadQuery; called at start, so that none is found wrong at night."""
     found: dict[str, Query] = {}
     for file in sorted((files(__package__) / "sql").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".sql"):
             for query in parse(file.read_text(encoding="utf-8"), file.name):
                 if query.name in found:
-                    raise BadQuery(f"{file.name}: there are two queries named {query.name}")
+                    raise QueryFileError(f"{file.name}: there are two queries named {query.name}")
                 found[query.name] = query
     return found
 
@@ -54,24 +54,24 @@ def parse(text: str, file: str) -> Iterator[Query]:
     """The queries of one file. Raises BadQuery."""
     opening, *parts = HEADER.split(text)
     if any(line and not line.startswith("--") for line in opening.splitlines()):
-        raise BadQuery(f"{file}: there is SQL before the first name")
+        raise QueryFileError(f"{file}: there is SQL before the first name")
     for name, part in zip(parts[::2], parts[1::2], strict=True):
         yield _query(name, part.strip().splitlines(), f"{file}: {name}")
 
 
 def _query(name: str, lines: list[str], place: str) -> Query:
     if not NAME.fullmatch(name):
-        raise BadQuery(f"{place}: a name consists of small letters and _")
+        raise QueryFileError(f"{place}: a name consists of small letters and _")
     head = [line for line in lines[: _head_length(lines)] if line]
-    words = [line for line in head if not line.startswith("-- $")]
+    text = [line for line in head if not line.startswith("-- $")]
     body = "\n".join(lines[_head_length(lines) :]).strip()
-    if not words or not body:
-        raise BadQuery(f"{place}: there is no {'SQL' if words else 'description'}")
-    explained = [int(match[1]) for line in head if (match := EXPLAINED.match(line))]
+    if not text or not body:
+        raise QueryFileError(f"{place}: there is no {'SQL' if text else 'description'}")
+    explained = [int(match[1]) for line in head if (match := PARAMETER_DOC.match(line))]
     used = {int(number) for number in PARAMETER.findall(body)}
     if explained != list(range(1, len(explained) + 1)) or used != set(explained):
-        raise BadQuery(f"{place}: uses parameters {sorted(used)}, explains {explained} as `-- $1 meaning (type)`")
-    return Query(name, " ".join(line.removeprefix("--").strip() for line in words), len(used), body)
+        raise QueryFileError(f"{place}: uses parameters {sorted(used)}, explains {explained} as `-- $1 meaning (type)`")
+    return Query(name, " ".join(line.removeprefix("--").strip() for line in text), len(used), body)
 
 
 def _head_length(lines: list[str]) -> int:

@@ -8,20 +8,20 @@ from typing import ClassVar, Final, Protocol, TypeAlias
 
 from flowstate_daemon.mail.message import Accepted, Email
 
-MOST_IN_BATCH: Final = 100
-LARGEST_IN_BATCH: Final = 256 * 1024  # characters of one mail: a hundred of them are a request of 25 MB
+MAX_BATCH_SIZE: Final = 100
+MAX_BATCHED_MAIL_SIZE: Final = 256 * 1024  # characters of one mail: a hundred of them are a request of 25 MB
 SINGLE_PATH: Final = "/emails"
 BATCH_PATH: Final = "/emails/batch"
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Rejected:
     """The provider has not taken this mail of a request, and why; the others of the request are not touched."""
 
     reason: str
 
 
-Result: TypeAlias = Accepted | Refused
+Result: TypeAlias = Accepted | Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Delivery:
     results: tuple[Result, ...]
 
 
-def weight(email: Email) -> int:
+def size(email: Email) -> int:
     """How long a mail is, in characters."""
     return len(email.html) + len(email.text)
 
@@ -45,19 +45,19 @@ class Gateway(Protocol):
 
     async def close(self) -> None: ...
 
-    def batchable(self, email: Email) -> bool:
+    def can_batch(self, email: Email) -> bool:
         """May this mail travel with others in one request?"""
         ...
 
-    def write(self, email: Email) -> bytes:
+    def encode(self, email: Email) -> bytes:
         """The mail as its part of a request: the same bytes for the same mail. Raises Final."""
         ...
 
-    def compose(self, written: Sequence[bytes]) -> tuple[str, bytes]:
+    def build_request(self, written: Sequence[bytes]) -> tuple[str, bytes]:
         """Path and body of the request for mails that were written before."""
         ...
 
-    async def deliver(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:
+    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:
         """Hand over a composed request of `mails` mails, at most once per `idempotency_key` within 24 h.
 
         The key has 1 to 256 characters.

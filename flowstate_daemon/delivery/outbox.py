@@ -22,20 +22,20 @@ from typing import ClassVar
 import msgspec
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Final, LaneClosed
+from flowstate_daemon.base.errors import PermanentError, ProviderRefusedError
 from flowstate_daemon.delivery.gateway import (
     BATCH_PATH,
-    LARGEST_IN_BATCH,
+    MAX_BATCHED_MAIL_SIZE,
     SINGLE_PATH,
     Delivery,
-    Refused,
+    Rejected,
     Result,
-    weight,
+    size,
 )
 from flowstate_daemon.mail.message import Accepted, Email
 
 # A link in a header is one long word; Python would fold it by encoding it, and then it is no link.
-LONG_LINES = SMTP.clone(max_line_length=998)
+EML_POLICY = SMTP.clone(max_line_length=998)
 
 
 class Outbox:
@@ -53,27 +53,27 @@ class Outbox:
     async def close(self) -> None:
         """Nothing is held open between mails."""
 
-    def batchable(self, email: Email) -> bool:
+    def can_batch(self, email: Email) -> bool:
         """As a provider would have it, so that a rehearsal takes the same ways."""
-        return weight(email) <= LARGEST_IN_BATCH
+        return size(email) <= MAX_BATCHED_MAIL_SIZE
 
-    def write(self, email: Email) -> bytes:
+    def encode(self, email: Email) -> bytes:
         """The mail as JSON. Raises Final."""
         try:
             return msgspec.json.encode(email)
         except UnicodeEncodeError as error:
-            raise Final("this mail holds half a character (a lone surrogate)") from error
+            raise PermanentError("this mail holds half a character (a lone surrogate)") from error
 
-    def compose(self, written: Sequence[bytes]) -> tuple[str, bytes]:
+    def build_request(self, written: Sequence[bytes]) -> tuple[str, bytes]:
         """A list, under the paths that a provider would have."""
         return SINGLE_PATH if len(written) == 1 else BATCH_PATH, b"[%b]" % b",".join(written)
 
-    async def deliver(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:  # noqa: ARG002
+    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:  # noqa: ARG002
         """Write the mails. Raises Final when the only one is at fault, LaneClosed when the folder is."""
         emails = msgspec.json.decode(body, type=list[Email])
         results = await asyncio.to_thread(self._write_all, emails, idempotency_key)
-        if path == SINGLE_PATH and isinstance(results[0], Refused):
-            raise Final(results[0].reason)
+        if path == SINGLE_PATH and isinstance(results[0], Rejected):
+            raise PermanentError(results[0].reason)
         return Delivery(results)
 
     def path(self, provider_id: str) -> Path:
@@ -85,22 +85,22 @@ class Outbox:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
         except OSError as error:
-            raise LaneClosed(
+            raise ProviderRefusedError(
                 f"the outbox folder {self.folder} cannot be used: {error.strerror}; set FLOWSTATE_OUTBOX_FOLDER"
             ) from error
 
     def _write_all(self, emails: Sequence[Email], key: str) -> tuple[Result, ...]:
-        return tuple(self._write(_digest(key, place), email) for place, email in enumerate(emails))
+        return tuple(self._write(_mail_id(key, place), email) for place, email in enumerate(emails))
 
     def _write(self, digest: str, email: Email) -> Result:
         try:
             content = self._compose(digest, email)
         except (ValueError, LookupError, MessageError) as error:
-            return Refused(f"this mail cannot be written as RFC 5322 text ({type(error).__name__})")
+            return Rejected(f"this mail cannot be written as RFC 5322 text ({type(error).__name__})")
         try:
             self._replace(self.path(digest), content)
         except OSError as error:
-            raise LaneClosed(f"the outbox folder cannot be written: {error.strerror}") from error
+            raise ProviderRefusedError(f"the outbox folder cannot be written: {error.strerror}") from error
         return Accepted(provider_id=digest, provider=self.name)
 
     def _replace(self, path: Path, content: bytes) -> None:
@@ -116,7 +116,7 @@ class Outbox:
             raise
 
     def _compose(self, digest: str, email: Email) -> bytes:
-        message = EmailMessage(policy=LONG_LINES)
+        message = EmailMessage(policy=EML_POLICY)
         message["From"] = email.sender
         message["To"] = email.to
         message["Subject"] = email.subject
@@ -131,6 +131,6 @@ class Outbox:
         return message.as_bytes()
 
 
-def _digest(key: str, place: int) -> str:
+def _mail_id(key: str, place: int) -> str:
     """A file name for the mail at that place of a request, whatever characters the key has."""
     return hashlib.sha256(f"{place}:{key}".encode("utf-8", "replace")).hexdigest()[:32]

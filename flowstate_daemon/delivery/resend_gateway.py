@@ -15,24 +15,23 @@ import resend
 from resend.exceptions import ResendError
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Final, FlowstateError, LaneClosed, Retry
-from flowstate_daemon.delivery.answers import safe_words
+from flowstate_daemon.base.errors import FlowstateError, PermanentError, ProviderRefusedError, RetryableError
 from flowstate_daemon.delivery.gateway import (
     BATCH_PATH,
-    LARGEST_IN_BATCH,
+    MAX_BATCHED_MAIL_SIZE,
     SINGLE_PATH,
     Delivery,
-    Refused,
+    Rejected,
     Result,
-    weight,
+    size,
 )
-from flowstate_daemon.delivery.receipts import results_in
-from flowstate_daemon.delivery.transport import OnAnswer, Transport, Undelivered, sealed
+from flowstate_daemon.delivery.responses import parse_results, safe_text
+from flowstate_daemon.delivery.transport import OnAnswer, RequestFailedError, Transport, raw_body
 from flowstate_daemon.mail.message import Email
 
 
 @dataclass(frozen=True, slots=True)
-class ResendSettings:
+class ResendOptions:
     """Where and how to reach Resend over `concurrency` connections; the key stays out of `repr`."""
 
     api_key: str = field(repr=False)
@@ -41,7 +40,7 @@ class ResendSettings:
     concurrency: int = 12
 
 
-class Standing(Enum):
+class KeyStatus(Enum):
     """What the provider thinks of our key."""
 
     FULL = "full access"
@@ -51,16 +50,16 @@ class Standing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class KeyCheck:
     """The provider's word on the key, and the state of each domain where the key may ask for it."""
 
-    standing: Standing
+    standing: KeyStatus
     reason: str = ""
     domains: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
-        return self.standing in (Standing.FULL, Standing.SENDING)
+        return self.standing in (KeyStatus.FULL, KeyStatus.SENDING)
 
 
 class ResendGateway:
@@ -69,7 +68,7 @@ class ResendGateway:
     name: ClassVar[str] = "resend"
 
     def __init__(
-        self, settings: ResendSettings, *, clock: Clock | None = None, on_answer: OnAnswer | None = None
+        self, settings: ResendOptions, *, clock: Clock | None = None, on_answer: OnAnswer | None = None
     ) -> None:
         """`on_answer(class, seconds, rate)` hears of every answer, and of every request that got none."""
         self._settings = settings
@@ -82,7 +81,7 @@ class ResendGateway:
 
     async def open(self) -> None:
         await self._transport.open()
-        self._claim_sdk()
+        self._configure_sdk()
 
     async def close(self) -> None:
         if resend.default_async_http_client is self._transport:
@@ -90,57 +89,59 @@ class ResendGateway:
             resend.api_key = None
         await self._transport.close()
 
-    def batchable(self, email: Email) -> bool:
+    def can_batch(self, email: Email) -> bool:
         """Attachments, which batches exclude, no mail of ours has; giants would make a request too long to carry."""
-        return weight(email) <= LARGEST_IN_BATCH
+        return size(email) <= MAX_BATCHED_MAIL_SIZE
 
-    def write(self, email: Email) -> bytes:
+    def encode(self, email: Email) -> bytes:
         """The mail as the API wants it. Raises Final."""
         try:
             return msgspec.json.encode(_parameters(email))
         except UnicodeEncodeError as error:
-            raise Final("the mail holds half a character (a lone surrogate), which no provider can be told") from error
+            raise PermanentError(
+                "the mail holds half a character (a lone surrogate), which no provider can be told"
+            ) from error
 
-    def compose(self, written: Sequence[bytes]) -> tuple[str, bytes]:
+    def build_request(self, written: Sequence[bytes]) -> tuple[str, bytes]:
         """One mail goes to the single endpoint, several to the batch endpoint."""
         if len(written) == 1:
             return SINGLE_PATH, written[0]
         return BATCH_PATH, b"[%b]" % b",".join(written)
 
-    async def deliver(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:
+    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:
         """Hand over one composed request. Raises as `Gateway.deliver` says."""
-        self._claim_sdk()
+        self._configure_sdk()
         try:
             content = await self._send(path, body, idempotency_key)
         except ResendError as error:
-            raise _fate(error) from error
-        results = results_in(content, mails, self.name)
+            raise _to_error(error) from error
+        results = parse_results(content, mails, self.name)
         if results is None:
-            raise Retry(f"Resend's answer does not fit a request of {mails} mails")
-        return Delivery(tuple(_worded(result) for result in results))
+            raise RetryableError(f"Resend's answer does not fit a request of {mails} mails")
+        return Delivery(tuple(_redact_result(result) for result in results))
 
     async def _send(self, path: str, body: bytes, key: str) -> Any:
         if path == SINGLE_PATH:
-            return await resend.Emails.send_async(sealed(body), {"idempotency_key": key})
+            return await resend.Emails.send_async(raw_body(body), {"idempotency_key": key})
         # Where the provider does not know this option (any more), one bad mail has the whole batch refused.
         options: resend.Batch.SendOptions = {"idempotency_key": key, "batch_validation": "permissive"}
-        return await resend.Batch.send_async([sealed(body)], options)
+        return await resend.Batch.send_async([raw_body(body)], options)
 
-    async def check(self) -> Check:
+    async def check(self) -> KeyCheck:
         """Is the key good? Asks for the domains; a key that may only send is refused that, and is fine."""
-        self._claim_sdk()
+        self._configure_sdk()
         try:
             content = await resend.Domains.list_async()
         except ResendError as error:
-            fate = _fate(error)
+            result = _to_error(error)
             if error.error_type == "restricted_api_key":
-                return Check(Standing.SENDING)
-            refused = isinstance(fate, LaneClosed)
-            return Check(Standing.REFUSED if refused else Standing.UNKNOWN, fate.reason)
+                return KeyCheck(KeyStatus.SENDING)
+            refused = isinstance(result, ProviderRefusedError)
+            return KeyCheck(KeyStatus.REFUSED if refused else KeyStatus.UNKNOWN, result.reason)
         domains = {str(row.get("name")): str(row.get("status")) for row in content.get("data", [])}
-        return Check(Standing.FULL, domains=domains)
+        return KeyCheck(KeyStatus.FULL, domains=domains)
 
-    def _claim_sdk(self) -> None:
+    def _configure_sdk(self) -> None:
         """Point the SDK's module globals at this gateway.
 
         The SDK has no client object: key, address and HTTP client are globals, which it reads when a call
@@ -152,10 +153,10 @@ class ResendGateway:
         resend.default_async_http_client = self._transport
 
 
-def _worded(result: Result) -> Result:
+def _redact_result(result: Result) -> Result:
     """The provider's words on a refused mail, fit to be stored and shown."""
-    if isinstance(result, Refused):
-        return Refused(f"Resend: {safe_words(result.reason) or 'no message'} (refused in a batch)")
+    if isinstance(result, Rejected):
+        return Rejected(f"Resend: {safe_text(result.reason) or 'no message'} (refused in a batch)")
     return result
 
 
@@ -175,9 +176,9 @@ def _parameters(email: Email) -> dict[str, Any]:
     return parameters
 
 
-def _fate(error: ResendError) -> FlowstateError:
+def _to_error(error: ResendError) -> FlowstateError:
     """What an error out of the SDK means; one that is not ours is the SDK's own trouble with an answer."""
-    if isinstance(error, Undelivered) and error.verdict.fate is not None:
-        return error.verdict.fate
+    if isinstance(error, RequestFailedError) and error.result.error is not None:
+        return error.result.error
     cause = type(error.__context__ or error).__name__
-    return Retry(f"Resend's library could not use the answer ({cause})")
+    return RetryableError(f"Resend's library could not use the answer ({cause})")

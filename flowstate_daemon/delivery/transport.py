@@ -18,58 +18,72 @@ from resend.exceptions import ResendError
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import LaneClosed, Retry
-from flowstate_daemon.delivery.answers import Answer, Rate, Verdict, Word, judge, read_rate
+from flowstate_daemon.base.errors import ProviderRefusedError, RetryableError
+from flowstate_daemon.delivery.responses import (
+    Classification,
+    RateLimit,
+    Response,
+    ResultClass,
+    classify,
+    parse_rate_limit,
+)
 
 USER_AGENT = f"flowstate-daemon/{__version__}"
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 60.0  # a one-time code after a quiet minute should not wait for a TLS handshake
-BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
-LONGEST_ANSWER = 1_048_576  # bytes; that to a hundred mails has five thousand
+CONNECTION_ERRORS = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+MAX_RESPONSE_BYTES = 1_048_576  # bytes; that to a hundred mails has five thousand
 
-SEALED = "sealed"  # the SDK copies what it is given, dicts and lists by their members: the bytes travel as a member
+RAW_BODY_KEY = (
+    "sealed"  # the SDK copies what it is given, dicts and lists by their members: the bytes travel as a member
+)
 
-OnAnswer = Callable[[str, float, Rate | None], None]
+OnAnswer = Callable[[str, float, RateLimit | None], None]
 
 
-class TooLong(aiohttp.ClientError):
+class ResponseTooLargeError(aiohttp.ClientError):
     """An answer that is none: whatever sends it does not stop."""
 
 
-class Undelivered(ResendError):
+class RequestFailedError(ResendError):
     """No acceptance: carries the verdict through the SDK, which passes on only errors of its own family."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(0, verdict.error_type, str(verdict.fate), "")
-        self.verdict = verdict
+    def __init__(self, result: Classification) -> None:
+        super().__init__(0, result.error_type, str(result.error), "")
+        self.result = result
 
 
 # The first class that fits names the metrics' word, the fate and the reason.
-TROUBLES: tuple[tuple[type[Exception], Word, type[Retry | LaneClosed], str], ...] = (
+EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[RetryableError | ProviderRefusedError], str], ...] = (
     (
         aiohttp.ClientConnectorCertificateError,
         "closed",
-        LaneClosed,
+        ProviderRefusedError,
         "the provider's TLS certificate is not trusted; check RESEND_API_URL and the machine's certificates",
     ),
-    (aiohttp.InvalidURL, "closed", LaneClosed, "the provider's address is no URL; check RESEND_API_URL"),
-    (TooLong, "network", Retry, f"the answer is longer than {LONGEST_ANSWER} bytes: not the provider's own"),
-    (aiohttp.ConnectionTimeoutError, "timeout", Retry, "no connection to the provider within {limit_s:g} s"),
-    (TimeoutError, "timeout", Retry, "the provider did not answer within {limit_s:g} s"),
-    (aiohttp.ClientConnectorDNSError, "network", Retry, "the provider's host name does not resolve"),
-    (aiohttp.ClientConnectorSSLError, "network", Retry, "the TLS handshake with the provider failed"),
-    (aiohttp.ClientConnectorError, "network", Retry, "no connection to the provider ({cause})"),
-    (Exception, "network", Retry, "the connection broke before the provider's answer ({cause})"),
+    (aiohttp.InvalidURL, "closed", ProviderRefusedError, "the provider's address is no URL; check RESEND_API_URL"),
+    (
+        ResponseTooLargeError,
+        "network",
+        RetryableError,
+        f"the answer is longer than {MAX_RESPONSE_BYTES} bytes: not the provider's own",
+    ),
+    (aiohttp.ConnectionTimeoutError, "timeout", RetryableError, "no connection to the provider within {limit_s:g} s"),
+    (TimeoutError, "timeout", RetryableError, "the provider did not answer within {limit_s:g} s"),
+    (aiohttp.ClientConnectorDNSError, "network", RetryableError, "the provider's host name does not resolve"),
+    (aiohttp.ClientConnectorSSLError, "network", RetryableError, "the TLS handshake with the provider failed"),
+    (aiohttp.ClientConnectorError, "network", RetryableError, "no connection to the provider ({cause})"),
+    (Exception, "network", RetryableError, "the connection broke before the provider's answer ({cause})"),
 )
 
 
-def trouble(error: Exception, timeout_s: float) -> Verdict:
+def classify_exception(error: Exception, timeout_s: float) -> Classification:
     """The verdict on a request that got no answer: its outcome is unknown unless it could not even start."""
-    word, fate, reason = next(row[1:] for row in TROUBLES if isinstance(error, row[0]))
+    word, result, reason = next(row[1:] for row in EXCEPTION_RESULTS if isinstance(error, row[0]))
     limit_s = CONNECT_TIMEOUT_S if isinstance(error, aiohttp.ConnectionTimeoutError) else timeout_s
     number = getattr(error, "errno", None)
     cause = os.strerror(number) if number else type(error).__name__
-    return Verdict(word, fate(reason.format(limit_s=limit_s, cause=cause)))
+    return Classification(word, result(reason.format(limit_s=limit_s, cause=cause)))
 
 
 class Transport(resend.AsyncHTTPClient):
@@ -84,7 +98,7 @@ class Transport(resend.AsyncHTTPClient):
 
     async def open(self) -> None:
         tracing = aiohttp.TraceConfig()
-        tracing.on_connection_reuseconn.append(_note_reuse)
+        tracing.on_connection_reuseconn.append(_mark_connection_reused)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_TIMEOUT_S),
@@ -109,27 +123,27 @@ class Transport(resend.AsyncHTTPClient):
         """One request for the SDK. Raises Undelivered unless the provider has accepted it."""
         if files is not None or data is not None:
             raise NotImplementedError("the daemon sends JSON only")
-        started = self._clock.mono()
-        body = _sealed_bytes(json) if json else None
+        started = self._clock.monotonic()
+        body = _stored_bytes(json) if json else None
         worn = {**headers, "User-Agent": USER_AGENT, "Content-Type": "application/json"}
         try:
             answer = await self._exchange(method, url, worn, body)
         except (aiohttp.ClientError, OSError) as error:  # the builtin TimeoutError is an OSError
-            verdict = trouble(error, self._timeout_s)
-            self._tell(verdict, started, None)
-            raise Undelivered(verdict) from error
-        verdict = judge(answer, self._clock.now())
-        self._tell(verdict, started, read_rate(answer.headers))
-        if verdict.fate is not None:
-            raise Undelivered(verdict)
+            result = classify_exception(error, self._timeout_s)
+            self._tell(result, started, None)
+            raise RequestFailedError(result) from error
+        result = classify(answer, self._clock.now())
+        self._tell(result, started, parse_rate_limit(answer.headers))
+        if result.error is not None:
+            raise RequestFailedError(result)
         # The body has been read as JSON, whatever its label says; the SDK goes by the label.
         return answer.body, answer.status, {**answer.headers, "content-type": "application/json"}
 
-    def _tell(self, verdict: Verdict, started: float, rate: Rate | None) -> None:
+    def _tell(self, result: Classification, started: float, rate: RateLimit | None) -> None:
         if self._on_answer is not None:
-            self._on_answer(verdict.word, self._clock.mono() - started, rate)
+            self._on_answer(result.result, self._clock.monotonic() - started, rate)
 
-    async def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    async def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
         """Send, and send again while the connection was a kept one that had died meanwhile.
 
         The provider may close it at the very moment of our request. Nothing goes out twice: a request is
@@ -140,14 +154,14 @@ class Transport(resend.AsyncHTTPClient):
             trail = SimpleNamespace(reused=False)
             try:
                 return await self._once(method, url, headers, body, trail)
-            except BROKEN:
+            except CONNECTION_ERRORS:
                 if not trail.reused or not repeats:
                     raise
                 repeats -= 1
 
     async def _once(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, trail: SimpleNamespace
-    ) -> Answer:
+    ) -> Response:
         if self._session is None:
             raise RuntimeError("the gateway is not open")
         async with self._session.request(
@@ -155,31 +169,31 @@ class Transport(resend.AsyncHTTPClient):
         ) as response:
             content = await _read(response.content)
             lowered = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, lowered, content)
+            return Response(response.status, lowered, content)
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
     """All of an answer. Raises TooLong."""
     parts: list[bytes] = []
-    left = LONGEST_ANSWER
+    left = MAX_RESPONSE_BYTES
     async for part in content.iter_any():
         parts.append(part)
         left -= len(part)
         if left < 0:
-            raise TooLong
+            raise ResponseTooLargeError
     return b"".join(parts)
 
 
-def sealed(body: bytes) -> Any:
+def raw_body(body: bytes) -> Any:
     """Parameters for the SDK, whatever it expects, that leave as exactly these bytes."""
-    return {SEALED: body}
+    return {RAW_BODY_KEY: body}
 
 
-def _sealed_bytes(content: dict[str, Any] | list[Any]) -> bytes:
-    carrier = content[0] if isinstance(content, list) else content
-    body: bytes = carrier[SEALED]
+def _stored_bytes(content: dict[str, Any] | list[Any]) -> bytes:
+    batch_sender = content[0] if isinstance(content, list) else content
+    body: bytes = batch_sender[RAW_BODY_KEY]
     return body
 
 
-async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+async def _mark_connection_reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
     context.trace_request_ctx.reused = True

@@ -17,34 +17,34 @@ from typing import Any
 import resend
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import ConfigError, FlowstateError, Malformed
-from flowstate_daemon.mail.event import Bounce, ProviderEvent
+from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
+from flowstate_daemon.mail.message import Bounce, ProviderEvent
 
 TOLERANCE_S = 300  # the SDK's own
-SHORTEST_KEY = 16  # bytes; the SDK would take an empty key, under which anybody can sign
+MIN_KEY_BYTES = 16  # bytes; the SDK would take an empty key, under which anybody can sign
 PREFIX = "email."
 BOUNCES: Mapping[str, Bounce] = {"permanent": "permanent", "transient": "transient", "temporary": "transient"}
 
 
-class Forged(FlowstateError):
+class InvalidSignatureError(FlowstateError):
     """Not signed under any of our secrets."""
 
 
-class Stale(FlowstateError):
+class StaleTimestampError(FlowstateError):
     """Signed too long ago, or in the future: somebody may be playing an old report again."""
 
 
-class SignedEvents:
+class WebhookVerifier:
     """Reads signed reports; several secrets while one replaces the other."""
 
     def __init__(self, secrets: Sequence[str], clock: Clock) -> None:
         """Raises ConfigError for a secret that no provider has given out."""
-        if not secrets or not all(map(_fit, secrets)):
+        if not secrets or not all(map(_is_usable_secret, secrets)):
             raise ConfigError(["the webhook secret must be like whsec_…: copy it from the webhook's page at Resend"])
         self._secrets = tuple(secrets)
         self._clock = clock
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent | None:
+    def verify(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent | None:
         """The event in a signed report; None for a report that is not about a mail.
 
         Raises:
@@ -52,47 +52,47 @@ class SignedEvents:
             Malformed: it is signed, but it is no report.
         """
         signed = {name: headers.get(f"svix-{name}", "") for name in ("id", "timestamp", "signature")}
-        sent_s = _whole(signed["timestamp"])
+        sent_s = _parse_timestamp(signed["timestamp"])
         if abs(self._clock.now_ms() // 1000 - sent_s) > TOLERANCE_S:
-            raise Stale("the report was signed too long ago, or this machine's clock is wrong")
+            raise StaleTimestampError("the report was signed too long ago, or this machine's clock is wrong")
         return _event(signed["id"], sent_s, self._verified(signed, body))
 
     def _verified(self, signed: Mapping[str, str], body: bytes) -> object:
         try:
             payload = body.decode()
         except UnicodeDecodeError:
-            raise Forged("the report is no text") from None
+            raise InvalidSignatureError("the report is no text") from None
         for secret in self._secrets:
             options: Any = {"payload": payload, "headers": signed, "webhook_secret": secret}
             try:
                 return resend.Webhooks.verify(options)
             except RecursionError:
-                raise Malformed("Expected a report in JSON, less deeply nested") from None
+                raise InvalidDataError("Expected a report in JSON, less deeply nested") from None
             except ValueError as refusal:
                 if isinstance(refusal.__cause__, json.JSONDecodeError):  # parsed only once the signature is right
-                    raise Malformed("Expected a report in JSON") from None
-        raise Forged("the signature fits none of our secrets")
+                    raise InvalidDataError("Expected a report in JSON") from None
+        raise InvalidSignatureError("the signature fits none of our secrets")
 
 
-def _fit(secret: str) -> bool:
+def _is_usable_secret(secret: str) -> bool:
     try:
-        return len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) >= SHORTEST_KEY
+        return len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) >= MIN_KEY_BYTES
     except (ValueError, binascii.Error):
         return False
 
 
-def _whole(text: str) -> int:
+def _parse_timestamp(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise Forged("the report carries no time of signing") from None
+        raise InvalidSignatureError("the report carries no time of signing") from None
 
 
 def _event(svix_id: str, sent_s: int, report: object) -> ProviderEvent | None:
     members = _members(report)
     word = members.get("type")
     if not isinstance(word, str) or not word:
-        raise Malformed("Expected a report with a type - at `$.type`")
+        raise InvalidDataError("Expected a report with a type - at `$.type`")
     data = _members(members.get("data"))
     provider_id = _text(data.get("email_id"))
     if not word.startswith(PREFIX) or not provider_id:
@@ -133,8 +133,8 @@ def _address(to: object) -> str:
 def _reason(data: Mapping[str, Any], kind: str) -> str | None:
     """The provider's words about what went wrong, most telling last."""
     details = _members(data.get({"bounced": "bounce"}.get(kind, kind)))
-    words = [_text(details.get(name)) for name in ("type", "subType", "reason", "message")]
-    return ": ".join(word for word in words if word) or None
+    text = [_text(details.get(name)) for name in ("type", "subType", "reason", "message")]
+    return ": ".join(word for word in text if word) or None
 
 
 def _instant_ms(text: object, otherwise_ms: int) -> int:

@@ -24,7 +24,7 @@ import asyncpg
 import structlog
 
 from flowstate_daemon.base.errors import ConfigError
-from flowstate_daemon.dev.child import Child
+from flowstate_daemon.dev.process import ManagedProcess
 
 log = structlog.get_logger()
 
@@ -32,8 +32,8 @@ LOOPBACK = "127.0.0.1"
 REMEDY = "run pip install '.[dev]' in a clone of flowstate-daemon, or make dev"
 PROBE_S = 2.0
 # PostgreSQL refuses to run as root; there it runs as `nobody`, who may enter such a folder. No user is made.
-PASSABLE = stat.S_IRWXU | stat.S_IXGRP | stat.S_IXOTH
-FOR_SPEED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+FOLDER_MODE = stat.S_IRWXU | stat.S_IXGRP | stat.S_IXOTH
+NON_DURABLE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 class _Store:
@@ -71,7 +71,7 @@ class _Store:
         await self.close()
 
 
-class ValkeyHouse(_Store):
+class EmbeddedValkey(_Store):
     """A Valkey server on a free port of the loopback address, or on `port`."""
 
     name = "valkey"
@@ -80,7 +80,7 @@ class ValkeyHouse(_Store):
         super().__init__(folder)
         self.port = port
         self._appendonly = appendonly
-        self._child = Child(self.name, self.folder, last_signal=Signals.SIGTERM)
+        self._child = ManagedProcess(self.name, self.folder, last_signal=Signals.SIGTERM)
 
     @property
     def url(self) -> str:
@@ -129,7 +129,7 @@ class ValkeyHouse(_Store):
             return False
 
 
-class PostgresHouse(_Store):
+class EmbeddedPostgres(_Store):
     """A PostgreSQL server on a Unix socket. `settings` are its own; FOR_SPEED suits data that may be lost."""
 
     name = "postgres"
@@ -138,11 +138,11 @@ class PostgresHouse(_Store):
         super().__init__(folder)
         self._settings = dict(settings or {})
         self._owner = "{0.pw_uid}:{0.pw_gid}".format(pwd.getpwnam("nobody")) if os.geteuid() == 0 else ""
-        self._child = Child(self.name, self.folder, last_signal=Signals.SIGINT, owner=self._owner)
+        self._child = ManagedProcess(self.name, self.folder, last_signal=Signals.SIGINT, owner=self._owner)
         self._data = self.folder / "data"
-        if self._owner and folder is not None and not _passable(self.folder):
+        if self._owner and folder is not None and not _is_traversable(self.folder):
             remedy = "run as another user than root, or name a folder that everybody may enter"
-            log.warning("postgres_data_not_kept", folder=str(self.folder), remedy=remedy)
+            log.warning("dev_data_not_persisted", folder=str(self.folder), remedy=remedy)
             self._data = self._scratch / "data"
 
     def url(self, database: str = "postgres") -> str:
@@ -157,7 +157,7 @@ class PostgresHouse(_Store):
         binaries = await asyncio.to_thread(self._prepare)
         if not (self._data / "PG_VERSION").exists():
             options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
-            await self._child.finish([str(binaries / "initdb"), "-D", str(self._data), *options])
+            await self._child.run_to_completion([str(binaries / "initdb"), "-D", str(self._data), *options])
         settings = {**self._settings, "unix_socket_directories": str(self._scratch), "listen_addresses": ""}
         switches = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         await self._child.start([str(binaries / "postgres"), "-D", str(self._data), *switches], self._answers)
@@ -177,8 +177,8 @@ class PostgresHouse(_Store):
         uid, gid = map(int, self._owner.split(":"))
         os.chown(self._data, uid, gid)
         os.chown(self._scratch, uid, gid)
-        self._scratch.chmod(PASSABLE)
-        return binaries if _passable(binaries) else self._copy(binaries)
+        self._scratch.chmod(FOLDER_MODE)
+        return binaries if _is_traversable(binaries) else self._copy(binaries)
 
     def _copy(self, binaries: Path) -> Path:
         """A copy of the programs where `nobody` may read it, instead of opening root's folders to all."""
@@ -232,6 +232,6 @@ def _wheel(package: str, product: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _passable(folder: Path) -> bool:
+def _is_traversable(folder: Path) -> bool:
     """Whether everybody may go through it and all above it."""
     return all(place.stat().st_mode & stat.S_IXOTH for place in (folder, *folder.parents))

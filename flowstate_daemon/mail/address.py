@@ -6,10 +6,10 @@ import re
 
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 
-from flowstate_daemon.base.errors import Malformed
+from flowstate_daemon.base.errors import InvalidDataError
 
-LONGEST = 320  # of local part, @ and domain together; spares the validator a hostile megabyte
-ECHO = re.compile(r"\s*[:(].*", re.DOTALL)  # from here on, the validator quotes the address
+MAX_LENGTH = 320  # of local part, @ and domain together; spares the validator a hostile megabyte
+QUOTED_INPUT = re.compile(r"\s*[:(].*", re.DOTALL)  # from here on, the validator quotes the address
 
 # What nearly every address looks like. The validator would return such a one as it is, and takes longer about it than
 # a mail takes to render; whatever looks otherwise is for the validator.
@@ -19,7 +19,7 @@ PLAIN = re.compile(
 RESERVED = frozenset(SPECIAL_USE_DOMAIN_NAMES)
 
 
-def read_address(text: str) -> str:
+def parse_address(text: str) -> str:
     """The bare ASCII address: an international domain in its `xn--` form, the domain in lower case.
 
     Refused are display names, lists, quoted or non-ASCII local parts, IP literals, and domains that can never
@@ -32,14 +32,16 @@ def read_address(text: str) -> str:
     plain = PLAIN.fullmatch(text)
     if plain is not None and plain[1] not in RESERVED:
         return text
-    if len(text) > LONGEST:
-        raise Malformed(f"Expected an e-mail address of at most {LONGEST} characters - at `$.to`")
+    if len(text) > MAX_LENGTH:
+        raise InvalidDataError(f"Expected an e-mail address of at most {MAX_LENGTH} characters - at `$.to`")
     try:
         found = validate_email(
             text, check_deliverability=False, allow_smtputf8=False, allow_display_name=False, test_environment=True
         )
     except EmailNotValidError as error:
-        raise Malformed(f"Expected an e-mail address - at `$.to`: {ECHO.sub('', str(error)).rstrip('.')}") from None
+        raise InvalidDataError(
+            f"Expected an e-mail address - at `$.to`: {QUOTED_INPUT.sub('', str(error)).rstrip('.')}"
+        ) from None
     if found.ascii_email is None:
-        raise Malformed("Expected an e-mail address in ASCII - at `$.to`")
+        raise InvalidDataError("Expected an e-mail address in ASCII - at `$.to`")
     return found.ascii_email

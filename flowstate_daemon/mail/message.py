@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from flowstate_daemon.base.privacy import masked
+from flowstate_daemon.base.redaction import mask_address
 
-__all__ = ["Accepted", "Email", "masked"]
+Bounce = Literal["permanent", "transient", "undetermined"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderEvent:
+    """`svix_id` names the report itself, `provider_id` the mail; `type` is without `email.`, `at` in Unix ms.
+
+    `suppress` is `bounced` or `complained` when the address must not be written to again.
+    """
+
+    svix_id: str
+    provider_id: str
+    type: str
+    at: int
+    address: str = field(repr=False)
+    reason: str | None = None
+    suppress: str | None = None
+    bounce: Bounce | None = None
+
+
+__all__ = ["Accepted", "Email", "mask_address"]
 
 
 @dataclass(frozen=True, slots=True)

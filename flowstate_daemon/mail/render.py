@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from flowstate_daemon.mail.catalogue import MailRequest
-from flowstate_daemon.mail.language import LOCALES, spoken
+from flowstate_daemon.mail.kinds import MailRequest
+from flowstate_daemon.mail.locales import LOCALES, match_locale
 from flowstate_daemon.mail.message import Email
-from flowstate_daemon.mail.press import letters
-from flowstate_daemon.mail.shaping import cut, one_line
-from flowstate_daemon.mail.unsubscribe import UnsubscribeLinks, headers_for
+from flowstate_daemon.mail.templates import compile_templates
+from flowstate_daemon.mail.text_filters import one_line, truncate
+from flowstate_daemon.mail.unsubscribe_links import UnsubscribeLinks, list_unsubscribe_headers
 
-LONGEST_SUBJECT = 200
-BLANKS = re.compile(r"\n{3,}")
+MAX_SUBJECT_LENGTH = 200
+BLANK_LINES = re.compile(r"\n{3,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Renderer:
         self._brand = brand
         self._links = links
         self._constants = {"app_name": brand.app_name, "frontend_url": brand.frontend_url.rstrip("/")}
-        self._letters = {locale: letters(locale) for locale in LOCALES}
+        self._templates = {locale: compile_templates(locale) for locale in LOCALES}
 
     def render(self, request: MailRequest, *, made_ms: int | None = None) -> Email:
         """The mail of one request, in its own language if we speak it, else in the brand's.
@@ -45,23 +45,23 @@ class Renderer:
         `made_ms`, the job's timestamp, dates the link to unsubscribe; a mail without it, such as a preview, has none.
         """
         locale = self._locale(request.locale)
-        letter = self._letters[locale][request.kind]
+        template = self._templates[locale][request.kind]
         link = None
         if self._links is not None and made_ms is not None:
             link = self._links.link(request, issued_ms=made_ms, locale=locale)
-        values = {**self._constants, **request.context.values(), "unsubscribe_url": link}
-        subject = cut(one_line(letter.subject.render(values)), LONGEST_SUBJECT)
+        values = {**self._constants, **request.context.template_values(), "unsubscribe_url": link}
+        subject = truncate(one_line(template.subject.render(values)), MAX_SUBJECT_LENGTH)
         values["subject"] = subject
         return Email(
             kind=request.kind,
             sender=self._brand.sender,
             to=request.to,
             subject=subject,
-            html=letter.html.render(values),
-            text=BLANKS.sub("\n\n", letter.text.render(values)).strip() + "\n",
-            headers=headers_for(link),
+            html=template.html.render(values),
+            text=BLANK_LINES.sub("\n\n", template.text.render(values)).strip() + "\n",
+            headers=list_unsubscribe_headers(link),
             tags={"kind": request.kind},
         )
 
     def _locale(self, wanted: str | None) -> str:
-        return spoken(wanted) or spoken(self._brand.default_locale) or LOCALES[0]
+        return match_locale(wanted) or match_locale(self._brand.default_locale) or LOCALES[0]

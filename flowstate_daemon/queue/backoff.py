@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
-from flowstate_daemon.base.errors import Final
+from flowstate_daemon.base.errors import PermanentError
 from flowstate_daemon.queue.job import Backoff, JobOptions
 
-LONGEST_MS = 365 * 24 * 3600 * 1000  # far enough, and exact as a score of the delayed set
-MOST_DOUBLINGS = 50
+MAX_DELAY_MS = 365 * 24 * 3600 * 1000  # far enough, and exact as a score of the delayed set
+MAX_DOUBLINGS = 50
 
 
 def next_delay_ms(
@@ -27,14 +27,14 @@ def next_delay_ms(
     wait_ms = 0.0 if options.backoff is None else _wait_ms(options.backoff, attempts_made_after)
     if jitter and rng is not None:
         wait_ms *= 1 - jitter * rng.random()
-    return min(max(round(wait_ms), at_least_ms), LONGEST_MS)
+    return min(max(round(wait_ms), at_least_ms), MAX_DELAY_MS)
 
 
 def _wait_ms(backoff: Backoff, made: int) -> float:
-    base_ms = min(max(backoff.delay_ms, 0), LONGEST_MS)
+    base_ms = min(max(backoff.delay_ms, 0), MAX_DELAY_MS)
     match backoff.kind:
         case "fixed":
             return base_ms
         case "exponential":
-            return base_ms * 2.0 ** min(max(made - 1, 0), MOST_DOUBLINGS)
-    raise Final(f"unknown backoff type {backoff.kind[:50]!r}; known are fixed and exponential")
+            return base_ms * 2.0 ** min(max(made - 1, 0), MAX_DOUBLINGS)
+    raise PermanentError(f"unknown backoff type {backoff.kind[:50]!r}; known are fixed and exponential")

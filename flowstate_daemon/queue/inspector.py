@@ -6,20 +6,192 @@ moves on meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from flowstate_daemon.queue.clients import Client, carries, connected_clients, strangers
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.ids import names_a_job
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.scripts import Scripts
-from flowstate_daemon.queue.view import Found, JobView, readable, view_job
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
+from flowstate_daemon.redis_client.scripts import Scripts
+from flowstate_daemon.redis_client.server_info import ClientInfo, foreign_workers, has_name_prefix, list_clients
 
-PAGE = 200  # jobs read in one script: about a millisecond of the server's time
-ENDS_FIRST = ("completed", "failed", "delayed", "active", "wait", "paused")
+MASK = "••••••"
+MAX_DEPTH = 100  # levels of nesting; a mail has three
+SECRET_NAME = re.compile(
+    r"otp|code|pass|secret|token|api_?key|authorization|cookie|credential|(^|_)pin$", re.IGNORECASE
+)
+SECRET_PARAMETER = re.compile(r"([?&;#](?:\w*(?:otp|code|pass|secret|token|key|sig)\w*)=)[^&;#\s\"']+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One job. Instants are Unix ms, None where the hash says nothing; `state` is None for a job in no list.
+
+    `data`, `options`, `progress` and `returnvalue` are parsed JSON, or the raw text where they are not JSON.
+    """
+
+    id: str
+    state: State | None
+    name: str
+    data: Any
+    options: Any
+    timestamp: int | None
+    delay_ms: int
+    due_at: int | None
+    priority: int
+    attempts: int
+    attempts_made: int
+    processed_at: int | None
+    finished_at: int | None
+    retried_at: int | None
+    stalled_count: int
+    failed_reason: str | None
+    stacktrace: tuple[str, ...]
+    progress: Any
+    returnvalue: Any
+    debounce_id: str | None
+    locked: bool
+    log_count: int
+    extra_fields: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
+        """The job as JSON types; `data` and unknown fields are shown unmasked only on demand."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        if not reveal:
+            plain |= {"data": self.redacted_data(), "others": dict.fromkeys(self.extra_fields, MASK)}
+        return plain | {"stacktrace": list(self.stacktrace), "notes": list(self.notes)}
+
+    def redacted_data(self) -> Any:
+        """`data` without one-time codes, passwords and tokens: what may be shown to anybody."""
+        if not isinstance(self.data, dict):
+            return f"{len(str(self.data))} characters, hidden because they are not a mail's data"
+        return redact(self.data)
+
+
+def redact(value: Any, *, secret: bool = False) -> Any:
+    """A copy of parsed JSON with everything masked that is named like a secret, however deep it lies."""
+    if isinstance(value, dict):
+        return {name: redact(part, secret=secret or bool(SECRET_NAME.search(name))) for name, part in value.items()}
+    if isinstance(value, list):
+        return [redact(part, secret=secret) for part in value]
+    if secret and value not in (None, "", True, False):
+        return MASK
+    return SECRET_PARAMETER.sub(rf"\g<1>{MASK}", value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class JobLocation:
+    """What the scripts return about a job besides its hash; `score` is that of the zset it is in, if any."""
+
+    state: State | None
+    score: float | None
+    locked: bool
+    log_count: int
+
+
+def build_job_view(job_id: str, pairs: Mapping[bytes, bytes], found: JobLocation) -> JobView:
+    """Read a hash that anybody may have written. Never raises."""
+    hash_ = _HashReader(pairs)
+    options = hash_.json("opts", default={})
+    attempts = options.get("attempts") if isinstance(options, dict) else None
+    trace = hash_.json("stacktrace", default=[])
+    due = found.state == "delayed" and found.score is not None
+    return JobView(
+        id=job_id,
+        state=found.state,
+        name=hash_.text("name") or "",
+        data=hash_.json("data", default={}),
+        options=options,
+        timestamp=hash_.number("timestamp"),
+        delay_ms=hash_.number("delay") or 0,
+        due_at=math.ceil((found.score or 0) / 4096) if due else None,
+        priority=hash_.number("priority") or 0,
+        attempts=attempts if isinstance(attempts, int) and attempts > 0 else 1,
+        attempts_made=hash_.number("attemptsMade") or 0,
+        processed_at=hash_.number("processedOn"),
+        finished_at=hash_.number("finishedOn"),
+        retried_at=hash_.number("retriedOn"),
+        stalled_count=hash_.number("stalledCounter") or 0,
+        failed_reason=hash_.text("failedReason"),
+        stacktrace=tuple(str(line) for line in trace) if isinstance(trace, list) else (str(trace),),
+        progress=hash_.json("progress", default=None),
+        returnvalue=hash_.json("returnvalue", default=None),
+        debounce_id=hash_.text("deid"),
+        locked=found.locked,
+        log_count=found.log_count,
+        extra_fields=hash_.rest(),
+        notes=tuple(hash_.notes),
+    )
+
+
+class _HashReader:
+    """The fields of one hash: taken out one by one, what is wrong is noted, what nobody took is the rest."""
+
+    def __init__(self, pairs: Mapping[bytes, bytes]) -> None:
+        self._fields = {decode_text(name): decode_text(value) for name, value in pairs.items()}
+        self.notes: list[str] = [] if self._fields else ["there is no hash under this id"]
+
+    def text(self, name: str) -> str | None:
+        return self._fields.pop(name, None)
+
+    def number(self, name: str) -> int | None:
+        text = self._fields.pop(name, None)
+        if text is None:
+            return None
+        try:
+            return int(float(text))
+        except (ValueError, OverflowError):
+            self.notes.append(f"{name} is not a number")
+            return None
+
+    def json(self, name: str, *, default: Any) -> Any:
+        text = self._fields.pop(name, None)
+        if text is None:
+            return default
+        try:
+            return _printable(json.loads(text, parse_constant=_refuse, parse_float=_parse_finite), MAX_DEPTH)
+        except (ValueError, RecursionError):
+            self.notes.append(f"{name} is not valid JSON")
+            return text
+
+    def rest(self) -> dict[str, str]:
+        return dict(self._fields)
+
+
+def decode_text(text: bytes) -> str:
+    """Text that can be printed and sent, whatever the bytes are."""
+    return text.decode(errors="replace")
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def _parse_finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _printable(value: Any, depth: int) -> Any:
+    """JSON from JavaScript may hold halves of surrogate pairs, which no UTF-8 encoder accepts."""
+    if depth < 0:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, list):
+        return [_printable(part, depth - 1) for part in value]
+    if isinstance(value, dict):
+        return {_printable(name, depth): _printable(part, depth - 1) for name, part in value.items()}
+    return value
+
+
+PAGE_SIZE = 200  # jobs read in one script: about a millisecond of the server's time
+STATE_LOOKUP_ORDER = ("completed", "failed", "delayed", "active", "wait", "paused")
 STATES: dict[bytes, State] = {
     b"completed": "completed",
     b"failed": "failed",
@@ -61,14 +233,14 @@ class Snapshot(Counts):
 class Workers:
     """The worker processes connected, node's and ours; `note` says why none are known if nobody can know."""
 
-    found: tuple[Client, ...]
+    clients: tuple[ClientInfo, ...]
     note: str | None = None
 
-    def __iter__(self) -> Iterator[Client]:
-        return iter(self.found)
+    def __iter__(self) -> Iterator[ClientInfo]:
+        return iter(self.clients)
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.clients)
 
 
 class Inspector:
@@ -82,7 +254,7 @@ class Inspector:
     async def snapshot(self) -> Snapshot:
         """Everything that the metrics need."""
         names = ("wait", "active", "delayed", "paused", "completed", "failed", "meta-paused", "priority")
-        keys = [*(self._keys(name) for name in names), self._keys.ours("journal")]
+        keys = [*(self._keys(name) for name in names), self._keys.own("journal")]
         answer = await self._scripts.run("snapshot", keys, [self._keys.base])
         wait, active, delayed, paused, completed, failed, stopped, oldest, due, journal = answer
         return Snapshot(
@@ -94,7 +266,7 @@ class Inspector:
         return await self.snapshot()
 
     async def is_paused(self) -> bool:
-        return bool(await self._connection.call("EXISTS", self._keys("meta-paused")))
+        return bool(await self._connection.execute("EXISTS", self._keys("meta-paused")))
 
     async def state(self, job_id: str) -> State | None:
         """The state of a job; None when it is in none, which Bull calls stuck, or unknown."""
@@ -103,10 +275,10 @@ class Inspector:
 
     async def job(self, job_id: str) -> JobView | None:
         """One job with everything known of it; None when there is no such job."""
-        if not names_a_job(job_id):
+        if not is_valid_job_id(job_id):
             return None
         own = [self._keys.job(job_id), self._keys.lock(job_id), self._keys.logs(job_id)]
-        state, *rest = await self._scripts.run("show", [*self._places(), *own], [job_id])
+        state, *rest = await self._scripts.run("get_job", [*self._places(), *own], [job_id])
         if not state and not rest[-1]:
             return None
         return _view(job_id, STATES.get(state), rest)
@@ -116,10 +288,10 @@ class Inspector:
         found: list[JobView] = []
         first = start
         while stop < 0 or first <= stop:
-            last = first + PAGE - 1 if stop < 0 else min(first + PAGE - 1, stop)
+            last = first + PAGE_SIZE - 1 if stop < 0 else min(first + PAGE_SIZE - 1, stop)
             args = (self._keys.base, first, last, int(newest_first))
-            page = await self._scripts.run("page", [self._keys(state)], args)
-            found.extend(_view(readable(job_id), state, rest) for job_id, *rest in page)
+            page = await self._scripts.run("list_jobs", [self._keys(state)], args)
+            found.extend(_view(decode_text(job_id), state, rest) for job_id, *rest in page)
             if len(page) < last - first + 1:
                 break
             first = last + 1
@@ -127,22 +299,24 @@ class Inspector:
 
     async def logs(self, job_id: str, start: int = 0, stop: int = -1) -> list[str]:
         """The rows of a job's log, oldest first."""
-        return [readable(row) for row in await self._connection.call("LRANGE", self._keys.logs(job_id), start, stop)]
+        return [
+            decode_text(row) for row in await self._connection.execute("LRANGE", self._keys.logs(job_id), start, stop)
+        ]
 
     async def workers(self) -> Workers:
         """The processes that work on this queue, as Bull's `getWorkers()` counts them."""
-        clients = await connected_clients(self._connection)
+        clients = await list_clients(self._connection)
         if clients is None:
             return Workers((), "this Redis refuses CLIENT LIST: the workers cannot be counted")
-        return Workers(tuple(client for client in clients if carries(client.name, self._keys.client_name)))
+        return Workers(tuple(client for client in clients if has_name_prefix(client.name, self._keys.client_name)))
 
-    async def strangers(self) -> Workers:
+    async def foreign_workers(self) -> Workers:
         """Those of the workers that are no daemon of ours: Bull's own, in node."""
         workers = await self.workers()
-        return Workers(strangers(workers, self._keys.client_name), workers.note)
+        return Workers(foreign_workers(workers, self._keys.client_name), workers.note)
 
     def _places(self) -> list[str]:
-        return [self._keys(name) for name in ENDS_FIRST]
+        return [self._keys(name) for name in STATE_LOOKUP_ORDER]
 
 
 def _instant(at_ms: int) -> int | None:
@@ -151,5 +325,5 @@ def _instant(at_ms: int) -> int | None:
 
 def _view(job_id: str, state: State | None, rest: Sequence[Any]) -> JobView:
     score, locked, rows, flat = rest
-    found = Found(state, float(score) if score else None, bool(locked), rows)
-    return view_job(job_id, dict(zip(flat[::2], flat[1::2], strict=True)), found)
+    found = JobLocation(state, float(score) if score else None, bool(locked), rows)
+    return build_job_view(job_id, dict(zip(flat[::2], flat[1::2], strict=True)), found)

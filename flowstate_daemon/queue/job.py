@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from flowstate_daemon.base.errors import Malformed
+from flowstate_daemon.base.errors import InvalidDataError
 
 MAX_SAFE_INTEGER = 2**53 - 1  # beyond this, node reads another number than we wrote
-HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 State = Literal["wait", "active", "delayed", "paused", "completed", "failed"]
 Outcome = Literal["added", "duplicated", "debounced"]
@@ -83,8 +83,8 @@ class Job:
     attempts_made: int
     priority: int
     stacktrace: bytes
-    problem: str | None = None
-    envelope: str | None = None
+    invalid_reason: str | None = None
+    stored_request_id: str | None = None
 
     @property
     def attempt(self) -> int:
@@ -93,7 +93,7 @@ class Job:
 
     def payload(self) -> Any:
         """The job's data, parsed. Raises Malformed."""
-        return read_json(self.data, what="data")
+        return decode_json(self.data, what="data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddResult:
     """The id of the job that now does the work: a new one, or the one that was there already."""
 
     id: str
@@ -130,7 +130,7 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class JobSucceeded:
     """A run that succeeded; `returnvalue` is JSON text, as is `journal`, the outcome for the ledger, empty for none.
 
     `data`, JSON, takes the place of the job's own where the job is kept: what it says must not stay. Empty: it stays.
@@ -143,7 +143,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class JobRetried:
     """A failed attempt that another one follows, after `delay_ms`; `stacktrace` is the job's whole JSON array."""
 
     job: Job
@@ -154,7 +154,7 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class JobFailed:
     """A failed attempt that none follows; `stacktrace` is the job's whole JSON array, `data` as in `Finished`."""
 
     job: Job
@@ -164,17 +164,17 @@ class Failed:
     data: bytes = b""
 
 
-class Settled(Enum):
+class WriteResult(Enum):
     """What became of the wish to write an ending down. Only OK has changed the job."""
 
     OK = "written"
-    GONE = "the job was removed meanwhile"
-    LOST = "the lock ran out or is another worker's"
-    MISPLACED = "the job was moved out of `active` meanwhile"
+    JOB_NOT_FOUND = "the job was removed meanwhile"
+    LOCK_LOST = "the lock ran out or is another worker's"
+    NOT_ACTIVE = "the job was moved out of `active` meanwhile"
 
 
 @dataclass(frozen=True, slots=True)
-class Promoted:
+class PromoteResult:
     """How many due jobs became ready, and when the next one is due."""
 
     moved: int
@@ -182,7 +182,7 @@ class Promoted:
 
 
 @dataclass(frozen=True, slots=True)
-class Reclaimed:
+class StalledResult:
     """What a stalled check found; empty when another worker has checked within the interval."""
 
     requeued: tuple[str, ...] = ()
@@ -190,23 +190,23 @@ class Reclaimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class RecoveryResult:
     """Jobs of this instance that nobody ran any more: back at the front of the queue, or given up."""
 
     requeued: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
 
 
-def read_json(text: bytes, *, what: str) -> Any:
+def decode_json(text: bytes, *, what: str) -> Any:
     """Parse JSON that a stranger wrote. Raises Malformed with a reason that does not repeat the text."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"the job's {what} {_fault(text, error)}") from error
+        raise InvalidDataError(f"the job's {what} {_fault(text, error)}") from error
 
 
 def _fault(text: bytes, error: Exception) -> str:
-    if HALF_PAIR.search(text) and _is_json_to_node(text):
+    if SURROGATE_ESCAPE.search(text) and _is_json_to_node(text):
         return "holds half a surrogate pair, such as an emoji cut in two"
     return f"is not valid JSON: {error}"
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.scripts import Scripts
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.redis_client.scripts import Scripts
 
 
 class Journal:
@@ -18,12 +18,12 @@ class Journal:
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection = connection
-        self._key = keys.ours("journal")
+        self._key = keys.own("journal")
         self._scripts = Scripts(connection)
 
     async def peek(self, count: int) -> list[bytes]:
         """The oldest entries, at most so many; they stay where they are."""
-        found: list[bytes] = await self._connection.call("LRANGE", self._key, 0, count - 1) if count > 0 else []
+        found: list[bytes] = await self._connection.execute("LRANGE", self._key, 0, count - 1) if count > 0 else []
         return found
 
     async def drop(self, entries: Sequence[bytes]) -> int:
@@ -31,4 +31,4 @@ class Journal:
         return int(await self._scripts.run("journal_drop", [self._key], entries)) if entries else 0
 
     async def length(self) -> int:
-        return int(await self._connection.call("LLEN", self._key))
+        return int(await self._connection.execute("LLEN", self._key))

@@ -7,30 +7,84 @@ the second of them finds it there. `Repeats.follow` is called once for each clai
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from hashlib import md5
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import structlog
 
+from flowstate_daemon.base import cron as wall
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Malformed
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.base.cron import LATEST_MS
+from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.queue.job import Job
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.occurrence import cron_after, read_cron, read_instant, read_zone, usable
-from flowstate_daemon.queue.scripts import Scripts
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.redis_client.scripts import Scripts
+
+
+@contextmanager
+def _option(name: str) -> Iterator[None]:
+    """Say of which repeat option something is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidDataError(f"the repeat option {name} {error}") from error
+
+
+def parse_cron(text: Any) -> str:
+    """A cron expression in croniter's words, always six fields with the seconds first. Raises Malformed."""
+    if not isinstance(text, str):
+        raise InvalidDataError("the repeat option cron is not a text")
+    with _option("cron"):
+        return wall.parse_cron(text)
+
+
+def parse_zone(name: Any, local: tzinfo) -> tzinfo:
+    """An IANA zone, `local` where none is named. Raises Malformed."""
+    if name in (None, ""):
+        return local
+    with _option("tz"):
+        return wall.parse_zone(str(name))
+
+
+def next_occurrence(cron: str, zone: tzinfo, after_ms: int) -> int:
+    """The first instant after `after_ms` when a clock in `zone` shows what `cron` says. Raises Malformed."""
+    with _option("cron"):
+        return wall.next_occurrence(cron, zone, after_ms)
+
+
+def parse_instant(value: Any, option: str, local: tzinfo) -> int:
+    """A date as JSON carries it, in Unix ms: a number or ISO text; a mere day is UTC's. Raises Malformed."""
+    try:
+        if isinstance(value, str):
+            found = datetime.fromisoformat(value)
+            if found.tzinfo is None:
+                found = found.replace(tzinfo=local if len(value) > len("2026-01-01") else UTC)
+            return round(found.timestamp() * 1000)
+        if is_valid_instant(value):
+            return math.floor(value)
+    except (ValueError, OverflowError) as error:
+        raise InvalidDataError(f"the repeat option {option} is not a date") from error
+    raise InvalidDataError(f"the repeat option {option} is not a date")
+
+
+def is_valid_instant(at_ms: Any) -> TypeGuard[float]:
+    """Whether this is a number that can be an instant in Unix ms."""
+    return isinstance(at_ms, int | float) and not isinstance(at_ms, bool) and abs(at_ms) <= LATEST_MS
+
 
 log = structlog.get_logger()
 
-NEVER = (None, "", False, 0)  # what JavaScript takes for absent
+ABSENT_VALUES = (None, "", False, 0)  # what JavaScript takes for absent
 
 
 @dataclass(frozen=True, slots=True)
-class Repetition:
+class RepeatOptions:
     """One repeatable definition: a cron expression or a number of ms, and bounds. Instants are Unix ms."""
 
     key: str
@@ -48,7 +102,7 @@ class Repetition:
         if self.every_ms is not None:  # at multiples of it, whatever `startDate` says
             return (base_ms // self.every_ms + 1) * self.every_ms
         assert self.cron is not None
-        at_ms = cron_after(self.cron, self.zone, max(base_ms, self.start_ms or 0))
+        at_ms = next_occurrence(self.cron, self.zone, max(base_ms, self.start_ms or 0))
         # Bull lets `endDate` cut off cron occurrences one by one, but `every` only by the clock.
         return None if self.end_ms is not None and at_ms > self.end_ms else at_ms
 
@@ -66,7 +120,7 @@ class NextJob:
 def repeat_key(name: str, repeat: Mapping[str, Any], custom_id: str, local: tzinfo = UTC) -> str:
     """The member of `P repeat` that stands for a definition. Raises Malformed."""
     ends = repeat.get("endDate")
-    end = "" if ends in NEVER else str(read_instant(ends, "endDate", local))
+    end = "" if ends in ABSENT_VALUES else str(parse_instant(ends, "endDate", local))
     cron, zone = repeat.get("cron"), repeat.get("tz") or ""
     return f"{name}:{custom_id}:{end}:{f'{zone}:{cron}' if cron else _every(repeat)}"
 
@@ -76,39 +130,39 @@ def repeat_job_id(name: str, custom_id: str, key: str, at_ms: int) -> str:
     return f"repeat:{_md5(f'{name}{custom_id}:{_md5(key)}')}:{at_ms}"
 
 
-def read_repetition(job: Job, local: tzinfo = UTC) -> Repetition:
+def parse_repeat_options(job: Job, local: tzinfo = UTC) -> RepeatOptions:
     """The definition in a job's options; `local` is the zone where no `tz` is given. Raises Malformed."""
     repeat = job.options.repeat or {}
     if bool(repeat.get("cron")) == bool(repeat.get("every")):
-        raise Malformed("the repeat options need either cron or every")
+        raise InvalidDataError("the repeat options need either cron or every")
     custom_id = _custom_id(job, repeat)
     # The producer's own key wins: it was made in the producer's zone, which matters for dates without one.
     key = repeat.get("key") or repeat_key(job.name, repeat, custom_id, local)
     limit, count = repeat.get("limit"), repeat.get("count") or 0
     start, end = repeat.get("startDate"), repeat.get("endDate")
     if not isinstance(key, str) or not isinstance(limit, int | float | None) or not isinstance(count, int):
-        raise Malformed("the repeat options key, limit and count need to be a text and two numbers")
-    return Repetition(
+        raise InvalidDataError("the repeat options key, limit and count need to be a text and two numbers")
+    return RepeatOptions(
         key=key,
         id=custom_id,
         count=count + 1,
         limit=math.inf if limit is None else limit,
-        cron=read_cron(repeat["cron"]) if repeat.get("cron") else None,
+        cron=parse_cron(repeat["cron"]) if repeat.get("cron") else None,
         every_ms=_every(repeat) if repeat.get("every") else None,
-        zone=UTC if repeat.get("utc") else read_zone(repeat.get("tz"), local),
-        start_ms=None if start in NEVER else read_instant(start, "startDate", local),
-        end_ms=None if end in NEVER else read_instant(end, "endDate", local),
+        zone=UTC if repeat.get("utc") else parse_zone(repeat.get("tz"), local),
+        start_ms=None if start in ABSENT_VALUES else parse_instant(start, "startDate", local),
+        end_ms=None if end in ABSENT_VALUES else parse_instant(end, "endDate", local),
     )
 
 
 def next_job(job: Job, now_ms: int, local: tzinfo = UTC) -> NextJob | None:
     """The successor of a repeatable job claimed at `now_ms`; None when it was the last. Raises Malformed."""
-    repetition = read_repetition(job, local)
+    repetition = parse_repeat_options(job, local)
     raw = job.options.raw
     if repetition.count > repetition.limit or (repetition.end_ms is not None and now_ms > repetition.end_ms):
         return None
     previous: Any = raw.get("prevMillis")
-    at_ms = repetition.next_after(max(now_ms, int(previous)) if usable(previous) else now_ms)
+    at_ms = repetition.next_after(max(now_ms, int(previous)) if is_valid_instant(previous) else now_ms)
     if at_ms is None:
         return None
     job_id = repeat_job_id(job.name, repetition.id, repetition.key, at_ms)
@@ -121,13 +175,13 @@ def _custom_id(job: Job, repeat: Mapping[str, Any]) -> str:
     """`repeat.jobId`, or the job's own id option when the job is the producer's first."""
     first = not job.options.raw.get("prevMillis") and job.options.raw.get("jobId")
     found = first or repeat.get("jobId")
-    return "" if found in NEVER else str(found)
+    return "" if found in ABSENT_VALUES else str(found)
 
 
 def _every(repeat: Mapping[str, Any]) -> int:
     every: Any = repeat.get("every")
-    if not (usable(every) and every >= 1 and every == int(every)):
-        raise Malformed("the repeat option every is not a whole number of milliseconds")
+    if not (is_valid_instant(every) and every >= 1 and every == int(every)):
+        raise InvalidDataError("the repeat option every is not a whole number of milliseconds")
     return int(every)
 
 
@@ -135,7 +189,7 @@ def _md5(text: str) -> str:
     return md5(text.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
 
 
-class Repeats:
+class RepeatableJobs:
     """Writes successors. `local` is the zone of definitions without `tz`; in Bull, the node process's own."""
 
     def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, token: str, local: tzinfo = UTC) -> None:
@@ -145,16 +199,16 @@ class Repeats:
         self._local = local
         self._scripts = Scripts(connection)
 
-    async def follow(self, job: Job) -> None:
+    async def schedule_next(self, job: Job) -> None:
         """Add the successor of a repeatable job, unless there is one. Never fails the job; raises Outage."""
         if job.options.repeat is None:
             return
         now_ms = self._clock.now_ms()
         try:
             successor = next_job(job, now_ms, self._local)
-        except Malformed as wrong:
+        except InvalidDataError as wrong:
             log.warning(
-                "repeat_ended",
+                "repeatable_job_stopped",
                 job_id=job.id,
                 kind=job.name,
                 reason=wrong.reason,
@@ -167,7 +221,7 @@ class Repeats:
     async def _add(self, job: Job, successor: NextJob, now_ms: int) -> None:
         names = ("repeat", "id", "delayed", successor.id, "wait", "paused", "meta-paused", "priority", job.id)
         await self._scripts.run(
-            "follow_repeat",
+            "schedule_next_repeat",
             [self._keys(name) for name in names],
             [
                 successor.key,

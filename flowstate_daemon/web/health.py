@@ -11,13 +11,13 @@ from typing import Any
 
 from aiohttp import web
 
-from flowstate_daemon.base.privacy import scrubbed
-from flowstate_daemon.base.vitals import Pulse, Vitals
-from flowstate_daemon.web.app import answer
+from flowstate_daemon.base.health import HealthRegistry, Heartbeat
+from flowstate_daemon.base.redaction import redact_text
+from flowstate_daemon.web.server import json_response
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class InstanceInfo:
     """Which daemon answers, and whether it sends or, as a `shadow`, only looks on."""
 
     version: str
@@ -28,8 +28,8 @@ class About:
 class Health:
     """`/health/live` and `/health/ready`."""
 
-    def __init__(self, vitals: Vitals, about: About) -> None:
-        self._vitals = vitals
+    def __init__(self, health: HealthRegistry, about: InstanceInfo) -> None:
+        self._health = health
         self._about = about
 
     def routes(self) -> list[web.RouteDef]:
@@ -37,12 +37,12 @@ class Health:
 
     async def live(self, _request: web.Request) -> web.Response:
         """Red only when a loop is stuck: an outage of a store is not cured by a restart."""
-        reasons = stuck(self._vitals)
+        reasons = stale_services(self._health)
         return self._report("stuck" if reasons else "alive", reasons)
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Green when mails can go out: nothing stuck, no store away, lane open, not leaving."""
-        reasons = obstacles(self._vitals)
+        """Green when mails can go out: nothing stuck, no store away, provider retry, not leaving."""
+        reasons = not_ready_reasons(self._health)
         return self._report("not_ready" if reasons else "ready", reasons)
 
     def _report(self, status: str, reasons: list[str]) -> web.Response:
@@ -51,23 +51,28 @@ class Health:
             "version": self._about.version,
             "instance": self._about.instance,
             "mode": self._about.mode,
-            "uptime_s": round(self._vitals.uptime_s, 1),
-            "reasons": [scrubbed(reason) for reason in reasons],
-            "loops": [shown(pulse) for pulse in self._vitals.pulses],
+            "uptime_s": round(self._health.uptime_s, 1),
+            "reasons": [redact_text(reason) for reason in reasons],
+            "loops": [heartbeat_document(heartbeat) for heartbeat in self._health.heartbeats],
         }
-        return answer(body, 503 if reasons else 200)
+        return json_response(body, 503 if reasons else 200)
 
 
-def stuck(vitals: Vitals) -> list[str]:
-    return [f"{name}: no progress" for name in vitals.stuck()]
+def stale_services(health: HealthRegistry) -> list[str]:
+    return [f"{name}: no progress" for name in health.stale_services()]
 
 
-def obstacles(vitals: Vitals) -> list[str]:
+def not_ready_reasons(health: HealthRegistry) -> list[str]:
     """Everything that keeps mails from going out, in words."""
-    leaving = ["draining: no new work is taken"] if vitals.draining else []
-    return [*leaving, *stuck(vitals), *(f"{name}: {reason}" for name, reason in vitals.troubles().items())]
+    leaving = ["draining: no new work is taken"] if health.draining else []
+    return [*leaving, *stale_services(health), *(f"{name}: {reason}" for name, reason in health.problems().items())]
 
 
-def shown(pulse: Pulse) -> dict[str, Any]:
-    trouble = None if pulse.trouble is None else scrubbed(pulse.trouble)
-    return {"name": pulse.name, "age_s": round(pulse.age_s, 1), "resting": pulse.resting, "trouble": trouble}
+def heartbeat_document(heartbeat: Heartbeat) -> dict[str, Any]:
+    trouble = None if heartbeat.error is None else redact_text(heartbeat.error)
+    return {
+        "name": heartbeat.name,
+        "age_s": round(heartbeat.age_s, 1),
+        "resting": heartbeat.is_idle,
+        "trouble": trouble,
+    }

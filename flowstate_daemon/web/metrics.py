@@ -15,23 +15,23 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.base.vitals import Vitals
 from flowstate_daemon.queue.inspector import Counts, Inspector, Snapshot
-from flowstate_daemon.web.health import obstacles, stuck
+from flowstate_daemon.web.health import not_ready_reasons, stale_services
 
 log = structlog.get_logger()
 
-DEADLINE_S = 2.0
+SCRAPE_TIMEOUT_S = 2.0
 
 
-class Scrape:
+class MetricsCollector:
     """One answer: the standing registry, the vital signs, and the queue as seen for this answer (None: not seen)."""
 
-    def __init__(self, metrics: Metrics, vitals: Vitals, queue: Snapshot | None, now_ms: int) -> None:
+    def __init__(self, metrics: Metrics, health: HealthRegistry, queue: Snapshot | None, now_ms: int) -> None:
         self._metrics = metrics
-        self._vitals = vitals
+        self._health = health
         self._queue = queue
         self._now_ms = now_ms
 
@@ -47,15 +47,15 @@ class Scrape:
             yield from self._queue_families(self._queue)
 
     def _health_families(self) -> Iterator[Metric]:
-        live, ready = not stuck(self._vitals), not obstacles(self._vitals)
+        live, ready = not stale_services(self._health), not not_ready_reasons(self._health)
         yield GaugeMetricFamily(
             "flowstate_live", "1 while all loops make progress, else 0, as /health/live.", value=live
         )
         yield GaugeMetricFamily("flowstate_ready", "1 while mails can go out, else 0, as /health/ready.", value=ready)
-        words = "How long each loop has made no progress; 0 while it has nothing to do."
-        silence = GaugeMetricFamily("flowstate_loop_silence_seconds", words, labels=["loop"])
-        for pulse in self._vitals.pulses:
-            silence.add_metric([pulse.name], 0 if pulse.resting else pulse.age_s)
+        text = "How long each loop has made no progress; 0 while it has nothing to do."
+        silence = GaugeMetricFamily("flowstate_service_heartbeat_age_seconds", text, labels=["loop"])
+        for heartbeat in self._health.heartbeats:
+            silence.add_metric([heartbeat.name], 0 if heartbeat.is_idle else heartbeat.age_s)
         yield silence
 
     def _queue_families(self, queue: Snapshot) -> Iterator[Metric]:
@@ -66,38 +66,38 @@ class Scrape:
         yield GaugeMetricFamily("flowstate_queue_paused", "1 while the queue is paused, else 0.", value=queue.is_paused)
         oldest_ms = self._now_ms if queue.oldest_waiting_ms is None else queue.oldest_waiting_ms
         yield GaugeMetricFamily(
-            "flowstate_queue_oldest_waiting_seconds",
+            "flowstate_queue_latency_seconds",
             "Age of the job that waits longest; 0 when none waits.",
             value=max(self._now_ms - oldest_ms, 0) / 1000,
         )
-        words = "Outcomes in Redis on their way to the ledger."
-        yield GaugeMetricFamily("flowstate_journal_outcomes", words, value=queue.journal)
+        text = "Outcomes in Redis on their way to the ledger."
+        yield GaugeMetricFamily("flowstate_ledger_backlog_entries", text, value=queue.journal)
 
 
-class MetricsPage:
+class MetricsEndpoint:
     """`GET /metrics`."""
 
     def __init__(
         self,
         metrics: Metrics,
-        vitals: Vitals,
+        health: HealthRegistry,
         inspector: Inspector,
         clock: Clock,
         *,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float = SCRAPE_TIMEOUT_S,
     ) -> None:
         self._metrics = metrics
-        self._vitals = vitals
+        self._health = health
         self._inspector = inspector
         self._clock = clock
         self._deadline_s = deadline_s
         self._looking = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get("/metrics", self.show)]
+        return [web.get("/metrics", self.get)]
 
-    async def show(self, _request: web.Request) -> web.Response:
-        scrape = Scrape(self._metrics, self._vitals, await self._look(), self._clock.now_ms())
+    async def get(self, _request: web.Request) -> web.Response:
+        scrape = MetricsCollector(self._metrics, self._health, await self._look(), self._clock.now_ms())
         return web.Response(body=generate_latest(scrape), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _look(self) -> Snapshot | None:
@@ -105,8 +105,8 @@ class MetricsPage:
         try:
             async with asyncio.timeout(self._deadline_s), self._looking:
                 return await self._inspector.snapshot()
-        except Outage as outage:
-            log.debug("scrape_without_queue", reason=outage.reason)
+        except StoreUnavailableError as outage:
+            log.debug("scrape_without_redis", reason=outage.reason)
         except TimeoutError:
-            log.debug("scrape_without_queue", reason=f"no answer within {self._deadline_s} s")
+            log.debug("scrape_without_redis", reason=f"no answer within {self._deadline_s} s")
         return None

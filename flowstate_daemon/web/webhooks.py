@@ -7,50 +7,42 @@ more than a day, which loses no event and needs no second store. An event that c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
 
 import structlog
 from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError, Malformed, Outage
-from flowstate_daemon.base.privacy import masked
-from flowstate_daemon.delivery.webhooks import Forged, SignedEvents, Stale
-from flowstate_daemon.mail.event import ProviderEvent
-from flowstate_daemon.web.app import answer
-from flowstate_daemon.web.bodies import read_body
+from flowstate_daemon.base.errors import FlowstateError, InvalidDataError, StoreUnavailableError
+from flowstate_daemon.base.redaction import mask_address
+from flowstate_daemon.database.ledger import Ledger
+from flowstate_daemon.delivery.webhooks import InvalidSignatureError, StaleTimestampError, WebhookVerifier
+from flowstate_daemon.mail.message import ProviderEvent
+from flowstate_daemon.web.server import json_response, read_body
 
 log = structlog.get_logger()
 
-LARGEST_BODY = 256 * 1024
-STORE_S = 10.0  # Resend waits longer than that for our answer
-QUIET_S = 60.0
+MAX_BODY_BYTES = 256 * 1024
+STORE_TIMEOUT_S = 10.0  # Resend waits longer than that for our answer
+LOG_INTERVAL_S = 60.0
 RETRY_AFTER_S = 60
 REMEDIES = {
-    Forged: "if this goes on, compare the webhook secret with the one on the webhook's page at Resend",
-    Stale: "if this goes on, check this machine's clock",
+    InvalidSignatureError: "if this goes on, compare the webhook secret with the one on the webhook's page at Resend",
+    StaleTimestampError: "if this goes on, check this machine's clock",
 }
 
 
-class EventSink(Protocol):
-    """Where events go: stores each once, and what it suppresses in the same transaction. Raises Outage."""
-
-    async def note_events(self, events: Sequence[ProviderEvent]) -> int: ...
-
-
-class Seldom:
+class LogThrottle:
     """Lets one in a minute through and counts the rest: strangers must not be able to fill the log."""
 
-    def __init__(self, clock: Clock, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, clock: Clock, quiet_s: float = LOG_INTERVAL_S) -> None:
         self._clock = clock
         self._quiet_s = quiet_s
-        self._next = clock.mono()
+        self._next = clock.monotonic()
         self._held = 0
 
-    def due(self) -> int | None:
+    def acquire(self) -> int | None:
         """How many were held back since the last one, or None to hold this one back too."""
-        now = self._clock.mono()
+        now = self._clock.monotonic()
         if now < self._next:
             self._held += 1
             return None
@@ -61,47 +53,47 @@ class Seldom:
 class Webhooks:
     """The route. `sink` is the database's ledger."""
 
-    def __init__(self, events: SignedEvents, sink: EventSink, clock: Clock) -> None:
+    def __init__(self, events: WebhookVerifier, ledger: Ledger, clock: Clock) -> None:
         self._events = events
-        self._sink = sink
-        self._seldom = Seldom(clock)
+        self._ledger = ledger
+        self._seldom = LogThrottle(clock)
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post("/webhooks/resend", self.take)]
+        return [web.post("/webhooks/resend", self.post)]
 
-    async def take(self, request: web.Request) -> web.Response:
+    async def post(self, request: web.Request) -> web.Response:
         try:
-            event = self._events.read(request.headers, await self._body(request))
-        except (Forged, Stale) as refusal:
+            event = self._events.verify(request.headers, await self._body(request))
+        except (InvalidSignatureError, StaleTimestampError) as refusal:
             self._complain(refusal.reason, REMEDIES[type(refusal)])
             raise web.HTTPUnauthorized from None
-        except Malformed as refusal:
+        except InvalidDataError as refusal:
             self._complain(refusal.reason, None)
             raise web.HTTPBadRequest from None
         return await self._store([] if event is None else [event])
 
     async def _store(self, events: list[ProviderEvent]) -> web.Response:
         if not events:
-            return answer({"noted": 0})
+            return json_response({"noted": 0})
         try:
-            async with asyncio.timeout(STORE_S):
-                noted = await self._sink.note_events(events)
-        except (Outage, TimeoutError) as error:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                noted = await self._ledger.record_events(events)
+        except (StoreUnavailableError, TimeoutError) as error:
             self._complain(error.reason if isinstance(error, FlowstateError) else "storing took too long", None)
             raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
         for event in events:
             if noted and event.suppress:
-                log.info("address_suppressed", to=masked(event.address), reason=event.suppress)
-        return answer({"noted": noted})
+                log.info("address_suppressed", to=mask_address(event.address), reason=event.suppress)
+        return json_response({"noted": noted})
 
     async def _body(self, request: web.Request) -> bytes:
         try:
-            return await read_body(request, LARGEST_BODY)
+            return await read_body(request, MAX_BODY_BYTES)
         except web.HTTPRequestEntityTooLarge:
-            self._complain(f"a report of more than {LARGEST_BODY} bytes", None)
+            self._complain(f"a report of more than {MAX_BODY_BYTES} bytes", None)
             raise
 
     def _complain(self, reason: str, remedy: str | None) -> None:
-        held = self._seldom.due()
+        held = self._seldom.acquire()
         if held is not None:
-            log.warning("webhook_refused", reason=reason, remedy=remedy, more_since_last=held)
+            log.warning("webhook_rejected", reason=reason, remedy=remedy, more_since_last=held)

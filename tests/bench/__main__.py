@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.table import Table
 
 from flowstate_daemon.base import logs
-from flowstate_daemon.dev.embedded import ValkeyHouse
-from tests.bench.calendar import calendar
-from tests.bench.calendar import show as show_calendar
+from flowstate_daemon.dev.embedded import EmbeddedValkey
 from tests.bench.delivery import delivery
 from tests.bench.delivery import show as show_delivery
 from tests.bench.idle import idle_commands
 from tests.bench.latency import latency
 from tests.bench.rendering import rendering
 from tests.bench.rendering import show as show_rendering
-from tests.compat.packages import NoPackages, install
+from tests.bench.scheduler import scheduler
+from tests.bench.scheduler import show as show_scheduler
+from tests.compat.packages import MissingPackagesError, install
 
 HERE = Path(__file__).parent
 ARTEFACTS = HERE.parent.parent / "artefacts"
@@ -64,30 +64,30 @@ async def drained(url: str, prefix: str, jobs: int, worker: Callable[[str], tupl
 
 async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float, *, full: bool) -> dict[str, Any]:
     options = ("--jobs", str(jobs), "--concurrency", str(concurrency))
-    async with ValkeyHouse() as house:
+    async with EmbeddedValkey() as daemon:
 
-        def ours(prefix: str) -> tuple[str, ...]:
-            return sys.executable, "-m", "tests.bench.ours", "--redis", house.url, "--prefix", prefix, *options
+        def own(prefix: str) -> tuple[str, ...]:
+            return sys.executable, "-m", "tests.bench.ours", "--redis", daemon.url, "--prefix", prefix, *options
 
         def bull(prefix: str) -> tuple[str, ...]:
-            return node("bull_peer.mjs", "--redis", house.url, "--prefix", prefix, *options)
+            return node("bull_peer.mjs", "--redis", daemon.url, "--prefix", prefix, *options)
 
         runs: dict[str, list[dict[str, Any]]] = {"bull": [], "flowstate": []}
         for number in range(rounds):  # in turns, so that a slow minute of the machine hits both
             tell(f"{jobs:,} jobs through npm bull and through this daemon, round {number + 1} of {rounds}")
-            runs["bull"].append(await drained(house.url, f"b{number}", jobs, bull))
-            runs["flowstate"].append(await drained(house.url, f"f{number}", jobs, ours))
+            runs["bull"].append(await drained(daemon.url, f"b{number}", jobs, bull))
+            runs["flowstate"].append(await drained(daemon.url, f"f{number}", jobs, own))
         figures: dict[str, Any] = {"drain": {name: _middle(results) for name, results in runs.items()}}
         tell("the way of a single job")
-        figures["latency_ms"] = await latency(house.url, "latency")
+        figures["latency_ms"] = await latency(daemon.url, "latency")
         tell(f"what an idle daemon asks Redis, {idle_s:g} s")
-        figures["idle"] = await idle_commands(house.url, "idle", idle_s)
+        figures["idle"] = await idle_commands(daemon.url, "idle", idle_s)
         tell("delivery to a provider with a limit, and to one without")
-        figures["delivery"] = await delivery(house.url, full=full)
+        figures["delivery"] = await delivery(daemon.url, full=full)
         tell("making mails")
         figures["rendering"] = rendering()
         tell("a morning of the calendar")
-        figures["calendar"] = await calendar(house.url, full=full)
+        figures["calendar"] = await scheduler(daemon.url, full=full)
         return figures
 
 
@@ -129,7 +129,7 @@ def main() -> None:
     logs.configure("warning")
     try:
         install()
-    except NoPackages as missing:
+    except MissingPackagesError as missing:
         sys.exit(f"make bench: {missing}")
     figures = asyncio.run(measure(given.jobs, given.concurrency, given.rounds, given.idle_seconds, full=given.full))
     ARTEFACTS.mkdir(exist_ok=True)
@@ -137,7 +137,7 @@ def main() -> None:
     show(figures)
     show_delivery(figures["delivery"])
     show_rendering(figures["rendering"])
-    show_calendar(figures["calendar"])
+    show_scheduler(figures["calendar"])
 
 
 if __name__ == "__main__":

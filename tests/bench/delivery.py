@@ -24,12 +24,12 @@ from rich.table import Table
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.dev.embedded import ValkeyHouse
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.dev.embedded import EmbeddedValkey
+from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import REMOVE, NewJob
-from flowstate_daemon.queue.keys import Keys
-from tests.bench.ours import cpu_s, rss_mb
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.bench.flowstate import cpu_s, rss_mb
 from tests.support.daemon import Daemon, eventually
 from tests.support.fake_resend import API_KEY
 
@@ -84,7 +84,7 @@ class Bench:
         self.provider = provider
         self.clock = Clock()
         self.connection = Connection(url, client_name="bench-producer")
-        self._bull = Bull(self.connection, Keys(prefix), self.clock, token="bench/producer")
+        self._bull = BullQueue(self.connection, Keys(prefix), self.clock, token="bench/producer")
         settings = {
             "REDIS_URL": url,
             "FLOWSTATE_QUEUE_PREFIX": prefix,
@@ -114,7 +114,7 @@ class Bench:
     async def answers(self) -> dict[str, int]:
         """The provider's answers by class, as the daemon counts them."""
         _, page = await self.daemon.look("/metrics")
-        found = re.findall(r'flowstate_provider_answer_seconds_count\{answer="(\w+)"\} ([\d.]+)', page)
+        found = re.findall(r'flowstate_provider_request_duration_seconds_count\{answer="(\w+)"\} ([\d.]+)', page)
         return {word: round(float(count)) for word, count in found if float(count)}
 
 
@@ -244,8 +244,8 @@ def show(figures: dict[str, Any]) -> None:
 
 
 async def measure(*, full: bool) -> dict[str, Any]:
-    async with ValkeyHouse() as house:
-        return await delivery(house.url, full=full)
+    async with EmbeddedValkey() as daemon:
+        return await delivery(daemon.url, full=full)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from tests.bench.ours import rss_mb
+from tests.bench.flowstate import rss_mb
 from tests.support.daemon import Daemon
 
 SETTLE_S = 3.0

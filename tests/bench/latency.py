@@ -6,35 +6,35 @@ import asyncio
 from statistics import quantiles
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import NewJob
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.work.inflight import Run
-from tests.bench.ours import build
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.worker.in_flight import JobRun
+from tests.bench.flowstate import build
 
-ROUNDS = 1000
+RUNS = 1000
 
 
 async def latency(url: str, prefix: str) -> dict[str, float]:
     """p50 and p99 in ms over jobs that are added one at a time."""
     clock, arrived, waits = Clock(), asyncio.Queue[float](), []
 
-    async def arrive(_run: Run) -> None:
-        arrived.put_nowait(clock.mono())
+    async def arrive(_run: JobRun) -> None:
+        arrived.put_nowait(clock.monotonic())
 
-    engine, connection, lease = build(url, prefix, arrive, 50)
+    worker, connection, lease = build(url, prefix, arrive, 50)
     await lease.acquire()
-    running = asyncio.create_task(engine.run())
+    running = asyncio.create_task(worker.run())
     producer = Connection(url, client_name="bench-producer")
-    bull = Bull(producer, Keys(prefix), clock, token="bench/producer")
-    for _ in range(ROUNDS):
-        added = clock.mono()
+    bull = BullQueue(producer, Keys(prefix), clock, token="bench/producer")
+    for _ in range(RUNS):
+        added = clock.monotonic()
         await bull.add(NewJob(name="otp", data={}, priority=1))
         waits.append((await arrived.get() - added) * 1000)
-        while len(engine.inflight):
-            await engine.inflight.changed()
-    engine.stop()
+        while len(worker.inflight):
+            await worker.inflight.wait_for_change()
+    worker.stop()
     await running
     await lease.release()
     await connection.close()

@@ -10,11 +10,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from flowstate_daemon.mail.catalogue import read_request
+from flowstate_daemon.mail.kinds import parse_request
 from flowstate_daemon.mail.samples import all_samples
 from tests.support.mail_samples import RENDERER, TO
 
-TIMES, ROUNDS = 200, 5
+TIMES, RUNS = 200, 5
 
 
 def rendering() -> dict[str, dict[str, Any]]:
@@ -25,10 +25,10 @@ def rendering() -> dict[str, dict[str, Any]]:
 def _measured(kind: str, job: dict[str, Any]) -> dict[str, Any]:
     data = msgspec.json.encode(job)
     spent = []
-    for _ in range(ROUNDS):
+    for _ in range(RUNS):
         begun = time.process_time()
         for _ in range(TIMES):
-            mail = RENDERER.render(read_request(kind, data), made_ms=1_772_000_000_000)
+            mail = RENDERER.render(parse_request(kind, data), made_ms=1_772_000_000_000)
         spent.append((time.process_time() - begun) / TIMES)
     html = mail.html.encode()
     return {"us": round(min(spent) * 1e6), "html": len(html), "zipped": len(zlib.compress(html, 1))}

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.work.engine import EngineSettings
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.worker.worker import WorkerOptions
 from tests.compat.driver import Driver, NodeQueue, OpenNode
-from tests.compat.packages import NoPackages, install
+from tests.compat.packages import MissingPackagesError, install
 from tests.compat.worker import StartChild, StartWorker, Worker, start_child
 
 
@@ -29,7 +29,7 @@ def node_modules() -> None:
     """npm's packages in the versions of the lock file."""
     try:
         install()
-    except NoPackages as missing:
+    except MissingPackagesError as missing:
         do_without(str(missing))
 
 
@@ -68,7 +68,7 @@ async def start_worker(valkey_url: str, keys: Keys) -> AsyncIterator[StartWorker
     started: list[Worker] = []
 
     async def start_worker(on: Keys | None = None, **settings: Any) -> Worker:
-        started.append(Worker(valkey_url, on or keys, EngineSettings(**settings)))
+        started.append(Worker(valkey_url, on or keys, WorkerOptions(**settings)))
         await started[-1].start()
         return started[-1]
 
@@ -88,7 +88,7 @@ async def start_child_worker(valkey_url: str, keys: Keys) -> AsyncIterator[Start
     started: list[Process] = []
 
     async def start_child_worker(**settings: Any) -> Process:
-        started.append(await start_child(valkey_url, keys, EngineSettings(**settings)))
+        started.append(await start_child(valkey_url, keys, WorkerOptions(**settings)))
         return started[-1]
 
     yield start_child_worker

@@ -14,11 +14,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tests.compat.waiting import WITHIN_S, eventually
+from tests.support.waiting import WITHIN_S, eventually
 
 HERE = Path(__file__).parent
-LONGEST_LINE = 2**26
-HEARD = (
+MAX_LINE = 2**26
+RECEIVED = (
     "waiting", "active", "completed", "failed", "stalled", "progress",
     "drained", "paused", "resumed", "duplicated", "debounced",
 )  # fmt: skip
@@ -57,7 +57,7 @@ class Driver:
     async def start(cls) -> Driver:
         return cls(
             await asyncio.create_subprocess_exec(
-                "node", "driver.mjs", cwd=HERE, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=LONGEST_LINE
+                "node", "driver.mjs", cwd=HERE, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=MAX_LINE
             )
         )
 
@@ -70,7 +70,7 @@ class Driver:
         handle = f"q{next(self._numbers)}"
         queue = self._queues[handle] = NodeQueue(self, handle)
         await self.ask("open", queue=handle, name=name, redis=redis, options={"prefix": prefix, **options})
-        await self.ask("listen", queue=handle, events=[f"global:{event}" for event in HEARD])
+        await self.ask("listen", queue=handle, events=[f"global:{event}" for event in RECEIVED])
         return queue
 
     async def ask(self, command: str, *, within_s: float = WITHIN_S, **fields: Any) -> Any:
@@ -107,10 +107,10 @@ class Driver:
     async def _read(self) -> None:
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
-            self._hear(json.loads(line))
+            self._receive(json.loads(line))
         self._fail(self.fatal or "node has ended")
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> None:
         if "event" in message:
             queue = self._queues.get(message["queue"])
             if queue is not None:
@@ -123,10 +123,10 @@ class Driver:
             else:
                 future.set_result(message["value"])
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         for future in self._asked.values():
             if not future.done():
-                future.set_exception(NodeError(why))
+                future.set_exception(NodeError(reason))
 
 
 @dataclass(slots=True)
@@ -169,7 +169,7 @@ class NodeQueue:
     async def state(self, job_id: str) -> str:
         return str(await self.job(job_id, "getState"))
 
-    def heard(self, name: str, job_id: str | None = None) -> list[Event]:
+    def received(self, name: str, job_id: str | None = None) -> list[Event]:
         """The events of this name (about this job) so far."""
         return [e for e in self.events if e.name == name and (job_id is None or e.job_id == job_id)]
 
@@ -177,7 +177,7 @@ class NodeQueue:
         """Wait until an event has come `times` times; returns the last of them."""
 
         async def look() -> list[Event]:
-            return self.heard(name, job_id)[times - 1 :]
+            return self.received(name, job_id)[times - 1 :]
 
         return (await eventually(look, within_s=within_s))[0]
 

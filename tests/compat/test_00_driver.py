@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.keys import Keys
 from tests.compat import flowstate_mails
 from tests.compat.driver import Driver, NodeError, NodeQueue
 

@@ -8,12 +8,12 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.work.fate import LONGEST_REASON
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.worker.results import MAX_REASON_LENGTH
 from tests.compat import flowstate_mails
 from tests.compat.driver import NodeError, NodeQueue
-from tests.compat.waiting import hash_of, number, passed
 from tests.compat.worker import Worker
+from tests.support.waiting import hash_of, number, passed
 
 pytestmark = pytest.mark.node
 
@@ -48,10 +48,10 @@ async def test_02_mails_with_flowstates_options_leave_nothing_behind(
         await q.add(kind, flowstate_mails.data(kind), **flowstate_mails.options(kind)) for kind in flowstate_mails.KINDS
     ]
     await q.hears("completed", times=len(added))
-    remaining = {key async for key in redis.scan_iter(keys("*")) if not key.startswith(keys.ours(""))}
+    remaining = {key async for key in redis.scan_iter(keys("*")) if not key.startswith(keys.own(""))}
     # The gate of the stalled check is there only if a check had something to look at.
     assert remaining - {keys("stalled-check")} == {keys("id")}
-    completed = q.heard("completed")
+    completed = q.received("completed")
     assert sorted(event.job_id for event in completed) == sorted(added)
     assert all(json.loads(event.args[1])["to"] for event in completed)
 
@@ -82,8 +82,8 @@ async def test_05_an_unknown_name_is_an_ordinary_failed_attempt(
     job = await hash_of(redis, keys, job_id)
     assert job["failedReason"] == "Missing process handler for job type nobody-knows"
     assert job["attemptsMade"] == "2"
-    assert len(q.heard("active", job_id)) == 2
-    assert len(q.heard("failed", job_id)) == 1
+    assert len(q.received("active", job_id)) == 2
+    assert len(q.received("failed", job_id)) == 1
 
 
 async def test_09_remove_on_fail_keeps_nothing_or_the_newest(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
@@ -104,8 +104,8 @@ async def test_10_remove_on_complete_keeps_by_count_and_by_age(
 ) -> None:
     """At every step the set and the hashes agree with the last job's wish for the whole set."""
 
-    async def run(wish: object) -> str:
-        job_id = await q.add("echo", {}, removeOnComplete=wish)
+    async def run(request: object) -> str:
+        job_id = await q.add("echo", {}, removeOnComplete=request)
         await q.hears("completed", job_id)
         return job_id
 
@@ -128,5 +128,5 @@ async def test_31_hostile_text_of_200_kb_makes_the_round_trip(
     assert await q.job(job_id, "finished") == {"said": long}
     failing = await q.add("throw", {"message": long})
     reason = (await q.hears("failed", failing)).args[1]
-    assert reason == long[:LONGEST_REASON] == await redis.hget(keys.job(failing), "failedReason")
+    assert reason == long[:MAX_REASON_LENGTH] == await redis.hget(keys.job(failing), "failedReason")
     assert (await q.job(failing, "toJSON"))["stacktrace"]

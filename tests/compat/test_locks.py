@@ -9,10 +9,10 @@ from asyncio.subprocess import Process
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import Driver, NodeQueue, OpenNode
-from tests.compat.waiting import eventually, number
 from tests.compat.worker import StartChild, StartWorker
+from tests.support.waiting import eventually, number
 
 pytestmark = pytest.mark.node
 
@@ -36,7 +36,7 @@ async def test_16_a_lock_is_renewed_as_long_as_its_job_runs(
     job_id = await q.add("echo", {"ms": 6_000})
     await q.hears("active", job_id)
     marked = longest = 0
-    while not q.heard("completed", job_id):
+    while not q.received("completed", job_id):
         async with redis.pipeline(transaction=True) as look:
             look.get(keys.lock(job_id))
             look.pttl(keys.lock(job_id))
@@ -51,8 +51,8 @@ async def test_16_a_lock_is_renewed_as_long_as_its_job_runs(
         await asyncio.sleep(0.05)
     await q.hears("completed", job_id)
     assert longest * 0.05 < 2 * 0.75  # two renewals
-    assert len(q.heard("active", job_id)) == 1
-    assert not q.heard("stalled")
+    assert len(q.received("active", job_id)) == 1
+    assert not q.received("stalled")
 
 
 async def test_19_tools_count_one_worker_a_process(q: NodeQueue, start_worker: StartWorker) -> None:
@@ -76,7 +76,7 @@ async def test_24_a_node_worker_recovers_the_job_of_a_killed_one(
     child.kill()
     await q.process("*", kind="return", value="by node")
     await q.hears("completed", job_id, within_s=15)
-    assert len(q.heard("completed", job_id)) == len(q.heard("stalled", job_id)) == 1
+    assert len(q.received("completed", job_id)) == len(q.received("stalled", job_id)) == 1
     assert await number(redis, keys, job_id, "stalledCounter") == 1
     assert await redis.hget(keys.job(job_id), "returnvalue") == '"by node"'
 
@@ -89,7 +89,7 @@ async def test_24_a_second_python_worker_recovers_it_too(
     child.kill()
     await start_worker(**SHORT)
     await q.hears("completed", job_id, within_s=15)
-    assert len(q.heard("completed", job_id)) == len(q.heard("stalled", job_id)) == 1
+    assert len(q.received("completed", job_id)) == len(q.received("stalled", job_id)) == 1
     assert await number(redis, keys, job_id, "stalledCounter") == 1
 
 
@@ -113,7 +113,7 @@ async def test_25_a_stopped_worker_lets_its_job_end(q: NodeQueue, start_child_wo
     child.terminate()
     await q.hears("completed", job_id)
     assert await child.wait() == 0
-    assert len(q.heard("active", job_id)) == 1
+    assert len(q.received("active", job_id)) == 1
 
 
 async def test_25_a_job_that_outlasts_the_drain_is_handed_back(

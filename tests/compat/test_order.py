@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.keys import Keys
 from tests.compat import flowstate_mails
 from tests.compat.driver import NodeQueue
-from tests.compat.waiting import eventually
 from tests.compat.worker import StartWorker, Worker
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.node
 
 
 def started(q: NodeQueue) -> list[str]:
     """Ids in the order in which they became active."""
-    return [event.job_id for event in q.heard("active")]
+    return [event.job_id for event in q.received("active")]
 
 
 async def test_12_priorities_run_in_bulls_order(q: NodeQueue, start_worker: StartWorker) -> None:
@@ -68,7 +68,7 @@ async def test_15_two_thousand_jobs_in_bulk_all_complete(q: NodeQueue, w: Worker
     ]
     added = await q.add_bulk(jobs)
     await q.hears("completed", times=2000, within_s=30)
-    assert sorted(event.job_id for event in q.heard("completed")) == sorted(added)
+    assert sorted(event.job_id for event in q.received("completed")) == sorted(added)
     assert len(set(added)) == 2000
     assert not any((await q.counts()).values())
     assert not await redis.exists(keys("priority"))
@@ -85,7 +85,7 @@ async def test_17_a_pause_lets_running_jobs_end_and_starts_none(
     await eventually(lambda: redis.exists(keys("active")), 0)
     await q.hears("waiting", await q.add("echo", {}))
     assert not await redis.exists(keys("wait"))
-    assert await redis.llen(keys("paused")) == 51 - len(q.heard("completed"))
+    assert await redis.llen(keys("paused")) == 51 - len(q.received("completed"))
     await q.call("resume")
     await q.hears("completed", times=51)
     names = [event.name for event in q.events]
@@ -125,7 +125,7 @@ async def test_27_a_burst_is_told_in_events(q: NodeQueue, w: Worker) -> None:
     added = await q.add_bulk([{"name": "echo", "data": {"ms": 10}} for _ in range(20)])
     await q.hears("completed", times=20)
     assert sorted(started(q)) == sorted(added)
-    assert sorted(event.job_id for event in q.heard("completed")) == sorted(added)
+    assert sorted(event.job_id for event in q.received("completed")) == sorted(added)
 
     async def drained_last() -> bool:
         names = [event.name for event in q.events]

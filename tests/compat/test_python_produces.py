@@ -8,32 +8,32 @@ import pytest
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.admin import QueueAdmin
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.events import JobWaiter, wait_until_finished
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.job import REMOVE, Backoff, NewJob
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.operator import Operator
-from flowstate_daemon.queue.watch import Watch, finished
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue, OpenNode
-from tests.compat.waiting import eventually, hash_of, number
+from tests.support.waiting import eventually, hash_of, number
 
 pytestmark = pytest.mark.node
 
 
 @pytest.fixture
-def bull(connection: Connection, keys: Keys) -> Bull:
+def bull(connection: Connection, keys: Keys) -> BullQueue:
     """The Python producer: the verbs of the queue, on the machine's own time."""
-    return Bull(connection, keys, Clock(), token="producer/1")
+    return BullQueue(connection, keys, Clock(), token="producer/1")
 
 
 @pytest.fixture
-def operator(connection: Connection, keys: Keys) -> Operator:
+def operator(connection: Connection, keys: Keys) -> QueueAdmin:
     """The Python side's hands."""
-    return Operator(connection, keys, Clock(), token="operator/1")
+    return QueueAdmin(connection, keys, Clock(), token="operator/1")
 
 
-async def test_32_node_reads_a_job_as_python_wrote_it(q: NodeQueue, bull: Bull) -> None:
+async def test_32_node_reads_a_job_as_python_wrote_it(q: NodeQueue, bull: BullQueue) -> None:
     """Handler and `getJob()` see the name, the data, the options, a text id and the time of adding."""
     data = {"type": "welcome", "to": "ada@example.org", "context": {"name": 'Zoë "🙂" \\'}}
     backoff = Backoff("exponential", 2000)
@@ -53,7 +53,7 @@ async def test_32_node_reads_a_job_as_python_wrote_it(q: NodeQueue, bull: Bull) 
 
 
 async def test_33_python_and_node_agree_on_the_place_of_a_priority(
-    q: NodeQueue, open_node: OpenNode, bull: Bull, redis: Redis, keys: Keys
+    q: NodeQueue, open_node: OpenNode, bull: BullQueue, redis: Redis, keys: Keys
 ) -> None:
     """The same sequence of priorities, added by turns or by node alone, gives the same list."""
     sequence = [10, 5, 0, 1, 10, 1, 5, 0, 5, 10, 1, 1, 0, 5]
@@ -67,15 +67,15 @@ async def test_33_python_and_node_agree_on_the_place_of_a_priority(
             await q.add("any", {}, **options)
         else:
             await bull.add(NewJob("any", {}, priority=priority))
-    ours, theirs = keys, Keys(f"{keys.prefix}-alone", keys.name)
-    assert await redis.lrange(ours("paused"), 0, -1) == await redis.lrange(theirs("paused"), 0, -1)
-    assert await redis.get(ours("id")) == await redis.get(theirs("id"))
-    scores = [await redis.zrange(each("priority"), 0, -1, withscores=True) for each in (ours, theirs)]
+    own, other = keys, Keys(f"{keys.prefix}-alone", keys.name)
+    assert await redis.lrange(own("paused"), 0, -1) == await redis.lrange(other("paused"), 0, -1)
+    assert await redis.get(own("id")) == await redis.get(other("id"))
+    scores = [await redis.zrange(each("priority"), 0, -1, withscores=True) for each in (own, other)]
     assert scores[0] == scores[1]
 
 
 async def test_34_an_idle_node_worker_starts_a_delayed_job_in_time(
-    q: NodeQueue, bull: Bull, redis: Redis, keys: Keys
+    q: NodeQueue, bull: BullQueue, redis: Redis, keys: Keys
 ) -> None:
     """It learns the due time from our announcement; the score's low bits are the counter."""
     await q.process(kind="echo")
@@ -87,7 +87,9 @@ async def test_34_an_idle_node_worker_starts_a_delayed_job_in_time(
     assert 500 <= run.at - int(job["timestamp"]) < 700
 
 
-async def test_35_a_job_added_while_paused_waits_in_paused(q: NodeQueue, bull: Bull, redis: Redis, keys: Keys) -> None:
+async def test_35_a_job_added_while_paused_waits_in_paused(
+    q: NodeQueue, bull: BullQueue, redis: Redis, keys: Keys
+) -> None:
     """It is not in `wait`, where a resume would destroy it, and runs after the resume."""
     await q.process(kind="echo")
     await q.call("pause")
@@ -98,7 +100,7 @@ async def test_35_a_job_added_while_paused_waits_in_paused(q: NodeQueue, bull: B
     await q.hears("completed", times=2)
 
 
-async def test_36_an_existing_id_is_a_duplicate(q: NodeQueue, bull: Bull) -> None:
+async def test_36_an_existing_id_is_a_duplicate(q: NodeQueue, bull: BullQueue) -> None:
     """Node hears of the duplicate and runs the job once."""
     await q.process(kind="echo")
     await q.call("pause")
@@ -110,17 +112,17 @@ async def test_36_an_existing_id_is_a_duplicate(q: NodeQueue, bull: Bull) -> Non
     assert await q.job("slot-7", "finished") == {"n": 1}
     last = await bull.add(NewJob("any", {}))
     await q.hears("completed", last.id)
-    assert len(q.heard("run")) == 2
+    assert len(q.received("run")) == 2
 
 
 async def test_37_node_applies_the_backoff_that_python_wrote(
-    q: NodeQueue, bull: Bull, connection: Connection, keys: Keys
+    q: NodeQueue, bull: BullQueue, connection: Connection, keys: Keys
 ) -> None:
     """Two failing runs with the delay between them; Python then reads the reason and both stack traces."""
     await q.process(kind="throw", message='no "luck"')
     added = await bull.add(NewJob("any", {}, attempts=2, backoff=Backoff("fixed", 300)))
     await q.hears("failed", added.id)
-    first, second = q.heard("run")
+    first, second = q.received("run")
     assert 300 <= second.at - first.at < 900
     job = await Inspector(connection, keys).job(added.id)
     assert job is not None
@@ -129,24 +131,24 @@ async def test_37_node_applies_the_backoff_that_python_wrote(
 
 
 async def test_38_python_waits_for_a_job_that_node_runs(
-    q: NodeQueue, bull: Bull, connection: Connection, keys: Keys
+    q: NodeQueue, bull: BullQueue, connection: Connection, keys: Keys
 ) -> None:
     """It gets the value or the reason, also when the job removes itself, and also after the end."""
     await q.process("good", kind="echo", ms=100)
     await q.process("bad", kind="throw", message="no luck", ms=100)
-    async with Watch(connection, keys) as watch:
+    async with JobWaiter(connection, keys) as watch:
         kept = await bull.add(NewJob("good", {"n": 1}))
         removed = await bull.add(NewJob("good", {"n": 2}, remove_on_complete=REMOVE))
         bad = await bull.add(NewJob("bad", {}, remove_on_fail=REMOVE))
-        ends = [await watch.finished(job.id, 5) for job in (kept, removed, bad)]
+        ends = [await watch.wait(job.id, 5) for job in (kept, removed, bad)]
     assert [end.state for end in ends] == ["completed", "completed", "failed"]
     assert [json.loads(end.returnvalue or b"null") for end in ends[:2]] == [{"n": 1}, {"n": 2}]
     assert ends[2].reason == "no luck"
-    late = await finished(connection, keys, kept.id, 5)
+    late = await wait_until_finished(connection, keys, kept.id, 5)
     assert json.loads(late.returnvalue or b"null") == {"n": 1}
 
 
-async def test_39_five_thousand_jobs_in_batches(q: NodeQueue, bull: Bull, redis: Redis, keys: Keys) -> None:
+async def test_39_five_thousand_jobs_in_batches(q: NodeQueue, bull: BullQueue, redis: Redis, keys: Keys) -> None:
     """Every id is new, the counter stands at 5000, and node completes them all."""
     added = await bull.add_many([NewJob("any", {"n": n}, priority=n % 4) for n in range(5000)])
     assert len({job.id for job in added}) == 5000
@@ -156,7 +158,7 @@ async def test_39_five_thousand_jobs_in_batches(q: NodeQueue, bull: Bull, redis:
     assert (await q.counts())["completed"] == 5000
 
 
-async def test_40_node_obeys_pythons_pause(q: NodeQueue, operator: Operator) -> None:
+async def test_40_node_obeys_pythons_pause(q: NodeQueue, operator: QueueAdmin) -> None:
     """`isPaused()` and the events follow Python's pause and resume."""
     await operator.pause()
     assert await q.call("isPaused") is True
@@ -167,7 +169,7 @@ async def test_40_node_obeys_pythons_pause(q: NodeQueue, operator: Operator) -> 
 
 
 async def test_41_a_job_retried_by_python_runs_in_node(
-    q: NodeQueue, open_node: OpenNode, operator: Operator, redis: Redis, keys: Keys
+    q: NodeQueue, open_node: OpenNode, operator: QueueAdmin, redis: Redis, keys: Keys
 ) -> None:
     """Python's retry clears and stamps what Bull's does; the node worker runs the job again."""
     job_id = await q.add("any", {})
@@ -186,7 +188,7 @@ async def test_41_a_job_retried_by_python_runs_in_node(
 
 
 async def test_42_python_and_node_read_the_same_queue(
-    q: NodeQueue, open_node: OpenNode, bull: Bull, connection: Connection, keys: Keys
+    q: NodeQueue, open_node: OpenNode, bull: BullQueue, connection: Connection, keys: Keys
 ) -> None:
     """Counts, states and pages agree on a queue with jobs in every state."""
     await q.process("good", kind="echo", ms=0)
@@ -205,9 +207,9 @@ async def test_42_python_and_node_read_the_same_queue(
         await q.add("good", {"n": n}, priority=n)
 
     inspector = Inspector(connection, keys)
-    theirs, ours = await q.counts(), await inspector.counts()
-    assert {name: getattr(ours, name.replace("waiting", "wait")) for name in theirs} == theirs
-    assert theirs == {"waiting": 0, "active": 1, "completed": 7, "failed": 7, "delayed": 7, "paused": 3}
+    other, own = await q.counts(), await inspector.counts()
+    assert {name: getattr(own, name.replace("waiting", "wait")) for name in other} == other
+    assert other == {"waiting": 0, "active": 1, "completed": 7, "failed": 7, "delayed": 7, "paused": 3}
     for state in ("completed", "failed", "delayed", "active", "paused"):
         for first, last in ((0, -1), (1, 3)):
             page = await q.call("getJobs", [state], first, last)

@@ -7,10 +7,10 @@ import json
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue
-from tests.compat.waiting import eventually, hash_of, number
 from tests.compat.worker import Worker
+from tests.support.waiting import eventually, hash_of, number
 
 pytestmark = pytest.mark.node
 
@@ -38,7 +38,7 @@ async def test_06_exponential_backoff_waits_two_then_four_seconds(
         job = await hash_of(redis, keys, job_id)
         assert due - int(job["processedOn"]) == pytest.approx(delay_ms, abs=50)
         assert not await redis.exists(keys("active"), keys.lock(job_id))
-        assert not q.heard("failed")
+        assert not q.received("failed")
         await q.job(job_id, "promote")  # nobody needs to wait for the rest of it
     await q.hears("failed", job_id)
     assert await number(redis, keys, job_id, "attemptsMade") == 3
@@ -78,7 +78,7 @@ async def test_11_a_delayed_job_starts_when_due(q: NodeQueue, w: Worker, redis: 
     job = await hash_of(redis, keys, job_id)
     assert 1000 <= int(job["processedOn"]) - int(job["timestamp"]) < 1300
     assert job["delay"] == "0"
-    assert q.heard("waiting", job_id)
+    assert q.received("waiting", job_id)
 
 
 async def test_20_a_failed_job_retried_by_hand_runs_once_more(

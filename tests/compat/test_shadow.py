@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue
 from tests.compat.flowstate_mails import KINDS, all_nine, data
 from tests.support.daemon import Daemon, eventually
@@ -56,7 +56,7 @@ async def compared(shadow: Daemon, count: int) -> dict[str, int]:
 
     async def all_of_them() -> bool:
         _, page = await shadow.look("/metrics")
-        rows = re.findall(r'flowstate_shadow_compared_total\{.*result="(\w+)"\} (\d+)', page)
+        rows = re.findall(r'flowstate_shadow_comparisons_total\{.*result="(\w+)"\} (\d+)', page)
         found.clear()
         for result, number in rows:
             found[result] = found.get(result, 0) + int(number)
@@ -70,10 +70,10 @@ async def judged(shadow: Daemon, count: int) -> list[dict[str, Any]]:
     """The lines of that many jobs."""
 
     async def all_of_them() -> bool:
-        return len(shadow.events("shadow_judged")) >= count
+        return len(shadow.events("shadow_predicted")) >= count
 
     await eventually(all_of_them, f"{count} judged")
-    return shadow.events("shadow_judged")
+    return shadow.events("shadow_predicted")
 
 
 async def everything(url: str, keys: Keys) -> dict[bytes, tuple[bytes, int]]:
@@ -101,7 +101,7 @@ async def test_the_same_nine_mails_come_out_the_same(
     assert {line["would"] for line in lines} == {"send"}
     assert all(line["html_bytes"] > 1_000 for line in lines)
     assert "482913" not in shadow.log_text()
-    assert len(q.heard("run")) == 9
+    assert len(q.received("run")) == 9
     assert provider.accepted == []
 
 
@@ -117,15 +117,15 @@ async def test_differences_are_told_with_both_reasons(q: NodeQueue, make_shadow:
         for name, kind in (("otp", "return"), ("welcome", "return"), ("overdue-summary", "throw")):
             await q.process(name, kind=kind, message="Missing helper: formatDate")
         assert await compared(shadow, 3) == {"same": 0, "different": 3, "unseen": 0}
-    told = {line["kind"]: line for line in shadow.events("shadow_differs")}
-    assert {kind: (line["would"], line["bull"]) for kind, line in told.items()} == {
+    output = {line["kind"]: line for line in shadow.events("shadow_mismatch")}
+    assert {kind: (line["would"], line["bull"]) for kind, line in output.items()} == {
         "otp": ("expire", "sent"),
         "welcome": ("fail", "sent"),
         "overdue-summary": ("send", "failed"),
     }
-    assert "valid for 10 min" in told["otp"]["reason"]
-    assert "address" in told["welcome"]["reason"]
-    assert told["overdue-summary"]["bull_reason"] == "Missing helper: formatDate"
+    assert "valid for 10 min" in output["otp"]["reason"]
+    assert "address" in output["welcome"]["reason"]
+    assert output["overdue-summary"]["bull_reason"] == "Missing helper: formatDate"
 
 
 async def test_a_job_is_judged_once_however_often_it_is_tried(q: NodeQueue, make_shadow: MakeShadow) -> None:
@@ -138,7 +138,7 @@ async def test_a_job_is_judged_once_however_often_it_is_tried(q: NodeQueue, make
         await q.hears("failed", job_id)
         assert await compared(shadow, 1) == {"same": 0, "different": 1, "unseen": 0}
         assert len(await judged(shadow, 1)) == 1
-    assert len(q.heard("run")) == 3
+    assert len(q.received("run")) == 3
 
 
 async def test_a_backlog_is_seen_and_no_trace_is_left(
@@ -157,7 +157,7 @@ async def test_a_backlog_is_seen_and_no_trace_is_left(
         assert len(await judged(shadow, 9)) == 9
         status, page = await shadow.look("/metrics")
         assert (status, 'flowstate_queue_jobs{state="wait"} 9.0' in page) == (200, True)
-        seen = await heard_so_far(redis, monitor)
+        seen = await received_so_far(redis, monitor)
     assert await everything(valkey_url, keys) == before
     assert await redis.execute_command("ACL", "LOG") == []
     await redis.execute_command("ACL", "DELUSER", "onlooker")
@@ -166,7 +166,7 @@ async def test_a_backlog_is_seen_and_no_trace_is_left(
     assert {name for name, (row,) in flags.items() if "write" in str(row) or name == "publish"} == set()
 
 
-async def heard_so_far(redis: Redis, monitor: Any) -> set[str]:
+async def received_so_far(redis: Redis, monitor: Any) -> set[str]:
     """The names of all commands that the server has got, scripts' own included, up to now."""
     await redis.execute_command("ECHO", "that is all")
     names: set[str] = set()
@@ -187,7 +187,7 @@ async def test_it_says_what_it_is(q: NodeQueue, make_shadow: MakeShadow, redis: 
         assert await redis.keys(f"{keys.base}flowstate:*") == []
         shadow.send(15)
         assert await shadow.ended() == 0
-    assert shadow.events("shadow_ended")[0]["same"] == 0
+    assert shadow.events("shadow_summary")[0]["same"] == 0
 
 
 async def test_a_shadow_that_lost_redis_looks_again(make_shadow: MakeShadow, redis: Redis, keys: Keys) -> None:

@@ -16,20 +16,20 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import Retry
-from flowstate_daemon.base.instruments import Instruments
+from flowstate_daemon.base.errors import RetryableError
+from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.base.vitals import Vitals
-from flowstate_daemon.mail.catalogue import KINDS, read_request
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.base.service import ServiceContext
+from flowstate_daemon.mail.kinds import KINDS, parse_request
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.events import QueueEvents
 from flowstate_daemon.queue.lease import Lease, connection_name
-from flowstate_daemon.queue.repeat import Repeats
-from flowstate_daemon.queue.signals import Signals
-from flowstate_daemon.work.engine import Engine, EngineSettings, Way
-from flowstate_daemon.work.inflight import Run
-from flowstate_daemon.work.lane import Lane
+from flowstate_daemon.queue.repeat import RepeatableJobs
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.send_gate import SendGate
+from flowstate_daemon.worker.in_flight import JobRun
+from flowstate_daemon.worker.worker import Way, Worker, WorkerOptions
 
 STOP_WITHIN_S = 10.0
 
@@ -38,8 +38,8 @@ STOP_WITHIN_S = 10.0
 class Call:
     """What a performer gets: the parsed data, and the two verbs it may use meanwhile."""
 
-    bull: Bull
-    run: Run
+    bull: BullQueue
+    run: JobRun
     data: Any
 
     async def report(self, value: Any) -> None:
@@ -61,7 +61,7 @@ async def echo(call: Call) -> Any:
 async def throw(call: Call) -> Any:
     """Fail with `message`, if there is one: an ordinary failed attempt."""
     if "message" in call.data:
-        raise Retry(call.data["message"])
+        raise RetryableError(call.data["message"])
     return call.data
 
 
@@ -81,33 +81,33 @@ PERFORMERS: dict[str, Performer] = {
 }
 
 
-class Worker:
+class WorkerHarness:
     """One engine on one queue, as the daemon builds it."""
 
-    def __init__(self, url: str, keys: Keys, settings: EngineSettings) -> None:
+    def __init__(self, url: str, keys: Keys, settings: WorkerOptions) -> None:
         clock = Clock()
         instance = f"w{uuid4().hex[:8]}"
         token = f"{instance}/{uuid4().hex}"
         self._connection = Connection(url, client_name=connection_name(keys, token), block_s=5.0)
-        repeats = Repeats(self._connection, keys, clock, token=token)
-        self._bull = Bull(self._connection, keys, clock, token=token, lock_ms=settings.lock_ms, repeats=repeats)
+        repeats = RepeatableJobs(self._connection, keys, clock, token=token)
+        self._bull = BullQueue(self._connection, keys, clock, token=token, lock_ms=settings.lock_ms, repeats=repeats)
         self._lease = Lease(self._connection, keys, instance_id=instance, token=token)
-        instruments = Instruments(Vitals(clock), Metrics(PERFORMERS), clock)
+        context = ServiceContext(HealthRegistry(clock), Metrics(PERFORMERS), clock)
         self.token = token
-        self.engine = Engine(
+        self.worker = Worker(
             self._bull,
-            Signals(self._connection, keys),
+            QueueEvents(self._connection, keys),
             self._lease,
-            Way(self._perform, Lane(instruments.vitals, instruments.metrics, clock)),
+            Way(self._perform, SendGate(context.health, context.metrics, clock)),
             settings,
-            instruments,
+            context,
         )
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self._connection.open()
         await self._lease.acquire()
-        self._running = asyncio.create_task(self.engine.run(), name="W")
+        self._running = asyncio.create_task(self.worker.run(), name="W")
 
     async def ended(self) -> None:
         """Await the end of the engine; raises what it raised."""
@@ -119,25 +119,25 @@ class Worker:
         await self._connection.close()
 
     async def stop(self) -> None:
-        self.engine.stop()
+        self.worker.stop()
         async with asyncio.timeout(STOP_WITHIN_S):
             await self.ended()
 
-    async def _perform(self, run: Run) -> Any:
+    async def _perform(self, run: JobRun) -> Any:
         performer = PERFORMERS.get(run.job.name)
         if performer is None:
-            read_request(run.job.name, run.job.data)  # the product's own words about a name it does not know
+            parse_request(run.job.name, run.job.data)  # the product's own words about a name it does not know
             raise AssertionError(f"{run.job.name} is a kind of mail that no performer plays")
         return await performer(Call(self._bull, run, run.job.payload()))
 
 
-StartWorker: TypeAlias = Callable[..., Awaitable[Worker]]
+StartWorker: TypeAlias = Callable[..., Awaitable[WorkerHarness]]
 StartChild: TypeAlias = Callable[..., Awaitable[Process]]
 
 
-async def start_child(url: str, keys: Keys, settings: EngineSettings) -> Process:
+async def start_child(url: str, keys: Keys, settings: WorkerOptions) -> Process:
     """W in a process of its own, to be killed by the test."""
-    numbers = (settings.concurrency, settings.lock_ms, settings.stalled_interval_ms, settings.drain_s)
+    numbers = (settings.concurrency, settings.lock_ms, settings.stalled_interval_ms, settings.shutdown_timeout_s)
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.compat.worker", url, keys.prefix, keys.name, *map(str, numbers),
         stdout=DEVNULL,
@@ -154,8 +154,8 @@ async def main() -> None:
     parser.add_argument("drain_s", type=float)
     given = vars(parser.parse_args())
     url, keys = given.pop("url"), Keys(given.pop("prefix"), given.pop("name"))
-    worker = Worker(url, keys, EngineSettings(**given))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.engine.stop)
+    worker = Worker(url, keys, WorkerOptions(**given))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.worker.stop)
     await worker.start()
     await worker.ended()
 

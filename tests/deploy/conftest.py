@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.keys import Keys
 from tests.deploy.containers import HERE, IMAGE, PODMAN, called
-from tests.deploy.guest import Guest, provide_base
+from tests.deploy.guest import NspawnGuest, provide_base
 from tests.deploy.service import CERTIFICATES, INSTALL_S, MAKE, ROOT, SOURCE, Host, Unit
 from tests.support.fake_resend import FakeResend
 
@@ -35,7 +35,7 @@ async def image() -> AsyncIterator[str]:
 async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
     """A booted guest in which `make install` has been run."""
     binds = {ROOT: SOURCE, CERTIFICATES: str(CERTIFICATES)}
-    guest = Guest(await provide_base(), tmp_path_factory.mktemp("guest"), binds)
+    guest = NspawnGuest(await provide_base(), tmp_path_factory.mktemp("guest"), binds)
     await guest.boot()
     try:
         said = await guest.sure(*MAKE, "install", within_s=INSTALL_S)
@@ -67,4 +67,4 @@ def settings(valkey_url: str, keys: Keys, provider: FakeResend) -> dict[str, str
 async def unit(host: Host, settings: dict[str, str]) -> AsyncIterator[Unit]:
     """The service, not started."""
     yield await host.prepare(**settings)
-    await host.forget()
+    await host.cleanup()

@@ -20,14 +20,14 @@ PATIENCE_S = 60.0
 
 
 async def called(
-    *words: str | Path,
+    *text: str | Path,
     within_s: float = PATIENCE_S,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str, str]:
     """Exit code, output and complaints of a program."""
     process = await asyncio.create_subprocess_exec(
-        *map(str, words),
+        *map(str, text),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=folder,
@@ -44,10 +44,10 @@ async def called(
     return process.returncode, said.decode(), complained.decode()
 
 
-async def podman(*words: str, within_s: float = PATIENCE_S) -> str:
+async def podman(*text: str, within_s: float = PATIENCE_S) -> str:
     """What podman answers; fails with its complaints."""
-    code, said, complained = await called(PODMAN, *words, within_s=within_s)
-    assert code == 0, f"podman {' '.join(words)}: {complained or said}"
+    code, said, complained = await called(PODMAN, *text, within_s=within_s)
+    assert code == 0, f"podman {' '.join(text)}: {complained or said}"
     return said.strip()
 
 
@@ -57,14 +57,14 @@ class Container:
     def __init__(self, name: str = "") -> None:
         self.name = name or f"flowstate-test-{uuid4().hex[:8]}"
 
-    async def start(self, *words: str, environment: Mapping[str, str], options: tuple[str, ...] = LOCKED) -> None:
+    async def start(self, *text: str, environment: Mapping[str, str], options: tuple[str, ...] = LOCKED) -> None:
         """Start the image detached, on the host's network: the test's stores are on its loopback."""
         variables = [f"--env={name}={value}" for name, value in environment.items()]
-        await podman("run", "--detach", "--name", self.name, "--network=host", *options, *variables, IMAGE, *words)
+        await podman("run", "--detach", "--name", self.name, "--network=host", *options, *variables, IMAGE, *text)
 
-    async def run(self, *words: str) -> tuple[int, str]:
+    async def run(self, *text: str) -> tuple[int, str]:
         """A command inside: its exit code and output."""
-        code, said, _ = await called(PODMAN, "exec", self.name, *words)
+        code, said, _ = await called(PODMAN, "exec", self.name, *text)
         return code, said
 
     async def python(self, script: str) -> str:

@@ -37,14 +37,14 @@ async def provide_base() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CommandResult:
     """How a command in the guest ended, and what it printed on both streams."""
 
     code: int
     output: str
 
 
-class Guest:
+class NspawnGuest:
     """One boot. `binds` are folders of this machine that the guest may read, by their place in it."""
 
     def __init__(self, base: Path, folder: Path, binds: Mapping[Path, str]) -> None:
@@ -60,7 +60,7 @@ class Guest:
         command = [
             "systemd-nspawn", "--quiet", "--boot", f"--directory={self._base}", "--volatile=overlay",
             f"--machine={self._name}", "--console=read-only", "--register=no",
-            *(f"--bind-ro={ours}:{theirs}" for ours, theirs in self._binds.items()),
+            *(f"--bind-ro={own}:{other}" for own, other in self._binds.items()),
         ]  # fmt: skip
         groups = [] if Path("/run/systemd/system").exists() else self._cgroups()
         if groups:
@@ -107,7 +107,7 @@ class Guest:
         done = await self.run("systemctl", "is-system-running")
         return done.output.strip() in {"running", "degraded"}
 
-    async def run(self, *command: str, stdin: str = "", within_s: float = 60.0) -> Done:
+    async def run(self, *command: str, stdin: str = "", within_s: float = 60.0) -> CommandResult:
         """Run a command as the guest's root."""
         inside = ["nsenter", "-t", str(self._leader), "-a", "env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
         process = await asyncio.create_subprocess_exec(
@@ -124,7 +124,7 @@ class Guest:
                 process.kill()
                 await process.wait()
         assert process.returncode is not None
-        return Done(process.returncode, output.decode(errors="replace"))
+        return CommandResult(process.returncode, output.decode(errors="replace"))
 
     async def sure(self, *command: str, stdin: str = "", within_s: float = 60.0) -> str:
         """Run a command that must succeed; what it printed."""

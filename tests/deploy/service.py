@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from flowstate_daemon.dev.embedded import free_port
-from tests.deploy.guest import Done, Guest
+from tests.deploy.guest import CommandResult, NspawnGuest
 from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 
@@ -30,12 +30,12 @@ LOOK_S = 0.1
 class Unit:
     """One unit of the guest, such as `flowstate-daemon@8081`, on a port of its own."""
 
-    def __init__(self, guest: Guest, name: str, port: int) -> None:
+    def __init__(self, guest: NspawnGuest, name: str, port: int) -> None:
         self.guest = guest
         self.name = name
         self.port = port
 
-    async def ctl(self, word: str, *, within_s: float = PATIENCE_S) -> Done:
+    async def ctl(self, word: str, *, within_s: float = PATIENCE_S) -> CommandResult:
         return await self.guest.run("systemctl", word, f"{self.name}.service", within_s=within_s)
 
     async def sure(self, word: str) -> None:
@@ -108,7 +108,7 @@ class Unit:
 class Host:
     """The guest with the daemon installed. Each test gives it an environment; `forget` leaves the next a clean host."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: NspawnGuest) -> None:
         self.guest = guest
         self.usual = Unit(guest, "flowstate-daemon", free_port())
 
@@ -123,7 +123,7 @@ class Host:
         port = free_port()
         return Unit(self.guest, f"flowstate-daemon@{port}", port)
 
-    async def forget(self) -> None:
+    async def cleanup(self) -> None:
         """Stop everything, and take away what tests have written."""
         script = """
         systemctl stop 'flowstate-daemon*'

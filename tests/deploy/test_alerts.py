@@ -27,57 +27,64 @@ HEALTHY = {
     f"flowstate_live{{{WHO}}}": (1, 0),
     f"flowstate_ready{{{WHO}}}": (1, 0),
     f"flowstate_redis_up{{{WHO}}}": (1, 0),
-    f"flowstate_lane_open{{{WHO}}}": (1, 0),
+    f"flowstate_provider_account_ok{{{WHO}}}": (1, 0),
     f"flowstate_queue_paused{{{WHO}}}": (0, 0),
-    f"flowstate_queue_oldest_waiting_seconds{{{WHO}}}": (3, 0),
+    f"flowstate_queue_latency_seconds{{{WHO}}}": (3, 0),
     f'flowstate_queue_jobs{{{WHO}, state="failed"}}': (40, 0),
-    f"flowstate_journal_outcomes{{{WHO}}}": (10, 0),
-    f'flowstate_loop_silence_seconds{{{WHO}, loop="ledger_writer"}}': (1, 0),
+    f"flowstate_ledger_backlog_entries{{{WHO}}}": (10, 0),
+    f'flowstate_service_heartbeat_age_seconds{{{WHO}, loop="ledger_writer"}}': (1, 0),
     f"flowstate_locks_lost_total{{{WHO}}}": (2, 0),
     f"flowstate_jobs_stalled_total{{{WHO}}}": (2, 0),
     f'flowstate_mails_total{{{WHO}, kind="otp", ending="sent"}}': (0, 60),
     f'flowstate_mails_total{{{WHO}, kind="otp", ending="expired"}}': (1, 0),
     f'flowstate_mails_total{{{WHO}, kind="welcome", ending="failed"}}': (1, 0),
-    f'flowstate_mail_wait_seconds_bucket{{{WHO}, kind="otp", le="0.1"}}': (0, 60),
-    f'flowstate_mail_wait_seconds_bucket{{{WHO}, kind="otp", le="15"}}': (0, 60),
-    f'flowstate_mail_wait_seconds_bucket{{{WHO}, kind="otp", le="+Inf"}}': (0, 60),
-    f'flowstate_provider_answer_seconds_count{{{WHO}, answer="accepted"}}': (0, 60),
-    f'flowstate_provider_answer_seconds_count{{{WHO}, answer="network"}}': (0, 1),
-    f'flowstate_provider_answer_seconds_count{{{WHO}, answer="quota"}}': (1, 0),
-    f'flowstate_loop_lag_seconds_bucket{{{WHO}, le="0.01"}}': (0, 600),
-    f'flowstate_loop_lag_seconds_bucket{{{WHO}, le="1"}}': (0, 600),
-    f'flowstate_loop_lag_seconds_bucket{{{WHO}, le="+Inf"}}': (0, 600),
-    f'flowstate_redis_round_trip_seconds_bucket{{{WHO}, le="0.01"}}': (0, 60),
-    f'flowstate_redis_round_trip_seconds_bucket{{{WHO}, le="1"}}': (0, 60),
-    f'flowstate_redis_round_trip_seconds_bucket{{{WHO}, le="+Inf"}}': (0, 60),
+    f'flowstate_mail_latency_seconds_bucket{{{WHO}, kind="otp", le="0.1"}}': (0, 60),
+    f'flowstate_mail_latency_seconds_bucket{{{WHO}, kind="otp", le="15"}}': (0, 60),
+    f'flowstate_mail_latency_seconds_bucket{{{WHO}, kind="otp", le="+Inf"}}': (0, 60),
+    f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="accepted"}}': (0, 60),
+    f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="network"}}': (0, 1),
+    f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="quota"}}': (1, 0),
+    f'flowstate_event_loop_lag_seconds_bucket{{{WHO}, le="0.01"}}': (0, 600),
+    f'flowstate_event_loop_lag_seconds_bucket{{{WHO}, le="1"}}': (0, 600),
+    f'flowstate_event_loop_lag_seconds_bucket{{{WHO}, le="+Inf"}}': (0, 600),
+    f'flowstate_redis_command_duration_seconds_bucket{{{WHO}, le="0.01"}}': (0, 60),
+    f'flowstate_redis_command_duration_seconds_bucket{{{WHO}, le="1"}}': (0, 60),
+    f'flowstate_redis_command_duration_seconds_bucket{{{WHO}, le="+Inf"}}': (0, 60),
 }
 # What is different when an alert must fire, by the beginning of a series; None: the series is not there.
 CASES: Mapping[str, Mapping[str, tuple[float, float] | None]] = {
     "FlowstateDown": {"up{": (0, 0)},
     "FlowstateAbsent": {"up{": None},
-    "FlowstateRestarts": {"process_start_time_seconds": (1_700_000_000, 60)},
+    "FlowstateRestarting": {"process_start_time_seconds": (1_700_000_000, 60)},
     "FlowstateStuck": {"flowstate_live": (0, 0)},
     "FlowstateNotReady": {"flowstate_ready": (0, 0)},
-    "FlowstateRedisAway": {"flowstate_redis_up": (0, 0)},
-    "FlowstateLaneClosed": {"flowstate_lane_open": (0, 0)},
-    "FlowstateQuotaUsedUp": {f'flowstate_provider_answer_seconds_count{{{WHO}, answer="quota': (0, 1)},
-    "FlowstateProviderFails": {f'flowstate_provider_answer_seconds_count{{{WHO}, answer="network': (0, 60)},
-    "FlowstateCodesLate": {f'flowstate_mail_wait_seconds_bucket{{{WHO}, kind="otp", le="0.1': (0, 30)},
-    "FlowstateCodesExpire": {f'flowstate_mails_total{{{WHO}, kind="otp", ending="expired': (0, 1)},
-    "FlowstateMailsWait": {"flowstate_queue_oldest_waiting_seconds": (1000, 60)},
+    "FlowstateRedisDown": {"flowstate_redis_up": (0, 0)},
+    "FlowstateProviderAccountRefused": {"flowstate_provider_account_ok": (0, 0)},
+    "FlowstateProviderQuotaExceeded": {
+        f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="quota': (0, 1)
+    },
+    "FlowstateProviderErrorRateHigh": {
+        f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="network': (0, 60)
+    },
+    "FlowstateCodeLatencyHigh": {f'flowstate_mail_latency_seconds_bucket{{{WHO}, kind="otp", le="0.1': (0, 30)},
+    "FlowstateCodesExpired": {f'flowstate_mails_total{{{WHO}, kind="otp", ending="expired': (0, 1)},
+    "FlowstateQueueLatencyHigh": {"flowstate_queue_latency_seconds": (1000, 60)},
     "FlowstateQueuePaused": {
         "flowstate_queue_paused": (1, 0),
-        "flowstate_queue_oldest_waiting_seconds": (1000, 60),  # which is nobody's fault then
+        "flowstate_queue_latency_seconds": (1000, 60),  # which is nobody's fault then
     },
-    "FlowstateMailsFail": {f'flowstate_mails_total{{{WHO}, kind="welcome", ending="failed': (0, 1)},
-    "FlowstateFailedGrow": {"flowstate_queue_jobs": (40, 1)},
+    "FlowstateMailsFailing": {f'flowstate_mails_total{{{WHO}, kind="welcome", ending="failed': (0, 1)},
+    "FlowstateFailedJobsGrowing": {"flowstate_queue_jobs": (40, 1)},
     "FlowstateLocksLost": {"flowstate_locks_lost_total": (0, 1)},
     "FlowstateJobsStalled": {"flowstate_jobs_stalled_total": (0, 1)},
-    "FlowstateLoopLags": {f'flowstate_loop_lag_seconds_bucket{{{WHO}, le="0.01': (0, 500)},
-    "FlowstateRedisSlow": {f'flowstate_redis_round_trip_seconds_bucket{{{WHO}, le="0.01': (0, 50)},
-    "FlowstateLedgerBehind": {"flowstate_journal_outcomes": (2000, 0)},
+    "FlowstateEventLoopLagHigh": {f'flowstate_event_loop_lag_seconds_bucket{{{WHO}, le="0.01': (0, 500)},
+    "FlowstateRedisLatencyHigh": {f'flowstate_redis_command_duration_seconds_bucket{{{WHO}, le="0.01': (0, 50)},
+    "FlowstateLedgerBacklogHigh": {"flowstate_ledger_backlog_entries": (2000, 0)},
     "nothing": {},
-    "nothing without a ledger": {"flowstate_journal_outcomes": (9999, 0), "flowstate_loop_silence_seconds": None},
+    "nothing without a ledger": {
+        "flowstate_ledger_backlog_entries": (9999, 0),
+        "flowstate_service_heartbeat_age_seconds": None,
+    },
 }
 
 
@@ -92,7 +99,7 @@ def series(case: str) -> list[dict[str, str]]:
     return [{"series": name, "values": f"{a}+{b}x{HOURS * 60}"} for name, (a, b) in shown.items()]
 
 
-def told_by_promtool(case: str, folder: Path) -> str:
+def output_by_promtool(case: str, folder: Path) -> str:
     """Empty when in this case exactly its own alert fires."""
     expected = [{"labels": f'{{alertname="{case}"}}', "value": 1}] if case in ALERTS else []
     question = {
@@ -122,7 +129,7 @@ def test_every_alert_has_its_case() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_in_each_case_its_own_alert_fires_and_no_other(case: str, tmp_path: Path) -> None:
     """Eight hours of samples, judged by promtool."""
-    assert told_by_promtool(case, tmp_path) == ""
+    assert output_by_promtool(case, tmp_path) == ""
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.deploy.service import APP, SETTINGS, SOURCE, Host, Unit, asked, sent
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 
@@ -43,17 +43,17 @@ async def test_a_reload_changes_what_it_can_and_names_the_rest(unit: Unit) -> No
     await unit.guest.write(SETTINGS, '[log]\nlevel = "debug"\n[queue]\nlock_ms = 40000\n', "0644")
     await unit.sure("reload")
     await reloaded(unit, "reloaded")
-    (told,), (rest,) = await unit.events("reloaded"), await unit.events("restart_needed")
-    assert told["changed"] == ["log.level: info → debug"]
-    assert rest["changed"] == ["queue.lock_ms: 30000 → 40000"]
+    (output,), (rest,) = await unit.events("reloaded"), await unit.events("restart_required")
+    assert output["changed"] == ["log.level: info → debug"]
+    assert rest["changed"] == ["queue.lock_duration_ms: 30000 → 40000"]
     assert (await unit.show("MainPID"), await unit.show("ActiveState")) == (pid, "active")
 
 
 async def reloaded(unit: Unit, event: str) -> None:
-    async def told() -> bool:
+    async def output() -> bool:
         return bool(await unit.events(event))
 
-    await eventually(told, event, within_s=30)
+    await eventually(output, event, within_s=30)
 
 
 async def test_a_reload_with_a_mistake_fails_and_changes_nothing(unit: Unit) -> None:

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.deploy.service import Host, Unit, sent
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.fake_resend import FakeResend
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
@@ -76,7 +76,7 @@ async def test_two_instances_share_the_work(
     host: Host, unit: Unit, settings: dict[str, str], provider: FakeResend, connection: Connection, redis: Redis
 ) -> None:
     """Each on its port and under its own name, each with a mail in hand, and each mail goes out once."""
-    await host.prepare(**settings, FLOWSTATE_QUEUE_CONCURRENCY="1", FLOWSTATE_QUEUE_URGENT_RESERVE="0")
+    await host.prepare(**settings, FLOWSTATE_QUEUE_CONCURRENCY="1", FLOWSTATE_QUEUE_URGENT_CONCURRENCY="0")
     both = [host.numbered() for _ in range(2)]
     for one in both:
         words = ("enable", "--now", f"{one.name}.socket", f"{one.name}.service")

@@ -10,10 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.deploy.service import APP, ENVIRONMENT, INSTALL_S, MAKE, SETTINGS, Host, Unit, sent
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 from tests.support.proxy import FaultProxy
@@ -97,8 +97,8 @@ async def test_secrets_come_as_credentials(
     await enqueue(connection, keys, 1)
     await sent(provider, 1)
     pid = await unit.show("MainPID")
-    told = await unit.guest.sure("cat", f"/proc/{pid}/environ") + (await unit.ctl("show")).output
-    assert provider.api_key not in told + await unit.journal()
+    output = await unit.guest.sure("cat", f"/proc/{pid}/environ") + (await unit.ctl("show")).output
+    assert provider.api_key not in output + await unit.journal()
 
 
 async def test_encrypted_secrets_come_as_credentials(
@@ -106,12 +106,12 @@ async def test_encrypted_secrets_come_as_credentials(
 ) -> None:
     """As docs/systemd.md tells: sealed with the host's key, named in a drop-in; it wins over a plain file."""
     await host.prepare(**{name: value for name, value in settings.items() if name != "RESEND_API_KEY"})
-    sealed = "/etc/credstore.encrypted/flowstate-daemon.resend_api_key"
+    stored = "/etc/credstore.encrypted/flowstate-daemon.resend_api_key"
     await host.guest.sure("install", "-d", "-m", "700", "/etc/credstore.encrypted")
-    seal = ("systemd-creds", "encrypt", "--with-key=host", "--name=resend_api_key", "-", sealed)
-    await host.guest.sure(*seal, stdin=provider.api_key)
+    store = ("systemd-creds", "encrypt", "--with-key=host", "--name=resend_api_key", "-", stored)
+    await host.guest.sure(*store, stdin=provider.api_key)
     await unit.guest.write("/etc/credstore/flowstate-daemon.resend_api_key", "re_of_last_year\n")
-    await unit.drop_in("service", f"[Service]\nLoadCredentialEncrypted=resend_api_key:{sealed}\n")
+    await unit.drop_in("service", f"[Service]\nLoadCredentialEncrypted=resend_api_key:{stored}\n")
     await unit.sure("start")
     await enqueue(connection, keys, 1)
     await sent(provider, 1)
@@ -137,16 +137,16 @@ async def test_the_calendar_and_the_ledger_work_in_the_sandbox(
     command = f"{APP}/bin/flowstate-daemon"
     explain = ("env", f"DATABASE_URL={postgres_url}", command, "explain", "person-0@example.org")
 
-    async def told() -> bool:
+    async def output() -> bool:
         return "welcome" in (await host.guest.run(*explain)).output
 
-    await eventually(told, "the mail in the ledger", within_s=60)
+    await eventually(output, "the mail in the ledger", within_s=60)
 
 
 async def test_other_places_are_written_into_units_and_program(host: Host) -> None:
     """`APPDIR` and `PREFIX`: what a package holds runs where it is unpacked, and nothing names the usual places."""
-    words = ("install", "DESTDIR=/tmp/package", "APPDIR=/srv/mail", "PREFIX=/usr")
-    await host.guest.sure(*MAKE, *words, within_s=INSTALL_S)
+    text = ("install", "DESTDIR=/tmp/package", "APPDIR=/srv/mail", "PREFIX=/usr")
+    await host.guest.sure(*MAKE, *text, within_s=INSTALL_S)
     await host.guest.sure("mv", "/tmp/package/srv/mail", "/srv/mail")
     assert "version" in await host.guest.sure("/srv/mail/bin/flowstate-daemon", "--version")
     named = await host.guest.run("grep", "-rlE", "/opt/flowstate-daemon|/usr/local", "/tmp/package/usr/lib")

@@ -81,18 +81,18 @@ class Stack:
         for name, secret in SECRETS.items():
             (self.folder / "secrets" / name).write_text(secret)
 
-    async def try_compose(self, *words: str) -> tuple[int, str, str]:
+    async def try_compose(self, *text: str) -> tuple[int, str, str]:
         """What podman-compose says, in its folder and with its variables only."""
         files = ("-f", "docker-compose.yml", "-f", "compose.test.yml")
         options = ("--podman-path", PODMAN, "--in-pod", "false", "--no-ansi")
         return await called(
-            COMPOSE, *options, *files, *words, within_s=BRINGING_UP_S, folder=self.folder, environment=self.environment
+            COMPOSE, *options, *files, *text, within_s=BRINGING_UP_S, folder=self.folder, environment=self.environment
         )
 
-    async def compose(self, *words: str) -> str:
+    async def compose(self, *text: str) -> str:
         """The same, and it worked; it does not always say so when a container did not obey."""
-        code, said, complained = await self.try_compose(*words)
-        assert code == 0, f"compose {' '.join(words)}:\n{complained}\n{said}"
+        code, said, complained = await self.try_compose(*text)
+        assert code == 0, f"compose {' '.join(text)}:\n{complained}\n{said}"
         return said + complained
 
     async def is_ready(self) -> bool:
@@ -106,9 +106,9 @@ class Stack:
     async def ready(self) -> None:
         await eventually(self.is_ready, "ready", within_s=READY_S)
 
-    async def ask(self, *words: str) -> Any:
+    async def ask(self, *text: str) -> Any:
         """What a command of ours answers inside the daemon's container, as a document."""
-        return json.loads(await podman("exec", await self.container("daemon"), "flowstate-daemon", *words, "--json"))
+        return json.loads(await podman("exec", await self.container("daemon"), "flowstate-daemon", *text, "--json"))
 
     async def container(self, service: str) -> str:
         label = "label=com.docker.compose.service=" + service
@@ -148,8 +148,8 @@ async def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIt
         await stack.ready()
         yield stack
     finally:
-        told = await stack.compose(*WATCHED, "down", "--volumes", "--timeout", "5")
-        assert await podman("ps", "--all", "--quiet", "--filter", PROJECT) == "", told
+        output = await stack.compose(*WATCHED, "down", "--volumes", "--timeout", "5")
+        assert await podman("ps", "--all", "--quiet", "--filter", PROJECT) == "", output
         await podman("untag", image, f"flowstate-daemon:{__version__}")
 
 
@@ -187,11 +187,9 @@ async def test_its_health_check_passes(stack: Stack, service: str) -> None:
 @pytest.mark.parametrize("service", STORES)
 async def test_its_health_check_fails_where_nothing_serves(stack: Stack, service: str) -> None:
     """In a container of the same image in which only the check runs: a no of its own, not a program that is missing."""
-    _, program, *words = FILE["services"][service]["healthcheck"]["test"]
+    _, program, *text = FILE["services"][service]["healthcheck"]["test"]
     image = FILE["services"][service]["image"]
-    code, _, complained = await called(
-        PODMAN, "run", "--rm", "--network=none", f"--entrypoint={program}", image, *words
-    )
+    code, _, complained = await called(PODMAN, "run", "--rm", "--network=none", f"--entrypoint={program}", image, *text)
     assert code in {1, 2}, complained
 
 
@@ -233,9 +231,9 @@ async def test_all_survives_a_stop(stack: Stack) -> None:
     """All exit 0, so the daemon has drained; started again it has its queue, and sends on."""
     await stack.ask("queue", "pause")
     await stack.ask("enqueue", "welcome", "--to", "eve@example.org", "--context", '{"name": "Eve"}')
-    told = await stack.compose("stop")
+    output = await stack.compose("stop")
     states = [(await stack.facts(name))["State"] for name in ("daemon", *STORES)]
-    assert [(state["Status"], state["ExitCode"]) for state in states] == [("exited", 0)] * 3, told
+    assert [(state["Status"], state["ExitCode"]) for state in states] == [("exited", 0)] * 3, output
     await stack.compose("start")
     await stack.ready()
     await stack.ask("queue", "resume")

@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from flowstate_daemon import __version__
-from flowstate_daemon.base.config import NAMES
-from flowstate_daemon.base.settings import Queue
+from flowstate_daemon.config.loader import ENV_NAMES
+from flowstate_daemon.config.settings import QueueSettings
 from tests.docs.pages import PAGES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, Any] = FILE["services"]
-OURS = ("daemon", "prometheus", "grafana")
+OWN = ("daemon", "prometheus", "grafana")
 PAGE = PAGES["docs/container.md"]
 
 
@@ -36,7 +36,7 @@ def test_every_image_has_a_version_and_a_health_check(name: str) -> None:
     assert SERVICES[name].get("healthcheck", {"test": ["CMD"]})["test"][0] == "CMD"
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", OWN)
 def test_what_needs_no_rights_has_none(name: str) -> None:
     """Read-only, no capabilities, no way to get any."""
     service = SERVICES[name]
@@ -60,13 +60,13 @@ def test_the_daemon_starts_after_its_stores_are_healthy() -> None:
 
 def test_the_drain_is_over_before_the_kill() -> None:
     """The grace is longer than what mails under way get, with time to settle."""
-    assert seconds(SERVICES["daemon"]["stop_grace_period"]) >= Queue().drain_s + 10
+    assert seconds(SERVICES["daemon"]["stop_grace_period"]) >= QueueSettings().shutdown_timeout_s + 10
 
 
 def test_every_variable_of_the_daemon_exists() -> None:
     """Each is a setting, or a file with one."""
     names = [name.removesuffix("_FILE") for name in SERVICES["daemon"]["environment"]]
-    assert set(names) <= set(NAMES)
+    assert set(names) <= set(ENV_NAMES)
 
 
 def test_redis_is_a_queue_and_no_cache() -> None:
@@ -103,10 +103,10 @@ def test_the_page_tells_every_variable() -> None:
     """Whatever the file asks of whoever brings it up has a row, with the default that it has here."""
     defaults = {name: default for name, _, default in re.findall(r"\$\{(\w+):([-?])([^}]*)\}", TEXT)}
     table = next(table for table in PAGE.tables if table[0][0] == "variable")
-    told = {name: row[2] for row in table[1:] for name in re.findall(r"`(\w+)`", row[0])}
-    assert told.keys() == defaults.keys()
+    output = {name: row[2] for row in table[1:] for name in re.findall(r"`(\w+)`", row[0])}
+    assert output.keys() == defaults.keys()
     for name in ("APP_NAME", "DAEMON_PORT", "FLOWSTATE_QUEUE_INSTANCE_ID"):
-        assert told[name].strip("`") == defaults[name]
+        assert output[name].strip("`") == defaults[name]
 
 
 def test_nothing_is_published_to_the_network() -> None:
@@ -120,6 +120,6 @@ def test_nothing_is_published_to_the_network() -> None:
 def test_the_watchers_come_on_demand() -> None:
     """Prometheus and Grafana start with the profile `observability` only, and every file that they get is there."""
     assert {name for name, service in SERVICES.items() if "profiles" in service} == {"prometheus", "grafana"}
-    mounted = [volume.split(":")[0] for name in OURS for volume in SERVICES[name].get("volumes", [])]
+    mounted = [volume.split(":")[0] for name in OWN for volume in SERVICES[name].get("volumes", [])]
     assert all((ROOT / place).exists() for place in mounted if place.startswith("."))
     assert {place for place in mounted if not place.startswith(".")} <= set(FILE["volumes"])

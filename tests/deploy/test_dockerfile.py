@@ -24,7 +24,7 @@ def instructions() -> list[tuple[str, str]]:
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
-def told(word: str) -> list[str]:
+def output(word: str) -> list[str]:
     return [rest for name, rest in instructions() if name == word]
 
 
@@ -42,7 +42,7 @@ def test_the_linter_has_nothing_to_say() -> None:
 
 def test_every_base_is_named_with_its_version() -> None:
     """No base floats over a major version, and both stages stand on the same one."""
-    bases = [rest.split()[0] for rest in told("FROM")]
+    bases = [rest.split()[0] for rest in output("FROM")]
     assert len(bases) == 2
     assert set(bases) == {"python:3.12-slim"}
 
@@ -50,7 +50,7 @@ def test_every_base_is_named_with_its_version() -> None:
 def test_only_pinned_packages_get_in() -> None:
     """Whatever pip is asked to install, it takes from constraints.txt, or it is ours and alone."""
     commands = [
-        command for rest in told("RUN") for command in rest.split("&&") if "pip" in command and "install " in command
+        command for rest in output("RUN") for command in rest.split("&&") if "pip" in command and "install " in command
     ]
     asked = [command for command in commands if "uninstall" not in command]
     assert len(asked) == 3
@@ -66,48 +66,48 @@ def test_the_languages_of_the_mails_stay() -> None:
 @pytest.mark.parametrize("word", ["ENTRYPOINT", "CMD"])
 def test_no_shell_stands_between_the_signal_and_the_daemon(word: str) -> None:
     """The exec form: the daemon itself is PID 1."""
-    (rest,) = told(word)
+    (rest,) = output(word)
     assert isinstance(json.loads(rest), list)
 
 
 def test_the_health_check_needs_no_shell() -> None:
     """The exec form again, and a command of ours."""
-    (rest,) = told("HEALTHCHECK")
+    (rest,) = output("HEALTHCHECK")
     assert json.loads(rest.partition(" CMD ")[2])[0] == "flowstate-daemon"
 
 
 def test_the_last_word_on_the_user_is_a_number_that_is_not_root() -> None:
     """A name could be root's; only a number lets a supervisor see that it is not."""
-    user, group = told("USER")[-1].split(":")
+    user, group = output("USER")[-1].split(":")
     assert int(user) > 0
     assert int(group) > 0
 
 
 def test_the_stop_signal_is_the_one_that_drains() -> None:
     """SIGTERM, whatever the base says."""
-    assert told("STOPSIGNAL") == ["SIGTERM"]
+    assert output("STOPSIGNAL") == ["SIGTERM"]
 
 
 def test_nothing_is_fetched_past_the_builder() -> None:
     """ADD may unpack and download; COPY does what it says."""
-    assert told("ADD") == []
-    assert not [rest for rest in told("RUN") if "curl" in rest or "wget" in rest or "sudo" in rest]
+    assert output("ADD") == []
+    assert not [rest for rest in output("RUN") if "curl" in rest or "wget" in rest or "sudo" in rest]
 
 
 def test_no_secret_is_built_in() -> None:
     """A layer keeps what was in its arguments and variables for ever."""
-    words = " ".join([*told("ENV"), *told("ARG"), *told("LABEL")]).upper()
-    assert not [word for word in ("KEY", "SECRET", "PASSWORD", "TOKEN", "_URL") if word in words]
+    text = " ".join([*output("ENV"), *output("ARG"), *output("LABEL")]).upper()
+    assert not [word for word in ("KEY", "SECRET", "PASSWORD", "TOKEN", "_URL") if word in text]
 
 
 def test_the_label_tells_the_version() -> None:
     """That of the package, unless the builder says otherwise."""
-    assert f"VERSION={__version__}" in told("ARG")
-    assert 'org.opencontainers.image.version="${VERSION}"' in " ".join(told("LABEL"))
+    assert f"VERSION={__version__}" in output("ARG")
+    assert 'org.opencontainers.image.version="${VERSION}"' in " ".join(output("LABEL"))
 
 
 def test_the_builder_gets_only_what_is_copied() -> None:
     """Everything is ignored but what COPY names: no history, no secrets folder, no environment."""
-    copied = {word for rest in told("COPY") if "--from" not in rest for word in rest.split()[:-1]}
+    copied = {word for rest in output("COPY") if "--from" not in rest for word in rest.split()[:-1]}
     assert IGNORED[1] == "*"
     assert {line[1:] for line in IGNORED if line.startswith("!")} == copied

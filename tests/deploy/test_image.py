@@ -13,10 +13,10 @@ from redis.asyncio import Redis
 
 from flowstate_daemon import __version__
 from flowstate_daemon.dev.embedded import free_port
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.deploy.containers import LOCKED, PODMAN, Container, called, podman
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 
@@ -106,11 +106,11 @@ async def test_it_writes_every_mail_as_its_source_does(image: str, tmp_path: Pat
     here, there = tmp_path / "here", tmp_path / "there"
     there.mkdir()
     there.chmod(0o777)
-    words = ("mail", "preview", "--folder")
+    text = ("mail", "preview", "--folder")
     program = Path(sys.executable).with_name("flowstate-daemon")
-    code, _, complained = await called(program, *words, here)
+    code, _, complained = await called(program, *text, here)
     assert code == 0, complained
-    await podman("run", "--rm", *LOCKED, f"--volume={there}:/mails", image, *words, "/mails")
+    await podman("run", "--rm", *LOCKED, f"--volume={there}:/mails", image, *text, "/mails")
     made = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in (here, there)]
     assert made[0]
     assert made[0] == made[1]
@@ -171,7 +171,7 @@ async def test_a_stop_hands_back_what_the_provider_does_not_answer(
     """Within its drain, long before the kill: nothing under way is left behind locked, exit 0."""
     provider.hold()
     async with Container() as container:
-        await container.start(environment={**environment, "FLOWSTATE_QUEUE_DRAIN_S": "1"})
+        await container.start(environment={**environment, "FLOWSTATE_QUEUE_SHUTDOWN_TIMEOUT_S": "1"})
         await container.ready()
         await enqueue(connection, keys, 2)
         await eventually(lambda: _under_way(redis, keys, 2), "two mails under way")

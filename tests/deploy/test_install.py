@@ -42,8 +42,8 @@ def python_of_the_system() -> str:
 
 def make(word: str, root: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """`make WORD DESTDIR=root`, as somebody who is not root would call it."""
-    told = [f"{name}={value}" for name, value in {"DESTDIR": str(root), **variables}.items()]
-    return subprocess.run(["make", "-s", word, *told], cwd=ROOT, capture_output=True, text=True, check=False)
+    output = [f"{name}={value}" for name, value in {"DESTDIR": str(root), **variables}.items()]
+    return subprocess.run(["make", "-s", word, *output], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -163,18 +163,18 @@ def test_a_failure_leaves_the_old_program(root: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (root / "opt").iterdir()) == ["flowstate-daemon"]
 
 
-def systemd_analyze(*words: str) -> subprocess.CompletedProcess[str]:
+def systemd_analyze(*text: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze on this machine")
-    return subprocess.run(["systemd-analyze", "--no-pager", *words], capture_output=True, text=True, check=False)
+    return subprocess.run(["systemd-analyze", "--no-pager", *text], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("name", [name.replace("@.", "@8081.") for name in UNITS])
 def test_systemd_finds_nothing_wrong_with_the_units(root: Path, name: str) -> None:
     """It complains about unknown keys in words only: not one word about our units may come."""
     done = systemd_analyze("verify", "--man=no", str(root / "usr/local/lib/systemd/system" / name))
-    ours = [line for line in done.stderr.splitlines() if "flowstate-daemon" in line]
-    assert [line for line in ours if "/opt/flowstate-daemon/bin/flowstate-daemon is not executable" not in line] == []
+    own = [line for line in done.stderr.splitlines() if "flowstate-daemon" in line]
+    assert [line for line in own if "/opt/flowstate-daemon/bin/flowstate-daemon is not executable" not in line] == []
 
 
 @pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service")])

@@ -12,8 +12,8 @@ from typing import get_args
 
 from pydantic.fields import FieldInfo
 
-from flowstate_daemon.base.config import NAMES, SECTIONS
-from flowstate_daemon.base.gathering import Key
+from flowstate_daemon.config.loader import ENV_NAMES, SECTIONS
+from flowstate_daemon.config.sources import Key
 from tests.docs.pages import ROOT
 
 PAGE = ROOT / "docs" / "configuration.md"
@@ -39,7 +39,7 @@ def line(cells: tuple[str, ...]) -> str:
 
 def variables(key: Key) -> str:
     """The name in use first, then the one that every key has."""
-    return "<br>".join(f"`{name}`" for name, named in NAMES.items() if named == key)
+    return "<br>".join(f"`{name}`" for name, named in ENV_NAMES.items() if named == key)
 
 
 def default(key: str, field: FieldInfo) -> str:

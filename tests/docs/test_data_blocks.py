@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flowstate_daemon.base.config import SECTIONS, load
+from flowstate_daemon.config.loader import SECTIONS, load
 from tests.docs.pages import PAGES, Block
 
 # What may stand in a block; `text` is what something prints, `ts` and `nginx` are files of other programs.

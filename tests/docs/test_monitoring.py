@@ -9,14 +9,14 @@ import yaml
 
 from tests.docs.events import Event, events
 from tests.docs.pages import PAGES, ROOT, Block, Page
-from tests.docs.stage import Stage
+from tests.docs.sandbox import DocsSandbox
 
 NAME = "docs/monitoring.md"
 METRIC = re.compile(r"\bflowstate_(?!daemon\b|default\b)[a-z_]+\b")
 SUFFIX = re.compile(r"_(total|bucket|sum|count|info)$")
 SHADOW = "export REDIS_URL=redis://127.0.0.1:6379 RESEND_FROM_EMAIL=a@example.com FLOWSTATE_MODE=shadow\n"
 AS = {"send": "", "shadow": f"{SHADOW}flowstate-daemon run\n"}  # the stage starts what a page does not start itself
-SELDOM_TOLD = {"remedy"}  # which is a field of many, and explained once
+SELDOM_OUTPUT = {"remedy"}  # which is a field of many, and explained once
 
 
 def cells(first: str) -> dict[str, tuple[str, ...]]:
@@ -29,13 +29,13 @@ def cells(first: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-async def test_the_numbers_are_those_that_a_daemon_shows(stage: Stage) -> None:
+async def test_the_numbers_are_those_that_a_daemon_shows(stage: DocsSandbox) -> None:
     """No metric is missing, none is made up, types and labels are right, and no page speaks of another."""
     scrape = "curl -s http://127.0.0.1:8080/metrics"
     text = ""
     for mode in ("send", "shadow"):
-        told = await stage.play(Page(mode, ROOT, "", [Block("sh", f"{AS[mode]}{scrape}", 1)]))
-        text += told.outputs[0]
+        output = await stage.play(Page(mode, ROOT, "", [Block("sh", f"{AS[mode]}{scrape}", 1)]))
+        text += output.outputs[0]
     types = dict(re.findall(r"^# TYPE (flowstate_\S+) (\w+)$", text, re.MULTILINE))
     labels = defaultdict(set)
     for name, inside in re.findall(r"^(flowstate_\w+)\{([^}]*)\}", text, re.MULTILINE):
@@ -58,11 +58,11 @@ def test_every_event_is_told_with_its_level_and_fields() -> None:
     for name, found in known.items():
         level, fields = {event.level for event in found}, set().union(*(event.fields for event in found))
         row = shown.get(name, ("", "", ""))
-        told = set(re.findall(r"\w+", row[1]))
-        if row[0] not in level or not fields - SELDOM_TOLD <= told:
-            wrong[name] = (level, fields - told)
-        if not any(event.open for event in found) and told - fields:
-            wrong[name] = (level, told - fields)
+        output = set(re.findall(r"\w+", row[1]))
+        if row[0] not in level or not fields - SELDOM_OUTPUT <= output:
+            wrong[name] = (level, fields - output)
+        if not any(event.open for event in found) and output - fields:
+            wrong[name] = (level, output - fields)
     assert wrong == {}
 
 

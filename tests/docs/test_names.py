@@ -11,16 +11,16 @@ from urllib.parse import unquote, urlsplit
 import click
 import pytest
 
-from flowstate_daemon.base.config import KEYS, NAMES, SECTIONS
-from flowstate_daemon.base.gathering import NOT_SETTINGS
-from flowstate_daemon.cli.entry import app
+from flowstate_daemon.cli.main import app
+from flowstate_daemon.config.loader import ENV_NAMES, KEYS, SECTIONS
+from flowstate_daemon.config.sources import IGNORED_ENV
 from tests.docs.pages import PAGES, ROOT, Page
 from tests.docs.settings_tables import written
 
 VARIABLE = re.compile(r"\b(?:FLOWSTATE|REDIS|RESEND|DATABASE)_[A-Z][A-Z_]*[A-Z]\b")
 SETTING = re.compile(rf"(?:{'|'.join(SECTIONS)})\.[a-z_]+")
 CALL = re.compile(r"(?<![\w./@-])(?<!-[ut] )flowstate-daemon((?:[ \t]+[^\s|;&<>()`#\\]+)*)")
-SHORTEST = 12  # letters of a reason that say something
+MIN = 12  # letters of a reason that say something
 REASONS = ("reason", "in the reason", "motif", "dans le motif")  # what the first column of such a table is called
 OUTSIDE = frozenset({"https", "http", "mailto"})
 every_page = pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
@@ -30,17 +30,17 @@ def calls(page: Page) -> Iterator[list[str]]:
     """The words of every call of our command that is set as code."""
     for code in page.code:
         for match in CALL.finditer(code):
-            words = match[1].replace("…", " ").split("'")[0]
-            yield shlex.split(words.split('"')[0].split("$")[0])
+            text = match[1].replace("…", " ").split("'")[0]
+            yield shlex.split(text.split('"')[0].split("$")[0])
 
 
-def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+def command_of(text: list[str]) -> tuple[click.Command, list[str]]:
     """The command that these words name, and what is left of them. Fails on a word that names none."""
     command: click.Command = app
-    rest = list(words)
+    rest = list(text)
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         found = command.get_command(click.Context(command), rest[0])
-        assert found is not None, f"there is no command {' '.join(words)!r}"
+        assert found is not None, f"there is no command {' '.join(text)!r}"
         command, rest = found, rest[1:]
         while rest and rest[0] == "--config":
             rest = rest[2:]
@@ -50,19 +50,19 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
 @every_page
 def test_commands_and_options_exist(page: Page) -> None:
     """In prose and in blocks, run or not."""
-    for words in calls(page):
-        plain = words[2:] if words[:1] == ["--config"] else words
+    for text in calls(page):
+        plain = text[2:] if text[:1] == ["--config"] else text
         command, rest = command_of(plain)
         known = {option for param in command.params for option in param.opts} | {"--help", "-h", "--version"}
         for word in rest:
             option = word.split("=")[0]
-            assert not option.startswith("--") or option in known, f"{' '.join(words)!r} has no option {option}"
+            assert not option.startswith("--") or option in known, f"{' '.join(text)!r} has no option {option}"
 
 
 @every_page
 def test_settings_and_variables_exist(page: Page) -> None:
     """Each may also be read from a file."""
-    known = {*NAMES, *NOT_SETTINGS, *(f"{name}_FILE" for name in NAMES)}
+    known = {*ENV_NAMES, *IGNORED_ENV, *(f"{name}_FILE" for name in ENV_NAMES)}
     for code in page.code:
         assert {name for name in VARIABLE.findall(code) if name not in known} == set()
     keys = {".".join(key) for key in KEYS}
@@ -118,4 +118,4 @@ def test_reasons_are_the_codes_own_words() -> None:
         for _, span in re.findall(r"(`+)(.+?)\1(?!`)", row[0])
         for part in re.split(r"…|\d+|\(422.*\)|flowstate_daemon|^\w+: |`", span)
     }
-    assert [reason for reason in sorted(reasons) if len(reason) > SHORTEST and reason not in said] == []
+    assert [reason for reason in sorted(reasons) if len(reason) > MIN and reason not in said] == []

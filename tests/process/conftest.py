@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.keys import Keys
 from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend
 

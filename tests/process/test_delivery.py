@@ -8,19 +8,21 @@ from collections import Counter
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import NewJob
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 
 
-async def enqueue(connection: Connection, keys: Keys, people: list[str], *, kind: str = "welcome") -> None:
+async def enqueue(connection: Connection, keys: Keys, recipients: list[str], *, kind: str = "welcome") -> None:
     context, priority = ({"otpCode": "123456"}, 1) if kind == "otp" else ({"name": "Ada"}, 5)
-    jobs = [NewJob(kind, {"type": kind, "to": to, "context": context}, priority=priority, attempts=4) for to in people]
-    await Bull(connection, keys, Clock(), token="test").add_many(jobs)
+    jobs = [
+        NewJob(kind, {"type": kind, "to": to, "context": context}, priority=priority, attempts=4) for to in recipients
+    ]
+    await BullQueue(connection, keys, Clock(), token="test").add_many(jobs)
 
 
 async def test_a_code_takes_the_next_slot_and_a_drain_loses_nothing(
@@ -28,9 +30,9 @@ async def test_a_code_takes_the_next_slot_and_a_drain_loses_nothing(
 ) -> None:
     """More bulk than slots, two requests a second: a code leaves with the next one; SIGTERM hands back what is left."""
     provider.rate.limit = 2
-    people = [f"person{number}@mail.dev" for number in range(900)]
-    await enqueue(connection, keys, people)
-    async with make_daemon(FLOWSTATE_QUEUE_DRAIN_S="0.2") as daemon:
+    recipients = [f"person{number}@mail.dev" for number in range(900)]
+    await enqueue(connection, keys, recipients)
+    async with make_daemon(FLOWSTATE_QUEUE_SHUTDOWN_TIMEOUT_S="0.2") as daemon:
         await eventually(lambda: accepted(provider, 200), "two requests")
         await enqueue(connection, keys, ["code@mail.dev"], kind="otp")
         before = len({mail.key for mail in provider.accepted})
@@ -41,7 +43,7 @@ async def test_a_code_takes_the_next_slot_and_a_drain_loses_nothing(
     assert await redis.llen(keys("active")) == 0
     async with make_daemon():
         await eventually(lambda: accepted(provider, 901), "the rest")
-    assert Counter(mail.to[0] for mail in provider.accepted) == Counter([*people, "code@mail.dev"])
+    assert Counter(mail.to[0] for mail in provider.accepted) == Counter([*recipients, "code@mail.dev"])
     assert provider.answered[429] <= 1
 
 
@@ -50,17 +52,17 @@ async def test_three_daemons_share_one_rate(
 ) -> None:
     """At five requests a second they need as long as one would, are hardly ever slowed down, and double nothing."""
     provider.rate.limit = 5
-    people = [f"person{number}@mail.dev" for number in range(4000)]
+    recipients = [f"person{number}@mail.dev" for number in range(4000)]
     clock = Clock()
     async with make_daemon("one") as one, make_daemon("two") as two, make_daemon("three") as three:
         for daemon in (one, two, three):
             await daemon.ready()
-        await enqueue(connection, keys, people)
-        started = clock.mono()
-        await eventually(lambda: accepted(provider, len(people)), "all mails", within_s=40)
-        seconds = clock.mono() - started
+        await enqueue(connection, keys, recipients)
+        started = clock.monotonic()
+        await eventually(lambda: accepted(provider, len(recipients)), "all mails", within_s=40)
+        seconds = clock.monotonic() - started
     requests = len({mail.key for mail in provider.accepted})
-    assert Counter(mail.to[0] for mail in provider.accepted) == Counter(people)
+    assert Counter(mail.to[0] for mail in provider.accepted) == Counter(recipients)
     assert provider.answered[429] <= 1 + requests // 100
     assert requests <= 60  # three daemons, and each with a rest that fills no batch now and then
     assert seconds >= (requests - 5) / 5 * 0.95

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from flowstate_daemon.mail.catalogue import KINDS
+from flowstate_daemon.mail.kinds import KINDS
 
 
 async def once(folder: Path) -> dict[str, Any]:
@@ -20,20 +20,20 @@ async def once(folder: Path) -> dict[str, Any]:
     child = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
     out, _ = await child.communicate()
     assert child.returncode == 0
-    told: dict[str, Any] = json.loads(out)
-    return told
+    output: dict[str, Any] = json.loads(out)
+    return output
 
 
 async def test_everything_due_is_sent_or_skipped_with_its_reason_and_again_when_run_again(tmp_path: Path) -> None:
     """One mail of each kind, each schedule for those who want it, no reason missing; a second run sends as much."""
     for _ in range(2):
-        told = await once(tmp_path)
-        assert {mail["kind"]: mail["state"] for mail in told["mails"]} == dict.fromkeys(KINDS, "completed")
-        people: Counter[tuple[str, str]] = Counter()
-        for fate in told["schedules"]:
-            people[fate["kind"], fate["state"]] += fate["people"]
-            assert bool(fate["reason"]) == (fate["state"] == "skipped")
-        assert people == {
+        output = await once(tmp_path)
+        assert {mail["kind"]: mail["state"] for mail in output["mails"]} == dict.fromkeys(KINDS, "completed")
+        recipients: Counter[tuple[str, str]] = Counter()
+        for result in output["schedules"]:
+            recipients[result["kind"], result["state"]] += result["people"]
+            assert bool(result["reason"]) == (result["state"] == "skipped")
+        assert recipients == {
             ("task-reminder", "sent"): 8,
             ("task-reminder", "skipped"): 3,
             ("overdue-summary", "sent"): 6,

@@ -7,35 +7,35 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from flowstate_daemon.base.errors import Outage
-from flowstate_daemon.dev.embedded import ValkeyHouse
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.dev.embedded import EmbeddedValkey
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import is_green, is_red
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import Daemon, eventually
 from tests.support.fake_resend import FakeResend
 from tests.support.proxy import FaultProxy
 
 
 @pytest.fixture
-async def pair() -> AsyncIterator[tuple[ValkeyHouse, ValkeyHouse]]:
+async def pair() -> AsyncIterator[tuple[EmbeddedValkey, EmbeddedValkey]]:
     """Two stores, the second of which may become the primary of the first."""
-    async with ValkeyHouse(appendonly=True) as one, ValkeyHouse(appendonly=True) as two:
+    async with EmbeddedValkey(appendonly=True) as one, EmbeddedValkey(appendonly=True) as two:
         yield one, two
 
 
-async def command(house: ValkeyHouse, *words: str) -> bytes:
-    connection = Connection(house.url, client_name="test")
-    answer: bytes = await connection.call(*words)
+async def command(daemon: EmbeddedValkey, *text: str) -> bytes:
+    connection = Connection(daemon.url, client_name="test")
+    answer: bytes = await connection.execute(*text)
     await connection.close()
     return answer
 
 
-async def sleeps(house: ValkeyHouse) -> bool:
+async def sleeps(daemon: EmbeddedValkey) -> bool:
     """Whether some client waits in a blocking pop."""
-    return b"cmd=blmove" in await command(house, "CLIENT", "LIST")
+    return b"cmd=blmove" in await command(daemon, "CLIENT", "LIST")
 
 
 async def alive(daemon: Daemon) -> bool:
@@ -45,7 +45,7 @@ async def alive(daemon: Daemon) -> bool:
 
 
 async def test_a_demoted_primary_is_an_outage_for_an_idle_daemon(
-    pair: tuple[ValkeyHouse, ValkeyHouse], make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
+    pair: tuple[EmbeddedValkey, EmbeddedValkey], make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
 ) -> None:
     """The blocking pop ends with UNBLOCKED, then READONLY: the daemon waits, and works on once promoted again."""
     primary, other = pair
@@ -71,7 +71,7 @@ async def test_a_demoted_primary_is_an_outage_for_an_idle_daemon(
 
 
 async def test_all_connections_follow_a_failover_behind_one_name(
-    pair: tuple[ValkeyHouse, ValkeyHouse], make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
+    pair: tuple[EmbeddedValkey, EmbeddedValkey], make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
 ) -> None:
     """The demoted primary keeps its connections: none of ours stays there, so ready turns green on the new one."""
     old, new = pair
@@ -80,7 +80,7 @@ async def test_all_connections_follow_a_failover_behind_one_name(
         make_daemon(REDIS_URL=f"redis://127.0.0.1:{proxy.port}") as daemon,
     ):
         await daemon.ready()
-        proxy.lead_to("127.0.0.1", new.port)
+        proxy.redirect_to("127.0.0.1", new.port)
         await command(old, "REPLICAOF", "127.0.0.1", str(new.port))
         await eventually(lambda: is_red(daemon), "ready is red")
         await eventually(lambda: is_green(daemon), "ready is green on the new primary", within_s=15)
@@ -95,7 +95,7 @@ async def test_all_connections_follow_a_failover_behind_one_name(
 
 
 async def test_a_redis_that_is_full_at_the_start_is_waited_for(
-    pair: tuple[ValkeyHouse, ValkeyHouse], make_daemon: MakeDaemon
+    pair: tuple[EmbeddedValkey, EmbeddedValkey], make_daemon: MakeDaemon
 ) -> None:
     """It answers PING and refuses to write: ready is red and says why, and turns green once there is room."""
     store, _ = pair
@@ -111,7 +111,7 @@ async def test_a_redis_that_is_full_at_the_start_is_waited_for(
 
 
 async def test_sigterm_ends_the_wait_for_a_predecessors_lease(
-    pair: tuple[ValkeyHouse, ValkeyHouse], make_daemon: MakeDaemon
+    pair: tuple[EmbeddedValkey, EmbeddedValkey], make_daemon: MakeDaemon
 ) -> None:
     """Where CLIENT LIST is refused, a dead holder's lease is waited out, for up to 75 s, but not longer than wanted."""
     store, _ = pair
@@ -122,16 +122,16 @@ async def test_sigterm_ends_the_wait_for_a_predecessors_lease(
     async with make_daemon("twin", REDIS_URL=url) as second:
 
         async def waiting() -> bool:
-            return bool(second.events("lease_unclear"))
+            return bool(second.events("lease_holder_unknown"))
 
         await eventually(waiting, "it waits for the lease")
         second.send(signal.SIGTERM)
         assert await second.ended(within_s=5) == 0
 
 
-async def test_a_database_that_the_server_lacks_is_an_outage(pair: tuple[ValkeyHouse, ValkeyHouse]) -> None:
+async def test_a_database_that_the_server_lacks_is_an_outage(pair: tuple[EmbeddedValkey, EmbeddedValkey]) -> None:
     """REDIS_URL names number 99: said in words, not in a traceback."""
     connection = Connection(f"{pair[0].url}/99", client_name="test")
-    with pytest.raises(Outage, match="DB index"):
+    with pytest.raises(StoreUnavailableError, match="DB index"):
         await connection.open()
     await connection.close()

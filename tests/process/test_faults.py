@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.dev.embedded import ValkeyHouse
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.dev.embedded import EmbeddedValkey
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import Daemon, eventually
 from tests.support.fake_resend import FakeResend, error
 
@@ -35,10 +35,10 @@ NONSENSE: dict[str, tuple[str, str]] = {
 
 
 @pytest.fixture
-async def own_valkey() -> AsyncIterator[ValkeyHouse]:
+async def own_valkey() -> AsyncIterator[EmbeddedValkey]:
     """A store that the test may stop, kill and start again."""
-    async with ValkeyHouse(appendonly=True) as house:
-        yield house
+    async with EmbeddedValkey(appendonly=True) as daemon:
+        yield daemon
 
 
 async def seed(redis: Redis, keys: Keys, job_id: str, name: str, data: str, opts: str = "{}") -> None:
@@ -96,7 +96,7 @@ async def test_an_unknown_name_is_an_ordinary_failed_attempt(make_daemon: MakeDa
 
 
 async def test_redis_may_die_and_come_back(
-    own_valkey: ValkeyHouse, make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
+    own_valkey: EmbeddedValkey, make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
 ) -> None:
     """Ready turns red, live stays green; when Redis is back the daemon goes on by itself, and nothing is lost."""
     connection = Connection(own_valkey.url, client_name="test")
@@ -124,7 +124,7 @@ async def test_redis_may_die_and_come_back(
     await connection.close()
 
 
-async def test_redis_may_come_late(own_valkey: ValkeyHouse, make_daemon: MakeDaemon) -> None:
+async def test_redis_may_come_late(own_valkey: EmbeddedValkey, make_daemon: MakeDaemon) -> None:
     """A daemon that starts before its Redis waits for it."""
     await own_valkey.stop()
     async with make_daemon(REDIS_URL=own_valkey.url) as daemon:
@@ -134,7 +134,7 @@ async def test_redis_may_come_late(own_valkey: ValkeyHouse, make_daemon: MakeDae
 
 
 async def test_a_full_redis_is_waited_for(
-    own_valkey: ValkeyHouse, make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
+    own_valkey: EmbeddedValkey, make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
 ) -> None:
     """Out of memory is an outage: said, waited for, survived."""
     connection = Connection(own_valkey.url, client_name="test")
@@ -147,8 +147,8 @@ async def test_a_full_redis_is_waited_for(
 
         await eventually(one, "one mail")
         await enqueue(connection, keys, 5, first=1)
-        await connection.call("CONFIG", "SET", "maxmemory", "1")
-        await connection.call("CONFIG", "SET", "maxmemory", "0")
+        await connection.execute("CONFIG", "SET", "maxmemory", "1")
+        await connection.execute("CONFIG", "SET", "maxmemory", "0")
 
         async def all_sent() -> bool:
             return len(provider.accepted) == 6

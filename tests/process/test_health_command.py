@@ -8,22 +8,22 @@ import signal
 import sys
 from typing import Any
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import Daemon, eventually
 from tests.support.fake_resend import FakeResend
 
 
-async def asked(daemon: Daemon, *words: str) -> tuple[int, str]:
+async def asked(daemon: Daemon, *text: str) -> tuple[int, str]:
     """Exit code and output of `flowstate-daemon health` in the daemon's own surroundings."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "flowstate_daemon",
         "health",
-        *words,
+        *text,
         env={"FLOWSTATE_HTTP_PORT": str(daemon.port)},
         stdout=asyncio.subprocess.PIPE,
     )
@@ -32,8 +32,8 @@ async def asked(daemon: Daemon, *words: str) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
-async def document(daemon: Daemon, *words: str) -> dict[str, Any]:
-    return dict(json.loads((await asked(daemon, *words, "--json"))[1]))
+async def document(daemon: Daemon, *text: str) -> dict[str, Any]:
+    return dict(json.loads((await asked(daemon, *text, "--json"))[1]))
 
 
 async def test_a_ready_daemon_is_healthy(make_daemon: MakeDaemon) -> None:
@@ -77,7 +77,7 @@ async def test_a_frozen_daemon_is_unhealthy(make_daemon: MakeDaemon) -> None:
 
 
 async def _busy(daemon: Daemon) -> bool:
-    return "flowstate_slots_busy 1.0" in (await daemon.look("/metrics"))[1]
+    return "flowstate_jobs_in_flight 1.0" in (await daemon.look("/metrics"))[1]
 
 
 async def _draining(daemon: Daemon) -> bool:

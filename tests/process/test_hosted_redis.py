@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from flowstate_daemon.base.config import load
-from flowstate_daemon.queue.connection import connection_to
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.config.loader import load
+from flowstate_daemon.redis_client.connection import from_settings
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import is_green, is_red
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
-from tests.support.redis_kinds import cluster, watched
+from tests.support.redis_topologies import cluster, watched
 
 MAILS = 200
 
 
 async def put(settings: dict[str, str], keys: Keys, count: int) -> None:
     """Enqueue mails on a connection that is new, and so leads to whoever is the primary now."""
-    connection = connection_to(load(settings).redis, client_name="test")
+    connection = from_settings(load(settings).redis, client_name="test")
     await enqueue(connection, keys, count)
     await connection.close()
 
 
 def sent_once(provider: FakeResend, count: int) -> bool:
-    people = [mail.to for mail in provider.accepted]
-    assert len(people) == len(set(people)), "a mail was sent twice"
-    return len(people) == count
+    recipients = [mail.to for mail in provider.accepted]
+    assert len(recipients) == len(set(recipients)), "a mail was sent twice"
+    return len(recipients) == count
 
 
 async def test_a_daemon_outlives_the_death_of_a_watched_primary(

@@ -7,11 +7,11 @@ import json
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import seed
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 

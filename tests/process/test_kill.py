@@ -10,10 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.intake import Intake, MailOrder
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.mail_producer import MailProducer, NewMail
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.support.daemon import Daemon, eventually
 from tests.support.fake_resend import FakeResend
@@ -24,9 +24,9 @@ RECOVERY_S = 10.0  # far below Bull's 60 s, on however busy a machine; `make ben
 
 
 async def enqueue(connection: Connection, keys: Keys) -> None:
-    intake = Intake(Bull(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
-    orders = [MailOrder("welcome", f"person-{number}@example.org", {"name": "Ada"}) for number in range(MAILS)]
-    await intake.accept_many(orders)
+    producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
+    orders = [NewMail("welcome", f"person-{number}@example.org", {"name": "Ada"}) for number in range(MAILS)]
+    await producer.enqueue_many(orders)
 
 
 @pytest.mark.timeout(300)
@@ -62,13 +62,13 @@ async def test_twenty_kills_lose_nothing_and_send_nothing_twice(
 async def at_work(daemon: Daemon, provider: FakeResend) -> float:
     """Seconds from the start of the process until it asks the provider for something."""
     clock, before = Clock(), sum(provider.requests.values())
-    started = clock.mono()
+    started = clock.monotonic()
 
     async def asked() -> bool:
         return sum(provider.requests.values()) > before
 
     await eventually(asked, "a request after the start")
-    return clock.mono() - started
+    return clock.monotonic() - started
 
 
 async def empty(redis: Redis, keys: Keys) -> bool:

@@ -8,24 +8,24 @@ import asyncpg
 import pytest
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.dev.seed import add_people
-from flowstate_daemon.intake import Intake, MailOrder
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.dev.seed import add_users
+from flowstate_daemon.mail_producer import MailProducer, NewMail
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 
-NOBODY = "nobody@example.org"
+NO_ONE = "nobody@example.org"
 AMELIE, BEN, FATOU = (f"{name}@flowstate.example" for name in ("amelie", "ben", "fatou"))
 ENGLISH, FRENCH = "Welcome to FlowState", "Bienvenue sur FlowState"
 
 
-async def subjects(provider: FakeResend, connection: Connection, keys: Keys, orders: list[MailOrder]) -> dict[str, str]:
+async def subjects(provider: FakeResend, connection: Connection, keys: Keys, orders: list[NewMail]) -> dict[str, str]:
     """What each person's mail is called."""
-    intake = Intake(Bull(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
-    await intake.accept_many(orders)
+    producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
+    await producer.enqueue_many(orders)
 
     async def accepted() -> bool:
         return len(provider.accepted) == len(orders)
@@ -34,8 +34,8 @@ async def subjects(provider: FakeResend, connection: Connection, keys: Keys, ord
     return {mail.to[0]: mail.subject for mail in provider.accepted}
 
 
-def welcome(address: str, locale: str | None = None) -> MailOrder:
-    return MailOrder("welcome", address, {"name": "Ada"}, locale=locale)
+def welcome(address: str, locale: str | None = None) -> NewMail:
+    return NewMail("welcome", address, {"name": "Ada"}, locale=locale)
 
 
 @pytest.mark.parametrize("readable", [True, False], ids=["readable", "no right"])
@@ -49,17 +49,17 @@ async def test_people_are_written_to_in_their_language(
     readable: bool,
 ) -> None:
     """Also where the table of users may not be read: then everybody without a word of the job gets the default."""
-    await add_people(database_url, datetime(2026, 3, 2, tzinfo=UTC))
+    await add_users(database_url, datetime(2026, 3, 2, tzinfo=UTC))
     if not readable:
         owner = await asyncpg.connect(database_url)
         await owner.execute("ALTER TABLE users RENAME TO hidden")
         await owner.close()
     async with make_daemon(DATABASE_URL=database_url) as daemon:
         await daemon.ready()
-        orders = [welcome(AMELIE), welcome(BEN, "fr-CA"), welcome(FATOU), welcome(NOBODY, "tlh")]
+        orders = [welcome(AMELIE), welcome(BEN, "fr-CA"), welcome(FATOU), welcome(NO_ONE, "tlh")]
         found = await subjects(provider, connection, keys, orders)
-        assert len(daemon.events("languages_unknown")) == (not readable)
-    assert found == {AMELIE: FRENCH if readable else ENGLISH, BEN: FRENCH, FATOU: ENGLISH, NOBODY: ENGLISH}
+        assert len(daemon.events("user_languages_unavailable")) == (not readable)
+    assert found == {AMELIE: FRENCH if readable else ENGLISH, BEN: FRENCH, FATOU: ENGLISH, NO_ONE: ENGLISH}
 
 
 async def test_without_a_database_the_configuration_says_the_language(

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import Daemon, eventually
 from tests.support.fake_resend import FakeResend
 from tests.support.systemd import NotifyListener
@@ -38,7 +38,7 @@ def supervised(systemd: NotifyListener, **settings: str) -> dict[str, str]:
 async def test_ready_is_told_when_mails_can_go_out(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
     """READY=1 comes with a status, and not before Redis is reached and the lease held."""
     async with make_daemon(**supervised(systemd)) as daemon:
-        message = {notice.name: notice.value for notice in await systemd.until("READY", "1")}
+        message = {scheduled_mail.name: scheduled_mail.value for scheduled_mail in await systemd.until("READY", "1")}
         assert message["STATUS"].startswith("rate 0.0/s")
         assert (await daemon.look("/health/ready"))[0] == 200
 
@@ -51,15 +51,15 @@ async def test_a_daemon_that_waits_for_redis_asks_for_more_time(
         await systemd.until("EXTEND_TIMEOUT_USEC")
         await systemd.until("EXTEND_TIMEOUT_USEC")
         assert systemd.said("READY") == []
-        await eventually(lambda: _told(systemd, "127.0.0.1:1"), "the status says why")
+        await eventually(lambda: _output(systemd, "127.0.0.1:1"), "the status says why")
         assert systemd.said("STATUS")[-1].startswith("starting")
         daemon.send(signal.SIGTERM)
         assert await daemon.ended() == 0
 
 
-async def _told(systemd: NotifyListener, words: str) -> bool:
+async def _output(systemd: NotifyListener, text: str) -> bool:
     await systemd.receive(within_s=10)
-    return words in systemd.said("STATUS")[-1]
+    return text in systemd.said("STATUS")[-1]
 
 
 async def test_the_watchdog_is_fed_twice_in_its_time(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
@@ -67,7 +67,7 @@ async def test_the_watchdog_is_fed_twice_in_its_time(make_daemon: MakeDaemon, sy
     async with make_daemon(**supervised(systemd)):
         await systemd.until("READY", "1")
         await systemd.for_s(3 * WATCHDOG_S)
-        times = [notice.at for notice in systemd.notices if notice.name == "WATCHDOG"]
+        times = [scheduled_mail.at for scheduled_mail in systemd.scheduled_mails if scheduled_mail.name == "WATCHDOG"]
         assert len(times) >= 5
         assert max(later - sooner for sooner, later in pairwise(times)) < WATCHDOG_S
 
@@ -100,9 +100,9 @@ async def test_one_stuck_loop_starves_the_watchdog(make_daemon: MakeDaemon, syst
     async with make_daemon(module="tests.support.freezing", **supervised(systemd)) as daemon:
         await systemd.until("READY", "1")
         daemon.send(signal.SIGUSR2)
-        await eventually(lambda: _told(systemd, "fetcher is stuck"), "the status names the loop", within_s=60)
-        assert "WATCHDOG" not in {notice.name for notice in await systemd.for_s(2 * WATCHDOG_S)}
-        assert daemon.events("loops_stuck")[0]["loops"] == ["fetcher"]
+        await eventually(lambda: _output(systemd, "fetcher is stuck"), "the status names the loop", within_s=60)
+        assert "WATCHDOG" not in {scheduled_mail.name for scheduled_mail in await systemd.for_s(2 * WATCHDOG_S)}
+        assert daemon.events("services_stuck")[0]["loops"] == ["fetcher"]
 
 
 async def test_a_drain_asks_for_the_time_it_needs(
@@ -116,7 +116,7 @@ async def test_a_drain_asks_for_the_time_it_needs(
         await eventually(lambda: _asked(provider), "a request under way")
         daemon.send(signal.SIGTERM)
         await systemd.until("STOPPING", "1")
-        drained = [notice.name for notice in await systemd.for_s(1.5 * WATCHDOG_S)]
+        drained = [scheduled_mail.name for scheduled_mail in await systemd.for_s(1.5 * WATCHDOG_S)]
         assert drained.count("EXTEND_TIMEOUT_USEC") >= 2
         assert "1 in hand" in systemd.said("STATUS")[-1]
         provider.release()
@@ -135,10 +135,10 @@ async def test_the_status_is_a_dashboard(
     provider.hold()
     await enqueue(connection, keys, 3)
     async with make_daemon(**supervised(systemd, FLOWSTATE_QUEUE_CONCURRENCY="1")):
-        await eventually(lambda: _told(systemd, "2 waiting · oldest"), "what waits")
+        await eventually(lambda: _output(systemd, "2 waiting · oldest"), "what waits")
         assert "1 in hand" in systemd.said("STATUS")[-1]
         provider.release()
-        await eventually(lambda: _told(systemd, " 0 waiting"), "nothing waits", within_s=30)
+        await eventually(lambda: _output(systemd, " 0 waiting"), "nothing waits", within_s=30)
     assert "person-" not in "".join(systemd.said("STATUS"))
 
 
@@ -148,7 +148,7 @@ async def test_the_status_tells_the_next_slot(
     """With schedules, whoever looks sees which mails are next, and when."""
     async with make_daemon(**supervised(systemd, DATABASE_URL=database_url)):
         await systemd.until("READY", "1")
-        await eventually(lambda: _told(systemd, "· next "), "the next slot")
+        await eventually(lambda: _output(systemd, "· next "), "the next slot")
         assert re.search(
             r"· next (task-reminder|overdue-summary|focus-report) in \d+ (s|min|h|d)$", systemd.said("STATUS")[-1]
         )

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
-from tests.process.test_life import enqueue
+from tests.process.test_lifecycle import enqueue
 from tests.support.fake_resend import FakeResend
 from tests.support.promql import Named, grouped_by, selectors
 

@@ -9,27 +9,26 @@ import asyncpg
 import pytest
 
 from flowstate_daemon.dev.embedded import free_port
-from tests.process.test_people import Type, typed
-from tests.process.test_people import type_ as type_  # noqa: PLC0414 - a fixture
-from tests.support.application import Application
+from tests.process.test_database_commands import Type, typed
+from tests.support.app_tables import AppTables
 
 TITLE = "Write\x1b[31m the\nreport"
 
 
 @pytest.fixture
-async def app(database_url: str) -> AsyncIterator[Application]:
+async def app(database_url: str) -> AsyncIterator[AppTables]:
     """Ada has something due tomorrow at this hour, and Bob, who has not verified his address, too."""
     connection = await asyncpg.connect(database_url)
-    app = Application(connection)
+    app = AppTables(connection)
     tomorrow = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)  # commands live by the real clock
-    for person in ("ada", "bob"):
-        await app.user(person, {"timezone": "UTC"}, isEmailVerified=person == "ada")
-        await app.task(person, TITLE, tomorrow)
+    for recipient in ("ada", "bob"):
+        await app.user(recipient, {"timezone": "UTC"}, isEmailVerified=recipient == "ada")
+        await app.task(recipient, TITLE, tomorrow)
     yield app
     await connection.close()
 
 
-async def test_a_rehearsal_tells_who_gets_what_and_why_others_do_not(type_: Type, app: Application) -> None:
+async def test_a_rehearsal_tells_who_gets_what_and_why_others_do_not(type_: Type, app: AppTables) -> None:
     """A line for each, which no title breaks; for programs one document with the mails; nothing is written."""
     await type_("migrate")
     said = await type_("schedule", "run", "task-reminder", "--dry-run")
@@ -38,16 +37,16 @@ async def test_a_rehearsal_tells_who_gets_what_and_why_others_do_not(type_: Type
     assert "\x1b" not in said.out
     [ada] = [line for line in said.out.splitlines() if "ada@example.org" in line]
     assert "get" in ada
-    told = (await type_("schedule", "run", "task-reminder", "--dry-run", "--bodies", "--json")).document
-    assert (told["sends"], told["skips"]) == (1, 1)
-    assert {one["user_id"]: one.get("reason") for one in told["people"]} == {
+    output = (await type_("schedule", "run", "task-reminder", "--dry-run", "--bodies", "--json")).document
+    assert (output["sends"], output["skips"]) == (1, 1)
+    assert {one["user_id"]: one.get("reason") for one in output["people"]} == {
         "ada": None,
         "bob": "the person has not verified the address",
     }
-    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.notices") == 0
+    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 0
 
 
-async def test_a_calendar_that_is_off_can_be_rehearsed_but_not_run(database_url: str, app: Application) -> None:
+async def test_a_calendar_that_is_off_can_be_rehearsed_but_not_run(database_url: str, app: AppTables) -> None:
     """Before a change-over one wants to see who would get what; what a run planned would lie there unsent."""
     off = {"DATABASE_URL": database_url, "FLOWSTATE_SCHEDULE_ENABLED": "false"}
     await typed("migrate", **off)
@@ -55,16 +54,16 @@ async def test_a_calendar_that_is_off_can_be_rehearsed_but_not_run(database_url:
     said = await typed("schedule", "run", "task-reminder", **off)
     assert (said.code, "the calendar is off" in said.err) == (78, True)
     assert "the calendar is off" in (await typed("schedule", "list", **off)).out
-    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.notices") == 0
+    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 0
 
 
-async def test_a_run_plans_once_and_the_list_shows_what_is_next(type_: Type, app: Application) -> None:
+async def test_a_run_plans_once_and_the_list_shows_what_is_next(type_: Type, app: AppTables) -> None:
     """Found, people, new slots; a second run finds nobody without a slot."""
     await type_("migrate")
     ran = (await type_("schedule", "run", "task-reminder", "--json")).document
     assert (ran["found"], ran["people"], ran["slots"], ran["renewed"]) == (2, 2, 2, 0)
     assert "running daemons send these" not in (await type_("schedule", "run", "task-reminder")).out
-    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.notices") == 2
+    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 2
     table = await type_("schedule", "list")
     assert table.code == 0
     assert all(word in table.out for word in ("task-reminder", "overdue-summary", "focus-report", "Europe/Paris"))
@@ -82,15 +81,15 @@ async def test_a_run_plans_once_and_the_list_shows_what_is_next(type_: Type, app
         ("task-reminder", "--at", "9999-12-31T00:00:00Z", "--dry-run"),
     ],
 )
-async def test_wrong_usage_is_said_and_plans_nothing(type_: Type, app: Application, words: tuple[str, ...]) -> None:
+async def test_wrong_usage_is_said_and_plans_nothing(type_: Type, app: AppTables, text: tuple[str, ...]) -> None:
     """Exit code 64, without a traceback."""
     await type_("migrate")
-    said = await type_("schedule", "run", *words)
+    said = await type_("schedule", "run", *text)
     assert (said.code, "Traceback" in said.err, said.err != "") == (64, False, True)
-    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.notices") == 0
+    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 0
 
 
-async def test_without_stores_the_exit_code_says_why(type_: Type, app: Application) -> None:
+async def test_without_stores_the_exit_code_says_why(type_: Type, app: AppTables) -> None:
     """No DATABASE_URL, a database that is away, and one that was never migrated."""
     assert (await typed("schedule", "list")).code == 78
     away = f"postgresql://u:geheim@127.0.0.1:{free_port()}/d"

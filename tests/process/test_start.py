@@ -8,8 +8,8 @@ import json
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import is_red, seed
 from tests.support.daemon import eventually
@@ -45,7 +45,7 @@ async def test_a_live_bull_worker_is_told_at_the_start(make_daemon: MakeDaemon, 
     await node.ping()
     async with make_daemon() as daemon:
         await daemon.ready()
-        [warning] = daemon.events("bull_workers")
+        [warning] = daemon.events("bull_workers_detected")
     await node.aclose()
     assert warning["workers"] == 1
     assert "@Processor" in warning["remedy"]

@@ -44,9 +44,9 @@ class Tab:
         number = next(self._numbers)
         order = {"id": number, "method": method, "params": params}
         await self._socket.send_str(json.dumps(order | ({"sessionId": self._session} if self._session else {})))
-        return await self._heard(lambda message: message.get("id") == number)
+        return await self._received(lambda message: message.get("id") == number)
 
-    async def _heard(self, wanted: Any) -> dict[str, Any]:
+    async def _received(self, wanted: Any) -> dict[str, Any]:
         async with asyncio.timeout(STEP_S):
             while True:
                 message = json.loads((await self._socket.receive()).data)
@@ -67,7 +67,7 @@ class Tab:
         await self._loaded()
 
     async def _loaded(self) -> None:
-        await self._heard(lambda message: message.get("method") == "Page.loadEventFired")
+        await self._received(lambda message: message.get("method") == "Page.loadEventFired")
 
     async def ask(self, script: str) -> Any:
         """What an expression is worth in the page."""

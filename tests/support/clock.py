@@ -9,7 +9,7 @@ from flowstate_daemon.base.clock import Clock
 START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # a Monday, 09:00 in Paris, no change of time nearby
 
 
-class HandClock(Clock):
+class FakeClock(Clock):
     """Stands still until told otherwise. `advance` moves both clocks, `jump` only the one on the wall."""
 
     def __init__(self, start: datetime = START) -> None:
@@ -19,7 +19,7 @@ class HandClock(Clock):
     def now_ms(self) -> int:
         return self._wall_ms
 
-    def mono(self) -> float:
+    def monotonic(self) -> float:
         return self._mono_s
 
     def advance(self, seconds: float) -> None:

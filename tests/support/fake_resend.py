@@ -22,12 +22,12 @@ import uvloop
 from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
-from tests.support.resend_api import API_KEY, AcceptedMail, Answer, Incoming, ResendApi, error
+from tests.support.resend_api import API_KEY, AcceptedMail, Answer, ReceivedRequest, ResendApi, error
 
-__all__ = ["API_KEY", "AcceptedMail", "Answer", "FakeResend", "Incoming", "error"]
+__all__ = ["API_KEY", "AcceptedMail", "Answer", "FakeResend", "ReceivedRequest", "error"]
 
 AS_USUAL = Answer()
-When = Callable[[Incoming], bool]
+When = Callable[[ReceivedRequest], bool]
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class FakeResend(ResendApi):
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         self._note(request)
         came = self.clock.now_ms()
-        incoming = Incoming(
+        incoming = ReceivedRequest(
             request.method,
             request.path,
             request.headers.get("Idempotency-Key"),
@@ -126,7 +126,7 @@ class FakeResend(ResendApi):
             self._peers.add(peer)
             self.connections += 1
 
-    def _plan(self, incoming: Incoming) -> Answer:
+    def _plan(self, incoming: ReceivedRequest) -> Answer:
         for scripted in self._scripted:
             if scripted.when(incoming):
                 if scripted.times is not None:

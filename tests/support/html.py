@@ -14,7 +14,7 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
+        self.text: list[str] = []
         self.feed(html)
         self.close()
         assert self.open == []
@@ -33,7 +33,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if "style" not in self.open:
-            self.words.append(data)
+            self.text.append(data)
 
     def all(self, tag: str) -> list[dict[str, str]]:
         """The attributes of every such tag."""
@@ -45,4 +45,4 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join("".join(self.words).split())
+        return " ".join("".join(self.text).split())

@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
-from flowstate_daemon.mail.catalogue import KINDS, read_request
+from flowstate_daemon.mail.kinds import KINDS, parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.samples import FRONTEND_URL, Sample, all_samples
-from flowstate_daemon.mail.unsubscribe import LinkSeal, UnsubscribeLinks
+from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 
 TO = "ada@example.org"
 WEB = "https://mail.flowstate.example"
 RENDERER = Renderer(
     Brand("FlowState <hello@flowstate.example>", "FlowState", FRONTEND_URL),
-    UnsubscribeLinks(WEB, LinkSeal(["a secret of more than thirty-two characters"])),
+    UnsubscribeLinks(WEB, LinkTokenCodec(["a secret of more than thirty-two characters"])),
 )
 HOSTILE = (
     "<script>evil()</script><b title=\"x\">& '{{ 7*7 }}' {% raw %} [[ intro ]] \u202egnp.\u202c </td></table><!-- ]]>"
@@ -119,7 +119,7 @@ def _lists(name: str, titles: Sequence[str | None], link: str = LINK) -> Iterato
 
 def rendered(sample: Sample, locale: str) -> Email:
     """As the daemon makes it, with its link to unsubscribe."""
-    request = read_request(sample.kind, msgspec.json.encode({"to": TO, "context": sample.context}))
+    request = parse_request(sample.kind, msgspec.json.encode({"to": TO, "context": sample.context}))
     return RENDERER.render(replace(request, locale=locale), made_ms=1_772_000_000_000)
 
 

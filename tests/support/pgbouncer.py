@@ -13,8 +13,8 @@ from pathlib import Path
 from signal import Signals
 from urllib.parse import parse_qs, urlsplit
 
-from flowstate_daemon.dev.child import Child
 from flowstate_daemon.dev.embedded import LOOPBACK, free_port
+from flowstate_daemon.dev.process import ManagedProcess
 
 SERVERS = 2  # fewer than clients, so that a client's next statement runs on another server
 
@@ -33,8 +33,8 @@ async def pooled(url: str, binary: Path) -> AsyncIterator[str]:
     folder.chmod(0o755)
     owner = ""
     if os.geteuid() == 0:  # it refuses to run as root
-        nobody = pwd.getpwnam("nobody")
-        owner = f"{nobody.pw_uid}:{nobody.pw_gid}"
+        no_one = pwd.getpwnam("nobody")
+        owner = f"{no_one.pw_uid}:{no_one.pw_gid}"
     lines = [
         "[databases]",
         f"* = host={parse_qs(parts.query)['host'][0]}",
@@ -49,7 +49,7 @@ async def pooled(url: str, binary: Path) -> AsyncIterator[str]:
     # `any` lets everybody in, as the user that the database's line names.
     lines[1] += f" user={parts.username}"
     (folder / "pgbouncer.ini").write_text("\n".join(lines) + "\n")
-    child = Child("pgbouncer", folder, last_signal=Signals.SIGTERM, owner=owner)
+    child = ManagedProcess("pgbouncer", folder, last_signal=Signals.SIGTERM, owner=owner)
 
     async def answers() -> bool:
         try:

@@ -56,7 +56,7 @@ class FaultProxy:
         return "127.0.0.1"
 
     @property
-    def links(self) -> int:
+    def open_connections(self) -> int:
         """Connections that stand now."""
         return len(self._links)
 
@@ -75,7 +75,7 @@ class FaultProxy:
         """Let nothing pass, in either direction, and close nothing: a peer that hangs."""
         self._flowing.clear()
 
-    def thaw(self) -> None:
+    def unfreeze(self) -> None:
         self._flowing.set()
 
     def cut(self) -> None:
@@ -84,7 +84,7 @@ class FaultProxy:
             for writer in writers:
                 _reset(writer)
 
-    def lead_to(self, host: str, port: int) -> None:
+    def redirect_to(self, host: str, port: int) -> None:
         """Where new connections lead from now on, as when a name is given to another machine."""
         self._target = (host, port)
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 import msgspec
 
 from flowstate_daemon.base.clock import Clock
-from tests.support.resend_rules import MOST_IN_BATCH, KeyMemory, Quotas, RateWindow, Refusal, check_mail
+from tests.support.resend_rules import MOST_IN_BATCH, KeyMemory, Quotas, RateWindow, RequestRejectedError, check_mail
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 LONG = 65_536
@@ -37,7 +37,7 @@ class AcceptedMail:
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
+class ReceivedRequest:
     """A request as predicates see it; `body` is the raw text."""
 
     method: str
@@ -116,38 +116,38 @@ class ResendApi:
             seen.add(content)
         return twice
 
-    async def work(self, incoming: Incoming, delay_s: float) -> Answer:
+    async def work(self, incoming: ReceivedRequest, delay_s: float) -> Answer:
         headers: dict[str, str] = {}
         try:
             self._admit(incoming, headers)
             content = await self._route(incoming, headers, self.latency_s + delay_s)
-        except Refusal as refusal:
+        except RequestRejectedError as refusal:
             if refusal.name == "1010":  # the edge speaks before the API does
                 return Answer(403, refusal.message, {"content-type": "text/plain; charset=UTF-8"})
             return Answer(refusal.status, refusal.body, JSON | headers | refusal.headers)
         return Answer(200, content, JSON | headers)
 
-    def _admit(self, incoming: Incoming, headers: dict[str, str]) -> None:
+    def _admit(self, incoming: ReceivedRequest, headers: dict[str, str]) -> None:
         if not incoming.headers.get("user-agent"):
-            raise Refusal(403, "1010", "error code: 1010")
+            raise RequestRejectedError(403, "1010", "error code: 1010")
         scheme, _, key = incoming.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer" or key in ("", "None"):
-            raise Refusal(401, "missing_api_key", "Missing API key in the authorization header.")
+            raise RequestRejectedError(401, "missing_api_key", "Missing API key in the authorization header.")
         if key != self.api_key:
-            raise Refusal(403, "invalid_api_key", "API key is invalid.")
+            raise RequestRejectedError(403, "invalid_api_key", "API key is invalid.")
         headers |= self.rate.admit()
 
-    async def _route(self, incoming: Incoming, headers: dict[str, str], delay_s: float) -> bytes:
+    async def _route(self, incoming: ReceivedRequest, headers: dict[str, str], delay_s: float) -> bytes:
         match incoming.method, incoming.path:
             case "POST", "/emails" | "/emails/batch":
                 return await self._once(incoming, headers, delay_s)
             case "GET", "/domains":
                 return self._domains()
             case _, "/emails" | "/emails/batch" | "/domains":
-                raise Refusal(405, "method_not_allowed", "Method is not allowed for the requested path.")
-        raise Refusal(404, "not_found", "The requested endpoint does not exist.")
+                raise RequestRejectedError(405, "method_not_allowed", "Method is not allowed for the requested path.")
+        raise RequestRejectedError(404, "not_found", "The requested endpoint does not exist.")
 
-    async def _once(self, incoming: Incoming, headers: dict[str, str], delay_s: float) -> bytes:
+    async def _once(self, incoming: ReceivedRequest, headers: dict[str, str], delay_s: float) -> bytes:
         fingerprint = self.memory.print_of(incoming.path, incoming.body)
         known = self.memory.recall(incoming.key, fingerprint)
         if known is not None:
@@ -165,46 +165,46 @@ class ResendApi:
         finally:
             self.memory.under_way.discard(incoming.key or "")
 
-    async def _accept(self, incoming: Incoming, headers: dict[str, str]) -> dict[str, Any]:
+    async def _accept(self, incoming: ReceivedRequest, headers: dict[str, str]) -> dict[str, Any]:
         if not incoming.headers.get("content-type", "").startswith("application/json"):
-            raise Refusal(400, "validation_error", "The content type must be application/json.")
+            raise RequestRejectedError(400, "validation_error", "The content type must be application/json.")
         try:
             content = await _decoded(incoming.body)
         except msgspec.DecodeError as problem:
-            raise Refusal(400, "validation_error", "The body is not valid JSON.") from problem
+            raise RequestRejectedError(400, "validation_error", "The body is not valid JSON.") from problem
         if incoming.path == "/emails":
-            people = self._check(content)
-            headers |= self.quotas.spend(len(people))
-            return {"id": self._take([(content, people)], incoming)[0]}
+            recipients = self._check(content)
+            headers |= self.quotas.spend(len(recipients))
+            return {"id": self._take([(content, recipients)], incoming)[0]}
         permissive = self.permissive_known and incoming.headers.get("x-batch-validation") == "permissive"
         return await self._accept_batch(content, incoming, headers, permissive=permissive)
 
     async def _accept_batch(
-        self, mails: object, incoming: Incoming, headers: dict[str, str], *, permissive: bool
+        self, mails: object, incoming: ReceivedRequest, headers: dict[str, str], *, permissive: bool
     ) -> dict[str, Any]:
         if not isinstance(mails, list) or not 1 <= len(mails) <= MOST_IN_BATCH:
-            raise Refusal(422, "validation_error", f"The batch must hold 1 to {MOST_IN_BATCH} emails.")
+            raise RequestRejectedError(422, "validation_error", f"The batch must hold 1 to {MOST_IN_BATCH} emails.")
         errors, good = [], []
         for index, mail in enumerate(mails):
             try:
                 good.append((mail, self._check(mail, batch=True)))
-            except Refusal as refusal:
+            except RequestRejectedError as refusal:
                 if not permissive or refusal.status == 403:
                     raise
                 errors.append({"index": index, "message": refusal.message})
             await _look_up(index)
-        headers |= self.quotas.spend(sum(len(people) for _, people in good))
+        headers |= self.quotas.spend(sum(len(recipients) for _, recipients in good))
         taken = [{"id": number} for number in self._take(good, incoming)]
         return {"data": taken, "errors": errors} if permissive else {"data": taken}
 
     def _check(self, mail: object, *, batch: bool = False) -> list[str]:
         return check_mail(mail, verified=self.verified, refuse_dummies=self.refuse_dummies, batch=batch)
 
-    def _take(self, mails: list[tuple[dict[str, Any], list[str]]], incoming: Incoming) -> list[str]:
+    def _take(self, mails: list[tuple[dict[str, Any], list[str]]], incoming: ReceivedRequest) -> list[str]:
         now_ms = self.clock.now_ms()
         taken = [
-            AcceptedMail(str(uuid4()), incoming.key, tuple(people), mail["subject"], mail, now_ms, incoming.came)
-            for mail, people in mails
+            AcceptedMail(str(uuid4()), incoming.key, tuple(recipients), mail["subject"], mail, now_ms, incoming.came)
+            for mail, recipients in mails
         ]
         if self.journal is None:
             self.accepted += taken
@@ -215,7 +215,7 @@ class ResendApi:
 
     def _domains(self) -> bytes:
         if self.send_only:
-            raise Refusal(401, "restricted_api_key", "This API key is restricted to only send emails")
+            raise RequestRejectedError(401, "restricted_api_key", "This API key is restricted to only send emails")
         names = sorted(self.verified or ())
         rows = [{"id": str(uuid4()), "name": name, "status": "verified", "region": "eu-west-1"} for name in names]
         return msgspec.json.encode({"object": "list", "has_more": False, "data": rows})

@@ -23,7 +23,7 @@ TAG = re.compile(r"[A-Za-z0-9_-]{1,256}")
 DUMMY_DOMAINS = ("example.com", "test.com")
 
 
-class Refusal(Exception):
+class RequestRejectedError(Exception):
     """An error answer of the API."""
 
     def __init__(self, status: int, name: str, message: str, headers: dict[str, str] | None = None) -> None:
@@ -38,12 +38,12 @@ class Refusal(Exception):
         return {"statusCode": self.status, "name": self.name, "message": self.message}
 
 
-def invalid(member: str, why: str) -> Refusal:
-    return Refusal(422, "validation_error", f"Invalid `{member}` field. {why}")
+def invalid(member: str, reason: str) -> RequestRejectedError:
+    return RequestRejectedError(422, "validation_error", f"Invalid `{member}` field. {reason}")
 
 
-def missing(member: str) -> Refusal:
-    return Refusal(422, "missing_required_field", f"Missing `{member}` field.")
+def missing(member: str) -> RequestRejectedError:
+    return RequestRejectedError(422, "missing_required_field", f"Missing `{member}` field.")
 
 
 def plain_address(text: object, member: str) -> str:
@@ -81,16 +81,16 @@ def check_extras(mail: dict[str, Any]) -> None:
 
 
 def check_mail(mail: object, *, verified: set[str] | None, refuse_dummies: bool, batch: bool = False) -> list[str]:
-    """All recipients of a valid mail. Raises Refusal."""
+    """All recipients of a valid mail. Raises RequestRejectedError."""
     if not isinstance(mail, dict):
-        raise Refusal(400, "validation_error", "The body must be a JSON object.")
+        raise RequestRejectedError(400, "validation_error", "The body must be a JSON object.")
     for member in ("from", "to", "subject"):
         if not mail.get(member):
             raise missing(member)
     if not isinstance(mail["subject"], str) or "\n" in mail["subject"] or "\r" in mail["subject"]:
         raise invalid("subject", "It must be one line of text.")
     if not any(isinstance(mail.get(member), str) and mail[member] for member in ("html", "text")):
-        raise Refusal(422, "validation_error", "Missing `html` or `text` field.")
+        raise RequestRejectedError(422, "validation_error", "Missing `html` or `text` field.")
     if batch and "attachments" in mail:
         raise invalid("attachments", "It is not supported in batch.")
     domain = plain_address(mail["from"], "from").rpartition("@")[2].lower()
@@ -102,8 +102,8 @@ def check_mail(mail: object, *, verified: set[str] | None, refuse_dummies: bool,
     ]
     check_extras(mail)
     if verified is not None and domain not in verified:
-        words = f"The {domain} domain is not verified. Please, add and verify your domain on https://resend.com/domains"
-        raise Refusal(403, "validation_error", words)
+        text = f"The {domain} domain is not verified. Please, add and verify your domain on https://resend.com/domains"
+        raise RequestRejectedError(403, "validation_error", text)
     return everybody
 
 
@@ -117,10 +117,10 @@ class RateWindow:
     used: int = 0
 
     def admit(self) -> dict[str, str]:
-        """Count one request; its rate headers. Raises Refusal."""
+        """Count one request; its rate headers. Raises RequestRejectedError."""
         if self.limit is None:
             return {}
-        window = int(self.clock.mono())
+        window = int(self.clock.monotonic())
         if window != self.started:
             self.started, self.used = window, 0
         self.used += 1
@@ -130,8 +130,8 @@ class RateWindow:
             "ratelimit-reset": "1",
         }
         if self.used > self.limit:
-            words = f"Too many requests. You can only make {self.limit} requests per second."
-            raise Refusal(429, "rate_limit_exceeded", words, headers | {"retry-after": "1"})
+            text = f"Too many requests. You can only make {self.limit} requests per second."
+            raise RequestRejectedError(429, "rate_limit_exceeded", text, headers | {"retry-after": "1"})
         return headers
 
 
@@ -145,14 +145,14 @@ class Quotas:
     used: dict[str, int] = field(default_factory=dict)
 
     def spend(self, count: int) -> dict[str, str]:
-        """Book `count` recipients; the quota headers. Raises Refusal, and then books nothing."""
+        """Book `count` recipients; the quota headers. Raises RequestRejectedError, and then books nothing."""
         today = self.clock.now().date()
         day, month = today.isoformat(), today.isoformat()[:7]
         for name, quota, period in (("daily", self.daily, day), ("monthly", self.monthly, month)):
             if quota is not None and self.used.get(period, 0) + count > quota:
                 until = today + timedelta(days=1)
-                words = f"You have reached your {name} email sending quota."
-                raise Refusal(429, f"{name}_quota_exceeded", words, {"x-fake-day-ends": until.isoformat()})
+                text = f"You have reached your {name} email sending quota."
+                raise RequestRejectedError(429, f"{name}_quota_exceeded", text, {"x-fake-day-ends": until.isoformat()})
         for period in (day, month):
             self.used[period] = self.used.get(period, 0) + count
         shown = {"x-resend-monthly-quota": str(self.used[month])}
@@ -172,20 +172,20 @@ class KeyMemory:
         return hashlib.sha256(path.encode() + b"\0" + body).digest()
 
     def recall(self, key: str | None, fingerprint: bytes) -> bytes | None:
-        """The kept answer to the same request, if there is one. Raises Refusal."""
+        """The kept answer to the same request, if there is one. Raises RequestRejectedError."""
         if key is None:
             return None
         if not 1 <= len(key) <= 256:
-            raise Refusal(400, "invalid_idempotency_key", "The key must be between 1-256 chars.")
+            raise RequestRejectedError(400, "invalid_idempotency_key", "The key must be between 1-256 chars.")
         if key in self.under_way:
-            words = "Same idempotency key used while original request is still in progress."
-            raise Refusal(409, "concurrent_idempotent_requests", words)
+            text = "Same idempotency key used while original request is still in progress."
+            raise RequestRejectedError(409, "concurrent_idempotent_requests", text)
         known = self.answers.get(key)
         if known is None or known[2] + REMEMBERED_MS <= self.clock.now_ms():
             return None
         if known[0] != fingerprint:
-            words = "Same idempotency key used with a different request payload."
-            raise Refusal(409, "invalid_idempotent_request", words)
+            text = "Same idempotency key used with a different request payload."
+            raise RequestRejectedError(409, "invalid_idempotent_request", text)
         return known[1]
 
     def keep(self, key: str | None, fingerprint: bytes, answer: bytes) -> None:

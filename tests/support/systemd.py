@@ -12,7 +12,7 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class NotifyMessage:
     """One assignment that was received, and when, in monotonic seconds."""
 
     name: str
@@ -25,7 +25,7 @@ class NotifyListener:
 
     def __init__(self, folder: Path, *, address: str = "") -> None:
         self.address = address or str(folder / "notify")
-        self.notices: list[Notice] = []
+        self.scheduled_mails: list[NotifyMessage] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def __enter__(self) -> Self:
@@ -38,31 +38,35 @@ class NotifyListener:
     ) -> None:
         self._socket.close()
 
-    async def receive(self, *, within_s: float) -> list[Notice]:
+    async def receive(self, *, within_s: float) -> list[NotifyMessage]:
         """The assignments of the next message."""
         async with asyncio.timeout(within_s):
             message = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)
         at = time.monotonic()
         fresh = [
-            Notice(name, value, at) for name, _, value in (row.partition("=") for row in message.decode().split("\n"))
+            NotifyMessage(name, value, at)
+            for name, _, value in (row.partition("=") for row in message.decode().split("\n"))
         ]
-        self.notices.extend(fresh)
+        self.scheduled_mails.extend(fresh)
         return fresh
 
-    async def until(self, name: str, value: str | None = None, *, within_s: float = 20.0) -> list[Notice]:
+    async def until(self, name: str, value: str | None = None, *, within_s: float = 20.0) -> list[NotifyMessage]:
         """Receive until a message has this assignment; that message. Fails with all that came when it does not come."""
         try:
             async with asyncio.timeout(within_s):
                 while True:
                     message = await self.receive(within_s=within_s)
-                    if any(notice.name == name and value in {None, notice.value} for notice in message):
+                    if any(
+                        scheduled_mail.name == name and value in {None, scheduled_mail.value}
+                        for scheduled_mail in message
+                    ):
                         return message
         except TimeoutError:
-            raise AssertionError(f"not within {within_s} s: {name}={value}; came: {self.notices}") from None
+            raise AssertionError(f"not within {within_s} s: {name}={value}; came: {self.scheduled_mails}") from None
 
-    async def for_s(self, seconds: float) -> list[Notice]:
+    async def for_s(self, seconds: float) -> list[NotifyMessage]:
         """All assignments of the next `seconds`."""
-        fresh: list[Notice] = []
+        fresh: list[NotifyMessage] = []
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
@@ -73,4 +77,4 @@ class NotifyListener:
 
     def said(self, name: str) -> list[str]:
         """All values of one name so far."""
-        return [notice.value for notice in self.notices if notice.name == name]
+        return [scheduled_mail.value for scheduled_mail in self.scheduled_mails if scheduled_mail.name == name]

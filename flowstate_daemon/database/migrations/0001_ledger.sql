@@ -4,7 +4,7 @@
 CREATE TABLE flowstate_daemon.mails (
     key         text        NOT NULL,
     outcome     text        NOT NULL,
-    mail        text        NOT NULL, -- the key without the attempt: one mail over all its tries
+    mail        text        NOT NULL, -- the key without the attempt: one mail over all its generation
     at          timestamptz NOT NULL,
     address     text        NOT NULL, -- normalised, as in all tables here; empty when the job had none
     kind        text        NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE flowstate_daemon.mails (
     attempt     integer     NOT NULL,
     provider_id text,
     reason      text,
-    chain       jsonb       NOT NULL,
+    decisions       jsonb       NOT NULL,
     PRIMARY KEY (key, outcome),
     CHECK (at BETWEEN '1970-01-01Z' AND '9999-12-31Z')
 );
@@ -35,11 +35,11 @@ CREATE INDEX provider_events_at ON flowstate_daemon.provider_events (at);
 
 -- How far each mail has come, out of its events and therefore independent of their order. What ends badly stands
 -- apart: a mail that was delivered and then complained about is both.
-CREATE VIEW flowstate_daemon.standings AS
+CREATE VIEW flowstate_daemon.mail_status AS
 SELECT
     e.provider_id,
     (array_agg(e.type ORDER BY s.rank DESC, e.at DESC, e.svix_id) FILTER (WHERE s.rank > 0))[1] AS state,
-    coalesce(array_agg(DISTINCT e.type) FILTER (WHERE s.rank = 0), '{}') AS marks
+    coalesce(array_agg(DISTINCT e.type) FILTER (WHERE s.rank = 0), '{}') AS flags
 FROM flowstate_daemon.provider_events AS e
 LEFT JOIN (
     VALUES ('sent', 1), ('delivery_delayed', 2), ('delivered', 3), ('opened', 4), ('clicked', 4),

@@ -20,11 +20,11 @@ WITH given AS MATERIALIZED (
     FROM unnest(
         $1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
         $7::text[], $8::integer[], $9::text[], $10::text[], $11::jsonb[]
-    ) AS given (key, outcome, mail, at_ms, address, kind, job_id, attempt, provider_id, reason, chain)
+    ) AS given (key, outcome, mail, at_ms, address, kind, job_id, attempt, provider_id, reason, decisions)
 ), written AS (
     INSERT INTO flowstate_daemon.mails
-        (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, chain)
-    SELECT key, outcome, mail, to_timestamp(at_ms / 1000.0), address, kind, job_id, attempt, provider_id, reason, chain
+        (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, decisions)
+    SELECT key, outcome, mail, to_timestamp(at_ms / 1000.0), address, kind, job_id, attempt, provider_id, reason, decisions
     FROM given
     ORDER BY key, outcome
     ON CONFLICT (key, outcome) DO NOTHING
@@ -36,20 +36,20 @@ WITH given AS MATERIALIZED (
     ORDER BY job_id, outcome = 'sent' DESC, at_ms DESC
 ), ending AS (
     SELECT n.id, e.outcome, e.reason, e.at_ms
-    FROM flowstate_daemon.notices AS n
+    FROM flowstate_daemon.scheduled_mails AS n
     JOIN endings AS e ON e.job_id = n.job_id
     WHERE n.state IN ('planned', 'queued') OR (e.outcome = 'sent' AND n.state <> 'sent')
     ORDER BY n.id
     FOR UPDATE OF n
 ), ended AS (
-    UPDATE flowstate_daemon.notices AS n
+    UPDATE flowstate_daemon.scheduled_mails AS n
     SET state = e.outcome, reason = e.reason, ended_at = to_timestamp(e.at_ms / 1000.0), leased_until = NULL
     FROM ending AS e
     WHERE n.id = e.id
 )
 SELECT count(*) FROM written;
 
--- name: set_aside
+-- name: insert_rejects
 -- Entries that are no outcomes, each once.
 -- $1 SHA-256 of the raw entries (bytea[])
 -- $2 the raw entries, cut (bytea[])
@@ -65,7 +65,7 @@ WITH written AS (
 )
 SELECT count(*) FROM written;
 
--- name: note_events
+-- name: insert_events
 -- Provider events, each once, and in the same statement the suppressions that new ones bring: a repeated event does
 -- not undo what an operator has removed meanwhile. Returns how many events were new.
 -- $1 the webhook's ids (text[])

@@ -19,7 +19,7 @@
 -- Agrees with addJob of Bull 4; but a number that a custom id has taken is passed over, where Bull overwrites that
 -- job, and a debounce whose job was obliterated is taken over, where Bull never lets one in again
 
--- @include push
+-- @include add_to_wait
 
 local base, token = ARGV[1], ARGV[2]
 local count = (#ARGV - 2) / 11
@@ -35,7 +35,7 @@ end
 
 local function push_run()
   if run then
-    push(target, KEYS[6], run_priority, run, run_mode)
+    add_to_wait(target, KEYS[6], run_priority, run, run_mode)
     run = nil
   end
 end

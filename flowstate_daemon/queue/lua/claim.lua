@@ -23,8 +23,8 @@
 -- Agrees with moveToActive of Bull 4; but ids without a job leave the list, where Bull makes them jobs, and what
 -- somebody put into `wait` of a paused queue is moved to `paused`, where Bull's resume would destroy it
 
--- @include merge
--- @include row
+-- @include merge_lists
+-- @include job_row
 
 local base, token, lock_ms, now, wanted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local longest, only_urgent = tonumber(ARGV[6]), ARGV[8] == "1"
@@ -32,7 +32,7 @@ local jobs, dropped = {}, {}
 
 if redis.call("EXISTS", KEYS[5]) == 1 then
   if redis.call("EXISTS", KEYS[1]) == 1 and are_lists(KEYS[1], KEYS[6]) then
-    merge(KEYS[1], KEYS[6], KEYS[6], KEYS[3])
+    merge_lists(KEYS[1], KEYS[6], KEYS[6], KEYS[3])
   end
   return {jobs, dropped}
 end
@@ -66,7 +66,7 @@ local function announce(ids)
   end
 end
 
-local function hold(ids, locks)
+local function lock_jobs(ids, locks)
   announce(ids)
   redis.call("ZREM", KEYS[3], unpack(ids))
   redis.call("SREM", KEYS[4], unpack(ids))
@@ -123,7 +123,7 @@ local function claim(count)
     end
   end
   if #ids > 0 then
-    hold(ids, locks)
+    lock_jobs(ids, locks)
   end
   take_off(tail)
   return true

@@ -17,7 +17,7 @@
 -- Agrees with cleanJobsInSet of Bull 4 (age mark: first present of finishedOn, processedOn, timestamp; locked jobs
 -- stay; ids without a hash go), but compares numbers where that compares texts, and works on `delayed` too
 
--- @include forget
+-- @include delete_job
 
 local base, latest, skip = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local count, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -59,7 +59,7 @@ for i = 1, #ids do
     else
       redis.call("ZREM", KEYS[1], id)
     end
-    forget(base, KEYS[2], KEYS[3], KEYS[4], id)
+    delete_job(base, KEYS[2], KEYS[3], KEYS[4], id)
     removed = removed + 1
   end
 end

@@ -21,20 +21,20 @@
 
 -- @include retention
 -- @include debounce
--- @include leave_active
--- @include envelope
+-- @include remove_from_active
+-- @include stored_request
 -- @include journal
 
 local base, token, now = ARGV[1], ARGV[2], ARGV[3]
 local locks, codes = read_locks(5, 3), {}
 
-local function key_of(envelope_id)
-  return base .. "flowstate:envelope:" .. envelope_id
+local function key_of(request_id)
+  return base .. "flowstate:request:" .. request_id
 end
 
 -- A sealed request that has run out would park its job again at each retry: a person who retries it wants it sent.
-local function forget_lost_envelope(hash, envelope_id)
-  if envelope_id and redis.call("EXISTS", key_of(envelope_id)) == 0 then
+local function forget_lost_envelope(hash, request_id)
+  if request_id and redis.call("EXISTS", key_of(request_id)) == 0 then
     redis.call("HDEL", hash, "envelope")
   end
 end
@@ -58,28 +58,28 @@ end
 for job = 1, #locks do
   local key, at = 2 + 3 * job, 11 * job - 6
   local hash, logs, id = KEYS[key], KEYS[key + 2], ARGV[at]
-  local code, _, debounce_id, envelope_id =
-    leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
+  local code, _, debounce_id, request_id =
+    remove_from_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
   codes[job] = code
-  note(code, ARGV[at + 9])
+  add_entry(code, ARGV[at + 9])
   if code == 0 then
     release_debounce(base, debounce_id)
     if ARGV[at + 2] == "0" then
       redis.call("DEL", hash, logs)
-      leave_envelope(envelope_id)
+      count_member(request_id)
     else
       if ARGV[at + 10] == "" then
-        forget_lost_envelope(hash, envelope_id)
+        forget_lost_envelope(hash, request_id)
       else -- nobody can send it again, and its sealed request holds what must not stay
         redis.call("HDEL", hash, "envelope")
-        leave_envelope(envelope_id)
+        count_member(request_id)
       end
       keep(hash, logs, id, at)
     end
     redis.call("PUBLISH", KEYS[2], ARGV[at + 7])
   end
 end
-let_go(KEYS[3])
+release_locks(KEYS[3])
 write_journal(KEYS[4], tonumber(ARGV[4]))
-settle_envelopes(key_of)
+release_requests(key_of)
 return codes

@@ -10,13 +10,13 @@
 -- Publishes paused: the word itself
 -- Agrees with pause of Bull 4, but merges where that overwrites a list that is there already
 
--- @include merge
+-- @include merge_lists
 
 if not are_lists(KEYS[1], KEYS[2]) then
   return -1
 end
 local before = redis.call("EXISTS", KEYS[3])
-merge(KEYS[1], KEYS[2], KEYS[2], KEYS[5])
+merge_lists(KEYS[1], KEYS[2], KEYS[2], KEYS[5])
 redis.call("SET", KEYS[3], 1)
 redis.call("HSET", KEYS[4], "paused", 1)
 redis.call("PUBLISH", KEYS[2], "paused")

@@ -16,7 +16,7 @@
 -- Agrees with updateDelaySet of Bull 4; but ids without a job only leave the set, where Bull makes them jobs, and
 -- `active` is not searched for ids that cannot be there
 
--- @include push
+-- @include add_to_wait
 
 local base, channel = ARGV[1], ARGV[1] .. "waiting@" .. ARGV[2]
 local end_of_now = (tonumber(ARGV[3]) + 1) * 4096
@@ -46,7 +46,7 @@ local function make_ready()
   for i, id in ipairs(ids) do
     redis.call("HSET", base .. id, "delay", 0)
     if priorities[i + 1] ~= priorities[i] then
-      push(target, KEYS[5], priorities[i], {unpack(ids, first, i)}, "back")
+      add_to_wait(target, KEYS[5], priorities[i], {unpack(ids, first, i)}, "back")
       first = i + 1
     end
   end

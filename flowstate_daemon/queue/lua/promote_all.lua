@@ -14,8 +14,8 @@
 -- Publishes waiting@token: id, for each
 -- Agrees with promote of Bull 4, job by job
 
--- @include push
--- @include make_due
+-- @include add_to_wait
+-- @include promote_job
 
 local base, count = ARGV[1], tonumber(ARGV[2])
 local target = target_list(KEYS[4], KEYS[2], KEYS[3])
@@ -23,7 +23,7 @@ local ids = redis.call("ZRANGE", KEYS[1], 0, count - 1)
 local moved = 0
 
 for _, id in ipairs(ids) do
-  if make_due(KEYS[1], target, KEYS[5], base, id, ARGV[3]) then
+  if promote_job(KEYS[1], target, KEYS[5], base, id, ARGV[3]) then
     moved = moved + 1
   end
 end

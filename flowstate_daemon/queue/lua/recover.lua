@@ -23,11 +23,11 @@
 -- Publishes failed: {"jobId","val"}
 -- Agrees with no script of Bull 4, where such jobs wait for two stalled checks; jobs without a lock are left to those
 
--- @include push
+-- @include add_to_wait
 -- @include retention
 -- @include debounce
 -- @include journal
--- @include give_up
+-- @include fail_job
 
 local base, token, instance, now, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local held, requeued, failed = {}, {}, {}
@@ -39,7 +39,7 @@ end
 local active = redis.call("LRANGE", KEYS[1], 0, -1)
 local target = target_list(KEYS[4], KEYS[2], KEYS[3])
 
-local function bring_back(id, counted)
+local function requeue_own(id, counted)
   local hash = base .. id
   redis.call("LREM", KEYS[1], -1, id)
   redis.call("SREM", KEYS[6], id)
@@ -47,16 +47,16 @@ local function bring_back(id, counted)
   if not is_job(hash) then
     return
   end
-  if counted and count_up(hash, "recoveredCounter") > most then
-    give_up(KEYS[7], base, id, now, ARGV[6], ARGV[6])
+  if counted and increment(hash, "recoveredCounter") > most then
+    fail_job(KEYS[7], base, id, now, ARGV[6], ARGV[6])
     failed[#failed + 1] = id
   else
-    push(target, KEYS[5], redis.call("HGET", hash, "priority"), {id}, "front")
+    add_to_wait(target, KEYS[5], redis.call("HGET", hash, "priority"), {id}, "front")
     requeued[#requeued + 1] = id
   end
 end
 
-local function look_at(ids)
+local function job_details(ids)
   local locks = {}
   for i, id in ipairs(ids) do
     locks[i] = base .. id .. ":lock"
@@ -64,17 +64,17 @@ local function look_at(ids)
   for i, holder in ipairs(redis.call("MGET", unpack(locks))) do
     if holder == token then
       if not held[ids[i]] then
-        bring_back(ids[i], false)
+        requeue_own(ids[i], false)
       end
     elseif holder and string.sub(holder, 1, #instance) == instance then
-      bring_back(ids[i], true)
+      requeue_own(ids[i], true)
     end
   end
 end
 
 -- From the newest to the oldest: each goes before those that went before it.
 for first = 1, #active, 1000 do
-  look_at({unpack(active, first, math.min(first + 999, #active))})
+  job_details({unpack(active, first, math.min(first + 999, #active))})
 end
 write_journal(KEYS[8], tonumber(ARGV[7]))
 return {requeued, failed}

@@ -17,8 +17,8 @@
 -- Publishes delayed: due
 -- Agrees with no script of Bull 4, which has no hand-back; lists, locks and scores come out as after its retryJob
 
--- @include push
--- @include leave_active
+-- @include add_to_wait
+-- @include remove_from_active
 
 local token, due = ARGV[1], tonumber(ARGV[2])
 local locks, codes = read_locks(8, 2), {}
@@ -29,16 +29,16 @@ local later = false
 for job = #locks, 1, -1 do
   local key, at = 6 + 2 * job, 3 * job
   local id = ARGV[at]
-  local code, priority = leave_active(KEYS[1], KEYS[key], KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
+  local code, priority = remove_from_active(KEYS[1], KEYS[key], KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
   codes[job] = code
   if code == 0 and due > 0 then
     redis.call("ZADD", KEYS[5], string.format("%.0f", due * 4096 + tonumber(ARGV[at + 2])), id)
     later = true
   elseif code == 0 then
-    push(target, KEYS[6], priority, {id}, "front")
+    add_to_wait(target, KEYS[6], priority, {id}, "front")
   end
 end
-let_go(KEYS[7])
+release_locks(KEYS[7])
 if later then
   redis.call("PUBLISH", KEYS[5], ARGV[2])
 end

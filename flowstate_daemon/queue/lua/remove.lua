@@ -19,7 +19,7 @@
 -- Publishes nothing
 -- Agrees with removeJob of Bull 4, but a debounce that another job holds by now stays
 
--- @include forget
+-- @include delete_job
 
 local base, id = ARGV[1], ARGV[2]
 
@@ -33,5 +33,5 @@ end
 for i = 4, 6 do
   found = found + redis.call("LREM", KEYS[i], 0, id)
 end
-forget(base, KEYS[7], KEYS[8], KEYS[9], id)
+delete_job(base, KEYS[7], KEYS[8], KEYS[9], id)
 return found > 0 and 1 or 0

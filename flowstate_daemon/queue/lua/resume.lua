@@ -12,13 +12,13 @@
 -- Publishes resumed: the word itself
 -- Agrees with pause of Bull 4, but merges where that overwrites a list that is there already
 
--- @include merge
+-- @include merge_lists
 
 if not are_lists(KEYS[1], KEYS[2]) then
   return -1
 end
 local before = redis.call("EXISTS", KEYS[3])
-merge(KEYS[1], KEYS[2], KEYS[1], KEYS[5])
+merge_lists(KEYS[1], KEYS[2], KEYS[1], KEYS[5])
 redis.call("DEL", KEYS[3])
 redis.call("HDEL", KEYS[4], "paused")
 redis.call("PUBLISH", ARGV[1], "resumed")

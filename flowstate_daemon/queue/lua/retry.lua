@@ -21,8 +21,8 @@
 -- Publishes delayed: the smallest due, once
 -- Agrees with saveStacktrace + moveToDelayed or retryJob of Bull 4, which write before they look at the lock
 
--- @include push
--- @include leave_active
+-- @include add_to_wait
+-- @include remove_from_active
 -- @include journal
 
 local token = ARGV[1]
@@ -38,9 +38,9 @@ end
 for job = 1, #locks do
   local key, at = 6 + 3 * job, 10 * job - 7
   local hash, id, due = KEYS[key], ARGV[at], tonumber(ARGV[at + 2])
-  local code, priority = leave_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
+  local code, priority = remove_from_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
   codes[job] = code
-  note(code, ARGV[at + 9])
+  add_entry(code, ARGV[at + 9])
   if code == 0 then
     redis.call(
       "HSET", hash,
@@ -52,11 +52,11 @@ for job = 1, #locks do
     if due > 0 then
       try_later(id, due, tonumber(ARGV[at + 3]))
     else
-      push(target, KEYS[6], priority, {id}, ARGV[at + 7])
+      add_to_wait(target, KEYS[6], priority, {id}, ARGV[at + 7])
     end
   end
 end
-let_go(KEYS[7])
+release_locks(KEYS[7])
 write_journal(KEYS[8], tonumber(ARGV[2]))
 if due_first then
   redis.call("PUBLISH", KEYS[5], string.format("%.0f", due_first))

@@ -17,8 +17,8 @@
 -- Publishes waiting@token: id, for each
 -- Agrees with retryJobs of Bull 4, with the differences told in retry_failed, and it does publish
 
--- @include push
--- @include requeue
+-- @include add_to_wait
+-- @include retry_job
 
 local base, latest, skip, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local target = target_list(KEYS[4], KEYS[2], KEYS[3])
@@ -26,7 +26,7 @@ local ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", latest, "LIMIT", skip, 
 local retried = 0
 
 for _, id in ipairs(ids) do
-  if requeue(KEYS[1], target, KEYS[5], base, id, ARGV[5], ARGV[6]) == 1 then
+  if retry_job(KEYS[1], target, KEYS[5], base, id, ARGV[5], ARGV[6]) == 1 then
     retried = retried + 1
   end
 end

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from flowstate_daemon.base.config import load
-from flowstate_daemon.cli.checks import examine
-from flowstate_daemon.cli.verdict import Verdict
+from flowstate_daemon.cli.check.result import CheckResult
+from flowstate_daemon.cli.check.runner import run_checks
+from flowstate_daemon.config.loader import load
 from flowstate_daemon.dev.embedded import free_port
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.keys import Keys
 
-Check = Callable[..., Awaitable[dict[str, Verdict]]]
+Check = Callable[..., Awaitable[dict[str, CheckResult]]]
 
 
 @pytest.fixture
 def check(valkey_url: str, keys: Keys, tmp_path: Path) -> Check:
     """Runs all parts of `check`; verdicts by their subject."""
 
-    async def check(within_s: float = 15.0, **environment: str) -> dict[str, Verdict]:
+    async def check(within_s: float = 15.0, **environment: str) -> dict[str, CheckResult]:
         config = load(
             {
                 "REDIS_URL": valkey_url,
@@ -32,6 +32,6 @@ def check(valkey_url: str, keys: Keys, tmp_path: Path) -> Check:
             },
             sending=True,
         )
-        return {verdict.subject: verdict for verdict in await examine(config, within_s=within_s)}
+        return {result.name: result for result in await run_checks(config, within_s=within_s)}
 
     return check

@@ -7,39 +7,39 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.cli.verdict import Grade
-from flowstate_daemon.dev.embedded import ValkeyHouse
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.server import look_at_server
+from flowstate_daemon.cli.check.result import Level
+from flowstate_daemon.dev.embedded import EmbeddedValkey
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.redis_client.server_info import inspect_server
 from tests.integration.cli.conftest import Check
-from tests.support.clock import HandClock
+from tests.support.clock import FakeClock
 from tests.support.proxy import FaultProxy
-from tests.support.redis_kinds import cluster
+from tests.support.redis_topologies import cluster
 
 
 @pytest.fixture
-async def store() -> AsyncIterator[ValkeyHouse]:
+async def store() -> AsyncIterator[EmbeddedValkey]:
     """A server of the test's own, whose set-up it may change."""
-    async with ValkeyHouse(appendonly=True) as store:
+    async with EmbeddedValkey(appendonly=True) as store:
         yield store
 
 
-async def command(store: ValkeyHouse, *words: str) -> None:
+async def command(store: EmbeddedValkey, *text: str) -> None:
     client = Redis.from_url(store.url, protocol=2)
-    await client.execute_command(*words)
+    await client.execute_command(*text)
     await client.aclose()
 
 
-def as_user(store: ValkeyHouse, name: str) -> str:
+def as_user(store: EmbeddedValkey, name: str) -> str:
     return store.url.replace("//", f"//{name}:word@")
 
 
-async def test_all_is_well_and_nothing_is_left_behind(check: Check, store: ValkeyHouse) -> None:
+async def test_all_is_well_and_nothing_is_left_behind(check: Check, store: EmbeddedValkey) -> None:
     """Every line on Redis is ok, and the server holds no key afterwards."""
     found = await check(REDIS_URL=store.url)
     about = {name: found[name].grade for name in found if name.startswith(("redis", "queue", "other"))}
-    assert set(about.values()) == {Grade.OK}, found
+    assert set(about.values()) == {Level.OK}, found
     assert len(about) == 8
     client = Redis.from_url(store.url, protocol=2)
     assert await client.keys() == []
@@ -47,50 +47,50 @@ async def test_all_is_well_and_nothing_is_left_behind(check: Check, store: Valke
 
 
 async def test_missing_commands_are_named_and_the_remedy_grants_them(
-    check: Check, store: ValkeyHouse, keys: Keys
+    check: Check, store: EmbeddedValkey, keys: Keys
 ) -> None:
     """The line that `check` tells makes the next `check` green."""
     await command(store, "ACL", "SETUSER", "hosted", "on", ">word", "~other:*", "&other:*", "+@all", "-lrem", "-zadd")
     url = as_user(store, "hosted")
-    verdict = (await check(REDIS_URL=url))["redis rights"]
-    assert verdict.finding == f"hosted lacks lrem, zadd, the keys {keys.base}*, the channels {keys.base}*"
-    await command(store, *verdict.remedy.replace("'", "").split())
-    assert (await check(REDIS_URL=url))["redis rights"].grade is Grade.OK
+    result = (await check(REDIS_URL=url))["redis rights"]
+    assert result.message == f"hosted lacks lrem, zadd, the keys {keys.base}*, the channels {keys.base}*"
+    await command(store, *result.remedy.replace("'", "").split())
+    assert (await check(REDIS_URL=url))["redis rights"].grade is Level.OK
 
 
 @pytest.mark.parametrize("lacking", ["eval", "evalsha", "blmove", "subscribe", "hstrlen", "publish"])
-async def test_each_missing_command_is_found(check: Check, store: ValkeyHouse, lacking: str) -> None:
+async def test_each_missing_command_is_found(check: Check, store: EmbeddedValkey, lacking: str) -> None:
     """Those of scripts, the scripts themselves, and those beside them."""
     await command(store, "ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", f"-{lacking}")
-    assert f"hosted lacks {lacking}" in (await check(REDIS_URL=as_user(store, "hosted")))["redis rights"].finding
+    assert f"hosted lacks {lacking}" in (await check(REDIS_URL=as_user(store, "hosted")))["redis rights"].message
 
 
-async def test_a_hosted_server_that_says_little_is_said_to_say_little(check: Check, store: ValkeyHouse) -> None:
+async def test_a_hosted_server_that_says_little_is_said_to_say_little(check: Check, store: EmbeddedValkey) -> None:
     """INFO, CONFIG, CLIENT and ACL are refused there: not visible, and no failure."""
     refused = ("-info", "-config", "-client", "-acl")
     await command(store, "ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", *refused)
     found = await check(REDIS_URL=as_user(store, "hosted"))
     for subject in ("redis memory", "redis persistence", "other workers"):
-        assert "not visible" in found[subject].finding
-        assert found[subject].grade is Grade.WARN
-    assert found["redis rights"].grade is Grade.OK
+        assert "not visible" in found[subject].message
+        assert found[subject].grade is Level.WARN
+    assert found["redis rights"].grade is Level.OK
 
 
-async def test_a_replica_is_told(check: Check, store: ValkeyHouse) -> None:
+async def test_a_replica_is_told(check: Check, store: EmbeddedValkey) -> None:
     """It would answer everything and take nothing."""
     await command(store, "REPLICAOF", "127.0.0.1", "1")
-    assert (await check(REDIS_URL=store.url))["redis role"].grade is Grade.FAIL
+    assert (await check(REDIS_URL=store.url))["redis role"].grade is Level.FAIL
 
 
 @pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru"])
-async def test_a_full_server_is_told(check: Check, store: ValkeyHouse, policy: str) -> None:
+async def test_a_full_server_is_told(check: Check, store: EmbeddedValkey, policy: str) -> None:
     """Whatever happens there to the next job, it is not what anybody wants."""
     await command(store, "CONFIG", "SET", "maxmemory-policy", policy)
     await command(store, "CONFIG", "SET", "maxmemory", "1000000")
-    assert (await check(REDIS_URL=store.url))["redis memory"].finding.startswith("full")
+    assert (await check(REDIS_URL=store.url))["redis memory"].message.startswith("full")
 
 
-async def test_a_policy_that_evicts_is_told(check: Check, store: ValkeyHouse) -> None:
+async def test_a_policy_that_evicts_is_told(check: Check, store: EmbeddedValkey) -> None:
     """A warning with the line to set."""
     await command(store, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     assert "noeviction" in (await check(REDIS_URL=store.url))["redis memory"].remedy
@@ -102,27 +102,27 @@ async def test_a_server_that_does_not_answer_costs_its_time_and_no_more(check: C
         proxy.freeze()
         found = await check(REDIS_URL=f"redis://127.0.0.1:{proxy.port}", within_s=0.5)
     assert found["redis"].unreachable
-    assert found["http port"].grade is Grade.OK
+    assert found["http port"].grade is Level.OK
 
 
 async def test_a_live_bull_worker_is_seen_and_a_daemon_is_not(check: Check, valkey_url: str, keys: Keys) -> None:
     """The name of a node worker is the queue's alone."""
-    ours = Connection(valkey_url, client_name=f"{keys.client_name}:vm-1/{'a' * 32}")
+    own = Connection(valkey_url, client_name=f"{keys.client_name}:vm-1/{'a' * 32}")
     node = Redis.from_url(valkey_url, protocol=2, client_name=keys.client_name)
-    await ours.block("PING")
-    assert (await check())["other workers"].grade is Grade.OK
+    await own.execute_blocking("PING")
+    assert (await check())["other workers"].grade is Level.OK
     await node.ping()
-    verdict = (await check())["other workers"]
-    assert verdict.finding.startswith("1 Bull worker(s)")
+    result = (await check())["other workers"]
+    assert result.message.startswith("1 Bull worker(s)")
     await node.aclose()
-    await ours.close()
+    await own.close()
 
 
-async def test_a_clock_that_differs_is_measured(connection: Connection, clock: HandClock) -> None:
+async def test_a_clock_that_differs_is_measured(connection: Connection, clock: FakeClock) -> None:
     """By how much the server is ahead of this machine."""
-    server = await look_at_server(connection, clock)
+    server = await inspect_server(connection, clock)
     assert server.skew_s is not None
-    seconds, _ = await connection.call("TIME")
+    seconds, _ = await connection.execute("TIME")
     assert server.skew_s == pytest.approx(seconds - clock.now_ms() / 1000, abs=2)
 
 
@@ -131,5 +131,5 @@ async def test_a_cluster_is_fine_with_a_hash_tag_and_refused_without(check: Chec
     async with cluster("{bull}:email:") as formed:
         tagged = await check(REDIS_URL=formed.other.url, FLOWSTATE_QUEUE_PREFIX="{bull}")
         spread = await check(REDIS_URL=formed.other.url, FLOWSTATE_QUEUE_PREFIX="bull")
-    assert {tagged[name].grade for name in ("redis cluster", "redis rights", "queue")} == {Grade.OK}
+    assert {tagged[name].grade for name in ("redis cluster", "redis rights", "queue")} == {Level.OK}
     assert spread["redis cluster"].misconfigured

@@ -9,9 +9,9 @@ import pytest
 
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.database.migrate import Migrator
+from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import open_pool
-from tests.support.clock import HandClock
+from tests.support.clock import FakeClock
 
 
 @pytest.fixture
@@ -29,5 +29,5 @@ async def pool(bare_pool: asyncpg.Pool) -> asyncpg.Pool:
 
 
 @pytest.fixture
-def ledger(pool: asyncpg.Pool, clock: HandClock) -> Ledger:
+def ledger(pool: asyncpg.Pool, clock: FakeClock) -> Ledger:
     return Ledger(pool, clock)

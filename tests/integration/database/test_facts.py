@@ -9,50 +9,56 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
-from flowstate_daemon.database import application as border
-from flowstate_daemon.database.facts import NOTIFICATIONS, Facts, Focus, Window
-from tests.support.application import Application, stored
+from flowstate_daemon.database import app_database as border
+from flowstate_daemon.database.app_data import NOTIFICATIONS, AppData, Focus, TimeWindow
+from tests.support.app_tables import AppTables, stored
 
 PARIS, NEW_YORK, TOKYO = (ZoneInfo(name) for name in ("Europe/Paris", "America/New_York", "Asia/Tokyo"))
 ALL = frozenset(NOTIFICATIONS)
 
 
-def day(user_id: str, number: int, zone: ZoneInfo = PARIS, *, item: str = "") -> Window:
+def day(user_id: str, number: int, zone: ZoneInfo = PARIS, *, item: str = "") -> TimeWindow:
     """One day of March 2026 where the person lives."""
     begins, ends = (datetime(2026, 3, at, tzinfo=zone).astimezone(UTC) for at in (number, number + 1))
-    return Window(user_id, begins, ends, zone, item)
+    return TimeWindow(user_id, begins, ends, zone, item)
 
 
-def week(user_id: str, zone: ZoneInfo = PARIS) -> Window:
+def week(user_id: str, zone: ZoneInfo = PARIS) -> TimeWindow:
     """The seven days before Sunday 15 March 2026, 17:00."""
     begins, ends = (datetime(2026, 3, at, 17, tzinfo=zone).astimezone(UTC) for at in (8, 15))
-    return Window(user_id, begins, ends, zone)
+    return TimeWindow(user_id, begins, ends, zone)
 
 
 @pytest.fixture
-async def app(bare_pool: asyncpg.Pool) -> AsyncIterator[Application]:
+async def app(bare_pool: asyncpg.Pool) -> AsyncIterator[AppTables]:
     async with bare_pool.acquire() as connection:
         # The pool speaks JSON; the application's rows are written as text.
         await connection.reset_type_codec("jsonb", schema="pg_catalog")
-        yield Application(connection)
+        yield AppTables(connection)
 
 
 @pytest.fixture
-def facts(bare_pool: asyncpg.Pool) -> Facts:
-    return Facts(border.Application(bare_pool))
+def facts(bare_pool: asyncpg.Pool) -> AppData:
+    return AppData(border.AppDatabase(bare_pool))
 
 
-async def test_people_as_they_are_stored(app: Application, facts: Facts) -> None:
+async def test_people_as_they_are_stored(app: AppTables, facts: AppData) -> None:
     """Language, zone and wishes from good preferences; who has none wants everything; nobody is invented."""
     refusing = {"timezone": "Asia/Tokyo", "language": "fr", "notifications": {"taskReminders": False}}
     await app.user("ada", refusing, fullName="Ada")
     await app.user("bob", isEmailVerified=False, deletedAt=stored(2026, 1, 2))
-    people = await facts.people(["ada", "bob", "nobody"])
-    assert set(people) == {"ada", "bob"}
-    ada, bob = people["ada"], people["bob"]
+    recipients = await facts.users(["ada", "bob", "nobody"])
+    assert set(recipients) == {"ada", "bob"}
+    ada, bob = recipients["ada"], recipients["bob"]
     assert (ada.email, ada.full_name, ada.language, ada.zone) == ("ada@example.org", "Ada", "fr", "Asia/Tokyo")
-    assert (ada.wants, ada.verified, ada.deleted) == (ALL - {"task-reminder"}, True, False)
-    assert (bob.wants, bob.verified, bob.deleted, bob.language, bob.zone) == (ALL, False, True, None, None)
+    assert (ada.enabled_notifications, ada.verified, ada.deleted) == (ALL - {"task-reminder"}, True, False)
+    assert (bob.enabled_notifications, bob.verified, bob.deleted, bob.language, bob.zone) == (
+        ALL,
+        False,
+        True,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,12 +72,12 @@ async def test_people_as_they_are_stored(app: Application, facts: Facts) -> None
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_strange_preferences_are_none(app: Application, facts: Facts, preferences: object) -> None:
+async def test_strange_preferences_are_none(app: AppTables, facts: AppData, preferences: object) -> None:
     """Whatever JSON stands there, the person is read; what cannot be understood refuses nothing."""
     await app.user("ada", preferences)
-    ada = (await facts.people(["ada"]))["ada"]
+    ada = (await facts.users(["ada"]))["ada"]
     assert ada.language is None
-    assert ada.wants == ALL
+    assert ada.enabled_notifications == ALL
     assert ada.zone is None or not ada.zone.startswith("Asia")
 
 
@@ -84,14 +90,14 @@ async def test_strange_preferences_are_none(app: Application, facts: Facts, pref
     ],
 )
 async def test_a_no_is_heard_in_any_spelling(
-    app: Application, facts: Facts, preferences: object, wants: frozenset[str]
+    app: AppTables, facts: AppData, preferences: object, wants: frozenset[str]
 ) -> None:
     """A refusal as text, or of all notifications at once, counts: in doubt nobody is bothered."""
     await app.user("ada", preferences)
-    assert (await facts.people(["ada"]))["ada"].wants == wants
+    assert (await facts.users(["ada"]))["ada"].enabled_notifications == wants
 
 
-async def test_tomorrow_has_an_exact_begin_and_end(app: Application, facts: Facts) -> None:
+async def test_tomorrow_has_an_exact_begin_and_end(app: AppTables, facts: AppData) -> None:
     """Open tasks of the window in the order in which they are due, each with its project; nothing else."""
     await app.user("ada")
     project = await app.project("ada", "Autumn")
@@ -108,36 +114,36 @@ async def test_tomorrow_has_an_exact_begin_and_end(app: Application, facts: Fact
     found = await facts.tasks_due([day("ada", 10), day("ada", 12)])
     assert list(found) == [day("ada", 10)]
     tasks = found[day("ada", 10)]
-    assert [(t.title, t.project, t.priority, t.minutes) for t in tasks.first] == [
+    assert [(t.title, t.project, t.priority, t.minutes) for t in tasks.items] == [
         ("first ms", "Autumn", 1, 30),
         ("last ms", None, 3, None),
     ]
     assert tasks.total == 2
 
 
-async def test_each_window_is_its_owners_own(app: Application, facts: Facts) -> None:
+async def test_each_window_is_its_owners_own(app: AppTables, facts: AppData) -> None:
     """Two people in two zones: the same instant is tomorrow for one of them only, and none sees the other's tasks."""
     for name in ("ada", "bob"):
         await app.user(name)
         await app.task(name, f"{name}'s", stored(2026, 3, 9, 20))
     windows = [day("ada", 10, TOKYO), day("bob", 10, NEW_YORK)]
     found = await facts.tasks_due(windows)
-    assert {window.user_id: [task.title for task in tasks.first] for window, tasks in found.items()} == {
+    assert {window.user_id: [task.title for task in tasks.items] for window, tasks in found.items()} == {
         "ada": ["ada's"]
     }
 
 
-async def test_one_task_may_be_asked_for(app: Application, facts: Facts) -> None:
+async def test_one_task_may_be_asked_for(app: AppTables, facts: AppData) -> None:
     """With an item the window holds that task, if it is still due then, and no other."""
     await app.user("ada")
     first, _ = [await app.task("ada", title, stored(2026, 3, 10, 12)) for title in ("one", "two")]
     moved = await app.task("ada", "moved", stored(2026, 3, 20))
     windows = [day("ada", 10, item=first), day("ada", 10, item=moved)]
     found = await facts.tasks_due(windows)
-    assert [(window.item, tasks.total) for window, tasks in found.items()] == [(first, 1)]
+    assert [(window.task_id, tasks.total) for window, tasks in found.items()] == [(first, 1)]
 
 
-async def test_ten_oldest_and_the_true_count(app: Application, facts: Facts) -> None:
+async def test_ten_oldest_and_the_true_count(app: AppTables, facts: AppData) -> None:
     """The list is cut in the database, the count is not; today is not overdue."""
     await app.user("ada")
     await app.connection.execute(
@@ -146,35 +152,35 @@ async def test_ten_oldest_and_the_true_count(app: Application, facts: Facts) -> 
         FROM generate_series(0, 49_999) AS n"""
     )
     await app.task("ada", "today", stored(2026, 3, 9, 23))
-    tasks = (await facts.overdue([day("ada", 9)]))["ada"]
+    tasks = (await facts.tasks_overdue([day("ada", 9)]))["ada"]
     assert tasks.total == 50_000
-    assert [task.title for task in tasks.first] == [f"task {n}" for n in range(49_999, 49_989, -1)]
+    assert [task.title for task in tasks.items] == [f"task {n}" for n in range(49_999, 49_989, -1)]
 
 
 @pytest.mark.parametrize(
     "due", ["-infinity", "0044-03-15 BC", "0001-01-01", "infinity", "9999-12-31 23:59", "294276-12-31"]
 )
-async def test_impossible_dates_are_read(app: Application, facts: Facts, due: str) -> None:
+async def test_impossible_dates_are_read(app: AppTables, facts: AppData, due: str) -> None:
     """Dates that no Python datetime holds crash nothing; the past is overdue, the far future is not."""
     await app.user("ada")
     await app.task("ada", "odd", due)
-    found = await facts.overdue([day("ada", 9)])
+    found = await facts.tasks_overdue([day("ada", 9)])
     past = due.startswith(("-", "0"))
-    assert (found["ada"].first[0].due_at if past else found) == (datetime(2, 1, 1, tzinfo=UTC) if past else {})
+    assert (found["ada"].items[0].due_at if past else found) == (datetime(2, 1, 1, tzinfo=UTC) if past else {})
     assert await facts.tasks_due([day("ada", 10)]) == {}
 
 
-async def test_titles_may_be_missing_or_endless(app: Application, facts: Facts) -> None:
+async def test_titles_may_be_missing_or_endless(app: AppTables, facts: AppData) -> None:
     """A title of a megabyte is cut where it lies; an empty one, or none, is None."""
     await app.user("ada")
     await app.connection.execute("ALTER TABLE tasks ALTER COLUMN title DROP NOT NULL")
     for number, title in enumerate(("x" * 1_000_000, "", None)):
         await app.task("ada", title, stored(2026, 3, 10, number))  # type: ignore[arg-type]
-    first = (await facts.tasks_due([day("ada", 10)]))[day("ada", 10)].first
+    first = (await facts.tasks_due([day("ada", 10)]))[day("ada", 10)].items
     assert [task.title for task in first] == ["x" * 500, None, None]
 
 
-async def test_a_week_of_focus(app: Application, facts: Facts) -> None:
+async def test_a_week_of_focus(app: AppTables, facts: AppData) -> None:
     """Sums by local weekday, ratings of rated sessions only, the week before apart, and the tasks with most minutes."""
     await app.user("ada")
     tasks = {title: await app.task("ada", title, None) for title in ("a", "b", "c", "d")}
@@ -196,7 +202,7 @@ async def test_a_week_of_focus(app: Application, facts: Facts) -> None:
     assert [(top.title, top.minutes) for top in found.top] == [("b", 65), (None, 50), ("a", 30)]
 
 
-async def test_absurd_sessions_are_bounded(app: Application, facts: Facts) -> None:
+async def test_absurd_sessions_are_bounded(app: AppTables, facts: AppData) -> None:
     """Negative minutes count as none and endless ones as a day: one broken row does not drown a week."""
     await app.user("ada")
     for actual, planned in ((-5, 25), (2**31 - 1, 25), (None, -(2**31)), (0, 25)):
@@ -207,7 +213,7 @@ async def test_absurd_sessions_are_bounded(app: Application, facts: Facts) -> No
     assert [(top.title, top.minutes) for top in found.top] == [(None, 1440)]
 
 
-async def test_hundreds_of_people_cost_one_query(app: Application, facts: Facts) -> None:
+async def test_hundreds_of_people_cost_one_query(app: AppTables, facts: AppData) -> None:
     """Five hundred people are read together, whatever is asked."""
     await app.connection.execute(
         """INSERT INTO users (id, email, password, "updatedAt") SELECT 'u' || n, n || '@x.example', '', now()
@@ -220,11 +226,16 @@ async def test_hundreds_of_people_cost_one_query(app: Application, facts: Facts)
     ids = [f"u{n}" for n in range(1, 501)]
     windows = [day(user_id, 10) for user_id in ids]
     later = [day(user_id, 10) for user_id in ids]
-    assert len(await facts.people(ids)) == len(await facts.tasks_due(windows)) == len(await facts.overdue(later)) == 500
+    assert (
+        len(await facts.users(ids))
+        == len(await facts.tasks_due(windows))
+        == len(await facts.tasks_overdue(later))
+        == 500
+    )
     assert await facts.focus_weeks(windows) == {}
 
 
-async def test_nobody_is_asked_about_nobody(facts: Facts) -> None:
+async def test_nobody_is_asked_about_nobody(facts: AppData) -> None:
     """An empty batch is answered without an error."""
-    assert [await facts.people([]), await facts.tasks_due([]), await facts.overdue([])] == [{}, {}, {}]
+    assert [await facts.users([]), await facts.tasks_due([]), await facts.tasks_overdue([])] == [{}, {}, {}]
     assert await facts.focus_weeks([]) == {}

@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.database.dsn import clean_dsn
-from flowstate_daemon.database.languages import REST_S, Languages
 from flowstate_daemon.database.pool import open_pool
+from flowstate_daemon.database.recipients import DENIED_RETRY_S, UserLanguages
 from flowstate_daemon.dev.embedded import free_port
-from tests.support.clock import HandClock
+from tests.support.clock import FakeClock
 
 REFUSALS = (
     "REVOKE SELECT ON users FROM reader",
@@ -26,8 +26,8 @@ REFUSALS = (
 
 
 @pytest.fixture
-def languages(bare_pool: asyncpg.Pool, clock: HandClock) -> Languages:
-    return Languages(bare_pool, clock)
+def languages(bare_pool: asyncpg.Pool, clock: FakeClock) -> UserLanguages:
+    return UserLanguages(bare_pool, clock)
 
 
 async def add(pool: asyncpg.Pool, preferences: Sequence[Any], address: str = "p{}@example.org") -> list[str]:
@@ -40,7 +40,7 @@ async def add(pool: asyncpg.Pool, preferences: Sequence[Any], address: str = "p{
     return addresses
 
 
-async def test_people_have_what_they_chose(bare_pool: asyncpg.Pool, languages: Languages) -> None:
+async def test_people_have_what_they_chose(bare_pool: asyncpg.Pool, languages: UserLanguages) -> None:
     """Whoever has chosen something is told as they wrote it; nobody else is."""
     await add(bare_pool, [{"language": "fr"}, {"language": "pt-BR"}, {"language": None}, {}, None])
     asked = [f"p{number}@example.org" for number in range(6)]
@@ -48,7 +48,7 @@ async def test_people_have_what_they_chose(bare_pool: asyncpg.Pool, languages: L
 
 
 async def test_the_spelling_of_the_job_need_not_be_the_application_s(
-    bare_pool: asyncpg.Pool, languages: Languages
+    bare_pool: asyncpg.Pool, languages: UserLanguages
 ) -> None:
     """Most applications store addresses in small letters, some as they were typed."""
     await add(bare_pool, [{"language": "fr"}])
@@ -58,7 +58,9 @@ async def test_the_spelling_of_the_job_need_not_be_the_application_s(
 
 
 @pytest.mark.parametrize("nonsense", ["fr", ["fr"], 7, True, {"language": ["fr"]}, {"language": {"fr": "x" * 9999}}])
-async def test_broken_preferences_are_bearable(bare_pool: asyncpg.Pool, languages: Languages, nonsense: Any) -> None:
+async def test_broken_preferences_are_bearable(
+    bare_pool: asyncpg.Pool, languages: UserLanguages, nonsense: Any
+) -> None:
     """Whatever stands there, the others of the batch have their language, and nothing endless comes back."""
     addresses = await add(bare_pool, [nonsense, {"language": "fr"}])
     found = await languages.languages_of(addresses)
@@ -78,35 +80,35 @@ async def owner(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.mark.parametrize("change", REFUSALS, ids=lambda change: change[:28])
 async def test_a_table_that_cannot_be_read_is_said_once(
-    owner: asyncpg.Connection, database_url: str, clock: HandClock, change: str
+    owner: asyncpg.Connection, database_url: str, clock: FakeClock, change: str
 ) -> None:
     """No right, no table, no column, another type: everybody gets the default language, and the remedy is told."""
     await owner.execute(change)
     async with open_pool(clean_dsn(database_url.replace("postgres@", "reader@"))) as pool:
-        languages = Languages(pool, clock)
+        languages = UserLanguages(pool, clock)
         with capture_logs() as said:
             for _ in range(3):
                 assert await languages.languages_of(["p0@example.org"]) == {}
-                clock.advance(REST_S)
+                clock.advance(DENIED_RETRY_S)
     (warning,) = said
-    assert warning["event"] == "languages_unknown"
+    assert warning["event"] == "user_languages_unavailable"
     assert "GRANT" in warning["remedy"]
 
 
-async def test_a_right_granted_later_is_noticed(bare_pool: asyncpg.Pool, clock: HandClock) -> None:
+async def test_a_right_granted_later_is_noticed(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
     """The table is asked again after a while, and not before."""
-    languages = Languages(bare_pool, clock)
+    languages = UserLanguages(bare_pool, clock)
     await bare_pool.execute("ALTER TABLE users RENAME TO hidden")
     assert await languages.languages_of(["p0@example.org"]) == {}
     await bare_pool.execute("ALTER TABLE hidden RENAME TO users")
     await add(bare_pool, [{"language": "fr"}])
     assert await languages.languages_of(["p0@example.org"]) == {}
-    clock.advance(REST_S)
+    clock.advance(DENIED_RETRY_S)
     assert await languages.languages_of(["p0@example.org"]) == {"p0@example.org": "fr"}
 
 
-async def test_postgres_away_is_an_outage(clock: HandClock) -> None:
+async def test_postgres_away_is_an_outage(clock: FakeClock) -> None:
     """As for everything else that is asked before a mail leaves."""
     async with open_pool(clean_dsn(f"postgresql://u@127.0.0.1:{free_port()}/d")) as pool:
-        with pytest.raises(Outage):
-            await Languages(pool, clock).languages_of(["p0@example.org"])
+        with pytest.raises(StoreUnavailableError):
+            await UserLanguages(pool, clock).languages_of(["p0@example.org"])

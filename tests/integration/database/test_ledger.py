@@ -11,20 +11,19 @@ import asyncpg
 import pytest
 
 from flowstate_daemon.database import ledger as ledger_module
-from flowstate_daemon.database.ledger import Ledger, Reject
-from flowstate_daemon.database.outcome import LATEST_MS, Decision, read_outcome
-from flowstate_daemon.database.pool import borrowed
-from flowstate_daemon.database.stories import Stories
-from flowstate_daemon.database.suppression import Suppressions
-from flowstate_daemon.mail.event import ProviderEvent
-from tests.support.clock import START, HandClock
-from tests.support.outcomes import CHAIN, START_MS, journal_entry, outcome
+from flowstate_daemon.database.ledger import LATEST_MS, Decision, Ledger, RejectedEntry, parse_outcome
+from flowstate_daemon.database.mail_history import MailHistory
+from flowstate_daemon.database.pool import acquire
+from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.message import ProviderEvent
+from tests.support.clock import START, FakeClock
+from tests.support.ledger_entries import CHAIN, START_MS, journal_entry, outcome
 
 HOSTILE = "NUL \0, half an emoji \ud83d, ; DROP TABLE users; -- ' \" \\ $1 %s \u202e \x1b[31m"
 
 
 async def rows_in(pool: asyncpg.Pool, table: str) -> list[asyncpg.Record]:
-    async with borrowed(pool) as connection:
+    async with acquire(pool) as connection:
         return list(await connection.fetch(f"SELECT * FROM flowstate_daemon.{table}"))
 
 
@@ -49,7 +48,7 @@ async def test_an_outcome_is_stored_whole(pool: asyncpg.Pool, ledger: Ledger) ->
         "attempt": 2,
         "provider_id": "re-7",
         "reason": "the provider said no",
-        "chain": [{"step": step.step, "verdict": step.verdict, "why": step.why} for step in CHAIN],
+        "chain": [{"step": step.check, "verdict": step.result, "why": step.reason} for step in CHAIN],
     }
 
 
@@ -79,12 +78,12 @@ async def test_hostile_text_is_kept_as_text(pool: asyncpg.Pool, ledger: Ledger) 
     """NUL bytes, broken Unicode and SQL in any field come through the journal as harmless text."""
     raw = journal_entry(outcome(1, reason="@@", chain=(Decision("@@", "@@", "@@"),), kind="@@", job_id="@@", to="@@"))
     for hostile in (rb"NUL \u0000 half \ud83d '; DROP TABLE users; --", b"no UTF-8: \xff\xfe", rb"\u202e \u001b[31m"):
-        assert await ledger.write([read_outcome(raw.replace(b"@@", hostile))]) == 1
+        assert await ledger.write([parse_outcome(raw.replace(b"@@", hostile))]) == 1
         (row,) = await rows_in(pool, "mails")
         for value in (row["reason"], row["kind"], row["job_id"], row["address"], *row["chain"][0].values()):
             assert value
             assert "\0" not in value
-        async with borrowed(pool) as connection:
+        async with acquire(pool) as connection:
             await connection.execute("DELETE FROM flowstate_daemon.mails")
 
 
@@ -105,9 +104,13 @@ async def test_entries_that_postgres_refuses_do_not_hold_up_the_rest(pool: async
 
 async def test_rejects_are_kept_raw_and_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """Any bytes can be set aside, twice is once, and a huge one is cut."""
-    rejects = [Reject(b"\0\xff not JSON", "why \0"), Reject(b"x" * 100_000, "too long"), Reject(b"", "empty")]
-    assert await ledger.set_aside(rejects) == 3
-    assert await ledger.set_aside(rejects) == 0
+    rejects = [
+        RejectedEntry(b"\0\xff not JSON", "why \0"),
+        RejectedEntry(b"x" * 100_000, "too long"),
+        RejectedEntry(b"", "empty"),
+    ]
+    assert await ledger.reject(rejects) == 3
+    assert await ledger.reject(rejects) == 0
     assert {len(row["raw"]) for row in await rows_in(pool, "journal_rejects")} == {11, 8_192, 0}
 
 
@@ -118,12 +121,12 @@ ORDERLY = ("sent", "delivery_delayed", "delivered", "opened")
 async def test_the_furthest_state_wins_in_any_order(pool: asyncpg.Pool, ledger: Ledger, order: tuple[int, ...]) -> None:
     """Events may come in any order, one at a time and again, also before the mail's own entry."""
     for number in (*order, *order):
-        await ledger.note_events([event(ORDERLY[number], number)])
+        await ledger.record_events([event(ORDERLY[number], number)])
     await ledger.write([outcome()])
-    (story,) = await Stories(pool).explain("ada@example.org")
-    assert story.state == "opened"
-    assert story.marks == ()
-    assert [heard.type for heard in story.events] == list(ORDERLY)
+    (record,) = await MailHistory(pool).explain("ada@example.org")
+    assert record.state == "opened"
+    assert record.flags == ()
+    assert [received.type for received in record.events] == list(ORDERLY)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +146,22 @@ async def test_rank_goes_before_time_and_bad_ends_stand_apart(
 ) -> None:
     """The state is the highest rank, the later of equals; what ended badly is told beside it."""
     await ledger.write([outcome()])
-    assert await ledger.note_events(events) == len(events)
-    (story,) = await Stories(pool).explain("ada@example.org")
-    assert (story.state, story.marks) == (state, marks)
+    assert await ledger.record_events(events) == len(events)
+    (record,) = await MailHistory(pool).explain("ada@example.org")
+    assert (record.state, record.flags) == (state, marks)
 
 
 async def test_a_new_event_suppresses_and_a_repeated_one_does_not(
-    pool: asyncpg.Pool, ledger: Ledger, clock: HandClock
+    pool: asyncpg.Pool, ledger: Ledger, clock: FakeClock
 ) -> None:
     """A hard bounce enters the list with its event; when an operator has removed it, a replay changes nothing."""
     suppressions = Suppressions(pool, clock)
     bounce = event("bounced", 3, address="ADA@example.org", reason="no such mailbox", suppress="bounced")
-    assert await ledger.note_events([bounce, bounce]) == 1
+    assert await ledger.record_events([bounce, bounce]) == 1
     (found,) = await suppressions.find("ada@example.org")
     assert (found.reason, found.note, found.since) == ("bounced", "no such mailbox", START + timedelta(seconds=3))
     await suppressions.remove("ada@example.org")
-    assert await ledger.note_events([bounce]) == 0
+    assert await ledger.record_events([bounce]) == 0
     assert await suppressions.find("ada@example.org") == []
 
 
@@ -166,27 +169,27 @@ async def test_hostile_events_are_stored(pool: asyncpg.Pool, ledger: Ledger) -> 
     """NUL bytes, endless text, times out of this world: a webhook's content never raises."""
     long = "x\0" * 5_000
     events = [ProviderEvent(long, long, long, at, long, HOSTILE) for at in (-1, 2**60)]
-    assert await ledger.note_events(events) == 1
-    assert await ledger.note_events([]) == 0
+    assert await ledger.record_events(events) == 1
+    assert await ledger.record_events([]) == 0
 
 
 async def test_concurrent_events_are_counted_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """The provider delivers to five daemons at once: each event is new to one of them."""
     events = [event("bounced", n, address=f"p{n % 20}@example.org", suppress="bounced") for n in range(200)]
     orders = (events, events[::-1], events[100:] + events[:100], events[::2] + events[1::2], events)
-    assert sum(await asyncio.gather(*(ledger.note_events(order) for order in orders))) == 200
+    assert sum(await asyncio.gather(*(ledger.record_events(order) for order in orders))) == 200
     assert len(await rows_in(pool, "suppressions")) == 20
 
 
 async def test_prune_takes_what_is_too_old_in_small_batches(
-    pool: asyncpg.Pool, ledger: Ledger, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+    pool: asyncpg.Pool, ledger: Ledger, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old mails, events and rejects go, also when several prune at once; young ones and the suppression list stay."""
     monkeypatch.setattr(ledger_module, "PRUNE_BATCH", 7)
     day_ms = 86_400_000
     await ledger.write([outcome(number, at=START_MS - number * day_ms) for number in range(100)])
-    await ledger.note_events([event("bounced", -number * 86_400, suppress="bounced") for number in range(100)])
-    await ledger.set_aside([Reject(b"old", "old")])
+    await ledger.record_events([event("bounced", -number * 86_400, suppress="bounced") for number in range(100)])
+    await ledger.reject([RejectedEntry(b"old", "old")])
     clock.advance(60)
     pruned = await asyncio.gather(ledger.prune(30), ledger.prune(30), ledger.prune(30))
     assert sum(pruned) == 70 + 70
@@ -208,13 +211,13 @@ async def test_explain_tells_newest_first(pool: asyncpg.Pool, ledger: Ledger) ->
             outcome(4, to="bob@example.org"),
         ]
     )
-    stories = Stories(pool)
-    told = await stories.explain("  Ada@Example.ORG ")
-    assert [story.job_id for story in told] == ["1", "3", "2"]
-    assert [one.outcome for one in told[0].tries] == ["retried", "retried", "sent"]
-    assert told[0].tries[0].reason == "the provider was ill"
-    assert told[0].outcome == "sent"
-    assert told[2].tries[0].chain == (Decision("preference", "skip", "unsubscribed"),)
-    assert [story.job_id for story in await stories.explain("ada@example.org", 2)] == ["1", "3"]
-    assert await stories.explain("nobody@example.org") == []
-    assert await stories.explain(HOSTILE) == []
+    records = MailHistory(pool)
+    output = await records.explain("  Ada@Example.ORG ")
+    assert [record.job_id for record in output] == ["1", "3", "2"]
+    assert [one.outcome for one in output[0].attempts] == ["retried", "retried", "sent"]
+    assert output[0].attempts[0].reason == "the provider was ill"
+    assert output[0].outcome == "sent"
+    assert output[2].attempts[0].chain == (Decision("preference", "skip", "unsubscribed"),)
+    assert [record.job_id for record in await records.explain("ada@example.org", 2)] == ["1", "3"]
+    assert await records.explain("nobody@example.org") == []
+    assert await records.explain(HOSTILE) == []

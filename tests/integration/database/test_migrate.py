@@ -10,22 +10,22 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.database.migrate import Migration, Migrator, SchemaRefused, known_migrations
-from flowstate_daemon.database.pool import borrowed, open_pool
-from flowstate_daemon.database.stories import Stories
-from flowstate_daemon.dev.seed import add_people
-from tests.support.clock import HandClock
-from tests.support.outcomes import outcome
+from flowstate_daemon.database.mail_history import MailHistory
+from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMismatchError, known_migrations
+from flowstate_daemon.database.pool import acquire, open_pool
+from flowstate_daemon.dev.seed import add_users
+from tests.support.clock import FakeClock
+from tests.support.ledger_entries import outcome
 
 ALL = list(known_migrations())
 
 
 async def public_state(pool: asyncpg.Pool) -> list[tuple[str, ...]]:
     """Each relation, column, index, constraint, trigger and right in `public`, and a checksum of each table's rows."""
-    async with borrowed(pool) as connection:
+    async with acquire(pool) as connection:
         shape = await connection.fetch(
             """
             SELECT c.relname::text, c.relkind::text, coalesce(c.relacl::text, ''), coalesce(a.attname::text, ''),
@@ -67,7 +67,7 @@ async def test_several_migrators_at_once_share_the_work(database_url: str) -> No
     async with open_pool(clean_dsn(database_url), size=8) as pool:
         done = await asyncio.gather(*(Migrator(pool).apply() for _ in range(8)))
         assert sorted(step.version for steps in done for step in steps) == [step.version for step in ALL]
-        async with borrowed(pool) as connection:
+        async with acquire(pool) as connection:
             assert await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
@@ -76,7 +76,7 @@ async def test_a_failing_migration_leaves_nothing_behind(bare_pool: asyncpg.Pool
     bad = Migration(2, "bad", "CREATE TABLE flowstate_daemon.half (x int); SELECT 1 / 0;")
     with pytest.raises(asyncpg.DivisionByZeroError):
         await Migrator(bare_pool, [ALL[0], bad]).apply()
-    async with borrowed(bare_pool) as connection:
+    async with acquire(bare_pool) as connection:
         assert await connection.fetchval("SELECT to_regclass('flowstate_daemon.half')") is None
     assert await Migrator(bare_pool).apply() == ALL[1:]
 
@@ -84,22 +84,22 @@ async def test_a_failing_migration_leaves_nothing_behind(bare_pool: asyncpg.Pool
 async def test_a_newer_database_is_left_alone(pool: asyncpg.Pool) -> None:
     """A daemon that knows less than the database refuses, in words that an operator understands."""
     for ask in (Migrator(pool, ALL[:1]).pending, Migrator(pool, ALL[:1]).apply):
-        with pytest.raises(SchemaRefused, match="older than the database"):
+        with pytest.raises(SchemaMismatchError, match="older than the database"):
             await ask()
 
 
 async def test_a_changed_migration_is_refused(pool: asyncpg.Pool) -> None:
     """What was applied must be what the file says now."""
     changed = [Migration(1, ALL[0].name, ALL[0].text + "-- one more remark\n"), *ALL[1:]]
-    with pytest.raises(SchemaRefused, match="0001_ledger was applied with another content"):
+    with pytest.raises(SchemaMismatchError, match="0001_ledger was applied with another content"):
         await Migrator(pool, changed).apply()
 
 
-async def test_missing_tables_are_an_outage_with_the_remedy(bare_pool: asyncpg.Pool, clock: HandClock) -> None:
+async def test_missing_tables_are_an_outage_with_the_remedy(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
     """Who works on a schema that is not there is told what to run, and may wait for it."""
-    with pytest.raises(Outage, match="run: flowstate-daemon migrate"):
-        await Stories(bare_pool).explain("ada@example.org")
-    with pytest.raises(Outage, match="run: flowstate-daemon migrate"):
+    with pytest.raises(StoreUnavailableError, match="run: flowstate-daemon migrate"):
+        await MailHistory(bare_pool).explain("ada@example.org")
+    with pytest.raises(StoreUnavailableError, match="run: flowstate-daemon migrate"):
         await Ledger(bare_pool, clock).write([outcome()])
 
 
@@ -108,40 +108,40 @@ async def modest_url(database_url: str, bare_pool: asyncpg.Pool) -> AsyncIterato
     """The URL of a role that may read the application's tables, and nothing else in this database."""
     role = f"modest_{uuid4().hex[:8]}"
     database = database_url.partition("?")[0].rpartition("/")[2]
-    async with borrowed(bare_pool) as admin:
+    async with acquire(bare_pool) as admin:
         await admin.execute(f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC')
         await admin.execute(f'CREATE ROLE {role} LOGIN; GRANT CONNECT ON DATABASE "{database}" TO {role}')
         await admin.execute(
             f"GRANT USAGE ON SCHEMA public TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
         )
     yield database_url.replace("postgres@", f"{role}@")
-    async with borrowed(bare_pool) as admin:
+    async with acquire(bare_pool) as admin:
         await admin.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
 async def test_a_role_with_nothing_but_the_schema_is_enough(
-    bare_pool: asyncpg.Pool, modest_url: str, clock: HandClock
+    bare_pool: asyncpg.Pool, modest_url: str, clock: FakeClock
 ) -> None:
     """Without the schema it is told what an administrator has to run; with it, everything works."""
     role = modest_url.partition("://")[2].partition("@")[0]
     async with open_pool(clean_dsn(modest_url)) as modest:
-        with pytest.raises(Outage, match="CREATE SCHEMA flowstate_daemon AUTHORIZATION"):
+        with pytest.raises(StoreUnavailableError, match="CREATE SCHEMA flowstate_daemon AUTHORIZATION"):
             await Migrator(modest).apply()
-        async with borrowed(bare_pool) as admin:
+        async with acquire(bare_pool) as admin:
             await admin.execute(f"CREATE SCHEMA flowstate_daemon AUTHORIZATION {role}")
         assert await Migrator(modest).pending() == ALL
         assert await Migrator(modest).apply() == ALL
         assert await Ledger(modest, clock).write([outcome()]) == 1
-        assert len(await Stories(modest).explain("ada@example.org")) == 1
+        assert len(await MailHistory(modest).explain("ada@example.org")) == 1
         assert await Ledger(modest, clock).prune(0) == 0
-        with pytest.raises(Outage, match="permission denied"):
-            async with borrowed(modest) as connection:
+        with pytest.raises(StoreUnavailableError, match="permission denied"):
+            async with acquire(modest) as connection:
                 await connection.execute("DELETE FROM public.users")
 
 
-async def test_the_application_sees_no_difference(database_url: str, bare_pool: asyncpg.Pool, clock: HandClock) -> None:
+async def test_the_application_sees_no_difference(database_url: str, bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
     """Shape, rights and rows of `public` are the same before and after migrating, writing and pruning."""
-    await add_people(database_url, datetime(2026, 3, 2, 8, tzinfo=UTC))
+    await add_users(database_url, datetime(2026, 3, 2, 8, tzinfo=UTC))
     before = await public_state(bare_pool)
     await Migrator(bare_pool).apply()
     ledger = Ledger(bare_pool, clock)

@@ -7,15 +7,15 @@ import asyncio
 import asyncpg
 import pytest
 
-from flowstate_daemon.base.errors import ConfigError, Outage
+from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.database import pool as pool_module
 from flowstate_daemon.database.dsn import clean_dsn
-from flowstate_daemon.database.pool import borrowed, open_pool
-from flowstate_daemon.dev.embedded import FOR_SPEED, PostgresHouse, free_port
+from flowstate_daemon.database.pool import acquire, open_pool
+from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres, free_port
 
 
 async def ask(pool: asyncpg.Pool, query: str, *arguments: object) -> object:
-    async with borrowed(pool) as connection:
+    async with acquire(pool) as connection:
         return await connection.fetchval(query, *arguments)
 
 
@@ -38,13 +38,13 @@ async def test_prismas_own_parameters_do_not_disturb(postgres_url: str) -> None:
 )
 async def test_a_refusal_is_an_outage_with_its_remedy(postgres_url: str, change: tuple[str, str], remedy: str) -> None:
     """What an operator can mend while the daemon runs does not end it, and the reason says what to mend."""
-    with pytest.raises(Outage, match=remedy):
+    with pytest.raises(StoreUnavailableError, match=remedy):
         await reach(postgres_url.replace(*change))
 
 
 async def test_nobody_listening_is_an_outage() -> None:
     """A closed port is told as such."""
-    with pytest.raises(Outage, match="is Postgres running"):
+    with pytest.raises(StoreUnavailableError, match="is Postgres running"):
         await reach(f"postgresql://u:geheim@127.0.0.1:{free_port()}/d")
 
 
@@ -59,7 +59,7 @@ async def test_a_server_that_never_answers_is_an_outage_in_time() -> None:
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:
-        with pytest.raises(Outage, match="in time"):
+        with pytest.raises(StoreUnavailableError, match="in time"):
             await reach(f"postgresql://u@127.0.0.1:{port}/d?connect_timeout=1&sslmode=disable")
     finally:
         served.set()
@@ -91,14 +91,14 @@ async def test_a_bug_in_our_sql_is_no_outage(database_url: str) -> None:
 
 async def test_the_pool_outlives_a_restart_of_postgres() -> None:
     """It opens while Postgres is away, says Outage as long as that lasts, and works again afterwards by itself."""
-    async with PostgresHouse(settings=FOR_SPEED) as house:
-        await house.stop()
-        async with open_pool(clean_dsn(house.url()), size=2) as pool:
-            for end in (house.stop, house.kill):
+    async with EmbeddedPostgres(settings=NON_DURABLE_SETTINGS) as daemon:
+        await daemon.stop()
+        async with open_pool(clean_dsn(daemon.url()), size=2) as pool:
+            for end in (daemon.stop, daemon.kill):
                 await end()
-                with pytest.raises(Outage):
+                with pytest.raises(StoreUnavailableError):
                     await ask(pool, "SELECT 1")
-                await house.start()
+                await daemon.start()
                 assert await ask(pool, "SELECT 1") == 1
 
 
@@ -106,7 +106,7 @@ async def test_using_a_lost_connection_is_an_outage(database_url: str) -> None:
     """A connection cut by an administrator says Outage at once, and still when it is used again."""
 
     async def cut_and_use(pool: asyncpg.Pool, administrator: asyncpg.Connection, *, twice: bool) -> None:
-        async with borrowed(pool) as connection:
+        async with acquire(pool) as connection:
             pid = await connection.fetchval("SELECT pg_backend_pid()")
             await administrator.execute("SELECT pg_terminate_backend($1, 5000)", pid)
             if twice:
@@ -114,9 +114,9 @@ async def test_using_a_lost_connection_is_an_outage(database_url: str) -> None:
                     await connection.fetchval("SELECT 1")
             await connection.fetchval("SELECT 1")
 
-    async with open_pool(clean_dsn(database_url), size=2) as pool, borrowed(pool) as administrator:
+    async with open_pool(clean_dsn(database_url), size=2) as pool, acquire(pool) as administrator:
         for twice in (False, True):
-            with pytest.raises(Outage):
+            with pytest.raises(StoreUnavailableError):
                 await cut_and_use(pool, administrator, twice=twice)
 
 
@@ -127,11 +127,11 @@ async def test_a_held_connection_does_not_stop_the_closing(database_url: str, mo
         begun = asyncio.Event()
 
         async def hang() -> None:
-            async with borrowed(pool) as connection:
+            async with acquire(pool) as connection:
                 begun.set()
                 await connection.fetchval("SELECT pg_sleep(600)")
 
         hanging = asyncio.create_task(hang())
         await begun.wait()
-    with pytest.raises(Outage):
+    with pytest.raises(StoreUnavailableError):
         await hanging

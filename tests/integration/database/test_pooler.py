@@ -9,10 +9,10 @@ import pytest
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.dsn import clean_dsn
-from flowstate_daemon.database.migrate import Migrator, known_migrations
-from flowstate_daemon.database.pool import borrowed, open_pool
-from flowstate_daemon.database.standing import look_at_postgres
-from flowstate_daemon.database.suppression import Suppressions
+from flowstate_daemon.database.migrations import Migrator, known_migrations
+from flowstate_daemon.database.pool import acquire, open_pool
+from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.database.server_info import inspect_server
 from tests.support.pgbouncer import pgbouncer, pooled
 
 PRISMA = "?pgbouncer=true&connection_limit=5&schema=public&pool_timeout=20&sslmode=disable"
@@ -43,10 +43,10 @@ async def test_many_questions_at_once_get_their_own_answers(pooled_url: str) -> 
     async with open_pool(clean_dsn(pooled_url)) as pool:
 
         async def ask(number: int) -> bool:
-            async with borrowed(pool) as connection:
+            async with acquire(pool) as connection:
                 plain = await connection.fetchval("SELECT $1::integer", number)
-                words = await connection.fetchval("SELECT $1::text || '!'", str(number))
-                return (plain, words) == (number, f"{number}!")
+                text = await connection.fetchval("SELECT $1::text || '!'", str(number))
+                return (plain, text) == (number, f"{number}!")
 
         assert all(await asyncio.gather(*(ask(number) for number in range(300))))
 
@@ -57,12 +57,12 @@ async def test_what_the_daemon_writes_arrives_through_a_pooler(pooled_url: str) 
         await Migrator(pool).apply()
         suppressions = Suppressions(pool, Clock())
         await asyncio.gather(*(suppressions.add(f"p{number}@example.org", "manual") for number in range(20)))
-        facts = await suppressions.facts_for([f"p{number}@example.org" for number in range(21)])
-    assert sum(bool(person.suppressed) for person in facts.values()) == 20
+        facts = await suppressions.status_for([f"p{number}@example.org" for number in range(21)])
+    assert sum(bool(recipient.suppressed) for recipient in facts.values()) == 20
 
 
 async def test_check_sees_the_pooler(pooled_url: str, database_url: str) -> None:
     """The process id that a client is told is not the server's own."""
     for url, through in ((pooled_url, True), (database_url, False)):
         async with open_pool(clean_dsn(url), size=1) as pool:
-            assert (await look_at_postgres(pool, Clock())).pooled is through
+            assert (await inspect_server(pool, Clock())).pooled is through

@@ -7,13 +7,13 @@ import asyncio
 import asyncpg
 import pytest
 
-from flowstate_daemon.database.suppression import Suppressions
-from flowstate_daemon.mail.facts import NOTHING_KNOWN, PersonFacts
-from tests.support.clock import START, HandClock
+from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, RecipientStatus
+from tests.support.clock import START, FakeClock
 
 
 @pytest.fixture
-def suppressions(pool: asyncpg.Pool, clock: HandClock) -> Suppressions:
+def suppressions(pool: asyncpg.Pool, clock: FakeClock) -> Suppressions:
     return Suppressions(pool, clock)
 
 
@@ -65,7 +65,10 @@ async def test_the_way_back_from_one_kind_and_from_all(suppressions: Suppression
         assert await suppressions.unsubscribe("ada@example.org", kind) is True
     assert await suppressions.unsubscribe("ada@example.org") is False
     assert await suppressions.resubscribe("Ada@example.org", "focus-report") == ["focus-report"]
-    assert (await suppressions.facts_for(["ada@example.org"]))["ada@example.org"].unsubscribed == {"*", "task-reminder"}
+    assert (await suppressions.status_for(["ada@example.org"]))["ada@example.org"].unsubscribed == {
+        "*",
+        "task-reminder",
+    }
     assert await suppressions.resubscribe("ada@example.org") == ["*", "task-reminder"]
     assert await suppressions.resubscribe("ada@example.org") == []
 
@@ -76,12 +79,12 @@ async def test_facts_for_500_people_in_one_query(pool: asyncpg.Pool, suppression
     await suppressions.add("p7@example.org", "complained")
     await suppressions.unsubscribe("P9@example.org", "task-reminder")
     asked = [f"P{number}@example.org" for number in range(496)] + ["p7@example.org", "", "NUL\0@example.org", "\ud800"]
-    facts = await suppressions.facts_for(asked)
+    facts = await suppressions.status_for(asked)
     assert set(facts) == set(asked)
-    assert facts["P7@example.org"] == facts["p7@example.org"] == PersonFacts(frozenset({"bounced", "complained"}))
-    assert facts["P9@example.org"] == PersonFacts(unsubscribed=frozenset({"task-reminder"}))
-    assert facts["P8@example.org"] == facts[""] == facts["\ud800"] == NOTHING_KNOWN
-    assert await suppressions.facts_for([]) == {}
+    assert facts["P7@example.org"] == facts["p7@example.org"] == RecipientStatus(frozenset({"bounced", "complained"}))
+    assert facts["P9@example.org"] == RecipientStatus(unsubscribed=frozenset({"task-reminder"}))
+    assert facts["P8@example.org"] == facts[""] == facts["\ud800"] == UNKNOWN_RECIPIENT
+    assert await suppressions.status_for([]) == {}
 
 
 async def test_adding_at_once_adds_once(suppressions: Suppressions) -> None:

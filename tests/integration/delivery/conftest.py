@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from flowstate_daemon.delivery.answers import Rate
 from flowstate_daemon.delivery.gateway import Gateway
-from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings
+from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
+from flowstate_daemon.delivery.responses import RateLimit
 from flowstate_daemon.mail.message import Accepted, Email
 from tests.support.fake_resend import FakeResend
 
-Told = list[tuple[str, float, Rate | None]]
+Output = list[tuple[str, float, RateLimit | None]]
 OpenGateway = Callable[..., Awaitable[ResendGateway]]
 
 
@@ -33,13 +33,13 @@ def mail(number: int = 1, **changes: object) -> Email:
 
 def composed(gateway: Gateway, *emails: Email) -> tuple[str, bytes]:
     """Path and body of the request for these mails."""
-    return gateway.compose([gateway.write(email) for email in emails])
+    return gateway.build_request([gateway.encode(email) for email in emails])
 
 
 async def send(gateway: Gateway, email: Email, *, idempotency_key: str) -> Accepted:
     """Send one mail alone."""
     path, body = composed(gateway, email)
-    delivery = await gateway.deliver(path, body, idempotency_key, 1)
+    delivery = await gateway.send(path, body, idempotency_key, 1)
     [accepted] = delivery.results
     assert isinstance(accepted, Accepted)
     return accepted
@@ -59,19 +59,19 @@ async def fake() -> AsyncIterator[FakeResend]:
 
 
 @pytest.fixture
-def told() -> Told:
+def output() -> Output:
     """What `on_answer` heard from every gateway of the test."""
     return []
 
 
 @pytest.fixture
-async def open_gateway(fake: FakeResend, told: Told) -> AsyncIterator[OpenGateway]:
+async def open_gateway(fake: FakeResend, output: Output) -> AsyncIterator[OpenGateway]:
     """Opens gateways to the fake, with settings changed at will, and closes them at the end."""
     async with AsyncExitStack() as stack:
 
         async def opened(**changes: object) -> ResendGateway:
-            settings = ResendSettings(**({"api_key": fake.api_key, "api_url": fake.url} | changes))  # type: ignore[arg-type]
-            gateway = ResendGateway(settings, on_answer=lambda *heard: told.append(heard))
+            settings = ResendOptions(**({"api_key": fake.api_key, "api_url": fake.url} | changes))  # type: ignore[arg-type]
+            gateway = ResendGateway(settings, on_answer=lambda *heard: output.append(heard))
             await gateway.open()
             stack.push_async_callback(gateway.close)
             return gateway

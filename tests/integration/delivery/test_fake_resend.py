@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.clock import HandClock
+from tests.support.clock import FakeClock
 from tests.support.fake_resend import API_KEY, Answer, FakeResend
 
 GOOD = {"from": "F <f@flowstate.dev>", "to": "ada@mail.dev", "subject": "Hi", "html": "<p>Hi</p>"}
@@ -80,7 +80,7 @@ async def test_validation(client: Client, fake: FakeResend, changes: dict[str, A
 
 async def test_idempotency(client: Client, fake: FakeResend) -> None:
     """A key is its request's for 24 h; the same request under way is a conflict; keys have a length."""
-    fake.clock = fake.memory.clock = clock = HandClock()
+    fake.clock = fake.memory.clock = clock = FakeClock()
     first = await client.post(GOOD, Idempotency_Key="k")
     assert await client.post(GOOD, Idempotency_Key="k") == first
     await refused(client, 409, "invalid_idempotent_request", GOOD | {"subject": "b"}, Idempotency_Key="k")
@@ -106,7 +106,7 @@ async def test_a_refused_request_leaves_its_key_free(client: Client) -> None:
 
 async def test_the_rate_window(client: Client, fake: FakeResend) -> None:
     """Two a second means two in each whole second, with headers on every answer and no burst."""
-    fake.rate.clock = clock = HandClock()
+    fake.rate.clock = clock = FakeClock()
     fake.rate.limit = 2
     for remaining in ("1", "0"):
         assert (await client.post(GOOD))[0] == 200
@@ -119,7 +119,7 @@ async def test_the_rate_window(client: Client, fake: FakeResend) -> None:
 
 async def test_quotas(client: Client, fake: FakeResend) -> None:
     """Recipients are counted by day and month, the amount used is told, the rest is refused until then."""
-    fake.quotas.clock = clock = HandClock()
+    fake.quotas.clock = clock = FakeClock()
     fake.quotas.daily, fake.quotas.monthly = 2, 3
     assert (await client.post(GOOD | {"to": ["a@mail.dev", "b@mail.dev"]}))[0] == 200
     assert (client.headers["x-resend-daily-quota"], client.headers["x-resend-monthly-quota"]) == ("2", "2")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from flowstate_daemon.base.errors import Retry
+from flowstate_daemon.base.errors import RetryableError
 from flowstate_daemon.delivery.resend_gateway import ResendGateway
 from tests.integration.delivery.conftest import OpenGateway, mail, send, until
 from tests.support.fake_resend import Answer, FakeResend
@@ -29,7 +29,7 @@ async def gateway(open_gateway: OpenGateway, proxy: FaultProxy) -> ResendGateway
 async def test_a_swallowed_reply(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
     """The reply never comes: Retry; the same key then gets the id of the mail that was accepted once."""
     proxy.drop_replies = True
-    with pytest.raises(Retry, match="did not answer"):
+    with pytest.raises(RetryableError, match="did not answer"):
         await send(gateway, mail(), idempotency_key="k")
     assert len(fake.accepted) == 1
     proxy.drop_replies = False
@@ -41,7 +41,7 @@ async def test_a_swallowed_reply(gateway: ResendGateway, proxy: FaultProxy, fake
 async def test_a_reply_cut_short(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend, after: int) -> None:
     """The connection breaks before, in and after the reply's head: Retry, and the mail was accepted once."""
     proxy.cut_reply_after = after
-    with pytest.raises(Retry):
+    with pytest.raises(RetryableError):
         await send(gateway, mail(), idempotency_key="k")
     proxy.cut_reply_after = None
     accepted = await send(gateway, mail(), idempotency_key="k")
@@ -54,7 +54,7 @@ async def test_a_reset_under_way(gateway: ResendGateway, proxy: FaultProxy, fake
     task = asyncio.create_task(send(gateway, mail(), idempotency_key="k"))
     await until(lambda: fake.memory.under_way)
     proxy.cut()
-    with pytest.raises(Retry, match="connection broke"):
+    with pytest.raises(RetryableError, match="connection broke"):
         await task
     fake.release()
     await until(lambda: fake.accepted)
@@ -74,7 +74,7 @@ async def test_idle_connections_that_were_reset(gateway: ResendGateway, proxy: F
 async def test_a_refused_connection(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
     """Nobody listens for a while: Retry, and all is well when the door opens again."""
     await proxy.refuse()
-    with pytest.raises(Retry, match="no connection to the provider"):
+    with pytest.raises(RetryableError, match="no connection to the provider"):
         await send(gateway, mail(), idempotency_key="k")
     await proxy.admit()
     await send(gateway, mail(), idempotency_key="k")
@@ -84,9 +84,9 @@ async def test_a_refused_connection(gateway: ResendGateway, proxy: FaultProxy, f
 async def test_a_frozen_network(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
     """A hang ends with the timeout, and the thaw brings the mail through once."""
     proxy.freeze()
-    with pytest.raises(Retry, match="did not answer"):
+    with pytest.raises(RetryableError, match="did not answer"):
         await send(gateway, mail(), idempotency_key="k")
-    proxy.thaw()
+    proxy.unfreeze()
     await send(gateway, mail(), idempotency_key="k")
     assert len(fake.accepted) == 1
 
@@ -101,6 +101,6 @@ async def test_a_slow_network(gateway: ResendGateway, proxy: FaultProxy, fake: F
 async def test_an_endless_reply(gateway: ResendGateway, fake: FakeResend) -> None:
     """Whoever stands between us and the provider cannot fill our memory; the outcome is unknown."""
     fake.script(Answer(200, b'{"id":"' + b"a" * 5_000_000 + b'"}', {"content-type": "application/json"}))
-    with pytest.raises(Retry, match="longer than"):
+    with pytest.raises(RetryableError, match="longer than"):
         await send(gateway, mail(), idempotency_key="k")
     assert (await send(gateway, mail(), idempotency_key="k")).provider_id == fake.accepted[0].id

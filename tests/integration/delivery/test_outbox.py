@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from flowstate_daemon.base.errors import Final, LaneClosed
-from flowstate_daemon.delivery.gateway import Refused
+from flowstate_daemon.base.errors import PermanentError, ProviderRefusedError
+from flowstate_daemon.delivery.gateway import Rejected
 from flowstate_daemon.delivery.outbox import Outbox
 from tests.integration.delivery.conftest import composed, mail, send
-from tests.support.clock import HandClock
+from tests.support.clock import FakeClock
 
 
 @pytest.fixture
-async def outbox(tmp_path: Path, clock: HandClock) -> Outbox:
+async def outbox(tmp_path: Path, clock: FakeClock) -> Outbox:
     outbox = Outbox(tmp_path / "deep" / "outbox", clock=clock)
     await outbox.open()
     return outbox
@@ -84,7 +84,7 @@ async def test_keys_are_no_paths(outbox: Outbox) -> None:
 )
 async def test_a_mail_that_cannot_be_written_is_final(outbox: Outbox, changes: dict[str, object]) -> None:
     """Injected header lines and broken text are refused, and nothing is left behind."""
-    with pytest.raises(Final):
+    with pytest.raises(PermanentError):
         await send(outbox, mail(**changes), idempotency_key="k")
     assert list(outbox.folder.iterdir()) == []
 
@@ -92,16 +92,16 @@ async def test_a_mail_that_cannot_be_written_is_final(outbox: Outbox, changes: d
 async def test_a_batch_is_settled_one_by_one(outbox: Outbox) -> None:
     """Of a batch each mail has a file of its own; the one that cannot be written is refused, the others stand."""
     path, body = composed(outbox, mail(0), mail(1, subject="a\nb"), mail(2))
-    first = await outbox.deliver(path, body, "k", 3)
-    assert [isinstance(result, Refused) for result in first.results] == [False, True, False]
-    assert await outbox.deliver(path, body, "k", 3) == first
+    first = await outbox.send(path, body, "k", 3)
+    assert [isinstance(result, Rejected) for result in first.results] == [False, True, False]
+    assert await outbox.send(path, body, "k", 3) == first
     assert len(list(outbox.folder.iterdir())) == 2
 
 
 async def test_a_folder_that_is_none_closes_the_lane(tmp_path: Path) -> None:
     """A file in the folder's place, or a folder that has gone, is no mail's fault."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(LaneClosed):
+    with pytest.raises(ProviderRefusedError):
         await Outbox(tmp_path / "file").open()
-    with pytest.raises(LaneClosed):
+    with pytest.raises(ProviderRefusedError):
         await send(Outbox(tmp_path / "gone"), mail(), idempotency_key="k")

@@ -10,26 +10,26 @@ import resend
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.errors import (
-    AcceptedEarlier,
-    Final,
+    AlreadyAcceptedError,
     FlowstateError,
-    InProgress,
-    LaneClosed,
-    QuotaExhausted,
-    Retry,
-    Throttled,
+    PermanentError,
+    ProviderRefusedError,
+    QuotaExceededError,
+    RateLimitedError,
+    RequestInProgressError,
+    RetryableError,
 )
-from flowstate_daemon.delivery.answers import Rate
 from flowstate_daemon.delivery.gateway import Gateway
-from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendSettings, Standing
-from tests.integration.delivery.conftest import OpenGateway, Told, mail, send, until
-from tests.support.fake_resend import Answer, FakeResend, Incoming, error
+from flowstate_daemon.delivery.resend_gateway import KeyStatus, ResendGateway, ResendOptions
+from flowstate_daemon.delivery.responses import RateLimit
+from tests.integration.delivery.conftest import OpenGateway, Output, mail, send, until
+from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
 from tests.unit.delivery.test_answers import ROWS
 
 
 async def test_a_mail_arrives_whole(gateway: Gateway, fake: FakeResend) -> None:
     """Every part of a mail, its key and our name reach the provider, and its id comes back."""
-    seen: list[Incoming] = []
+    seen: list[ReceivedRequest] = []
     fake.script(Answer(), when=lambda incoming: seen.append(incoming) or True)  # type: ignore[func-returns-value]
     email = mail(headers={"List-Unsubscribe": "<https://flowstate.dev/u>"}, tags={"kind": "otp"})
     accepted = await send(gateway, email, idempotency_key="bull:email:1:1700000000000")
@@ -59,45 +59,45 @@ async def test_the_same_key_is_the_same_bytes_and_one_mail(gateway: Gateway, fak
 
 @pytest.mark.parametrize("row", ROWS)
 async def test_every_documented_error_passes_the_sdk(
-    gateway: Gateway, fake: FakeResend, told: Told, row: tuple[int, str, str, type[FlowstateError]]
+    gateway: Gateway, fake: FakeResend, output: Output, row: tuple[int, str, str, type[FlowstateError]]
 ) -> None:
     """The fate of every error of the provider's list comes out of the SDK unflattened, with the words."""
-    status, name, word, fate = row
+    status, name, word, result = row
     fake.script(error(status, name, "The words."))
     with pytest.raises(FlowstateError) as caught:
         await send(gateway, mail(), idempotency_key="k")
-    assert type(caught.value) is fate
+    assert type(caught.value) is result
     assert f"The words. ({status} {name})" in caught.value.reason
-    assert [heard[0] for heard in told] == [word]
+    assert [received[0] for received in output] == [word]
     assert fake.accepted == []
 
 
 @pytest.mark.parametrize(
     ("answer", "fate"),
     [
-        (Answer(200, "<html>Welcome</html>", {"content-type": "text/html"}), Retry),
-        (Answer(200, "", {"content-type": "application/json"}), Retry),
-        (Answer(200, '{"id": "a', {"content-type": "application/json"}), Retry),
-        (Answer(200, {"object": "email"}, {"content-type": "application/json"}), Retry),
-        (Answer(200, {"data": []}, {"content-type": "application/json"}), Retry),
-        (Answer(200, {"statusCode": 500, "name": "application_error", "message": "x"}), Retry),
-        (Answer(502, "<html>Bad gateway</html>", {"content-type": "text/html"}), Retry),
-        (Answer(503, ""), Retry),
-        (Answer(429, "slow down", {"content-type": "text/plain", "Retry-After": "3"}), Throttled),
-        (Answer(403, "error code: 1010", {"content-type": "text/plain"}), LaneClosed),
-        (Answer(302, "", {"Location": "https://elsewhere.invalid/"}), LaneClosed),
-        (Answer(404, "<html>nginx</html>", {"content-type": "text/html"}), LaneClosed),
-        (Answer(200, {"id": "a"}, cut=True), Retry),
-        (Answer(500, {"name": "application_error", "message": "x"}, cut=True), Retry),
-        (Answer(200, drop=True), Retry),
+        (Answer(200, "<html>Welcome</html>", {"content-type": "text/html"}), RetryableError),
+        (Answer(200, "", {"content-type": "application/json"}), RetryableError),
+        (Answer(200, '{"id": "a', {"content-type": "application/json"}), RetryableError),
+        (Answer(200, {"object": "email"}, {"content-type": "application/json"}), RetryableError),
+        (Answer(200, {"data": []}, {"content-type": "application/json"}), RetryableError),
+        (Answer(200, {"statusCode": 500, "name": "application_error", "message": "x"}), RetryableError),
+        (Answer(502, "<html>Bad gateway</html>", {"content-type": "text/html"}), RetryableError),
+        (Answer(503, ""), RetryableError),
+        (Answer(429, "slow down", {"content-type": "text/plain", "Retry-After": "3"}), RateLimitedError),
+        (Answer(403, "error code: 1010", {"content-type": "text/plain"}), ProviderRefusedError),
+        (Answer(302, "", {"Location": "https://elsewhere.invalid/"}), ProviderRefusedError),
+        (Answer(404, "<html>nginx</html>", {"content-type": "text/html"}), ProviderRefusedError),
+        (Answer(200, {"id": "a"}, cut=True), RetryableError),
+        (Answer(500, {"name": "application_error", "message": "x"}, cut=True), RetryableError),
+        (Answer(200, drop=True), RetryableError),
     ],
 )
 async def test_what_is_not_the_api(
-    gateway: Gateway, fake: FakeResend, answer: Answer, fate: type[FlowstateError]
+    gateway: Gateway, fake: FakeResend, answer: Answer, result: type[FlowstateError]
 ) -> None:
     """Pages, empty and broken answers, redirects and lost connections have their fates too."""
     fake.script(answer)
-    with pytest.raises(fate):
+    with pytest.raises(result):
         await send(gateway, mail(), idempotency_key="k")
     assert sum(fake.requests.values()) == 1
 
@@ -105,32 +105,32 @@ async def test_what_is_not_the_api(
 async def test_throttled_tells_the_wait_whatever_the_header_is_called(gateway: Gateway, fake: FakeResend) -> None:
     """`Retry-After` counts in any spelling."""
     fake.script(Answer(429, "", {"Retry-After": "3"}))
-    with pytest.raises(Throttled) as caught:
+    with pytest.raises(RateLimitedError) as caught:
         await send(gateway, mail(), idempotency_key="k")
     assert caught.value.after_ms == 3_000
 
 
-async def test_the_rate_limit_of_the_api(gateway: Gateway, fake: FakeResend, told: Told) -> None:
+async def test_the_rate_limit_of_the_api(gateway: Gateway, fake: FakeResend, output: Output) -> None:
     """Rate headers of a good answer are told; the request over the limit is Throttled and not processed."""
     fake.rate.limit = 1
-    fates = await asyncio.gather(
+    results = await asyncio.gather(
         *(send(gateway, mail(number), idempotency_key=f"k{number}") for number in range(4)),
         return_exceptions=True,
     )
-    throttled = [fate for fate in fates if isinstance(fate, Throttled)]
+    throttled = [result for result in results if isinstance(result, RateLimitedError)]
     assert throttled
     assert throttled[0].after_ms == 1_000
     assert len(fake.accepted) == 4 - len(throttled)
-    assert told[0][2] == Rate(limit=1, remaining=0, reset_s=1.0)
+    assert output[0][2] == RateLimit(limit=1, remaining=0, reset_s=1.0)
 
 
 async def test_quota_and_unverified_domain_are_no_mails_fault(gateway: Gateway, fake: FakeResend) -> None:
     """An exhausted quota and a foreign sender domain are the account's fault, not the mail's."""
     fake.quotas.daily = 0
-    with pytest.raises(QuotaExhausted, match="00:00 UTC"):
+    with pytest.raises(QuotaExceededError, match="00:00 UTC"):
         await send(gateway, mail(), idempotency_key="k")
     fake.quotas.daily, fake.verified = None, {"another.dev"}
-    with pytest.raises(LaneClosed, match="not verified"):
+    with pytest.raises(ProviderRefusedError, match="not verified"):
         await send(gateway, mail(), idempotency_key="k")
 
 
@@ -148,13 +148,13 @@ async def test_a_mail_that_the_provider_refuses_is_final(
     gateway: Gateway, fake: FakeResend, changes: dict[str, Any]
 ) -> None:
     """What the provider's validation refuses never comes again."""
-    with pytest.raises(Final, match="422"):
+    with pytest.raises(PermanentError, match="422"):
         await send(gateway, mail(**changes), idempotency_key="k")
 
 
 async def test_half_a_character_is_final_and_local(gateway: Gateway, fake: FakeResend) -> None:
     """A lone surrogate cannot be written as JSON; the mail fails without a request."""
-    with pytest.raises(Final, match="surrogate"):
+    with pytest.raises(PermanentError, match="surrogate"):
         await send(gateway, mail(subject="\ud800"), idempotency_key="k")
     assert not fake.requests
 
@@ -162,30 +162,30 @@ async def test_half_a_character_is_final_and_local(gateway: Gateway, fake: FakeR
 async def test_another_body_under_the_same_key_is_refused_clearly(gateway: Gateway, fake: FakeResend) -> None:
     """The first mail stands; the second is told that it went before."""
     await send(gateway, mail(), idempotency_key="k")
-    with pytest.raises(AcceptedEarlier, match="another body"):
+    with pytest.raises(AlreadyAcceptedError, match="another body"):
         await send(gateway, mail(subject="changed"), idempotency_key="k")
     assert len(fake.accepted) == 1
 
 
-async def test_an_unreachable_provider(open_gateway: OpenGateway, fake: FakeResend, told: Told) -> None:
+async def test_an_unreachable_provider(open_gateway: OpenGateway, fake: FakeResend, output: Output) -> None:
     """Nobody listening is a Retry that names no address; an address that is none closes the lane."""
     await fake.stop()
-    with pytest.raises(Retry, match="no connection"):
+    with pytest.raises(RetryableError, match="no connection"):
         await send(await open_gateway(), mail(), idempotency_key="k")
-    with pytest.raises(LaneClosed, match="RESEND_API_URL"):
+    with pytest.raises(ProviderRefusedError, match="RESEND_API_URL"):
         await send(await open_gateway(api_url="not an address"), mail(), idempotency_key="k")
-    assert [heard[0] for heard in told] == ["network", "closed"]
+    assert [received[0] for received in output] == ["network", "closed"]
 
 
-async def test_a_silent_provider_times_out(open_gateway: OpenGateway, fake: FakeResend, told: Told) -> None:
+async def test_a_silent_provider_times_out(open_gateway: OpenGateway, fake: FakeResend, output: Output) -> None:
     """After the timeout the outcome is unknown: Retry, and the same key later finds one mail."""
     gateway = await open_gateway(timeout_s=0.5)
     fake.hold()
-    with pytest.raises(Retry, match=r"within 0\.5 s"):
+    with pytest.raises(RetryableError, match=r"within 0\.5 s"):
         await send(gateway, mail(), idempotency_key="k")
-    assert told[0][0] == "timeout"
-    assert told[0][1] > 0.4
-    with pytest.raises(InProgress, match="concurrent_idempotent_requests"):
+    assert output[0][0] == "timeout"
+    assert output[0][1] > 0.4
+    with pytest.raises(RequestInProgressError, match="concurrent_idempotent_requests"):
         await send(gateway, mail(), idempotency_key="k")
     fake.release()
     await until(lambda: fake.accepted)
@@ -207,14 +207,14 @@ async def test_a_cancelled_send_is_cancelled_and_may_be_repeated(gateway: Gatewa
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
-async def test_a_kept_connection_that_died_is_replaced(gateway: Gateway, fake: FakeResend, told: Told) -> None:
+async def test_a_kept_connection_that_died_is_replaced(gateway: Gateway, fake: FakeResend, output: Output) -> None:
     """A request on a dying connection goes again at once under its key: no attempt is lost."""
     await send(gateway, mail(1), idempotency_key="k1")
     fake.script(Answer(200, drop=True))
     await send(gateway, mail(2), idempotency_key="k2")
     assert [arrived.key for arrived in fake.accepted] == ["k1", "k2"]
     assert fake.connections == 2
-    assert [heard[0] for heard in told] == ["accepted", "accepted"]
+    assert [received[0] for received in output] == ["accepted", "accepted"]
 
 
 async def test_a_reply_lost_with_a_kept_connection_sends_nothing_twice(gateway: Gateway, fake: FakeResend) -> None:
@@ -263,7 +263,7 @@ async def test_a_closed_gateway_takes_its_key_along(open_gateway: OpenGateway) -
     await gateway.close()
     assert (resend.api_key, resend.default_async_http_client) == (None, None)
     await gateway.close()
-    with pytest.raises(Retry, match="RuntimeError"):
+    with pytest.raises(RetryableError, match="RuntimeError"):
         await send(gateway, mail(), idempotency_key="k")
 
 
@@ -272,21 +272,21 @@ async def test_the_key_check(open_gateway: OpenGateway, fake: FakeResend) -> Non
     gateway = await open_gateway()
     fake.verified = {"flowstate.dev"}
     full = await gateway.check()
-    assert (full.standing, full.usable, full.domains) == (Standing.FULL, True, {"flowstate.dev": "verified"})
+    assert (full.standing, full.usable, full.domains) == (KeyStatus.FULL, True, {"flowstate.dev": "verified"})
     fake.send_only = True
     sending = await gateway.check()
-    assert (sending.standing, sending.usable) == (Standing.SENDING, True)
+    assert (sending.standing, sending.usable) == (KeyStatus.SENDING, True)
     wrong = await (await open_gateway(api_key="re_Wrong")).check()
-    assert (wrong.standing, wrong.usable) == (Standing.REFUSED, False)
+    assert (wrong.standing, wrong.usable) == (KeyStatus.REFUSED, False)
     assert "RESEND_API_KEY" in wrong.reason
     fake.script(Answer(503, ""))
     ill = await gateway.check()
-    assert (ill.standing, ill.usable) == (Standing.UNKNOWN, False)
+    assert (ill.standing, ill.usable) == (KeyStatus.UNKNOWN, False)
     assert fake.accepted == []
 
 
 def test_settings_hide_the_key() -> None:
     """The key stands in no repr, so in no traceback and no log."""
-    settings = ResendSettings(api_key="re_Secret00_x")
+    settings = ResendOptions(api_key="re_Secret00_x")
     assert "re_Secret" not in repr(settings)
     assert "re_Secret" not in repr(ResendGateway(settings))

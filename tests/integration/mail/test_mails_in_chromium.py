@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowstate_daemon.mail.language import LOCALES
+from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.samples import Sample, all_samples
 from tests.support.chromium import PROGRAM, Tab, browsing
 from tests.support.mail_samples import HOSTILE, crowded, hostile, rendered

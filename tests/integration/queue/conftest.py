@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.envelopes import Envelopes
-from flowstate_daemon.queue.keys import Keys
-from tests.integration.queue.stage import Stage
-from tests.support.clock import HandClock
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.request_store import RequestStore
+from tests.integration.queue.queue_fixture import QueueFixture
+from tests.support.clock import FakeClock
 
 
 @pytest.fixture(params=["plain", "hash tag"])
@@ -29,30 +29,30 @@ async def swept(redis: Redis) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def stage(redis: Redis, keys: Keys) -> Stage:
-    return Stage(redis, keys)
+def stage(redis: Redis, keys: Keys) -> QueueFixture:
+    return QueueFixture(redis, keys)
 
 
 @pytest.fixture
-def now(clock: HandClock) -> int:
+def now(clock: FakeClock) -> int:
     return clock.now_ms()
 
 
 @pytest.fixture
-def bull(connection: Connection, keys: Keys, clock: HandClock) -> Bull:
+def bull(connection: Connection, keys: Keys, clock: FakeClock) -> BullQueue:
     """The worker under test."""
-    return Bull(connection, keys, clock, token="me/2")
+    return BullQueue(connection, keys, clock, token="me/2")
 
 
 @pytest.fixture
-def rival(connection: Connection, keys: Keys, clock: HandClock) -> Bull:
+def rival(connection: Connection, keys: Keys, clock: FakeClock) -> BullQueue:
     """Another worker on the same queue."""
-    return Bull(connection, keys, clock, token="you/1")
+    return BullQueue(connection, keys, clock, token="you/1")
 
 
 @pytest.fixture
-def envelopes(connection: Connection, keys: Keys, clock: HandClock) -> Envelopes:
-    return Envelopes(connection, keys, clock, token="me/2")
+def request_store(connection: Connection, keys: Keys, clock: FakeClock) -> RequestStore:
+    return RequestStore(connection, keys, clock, token="me/2")
 
 
 @pytest.fixture

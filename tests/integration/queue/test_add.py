@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.base.errors import Malformed
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.job import REMOVE, Added, Backoff, NewJob
-from flowstate_daemon.queue.keys import Keys
-from tests.integration.queue.stage import Stage
+from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import REMOVE, AddResult, Backoff, NewJob
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.queue.queue_fixture import QueueFixture
 
 WELCOME = {"type": "welcome", "to": "ada@example.org", "context": {"name": "Zoë 🙂"}}
 
@@ -30,56 +30,56 @@ def stored(now: int, data: str = "{}", priority: int = 0, **opts: object) -> dic
     }
 
 
-async def test_add_as_flowstate_does(stage: Stage, bull: Bull, now: int) -> None:
+async def test_add_as_flowstate_does(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """The hash, the list, the priority and the counter come out as Bull writes them; listeners hear of it."""
-    heard = await stage.heard()
+    received = await stage.received()
     backoff = Backoff("exponential", 2000)
     job = NewJob("welcome", WELCOME, priority=5, attempts=4, backoff=backoff, remove_on_complete=REMOVE)
-    assert await bull.add(job) == Added("1")
+    assert await bull.add(job) == AddResult("1")
     opts = (
         '{"attempts":4,"backoff":{"type":"exponential","delay":2000},"removeOnComplete":true,"removeOnFail":false,'
         f'"priority":5,"delay":0,"timestamp":{now}}}'
     )
     data = json.dumps(WELCOME, separators=(",", ":"), ensure_ascii=False)
-    assert await stage.everything() == {
+    assert await stage.dump() == {
         "id": "1",
         "1": stored(now, data, 5) | {"opts": opts},
         "wait": ["1"],
         "priority": {"1": 5.0},
     }
-    assert await heard.events() == [("waiting@me/2", "1")]
+    assert await received.events() == [("waiting@me/2", "1")]
 
 
-async def test_add_delayed(stage: Stage, bull: Bull, now: int) -> None:
+async def test_add_delayed(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """The score is the due time and the counter's low bits; the smallest due time is announced once."""
     await stage.redis.set(stage.keys("id"), 4095)
-    heard = await stage.heard()
+    received = await stage.received()
     jobs = [NewJob("welcome", {}, delay_ms=700), NewJob("welcome", {}, delay_ms=500, job_id="mine")]
     assert [added.id for added in await bull.add_many(jobs)] == ["4096", "mine"]
-    everything = await stage.everything()
+    everything = await stage.dump()
     assert everything["delayed"] == {"4096": (now + 700) * 4096.0, "mine": (now + 500) * 4096.0 + 1}
     assert everything["4096"]["delay"] == "700"
     assert json.loads(everything["mine"]["opts"])["jobId"] == "mine"
     assert set(everything) == {"id", "4096", "mine", "delayed"}
-    assert await heard.events() == [("delayed", str(now + 500))]
+    assert await received.events() == [("delayed", str(now + 500))]
 
 
-async def test_an_old_timestamp_is_due_at_its_own_time(stage: Stage, bull: Bull, now: int) -> None:
+async def test_an_old_timestamp_is_due_at_its_own_time(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """The delay counts from the job's time, not from now."""
     await bull.add(NewJob("welcome", {}, delay_ms=500, timestamp=now - 10_000))
     assert await stage.redis.zscore(stage.keys("delayed"), "1") == (now - 9_500) * 4096 + 1
 
 
-async def test_add_while_paused(stage: Stage, bull: Bull) -> None:
+async def test_add_while_paused(stage: QueueFixture, bull: BullQueue) -> None:
     """Jobs of a paused queue wait in `paused`, in the same order."""
     await stage.redis.set(stage.keys("meta-paused"), 1)
     await bull.add_many([NewJob("a", {}), NewJob("b", {}, priority=3), NewJob("c", {}, lifo=True)])
-    everything = await stage.everything()
+    everything = await stage.dump()
     assert everything["paused"] == ["1", "2", "3"]
     assert "wait" not in everything
 
 
-async def test_priorities_stand_as_bull_puts_them(redis: Redis, bull: Bull, keys: Keys) -> None:
+async def test_priorities_stand_as_bull_puts_them(redis: Redis, bull: BullQueue, keys: Keys) -> None:
     """The order of Bull's own list: tail first, small numbers first, first come first served within a number."""
     order = [
         ("n1", 0),
@@ -101,7 +101,7 @@ async def test_priorities_stand_as_bull_puts_them(redis: Redis, bull: Bull, keys
     assert await redis.lrange(keys("wait"), 0, -1) == expected
 
 
-async def test_an_urgent_job_passes_a_long_line(redis: Redis, bull: Bull, keys: Keys) -> None:
+async def test_an_urgent_job_passes_a_long_line(redis: Redis, bull: BullQueue, keys: Keys) -> None:
     """The same order comes out where the list is long, whichever end is nearer."""
     urgent = [NewJob("x", {}, priority=1, job_id=f"u{n}") for n in range(5)]
     early = [NewJob("x", {}, priority=5, job_id=f"b{n}") for n in range(300)]
@@ -115,60 +115,60 @@ async def test_an_urgent_job_passes_a_long_line(redis: Redis, bull: Bull, keys: 
     ]  # fmt: skip
 
 
-async def test_a_known_id_is_a_duplicate(stage: Stage, bull: Bull, now: int) -> None:
+async def test_a_known_id_is_a_duplicate(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """Nothing changes but the counter; the producer gets the same id, listeners hear of it."""
-    assert await bull.add(NewJob("welcome", {"n": 1}, job_id="slot")) == Added("slot")
-    await stage.remember()
-    heard = await stage.heard()
-    assert await bull.add(NewJob("welcome", {"n": 2}, job_id="slot")) == Added("slot", "duplicated")
-    assert await stage.changes() == {"id": "2"}
-    assert await heard.events() == [("duplicated@me/2", "slot")]
+    assert await bull.add(NewJob("welcome", {"n": 1}, job_id="slot")) == AddResult("slot")
+    await stage.snapshot()
+    received = await stage.received()
+    assert await bull.add(NewJob("welcome", {"n": 2}, job_id="slot")) == AddResult("slot", "duplicated")
+    assert await stage.diff() == {"id": "2"}
+    assert await received.events() == [("duplicated@me/2", "slot")]
 
 
-async def test_a_duplicate_within_one_call(redis: Redis, bull: Bull, keys: Keys) -> None:
+async def test_a_duplicate_within_one_call(redis: Redis, bull: BullQueue, keys: Keys) -> None:
     """The second of two equal ids in one batch is a duplicate."""
     outcomes = [added.outcome for added in await bull.add_many([NewJob("x", {}, job_id="a")] * 2)]
     assert outcomes == ["added", "duplicated"]
     assert await redis.lrange(keys("wait"), 0, -1) == ["a"]
 
 
-async def test_a_taken_number_is_passed_over(stage: Stage, bull: Bull) -> None:
+async def test_a_taken_number_is_passed_over(stage: QueueFixture, bull: BullQueue) -> None:
     """A custom id that is a number keeps its job when the counter reaches it; Bull would overwrite it."""
     await bull.add_many([NewJob("x", {"mine": 1}, job_id="3"), NewJob("x", {}), NewJob("x", {})])
-    everything = await stage.everything()
+    everything = await stage.dump()
     assert everything["wait"] == ["4", "2", "3"]
     assert everything["3"]["data"] == '{"mine":1}'
     assert everything["id"] == "4"
 
 
-async def test_debounce(stage: Stage, bull: Bull, now: int) -> None:
+async def test_debounce(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """The second job with the same debounce id is not stored; its producer gets the first one's id."""
-    assert await bull.add(NewJob("welcome", {}, debounce_id="d")) == Added("1")
-    assert (await stage.everything())["1"] == stored(now, debounce={"id": "d"}) | {"deid": "d"}
-    await stage.remember()
-    heard = await stage.heard()
-    assert await bull.add(NewJob("welcome", {}, debounce_id="d")) == Added("1", "debounced")
-    assert await stage.changes() == {"id": "2"}
-    assert await heard.events() == [("debounced@me/2", "1")]
+    assert await bull.add(NewJob("welcome", {}, debounce_id="d")) == AddResult("1")
+    assert (await stage.dump())["1"] == stored(now, debounce={"id": "d"}) | {"deid": "d"}
+    await stage.snapshot()
+    received = await stage.received()
+    assert await bull.add(NewJob("welcome", {}, debounce_id="d")) == AddResult("1", "debounced")
+    assert await stage.diff() == {"id": "2"}
+    assert await received.events() == [("debounced@me/2", "1")]
     assert await stage.redis.pttl(stage.keys("de:d")) == -1
 
 
-async def test_debounce_for_a_time(stage: Stage, bull: Bull) -> None:
+async def test_debounce_for_a_time(stage: QueueFixture, bull: BullQueue) -> None:
     """With a time, the debounce outlives its job, and ends by itself."""
     await bull.add(NewJob("welcome", {}, debounce_id="d", debounce_ms=60_000))
     await stage.redis.delete(stage.keys("1"))
-    assert await bull.add(NewJob("welcome", {}, debounce_id="d", debounce_ms=60_000)) == Added("1", "debounced")
+    assert await bull.add(NewJob("welcome", {}, debounce_id="d", debounce_ms=60_000)) == AddResult("1", "debounced")
     assert 50_000 < await stage.redis.pttl(stage.keys("de:d")) <= 60_000
 
 
-async def test_debounce_of_an_obliterated_job(stage: Stage, bull: Bull) -> None:
+async def test_debounce_of_an_obliterated_job(stage: QueueFixture, bull: BullQueue) -> None:
     """`obliterate` leaves debounces behind; without the job, the next one is let in."""
     await stage.redis.set(stage.keys("de:d"), "77")
-    assert await bull.add(NewJob("welcome", {}, debounce_id="d")) == Added("1")
+    assert await bull.add(NewJob("welcome", {}, debounce_id="d")) == AddResult("1")
     assert await stage.redis.get(stage.keys("de:d")) == "1"
 
 
-async def test_more_jobs_than_a_call_takes(redis: Redis, bull: Bull, keys: Keys) -> None:
+async def test_more_jobs_than_a_call_takes(redis: Redis, bull: BullQueue, keys: Keys) -> None:
     """Any number of jobs gets numbers and places in its own order."""
     added = await bull.add_many([NewJob("x", n) for n in range(250)])
     assert [int(each.id) for each in added] == list(range(1, 251))
@@ -179,7 +179,7 @@ async def test_more_jobs_than_a_call_takes(redis: Redis, bull: Bull, keys: Keys)
 
 
 @pytest.mark.parametrize("data", [None, "", 0, 0.0, False])
-async def test_nothing_is_stored_as_an_empty_object(redis: Redis, bull: Bull, keys: Keys, data: object) -> None:
+async def test_nothing_is_stored_as_an_empty_object(redis: Redis, bull: BullQueue, keys: Keys, data: object) -> None:
     """What JavaScript takes for nothing becomes {}, as in Bull."""
     added = await bull.add(NewJob("x", data))
     assert await redis.hget(keys.job(added.id), "data") == "{}"
@@ -202,8 +202,8 @@ async def test_nothing_is_stored_as_an_empty_object(redis: Redis, bull: Bull, ke
     ],
     ids=lambda job: str(job)[:40],
 )
-async def test_what_cannot_work_is_refused(stage: Stage, bull: Bull, job: NewJob) -> None:
+async def test_what_cannot_work_is_refused(stage: QueueFixture, bull: BullQueue, job: NewJob) -> None:
     """A job that no worker could use is refused with its whole call, before anything is written."""
-    with pytest.raises(Malformed):
+    with pytest.raises(InvalidDataError):
         await bull.add_many([*[NewJob("x", {})] * 100, job])
-    assert await stage.everything() == {}
+    assert await stage.dump() == {}

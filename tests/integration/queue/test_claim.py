@@ -5,24 +5,24 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import Job, JobOptions, NewJob
-from flowstate_daemon.queue.keys import Keys
-from tests.integration.queue.stage import BORN, Stage
-from tests.support.clock import HandClock
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.queue.queue_fixture import BORN, QueueFixture
+from tests.support.clock import FakeClock
 
 
-async def test_take(stage: Stage, bull: Bull, now: int) -> None:
+async def test_take(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """The job moves to active with lock and start; its priority and its mark of the stalled check go."""
     await stage.put("1", "wait", priority=5, attemptsMade=1, stacktrace='["no"]', data='{"a":1}')
     await stage.put("2", "wait", priority=9)
     await stage.redis.sadd(stage.keys("stalled"), "1", "x")
-    before = await stage.everything()
-    await stage.remember()
-    heard = await stage.heard()
-    assert await bull.take(1) == [Job("1", "welcome", b'{"a":1}', JobOptions(), BORN, 1, 5, b'["no"]')]
-    assert await stage.changes() == {
+    before = await stage.dump()
+    await stage.snapshot()
+    received = await stage.received()
+    assert await bull.claim(1) == [Job("1", "welcome", b'{"a":1}', JobOptions(), BORN, 1, 5, b'["no"]')]
+    assert await stage.diff() == {
         "wait": ["2"],
         "active": ["1"],
         "priority": {"2": 9.0},
@@ -30,17 +30,17 @@ async def test_take(stage: Stage, bull: Bull, now: int) -> None:
         "1": before["1"] | {"processedOn": str(now)},
         "1:lock": "me/2",
     }
-    assert await heard.events() == [("active@me/2", "1")]
+    assert await received.events() == [("active@me/2", "1")]
     assert 29_000 < await stage.redis.pttl(stage.keys.lock("1")) <= 30_000
 
 
-async def test_take_many(stage: Stage, bull: Bull, rival: Bull) -> None:
+async def test_take_many(stage: QueueFixture, bull: BullQueue, rival: BullQueue) -> None:
     """Two workers share the queue; the most urgent come first, active has the newest at its head."""
     await bull.add_many([NewJob("x", n, priority=1 + n % 2) for n in range(7)])
-    mine, theirs = await bull.take(4), await rival.take(100)
+    mine, other = await bull.claim(4), await rival.claim(100)
     assert [job.id for job in mine] == ["1", "3", "5", "7"]
-    assert [job.id for job in theirs] == ["2", "4", "6"]
-    everything = await stage.everything()
+    assert [job.id for job in other] == ["2", "4", "6"]
+    everything = await stage.dump()
     assert everything["active"] == ["6", "4", "2", "7", "5", "3", "1"]
     assert {everything[f"{n}:lock"] for n in (1, 3, 5, 7)} == {"me/2"}
     assert {everything[f"{n}:lock"] for n in (2, 4, 6)} == {"you/1"}
@@ -48,48 +48,48 @@ async def test_take_many(stage: Stage, bull: Bull, rival: Bull) -> None:
     assert "priority" not in everything
 
 
-async def test_drained_is_said_once(stage: Stage, bull: Bull) -> None:
+async def test_drained_is_said_once(stage: QueueFixture, bull: BullQueue) -> None:
     """The first empty claim after work says so; idle claims are silent."""
     await stage.put("1", "wait")
-    await bull.take(5)
-    heard = await stage.heard()
-    assert await bull.take(5) == []
-    assert await bull.take(5) == []
-    assert await heard.events() == [("drained", "")]
+    await bull.claim(5)
+    received = await stage.received()
+    assert await bull.claim(5) == []
+    assert await bull.claim(5) == []
+    assert await received.events() == [("drained", "")]
 
 
-async def test_never_while_paused(stage: Stage, bull: Bull) -> None:
+async def test_never_while_paused(stage: QueueFixture, bull: BullQueue) -> None:
     """Nothing is taken from a paused queue."""
     await stage.put("1", "paused")
     await stage.redis.set(stage.keys("meta-paused"), 1)
-    await stage.remember()
-    assert await bull.take(5) == []
-    assert await stage.changes() == {}
+    await stage.snapshot()
+    assert await bull.claim(5) == []
+    assert await stage.diff() == {}
 
 
-async def test_strays_of_a_paused_queue_are_saved(stage: Stage, bull: Bull) -> None:
+async def test_strays_of_a_paused_queue_are_saved(stage: QueueFixture, bull: BullQueue) -> None:
     """What somebody pushed into `wait` while paused joins the others, before a resume could destroy it."""
     await stage.put("1", "paused", priority=2)
     await stage.put("2", "wait", priority=1)
     await stage.put("3", "wait")
     await stage.redis.zadd(stage.keys("priority"), {"1": 2, "2": 1})
     await stage.redis.set(stage.keys("meta-paused"), 1)
-    await stage.remember()
-    assert await bull.take(5) == []
-    assert await stage.changes() == {"wait": None, "paused": ["3", "1", "2"]}
+    await stage.snapshot()
+    assert await bull.claim(5) == []
+    assert await stage.diff() == {"wait": None, "paused": ["3", "1", "2"]}
 
 
-async def test_ghosts_and_strangers_leave_the_list(stage: Stage, bull: Bull, now: int) -> None:
+async def test_ghosts_and_strangers_leave_the_list(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """Ids without a job, stubs that Bull left behind and keys of other kinds are dropped; the job behind them runs."""
     await stage.put("1", "wait")
     await stage.redis.rpush(stage.keys("wait"), "ghost", "stub", "text", "list")
     await stage.redis.hset(stage.keys("stub"), "processedOn", 1)
     await stage.redis.set(stage.keys("text"), "x")
     await stage.redis.rpush(stage.keys("list"), "x")
-    before = await stage.everything()
-    await stage.remember()
-    assert [job.id for job in await bull.take(2)] == ["1"]
-    assert await stage.changes() == {
+    before = await stage.dump()
+    await stage.snapshot()
+    assert [job.id for job in await bull.claim(2)] == ["1"]
+    assert await stage.diff() == {
         "wait": None,
         "active": ["1"],
         "1": before["1"] | {"processedOn": str(now)},
@@ -97,40 +97,40 @@ async def test_ghosts_and_strangers_leave_the_list(stage: Stage, bull: Bull, now
     }
 
 
-async def test_one_id_twice_runs_once(stage: Stage, bull: Bull) -> None:
+async def test_one_id_twice_runs_once(stage: QueueFixture, bull: BullQueue) -> None:
     """An id that is queued again while it is in hand is dropped; a foreign lock does not stop a claim, as in Bull."""
     await stage.put("1", "wait")
     await stage.redis.rpush(stage.keys("wait"), "1")
-    assert [job.id for job in await bull.take(1)] == ["1"]
-    assert await bull.take(1) == []
-    assert (await stage.everything())["active"] == ["1"]
+    assert [job.id for job in await bull.claim(1)] == ["1"]
+    assert await bull.claim(1) == []
+    assert (await stage.dump())["active"] == ["1"]
     await stage.put("2", "wait", locked=True)
-    assert [job.id for job in await bull.take(1)] == ["2"]
+    assert [job.id for job in await bull.claim(1)] == ["2"]
 
 
 async def test_data_that_is_too_long_stays_there(
-    stage: Stage, connection: Connection, keys: Keys, clock: HandClock
+    stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock
 ) -> None:
     """The job comes with a problem in words instead of its data."""
-    bull = Bull(connection, keys, clock, token="me/2", max_data_bytes=20)
+    bull = BullQueue(connection, keys, clock, token="me/2", max_data_bytes=20)
     await stage.put("1", "wait", data='"%s"' % ("x" * 19))
-    (job,) = await bull.take(1)
-    assert job.problem == "the job's data has 21 bytes, more than the 20 that are read"
+    (job,) = await bull.claim(1)
+    assert job.invalid_reason == "the job's data has 21 bytes, more than the 20 that are read"
     assert job.data == b"{}"
 
 
-async def test_broken_jobs_are_taken_with_a_problem(stage: Stage, bull: Bull) -> None:
+async def test_broken_jobs_are_taken_with_a_problem(stage: QueueFixture, bull: BullQueue) -> None:
     """Options that are no JSON stop neither the claim nor the other jobs."""
     await stage.put("1", "wait", opts="{oops")
     await stage.put("2", "wait", data="{oops", attemptsMade="many", timestamp="soon")
-    broken, careless = await bull.take(2)
-    assert broken.problem is not None
-    assert "options" in broken.problem
-    assert "oops" not in broken.problem
-    assert (careless.attempts_made, careless.timestamp, careless.problem) == (0, 0, None)
+    broken, careless = await bull.claim(2)
+    assert broken.invalid_reason is not None
+    assert "options" in broken.invalid_reason
+    assert "oops" not in broken.invalid_reason
+    assert (careless.attempts_made, careless.timestamp, careless.invalid_reason) == (0, 0, None)
 
 
-async def test_the_limiter_of_bull_workers_is_told(stage: Stage, bull: Bull) -> None:
+async def test_the_limiter_of_bull_workers_is_told(stage: QueueFixture, bull: BullQueue) -> None:
     """A job that a rate-limited node worker has put off is struck from its books, group or not."""
     limited, grouped = stage.keys("limiter:limited"), stage.keys("limiter:g:limited")
     await stage.put("1", "wait")
@@ -138,14 +138,16 @@ async def test_the_limiter_of_bull_workers_is_told(stage: Stage, bull: Bull) -> 
     await stage.redis.sadd(limited, "1", "9")
     await stage.redis.sadd(grouped, "2:g")
     await stage.redis.hset(stage.keys("limiter:index"), mapping={"1": limited, "2:g": grouped, "9": limited})
-    await bull.take(2)
-    everything = await stage.everything()
+    await bull.claim(2)
+    everything = await stage.dump()
     assert everything["limiter:index"] == {"9": limited}
     assert everything["limiter:limited"] == {"9"}
     assert "limiter:g:limited" not in everything
 
 
-async def test_repeatable_jobs_are_followed(stage: Stage, connection: Connection, keys: Keys, clock: HandClock) -> None:
+async def test_repeatable_jobs_are_followed(
+    stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock
+) -> None:
     """Each repeatable job is handed to whoever writes its successor before anybody runs it."""
 
     class Followed(list[Job]):
@@ -153,23 +155,23 @@ async def test_repeatable_jobs_are_followed(stage: Stage, connection: Connection
             self.append(job)
 
     followed = Followed()
-    bull = Bull(connection, keys, clock, token="me/2", repeats=followed)
+    bull = BullQueue(connection, keys, clock, token="me/2", repeats=followed)
     await stage.put("1", "wait")
     await stage.put("2", "wait", opts='{"repeat":{"every":1000,"count":1},"prevMillis":5,"x":[1]}')
-    assert (await bull.take(2))[1:] == followed
+    assert (await bull.claim(2))[1:] == followed
     assert followed[0].options.raw == {"repeat": {"every": 1000, "count": 1}, "prevMillis": 5, "x": [1]}
 
 
 @pytest.mark.parametrize("count", [0, 101, -1])
-async def test_the_number_is_checked(bull: Bull, count: int) -> None:
+async def test_the_number_is_checked(bull: BullQueue, count: int) -> None:
     """Between 1 and 100 jobs at a time."""
     with pytest.raises(ValueError, match="between 1 and 100"):
-        await bull.take(count)
+        await bull.claim(count)
 
 
-async def test_waiting_for_work(redis: Redis, bull: Bull, keys: Keys) -> None:
+async def test_waiting_for_work(redis: Redis, bull: BullQueue, keys: Keys) -> None:
     """The wait ends with the first job and takes nothing away; without one it gives up."""
-    assert await bull.await_work() is False
+    assert await bull.wait_for_jobs() is False
     await redis.rpush(keys("wait"), "2", "1")
-    assert await bull.await_work() is True
+    assert await bull.wait_for_jobs() is True
     assert await redis.lrange(keys("wait"), 0, -1) == ["2", "1"]

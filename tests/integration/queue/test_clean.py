@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.queue.admin import BulkResult, QueueAdmin
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.operator import Operator, Swept
-from tests.integration.queue.stage import BORN, Stage
-from tests.support.clock import HandClock
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.queue.queue_fixture import BORN, QueueFixture
+from tests.support.clock import FakeClock
 
 
 @pytest.fixture
-def operator(connection: Connection, keys: Keys, clock: HandClock) -> Operator:
-    return Operator(connection, keys, clock, token="t")
+def operator(connection: Connection, keys: Keys, clock: FakeClock) -> QueueAdmin:
+    return QueueAdmin(connection, keys, clock, token="t")
 
 
 @pytest.fixture
-def now(clock: HandClock) -> int:
+def now(clock: FakeClock) -> int:
     return clock.now_ms()
 
 
@@ -26,7 +26,7 @@ STATES: list[State] = ["wait", "active", "delayed", "paused", "completed", "fail
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_clean(stage: Stage, operator: Operator, state: State, now: int) -> None:
+async def test_clean(stage: QueueFixture, operator: QueueAdmin, state: State, now: int) -> None:
     """Old jobs of a state go without a trace; young ones, locked ones and other states stay."""
     at = dict.fromkeys(("timestamp", "finishedOn" if state in ("completed", "failed") else "timestamp"), now - 999)
     await stage.put("young", state, at=now - 999, priority=5, **at)
@@ -34,12 +34,12 @@ async def test_clean(stage: Stage, operator: Operator, state: State, now: int) -
     for other in STATES:
         if other != state:
             await stage.put(f"old {other}", other)
-    await stage.remember()
+    await stage.snapshot()
     for i in range(3):
         await stage.put(f"old{i}", state, at=now - 1000 - i, priority=5, deid=f"d{i}")
         await stage.redis.set(stage.keys(f"de:d{i}"), f"old{i}")
-    assert await operator.clean(state, 1000) == Swept(done=3, left=left_of(state))
-    assert await stage.changes() == {}
+    assert await operator.clean(state, 1000) == BulkResult(done=3, left=left_of(state))
+    assert await stage.diff() == {}
 
 
 def left_of(state: str) -> int:
@@ -48,24 +48,24 @@ def left_of(state: str) -> int:
 
 
 @pytest.mark.parametrize("mark", [str(BORN // 1000), f"{BORN}.5", "9"])
-async def test_clean_compares_numbers(stage: Stage, operator: Operator, clock: HandClock, mark: str) -> None:
+async def test_clean_compares_numbers(stage: QueueFixture, operator: QueueAdmin, clock: FakeClock, mark: str) -> None:
     """An age mark of another length than today's 13 digits is compared as the number that it is."""
     await stage.put("1", "wait", timestamp=mark)
     await stage.put("2", "wait", timestamp=clock.now_ms() + 10)
-    assert await operator.clean("wait", 0) == Swept(done=1, left=1)
-    assert (await stage.everything())["wait"] == ["2"]
+    assert await operator.clean("wait", 0) == BulkResult(done=1, left=1)
+    assert (await stage.dump())["wait"] == ["2"]
 
 
-async def test_clean_drops_ghosts_and_spares_other_keys(stage: Stage, operator: Operator) -> None:
+async def test_clean_drops_ghosts_and_spares_other_keys(stage: QueueFixture, operator: QueueAdmin) -> None:
     """Ids without a hash leave the list; an id that names a key of another type deletes nothing but itself."""
     await stage.put("1", "wait", timestamp=9 * 10**15)
-    await stage.remember()
+    await stage.snapshot()
     await stage.redis.rpush(stage.keys("wait"), "ghost", "wait")
-    assert await operator.clean("wait", 0) == Swept(done=2, left=1)
-    assert await stage.changes() == {}
+    assert await operator.clean("wait", 0) == BulkResult(done=2, left=1)
+    assert await stage.diff() == {}
 
 
-async def test_clean_in_batches_up_to_a_limit(stage: Stage, operator: Operator) -> None:
+async def test_clean_in_batches_up_to_a_limit(stage: QueueFixture, operator: QueueAdmin) -> None:
     """A limit counts jobs deleted, from the oldest, also when thousands must be passed over."""
     pipe = stage.redis.pipeline()
     for i in range(2500):
@@ -74,8 +74,8 @@ async def test_clean_in_batches_up_to_a_limit(stage: Stage, operator: Operator) 
         if i < 1500:
             pipe.set(stage.keys.lock(f"j{i}"), "somebody")
     await pipe.execute()
-    told: list[int] = []
-    assert await operator.clean("wait", 0, limit=600, progress=told.append) == Swept(done=600, left=1500)
-    assert told == [0, 500, 600]
+    output: list[int] = []
+    assert await operator.clean("wait", 0, limit=600, progress=output.append) == BulkResult(done=600, left=1500)
+    assert output == [0, 500, 600]
     found = await stage.redis.lrange(stage.keys("wait"), 0, -1)
     assert found == [f"j{i}" for i in reversed([*range(1500), *range(2100, 2500)])]

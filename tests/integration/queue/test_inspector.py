@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.inspector import Inspector, Snapshot
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.queue.keys import Keys
-from tests.integration.queue.stage import BORN, Stage
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.queue.queue_fixture import BORN, QueueFixture
 
 STATES: list[State] = ["wait", "active", "delayed", "paused", "completed", "failed"]
 
@@ -22,10 +22,10 @@ def inspector(connection: Connection, keys: Keys) -> Inspector:
 
 
 @pytest.fixture(autouse=True)
-async def reads_only(stage: Stage) -> AsyncIterator[None]:
+async def reads_only(stage: QueueFixture) -> AsyncIterator[None]:
     """Nothing that an inspector does makes a key of its own."""
     yield
-    assert not [name for name in await stage.everything() if "flowstate" in name]
+    assert not [name for name in await stage.dump() if "flowstate" in name]
 
 
 async def test_empty_queue(inspector: Inspector) -> None:
@@ -38,24 +38,24 @@ async def test_empty_queue(inspector: Inspector) -> None:
         assert await inspector.jobs(state) == []
 
 
-async def test_snapshot(stage: Stage, inspector: Inspector) -> None:
+async def test_snapshot(stage: QueueFixture, inspector: Inspector) -> None:
     """Every state is counted, and the next due job and the oldest waiting one are found."""
     for number, state in enumerate(STATES, start=1):
         for i in range(number):
             await stage.put(f"{state}{i}", state, at=BORN + 100 * number + i)
     await stage.redis.set(stage.keys("meta-paused"), 1)
-    await stage.remember()
+    await stage.snapshot()
     seen = await inspector.snapshot()
     assert seen == Snapshot(1, 2, 3, 4, 5, 6, True, BORN + 100, BORN + 300, 0)
     assert await inspector.counts() == seen
     assert await inspector.is_paused() is True
-    assert await stage.changes() == {}
+    assert await stage.diff() == {}
 
 
 @pytest.mark.parametrize("oldest", ["urgent", "middle", "lazy", "none"])
 @pytest.mark.parametrize("state", ["wait", "paused"])
 async def test_oldest_waiting_whatever_its_priority(
-    stage: Stage, inspector: Inspector, oldest: str, state: str
+    stage: QueueFixture, inspector: Inspector, oldest: str, state: str
 ) -> None:
     """The longest waiting job is found behind any number of more urgent ones, also while paused."""
     tail: list[str] = []
@@ -68,13 +68,13 @@ async def test_oldest_waiting_whatever_its_priority(
     assert (await inspector.snapshot()).oldest_waiting_ms == BORN - 1
 
 
-async def test_snapshot_survives_ghosts(stage: Stage, inspector: Inspector) -> None:
+async def test_snapshot_survives_ghosts(stage: QueueFixture, inspector: Inspector) -> None:
     """An id without a hash, with a wrong key or without a timestamp has no age."""
     await stage.redis.rpush(stage.keys("wait"), "ghost", "wait")
     assert (await inspector.snapshot()).oldest_waiting_ms is None
 
 
-async def test_snapshot_is_one_command(stage: Stage, inspector: Inspector, redis: Redis) -> None:
+async def test_snapshot_is_one_command(stage: QueueFixture, inspector: Inspector, redis: Redis) -> None:
     """Hosted Redis bills by the command: a snapshot costs one."""
     await inspector.snapshot()
 
@@ -88,22 +88,22 @@ async def test_snapshot_is_one_command(stage: Stage, inspector: Inspector, redis
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_one_job(stage: Stage, inspector: Inspector, state: State) -> None:
+async def test_one_job(stage: QueueFixture, inspector: Inspector, state: State) -> None:
     """A job is found in whatever state it is, with lock, log and data; looking changes nothing."""
     await stage.put("1", state, data='{"context":{"otpCode":"123456"}}', locked=True, surprise="x")
-    await stage.remember()
+    await stage.snapshot()
     job = await inspector.job("1")
     assert job is not None
     assert (job.id, job.state, job.locked, job.log_count, job.notes) == ("1", state, True, 2, ())
     assert job.due_at == (BORN if state == "delayed" else None)
     assert job.data == {"context": {"otpCode": "123456"}}
-    assert "123456" not in str(job.document())
+    assert "123456" not in str(job.to_dict())
     assert await inspector.state("1") == state
     assert await inspector.logs("1") == ["a", "b"]
-    assert await stage.changes() == {}
+    assert await stage.diff() == {}
 
 
-async def test_stuck_job(stage: Stage, inspector: Inspector) -> None:
+async def test_stuck_job(stage: QueueFixture, inspector: Inspector) -> None:
     """A hash that is in no list is shown, in no state, as Bull calls it stuck."""
     await stage.redis.hset(stage.keys.job("1"), "name", "otp")
     job = await inspector.job("1")
@@ -112,7 +112,7 @@ async def test_stuck_job(stage: Stage, inspector: Inspector) -> None:
     assert await inspector.state("1") is None
 
 
-async def test_ghost(stage: Stage, inspector: Inspector) -> None:
+async def test_ghost(stage: QueueFixture, inspector: Inspector) -> None:
     """An id without a hash is shown with a note."""
     await stage.redis.rpush(stage.keys("wait"), "1")
     job = await inspector.job("1")
@@ -122,7 +122,7 @@ async def test_ghost(stage: Stage, inspector: Inspector) -> None:
 
 
 @pytest.mark.parametrize("job_id", ["meta", "wait", "limiter:index", "flowstate:x", ""])
-async def test_other_keys_are_no_jobs(stage: Stage, inspector: Inspector, job_id: str) -> None:
+async def test_other_keys_are_no_jobs(stage: QueueFixture, inspector: Inspector, job_id: str) -> None:
     """The queue's own keys are never taken for jobs."""
     await stage.redis.hset(stage.keys("meta"), "paused", 1)
     await stage.redis.hset(stage.keys("limiter:index"), "a", "b")
@@ -130,7 +130,7 @@ async def test_other_keys_are_no_jobs(stage: Stage, inspector: Inspector, job_id
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_pages(stage: Stage, inspector: Inspector, state: State) -> None:
+async def test_pages(stage: QueueFixture, inspector: Inspector, state: State) -> None:
     """Pages are cut and ordered alike for lists and sets, from both ends, also beyond one script's share."""
     names = [f"j{i}" for i in range(450)]
     pipe = stage.redis.pipeline()
@@ -156,7 +156,7 @@ async def test_pages(stage: Stage, inspector: Inspector, state: State) -> None:
     assert await ids(450, 460, newest_first=False) == []
 
 
-async def test_broken_jobs_do_not_hide_others(stage: Stage, inspector: Inspector) -> None:
+async def test_broken_jobs_do_not_hide_others(stage: QueueFixture, inspector: Inspector) -> None:
     """A job with broken JSON is listed like all others."""
     await stage.put("1", "failed", data="{broken", opts="{", stacktrace="?", returnvalue="x", progress="y")
     await stage.put("2", "failed", at=BORN + 1)
@@ -168,15 +168,15 @@ async def test_broken_jobs_do_not_hide_others(stage: Stage, inspector: Inspector
 async def test_workers(connection: Connection, inspector: Inspector, keys: Keys, valkey_url: str) -> None:
     """Workers are the named connections of this queue, not those of a queue whose name merely begins alike."""
     assert len(await inspector.workers()) == 0
-    await connection.block("PING")
+    await connection.execute_blocking("PING")
     other = Connection(valkey_url, client_name=f"{keys.client_name}QQ")
-    await other.block("PING")
-    ours = Connection(valkey_url, client_name=f"{keys.client_name}:vm1/abc")
-    await ours.block("PING")
+    await other.execute_blocking("PING")
+    own = Connection(valkey_url, client_name=f"{keys.client_name}:vm1/abc")
+    await own.execute_blocking("PING")
     names = sorted(worker.name for worker in await inspector.workers())
     assert names == [keys.client_name, f"{keys.client_name}:vm1/abc"]
     await other.close()
-    await ours.close()
+    await own.close()
 
 
 async def test_workers_unknown(redis: Redis, keys: Keys, valkey_url: str) -> None:

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.job import Failed, Finished, Job, NewJob, Retried, Settled
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import Job, JobFailed, JobRetried, JobSucceeded, NewJob, WriteResult
 from flowstate_daemon.queue.journal import Journal
-from flowstate_daemon.queue.keys import Keys
-from tests.integration.queue.stage import Stage
-from tests.support.clock import HandClock
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.queue.queue_fixture import QueueFixture
+from tests.support.clock import FakeClock
 
-End = Callable[[list[Job], list[bytes]], Awaitable[list[Settled]]]
+End = Callable[[list[Job], list[bytes]], Awaitable[list[WriteResult]]]
 
 
 @pytest.fixture
@@ -32,42 +32,42 @@ async def elsewhere(valkey_url: str, keys: Keys) -> AsyncIterator[Journal]:
 
 
 @pytest.fixture(params=["finish", "retry", "fail"])
-def end(request: pytest.FixtureRequest, bull: Bull) -> End:
+def end(request: pytest.FixtureRequest, bull: BullQueue) -> End:
     """Any of the ways in which a run ends."""
 
-    async def finish(jobs: list[Job], entries: list[bytes]) -> list[Settled]:
-        return await bull.finish([Finished(job, journal=entry) for job, entry in zip(jobs, entries, strict=True)])
+    async def finish(jobs: list[Job], entries: list[bytes]) -> list[WriteResult]:
+        return await bull.complete([JobSucceeded(job, journal=entry) for job, entry in zip(jobs, entries, strict=True)])
 
-    async def retry(jobs: list[Job], entries: list[bytes]) -> list[Settled]:
-        endings = [Retried(job, "no", b"[]", 5, entry) for job, entry in zip(jobs, entries, strict=True)]
+    async def retry(jobs: list[Job], entries: list[bytes]) -> list[WriteResult]:
+        endings = [JobRetried(job, "no", b"[]", 5, entry) for job, entry in zip(jobs, entries, strict=True)]
         return await bull.retry(endings)
 
-    async def fail(jobs: list[Job], entries: list[bytes]) -> list[Settled]:
-        return await bull.fail([Failed(job, "no", b"[]", entry) for job, entry in zip(jobs, entries, strict=True)])
+    async def fail(jobs: list[Job], entries: list[bytes]) -> list[WriteResult]:
+        return await bull.fail([JobFailed(job, "no", b"[]", entry) for job, entry in zip(jobs, entries, strict=True)])
 
     return {"finish": finish, "retry": retry, "fail": fail}[request.param]
 
 
-async def take(bull: Bull, count: int) -> list[Job]:
+async def take(bull: BullQueue, count: int) -> list[Job]:
     await bull.add_many([NewJob("x", {}, attempts=3) for _ in range(count)])
-    return await bull.take(count)
+    return await bull.claim(count)
 
 
-async def test_endings_are_written_in_order(bull: Bull, journal: Journal, end: End) -> None:
+async def test_endings_are_written_in_order(bull: BullQueue, journal: Journal, end: End) -> None:
     """Each outcome stands behind the earlier ones; a run without one writes none."""
     entries = [b"one", b"", "drü".encode()]
-    assert await end(await take(bull, 3), entries) == [Settled.OK] * 3
+    assert await end(await take(bull, 3), entries) == [WriteResult.OK] * 3
     assert await journal.peek(10) == [b"one", "drü".encode()]
     assert await journal.length() == 2
 
 
-async def test_nothing_to_write_makes_no_key(bull: Bull, stage: Stage, end: End) -> None:
+async def test_nothing_to_write_makes_no_key(bull: BullQueue, stage: QueueFixture, end: End) -> None:
     """Without entries there is no journal."""
     await end(await take(bull, 2), [b"", b""])
-    assert "flowstate:journal" not in await stage.everything()
+    assert "flowstate:journal" not in await stage.dump()
 
 
-async def test_whose_outcome_counts(bull: Bull, stage: Stage, journal: Journal, end: End) -> None:
+async def test_whose_outcome_counts(bull: BullQueue, stage: QueueFixture, journal: Journal, end: End) -> None:
     """That of a job which was removed meanwhile, too; not that of a job which another worker has or will run again."""
     jobs = await take(bull, 5)
     gone, lost, taken, misplaced, _ = jobs
@@ -76,32 +76,38 @@ async def test_whose_outcome_counts(bull: Bull, stage: Stage, journal: Journal, 
     await stage.redis.set(stage.keys.lock(taken.id), "you/1")
     await stage.redis.lrem(stage.keys("active"), 1, misplaced.id)
     settled = await end(jobs, [b"gone", b"lost", b"taken", b"misplaced", b"ours"])
-    assert settled == [Settled.GONE, Settled.LOST, Settled.LOST, Settled.MISPLACED, Settled.OK]
+    assert settled == [
+        WriteResult.JOB_NOT_FOUND,
+        WriteResult.LOCK_LOST,
+        WriteResult.LOCK_LOST,
+        WriteResult.NOT_ACTIVE,
+        WriteResult.OK,
+    ]
     assert await journal.peek(10) == [b"gone", b"ours"]
 
 
-async def test_a_stranger_in_its_place(bull: Bull, stage: Stage, end: End) -> None:
+async def test_a_stranger_in_its_place(bull: BullQueue, stage: QueueFixture, end: End) -> None:
     """A key of another kind does not stop an ending."""
-    await stage.redis.set(stage.keys.ours("journal"), "x")
-    assert await end(await take(bull, 2), [b"a", b"b"]) == [Settled.OK] * 2
+    await stage.redis.set(stage.keys.own("journal"), "x")
+    assert await end(await take(bull, 2), [b"a", b"b"]) == [WriteResult.OK] * 2
 
 
 async def test_the_newest_stay(
-    connection: Connection, keys: Keys, clock: HandClock, journal: Journal, stage: Stage
+    connection: Connection, keys: Keys, clock: FakeClock, journal: Journal, stage: QueueFixture
 ) -> None:
     """Without a ledger the journal keeps its newest entries."""
-    bull = Bull(connection, keys, clock, token="me/2", journal_limit=3)
+    bull = BullQueue(connection, keys, clock, token="me/2", journal_limit=3)
     first, second, third, fourth = await take(bull, 4)
-    await bull.finish([Finished(first, journal=b"1"), Finished(second, journal=b"2")])
-    await bull.retry([Retried(third, "no", b"[]", 5, b"3")])
+    await bull.complete([JobSucceeded(first, journal=b"1"), JobSucceeded(second, journal=b"2")])
+    await bull.retry([JobRetried(third, "no", b"[]", 5, b"3")])
     assert await journal.peek(10) == [b"1", b"2", b"3"]
-    await bull.fail([Failed(fourth, "no", b"[]", b"4")])
+    await bull.fail([JobFailed(fourth, "no", b"[]", b"4")])
     assert await journal.peek(10) == [b"2", b"3", b"4"]
 
 
-async def test_peek_leaves_and_drop_takes(journal: Journal, stage: Stage) -> None:
+async def test_peek_leaves_and_drop_takes(journal: Journal, stage: QueueFixture) -> None:
     """Only what was read is dropped, from the head; what came in meanwhile stays."""
-    key = stage.keys.ours("journal")
+    key = stage.keys.own("journal")
     await stage.redis.rpush(key, "a", "b", "c")
     seen = await journal.peek(2)
     assert seen == [b"a", b"b"]
@@ -110,7 +116,7 @@ async def test_peek_leaves_and_drop_takes(journal: Journal, stage: Stage) -> Non
     assert await journal.drop(seen) == 0
     assert await stage.redis.lrange(key, 0, -1) == ["c", "d"]
     assert await journal.drop([b"c", b"d"]) == 2
-    assert await stage.everything() == {}
+    assert await stage.dump() == {}
     assert (await journal.peek(5), await journal.peek(0), await journal.drop([]), await journal.length()) == (
         [],
         [],
@@ -132,16 +138,16 @@ async def test_peek_leaves_and_drop_takes(journal: Journal, stage: Stage) -> Non
         ("abc", "b", "abc"),
     ],
 )
-async def test_exactly_these(journal: Journal, stage: Stage, there: str, dropped: str, stays: str) -> None:
+async def test_exactly_these(journal: Journal, stage: QueueFixture, there: str, dropped: str, stays: str) -> None:
     """Entries that are gone are passed over, entries behind a strange head stay, equal ones count one by one."""
-    key = stage.keys.ours("journal")
+    key = stage.keys.own("journal")
     await stage.redis.rpush(key, *there)
-    assert await journal.drop([letter.encode() for letter in dropped]) == len(there) - len(stays)
+    assert await journal.drop([template.encode() for template in dropped]) == len(there) - len(stays)
     assert await stage.redis.lrange(key, 0, -1) == list(stays)
 
 
 async def test_two_writers_lose_nothing(
-    bull: Bull, journal: Journal, elsewhere: Journal, stage: Stage, keys: Keys
+    bull: BullQueue, journal: Journal, elsewhere: Journal, stage: QueueFixture, keys: Keys
 ) -> None:
     """While runs end, two writers empty the journal: each entry was read by one of them before it went."""
     written: list[set[bytes]] = [set(), set()]
@@ -150,7 +156,7 @@ async def test_two_writers_lose_nothing(
     async def settle() -> None:
         for first in range(0, total, 20):
             jobs = await take(bull, 20)
-            await bull.finish([Finished(job, journal=b"%d" % (first + n)) for n, job in enumerate(jobs)])
+            await bull.complete([JobSucceeded(job, journal=b"%d" % (first + n)) for n, job in enumerate(jobs)])
         done.set()
 
     async def move(mine: Journal, ledger: set[bytes], batch: int) -> int:

@@ -14,11 +14,11 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.base.errors import LeaseTaken, Outage
-from flowstate_daemon.dev.embedded import ValkeyHouse
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.base.errors import LeaseHeldError, StoreUnavailableError
+from flowstate_daemon.dev.embedded import EmbeddedValkey
 from flowstate_daemon.queue.lease import TTL_MS, Lease, connection_name
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 
 HOLD = """
 import asyncio, json, sys
@@ -80,7 +80,7 @@ async def daemons(valkey_url: str, keys: Keys) -> AsyncIterator[Daemons]:
 
 @pytest.fixture
 def key(keys: Keys) -> str:
-    return keys.ours("instance:vm1")
+    return keys.own("instance:vm1")
 
 
 async def test_free_id_is_taken(daemons: Daemons, redis: Redis, keys: Keys, key: str) -> None:
@@ -94,7 +94,7 @@ async def test_free_id_is_taken(daemons: Daemons, redis: Redis, keys: Keys, key:
 async def test_live_holder_keeps_it(daemons: Daemons, redis: Redis, key: str) -> None:
     """A second daemon is refused with a reason that names the id, the holder's address and the remedy, no token."""
     await daemons.lease("vm1/secret").acquire()
-    with pytest.raises(LeaseTaken) as refused:
+    with pytest.raises(LeaseHeldError) as refused:
         await daemons.lease("vm1/b").acquire()
     assert "'vm1'" in refused.value.reason
     assert "127.0.0.1:" in refused.value.reason
@@ -116,7 +116,7 @@ async def test_killed_holder_is_succeeded_at_once(daemons: Daemons, redis: Redis
 async def test_live_process_is_not_succeeded(daemons: Daemons, redis: Redis, key: str) -> None:
     """As long as the holder's process lives, nobody else gets the lease."""
     async with daemons.process("vm1/a"):
-        with pytest.raises(LeaseTaken):
+        with pytest.raises(LeaseHeldError):
             await daemons.lease("vm1/b").acquire()
         assert await redis.get(key) == "vm1/a"
 
@@ -124,8 +124,8 @@ async def test_live_process_is_not_succeeded(daemons: Daemons, redis: Redis, key
 async def test_one_successor_wins(daemons: Daemons, redis: Redis, key: str) -> None:
     """Of three daemons that find the holder dead at the same time, one gets the lease and two are refused."""
     await redis.set(key, "vm1/dead", px=TTL_MS)
-    tries = (daemons.lease(f"vm1/{name}").acquire() for name in "abc")
-    results = await asyncio.gather(*tries, return_exceptions=True)
+    attempts = (daemons.lease(f"vm1/{name}").acquire() for name in "abc")
+    results = await asyncio.gather(*attempts, return_exceptions=True)
     assert sorted(type(result).__name__ for result in results) == ["LeaseTaken", "LeaseTaken", "bool"]
     assert await redis.get(key) == f"vm1/{'abc'[results.index(True)]}"
 
@@ -134,7 +134,7 @@ async def test_similar_token_is_somebody_else(daemons: Daemons) -> None:
     """A connection whose token merely begins like the holder's is no sign of life."""
     await daemons.lease("vm1/a").acquire()
     alive = Connection(daemons.url, client_name=connection_name(daemons.keys, "vm1/aa"))
-    await alive.block("PING")
+    await alive.execute_blocking("PING")
     await daemons.lease("vm1/a").release()
     assert await daemons.lease("vm1/b").acquire() is False
     await alive.close()
@@ -162,7 +162,7 @@ async def test_renewal(daemons: Daemons, redis: Redis, key: str) -> None:
     await lease.renew()
     assert await redis.get(key) == "vm1/a"
     await redis.set(key, "vm1/b", px=5000)
-    with pytest.raises(LeaseTaken):
+    with pytest.raises(LeaseHeldError):
         await lease.renew()
     assert await redis.get(key) == "vm1/b"
     assert await redis.pttl(key) <= 5000
@@ -193,7 +193,7 @@ async def test_silent_server_shows_life_by_renewal(daemons: Daemons, silent_url:
         while not second.done():
             await holder.renew()
             await asyncio.wait([second], timeout=0.1)
-    with pytest.raises(LeaseTaken):
+    with pytest.raises(LeaseHeldError):
         await second
     assert await redis.get(key) == "vm1/a"
 
@@ -201,15 +201,15 @@ async def test_silent_server_shows_life_by_renewal(daemons: Daemons, silent_url:
 @pytest.mark.parametrize("appendonly", [True, False])
 async def test_redis_restart(keys: Keys, appendonly: bool) -> None:
     """The holder keeps its lease through a restart of Redis, with and without persistence."""
-    async with ValkeyHouse(appendonly=appendonly) as house, AsyncExitStack() as stack:
-        daemons = Daemons(house.url, keys, stack)
+    async with EmbeddedValkey(appendonly=appendonly) as daemon, AsyncExitStack() as stack:
+        daemons = Daemons(daemon.url, keys, stack)
         lease = daemons.lease("vm1/a")
         await lease.acquire()
-        await house.kill()
-        with pytest.raises(Outage):
+        await daemon.kill()
+        with pytest.raises(StoreUnavailableError):
             await lease.renew()
-        await house.start()
+        await daemon.start()
         await lease.renew()
-        client = Redis.from_url(house.url, decode_responses=True, protocol=2)
+        client = Redis.from_url(daemon.url, decode_responses=True, protocol=2)
         stack.push_async_callback(client.aclose)
-        assert await client.get(keys.ours("instance:vm1")) == "vm1/a"
+        assert await client.get(keys.own("instance:vm1")) == "vm1/a"

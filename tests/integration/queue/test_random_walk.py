@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.job import REMOVE, Failed, Finished, Job, NewJob, Retention, Retried
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.operator import Operator
-from tests.integration.queue.stage import Stage
-from tests.support.clock import HandClock
+from flowstate_daemon.queue.admin import QueueAdmin
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import REMOVE, Job, JobFailed, JobRetried, JobSucceeded, NewJob, Retention
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.queue.queue_fixture import QueueFixture
+from tests.support.clock import FakeClock
 
 PLACES = ("wait", "paused", "active", "delayed", "completed", "failed")
 KEPT = (REMOVE, Retention(), Retention(count=2), Retention(age_s=3))
@@ -31,17 +31,17 @@ class Walk:
     """One queue and those who work on it; each step is drawn with a number that decides its details."""
 
     def __init__(self, redis: Redis, connection: Connection, keys: Keys) -> None:
-        self.stage = Stage(redis, keys)
-        self.clock = HandClock()
+        self.stage = QueueFixture(redis, keys)
+        self.clock = FakeClock()
         self._connection = connection
-        self._operator = Operator(connection, keys, self.clock, token="op")
+        self._operator = QueueAdmin(connection, keys, self.clock, token="op")
         self._boots = [1, 1]
         self._workers = [self._start(0), self._start(1)]
         self._held: list[list[Job]] = [[], []]
 
-    def _start(self, who: int) -> Bull:
+    def _start(self, who: int) -> BullQueue:
         token = f"w{who}/{self._boots[who]}"
-        return Bull(self._connection, self.stage.keys, self.clock, token=token)
+        return BullQueue(self._connection, self.stage.keys, self.clock, token=token)
 
     def _some(self, number: int) -> list[Job]:
         held = self._held[number % 2]
@@ -54,12 +54,12 @@ class Walk:
             case "add" | "delay" | "slot":
                 await bull.add_many(self._new(name, number))
             case "take":
-                self._held[number % 2] += await bull.take(1 + number)
+                self._held[number % 2] += await bull.claim(1 + number)
             case "promote":
                 await bull.promote()
             case "reclaim":
                 await self.stage.redis.delete(self.stage.keys("stalled-check"))
-                await bull.reclaim(1, 1000)
+                await bull.check_stalled(1, 1000)
             case "die":
                 await self._die(number % 2)
             case "time" | "pause" | "resume":
@@ -90,17 +90,17 @@ class Walk:
         self._boots[who] += 1
         self._held[who] = []
         self._workers[who] = self._start(who)
-        await self._workers[who].recover([], limit=2)
+        await self._workers[who].recover_own_jobs([], limit=2)
 
-    async def _end(self, name: str, bull: Bull, jobs: list[Job]) -> None:
+    async def _end(self, name: str, bull: BullQueue, jobs: list[Job]) -> None:
         match name:
             case "finish":
-                await bull.finish([Finished(job) for job in jobs])
+                await bull.complete([JobSucceeded(job) for job in jobs])
             case "retry" | "later":
                 delay_ms = 700 if name == "later" else 0
-                await bull.retry([Retried(job, "no", b"[]", delay_ms) for job in jobs])
+                await bull.retry([JobRetried(job, "no", b"[]", delay_ms) for job in jobs])
             case "fail":
-                await bull.fail([Failed(job, "no", b"[]") for job in jobs])
+                await bull.fail([JobFailed(job, "no", b"[]") for job in jobs])
             case "release":
                 await bull.release(jobs)
             case "expire":
@@ -108,7 +108,7 @@ class Walk:
 
     async def check(self) -> None:
         """What must hold at any time."""
-        found = await self.stage.everything()
+        found = await self.stage.dump()
         hashes = {name for name, value in found.items() if isinstance(value, dict) and "name" in value}
         placed = [job_id for place in PLACES for job_id in found.get(place, ())]
         assert sorted(placed) == sorted(hashes)

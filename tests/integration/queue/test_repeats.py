@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.job import Job, JobOptions
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.queue.repeat import Repeats, repeat_job_id
-from tests.integration.queue.stage import Stage
-from tests.support.clock import HandClock
+from flowstate_daemon.queue.repeat import RepeatableJobs, repeat_job_id
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.queue.queue_fixture import QueueFixture
+from tests.support.clock import FakeClock
 
 KEY = "report:::60000"
 ID = repeat_job_id("report", "", KEY, 0)[:-1]
 
 
 @pytest.fixture
-def repeats(connection: Connection, keys: Keys, clock: HandClock) -> Repeats:
-    return Repeats(connection, keys, clock, token="t")
+def repeats(connection: Connection, keys: Keys, clock: FakeClock) -> RepeatableJobs:
+    return RepeatableJobs(connection, keys, clock, token="t")
 
 
 def claimed(opts: dict[str, Any], *, priority: int = 0) -> Job:
@@ -30,16 +30,16 @@ def claimed(opts: dict[str, Any], *, priority: int = 0) -> Job:
     return Job("1", "report", b'{"to":"a@b.c"}', options, 0, 0, priority, b"[]")
 
 
-async def test_successor_is_delayed(stage: Stage, repeats: Repeats, clock: HandClock) -> None:
+async def test_successor_is_delayed(stage: QueueFixture, repeats: RepeatableJobs, clock: FakeClock) -> None:
     """The next job is written as Bull's add writes it, due at the next slot, and the definition moves on."""
     now = clock.now_ms()
     at = now + 60_000
     await stage.redis.zadd(stage.keys("repeat"), {KEY: now})
     await stage.redis.set(stage.keys("id"), 41)
-    await stage.remember()
-    heard = await stage.heard()
-    await repeats.follow(claimed({"repeat": {"every": 60_000}, "attempts": 3}, priority=5))
-    changed = await stage.changes()
+    await stage.snapshot()
+    received = await stage.received()
+    await repeats.schedule_next(claimed({"repeat": {"every": 60_000}, "attempts": 3}, priority=5))
+    changed = await stage.diff()
     opts = json.loads(changed[f"{ID}{at}"].pop("opts"))
     assert changed == {
         "repeat": {KEY: at},
@@ -61,41 +61,41 @@ async def test_successor_is_delayed(stage: Stage, repeats: Repeats, clock: HandC
         "timestamp": now,
         "prevMillis": at,
     }
-    assert await heard.events() == [("delayed", str(at))]
+    assert await received.events() == [("delayed", str(at))]
 
 
-async def test_data_comes_from_the_hash(stage: Stage, repeats: Repeats, clock: HandClock) -> None:
+async def test_data_comes_from_the_hash(stage: QueueFixture, repeats: RepeatableJobs, clock: FakeClock) -> None:
     """The successor inherits the data in full, also when it was too long for the worker to read."""
     await stage.redis.zadd(stage.keys("repeat"), {KEY: 0})
     await stage.put("1", "active", data='{"long":"' + "x" * 99 + '"}')
     job = replace(claimed({"repeat": {"every": 60_000}}), data=b"")
-    await repeats.follow(job)
-    found = await stage.everything()
+    await repeats.schedule_next(job)
+    found = await stage.dump()
     assert found[f"{ID}{clock.now_ms() + 60_000}"]["data"] == found["1"]["data"]
 
 
 async def test_without_any_data_the_successor_is_still_readable(
-    stage: Stage, repeats: Repeats, clock: HandClock
+    stage: QueueFixture, repeats: RepeatableJobs, clock: FakeClock
 ) -> None:
     """A job whose hash vanished meanwhile, and whose data was never read, is followed by one with empty data."""
     await stage.redis.zadd(stage.keys("repeat"), {KEY: 0})
-    await repeats.follow(replace(claimed({"repeat": {"every": 60_000}}), data=b""))
-    assert (await stage.everything())[f"{ID}{clock.now_ms() + 60_000}"]["data"] == "{}"
+    await repeats.schedule_next(replace(claimed({"repeat": {"every": 60_000}}), data=b""))
+    assert (await stage.dump())[f"{ID}{clock.now_ms() + 60_000}"]["data"] == "{}"
 
 
 async def test_second_follower_changes_nothing_but_the_counter(
-    stage: Stage, repeats: Repeats, clock: HandClock
+    stage: QueueFixture, repeats: RepeatableJobs, clock: FakeClock
 ) -> None:
     """A successor that is there already stays as it is."""
     await stage.redis.zadd(stage.keys("repeat"), {KEY: clock.now_ms()})
     job = claimed({"repeat": {"every": 60_000}})
-    await repeats.follow(job)
+    await repeats.schedule_next(job)
     clock.advance(0.5)
-    await stage.remember()
-    heard = await stage.heard()
-    await repeats.follow(job)
-    assert await stage.changes() == {"id": "2"}
-    assert await heard.events() == [("duplicated@t", f"{ID}{clock.now_ms() + 59_500}")]
+    await stage.snapshot()
+    received = await stage.received()
+    await repeats.schedule_next(job)
+    assert await stage.diff() == {"id": "2"}
+    assert await received.events() == [("duplicated@t", f"{ID}{clock.now_ms() + 59_500}")]
 
 
 @pytest.mark.parametrize(
@@ -108,20 +108,20 @@ async def test_second_follower_changes_nothing_but_the_counter(
     ],
     ids=["not repeatable", "definition removed", "limit reached", "ended"],
 )
-async def test_nothing_follows(stage: Stage, repeats: Repeats, opts: dict[str, Any]) -> None:
+async def test_nothing_follows(stage: QueueFixture, repeats: RepeatableJobs, opts: dict[str, Any]) -> None:
     """Without a definition in `repeat`, or behind its bounds, nothing is written."""
     await stage.redis.zadd(stage.keys("repeat"), {"known": 1})
-    await stage.remember()
-    await repeats.follow(claimed(opts))
-    assert await stage.changes() == {}
+    await stage.snapshot()
+    await repeats.schedule_next(claimed(opts))
+    assert await stage.diff() == {}
 
 
-async def test_wrong_definition_is_told(stage: Stage, repeats: Repeats) -> None:
+async def test_wrong_definition_is_told(stage: QueueFixture, repeats: RepeatableJobs) -> None:
     """An error in the definition never stops the job: it is a warning with a remedy, and nothing is written."""
     with capture_logs() as logs:
-        await repeats.follow(claimed({"repeat": {"cron": "nonsense"}}))
-    assert await stage.everything() == {}
+        await repeats.schedule_next(claimed({"repeat": {"cron": "nonsense"}}))
+    assert await stage.dump() == {}
     [line] = logs
-    assert (line["event"], line["log_level"], line["job_id"]) == ("repeat_ended", "warning", "1")
+    assert (line["event"], line["log_level"], line["job_id"]) == ("repeatable_job_stopped", "warning", "1")
     assert "cron" in line["reason"]
     assert line["remedy"]

@@ -12,20 +12,20 @@ from structlog.testing import capture_logs
 
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.database.migrate import Migrator
+from flowstate_daemon.database.mail_history import MailHistory
+from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import open_pool
-from flowstate_daemon.database.stories import Stories
-from flowstate_daemon.database.suppression import Suppressions
-from flowstate_daemon.intake import Intake, MailOrder
-from flowstate_daemon.queue.bull import Bull
-from flowstate_daemon.queue.connection import Connection
+from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail_producer import MailProducer, NewMail
+from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.inspector import Inspector
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.web.api import Api
-from flowstate_daemon.web.app import Web
-from flowstate_daemon.web.doorkeeper import KNOWN_BURST, STRANGERS_BURST, Doorkeeper
-from tests.support.clock import HandClock
-from tests.support.outcomes import outcome
+from flowstate_daemon.web.auth import ANONYMOUS_BURST, AUTHENTICATED_BURST, BearerAuth
+from flowstate_daemon.web.server import HttpServer
+from tests.support.clock import FakeClock
+from tests.support.ledger_entries import outcome
 
 TOKEN, OLD = "t" * 40, "o" * 40
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -40,11 +40,11 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
 
 @pytest.fixture
 async def client(
-    pool: asyncpg.Pool, connection: Connection, keys: Keys, clock: HandClock
+    pool: asyncpg.Pool, connection: Connection, keys: Keys, clock: FakeClock
 ) -> AsyncIterator[ClientSession]:
-    people = (Suppressions(pool, clock), Stories(pool))
-    routes = Api(Doorkeeper([TOKEN, OLD], clock), Inspector(connection, keys), people).routes()
-    endpoint = Web(routes, host="127.0.0.1", port=0)
+    recipients = (Suppressions(pool, clock), MailHistory(pool))
+    routes = Api(BearerAuth([TOKEN, OLD], clock), Inspector(connection, keys), recipients).routes()
+    endpoint = HttpServer(routes, host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
         yield session
@@ -76,7 +76,7 @@ async def test_nobody_comes_in_without_a_token(client: ClientSession, header: di
             assert response.headers["WWW-Authenticate"].startswith("Bearer")
             assert await response.json() == {"error": "Unauthorized"}
     (event,) = events
-    assert (event["event"], event["log_level"]) == ("api_refused", "warning")
+    assert (event["event"], event["log_level"]) == ("api_unauthorized", "warning")
     assert "FLOWSTATE_HTTP_API_TOKEN" in event["remedy"]
     assert "ttt" not in str(event)
 
@@ -87,30 +87,30 @@ async def test_each_token_opens(client: ClientSession, word: str) -> None:
     assert (await got(client, "/api/v1/queue", {"Authorization": word}))[0] == 200
 
 
-async def test_strangers_do_not_lock_out_who_has_a_token(client: ClientSession, clock: HandClock) -> None:
+async def test_strangers_do_not_lock_out_who_has_a_token(client: ClientSession, clock: FakeClock) -> None:
     """After some wrong tokens a stranger reads 429; the owner goes on, within bounds of their own."""
     tried = [(await got(client, "/api/v1/queue", {"Authorization": "Bearer x"}))[0] for _ in range(25)]
-    assert tried.count(401) == int(STRANGERS_BURST)
+    assert tried.count(401) == int(ANONYMOUS_BURST)
     assert tried[-1] == 429
     mine = [(await got(client, "/api/v1/queue"))[0] for _ in range(65)]
-    assert mine.count(200) == int(KNOWN_BURST)
+    assert mine.count(200) == int(AUTHENTICATED_BURST)
     assert mine[-1] == 429
     clock.advance(1.0)
     assert (await got(client, "/api/v1/queue"))[0] == 200
 
 
 async def test_the_queue_is_counted(
-    client: ClientSession, connection: Connection, keys: Keys, clock: HandClock
+    client: ClientSession, connection: Connection, keys: Keys, clock: FakeClock
 ) -> None:
     """Numbers and instants, no job's data: a waiting code is in no answer."""
-    intake = Intake(Bull(connection, keys, clock, token="api"), attempts=4, backoff_ms=2000)
-    await intake.accept(MailOrder("otp", "ada@example.org", {"otpCode": "493027"}))
+    producer = MailProducer(BullQueue(connection, keys, clock, token="api"), attempts=4, backoff_ms=2000)
+    await producer.enqueue(NewMail("otp", "ada@example.org", {"otpCode": "493027"}))
     status, document = await got(client, "/api/v1/queue")
     assert (status, document["wait"], document["oldest_waiting_ms"]) == (200, 1, clock.now_ms())
     assert "493027" not in str(document)
 
 
-async def test_a_person_is_explained(client: ClientSession, pool: asyncpg.Pool, clock: HandClock) -> None:
+async def test_a_person_is_explained(client: ClientSession, pool: asyncpg.Pool, clock: FakeClock) -> None:
     """The same document as the command's: what stands against the address, and each mail."""
     await Ledger(pool, clock).write([outcome(1)])
     await Suppressions(pool, clock).add("ada@example.org", "manual")
@@ -135,14 +135,14 @@ async def test_an_outage_is_told_as_one(client: ClientSession, pool: asyncpg.Poo
     assert "flowstate-daemon migrate" in document["reason"]
 
 
-async def test_without_a_token_there_is_no_api(clock: HandClock) -> None:
+async def test_without_a_token_there_is_no_api(clock: FakeClock) -> None:
     """Every path is unknown to everybody, and the log says once what would open it."""
-    endpoint = Web(Doorkeeper([], clock).closed_routes(), host="127.0.0.1", port=0)
+    endpoint = HttpServer(BearerAuth([], clock).disabled_routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     with capture_logs() as events:
         async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as client:
             for path in ("/api/v1/queue", "/api/v1/schedules/x/run", "/api/v1/"):
                 assert (await got(client, path))[0] == 404
     await endpoint.close()
-    (event,) = [event for event in events if event["event"] == "api_closed"]
+    (event,) = [event for event in events if event["event"] == "api_disabled"]
     assert "FLOWSTATE_HTTP_API_TOKEN" in event["remedy"]

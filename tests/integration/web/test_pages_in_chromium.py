@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from flowstate_daemon.mail.facts import PersonFacts
-from flowstate_daemon.mail.unsubscribe import LinkSeal, Ticket
-from flowstate_daemon.web.app import Web
+from flowstate_daemon.mail.policy import RecipientStatus
+from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeToken
 from flowstate_daemon.web.pages import Pages
+from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from tests.support.chromium import PROGRAM, browsing
-from tests.support.clock import HandClock
+from tests.support.clock import FakeClock
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
 
-SEAL = LinkSeal(["a secret of more than thirty-two characters"])
+STORE = LinkTokenCodec(["a secret of more than thirty-two characters"])
 CARD = "getComputedStyle(document.querySelector('main')).backgroundColor"
 WIDE = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
 SMALL = "[...document.querySelectorAll('button')].some(b => b.getBoundingClientRect().height < 44)"
@@ -48,8 +48,8 @@ class Memory:
         self.kinds.discard(kind)
         return [kind]
 
-    async def facts_for(self, addresses: Sequence[str]) -> Mapping[str, PersonFacts]:
-        return dict.fromkeys(addresses, PersonFacts(unsubscribed=frozenset(self.kinds)))
+    async def facts_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
+        return dict.fromkeys(addresses, RecipientStatus(unsubscribed=frozenset(self.kinds)))
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def memory() -> Memory:
 
 
 @pytest.fixture
-async def address(memory: Memory, clock: HandClock) -> AsyncIterator[str]:
+async def address(memory: Memory, clock: FakeClock) -> AsyncIterator[str]:
     """Where a page can be opened."""
-    routes = Unsubscribe(SEAL, memory, Pages("FlowState", "https://flowstate.example"), clock).routes()
-    endpoint = Web(routes, host="127.0.0.1", port=0)
+    routes = Unsubscribe(STORE, memory, Pages("FlowState", "https://flowstate.example"), clock).routes()
+    endpoint = HttpServer(routes, host="127.0.0.1", port=0)
     await endpoint.open()
-    token = SEAL.seal(Ticket("ada@example.org", "task-reminder", clock.now_ms(), "fr"))
+    token = STORE.encode(UnsubscribeToken("ada@example.org", "task-reminder", clock.now_ms(), "fr"))
     yield f"http://127.0.0.1:{endpoint.bound_port}/unsubscribe/{token}"
     await endpoint.close()
 
@@ -92,7 +92,7 @@ async def test_the_pages_in_a_browser(address: str, memory: Memory, tmp_path: Pa
             await tab.press("button")
             assert memory.kinds == set()
             assert await tab.ask("document.querySelector('h1').textContent") == "You are subscribed"
-        assert [words for words in tab.complaints if "favicon" not in words] == []
+        assert [text for text in tab.complaints if "favicon" not in text] == []
     for name, picture in pictures.items():
         (tmp_path / f"{name}.png").write_bytes(picture)
     assert len(set(pictures.values())) == len(pictures)

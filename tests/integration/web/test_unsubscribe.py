@@ -11,24 +11,23 @@ import pytest
 from aiohttp import ClientSession, FormData, MultipartWriter
 from structlog.testing import capture_logs
 
-from flowstate_daemon.base.errors import Outage
+from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.database.dsn import clean_dsn
-from flowstate_daemon.database.migrate import Migrator
+from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import open_pool
-from flowstate_daemon.database.suppression import Suppressions
-from flowstate_daemon.mail.facts import EVERYTHING, PersonFacts
-from flowstate_daemon.mail.policy import decide
+from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus, decide
 from flowstate_daemon.mail.render import Renderer
-from flowstate_daemon.mail.unsubscribe import LinkSeal, Ticket, UnsubscribeLinks
-from flowstate_daemon.web.app import Web
+from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks, UnsubscribeToken
 from flowstate_daemon.web.pages import Pages
-from flowstate_daemon.web.unsubscribe import LARGEST_FORM, Preferences, Unsubscribe
-from tests.support.clock import HandClock
-from tests.unit.mail.posts import BRAND, sample
+from flowstate_daemon.web.server import HttpServer
+from flowstate_daemon.web.unsubscribe import MAX_FORM_BYTES, Suppressions, Unsubscribe
+from tests.support.clock import FakeClock
+from tests.unit.mail.rendered_mails import BRAND, sample
 
 TO = "ada@example.org"
 KIND = "task-reminder"
-SEAL = LinkSeal(["a secret of more than thirty-two characters"])
+STORE = LinkTokenCodec(["a secret of more than thirty-two characters"])
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
 DAY_S = 86_400
 
@@ -37,31 +36,31 @@ class Away:
     """A store that is not there."""
 
     async def unsubscribe(self, address: str, kind: str) -> bool:
-        raise Outage("Postgres: away")
+        raise StoreUnavailableError("Postgres: away")
 
     async def resubscribe(self, address: str, kind: str) -> list[str]:
-        raise Outage("Postgres: away")
+        raise StoreUnavailableError("Postgres: away")
 
-    async def facts_for(self, addresses: Sequence[str]) -> Mapping[str, PersonFacts]:
-        raise Outage("Postgres: away")
+    async def facts_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
+        raise StoreUnavailableError("Postgres: away")
 
 
 @pytest.fixture
-async def store(database_url: str, clock: HandClock) -> AsyncIterator[Suppressions]:
+async def store(database_url: str, clock: FakeClock) -> AsyncIterator[Suppressions]:
     async with open_pool(clean_dsn(database_url)) as pool:
         await Migrator(pool).apply()
         yield Suppressions(pool, clock)
 
 
 @pytest.fixture
-async def client(store: Suppressions, clock: HandClock) -> AsyncIterator[ClientSession]:
+async def client(store: Suppressions, clock: FakeClock) -> AsyncIterator[ClientSession]:
     async for session in serving(store, clock):
         yield session
 
 
-async def serving(store: Preferences, clock: HandClock) -> AsyncIterator[ClientSession]:
-    routes = Unsubscribe(SEAL, store, Pages("FlowState", "https://flowstate.example"), clock).routes()
-    endpoint = Web(routes, host="127.0.0.1", port=0)
+async def serving(store: Suppressions, clock: FakeClock) -> AsyncIterator[ClientSession]:
+    routes = Unsubscribe(STORE, store, Pages("FlowState", "https://flowstate.example"), clock).routes()
+    endpoint = HttpServer(routes, host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
         yield session
@@ -69,18 +68,18 @@ async def serving(store: Preferences, clock: HandClock) -> AsyncIterator[ClientS
 
 
 @pytest.fixture
-def ticket(clock: HandClock) -> Ticket:
-    return Ticket(TO, KIND, clock.now_ms(), "en")
+def ticket(clock: FakeClock) -> UnsubscribeToken:
+    return UnsubscribeToken(TO, KIND, clock.now_ms(), "en")
 
 
 @pytest.fixture
-def link(ticket: Ticket) -> str:
-    return f"/unsubscribe/{SEAL.seal(ticket)}"
+def link(ticket: UnsubscribeToken) -> str:
+    return f"/unsubscribe/{STORE.encode(ticket)}"
 
 
 async def left(store: Suppressions) -> set[str]:
     """The kinds that Ada has left."""
-    return set((await store.facts_for([TO]))[TO].unsubscribed)
+    return set((await store.status_for([TO]))[TO].unsubscribed)
 
 
 async def press(client: ClientSession, link: str, action: str, scope: str = "kind") -> str:
@@ -131,15 +130,15 @@ async def test_leaving_one_kind_and_coming_back(client: ClientSession, store: Su
 
 
 async def test_leaving_takes_effect_before_the_next_mail(
-    client: ClientSession, store: Suppressions, clock: HandClock
+    client: ClientSession, store: Suppressions, clock: FakeClock
 ) -> None:
     """The link out of a rendered mail, pressed: the next mail of this kind is skipped, other kinds go on."""
-    links = UnsubscribeLinks("https://mail.flowstate.example", SEAL)
+    links = UnsubscribeLinks("https://mail.flowstate.example", STORE)
     mail = Renderer(BRAND, links).render(sample(KIND), made_ms=clock.now_ms())
     link = mail.headers["List-Unsubscribe"].strip("<>").removeprefix(links.public_url)
     async with client.post(link, data=ONE_CLICK) as response:
         assert response.status == 200
-    facts = (await store.facts_for([mail.to]))[mail.to]
+    facts = (await store.status_for([mail.to]))[mail.to]
     now = clock.now_ms()
     assert decide(sample(KIND), facts, now_ms=now, made_ms=now).outcome == "skipped"
     for kind in ("focus-report", "otp", "welcome"):
@@ -149,9 +148,9 @@ async def test_leaving_takes_effect_before_the_next_mail(
 async def test_leaving_everything_and_coming_back(client: ClientSession, store: Suppressions, link: str) -> None:
     """All is all; coming back to one kind only does not pretend that it arrives again."""
     assert offered(await press(client, link, "unsubscribe", "all")) == [("resubscribe", "all")]
-    assert await left(store) == {EVERYTHING}
+    assert await left(store) == {ALL_KINDS}
     assert "unsubscribed from everything" in await press(client, link, "resubscribe", "kind")
-    assert await left(store) == {EVERYTHING}
+    assert await left(store) == {ALL_KINDS}
     assert "You are subscribed" in await press(client, link, "resubscribe", "all")
     assert await left(store) == set()
 
@@ -214,7 +213,7 @@ async def test_hostile_forms_change_nothing(
 async def test_a_packed_form_is_not_unpacked(client: ClientSession, store: Suppressions, link: str) -> None:
     """Compression is not undone for strangers: what arrives is no form."""
     packed = zlib.compress(b"List-Unsubscribe=One-Click" + b"&a=b" * 1_000_000)
-    assert len(packed) < LARGEST_FORM
+    assert len(packed) < MAX_FORM_BYTES
     headers = {"Content-Type": "application/x-www-form-urlencoded", "Content-Encoding": "deflate"}
     async with client.post(link, data=packed, headers=headers) as response:
         assert response.status == 400
@@ -245,7 +244,7 @@ async def test_forged_links(client: ClientSession, store: Suppressions, link: st
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_expired_links(
-    client: ClientSession, store: Suppressions, clock: HandClock, link: str, method: str
+    client: ClientSession, store: Suppressions, clock: FakeClock, link: str, method: str
 ) -> None:
     """After 400 days a link says that it is too old, and where to go instead."""
     clock.advance(401 * DAY_S)
@@ -257,7 +256,7 @@ async def test_expired_links(
     assert await left(store) == set()
 
 
-async def test_while_the_store_is_away(clock: HandClock, link: str) -> None:
+async def test_while_the_store_is_away(clock: FakeClock, link: str) -> None:
     """Looking still works; leaving says honestly that it did not happen, and when to try again."""
     async for client in serving(Away(), clock):
         async with client.get(link) as response:
@@ -275,14 +274,14 @@ async def test_while_the_store_is_away(clock: HandClock, link: str) -> None:
     [("", "fr", "Se désabonner ?"), ("en-GB", "fr", "Unsubscribe?"), ("fr-CA,en;q=0.5", "en", "Se désabonner ?")],
 )
 async def test_the_page_speaks_the_reader_s_language(
-    client: ClientSession, ticket: Ticket, accepted: str, locale: str, words: str
+    client: ClientSession, ticket: UnsubscribeToken, accepted: str, locale: str, text: str
 ) -> None:
     """The browser's language, else the mail's."""
-    link = f"/unsubscribe/{SEAL.seal(replace(ticket, locale=locale))}"
+    link = f"/unsubscribe/{STORE.encode(replace(ticket, locale=locale))}"
     async with client.get(link, headers={"Accept-Language": accepted}) as response:
         page = await response.text()
-    assert words in page
-    assert f'<html lang="{"fr" if "é" in words else "en"}">' in page
+    assert text in page
+    assert f'<html lang="{"fr" if "é" in text else "en"}">' in page
 
 
 async def test_every_page_wears_its_headers(client: ClientSession, link: str) -> None:
@@ -308,7 +307,7 @@ async def test_the_log_holds_neither_token_nor_address(client: ClientSession, li
 
 
 async def test_a_bug_logs_the_route_and_not_the_token(
-    clock: HandClock, link: str, monkeypatch: pytest.MonkeyPatch
+    clock: FakeClock, link: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even when we fall, the link stays out of the log."""
 
@@ -323,9 +322,11 @@ async def test_a_bug_logs_the_route_and_not_the_token(
     assert [(event["event"], event["path"]) for event in events] == [("request_failed", "/unsubscribe/{token}")]
 
 
-async def test_two_people_do_not_touch_each_other(client: ClientSession, store: Suppressions, ticket: Ticket) -> None:
+async def test_two_people_do_not_touch_each_other(
+    client: ClientSession, store: Suppressions, ticket: UnsubscribeToken
+) -> None:
     """A link is for its own person, however the address is spelt."""
-    await press(client, f"/unsubscribe/{SEAL.seal(replace(ticket, address='Bob@Example.org'))}", "unsubscribe")
-    facts = await store.facts_for([TO, "bob@example.org"])
+    await press(client, f"/unsubscribe/{STORE.encode(replace(ticket, address='Bob@Example.org'))}", "unsubscribe")
+    facts = await store.status_for([TO, "bob@example.org"])
     assert facts[TO].unsubscribed == frozenset()
     assert facts["bob@example.org"].unsubscribed == {KIND}

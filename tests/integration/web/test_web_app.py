@@ -11,7 +11,7 @@ from aiohttp import ClientSession, web
 from structlog.testing import capture_logs
 
 from flowstate_daemon.base.errors import ConfigError
-from flowstate_daemon.web.app import Web
+from flowstate_daemon.web.server import HttpServer
 
 
 async def fall(_request: web.Request) -> web.Response:
@@ -29,7 +29,9 @@ async def ok(_request: web.Request) -> web.Response:
 @pytest.fixture
 async def client() -> AsyncIterator[ClientSession]:
     """A client of a running endpoint with three routes: one falls, one moves, one is fine."""
-    endpoint = Web([web.get("/fall", fall), web.get("/move", move), web.get("/ok", ok)], host="127.0.0.1", port=0)
+    endpoint = HttpServer(
+        [web.get("/fall", fall), web.get("/move", move), web.get("/ok", ok)], host="127.0.0.1", port=0
+    )
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
         yield session
@@ -87,9 +89,9 @@ async def test_head_answers_without_a_body(client: ClientSession) -> None:
 
 async def test_a_port_in_use_is_told_with_its_remedy() -> None:
     """The operator reads which address, why, and what to set; no socket is left behind."""
-    first = Web([], host="127.0.0.1", port=0)
+    first = HttpServer([], host="127.0.0.1", port=0)
     await first.open()
-    second = Web([], host="127.0.0.1", port=first.bound_port)
+    second = HttpServer([], host="127.0.0.1", port=first.bound_port)
     with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{first.bound_port}: another program") as caught:
         await second.open()
     assert "FLOWSTATE_HTTP_PORT" in caught.value.reason
@@ -106,15 +108,15 @@ async def test_a_port_in_use_is_told_with_its_remedy() -> None:
         ("a" * 100, "FLOWSTATE_HTTP_HOST"),
     ],
 )
-async def test_a_wrong_host_is_told_with_its_remedy(host: str, words: str) -> None:
+async def test_a_wrong_host_is_told_with_its_remedy(host: str, text: str) -> None:
     """An address of another machine and a name that nobody knows are mistakes of configuration."""
-    with pytest.raises(ConfigError, match=words):
-        await Web([], host=host, port=0).open()
+    with pytest.raises(ConfigError, match=text):
+        await HttpServer([], host=host, port=0).open()
 
 
 async def test_closing_frees_the_port_at_once_although_clients_stay_connected() -> None:
     """An idle keep-alive connection does not hold the end of the daemon."""
-    endpoint = Web([web.get("/ok", ok)], host="127.0.0.1", port=0)
+    endpoint = HttpServer([web.get("/ok", ok)], host="127.0.0.1", port=0)
     await endpoint.open()
     port = endpoint.bound_port
     async with ClientSession() as session:

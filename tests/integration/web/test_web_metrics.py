@@ -10,14 +10,14 @@ from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
+from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.base.vitals import Vitals
-from flowstate_daemon.queue.connection import Connection
 from flowstate_daemon.queue.inspector import Inspector
-from flowstate_daemon.queue.keys import Keys
-from flowstate_daemon.web.app import Web
-from flowstate_daemon.web.metrics import MetricsPage
-from tests.support.clock import HandClock
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.web.metrics import MetricsEndpoint
+from flowstate_daemon.web.server import HttpServer
+from tests.support.clock import FakeClock
 from tests.support.proxy import FaultProxy
 
 
@@ -35,18 +35,18 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def vitals(clock: HandClock) -> Vitals:
-    return Vitals(clock)
+def health(clock: FakeClock) -> HealthRegistry:
+    return HealthRegistry(clock)
 
 
 @pytest.fixture
 async def client(
-    proxy: FaultProxy, keys: Keys, metrics: Metrics, vitals: Vitals, clock: HandClock
+    proxy: FaultProxy, keys: Keys, metrics: Metrics, health: HealthRegistry, clock: FakeClock
 ) -> AsyncIterator[ClientSession]:
     """A client of a running endpoint that looks at Redis through the proxy, for a quarter of a second."""
     connection = Connection(f"redis://127.0.0.1:{proxy.port}/0", client_name=keys.client_name)
-    page = MetricsPage(metrics, vitals, Inspector(connection, keys), clock, deadline_s=0.25)
-    endpoint = Web(page.routes(), host="127.0.0.1", port=0)
+    page = MetricsEndpoint(metrics, health, Inspector(connection, keys), clock, deadline_s=0.25)
+    endpoint = HttpServer(page.routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
         yield session
@@ -68,7 +68,7 @@ async def scraped(client: ClientSession) -> dict[str, float]:
 
 
 async def test_a_scrape_shows_what_was_counted_and_what_waits(
-    client: ClientSession, metrics: Metrics, keys: Keys, redis: Redis, clock: HandClock
+    client: ClientSession, metrics: Metrics, keys: Keys, redis: Redis, clock: FakeClock
 ) -> None:
     """Counters come from the engine, depths and the age of the oldest job from Redis at this moment."""
     metrics.mail_sent("otp", 0.07)
@@ -76,29 +76,32 @@ async def test_a_scrape_shows_what_was_counted_and_what_waits(
     await redis.hset(keys("1"), mapping={"timestamp": clock.now_ms() - 90_000, "name": "otp", "data": "{}"})
     await redis.hset(keys("2"), mapping={"timestamp": clock.now_ms() - 1_000, "name": "otp", "data": "{}"})
     await redis.zadd(keys("failed"), {"3": 1})
-    await redis.rpush(keys.ours("journal"), "{}", "{}", "{}")
+    await redis.rpush(keys.own("journal"), "{}", "{}", "{}")
     found = await scraped(client)
     assert found["flowstate_mails_total,sent,otp"] == 1
     assert found["flowstate_redis_up"] == 1
     assert found["flowstate_queue_jobs,wait"] == 2
     assert found["flowstate_queue_jobs,failed"] == 1
     assert found["flowstate_queue_paused"] == 0
-    assert found["flowstate_queue_oldest_waiting_seconds"] == 90
-    assert found["flowstate_journal_outcomes"] == 3
+    assert found["flowstate_queue_latency_seconds"] == 90
+    assert found["flowstate_ledger_backlog_entries"] == 3
 
 
-async def test_health_is_a_number_as_well(client: ClientSession, vitals: Vitals, clock: HandClock) -> None:
+async def test_health_is_a_number_as_well(client: ClientSession, health: HealthRegistry, clock: FakeClock) -> None:
     """Alerts need no second kind of probe: live and ready say what the health pages say, loops how long they hang."""
-    vitals.pulse("fetcher", stale_after_s=25)
-    vitals.pulse("promoter").rest()
+    health.register("fetcher", stale_after_s=25)
+    health.register("promoter").idle()
     clock.advance(20)
     found = await scraped(client)
     assert (found["flowstate_live"], found["flowstate_ready"]) == (1, 1)
-    assert (found["flowstate_loop_silence_seconds,fetcher"], found["flowstate_loop_silence_seconds,promoter"]) == (
+    assert (
+        found["flowstate_service_heartbeat_age_seconds,fetcher"],
+        found["flowstate_service_heartbeat_age_seconds,promoter"],
+    ) == (
         20,
         0,
     )
-    vitals.raise_condition("provider", "the key is refused")
+    health.set_condition("provider", "the key is refused")
     found = await scraped(client)
     assert (found["flowstate_live"], found["flowstate_ready"]) == (1, 0)
     clock.advance(20)
@@ -120,7 +123,7 @@ async def test_numbers_are_fresh_in_every_scrape(client: ClientSession, keys: Ke
 
 async def test_an_empty_queue_has_nothing_that_waits(client: ClientSession) -> None:
     """The age is 0, so an alert on it needs no special case."""
-    assert (await scraped(client))["flowstate_queue_oldest_waiting_seconds"] == 0
+    assert (await scraped(client))["flowstate_queue_latency_seconds"] == 0
 
 
 async def test_the_metrics_answer_when_redis_is_away(client: ClientSession, proxy: FaultProxy) -> None:
@@ -141,5 +144,5 @@ async def test_the_metrics_answer_when_redis_hangs(client: ClientSession, proxy:
     await scraped(client)
     proxy.freeze()
     assert (await scraped(client))["flowstate_redis_up"] == 0
-    proxy.thaw()
+    proxy.unfreeze()
     assert (await scraped(client))["flowstate_redis_up"] == 1

@@ -14,15 +14,14 @@ from structlog.testing import capture_logs
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.database.migrate import Migrator
-from flowstate_daemon.database.pool import borrowed, open_pool
-from flowstate_daemon.database.suppression import Suppressions
-from flowstate_daemon.delivery.webhooks import SignedEvents
-from flowstate_daemon.mail.event import ProviderEvent
-from flowstate_daemon.web.app import Web
-from flowstate_daemon.web.bodies import read_body
-from flowstate_daemon.web.webhooks import LARGEST_BODY, EventSink, Seldom, Webhooks
-from tests.support.clock import HandClock
+from flowstate_daemon.database.migrations import Migrator
+from flowstate_daemon.database.pool import acquire, open_pool
+from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.delivery.webhooks import WebhookVerifier
+from flowstate_daemon.mail.message import ProviderEvent
+from flowstate_daemon.web.server import HttpServer, read_body
+from flowstate_daemon.web.webhooks import MAX_BODY_BYTES, EventSink, LogThrottle, Webhooks
+from tests.support.clock import FakeClock
 from tests.support.svix import SECRET, report, signed
 
 CLOCK = Clock()
@@ -51,8 +50,8 @@ async def client(pool: asyncpg.Pool) -> AsyncIterator[ClientSession]:
 
 
 async def serving(sink: EventSink) -> AsyncIterator[ClientSession]:
-    webhooks = Webhooks(SignedEvents([SECRET], CLOCK), sink, CLOCK)
-    endpoint = Web(webhooks.routes(), host="127.0.0.1", port=0)
+    webhooks = Webhooks(WebhookVerifier([SECRET], CLOCK), sink, CLOCK)
+    endpoint = HttpServer(webhooks.routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
         yield session
@@ -66,7 +65,7 @@ async def posted(client: ClientSession, body: bytes, headers: dict[str, str] | N
 
 
 async def stored(pool: asyncpg.Pool) -> list[asyncpg.Record]:
-    async with borrowed(pool) as connection:
+    async with acquire(pool) as connection:
         return list(await connection.fetch("SELECT * FROM flowstate_daemon.provider_events ORDER BY svix_id"))
 
 
@@ -114,7 +113,7 @@ async def test_what_is_not_about_mails_is_acknowledged(client: ClientSession, po
         (b"", signed(b""), 401),
         (b"[]", None, 400),
         (b"nonsense", None, 400),
-        (b" " * (LARGEST_BODY + 1), None, 413),
+        (b" " * (MAX_BODY_BYTES + 1), None, 413),
     ],
 )
 async def test_refused_reports_change_nothing(
@@ -124,15 +123,15 @@ async def test_refused_reports_change_nothing(
     with capture_logs() as events:
         for _ in range(3):
             assert (await posted(client, body, headers))[0] == status
-    assert [event["event"] for event in events] == ["webhook_refused"]
+    assert [event["event"] for event in events] == ["webhook_rejected"]
     assert await stored(pool) == []
 
 
 async def test_the_largest_report_is_read(client: ClientSession) -> None:
     """The limit is one of size, not of what stands inside; above the limit, length need not be announced."""
-    padding = LARGEST_BODY - len(report("email.sent", padding=""))
+    padding = MAX_BODY_BYTES - len(report("email.sent", padding=""))
     whole = report("email.sent", padding="x" * padding)
-    assert len(whole) == LARGEST_BODY
+    assert len(whole) == MAX_BODY_BYTES
     assert await posted(client, whole) == (200, {"noted": 1})
 
     async def drip() -> AsyncIterator[bytes]:
@@ -151,7 +150,7 @@ async def test_only_post_is_a_report(client: ClientSession, pool: asyncpg.Pool, 
     assert await stored(pool) == []
 
 
-async def test_without_postgres_the_provider_is_asked_to_repeat(clock: HandClock) -> None:
+async def test_without_postgres_the_provider_is_asked_to_repeat(clock: FakeClock) -> None:
     """No acknowledgement of what is not stored: 503, and when to come again."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -163,7 +162,7 @@ async def test_without_postgres_the_provider_is_asked_to_repeat(clock: HandClock
                 async with client.post("/webhooks/resend", data=PERMANENT, headers=headers) as response:
                     assert response.status == 503
                     assert int(response.headers["Retry-After"]) > 0
-            assert [event["event"] for event in events] == ["webhook_refused"]
+            assert [event["event"] for event in events] == ["webhook_rejected"]
 
 
 async def test_a_hanging_store_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,12 +184,12 @@ async def test_a_hanging_sender_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
         writer.close()
 
 
-def test_strangers_cannot_fill_the_log(clock: HandClock) -> None:
+def test_strangers_cannot_fill_the_log(clock: FakeClock) -> None:
     """One line a minute, with the number of those that were held back."""
-    seldom = Seldom(clock)
-    assert [seldom.due() for _ in range(4)] == [0, None, None, None]
+    seldom = LogThrottle(clock)
+    assert [seldom.acquire() for _ in range(4)] == [0, None, None, None]
     clock.advance(59.0)
-    assert seldom.due() is None
+    assert seldom.acquire() is None
     clock.advance(1.0)
-    assert seldom.due() == 4
-    assert seldom.due() is None
+    assert seldom.acquire() == 4
+    assert seldom.acquire() is None

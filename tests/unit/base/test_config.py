@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from redis.asyncio.connection import parse_url
 
-from flowstate_daemon.base.config import DEPLOYED, KEYS, NAMES, SECTIONS, Config, load
 from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "config" / "flowstate-daemon.toml"
@@ -26,10 +26,10 @@ def url(**environ: str) -> str:
     return load(environ).redis.url.get_secret_value()
 
 
-def mistakes(environ: Mapping[str, str], file: Path | None = None, *, sending: bool = False) -> tuple[str, ...]:
+def errors(environ: Mapping[str, str], file: Path | None = None, *, sending: bool = False) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         load(environ, file, sending=sending)
-    return caught.value.mistakes
+    return caught.value.errors
 
 
 def written(folder: Path, text: str) -> Path:
@@ -49,7 +49,7 @@ def test_nothing_given_is_enough_for_commands_that_do_not_send() -> None:
 
 def test_running_needs_a_sender() -> None:
     """`run` alone demands RESEND_FROM_EMAIL."""
-    assert mistakes({}, sending=True)[0].startswith("RESEND_FROM_EMAIL: missing")
+    assert errors({}, sending=True)[0].startswith("RESEND_FROM_EMAIL: missing")
     config = load({"RESEND_FROM_EMAIL": "FlowState <hello@example.com>"}, sending=True)
     assert config.mail.from_address == "FlowState <hello@example.com>"
 
@@ -58,7 +58,7 @@ def test_the_mode_has_a_short_name() -> None:
     """FLOWSTATE_MODE, as it is spoken of; any case, but no third word."""
     assert load({}).queue.mode == "send"
     assert load({"FLOWSTATE_MODE": "Shadow"}).queue.mode == "shadow"
-    assert mistakes({"FLOWSTATE_MODE": "rehearse"})[0].startswith("FLOWSTATE_MODE: should be 'send' or 'shadow'")
+    assert errors({"FLOWSTATE_MODE": "rehearse"})[0].startswith("FLOWSTATE_MODE: should be 'send' or 'shadow'")
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     file = written(tmp_path, '[queue]\nconcurrency = 1\nattempts = 2\n[mail]\napp_name = "file"\n')
     credentials = tmp_path / "credentials"
     credentials.mkdir()
-    for name in ("app_name", "flowstate_queue_attempts", "FLOWSTATE_QUEUE_MAX_STALLED", "somebody_elses"):
+    for name in ("app_name", "flowstate_queue_attempts", "FLOWSTATE_QUEUE_MAX_STALLED_COUNT", "somebody_elses"):
         (credentials / name).write_text("3\n")
     secret = tmp_path / "secret"
     secret.write_text("4\n")
@@ -74,17 +74,17 @@ def test_later_sources_win(tmp_path: Path) -> None:
         "CREDENTIALS_DIRECTORY": str(credentials),
         "APP_NAME_FILE": str(secret),
         "FLOWSTATE_QUEUE_MAX_STALLED_FILE": str(secret),
-        "FLOWSTATE_QUEUE_MAX_STALLED": "5",
+        "FLOWSTATE_QUEUE_MAX_STALLED_COUNT": "5",
     }
     config = load(environ, file)
     queue = config.queue
-    assert (queue.concurrency, queue.attempts, config.mail.app_name, queue.max_stalled) == (1, 3, "4", 5)
+    assert (queue.concurrency, queue.default_attempts, config.mail.app_name, queue.max_stalled_count) == (1, 3, "4", 5)
     sources = {key: source for key, _, source in config.describe()}
     assert sources["queue.concurrency"] == f"[queue] concurrency in {file}"
-    assert sources["queue.attempts"] == "credential flowstate_queue_attempts"
+    assert sources["queue.default_attempts"] == "credential flowstate_queue_attempts"
     assert sources["mail.app_name"] == "APP_NAME_FILE"
-    assert sources["queue.max_stalled"] == "FLOWSTATE_QUEUE_MAX_STALLED"
-    assert sources["queue.lock_ms"] == "default"
+    assert sources["queue.max_stalled_count"] == "FLOWSTATE_QUEUE_MAX_STALLED_COUNT"
+    assert sources["queue.lock_duration_ms"] == "default"
 
 
 def test_credentials_out_of_reach_are_a_mistake(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         "FLOWSTATE_LOG_LEVEL": "loud",
         "RESEND_API_KEY_FILE": str(tmp_path / "none"),
     }
-    told = mistakes(environ, file, sending=True)
+    output = errors(environ, file, sending=True)
     expected = {
         f"[queue] lock_ms in {file}: should be greater than or equal to 5000",
         f"{file}: [queue] has no key concurency; did you mean concurrency?",
@@ -171,8 +171,8 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         f"RESEND_API_KEY_FILE: cannot read {tmp_path / 'none'}: No such file",
         "RESEND_FROM_EMAIL: missing",
     }
-    assert {start for start in expected if any(line.startswith(start) for line in told)} == expected
-    assert len(told) == len(expected)
+    assert {start for start in expected if any(line.startswith(start) for line in output)} == expected
+    assert len(output) == len(expected)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("FLOWSTATE_QUEUE_PREFIX", "a@b"),
         ("FLOWSTATE_QUEUE_NAME", "e*"),
         ("FLOWSTATE_QUEUE_INSTANCE_ID", "a/b"),
-        ("FLOWSTATE_QUEUE_MAX_STALLED", "101"),
-        ("FLOWSTATE_QUEUE_JITTER", "1.5"),
-        ("FLOWSTATE_REDIS_BLOCK_S", "inf"),
+        ("FLOWSTATE_QUEUE_MAX_STALLED_COUNT", "101"),
+        ("FLOWSTATE_QUEUE_BACKOFF_JITTER", "1.5"),
+        ("FLOWSTATE_REDIS_BLOCK_TIMEOUT_S", "inf"),
         ("REDIS_URL", "redis://h:70000"),
         ("REDIS_URL", "redis://:pa/ss@h"),
         ("REDIS_URL", "redis://h/first"),
@@ -204,17 +204,17 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 )
 def test_wrong_values_are_refused_by_name(name: str, value: str) -> None:
     """Each mistake begins with the variable, and a line holds one mistake."""
-    (told,) = mistakes({name: value})
-    assert told.startswith(f"{name}: ")
-    assert "\n" not in told
+    (output,) = errors({name: value})
+    assert output.startswith(f"{name}: ")
+    assert "\n" not in output
 
 
 def test_no_mistake_repeats_a_secret() -> None:
     """A wrong URL, key or number is never quoted: what was put into the wrong variable may be a password."""
-    names = [name for name, (_, key) in NAMES.items() if key not in {"app_name", "folder", "host", "username"}]
-    told = mistakes(dict.fromkeys(names, "geh eim\x00@"))
-    assert len(told) > len(SECTIONS)
-    assert not any("geh" in line or "eim" in line for line in told)
+    names = [name for name, (_, key) in ENV_NAMES.items() if key not in {"app_name", "folder", "host", "username"}]
+    output = errors(dict.fromkeys(names, "geh eim\x00@"))
+    assert len(output) > len(SECTIONS)
+    assert not any("geh" in line or "eim" in line for line in output)
 
 
 def test_what_is_shown_hides_secrets() -> None:
@@ -258,28 +258,28 @@ def test_the_default_instance_id_is_always_allowed(monkeypatch: pytest.MonkeyPat
 def test_an_unreadable_file_is_a_mistake(tmp_path: Path) -> None:
     """A file that was named but is missing or no TOML is told with its path."""
     missing, broken = tmp_path / "none.toml", written(tmp_path, "[queue\n")
-    assert str(missing) in mistakes({}, missing)[0]
-    assert str(broken) in mistakes({}, broken)[0]
+    assert str(missing) in errors({}, missing)[0]
+    assert str(broken) in errors({}, broken)[0]
 
 
 def test_the_sample_tells_every_key_with_its_default_and_sentence() -> None:
     """`config/flowstate-daemon.toml` and the settings agree both ways: names, defaults, words, variables."""
-    told: dict[tuple[str, str], tuple[str, str | None]] = {}
+    output: dict[tuple[str, str], tuple[str, str | None]] = {}
     section, sentence = "", ""
     for line in SAMPLE.read_text().splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif section and (match := LINE.fullmatch(line)):
-            told[section, match["key"]] = sentence, None if match["off"] else match["value"]
+            output[section, match["key"]] = sentence, None if match["off"] else match["value"]
         elif line.startswith("# "):
             sentence = line.removeprefix("# ")
-    deployed = {key: name for name, key in reversed(DEPLOYED.items())}
+    deployed = {key: name for name, key in reversed(ENV_ALIASES.items())}
     expected = {
         key: f"{SECTIONS[key[0]].model_fields[key[1]].description}" + (f" ({deployed[key]})" if key in deployed else "")
         for key in KEYS
     }
-    assert {key: words for key, (words, _) in told.items()} == expected
-    for (name, key), (_, value) in told.items():
+    assert {key: text for key, (text, _) in output.items()} == expected
+    for (name, key), (_, value) in output.items():
         field = SECTIONS[name].model_fields[key]
         default = None if field.default_factory else field.default
         fixed = default is not None and not isinstance(default, SecretStr)
@@ -297,5 +297,5 @@ def test_the_sample_of_the_environment_is_valid() -> None:
     """Every variable in `config/environment.sample`, also one commented out, is known and allowed."""
     lines = [line.lstrip("#") for line in ENVIRONMENT.read_text().splitlines() if "=" in line and "# " not in line[:2]]
     environ = dict(line.split("=", 1) for line in lines)
-    assert set(environ) <= set(NAMES)
+    assert set(environ) <= set(ENV_NAMES)
     load(environ, sending=True)

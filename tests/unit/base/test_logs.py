@@ -35,14 +35,14 @@ def _restored() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(capture=False)
-    for name in logs.MUTED:
+    for name in logs.QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 class Page:
     """A stream to log to, and what was written on it."""
 
-    def __init__(self, level: str = "debug", layout: logs.Layout = "json") -> None:
+    def __init__(self, level: str = "debug", layout: logs.LogFormat = "json") -> None:
         self._bytes = io.BytesIO()
         self.stream = io.TextIOWrapper(self._bytes)
         logs.configure(level, layout, self.stream)
@@ -79,7 +79,7 @@ def test_bound_context_is_part_of_the_line() -> None:
 @given(event=st.text(), fields=FIELDS, code=CODES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_one_event_is_one_line_without_the_code(
-    layout: logs.Layout, event: str, fields: dict[str, Any], code: str
+    layout: logs.LogFormat, event: str, fields: dict[str, Any], code: str
 ) -> None:
     """Whatever strangers write, an event stays one line, uncontrolled, and the secret stays out."""
     page = Page(layout=layout)
@@ -101,7 +101,7 @@ def test_a_line_cannot_be_forged_on_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("layout", ["json", "console"])
-def test_an_exception_shows_places_and_causes_but_no_variables(layout: logs.Layout) -> None:
+def test_an_exception_shows_places_and_causes_but_no_variables(layout: logs.LogFormat) -> None:
     """Types, messages and places; neither local variables nor source lines nor an address."""
 
     def fail() -> None:
@@ -115,13 +115,13 @@ def test_an_exception_shows_places_and_causes_but_no_variables(layout: logs.Layo
     try:
         fail()
     except ValueError:
-        page.log.exception("performer_bug")
-    told = page.events[0]["exception"] if layout == "json" else page.text
-    assert "ValueError: no mail for a***@example.org" in told
-    assert "after KeyError: 20" in told
-    assert "test_logs.py" in told
-    assert "s3cr3t" not in told
-    assert "hidden_local" not in told
+        page.log.exception("handler_error")
+    output = page.events[0]["exception"] if layout == "json" else page.text
+    assert "ValueError: no mail for a***@example.org" in output
+    assert "after KeyError: 20" in output
+    assert "test_logs.py" in output
+    assert "s3cr3t" not in output
+    assert "hidden_local" not in output
     assert layout == "json" or all(line.startswith("    ") for line in page.text.splitlines()[1:])
 
 
@@ -153,7 +153,7 @@ def test_a_library_that_miscounts_its_arguments_still_gets_its_line() -> None:
     """Their bug costs neither an exception nor the message."""
     page = Page()
     record = logging.LogRecord("redis", logging.WARNING, __file__, 1, "wrong %s %s", ("arguments",), None)
-    logs.Foreign().emit(record)
+    logs.StdlibHandler().emit(record)
     assert page.events[0]["message"] == "wrong %s %s"
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.base.metrics import ANSWERS, Metrics
-from flowstate_daemon.delivery.answers import Word
+from flowstate_daemon.base.metrics import PROVIDER_RESULTS, Metrics
+from flowstate_daemon.delivery.responses import ResultClass
 
 KINDS = ("otp", "welcome")
 
@@ -46,7 +46,7 @@ def test_a_sent_mail_is_counted_and_timed(metrics: Metrics) -> None:
 
 def test_a_wait_is_never_negative(metrics: Metrics) -> None:
     """A producer's clock that runs ahead does not make the sum shrink."""
-    metrics.mail_waited("otp", -3.0)
+    metrics.observe_mail_latency("otp", -3.0)
     assert value(metrics, "mail_wait_seconds_sum", kind="otp") == 0
     assert value(metrics, "mail_wait_seconds_count", kind="otp") == 1
 
@@ -60,11 +60,11 @@ def test_hostile_names_add_no_series(names: list[str]) -> None:
         metrics.mail_sent(name, 0.1)
         metrics.mail_failed(name)
         metrics.mail_retried(name)
-        metrics.mail_waited(name, 1.0)
-        metrics.provider_answer(name, 0.1)
+        metrics.observe_mail_latency(name, 1.0)
+        metrics.observe_provider_request(name, 0.1)
     assert series(metrics) == before
-    strangers = len([name for name in names if name not in KINDS])
-    assert value(metrics, "mails_total", kind="other", ending="failed") == strangers
+    foreign_workers = len([name for name in names if name not in KINDS])
+    assert value(metrics, "mails_total", kind="other", ending="failed") == foreign_workers
 
 
 def test_the_engine_reports_land(metrics: Metrics) -> None:
@@ -73,9 +73,9 @@ def test_the_engine_reports_land(metrics: Metrics) -> None:
     metrics.locks_lost(2)
     metrics.jobs_recovered(3)
     metrics.jobs_stalled(4)
-    metrics.watch_slots(lambda: 7)
-    metrics.redis_round_trip(0.002)
-    metrics.loop_lag(0.2)
+    metrics.track_jobs_in_flight(lambda: 7)
+    metrics.observe_redis_command(0.002)
+    metrics.observe_event_loop_lag(0.2)
     assert value(metrics, "jobs_claimed_total") == 100
     assert value(metrics, "locks_lost_total") == 2
     assert value(metrics, "jobs_recovered_total") == 3
@@ -87,30 +87,30 @@ def test_the_engine_reports_land(metrics: Metrics) -> None:
 
 def test_provider_answers_are_timed_by_fate(metrics: Metrics) -> None:
     """Every word of the delivery room has its own series."""
-    assert set(ANSWERS) == set(get_args(Word))
-    for answer in ANSWERS:
-        metrics.provider_answer(answer, 0.1)
+    assert set(PROVIDER_RESULTS) == set(get_args(ResultClass))
+    for answer in PROVIDER_RESULTS:
+        metrics.observe_provider_request(answer, 0.1)
         assert value(metrics, "provider_answer_seconds_count", answer=answer) == 1
 
 
 def test_the_lane_is_open_until_told_otherwise(metrics: Metrics) -> None:
     """1 and 0, so that an alert can say `== 0`."""
-    assert value(metrics, "lane_open") == 1
-    metrics.lane_open(False)
-    assert value(metrics, "lane_open") == 0
+    assert value(metrics, "provider_account_restored") == 1
+    metrics.set_provider_account_ok(False)
+    assert value(metrics, "provider_account_restored") == 0
 
 
 def test_bulk_does_not_rest_until_told_so(metrics: Metrics) -> None:
     """0 and 1, beside an open lane."""
     assert value(metrics, "bulk_resting") == 0
-    metrics.bulk_resting(is_resting=True)
+    metrics.set_provider_circuit_open(is_resting=True)
     assert value(metrics, "bulk_resting") == 1
 
 
 def test_the_bus_is_asked_at_each_scrape(metrics: Metrics) -> None:
     """What waits, what is under way, and the rate, as they are then."""
-    metrics.watch_bus(lambda: 7, lambda: 3, lambda: 2.5)
-    metrics.request_sealed(100)
+    metrics.track_send_queue(lambda: 7, lambda: 3, lambda: 2.5)
+    metrics.observe_batch_size(100)
     found = [value(metrics, name) for name in ("bus_mails", "requests_under_way", "request_rate", "request_mails_sum")]
     assert found == [7, 3, 2.5, 100]
 

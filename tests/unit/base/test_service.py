@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.service import Service
-from flowstate_daemon.base.vitals import Vitals
-from tests.support.clock import HandClock
+from tests.support.clock import FakeClock
 
 
 async def test_work_that_swallows_a_cancellation_is_cancelled_again() -> None:
     """A stop is not held up by work whose library loses the first cancellation, as `wait_for` does in Python 3.11."""
-    service = Service(Vitals(Clock()).pulse("deaf"))
+    service = Service(HealthRegistry(Clock()).register("deaf"))
     swallowed = asyncio.Event()
 
     async def deaf_once() -> None:
@@ -24,14 +24,14 @@ async def test_work_that_swallows_a_cancellation_is_cancelled_again() -> None:
 
     service.stop()
     async with asyncio.timeout(5):
-        assert await service.unless_stopped(deaf_once()) is None
+        assert await service.run_until_stopped(deaf_once()) is None
     assert swallowed.is_set()
 
 
 async def test_a_loop_is_watched_from_its_first_turn_on() -> None:
     """Before, it is not stuck: the house may wait long for its stores. From then on, silence is seen."""
-    time = HandClock()
-    vitals = Vitals(time)
+    time = FakeClock()
+    health = HealthRegistry(time)
     begun = asyncio.Event()
 
     class Hanging(Service):
@@ -39,14 +39,14 @@ async def test_a_loop_is_watched_from_its_first_turn_on() -> None:
 
         async def turn(self) -> None:
             begun.set()
-            await self.pause(60)
+            await self.sleep(60)
 
-    service = Hanging(vitals.pulse("hanging"))
+    service = Hanging(health.register("hanging"))
     time.advance(3_600)
-    assert vitals.stuck() == []
+    assert health.stale_services() == []
     task = asyncio.create_task(service.run())
     await begun.wait()
     time.advance(26)
-    assert vitals.stuck() == ["hanging"]
+    assert health.stale_services() == ["hanging"]
     service.stop()
     await task

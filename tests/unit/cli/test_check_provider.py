@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flowstate_daemon.base.config import load
-from flowstate_daemon.cli.check_provider import judge_key
-from flowstate_daemon.cli.verdict import Grade
-from flowstate_daemon.delivery.resend_gateway import Check, Standing
+from flowstate_daemon.cli.check.provider import evaluate_key
+from flowstate_daemon.cli.check.result import Level
+from flowstate_daemon.config.loader import load
+from flowstate_daemon.delivery.resend_gateway import KeyCheck, KeyStatus
 
 CONFIG = load({"RESEND_FROM_EMAIL": "FlowState <hello@Mail.example.com>"}, sending=True)
 
@@ -15,17 +15,17 @@ CONFIG = load({"RESEND_FROM_EMAIL": "FlowState <hello@Mail.example.com>"}, sendi
 @pytest.mark.parametrize(
     ("found", "grades", "away"),
     [
-        (Check(Standing.FULL, domains={"mail.example.com": "verified"}), [Grade.OK, Grade.OK], False),
-        (Check(Standing.FULL, domains={"mail.example.com": "pending"}), [Grade.OK, Grade.FAIL], False),
-        (Check(Standing.FULL, domains={"other.example": "verified"}), [Grade.OK, Grade.FAIL], False),
-        (Check(Standing.FULL), [Grade.OK, Grade.FAIL], False),
-        (Check(Standing.SENDING), [Grade.OK, Grade.OK], False),
-        (Check(Standing.REFUSED, "API key is invalid"), [Grade.FAIL], False),
-        (Check(Standing.UNKNOWN, "timeout"), [Grade.FAIL], True),
+        (KeyCheck(KeyStatus.FULL, domains={"mail.example.com": "verified"}), [Level.OK, Level.OK], False),
+        (KeyCheck(KeyStatus.FULL, domains={"mail.example.com": "pending"}), [Level.OK, Level.FAIL], False),
+        (KeyCheck(KeyStatus.FULL, domains={"other.example": "verified"}), [Level.OK, Level.FAIL], False),
+        (KeyCheck(KeyStatus.FULL), [Level.OK, Level.FAIL], False),
+        (KeyCheck(KeyStatus.SENDING), [Level.OK, Level.OK], False),
+        (KeyCheck(KeyStatus.REFUSED, "API key is invalid"), [Level.FAIL], False),
+        (KeyCheck(KeyStatus.UNKNOWN, "timeout"), [Level.FAIL], True),
     ],
 )
-def test_key_and_domain_are_judged(found: Check, grades: list[Grade], away: bool) -> None:
+def test_key_and_domain_are_judged(found: KeyCheck, grades: list[Level], away: bool) -> None:
     """A refused key is a failure, an unreachable provider another one, an unverified domain a third."""
-    verdicts = judge_key(found, CONFIG)
-    assert [verdict.grade for verdict in verdicts] == grades
-    assert verdicts[0].unreachable is away
+    results = evaluate_key(found, CONFIG)
+    assert [result.grade for result in results] == grades
+    assert results[0].unreachable is away

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flowstate_daemon.cli.check_tables import judge_tables
-from flowstate_daemon.cli.verdict import Grade
-from flowstate_daemon.database.rights import NEEDED, READ, judge_rights
+from flowstate_daemon.cli.check.postgres import evaluate_app_tables
+from flowstate_daemon.cli.check.result import Level
+from flowstate_daemon.database.server_info import COLUMNS_BY_TABLE, TABLES_BY_SCHEDULE, evaluate_access
 
 
 def rows(**changes: object) -> list[dict[str, object]]:
@@ -16,28 +16,28 @@ def rows(**changes: object) -> list[dict[str, object]]:
 
 def test_nothing_lacking_is_one_line() -> None:
     """An operator reads that it was looked at."""
-    (verdict,) = judge_tables("public", judge_rights("public", rows()))
-    assert (verdict.grade, verdict.finding) == (
-        Grade.OK,
+    (result,) = evaluate_app_tables("public", evaluate_access("public", rows()))
+    assert (result.grade, result.message) == (
+        Level.OK,
         "all that the calendar needs in the schema public may be read",
     )
 
 
 def test_a_closed_table_names_its_grant_and_the_mails_it_stops() -> None:
     """The remedy can be pasted into psql; what does not need the table is not accused."""
-    (verdict,) = judge_tables("public", judge_rights("public", rows(may_read=False)))
-    assert verdict.grade is Grade.FAIL
-    assert verdict.finding == '"mail" may not read the table public.focus_sessions: no focus-report'
-    assert verdict.remedy == 'GRANT SELECT ON "public"."focus_sessions" TO "mail"'
+    (result,) = evaluate_app_tables("public", evaluate_access("public", rows(may_read=False)))
+    assert result.grade is Level.FAIL
+    assert result.message == '"mail" may not read the table public.focus_sessions: no focus-report'
+    assert result.remedy == 'GRANT SELECT ON "public"."focus_sessions" TO "mail"'
 
 
 def test_a_closed_schema_stops_all() -> None:
     """Without USAGE nothing can be read."""
-    found = judge_tables("public", judge_rights("public", rows(may_enter=False, may_read=False)))
+    found = evaluate_app_tables("public", evaluate_access("public", rows(may_enter=False, may_read=False)))
     assert found[0].remedy == 'GRANT USAGE ON SCHEMA "public" TO "mail"'
-    assert all(kind in found[0].finding for kind in NEEDED)
+    assert all(kind in found[0].message for kind in TABLES_BY_SCHEDULE)
 
 
 def test_each_kind_names_tables_that_are_read() -> None:
     """A kind that needs a table which nobody looks at would never be called stopped."""
-    assert {table for tables in NEEDED.values() for table in tables} == set(READ)
+    assert {table for tables in TABLES_BY_SCHEDULE.values() for table in tables} == set(COLUMNS_BY_TABLE)

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from flowstate_daemon.base.config import Config, load
-from flowstate_daemon.cli import checks
-from flowstate_daemon.cli.checks import examine, exit_code
-from flowstate_daemon.cli.verdict import Grade, Verdict, fail, ok, unreachable, warn
+from flowstate_daemon.cli.check import runner
+from flowstate_daemon.cli.check.result import CheckResult, Level, fail, ok, unreachable, warn
+from flowstate_daemon.cli.check.runner import exit_code, run_checks
+from flowstate_daemon.config.loader import Config, load
 
-WRONG = Verdict("redis cluster", Grade.FAIL, "spread", misconfigured=True)
+WRONG = CheckResult("redis cluster", Level.FAIL, "spread", misconfigured=True)
 
 
 @pytest.mark.parametrize(
@@ -23,23 +23,23 @@ WRONG = Verdict("redis cluster", Grade.FAIL, "spread", misconfigured=True)
         ([unreachable("a", "b"), WRONG], 78),
     ],
 )
-def test_the_worst_finding_is_the_exit_code(verdicts: list[Verdict], code: int) -> None:
+def test_the_worst_finding_is_the_exit_code(results: list[CheckResult], code: int) -> None:
     """Warnings are no failure."""
-    assert exit_code(verdicts) == code
+    assert exit_code(results) == code
 
 
 async def test_a_part_that_hangs_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its line says that there was no answer; all others are there, in their order, and progress was told."""
 
-    async def hang(_config: Config) -> list[Verdict]:
+    async def hang(_config: Config) -> list[CheckResult]:
         await asyncio.Event().wait()
         return []
 
-    async def fine(_config: Config) -> list[Verdict]:
+    async def fine(_config: Config) -> list[CheckResult]:
         return [ok("fine", "")]
 
-    monkeypatch.setattr(checks, "PARTS", {"first": hang, "second": fine})
-    told: list[int] = []
-    found = await examine(load({}), within_s=0.02, done=told.append)
-    assert [(verdict.subject, verdict.unreachable) for verdict in found] == [("first", True), ("fine", False)]
-    assert told == [1, 2]
+    monkeypatch.setattr(runner, "PARTS", {"first": hang, "second": fine})
+    output: list[int] = []
+    found = await run_checks(load({}), within_s=0.02, done=output.append)
+    assert [(result.name, result.unreachable) for result in found] == [("first", True), ("fine", False)]
+    assert output == [1, 2]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from flowstate_daemon.base.errors import ConfigError
-from flowstate_daemon.base.settings import Http
-from flowstate_daemon.cli.entry import CONFIG, FAILED, main
-from flowstate_daemon.cli.health import DEFAULTS, Place, ask, place_of
+from flowstate_daemon.cli.health import DEFAULTS, HealthEndpoint, fetch, find_endpoint
+from flowstate_daemon.cli.main import CONFIG, FAILED, main
+from flowstate_daemon.config.settings import HttpSettings
 
 HEAVY = {"aiohttp", "asyncio", "asyncpg", "msgspec", "pydantic", "redis", "rich", "structlog"}
 RARE = "import sys; from flowstate_daemon.__main__ import main; sys.argv[1:] = ['health', '--timeout', '0.1']\n"
@@ -22,7 +22,7 @@ RARE = "import sys; from flowstate_daemon.__main__ import main; sys.argv[1:] = [
 
 def test_defaults_are_those_of_the_settings() -> None:
     """The command does not import the settings, so a test holds the two together."""
-    assert {key: value for (_section, key), value in DEFAULTS.items()} == Http().model_dump(
+    assert {key: value for (_section, key), value in DEFAULTS.items()} == HttpSettings().model_dump(
         include={"enabled", "host", "port"}
     )
 
@@ -41,21 +41,23 @@ def test_it_asks_where_the_daemon_listens(tmp_path: Path) -> None:
     file.write_text('[http]\nhost = "192.0.2.1"\nport = 9000\n[queue]\nconcurency = 3\n')
     port = tmp_path / "port"
     port.write_text("9001\n")
-    assert place_of({}, file) == Place("192.0.2.1", 9000)
-    assert place_of({"FLOWSTATE_HTTP_PORT_FILE": str(port)}, file) == Place("192.0.2.1", 9001)
-    assert place_of({"FLOWSTATE_HTTP_PORT": "9002", "FLOWSTATE_NO_SUCH": "1"}, file) == Place("192.0.2.1", 9002)
+    assert find_endpoint({}, file) == HealthEndpoint("192.0.2.1", 9000)
+    assert find_endpoint({"FLOWSTATE_HTTP_PORT_FILE": str(port)}, file) == HealthEndpoint("192.0.2.1", 9001)
+    assert find_endpoint({"FLOWSTATE_HTTP_PORT": "9002", "FLOWSTATE_NO_SUCH": "1"}, file) == HealthEndpoint(
+        "192.0.2.1", 9002
+    )
 
 
 @pytest.mark.parametrize(("listens", "asked"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("mail", "mail")])
 def test_who_listens_everywhere_is_asked_nearby(listens: str, asked: str) -> None:
     """The address of all addresses is none to connect to."""
-    assert place_of({"FLOWSTATE_HTTP_HOST": listens}, None).host == asked
+    assert find_endpoint({"FLOWSTATE_HTTP_HOST": listens}, None).host == asked
 
 
 @pytest.mark.parametrize("environ", [{"FLOWSTATE_HTTP_ENABLED": "No"}, {"FLOWSTATE_HTTP_PORT": "0"}])
 def test_a_daemon_without_a_known_port_cannot_be_asked(environ: dict[str, str]) -> None:
     """The reason carries the remedy."""
-    answer = ask(place_of(environ, None), "live", 0.1)
+    answer = fetch(find_endpoint(environ, None), "live", 0.1)
     assert answer["status"] == "unknown"
     assert "FLOWSTATE_HTTP_" in answer["reasons"][0]
 
@@ -66,7 +68,7 @@ def test_a_port_that_is_none_is_wrong_configuration(port: str, tmp_path: Path) -
     file = tmp_path / "port"
     file.write_text(port)
     with pytest.raises(ConfigError, match="FLOWSTATE_HTTP_PORT_FILE: no port"):
-        place_of({"FLOWSTATE_HTTP_PORT_FILE": str(file)}, None)
+        find_endpoint({"FLOWSTATE_HTTP_PORT_FILE": str(file)}, None)
 
 
 def test_a_file_that_cannot_be_read_exits_78(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,13 +84,13 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
-def place_at(server: socket.socket) -> Place:
-    return Place("127.0.0.1", server.getsockname()[1])
+def place_at(server: socket.socket) -> HealthEndpoint:
+    return HealthEndpoint("127.0.0.1", server.getsockname()[1])
 
 
 def test_silence_is_unreachable_within_the_timeout(listener: socket.socket) -> None:
     """The kernel accepts for a process that is frozen; nobody answers."""
-    answer = ask(place_at(listener), "live", 0.2)
+    answer = fetch(place_at(listener), "live", 0.2)
     assert answer["status"] == "unreachable"
     assert "timed out" in answer["reasons"][0]
 
@@ -113,7 +115,7 @@ def test_another_program_is_no_daemon(listener: socket.socket, body: bytes, stat
 
     server = threading.Thread(target=answer)
     server.start()
-    assert ask(place_at(listener), "live", 5)["status"] == status
+    assert fetch(place_at(listener), "live", 5)["status"] == status
     server.join()
 
 

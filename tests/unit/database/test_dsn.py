@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstate_daemon.base.errors import ConfigError
-from flowstate_daemon.database.dsn import CONNECT_S, clean_dsn
+from flowstate_daemon.database.dsn import CONNECT_TIMEOUT_S, clean_dsn
 
 PRISMA = "postgresql://user:pass@host:5432/flowstate?schema=public"
 
@@ -23,7 +23,7 @@ def test_prismas_usual_form_loses_its_schema() -> None:
     dsn = clean_dsn(PRISMA)
     assert dsn.dsn == "postgresql://user:pass@host:5432/flowstate?application_name=flowstate-daemon"
     assert (dsn.schema, dsn.max_size, dsn.warnings) == ("public", None, ())
-    assert dsn.connect == {"statement_cache_size": 0, "timeout": CONNECT_S}
+    assert dsn.connect == {"statement_cache_size": 0, "timeout": CONNECT_TIMEOUT_S}
 
 
 def test_what_means_something_here_becomes_an_argument() -> None:
@@ -39,7 +39,7 @@ def test_what_means_something_here_becomes_an_argument() -> None:
 def test_senseless_numbers_fall_back(value: str) -> None:
     """A limit of nothing, or one that is no number, is none."""
     dsn = clean_dsn(f"{PRISMA}&connection_limit={value}&connect_timeout={value}")
-    assert (dsn.max_size, dsn.connect["timeout"]) == (None, CONNECT_S)
+    assert (dsn.max_size, dsn.connect["timeout"]) == (None, CONNECT_TIMEOUT_S)
 
 
 def test_tls_is_never_weaker_than_asked_for() -> None:

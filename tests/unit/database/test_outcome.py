@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.base.errors import Malformed
-from flowstate_daemon.database.outcome import LATEST_MS, LONGEST_KEY, Decision, Outcome, read_outcome
-from flowstate_daemon.database.schema import normalised
-from tests.support.outcomes import START_MS, journal_entry, outcome
+from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.database.ledger import LATEST_MS, MAX_KEY_LENGTH, Decision, Outcome, parse_outcome
+from flowstate_daemon.database.pool import normalise_address
+from tests.support.ledger_entries import START_MS, journal_entry, outcome
 
 ENTRY: dict[str, Any] = {
     "key": f"bull:email:7:{START_MS}:2",
@@ -35,18 +35,18 @@ def entry(**changes: Any) -> bytes:
 
 def test_an_entry_is_read() -> None:
     """All fields arrive, the address normalised, the mail's key without the attempt."""
-    found = read_outcome(entry())
+    found = parse_outcome(entry())
     assert found == Outcome(
         ENTRY["key"], START_MS, "7", "welcome", "ada@example.org", 2, "failed", None, "refused",
         (Decision("eligible", "send"),),
     )  # fmt: skip
-    assert found.mail == f"bull:email:7:{START_MS}"
+    assert found.mail_key == f"bull:email:7:{START_MS}"
 
 
 def test_what_lua_makes_of_nothing_is_understood() -> None:
     """An empty list comes as {}, what is nil does not come at all, and newer fields are passed over."""
     sparse = {name: value for name, value in ENTRY.items() if name not in {"provider_id", "reason", "to"}}
-    found = read_outcome(json.dumps({**sparse, "chain": {}, "new_field": 1}).encode())
+    found = parse_outcome(json.dumps({**sparse, "chain": {}, "new_field": 1}).encode())
     assert (found.chain, found.reason, found.to) == ((), None, "")
 
 
@@ -68,30 +68,30 @@ def test_what_lua_makes_of_nothing_is_understood() -> None:
 )
 def test_a_wrong_field_is_malformed_and_not_repeated(changes: dict[str, Any]) -> None:
     """The reason names the place and never a value."""
-    with pytest.raises(Malformed, match="Expected a journal entry") as caught:
-        read_outcome(entry(**changes, reason="geheim"))
+    with pytest.raises(InvalidDataError, match="Expected a journal entry") as caught:
+        parse_outcome(entry(**changes, reason="geheim"))
     assert "geheim" not in caught.value.reason
 
 
 @pytest.mark.parametrize("raw", [b"", b"null", b"[]", b"{", b"\xff", b"NaN", b"[" * 100_000, b"{}" * 3, b"\0"])
 def test_rubbish_is_malformed(raw: bytes) -> None:
     """Bytes of any kind are answered with Malformed alone."""
-    with pytest.raises(Malformed):
-        read_outcome(raw)
+    with pytest.raises(InvalidDataError):
+        parse_outcome(raw)
 
 
 def test_broken_text_does_not_cost_the_outcome() -> None:
     """NUL, half an emoji and bytes that are no UTF-8 in a reason are replaced."""
-    assert read_outcome(entry(reason="a\0b")).reason == "a\N{REPLACEMENT CHARACTER}b"
-    assert read_outcome(entry(reason="a\ud83d")).reason == "a?"
-    assert read_outcome(entry(reason="@@").replace(b"@@", b"a\xff")).reason == "a\N{REPLACEMENT CHARACTER}"
+    assert parse_outcome(entry(reason="a\0b")).reason == "a\N{REPLACEMENT CHARACTER}b"
+    assert parse_outcome(entry(reason="a\ud83d")).reason == "a?"
+    assert parse_outcome(entry(reason="@@").replace(b"@@", b"a\xff")).reason == "a\N{REPLACEMENT CHARACTER}"
 
 
 def test_secrets_and_addresses_do_not_reach_the_ledger() -> None:
     """Reasons and decisions are scrubbed, whoever wrote them."""
     words = "key re_abcdef123456 token=geheim for eve@example.org"
-    found = read_outcome(entry(reason=words, chain=[{"step": "s", "verdict": "v", "why": words}]))
-    for text in (found.reason, found.chain[0].why):
+    found = parse_outcome(entry(reason=words, chain=[{"step": "s", "verdict": "v", "why": words}]))
+    for text in (found.reason, found.chain[0].reason):
         assert text is not None
         assert not any(secret in text for secret in ("abcdef", "geheim", "eve@"))
 
@@ -99,36 +99,38 @@ def test_secrets_and_addresses_do_not_reach_the_ledger() -> None:
 def test_long_things_are_cut_and_long_keys_stay_apart() -> None:
     """Nothing is longer than an index or a reader bears; two long keys that differ at the end do not become one."""
     keys = [f"bull:email:{'x' * 5_000}{number}:{START_MS}:{attempt}" for number in (1, 2) for attempt in (1, 2)]
-    found = [read_outcome(entry(key=key, reason="r" * 9_000, kind="k" * 9_000)) for key in keys]
+    found = [parse_outcome(entry(key=key, reason="r" * 9_000, kind="k" * 9_000)) for key in keys]
     assert len({one.key for one in found}) == 4
-    assert len({one.mail for one in found}) == 2
-    assert all(len(one.key) <= LONGEST_KEY and len(one.reason or "") <= 1_000 and len(one.kind) <= 100 for one in found)
+    assert len({one.mail_key for one in found}) == 2
+    assert all(
+        len(one.key) <= MAX_KEY_LENGTH and len(one.reason or "") <= 1_000 and len(one.kind) <= 100 for one in found
+    )
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_malformed(raw: bytes) -> None:
     """No input raises anything else."""
-    with contextlib.suppress(Malformed):
-        read_outcome(raw)
+    with contextlib.suppress(InvalidDataError):
+        parse_outcome(raw)
 
 
 @given(st.text(), st.text(min_size=1), st.text())
 def test_any_text_becomes_storable(reason: str, kind: str, to: str) -> None:
     """Whatever stands in an entry: no NUL, valid UTF-8, and reading the result again changes nothing."""
-    found = read_outcome(entry(reason=reason, kind=kind, to=to))
+    found = parse_outcome(entry(reason=reason, kind=kind, to=to))
     for text in (found.reason, found.kind, found.to):
         assert text is not None
         assert "\0" not in text
         text.encode()
-    assert read_outcome(journal_entry(found)) == found
+    assert parse_outcome(journal_entry(found)) == found
 
 
 @given(st.text())
 def test_a_normalised_address_stays_as_it_is(text: str) -> None:
     """Looking up what was stored finds it."""
-    assert normalised(normalised(text)) == normalised(text)
+    assert normalise_address(normalise_address(text)) == normalise_address(text)
 
 
 def test_the_stand_in_for_tests_is_a_believable_entry() -> None:
     """What other tests put into the journal reads back as itself."""
-    assert read_outcome(journal_entry(outcome(3))) == outcome(3)
+    assert parse_outcome(journal_entry(outcome(3))) == outcome(3)

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 import flowstate_daemon.database
-from flowstate_daemon.database.migrate import FILE, Migration, SchemaRefused, known_migrations, outstanding
-from flowstate_daemon.database.queries import BadQuery, catalogue, parse
+from flowstate_daemon.database.migrations import (
+    FILE,
+    Migration,
+    SchemaMismatchError,
+    known_migrations,
+    pending_migrations,
+)
+from flowstate_daemon.database.queries import QueryFileError, load_queries, parse
 
 ROOM = Path(flowstate_daemon.database.__file__).parent
 GOOD = (
@@ -20,7 +26,7 @@ GOOD = (
 def test_a_query_has_name_words_and_text() -> None:
     """Header and text are told apart, and the text is what the server gets."""
     (query,) = parse(GOOD, "x.sql")
-    assert (query.name, query.words, query.parameters) == ("find_it", "Finds it.", 2)
+    assert (query.name, query.description, query.parameters) == ("find_it", "Finds it.", 2)
     assert query.text == "SELECT $1\nLIMIT $2;"
 
 
@@ -37,19 +43,19 @@ def test_a_query_has_name_words_and_text() -> None:
         ("-- A file.", "SELECT 1;", "before the first name"),
     ],
 )
-def test_what_is_not_explained_is_refused(old: str, new: str, why: str) -> None:
+def test_what_is_not_explained_is_refused(old: str, new: str, reason: str) -> None:
     """Each way to break the rules is found, with the file and the query in the message."""
-    with pytest.raises(BadQuery, match=why):
+    with pytest.raises(QueryFileError, match=reason):
         list(parse(GOOD.replace(old, new, 1), "x.sql"))
 
 
 def test_every_query_is_used_and_every_used_one_exists() -> None:
     """Names in Python and in SQL are the same set."""
     code = "\n".join(path.read_text() for path in ROOM.glob("*.py"))
-    used = {name for name in catalogue() if f'"{name}"' in code}
+    used = {name for name in load_queries() if f'"{name}"' in code}
     asked = set(re.findall(r'\bsql\("(\w+)"\)', code))
-    assert used == set(catalogue())
-    assert asked <= set(catalogue())
+    assert used == set(load_queries())
+    assert asked <= set(load_queries())
 
 
 @pytest.mark.parametrize(
@@ -81,13 +87,13 @@ def applied(*migrations: Migration) -> list[dict[str, object]]:
 def test_what_is_outstanding_follows_from_the_list() -> None:
     """Nothing applied, some, all; more than is known and something else than is known are refused."""
     known = [Migration(number, f"m_{number}", f"SELECT {number}") for number in (1, 2, 3)]
-    assert outstanding(known, []) == known
-    assert outstanding(known, applied(*known[:2])) == known[2:]
-    assert outstanding(known, applied(*known)) == []
-    with pytest.raises(SchemaRefused, match="older than the database"):
-        outstanding(known[:2], applied(*known))
-    with pytest.raises(SchemaRefused, match="0002_m_2 was applied with another content"):
-        outstanding(known, applied(known[0], Migration(2, "m_2", "SELECT 22")))
+    assert pending_migrations(known, []) == known
+    assert pending_migrations(known, applied(*known[:2])) == known[2:]
+    assert pending_migrations(known, applied(*known)) == []
+    with pytest.raises(SchemaMismatchError, match="older than the database"):
+        pending_migrations(known[:2], applied(*known))
+    with pytest.raises(SchemaMismatchError, match="0002_m_2 was applied with another content"):
+        pending_migrations(known, applied(known[0], Migration(2, "m_2", "SELECT 22")))
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:

@@ -11,85 +11,85 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstate_daemon.base.errors import (
-    AcceptedEarlier,
-    Final,
+    AlreadyAcceptedError,
     FlowstateError,
-    InProgress,
-    LaneClosed,
-    QuotaExhausted,
-    Retry,
-    Throttled,
+    PermanentError,
+    ProviderRefusedError,
+    QuotaExceededError,
+    RateLimitedError,
+    RequestInProgressError,
+    RetryableError,
 )
-from flowstate_daemon.delivery.answers import (
-    Answer,
-    Rate,
-    Verdict,
-    judge,
-    read_rate,
-    safe_words,
-    wait_ms,
+from flowstate_daemon.delivery.responses import (
+    Classification,
+    RateLimit,
+    Response,
+    classify,
+    is_acceptance,
+    parse_rate_limit,
+    retry_after_ms,
+    safe_text,
 )
-from flowstate_daemon.delivery.receipts import is_receipt
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 HTML = b"<html><body>Bad gateway</body></html>"
 
 # Each row of the provider's error list: status, type, class for the metrics, fate.
 ROWS: list[tuple[int, str, str, type[FlowstateError]]] = [
-    (500, "application_error", "retry", Retry),
-    (500, "internal_server_error", "retry", Retry),
-    (502, "application_error", "retry", Retry),
-    (503, "service_unavailable", "retry", Retry),
-    (504, "application_error", "retry", Retry),
-    (408, "request_timeout", "retry", Retry),
-    (409, "concurrent_idempotent_requests", "in_progress", InProgress),
-    (409, "resource_locked", "in_progress", InProgress),
-    (409, "invalid_idempotent_request", "earlier", AcceptedEarlier),
-    (429, "rate_limit_exceeded", "throttled", Throttled),
-    (429, "daily_quota_exceeded", "quota", QuotaExhausted),
-    (429, "monthly_quota_exceeded", "quota", QuotaExhausted),
-    (401, "missing_api_key", "closed", LaneClosed),
-    (401, "restricted_api_key", "closed", LaneClosed),
-    (403, "invalid_api_key", "closed", LaneClosed),
-    (403, "suspended_api_key", "closed", LaneClosed),
-    (403, "restricted_api_key", "closed", LaneClosed),
-    (403, "invalid_permission", "closed", LaneClosed),
-    (403, "validation_error", "closed", LaneClosed),
-    (400, "validation_error", "final", Final),
-    (400, "invalid_idempotency_key", "final", Final),
-    (404, "not_found", "final", Final),
-    (405, "method_not_allowed", "final", Final),
-    (413, "payload_too_large", "final", Final),
-    (422, "validation_error", "final", Final),
-    (422, "missing_required_field", "final", Final),
-    (422, "invalid_parameter", "final", Final),
-    (422, "missing_required_parameter", "final", Final),
-    (422, "invalid_attachment", "final", Final),
-    (422, "invalid_from_address", "final", Final),
-    (451, "security_error", "final", Final),
+    (500, "application_error", "retry", RetryableError),
+    (500, "internal_server_error", "retry", RetryableError),
+    (502, "application_error", "retry", RetryableError),
+    (503, "service_unavailable", "retry", RetryableError),
+    (504, "application_error", "retry", RetryableError),
+    (408, "request_timeout", "retry", RetryableError),
+    (409, "concurrent_idempotent_requests", "in_progress", RequestInProgressError),
+    (409, "resource_locked", "in_progress", RequestInProgressError),
+    (409, "invalid_idempotent_request", "earlier", AlreadyAcceptedError),
+    (429, "rate_limit_exceeded", "throttled", RateLimitedError),
+    (429, "daily_quota_exceeded", "quota", QuotaExceededError),
+    (429, "monthly_quota_exceeded", "quota", QuotaExceededError),
+    (401, "missing_api_key", "closed", ProviderRefusedError),
+    (401, "restricted_api_key", "closed", ProviderRefusedError),
+    (403, "invalid_api_key", "closed", ProviderRefusedError),
+    (403, "suspended_api_key", "closed", ProviderRefusedError),
+    (403, "restricted_api_key", "closed", ProviderRefusedError),
+    (403, "invalid_permission", "closed", ProviderRefusedError),
+    (403, "validation_error", "closed", ProviderRefusedError),
+    (400, "validation_error", "final", PermanentError),
+    (400, "invalid_idempotency_key", "final", PermanentError),
+    (404, "not_found", "final", PermanentError),
+    (405, "method_not_allowed", "final", PermanentError),
+    (413, "payload_too_large", "final", PermanentError),
+    (422, "validation_error", "final", PermanentError),
+    (422, "missing_required_field", "final", PermanentError),
+    (422, "invalid_parameter", "final", PermanentError),
+    (422, "missing_required_parameter", "final", PermanentError),
+    (422, "invalid_attachment", "final", PermanentError),
+    (422, "invalid_from_address", "final", PermanentError),
+    (451, "security_error", "final", PermanentError),
 ]
 
 
-def answer(status: int, body: Any, **headers: str) -> Answer:
+def answer(status: int, body: Any, **headers: str) -> Response:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
+    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
 
 
-def refusal(status: int, name: str, message: str = "No.", **headers: str) -> Answer:
+def refusal(status: int, name: str, message: str = "No.", **headers: str) -> Response:
     return answer(status, {"statusCode": status, "name": name, "message": message}, **headers)
 
 
-def fate_of(verdict: Verdict) -> FlowstateError:
-    assert verdict.fate is not None
-    return verdict.fate
+def result_of(result: Classification) -> FlowstateError:
+    assert result.error is not None
+    return result.error
 
 
 @pytest.mark.parametrize(("status", "name", "word", "fate"), ROWS)
-def test_every_documented_error_has_its_fate(status: int, name: str, word: str, fate: type[FlowstateError]) -> None:
+def test_every_documented_error_has_its_fate(status: int, name: str, word: str, result: type[FlowstateError]) -> None:
     """Each status and type of the provider's list leads to the fate that the table names, and says so."""
-    verdict = judge(refusal(status, name, "Something is wrong."), NOW)
-    assert (verdict.word, type(verdict.fate), verdict.error_type) == (word, fate, name)
-    assert f"Resend: Something is wrong. ({status} {name})" in fate_of(verdict).reason
+    verdict = classify(refusal(status, name, "Something is wrong."), NOW)
+    assert (verdict.result, type(verdict.error), verdict.error_type) == (word, result, name)
+    assert f"Resend: Something is wrong. ({status} {name})" in result_of(verdict).reason
 
 
 @pytest.mark.parametrize(
@@ -126,15 +126,15 @@ def test_every_documented_error_has_its_fate(status: int, name: str, word: str, 
 )
 def test_answers_that_are_not_the_providers_own_words(status: int, body: Any, word: str) -> None:
     """A page, nothing, half an answer or a contradiction leaves the outcome open, unless the status tells."""
-    verdict = judge(answer(status, body, content_type="text/html; charset=utf-8"), NOW)
-    assert verdict.word == word
-    assert str(status) in fate_of(verdict).reason
+    result = classify(answer(status, body, content_type="text/html; charset=utf-8"), NOW)
+    assert result.result == word
+    assert str(status) in result_of(result).reason
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_an_id_is_an_acceptance(status: int) -> None:
     """Any 2xx with an id is accepted, whatever its content type says."""
-    assert judge(answer(status, {"id": "abc"}, content_type="text/plain"), NOW) == Verdict("accepted")
+    assert classify(answer(status, {"id": "abc"}, content_type="text/plain"), NOW) == Classification("accepted")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_an_id_is_an_acceptance(status: int) -> None:
 )
 def test_retry_after_is_read_as_seconds_and_as_date(text: str, ms: int | None) -> None:
     """Both forms of the header count from now, the past is now, and nonsense is no wish."""
-    assert wait_ms({"retry-after": text}, NOW) == ms
+    assert retry_after_ms({"retry-after": text}, NOW) == ms
 
 
 @pytest.mark.parametrize(
@@ -170,23 +170,23 @@ def test_retry_after_is_read_as_seconds_and_as_date(text: str, ms: int | None) -
 )
 def test_a_rate_limit_slows_for_a_sane_time(headers: dict[str, str], ms: int) -> None:
     """The wait is the provider's wish within bounds, its window without a wish, a second without either."""
-    throttled = judge(refusal(429, "rate_limit_exceeded", **headers), NOW).fate
-    assert isinstance(throttled, Throttled)
+    throttled = classify(refusal(429, "rate_limit_exceeded", **headers), NOW).error
+    assert isinstance(throttled, RateLimitedError)
     assert throttled.after_ms == ms
 
 
 @pytest.mark.parametrize(("text", "ms"), [("7", 7_000), ("999999", 300_000), ("never", 0)])
 def test_an_ill_provider_may_name_the_time_of_the_next_try(text: str, ms: int) -> None:
     """`retry-after` on a 5xx becomes the earliest time of the next try, up to five minutes."""
-    retry = judge(refusal(503, "service_unavailable", retry_after=text), NOW).fate
-    assert isinstance(retry, Retry)
+    retry = classify(refusal(503, "service_unavailable", retry_after=text), NOW).error
+    assert isinstance(retry, RetryableError)
     assert retry.after_ms == ms
 
 
 def test_quotas_say_when_they_are_back() -> None:
     """An operator who reads the reason learns when mails will leave again."""
-    assert "00:00 UTC" in fate_of(judge(refusal(429, "daily_quota_exceeded"), NOW)).reason
-    assert "billing month" in fate_of(judge(refusal(429, "monthly_quota_exceeded"), NOW)).reason
+    assert "00:00 UTC" in result_of(classify(refusal(429, "daily_quota_exceeded"), NOW)).reason
+    assert "billing month" in result_of(classify(refusal(429, "monthly_quota_exceeded"), NOW)).reason
 
 
 @pytest.mark.parametrize(
@@ -198,14 +198,14 @@ def test_quotas_say_when_they_are_back() -> None:
 )
 def test_bulk_waits_until_the_quota_may_be_back(name: str, back: datetime) -> None:
     """A day's quota is back at midnight UTC; of a month's we do not know, and ask again in an hour."""
-    fate = fate_of(judge(refusal(429, name), NOW))
-    assert isinstance(fate, QuotaExhausted)
-    assert fate.until_ms == back.timestamp() * 1000
+    result = result_of(classify(refusal(429, name), NOW))
+    assert isinstance(result, QuotaExceededError)
+    assert result.until_ms == back.timestamp() * 1000
 
 
 def test_a_key_used_with_another_body_is_explained() -> None:
     """The reason says that the provider holds the key, so that nobody sends the mail again by hand."""
-    reason = fate_of(judge(refusal(409, "invalid_idempotent_request"), NOW)).reason
+    reason = result_of(classify(refusal(409, "invalid_idempotent_request"), NOW)).reason
     assert "another body" in reason
     assert "accepted it" in reason
 
@@ -215,16 +215,16 @@ def test_a_key_used_with_another_body_is_explained() -> None:
     [
         (
             {"ratelimit-limit": "10", "ratelimit-remaining": "9", "ratelimit-reset": "1"},
-            Rate(limit=10, remaining=9, reset_s=1.0),
+            RateLimit(limit=10, remaining=9, reset_s=1.0),
         ),
         ({"ratelimit-limit": "10", "ratelimit-remaining": "9"}, None),
         ({"ratelimit-limit": "ten", "ratelimit-remaining": "9", "ratelimit-reset": "1"}, None),
         ({}, None),
     ],
 )
-def test_rate_headers(headers: dict[str, str], rate: Rate | None) -> None:
+def test_rate_headers(headers: dict[str, str], rate: RateLimit | None) -> None:
     """Three plain numbers make a rate, anything less makes none."""
-    assert read_rate(headers) == rate
+    assert parse_rate_limit(headers) == rate
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_rate_headers(headers: dict[str, str], rate: Rate | None) -> None:
 )
 def test_foreign_words_are_masked(foreign: str, shown: str) -> None:
     """Addresses, keys, tokens, codes and control characters never reach a reason; ordinary words do."""
-    assert safe_words(foreign) == shown
+    assert safe_text(foreign) == shown
 
 
 LOCAL = st.from_regex(r"[a-z][a-z0-9.+_-]{4,20}", fullmatch=True)
@@ -255,13 +255,13 @@ LOCAL = st.from_regex(r"[a-z][a-z0-9.+_-]{4,20}", fullmatch=True)
 @given(before=st.text(max_size=40), local=LOCAL, after=st.sampled_from(["", " ", ">", ",", '"', "; x"]))
 def test_no_address_survives(before: str, local: str, after: str) -> None:
     """Wherever an address stands in the provider's words, its local part is gone from ours."""
-    assert f"{local}@" not in safe_words(f"{before} {local}@mail.dev{after}")
+    assert f"{local}@" not in safe_text(f"{before} {local}@mail.dev{after}")
 
 
 @given(before=st.text(max_size=40), code=st.from_regex(r"[0-9]{6}", fullmatch=True), after=st.text(max_size=40))
 def test_no_code_survives(before: str, code: str, after: str) -> None:
     """No six-digit number that the provider repeats stands in our words."""
-    assert code not in safe_words(f"{before}{code}{after}")
+    assert code not in safe_text(f"{before}{code}{after}")
 
 
 HEADER = st.one_of(st.text(max_size=20), st.integers().map(str), st.just("Mon, 02 Mar 2026 08:00:30 GMT"))
@@ -283,14 +283,14 @@ ANYTHING = st.recursive(
 )
 def test_any_answer_has_a_fate(status: int, headers: dict[str, str], body: bytes) -> None:
     """No answer, however strange, raises anything or is accepted without an id; waits stay in bounds."""
-    verdict = judge(Answer(status, headers, body), NOW)
-    if verdict.fate is None:
+    result = classify(Response(status, headers, body), NOW)
+    if result.error is None:
         assert 200 <= status < 300
-        assert is_receipt(msgspec.json.decode(body))
+        assert is_acceptance(msgspec.json.decode(body))
         return
-    assert len(verdict.fate.reason) < 600
-    assert verdict.fate.reason.isprintable()
-    if isinstance(verdict.fate, Throttled):
-        assert 100 <= verdict.fate.after_ms <= 60_000
-    if isinstance(verdict.fate, Retry):
-        assert 0 <= verdict.fate.after_ms <= 300_000
+    assert len(result.error.reason) < 600
+    assert result.error.reason.isprintable()
+    if isinstance(result.error, RateLimitedError):
+        assert 100 <= result.error.after_ms <= 60_000
+    if isinstance(result.error, RetryableError):
+        assert 0 <= result.error.after_ms <= 300_000

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.delivery.gateway import Refused
-from flowstate_daemon.delivery.receipts import is_receipt, results_in
+from flowstate_daemon.delivery.gateway import Rejected
+from flowstate_daemon.delivery.responses import is_acceptance, parse_results
 from flowstate_daemon.mail.message import Accepted
 
 
@@ -45,13 +45,13 @@ def rows(*ids: str) -> list[dict[str, str]]:
         (None, 1, None),
     ],
 )
-def test_each_mail_has_its_own_result(content: object, count: int, words: list[str] | None) -> None:
+def test_each_mail_has_its_own_result(content: object, count: int, text: list[str] | None) -> None:
     """Ids and refusals find their mails by place; an answer that fits in no way decides nothing."""
-    results = results_in(content, count, "resend")
-    if words is None:
+    results = parse_results(content, count, "resend")
+    if text is None:
         assert results is None
         return
-    assert results == tuple(Refused(word[1:]) if word[:1] == "!" else Accepted(word, "resend") for word in words)
+    assert results == tuple(Rejected(word[1:]) if word[:1] == "!" else Accepted(word, "resend") for word in text)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=100))
@@ -61,8 +61,8 @@ def test_every_pattern_of_refusals_is_matched(good: list[bool]) -> None:
         "data": rows(*[f"id{place}" for place, fine in enumerate(good) if fine]),
         "errors": [{"index": place, "message": f"m{place}"} for place, fine in enumerate(good) if not fine],
     }
-    assert is_receipt(content)
-    results = results_in(content, len(good), "resend")
+    assert is_acceptance(content)
+    results = parse_results(content, len(good), "resend")
     assert results == tuple(
-        Accepted(f"id{place}", "resend") if fine else Refused(f"m{place}") for place, fine in enumerate(good)
+        Accepted(f"id{place}", "resend") if fine else Rejected(f"m{place}") for place, fine in enumerate(good)
     )

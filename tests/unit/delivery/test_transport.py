@@ -14,10 +14,10 @@ import resend
 from aiohttp.client_reqrep import ConnectionKey
 from resend.exceptions import ResendError
 
-from flowstate_daemon.base.errors import LaneClosed, Retry
-from flowstate_daemon.base.metrics import ANSWERS
-from flowstate_daemon.delivery.answers import Verdict, Word
-from flowstate_daemon.delivery.transport import Transport, Undelivered, trouble
+from flowstate_daemon.base.errors import ProviderRefusedError, RetryableError
+from flowstate_daemon.base.metrics import PROVIDER_RESULTS
+from flowstate_daemon.delivery.responses import Classification, ResultClass
+from flowstate_daemon.delivery.transport import RequestFailedError, Transport, classify_exception
 
 KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
 
@@ -44,12 +44,12 @@ KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
         (ConnectionResetError(), "network", "the connection broke"),
     ],
 )
-def test_no_answer_is_an_unknown_outcome(error: Exception, word: str, words: str) -> None:
+def test_no_answer_is_an_unknown_outcome(error: Exception, word: str, text: str) -> None:
     """Timeouts, name service, refused and broken connections: Retry, with words that a person understands."""
-    verdict = trouble(error, 15)
-    assert verdict.word == word
-    assert isinstance(verdict.fate, Retry)
-    assert words in verdict.fate.reason
+    result = classify_exception(error, 15)
+    assert result.result == word
+    assert isinstance(result.error, RetryableError)
+    assert text in result.error.reason
 
 
 @pytest.mark.parametrize(
@@ -61,25 +61,25 @@ def test_no_answer_is_an_unknown_outcome(error: Exception, word: str, words: str
 )
 def test_what_no_mail_can_pass_closes_the_lane(error: Exception) -> None:
     """A certificate that is not trusted and an address that is none are no mail's fault."""
-    verdict = trouble(error, 15)
-    assert verdict.word == "closed"
-    assert isinstance(verdict.fate, LaneClosed)
-    assert "RESEND_API_URL" in verdict.fate.reason
+    result = classify_exception(error, 15)
+    assert result.result == "closed"
+    assert isinstance(result.error, ProviderRefusedError)
+    assert "RESEND_API_URL" in result.error.reason
 
 
 def test_verdicts_travel_in_the_sdks_own_family() -> None:
     """The SDK lets only its own errors pass, so ours must be one of them."""
-    error = Undelivered(Verdict("retry", Retry("words"), "kind"))
+    error = RequestFailedError(Classification("retry", RetryableError("words"), "kind"))
     assert isinstance(error, ResendError)
     assert (str(error), error.error_type) == ("words", "kind")
 
 
 def test_the_metrics_know_every_word() -> None:
     """The classes that the transport tells are those that the metrics count."""
-    assert set(ANSWERS) == set(get_args(Word))
+    assert set(PROVIDER_RESULTS) == set(get_args(ResultClass))
 
 
 def test_the_sdk_calls_us_as_we_expect() -> None:
     """Our `request` takes what the SDK's interface declares, in its order."""
-    theirs, ours = inspect.signature(resend.AsyncHTTPClient.request), inspect.signature(Transport.request)
-    assert list(theirs.parameters) == list(ours.parameters)
+    other, own = inspect.signature(resend.AsyncHTTPClient.request), inspect.signature(Transport.request)
+    assert list(other.parameters) == list(own.parameters)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flowstate_daemon.mail.catalogue import KINDS
-from flowstate_daemon.mail.language import LOCALES
+from flowstate_daemon.mail.i18n import load_translations
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.message import Email
-from flowstate_daemon.mail.phrasebook import read_phrasebook
 from flowstate_daemon.mail.samples import FRONTEND_URL, Sample, all_samples
 from tests.support.html import Page
 from tests.support.mail_samples import WEB, crowded, every_sample, fullest, hostile, rendered, smallest
@@ -102,9 +102,9 @@ def test_the_preview_is_hidden_and_says_something(sample: Sample) -> None:
         found = re.search(r'<div style="display:none[^"]*overflow:hidden;">(.*?)</div>', body, re.DOTALL)
         assert found is not None
         assert body.index(found[0]) == body.index("<div")
-        words, blanks, _ = found[1].partition("\u00a0\u200c" * 100)
+        text, blanks, _ = found[1].partition("\u00a0\u200c" * 100)
         assert blanks
-        assert len(re.sub(r"<[^>]+>", "", words).strip()) > 3
+        assert len(re.sub(r"<[^>]+>", "", text).strip()) > 3
 
 
 @every_sample_once
@@ -112,9 +112,9 @@ def test_links_lead_where_they_should(sample: Sample) -> None:
     """Each is absolute, one that the job or the configuration names, and stands in the text part as well."""
     for _, mail, page in mails(sample.name):
         links = page.links
-        ours = {link for link in links if link.startswith(f"{WEB}/unsubscribe/")}
-        assert len(ours) == KINDS[sample.kind].unsubscribable
-        assert links - ours <= expected_links(sample)
+        own = {link for link in links if link.startswith(f"{WEB}/unsubscribe/")}
+        assert len(own) == KINDS[sample.kind].unsubscribable
+        assert links - own <= expected_links(sample)
         assert all(re.match(r"https?://[^/]+", link) for link in links)
         assert all(link in mail.text for link in links)
 
@@ -151,10 +151,10 @@ def test_languages_differ(sample: Sample) -> None:
 
 def test_no_english_in_french_mails() -> None:
     """Whatever is not a field: each piece of an English phrase that is long enough to be one."""
-    english = read_phrasebook("en")
-    words = [*english.common.values(), *(form for forms in english.plurals.values() for form in forms)]
-    words += [word for kind in english.kinds.values() for word in kind.values()]
-    pieces = {piece for word in words for piece in re.split(r"\{\{.*?\}\}|\{n\}", word) if len(piece.strip()) > 8}
+    english = load_translations("en")
+    text = [*english.common.values(), *(form for forms in english.plurals.values() for form in forms)]
+    text += [word for kind in english.kinds.values() for word in kind.values()]
+    pieces = {piece for word in text for piece in re.split(r"\{\{.*?\}\}|\{n\}", word) if len(piece.strip()) > 8}
     assert len(pieces) > 50
     for sample in (*all_samples(), *smallest()):
         _, mail, page = mails(sample.name)[LOCALES.index("fr")]
@@ -164,12 +164,12 @@ def test_no_english_in_french_mails() -> None:
 
 def test_every_phrase_is_translated() -> None:
     """No French word is a copy of the English one."""
-    english, french = (read_phrasebook(locale) for locale in ("en", "fr"))
+    english, french = (load_translations(locale) for locale in ("en", "fr"))
     assert [name for name, word in english.common.items() if french.common[name] == word] == []
     copied = [
         f"{kind}.{name}"
-        for kind, words in english.kinds.items()
-        for name, word in words.items()
+        for kind, text in english.kinds.items()
+        for name, word in text.items()
         if french.kinds[kind][name] == word and re.sub(r"\{\{.*?\}\}", "", word).strip()
     ]
     assert copied == []

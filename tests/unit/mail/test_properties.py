@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowstate_daemon.base.errors import Malformed
-from flowstate_daemon.mail.catalogue import KINDS, read_request
+from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.mail.kinds import KINDS, parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.samples import SAMPLES
 from tests.support.html import Page
-from tests.unit.mail.posts import BRAND, sample
+from tests.unit.mail.rendered_mails import BRAND, sample
 
 RENDERER = Renderer(BRAND)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -31,11 +31,11 @@ KIND = st.sampled_from(sorted(KINDS))
 CODE = "Zx81Qv"
 
 
-def outcome(name: str, data: bytes) -> Email | Malformed:
+def outcome(name: str, data: bytes) -> Email | InvalidDataError:
     """Any other exception fails the test."""
     try:
-        return RENDERER.render(read_request(name, data))
-    except Malformed as refusal:
+        return RENDERER.render(parse_request(name, data))
+    except InvalidDataError as refusal:
         return refusal
 
 
@@ -64,7 +64,7 @@ def test_any_context_renders_or_is_refused(name: str, context: Any, mended: bool
 def test_any_bytes_are_refused(name: str, data: bytes) -> None:
     """Data that is no mail at all is refused, with a printable reason of bearable length."""
     refusal = outcome(name, data)
-    assert isinstance(refusal, Malformed)
+    assert isinstance(refusal, InvalidDataError)
     assert refusal.reason.isprintable()
     assert len(refusal.reason) < 300
 
@@ -77,7 +77,7 @@ def test_any_text_in_any_field_stays_text(name: str, data: st.DataObject) -> Non
     changed = {field: data.draw(TEXT, label=field) for field in texts if field != "otpCode"}
     job = encoded({"type": name, "to": "ada@example.org", "context": {**SAMPLES[name], **changed}})
     mail = outcome(name, job)
-    assert mail == outcome(name, job) or isinstance(mail, Malformed)
+    assert mail == outcome(name, job) or isinstance(mail, InvalidDataError)
     if isinstance(mail, Email):
         assert mail.subject.splitlines() == [mail.subject]
         assert len(mail.subject) <= 200
@@ -91,7 +91,7 @@ def test_reasons_give_nothing_away(address: str, data: st.DataObject) -> None:
     address = address.encode("utf-8", "replace").decode()
     context = {"otpCode": data.draw(st.sampled_from([CODE, [CODE], {CODE: CODE}, f"{CODE}-{CODE}"]))}
     refusal = outcome("otp", encoded({"type": "otp", "to": address, "context": context}))
-    if isinstance(refusal, Malformed):
+    if isinstance(refusal, InvalidDataError):
         assert CODE not in refusal.reason
         assert len(address) < 4 or address not in refusal.reason
 
@@ -101,6 +101,6 @@ def test_a_wrong_code_is_not_repeated(kind: str) -> None:
     """Reasons are stored with failed jobs and shown in tools: a code must not be there."""
     for code in (493027, "493027 ", ["493027"], "4-9-3-0-2-7"):
         refusal = outcome(kind, encoded({"type": kind, "to": "ada@example.org", "context": {"otpCode": code}}))
-        assert isinstance(refusal, Malformed)
+        assert isinstance(refusal, InvalidDataError)
         assert "493027" not in refusal.reason
         assert "4-9" not in refusal.reason

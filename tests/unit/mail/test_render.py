@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from flowstate_daemon.mail.catalogue import KINDS
-from flowstate_daemon.mail.language import LOCALES
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.samples import SAMPLES
 from tests.support.html import Page
-from tests.unit.mail.posts import BRAND, TO, sample
+from tests.unit.mail.rendered_mails import BRAND, TO, sample
 
 HOSTILE = [
     "<script>alert(1)</script>",

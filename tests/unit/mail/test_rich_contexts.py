@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from flowstate_daemon.base.errors import Malformed
+from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.mail.contexts import DueTask, FocusReport, OverdueSummary, OverdueTask, TaskReminder, TopTask
-from flowstate_daemon.mail.fields import LARGEST_FIELD
-from tests.unit.mail.posts import sample
+from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES
+from tests.unit.mail.rendered_mails import sample
 
 URL = "https://flowstate.example/tasks/1"
 
 
 def refusal(kind: str, **changes: Any) -> str:
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(InvalidDataError) as caught:
         sample(kind, **changes)
     return caught.value.reason
 
@@ -101,7 +101,7 @@ def test_broken_rich_fields_are_refused_with_their_place(kind: str, changes: dic
 
 def test_titles_of_rows_have_a_limit_too() -> None:
     """The same as every other text."""
-    reason = refusal("task-reminder", tasks=[{}, {"title": "é" * (LARGEST_FIELD // 2 + 1)}])
+    reason = refusal("task-reminder", tasks=[{}, {"title": "é" * (MAX_FIELD_BYTES // 2 + 1)}])
     assert reason == "Text too long: 65538 bytes, at most 65536 are allowed - at `$.context.tasks[1].title`"
 
 

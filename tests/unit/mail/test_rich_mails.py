@@ -11,7 +11,7 @@ from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.samples import rich_contexts
 from tests.support.html import Page
-from tests.unit.mail.posts import BRAND, sample
+from tests.unit.mail.rendered_mails import BRAND, sample
 
 RENDERER = Renderer(BRAND)
 RICH = rich_contexts()

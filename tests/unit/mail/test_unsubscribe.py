@@ -10,33 +10,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.mail.catalogue import KINDS
-from flowstate_daemon.mail.language import LOCALES
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
-from flowstate_daemon.mail.unsubscribe import (
-    LONGEST_TOKEN,
-    BadLink,
-    LinkExpired,
-    LinkForged,
-    LinkSeal,
-    Ticket,
+from flowstate_daemon.mail.unsubscribe_links import (
+    MAX_TOKEN_LENGTH,
+    ExpiredLinkError,
+    ForgedLinkError,
+    InvalidLinkError,
+    LinkTokenCodec,
     UnsubscribeLinks,
-    headers_for,
+    UnsubscribeToken,
+    list_unsubscribe_headers,
 )
-from tests.unit.mail.posts import BRAND, TO, sample
+from tests.unit.mail.rendered_mails import BRAND, TO, sample
 
 MADE = 1_772_438_400_000
 DAY_MS = 86_400_000
 SECRET = "a secret of more than thirty-two characters"
 OTHER = "another secret of more than 32 characters"
-TICKET = Ticket(TO, "task-reminder", MADE, "fr")
-SEAL = LinkSeal([SECRET])
-LINKS = UnsubscribeLinks("https://mail.flowstate.example/", SEAL)
+TICKET = UnsubscribeToken(TO, "task-reminder", MADE, "fr")
+STORE = LinkTokenCodec([SECRET])
+LINKS = UnsubscribeLinks("https://mail.flowstate.example/", STORE)
 LEAVABLE = {name for name, kind in KINDS.items() if kind.unsubscribable}
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 TICKETS = st.builds(
-    Ticket,
+    UnsubscribeToken,
     address=st.emails(),
     kind=st.sampled_from(sorted(LEAVABLE)),
     issued_ms=st.integers(0, 2**41).map(lambda second: second // 1000 * 1000),
@@ -45,69 +45,69 @@ TICKETS = st.builds(
 
 
 @given(TICKETS)
-def test_what_is_sealed_can_be_opened(ticket: Ticket) -> None:
+def test_what_is_sealed_can_be_opened(ticket: UnsubscribeToken) -> None:
     """A token says who, what, when and in which language; it fits a URL as it is, and is short."""
-    token = SEAL.seal(ticket)
-    assert SEAL.open(token, ticket.issued_ms) == ticket
+    token = STORE.encode(ticket)
+    assert STORE.decode(token, ticket.issued_ms) == ticket
     assert re.fullmatch(r"[A-Za-z0-9_-]+", token)
     assert len(token) < 80 + 1.4 * len(ticket.address)
-    assert token == LinkSeal([SECRET]).seal(ticket)
+    assert token == LinkTokenCodec([SECRET]).encode(ticket)
 
 
 @given(TICKETS, st.data())
-def test_no_byte_may_change(ticket: Ticket, data: st.DataObject) -> None:
+def test_no_byte_may_change(ticket: UnsubscribeToken, data: st.DataObject) -> None:
     """A token in which one character is another one, is missing or is added opens nothing."""
-    token = SEAL.seal(ticket)
+    token = STORE.encode(ticket)
     place = data.draw(st.integers(0, len(token) - 1))
     char = data.draw(st.sampled_from(ALPHABET) | st.characters())
     changed = token[:place] + char + token[place + 1 :]
     for broken in (changed, token[:place] + token[place + 1 :], token[:place] + char + token[place:]):
         if broken != token:
-            with pytest.raises(LinkForged):
-                SEAL.open(broken, ticket.issued_ms)
+            with pytest.raises(ForgedLinkError):
+                STORE.decode(broken, ticket.issued_ms)
 
 
 def test_every_bit_counts() -> None:
     """Flipping any single bit of a token's bytes, its version included, opens nothing."""
-    token = SEAL.seal(TICKET)
+    token = STORE.encode(TICKET)
     content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     for bit in range(len(content) * 8):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(LinkForged):
-            SEAL.open(base64.urlsafe_b64encode(flipped).decode().rstrip("="), MADE)
+        with pytest.raises(ForgedLinkError):
+            STORE.decode(base64.urlsafe_b64encode(flipped).decode().rstrip("="), MADE)
 
 
 def test_every_character_counts() -> None:
     """Each character of a token matters, also the last one, whose spare bits base64 does not use."""
     for address in ("a@example.org", "ab@example.org", "abc@example.org"):
-        token = SEAL.seal(replace(TICKET, address=address))
+        token = STORE.encode(replace(TICKET, address=address))
         for place in range(len(token)):
             for char in ALPHABET + "=\n \0é+/":
                 if char != token[place]:
-                    with pytest.raises(LinkForged):
-                        SEAL.open(token[:place] + char + token[place + 1 :], MADE)
+                    with pytest.raises(ForgedLinkError):
+                        STORE.decode(token[:place] + char + token[place + 1 :], MADE)
 
 
 @given(st.text() | st.text(alphabet=ALPHABET, min_size=20))
 def test_nonsense_opens_nothing(text: str) -> None:
     """Any text at all is refused with the same error."""
-    with pytest.raises(BadLink):
-        SEAL.open(text, MADE)
+    with pytest.raises(InvalidLinkError):
+        STORE.decode(text, MADE)
 
 
 def test_long_nonsense_is_not_even_read() -> None:
     """A megabyte is refused for its length; the longest address still fits."""
-    with pytest.raises(LinkForged):
-        SEAL.open("A" * 1_000_000, MADE)
+    with pytest.raises(ForgedLinkError):
+        STORE.decode("A" * 1_000_000, MADE)
     longest = replace(TICKET, address="a" * 308 + "@example.org")
-    assert len(SEAL.seal(longest)) < LONGEST_TOKEN
-    assert SEAL.open(SEAL.seal(longest), MADE) == longest
+    assert len(STORE.encode(longest)) < MAX_TOKEN_LENGTH
+    assert STORE.decode(STORE.encode(longest), MADE) == longest
 
 
 def test_a_link_tells_no_address() -> None:
     """Neither the token nor its bytes hold the address or the kind; the ticket's repr hides it too."""
-    token = SEAL.seal(TICKET)
+    token = STORE.encode(TICKET)
     content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     for part in (b"ada", b"example", b"reminder"):
         assert part not in content
@@ -118,39 +118,39 @@ def test_a_link_tells_no_address() -> None:
 
 def test_links_of_the_same_person_have_nothing_in_common() -> None:
     """Whoever reads logs cannot tell that two links belong to one person: other kinds look quite different."""
-    one, two = SEAL.seal(TICKET), SEAL.seal(replace(TICKET, kind="focus-report"))
+    one, two = STORE.encode(TICKET), STORE.encode(replace(TICKET, kind="focus-report"))
     assert sum(a == b for a, b in zip(one[2:], two[2:], strict=False)) < len(one) // 4
 
 
 def test_an_old_link_says_that_it_is_old() -> None:
     """Expired is something else than forged; without a lifetime, links live for ever."""
-    token = SEAL.seal(TICKET)
-    assert SEAL.open(token, MADE + 400 * DAY_MS) == TICKET
-    with pytest.raises(LinkExpired):
-        SEAL.open(token, MADE + 400 * DAY_MS + 1)
-    assert LinkSeal([SECRET], lifetime_days=None).open(token, MADE + 10_000 * DAY_MS) == TICKET
-    with pytest.raises(LinkExpired):
-        LinkSeal([SECRET], lifetime_days=1).open(token, MADE + 2 * DAY_MS)
+    token = STORE.encode(TICKET)
+    assert STORE.decode(token, MADE + 400 * DAY_MS) == TICKET
+    with pytest.raises(ExpiredLinkError):
+        STORE.decode(token, MADE + 400 * DAY_MS + 1)
+    assert LinkTokenCodec([SECRET], lifetime_days=None).decode(token, MADE + 10_000 * DAY_MS) == TICKET
+    with pytest.raises(ExpiredLinkError):
+        LinkTokenCodec([SECRET], lifetime_days=1).decode(token, MADE + 2 * DAY_MS)
 
 
 def test_secrets_are_changed_without_breaking_links() -> None:
     """The first secret seals, all open; a secret that is gone takes its links with it."""
-    old = SEAL.seal(TICKET)
-    both = LinkSeal([OTHER, SECRET])
-    assert both.open(old, MADE) == TICKET
-    new = both.seal(TICKET)
-    assert new == LinkSeal([OTHER]).seal(TICKET) != old
-    assert both.open(new, MADE) == TICKET
-    for seal, token in ((LinkSeal([OTHER]), old), (SEAL, new)):
-        with pytest.raises(LinkForged):
-            seal.open(token, MADE)
+    old = STORE.encode(TICKET)
+    both = LinkTokenCodec([OTHER, SECRET])
+    assert both.decode(old, MADE) == TICKET
+    new = both.encode(TICKET)
+    assert new == LinkTokenCodec([OTHER]).encode(TICKET) != old
+    assert both.decode(new, MADE) == TICKET
+    for store, token in ((LinkTokenCodec([OTHER]), old), (STORE, new)):
+        with pytest.raises(ForgedLinkError):
+            store.decode(token, MADE)
 
 
 @pytest.mark.parametrize("secrets", [[], [""], ["short"], [SECRET, "short"]])
 def test_weak_secrets_are_refused(secrets: list[str]) -> None:
     """Without a good secret there are no links at all."""
     with pytest.raises(ValueError):
-        LinkSeal(secrets)
+        LinkTokenCodec(secrets)
 
 
 def posted(kind: str, locale: str = "en", renderer: Renderer | None = None) -> Email:
@@ -167,7 +167,7 @@ def test_mails_that_can_be_left_carry_the_link_three_times(locale: str) -> None:
             r"^<(https://mail\.flowstate\.example/unsubscribe/([\w-]+))>$", mail.headers["List-Unsubscribe"]
         )
         assert mail.headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-        assert SEAL.open(link[1], MADE) == Ticket(TO, kind, MADE, locale)
+        assert STORE.decode(link[1], MADE) == UnsubscribeToken(TO, kind, MADE, locale)
         assert f'<a href="{link[0]}"' in mail.html
         assert link[0] in mail.text
         assert mail == posted(kind, locale)
@@ -186,5 +186,5 @@ def test_without_links_or_a_date_there_is_no_link() -> None:
     """Previews, and daemons without a public address, render the same mails as before."""
     plain = Renderer(BRAND).render(sample("focus-report"), made_ms=MADE)
     assert plain == Renderer(BRAND, LINKS).render(sample("focus-report"))
-    assert plain.headers == headers_for(None) == {}
+    assert plain.headers == list_unsubscribe_headers(None) == {}
     assert "unsubscribe" not in plain.html.lower()

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.base.errors import Final
-from flowstate_daemon.queue.backoff import LONGEST_MS, next_delay_ms
+from flowstate_daemon.base.errors import PermanentError
+from flowstate_daemon.queue.backoff import MAX_DELAY_MS, next_delay_ms
 from flowstate_daemon.queue.job import Backoff, JobOptions
 
 
-def waits(kind: str, delay_ms: float, tries: int = 3) -> list[int]:
+def waits(kind: str, delay_ms: float, attempts: int = 3) -> list[int]:
     options = JobOptions(backoff=Backoff(kind, delay_ms))
-    return [next_delay_ms(options, made) for made in range(1, tries + 1)]
+    return [next_delay_ms(options, made) for made in range(1, attempts + 1)]
 
 
 def test_exponential_doubles() -> None:
@@ -43,7 +43,7 @@ def test_no_delay_is_at_once(delay_ms: float) -> None:
 @pytest.mark.parametrize("kind", ["fibonacci", "", "Fixed", "x" * 1000])
 def test_unknown_kinds_are_final(kind: str) -> None:
     """The reason names the kind, and not at any length."""
-    with pytest.raises(Final, match="unknown backoff type") as refused:
+    with pytest.raises(PermanentError, match="unknown backoff type") as refused:
         next_delay_ms(JobOptions(backoff=Backoff(kind, 5)), 1)
     assert len(refused.value.reason) < 120
 
@@ -59,6 +59,6 @@ def test_any_wait_can_be_stored(kind: str, delay_ms: float, made: int, jitter: f
     """Jitter only shortens, the other side's wish is a floor, nothing lies beyond a year."""
     options = JobOptions(backoff=Backoff(kind, delay_ms))
     wait_ms = next_delay_ms(options, made, at_least_ms=floor, jitter=jitter, rng=random.Random(made))
-    assert floor <= wait_ms <= LONGEST_MS
+    assert floor <= wait_ms <= MAX_DELAY_MS
     assert wait_ms <= max(floor, next_delay_ms(options, made))
     assert wait_ms + 1 >= (1 - jitter) * next_delay_ms(options, made)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowstate_daemon.base.errors import Malformed
+from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.queue.job import Job, JobOptions
 from flowstate_daemon.queue.repeat import next_job, repeat_job_id, repeat_key
 
@@ -85,7 +85,7 @@ def test_unknown_options_pass_through() -> None:
 )
 def test_a_wrong_definition_is_malformed(repeat: dict[str, Any]) -> None:
     """A definition that no worker could follow says why; nothing else is raised."""
-    with pytest.raises(Malformed):
+    with pytest.raises(InvalidDataError):
         next_job(repeatable({"repeat": repeat, "prevMillis": NOW}), NOW)
 
 

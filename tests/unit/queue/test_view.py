@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.queue.view import MASK, Found, JobView, redact, view_job
+from flowstate_daemon.queue.inspector import MASK, JobLocation, JobView, build_job_view, redact
 
 FIELDS = [
     "name", "data", "opts", "timestamp", "delay", "priority", "deid", "processedOn", "attemptsMade",
     "stacktrace", "failedReason", "returnvalue", "finishedOn", "retriedOn", "progress", "stalledCounter",
 ]  # fmt: skip
-WAITING = Found("wait", None, locked=False, log_count=0)
+WAITING = JobLocation("wait", None, locked=False, log_count=0)
 
 
-def view(found: Found = WAITING, **fields: str) -> JobView:
-    return view_job("1", {name.encode(): value.encode() for name, value in fields.items()}, found)
+def view(found: JobLocation = WAITING, **fields: str) -> JobView:
+    return build_job_view("1", {name.encode(): value.encode() for name, value in fields.items()}, found)
 
 
 def test_every_field_is_shown() -> None:
     """All that Bull writes into a hash has its place, and what it does not know is kept."""
     job = view(
-        Found("failed", 1700000000123.0, locked=True, log_count=2),
+        JobLocation("failed", 1700000000123.0, locked=True, log_count=2),
         name="otp",
         data='{"type":"otp","to":"a@b.c","context":{"otpCode":"123456"}}',
         opts='{"attempts":3,"priority":1}',
@@ -67,14 +67,14 @@ def test_every_field_is_shown() -> None:
         debounce_id="d",
         locked=True,
         log_count=2,
-        others={"mystery": "x"},
+        extra_fields={"mystery": "x"},
         notes=(),
     )
 
 
 def test_delayed_jobs_say_when_they_are_due() -> None:
     """The due time comes out of the score, without the bits that only order."""
-    job = view(Found("delayed", 1700000000123 * 4096 + 0.0, locked=False, log_count=0), name="otp")
+    job = view(JobLocation("delayed", 1700000000123 * 4096 + 0.0, locked=False, log_count=0), name="otp")
     assert job.due_at == 1700000000123
 
 
@@ -100,9 +100,9 @@ def test_wrong_numbers_are_noted() -> None:
 @given(st.dictionaries(st.sampled_from([name.encode() for name in FIELDS]), st.binary(max_size=60)))
 def test_nothing_in_a_hash_breaks_the_view(fields: dict[bytes, bytes]) -> None:
     """Whatever bytes stand in the fields, the view is made and can be written as JSON, masked or not."""
-    job = view_job("1", fields, WAITING)
-    json.dumps(job.document(), allow_nan=False).encode()
-    json.dumps(job.document(reveal=True), allow_nan=False).encode()
+    job = build_job_view("1", fields, WAITING)
+    json.dumps(job.to_dict(), allow_nan=False).encode()
+    json.dumps(job.to_dict(reveal=True), allow_nan=False).encode()
 
 
 def test_halves_of_surrogate_pairs_are_replaced() -> None:
@@ -122,8 +122,8 @@ def test_secrets_are_masked(name: str) -> None:
         "type": "otp",
         "context": {name: MASK, "deep": [{name: MASK}], "expiresIn": "10 minutes"},
     }
-    assert "123456" not in json.dumps(job.document())
-    assert "123456" in json.dumps(job.document(reveal=True))
+    assert "123456" not in json.dumps(job.to_dict())
+    assert "123456" in json.dumps(job.to_dict(reveal=True))
 
 
 def test_everything_below_a_secret_name_is_masked() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.mail.catalogue import KINDS
-from flowstate_daemon.web.pages import LOCALES, Button, Pages, preferred
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.web.pages import LOCALES, Button, Pages, negotiate_locale
 
 PAGES = Pages("FlowState", "https://flowstate.example/")
 HOSTILE = "<script>alert(1)</script>\"'&{0}{address.__class__}"
@@ -24,20 +24,22 @@ def fields(text: str) -> set[str | None]:
 
 def test_languages_have_the_same_words() -> None:
     """Every word exists in each language, with the same fields in it; every kind that can be left has a name."""
-    english, french = (PAGES._words[locale] for locale in LOCALES)
-    for section, words in english.items():
-        assert french[section].keys() == words.keys()
-        for name, word in words.items():
+    english, french = (PAGES._text[locale] for locale in LOCALES)
+    for section, text in english.items():
+        assert french[section].keys() == text.keys()
+        for name, word in text.items():
             assert fields(word) == fields(french[section][name])
     assert {name for name, kind in KINDS.items() if kind.unsubscribable} == english["kind"].keys() - {"other"}
-    assert PAGES.kind("en", "a kind of tomorrow") == "mails of this kind"
+    assert PAGES.kind_label("en", "a kind of tomorrow") == "mails of this kind"
 
 
 @pytest.mark.parametrize("locale", LOCALES)
 def test_everything_is_escaped(locale: str) -> None:
     """Names, addresses and links of the configuration are text, wherever they stand."""
     pages = Pages(HOSTILE, 'https://x.example/"><b>')
-    response = pages.show("confirm", locale, buttons=[Button(HOSTILE, HOSTILE, HOSTILE)], address=HOSTILE, kind=HOSTILE)
+    response = pages.render(
+        "confirm", locale, buttons=[Button(HOSTILE, HOSTILE, HOSTILE)], address=HOSTILE, kind=HOSTILE
+    )
     assert response.text is not None
     assert not re.search(r"<script|<b>|\"'", response.text)
     assert response.text.count("&lt;script&gt;") == 7
@@ -46,7 +48,7 @@ def test_everything_is_escaped(locale: str) -> None:
 
 def test_the_policy_allows_this_style_and_nothing_else() -> None:
     """The browser runs no script and loads nothing; the one style is known by its hash."""
-    response = PAGES.show("broken", "en", status=400)
+    response = PAGES.render("broken", "en", status=400)
     assert response.text is not None
     (style,) = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -76,10 +78,10 @@ def test_the_policy_allows_this_style_and_nothing_else() -> None:
 )
 def test_the_reader_s_language_wins(accepted: str, otherwise: str, locale: str) -> None:
     """What the browser asks for comes before the language of the mail."""
-    assert preferred(accepted, otherwise) == locale
+    assert negotiate_locale(accepted, otherwise) == locale
 
 
 @given(st.text(), st.text())
 def test_any_header_gives_a_language(accepted: str, otherwise: str) -> None:
     """Whatever a browser sends, there is a page."""
-    assert preferred(accepted, otherwise) in LOCALES
+    assert negotiate_locale(accepted, otherwise) in LOCALES

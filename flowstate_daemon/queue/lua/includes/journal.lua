@@ -1,8 +1,8 @@
--- Outcomes on their way to the ledger. First `note` for each job, then `write_journal` once. The outcome of a job that
+-- Outcomes on their way to the ledger. First `add_entry` for each job, then `write_journal` once. The outcome of a job that
 -- somebody has removed meanwhile is written down, too: the mail went out. Whoever lost a job leaves it to the other.
 local entries = {}
 
-local function note(code, entry)
+local function add_entry(code, entry)
   if entry ~= "" and (code == 0 or code == -1) then
     entries[#entries + 1] = entry
   end

@@ -1,0 +1,72 @@
+"""What one-shot commands work with: a configuration, one connection to the queue, its windows and hands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import uvloop
+
+from flowstate_daemon.base import logs
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.config.loader import Config, load
+from flowstate_daemon.config.sources import config_path
+from flowstate_daemon.mail_producer import MailProducer
+from flowstate_daemon.queue.admin import QueueAdmin
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.inspector import Inspector
+from flowstate_daemon.redis_client.connection import Connection, from_settings
+from flowstate_daemon.redis_client.keys import Keys
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueContext:
+    """One command's view of the queue."""
+
+    connection: Connection
+    keys: Keys
+    clock: Clock
+    producer: MailProducer
+    inspector: Inspector
+    admin: QueueAdmin
+
+
+def load_config(config_file: str | None, *, sending: bool = False) -> Config:
+    """The configuration of this call; `sending` demands what only `run` needs. Raises ConfigError."""
+    return load(os.environ, config_path(config_file), sending=sending)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine on the house's kind of loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def with_queue(config_file: str | None, work: Callable[[QueueContext], Awaitable[T]]) -> T:
+    """Open a desk, do the work there, and close it. Raises Outage when Redis is away."""
+    config = load_config(config_file)
+    logs.configure("warning", config.log.format)
+    return run_async(_at_context(config, work))
+
+
+async def _at_context(config: Config, work: Callable[[QueueContext], Awaitable[T]]) -> T:
+    keys, clock = Keys(config.queue.prefix, config.queue.name), Clock()
+    token = f"cli/{uuid.uuid4().hex}"
+    # A command is no worker: it bears no name that Bull's getWorkers() would count.
+    connection = from_settings(config.redis, client_name="flowstate-daemon-cli")
+    await connection.open()
+    try:
+        bull = BullQueue(connection, keys, clock, token=token, max_data_bytes=config.queue.max_data_bytes)
+        producer = MailProducer(
+            bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms
+        )
+        operator = QueueAdmin(connection, keys, clock, token=token)
+        return await work(QueueContext(connection, keys, clock, producer, Inspector(connection, keys), operator))
+    finally:
+        await connection.close()

@@ -1,0 +1,66 @@
+"""The command `mail preview`: all mails with sample data in a folder, to look at. Needs no store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.cli.context import load_config
+from flowstate_daemon.cli.output import json_option, print_json, print_table
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.locales import LOCALES
+from flowstate_daemon.mail.preview import preview_mails, render_preview_pages
+from flowstate_daemon.mail.render import Brand
+
+
+@click.group()
+def mail() -> None:
+    """Look at the mails."""
+
+
+@mail.command(
+    epilog=f"""\b
+TYPE is one of:
+  {" ".join(sorted(KINDS)[:5])}
+  {" ".join(sorted(KINDS)[5:])}
+
+\b
+Example:
+  flowstate-daemon mail preview task-reminder --locale fr"""
+)
+@click.argument("kind", type=click.Choice(sorted(KINDS)), required=False, metavar="[TYPE]")
+@click.option("--locale", type=click.Choice(LOCALES), help="One language; without it, all.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("mail-preview"),
+    show_default=True,
+    help="Where the files go; it is made if need be.",
+)
+@json_option
+@click.pass_obj
+def preview(config_file: str | None, kind: str | None, locale: str | None, folder: Path, *, as_json: bool) -> None:
+    """Write mails with sample data into a folder.
+
+    Without TYPE, every mail in every language: its HTML, its text part, and one page, index.html, that shows them
+    all, wide and narrow. Name, links and sender are the configuration's; no store is needed, and nothing is sent.
+    """
+    config = load_config(config_file)
+    brand = Brand(config.mail.from_address, config.mail.app_name, config.mail.frontend_url)
+    found = preview_mails(brand, config.http.public_url or brand.frontend_url, kind=kind, locale=locale)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in render_preview_pages(brand, found):
+            (folder / name).write_text(content, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise FlowstateError(f"{folder}: {error.strerror}; choose another with --folder") from error
+    rows = [(f"{plate.name}.html", plate.html_bytes, plate.text_bytes, plate.mail.subject) for plate in found]
+    if as_json:
+        names = ("file", "html_bytes", "text_bytes", "subject")
+        mails = [dict(zip(names, row, strict=True)) for row in rows]
+        print_json({"index": str(folder / "index.html"), "mails": mails})
+        return
+    print_table(f"mails: {len(found)}", ("file", "HTML bytes", "text bytes", "subject"), rows)
+    click.echo(f"\nOpen {folder / 'index.html'}")

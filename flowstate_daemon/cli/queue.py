@@ -1,0 +1,263 @@
+"""Commands about the queue: `queue status|list|show|retry|remove|promote|pause|resume|clean`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from flowstate_daemon.cli.context import QueueContext, with_queue
+from flowstate_daemon.cli.output import (
+    finite,
+    format_duration,
+    format_timestamp,
+    json_option,
+    print_fields,
+    print_json,
+    print_table,
+    progress,
+)
+from flowstate_daemon.queue.admin import JobNotFoundError, PauseResult
+from flowstate_daemon.queue.inspector import JobView
+from flowstate_daemon.queue.job import State
+
+STATES = ("wait", "active", "delayed", "paused", "completed", "failed")
+DAEMON_CLIENT_PATTERN = re.compile(r":([A-Za-z0-9._-]+)/[0-9a-f]{32}$")
+STATE_CHOICES = {state: "waiting" if state == "wait" else state for state in STATES}
+
+state_argument = click.argument("state", type=click.Choice(STATES), metavar="STATE")
+
+
+@click.group()
+def queue() -> None:
+    """Look at the queue and put it right."""
+
+
+@queue.command()
+@json_option
+@click.pass_obj
+def status(config_file: str | None, *, as_json: bool) -> None:
+    """Count the jobs in each state.
+
+    Also tells how old the oldest waiting job is, when the next delayed one is due, and who works.
+    """
+
+    async def look(context: QueueContext) -> dict[str, Any]:
+        seen, workers = await context.inspector.snapshot(), await context.inspector.workers()
+        now = context.clock.now_ms()
+        return {
+            **{state: getattr(seen, state) for state in STATES},
+            "is_paused": seen.is_paused,
+            "oldest_waiting_age_ms": None if seen.oldest_waiting_ms is None else now - seen.oldest_waiting_ms,
+            "next_due_in_ms": None if seen.next_due_ms is None else seen.next_due_ms - now,
+            "workers": [worker.name for worker in workers],
+            "note": workers.note,
+        }
+
+    document = with_queue(config_file, look)
+    if as_json:
+        print_json(document)
+        return
+    facts: dict[str, object] = {state: document[state] for state in STATES}
+    facts |= {
+        "oldest waiting": format_duration(document["oldest_waiting_age_ms"]),
+        "next delayed in": format_duration(document["next_due_in_ms"]),
+        "is paused": document["is_paused"],
+        "workers": document["note"] or describe_workers(document["workers"]),
+    }
+    print_fields("The queue:", facts)
+
+
+def describe_workers(names: list[str]) -> str:
+    """How many workers are connected, and which instances of this daemon are among them."""
+    daemons = sorted(found[1] for name in names if (found := DAEMON_CLIENT_PATTERN.search(name)))
+    return f"{len(names)}" + (f", {', '.join(daemons)} of this daemon among them" if daemons else "")
+
+
+@queue.command(name="list")
+@state_argument
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default="20",
+    metavar="NUMBER",
+    help="No more than this many.",
+)
+@click.option("--oldest", is_flag=True, help="Oldest first instead of newest first.")
+@json_option
+@click.pass_obj
+def list_jobs(config_file: str | None, state: State, limit: int, *, oldest: bool, as_json: bool) -> None:
+    """List the jobs in STATE.
+
+    STATE is one of wait, active, delayed, paused, completed, failed.
+    """
+    jobs = with_queue(config_file, lambda context: context.inspector.jobs(state, 0, limit - 1, newest_first=not oldest))
+    if as_json:
+        print_json([job_document(job) for job in jobs])
+        return
+    if not jobs:
+        click.echo(f"no job is {STATE_CHOICES[state]}")
+        return
+    last = ("due (UTC)", "due_at") if state == "delayed" else ("reason", "failed_reason")
+    rows = [
+        (
+            job.id,
+            job.name,
+            job.priority or "",
+            job.attempts_made,
+            format_timestamp(job.timestamp),
+            detail_cell(job, last[1]),
+        )
+        for job in jobs
+    ]
+    print_table(f"{len(rows)} {state}:", ("id", "type", "priority", "tries", "added (UTC)", last[0]), rows)
+
+
+def detail_cell(job: JobView, name: str) -> str | None:
+    """What one wants to know of a job in its state: when it is due, or why it failed."""
+    return format_timestamp(job.due_at) if name == "due_at" else job.failed_reason
+
+
+@queue.command()
+@click.argument("job_id")
+@click.option("--reveal", is_flag=True, help="Show one-time codes and tokens, too.")
+@json_option
+@click.pass_obj
+def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -> None:
+    """Show everything known of one job; codes are masked."""
+
+    async def look(context: QueueContext) -> tuple[JobView | None, list[str]]:
+        return await context.inspector.job(job_id), await context.inspector.logs(job_id)
+
+    job, rows = with_queue(config_file, look)
+    if job is None:
+        raise JobNotFoundError(f"there is no job {job_id!r}: it was removed, or removed itself when it ended")
+    document = job_document(job, reveal=reveal) | {"logs": rows}
+    if as_json:
+        print_json(document)
+        return
+    output = {name: format_timestamp(value) if name.endswith("_at") else value for name, value in document.items()}
+    output |= {"timestamp": None, "added_at": format_timestamp(job.timestamp), "delay_ms": job.delay_ms or None}
+    output |= {"logs": "\n".join(rows), "log_count": None, "stacktrace": "\n".join(job.stacktrace)}
+    print_fields(f"Job {job.id}; times are UTC:", output)
+
+
+def job_document(job: JobView, *, reveal: bool = False) -> dict[str, Any]:
+    """A job as a JSON document; what is secret in it is masked unless revealed."""
+    return job.to_dict(reveal=reveal)
+
+
+@queue.command()
+@click.argument("job_id", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every failed job, oldest first.")
+@click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="With --all: no more than this many.")
+@json_option
+@click.pass_obj
+def retry(config_file: str | None, job_id: str | None, limit: int | None, *, everything: bool, as_json: bool) -> None:
+    """Give a failed job, or all of them, another run."""
+    if (job_id is None) is not everything:
+        raise click.UsageError("give one JOB_ID, or --all")
+
+    async def work(context: QueueContext) -> int:
+        if job_id is not None:
+            await context.admin.retry(job_id)
+            return 1
+        total = limit or (await context.inspector.counts()).failed
+        with progress("retrying", total) as done:
+            return (await context.admin.retry_all(limit, done)).done
+
+    print_count("retried", with_queue(config_file, work), as_json=as_json)
+
+
+@queue.command()
+@click.argument("job_id")
+@json_option
+@click.pass_obj
+def remove(config_file: str | None, job_id: str, *, as_json: bool) -> None:
+    """Delete one job, wherever it is; refused while a worker is at it."""
+    with_queue(config_file, lambda context: context.admin.remove(job_id))
+    print_count("removed", 1, as_json=as_json)
+
+
+@queue.command()
+@click.argument("job_id", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every delayed job.")
+@json_option
+@click.pass_obj
+def promote(config_file: str | None, job_id: str | None, *, everything: bool, as_json: bool) -> None:
+    """Make a delayed job, or all of them, due now."""
+    if (job_id is None) is not everything:
+        raise click.UsageError("give one JOB_ID, or --all")
+
+    async def work(context: QueueContext) -> int:
+        if job_id is not None:
+            await context.admin.promote(job_id)
+            return 1
+        with progress("promoting", (await context.inspector.counts()).delayed) as done:
+            return (await context.admin.promote_all(done)).done
+
+    print_count("promoted", with_queue(config_file, work), as_json=as_json)
+
+
+@queue.command()
+@json_option
+@click.pass_obj
+def pause(config_file: str | None, *, as_json: bool) -> None:
+    """Let no worker take a job any more; running ones finish."""
+    print_pause_result(with_queue(config_file, lambda context: context.admin.pause()), as_json=as_json)
+
+
+@queue.command()
+@json_option
+@click.pass_obj
+def resume(config_file: str | None, *, as_json: bool) -> None:
+    """Let workers take jobs again."""
+    print_pause_result(with_queue(config_file, lambda context: context.admin.resume()), as_json=as_json)
+
+
+@queue.command()
+@state_argument
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(0),
+    callback=finite,
+    default=0,
+    metavar="SECONDS",
+    help="Only jobs older than this.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="No more than this many.")
+@json_option
+@click.pass_obj
+def clean(config_file: str | None, state: State, grace_s: float, limit: int | None, *, as_json: bool) -> None:
+    """Delete the jobs in STATE.
+
+    STATE is one of wait, active, delayed, paused, completed, failed. All of them go, unless --grace or --limit
+    spares some, but never those that a worker is at.
+    """
+
+    async def work(context: QueueContext) -> int:
+        total = limit or getattr(await context.inspector.counts(), state)
+        with progress("cleaning", total) as done:
+            return (await context.admin.clean(state, int(grace_s * 1000), limit, done)).done
+
+    print_count("removed", with_queue(config_file, work), as_json=as_json)
+
+
+def print_count(what: str, count: int, *, as_json: bool) -> None:
+    """Tell how many jobs something was done to."""
+    if as_json:
+        print_json({what: count})
+    else:
+        click.echo(f"{what}: {count}")
+
+
+def print_pause_result(switched: PauseResult, *, as_json: bool) -> None:
+    """Tell how the queue stands now."""
+    if as_json:
+        print_json(switched)
+    else:
+        state = "paused" if switched.is_paused else "running"
+        click.echo(f"the queue is {state}" + ("" if switched.changed else ", as it was before"))

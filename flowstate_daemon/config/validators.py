@@ -1,0 +1,174 @@
+"""The forms that a setting may take: each checks what an operator wrote and says what was expected.
+
+`settings.py` builds its sections from them. No message repeats the value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+from urllib.parse import parse_qsl, urlsplit
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from flowstate_daemon.base.cron import next_occurrence, parse_cron, parse_zone
+
+INVALID_KEY_CHARS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
+PRINTABLE = re.compile(r"[\x21-\x7e]+")
+MIN_SECRET_LENGTH = 32
+SENTINEL_PORT = 26379
+DEADLINE_PATTERN = re.compile(
+    r"(?:(?P<day>mon|tue|wed|thu|fri|sat|sun) )?(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)", re.IGNORECASE
+)
+REFERENCE_DAY_MS = 1_767_225_600_000  # 1 January 2026: from here on, a cron expression has to come true
+REDIS_URL_OPTIONS = {
+    "db": r"\d+",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": "(?i:true|false|yes|no|0|1)",
+}
+
+
+def _key_part(text: str) -> str:
+    if not text or INVALID_KEY_CHARS.search(text):
+        raise ValueError("must not be empty or hold spaces, '@' or any of * ? [ ] \\")
+    return text
+
+
+def _sender(text: str) -> str:
+    """An address, alone or as `Name <address>`; empty means that none is given."""
+    text = text.strip()
+    if not text:
+        return text
+    if not text.isprintable():
+        raise ValueError("must be one line of printable text")
+    try:
+        validate_email(text, check_deliverability=False, allow_display_name=True, test_environment=True)
+    except EmailNotValidError as error:
+        raise ValueError(f"is no e-mail address: {error}") from None
+    return text
+
+
+def _web_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not PRINTABLE.fullmatch(text):
+        raise ValueError("must be a URL like https://example.com")
+    if "@" in parts.netloc:
+        raise ValueError("must not carry a login: it is shown to people, and nobody would use it")
+    return text.rstrip("/")
+
+
+def _secret_word(secret: SecretStr) -> SecretStr:
+    if not PRINTABLE.fullmatch(secret.get_secret_value()):
+        raise ValueError("must be one word of plain ASCII, without spaces or line ends")
+    return secret
+
+
+def _redis_url(secret: SecretStr) -> SecretStr:
+    """An address in one of Redis' usual forms; empty means that host and port say it."""
+    text = secret.get_secret_value().strip()
+    if not text:
+        return SecretStr(text)
+    for name, value in parse_qsl(text.partition("?")[2]):
+        if name in REDIS_URL_OPTIONS and not re.fullmatch(REDIS_URL_OPTIONS[name], value):
+            raise ValueError(f"has a parameter {name} that is not {REDIS_URL_OPTIONS[name]}")
+    if text.startswith("unix://"):
+        return SecretStr(text)
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not re.fullmatch(r"/?\d*", parts.path) or not PRINTABLE.fullmatch(text):
+        raise ValueError("must be like redis://user:password@host:6379/0, special characters of a password as %XX")
+    return SecretStr(text)
+
+
+def parse_host_ports(text: str) -> list[tuple[str, int]]:
+    """Host and port of each sentinel in a list like `a:26379,[::1]:26379,c`. Raises ValueError."""
+    places = []
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        parts = urlsplit(f"//{word}")
+        plain = PRINTABLE.fullmatch(word) and parts.netloc == word and "@" not in word
+        if not plain or not parts.hostname or parts.port == 0:
+            raise ValueError
+        places.append((parts.hostname, parts.port or SENTINEL_PORT))
+    return places
+
+
+def _sentinel_places(text: str) -> str:
+    try:
+        parse_host_ports(text)
+    except ValueError:
+        raise ValueError("must be like 10.0.0.1:26379,10.0.0.2:26379") from None
+    return text
+
+
+def split_secrets(secret: SecretStr | None) -> list[str]:
+    """The secrets of a list that is separated by commas."""
+    return [] if secret is None else [word.strip() for word in secret.get_secret_value().split(",") if word.strip()]
+
+
+def _secret_text(secret: SecretStr) -> SecretStr:
+    text = split_secrets(secret)
+    if not text or not all(PRINTABLE.fullmatch(word) for word in text):
+        raise ValueError("must be one word of plain ASCII without spaces, or several separated by commas")
+    return secret
+
+
+def _link_secrets(secret: SecretStr) -> SecretStr:
+    if any(len(word) < MIN_SECRET_LENGTH for word in split_secrets(_secret_text(secret))):
+        raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more; make one with: openssl rand -hex 32")
+    return secret
+
+
+def _postgres_url(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().startswith(("postgres://", "postgresql://")):
+        raise ValueError("must start with postgresql://")
+    return secret
+
+
+def _cron(text: str) -> str:
+    next_occurrence(parse_cron(text), parse_zone("UTC"), REFERENCE_DAY_MS)  # the 30th of February is never
+    return text
+
+
+def _zone(name: str) -> str:
+    parse_zone(name)
+    return name
+
+
+def deadline_to_cron(text: str) -> str:
+    """The cron expression behind `12:00` or `mon 12:00`. Raises ValueError."""
+    match = DEADLINE_PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("must be a time like 12:00, or one with a day of the week, like mon 12:00")
+    return f"{int(match['minute'])} {int(match['hour'])} * * {(match['day'] or '*').lower()}"
+
+
+def _until(text: str) -> str:
+    deadline_to_cron(text)
+    return text
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+RedisKeyPart = Annotated[str, AfterValidator(_key_part), Field(max_length=100)]
+HttpUrl = Annotated[str, AfterValidator(_web_url)]
+Mailbox = Annotated[str, AfterValidator(_sender)]
+Secret = Annotated[SecretStr, AfterValidator(_secret_word)]
+SecretList = Annotated[SecretStr, AfterValidator(_secret_text)]
+StrongSecretList = Annotated[SecretStr, AfterValidator(_link_secrets)]
+HostPortList = Annotated[str, AfterValidator(_sentinel_places)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+CronExpression = Annotated[str, AfterValidator(_cron)]
+TimeZoneName = Annotated[str, AfterValidator(_zone)]
+DeadlineTime = Annotated[str, AfterValidator(_until)]
+CaseInsensitive = BeforeValidator(_lower)

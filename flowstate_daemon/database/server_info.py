@@ -1,0 +1,163 @@
+"""What the daemon reads of the application's tables, and the words for what is missing there.
+
+`application.py` asks when a query was refused, `cli check` before anything is. Only the catalogue is looked at, which
+every role may read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import asyncpg
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.database.pool import acquire
+from flowstate_daemon.database.queries import sql
+
+COLUMNS_BY_TABLE: Mapping[str, tuple[str, ...]] = {
+    "users": ("id", "email", "fullName", "isEmailVerified", "preferences", "deletedAt"),
+    "tasks": (
+        *("id", "userId", "title", "isCompleted", "dueDate", "priority", "estimatedDuration", "projectId"),
+        *("createdAt", "deletedAt"),
+    ),
+    "projects": ("id", "name"),
+    "focus_sessions": ("userId", "taskId", "plannedDuration", "actualDuration", "startTime", "focusRating"),
+}
+# Which of them each kind of mail stands on.
+TABLES_BY_SCHEDULE: Mapping[str, tuple[str, ...]] = {
+    "task-reminder": ("users", "tasks", "projects"),
+    "overdue-summary": ("users", "tasks"),
+    "focus-report": ("users", "tasks", "focus_sessions"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MissingAccess:
+    """Something that is not there or may not be read, and what mends it. `table` None: all of them."""
+
+    finding: str
+    remedy: str
+    table: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.finding}; {self.remedy}"
+
+
+async def find_missing_access(
+    connection: asyncpg.Connection, schema: str, tables: Iterable[str] = COLUMNS_BY_TABLE
+) -> list[MissingAccess]:
+    """What keeps this role from reading these tables of the application; empty when nothing does."""
+    asked = [(table, column) for table in tables for column in COLUMNS_BY_TABLE[table]]
+    arguments = (schema, [table for table, _ in asked], [column for _, column in asked])
+    return evaluate_access(schema, await connection.fetch(sql("get_table_access"), *arguments))
+
+
+def evaluate_access(schema: str, rows: Sequence[Mapping[str, Any]]) -> list[MissingAccess]:
+    """The lacks behind what the catalogue says, the widest first, each once. Pure."""
+    role = quote_identifier(rows[0]["role"]) if rows else ""
+    if not all(row["has_schema"] for row in rows):
+        return [MissingAccess(f"there is no schema {schema}", "put the application's into DATABASE_URL: ?schema=…")]
+    found: dict[str, MissingAccess] = {}
+    if not all(row["may_enter"] for row in rows):
+        grant = f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role}"
+        found["schema"] = MissingAccess(f"{role} may not use the schema {schema}", grant)
+    for row in rows:
+        name, column = row["table_name"], row["column_name"]
+        table = f"{schema}.{name}"
+        if not row["has_table"]:
+            found[table] = MissingAccess(f"there is no table {table}", "run the application's migrations", name)
+        elif not row["has_column"]:
+            remedy = "run the application's migrations, or install the daemon's version that fits them"
+            found[f"{table}.{column}"] = MissingAccess(f'the table {table} has no column "{column}"', remedy, name)
+        elif not row["may_read"]:
+            grant = f"GRANT SELECT ON {quote_identifier(schema)}.{quote_identifier(name)} TO {role}"
+            found[table] = MissingAccess(f"{role} may not read the table {table}", grant, name)
+    return list(found.values())
+
+
+def quote_identifier(name: str) -> str:
+    """A name as SQL takes it, whatever is in it.
+
+    >>> quoted('a"b')
+    '"a""b"'
+    """
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+ROUND_TRIPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRights:
+    """This role and our schema. `exists` False: it may be made when `may_make`; `closed` tables are out of reach."""
+
+    exists: bool
+    can_create: bool
+    may_use: bool = False
+    may_create: bool = False
+    inaccessible_tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresInfo:
+    """One Postgres. `pooled`: something like PgBouncer stands in between; `skew_s`: its clock is ahead by so much."""
+
+    version: str
+    number: int
+    role: str
+    database: str
+    read_only: bool
+    pooled: bool
+    latency_ms: float
+    skew_s: float
+    schema: SchemaRights
+
+
+async def inspect_server(pool: asyncpg.Pool, clock: Clock) -> PostgresInfo:
+    """Ask the server about itself. Raises Outage."""
+    async with acquire(pool) as connection:
+        times = []
+        for _ in range(ROUND_TRIPS):
+            started, before_ms = clock.monotonic(), clock.now_ms()
+            row = await connection.fetchrow(sql("get_server_info"))
+            times.append(clock.monotonic() - started)
+            middle_ms = (before_ms + clock.now_ms()) / 2
+        closed = await connection.fetch(sql("list_inaccessible_tables"))
+        return PostgresInfo(
+            version=row["version"],
+            number=row["number"],
+            role=row["role"],
+            database=row["database"],
+            read_only=row["read_only"],
+            pooled=connection.get_server_pid() != row["pid"],
+            latency_ms=round(min(times) * 1000, 1),
+            skew_s=round(row["now"].timestamp() - middle_ms / 1000, 3),
+            schema=_schema(row, tuple(table["name"] for table in closed)),
+        )
+
+
+def _schema(row: asyncpg.Record, closed: tuple[str, ...]) -> SchemaRights:
+    if row["may_use"] is None:
+        return SchemaRights(exists=False, can_create=row["may_make_schema"])
+    return SchemaRights(True, row["may_make_schema"], row["may_use"], row["may_create"], closed)
+
+
+async def time_zone_mismatch(pool: asyncpg.Pool, zone: str, clock: Clock) -> str | None:
+    """Whether Python and Postgres agree on a zone's winter and summer; None when they do. Raises Outage."""
+    year = clock.now().year
+    instants = [datetime(year, month, 15, 12, tzinfo=UTC) for month in (1, 7)]
+    try:
+        own = [instant.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for instant in instants]
+    except (ZoneInfoNotFoundError, ValueError):
+        return f"this machine does not know the time zone {zone}"
+    async with acquire(pool) as connection:
+        try:
+            other = await connection.fetchval(sql("get_local_times"), zone, instants)
+        except asyncpg.InvalidParameterValueError:
+            return f"Postgres does not know the time zone {zone}"
+    return None if other == own else f"this machine and Postgres disagree on the hours of {zone}"

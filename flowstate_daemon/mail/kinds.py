@@ -1,0 +1,201 @@
+"""The nine kinds of mail: the fields of each, its priority, its secrets; and the reading of a job's data.
+
+`intake` checks orders with it, `work` reads jobs with it. A new kind is a struct in `contexts`, a row here, a template,
+words and a sample. Field names are JavaScript's on the wire and Python's in here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from flowstate_daemon.base.errors import InvalidDataError, RetryableError
+from flowstate_daemon.base.redaction import escape_control_chars, redact_text
+from flowstate_daemon.mail.address import parse_address
+from flowstate_daemon.mail.contexts import (
+    Context,
+    FocusReport,
+    GoalMilestone,
+    OneTimeCode,
+    OverdueSummary,
+    ProjectInvitation,
+    StreakMilestone,
+    TaskReminder,
+    Welcome,
+)
+from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES, SCRUBBED, FieldRule, ListRule, build_rules
+from flowstate_daemon.mail.locales import match_locale
+
+MAX_CONTEXT_BYTES = 256 * 1024  # bytes of JSON, fields that nobody reads included
+MAX_NAME_LENGTH = 100
+URGENT_PRIORITY = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is fixed for all mails of one kind. `secret_fields` are names in the job's JSON context."""
+
+    name: str
+    context: type[Context]
+    priority: int
+    unsubscribable: bool
+    secret_fields: frozenset[str]
+    decoder: msgspec.json.Decoder[Context]
+    rules: tuple[FieldRule | ListRule, ...]
+
+    @property
+    def urgent(self) -> bool:
+        """Somebody sits and waits for this mail: it never queues behind others."""
+        return self.priority == URGENT_PRIORITY
+
+
+def _kind(name: str, context: type[Context], priority: int, *, unsubscribable: bool = False) -> Kind:
+    return Kind(
+        name=name,
+        context=context,
+        priority=priority,
+        unsubscribable=unsubscribable,
+        secret_fields=frozenset({"otpCode"}) if issubclass(context, OneTimeCode) else frozenset(),
+        decoder=msgspec.json.Decoder(context),
+        rules=build_rules(context),
+    )
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        _kind("otp", OneTimeCode, URGENT_PRIORITY),
+        _kind("password-reset", OneTimeCode, URGENT_PRIORITY),
+        _kind("welcome", Welcome, 5),
+        _kind("project-invitation", ProjectInvitation, 5),
+        _kind("task-reminder", TaskReminder, 5, unsubscribable=True),
+        _kind("overdue-summary", OverdueSummary, 5, unsubscribable=True),
+        _kind("goal-milestone", GoalMilestone, 10, unsubscribable=True),
+        _kind("streak-milestone", StreakMilestone, 10, unsubscribable=True),
+        _kind("focus-report", FocusReport, 10, unsubscribable=True),
+    )
+}
+
+
+class UnknownKindError(RetryableError):
+    """No mail of that name is known here. As in Bull an ordinary failed attempt: a newer daemon may know it."""
+
+    def __init__(self, name: str) -> None:
+        shown = escape_control_chars(redact_text(name[:MAX_NAME_LENGTH]))[:MAX_NAME_LENGTH]
+        super().__init__(f"Missing process handler for job type {shown}")
+
+
+@dataclass(frozen=True, slots=True)
+class MailRequest:
+    """One mail that can be rendered: every field checked and cleaned. `locale` None: the job names no language."""
+
+    kind: str
+    to: str = field(repr=False)
+    context: Context = field(repr=False)
+    locale: str | None = None
+
+
+class JobPayload(msgspec.Struct, frozen=True):
+    """A job's data before anything is known of its context."""
+
+    to: str
+    context: msgspec.Raw
+    type: str | None = None
+    locale: Any = None
+
+
+PAYLOAD_DECODER = msgspec.json.Decoder(JobPayload)
+
+
+def parse_request(name: str, data: bytes) -> MailRequest:
+    """Read the data of the job called `name`.
+
+    Raises:
+        UnknownKind: no such kind of mail.
+        Malformed: the data can never become a mail; the reason says where, and never repeats a value.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise UnknownKindError(name)
+    stored_request = _decode(PAYLOAD_DECODER, data, "$")
+    if stored_request.type is not None and stored_request.type != name:
+        raise InvalidDataError(f"Expected the job's own name, {name}, got another one - at `$.type`")
+    size = memoryview(stored_request.context).nbytes
+    if size > MAX_CONTEXT_BYTES:
+        raise InvalidDataError(
+            f"Context too large: {size} bytes, at most {MAX_CONTEXT_BYTES} are allowed - at `$.context`"
+        )
+    context = _decode(kind.decoder, stored_request.context, "$.context")
+    if size > MAX_FIELD_BYTES:  # the text of a field is never longer than its JSON
+        for rule in kind.rules:
+            rule.check_size(getattr(context, rule.name))
+    values = [rule.clean(getattr(context, rule.name)) for rule in kind.rules]
+    return MailRequest(
+        name, parse_address(stored_request.to), kind.context(*values), match_locale(stored_request.locale)
+    )
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, root: str) -> Any:
+    """Decode with a reason that names the place, counted from the top of the job's data."""
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        raise InvalidDataError(said.replace("`$", f"`{root}") if "`$" in said else f"{said} - at `{root}`") from None
+    except RecursionError:
+        raise InvalidDataError(f"Expected data that is not nested this deeply - at `{root}`") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidDataError(f"{_fault(bytes(text), error)} - at `{root}`") from None
+
+
+def _fault(text: bytes, error: Exception) -> str:
+    """What is wrong with JSON that msgspec does not decode; its own words name bytes by number only."""
+    try:
+        json.loads(text.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        return "Expected UTF-8"
+    except (ValueError, RecursionError):
+        return f"Expected valid JSON ({error})"
+    # JavaScript cuts strings between the halves of an emoji and writes what is left; Python's own decoder takes it.
+    return "Expected whole characters, got half of a surrogate pair"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+UNREADABLE_DATA = msgspec.json.encode({"scrubbed": "this data could not be read, and may have held a one-time code"})
+SECRET_FIELDS = frozenset(name for kind in KINDS.values() for name in kind.secret_fields)
+SECRET_FIELD_BYTES = tuple(f'"{name}"'.encode() for name in SECRET_FIELDS)
+
+
+def redact_codes(kind: str, data: bytes) -> bytes:
+    """The data of an ended job without its codes; empty when it never held any."""
+    known = KINDS.get(kind)
+    if known is None or not known.secret_fields:
+        return _redact_unknown_job(data) if any(mark in data for mark in SECRET_FIELD_BYTES) else b""
+    try:
+        content = msgspec.json.decode(data)
+        context = content["context"]
+        left = {name: SCRUBBED if name in known.secret_fields else value for name, value in context.items()}
+        return msgspec.json.encode({**content, "context": left})
+    except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError, KeyError, AttributeError):
+        return UNREADABLE_DATA
+
+
+def _redact_unknown_job(data: bytes) -> bytes:
+    """The data of a job under another name: whatever stands where a code would stand is taken for one."""
+    try:
+        return msgspec.json.encode(_redact_value(msgspec.json.decode(data)))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return UNREADABLE_DATA
+
+
+def _redact_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: SCRUBBED if name in SECRET_FIELDS else _redact_value(member) for name, member in value.items()}
+    return [_redact_value(member) for member in value] if isinstance(value, list) else value

@@ -1,0 +1,75 @@
+-- Bull's stalled check: jobs that were active at the last check and have no lock now go back, or fail.
+--
+-- KEYS[1] stalled (set)
+-- KEYS[2] wait (list)
+-- KEYS[3] active (list)
+-- KEYS[4] failed (zset; also the channel)
+-- KEYS[5] stalled-check (string + PX)
+-- KEYS[6] meta-paused (string)
+-- KEYS[7] paused (list)
+-- KEYS[8] priority (zset)
+-- KEYS[9] flowstate:journal (list)
+--
+-- ARGV[1] how many stalls a job may have
+-- ARGV[2] what all keys of the queue start with; hashes and locks are built from it, as ids are not known before
+-- ARGV[3] now, ms
+-- ARGV[4] interval of the check, ms: within it no worker of the queue checks again
+-- ARGV[5] how many entries of the journal to keep, 0 = all
+--
+-- Returns {ids put back, ids failed}
+-- Publishes stalled@: id · failed: {"jobId","val"}
+-- Agrees with moveStalledJobsToWait of Bull 4; but a prioritised job goes back among those of its priority, ids
+-- without a job only leave `active`, and any form of removeOnFail is safe
+
+-- @include add_to_wait
+-- @include retention
+-- @include debounce
+-- @include journal
+-- @include fail_job
+
+local most, base, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local requeued, failed = {}, {}
+
+-- Nothing to look at and nothing to mark: an idle queue spends one command on it, and leaves the gate alone.
+if redis.call("EXISTS", KEYS[1], KEYS[3]) == 0 or redis.call("EXISTS", KEYS[5]) == 1 then
+  return {requeued, failed}
+end
+
+local target = target_list(KEYS[6], KEYS[2], KEYS[7])
+
+local function retry_job(id)
+  add_to_wait(target, KEYS[8], redis.call("HGET", base .. id, "priority"), {id}, "front")
+  redis.call("PUBLISH", base .. "stalled@", id)
+  requeued[#requeued + 1] = id
+end
+
+local function check(id)
+  local hash = base .. id
+  if redis.call("EXISTS", hash .. ":lock") == 1 or redis.call("LREM", KEYS[3], 1, id) == 0 then
+    return
+  end
+  if not is_job(hash) then
+    return
+  end
+  if increment(hash, "stalledCounter") > most then
+    fail_job(
+      KEYS[4], base, id, now,
+      "job stalled more than allowable limit", "job stalled more than maxStalledCount"
+    )
+    failed[#failed + 1] = id
+  else
+    retry_job(id)
+  end
+end
+
+for _, id in ipairs(redis.call("SMEMBERS", KEYS[1])) do
+  check(id)
+end
+redis.call("DEL", KEYS[1])
+local active = redis.call("LRANGE", KEYS[3], 0, -1)
+for first = 1, #active, 5000 do
+  redis.call("SADD", KEYS[1], unpack(active, first, math.min(first + 4999, #active)))
+end
+redis.call("SET", KEYS[5], now, "PX", ARGV[4])
+write_journal(KEYS[9], tonumber(ARGV[5]))
+return {requeued, failed}

@@ -1,0 +1,41 @@
+-- Takes jobs that the caller holds out of `active`, locks included. First `read_locks`, then `remove_from_active` for each,
+-- then `release_locks` once. Codes are Bull's: 0 left; -1 no such job (any more); -2 no lock; -3 not in `active`;
+-- -6 another's lock. Nothing of a job is written before its lock has been looked at.
+local freed, free_locks = {}, {}
+
+-- The locks of all jobs of this call; keys of per-job keys stand from KEYS[first] on, `step` a job, the lock second.
+local function read_locks(first, step)
+  local names = {}
+  for at = first + 1, #KEYS, step do
+    names[#names + 1] = KEYS[at]
+  end
+  return redis.call("MGET", unpack(names))
+end
+
+-- Ids start again at 1 after `obliterate`: the job's time tells whether it is still the same job.
+local function same_time(stored, known)
+  return stored == known or known == "0" or math.floor(tonumber(stored) or 0) == tonumber(known)
+end
+
+-- Returns the code, and on success the job's priority, debounce id and envelope id.
+local function remove_from_active(active, hash, lock, holder, token, id, timestamp)
+  local found = redis.pcall("HMGET", hash, "timestamp", "priority", "deid", "opts", "envelope")
+  if found.err or not (found[1] or found[4]) or not same_time(found[1], timestamp) then
+    return -1
+  end
+  if holder ~= token then
+    return holder and -6 or -2
+  end
+  freed[#freed + 1], free_locks[#free_locks + 1] = id, lock
+  if redis.call("LREM", active, -1, id) == 0 then
+    return -3
+  end
+  return 0, found[2], found[3], found[5]
+end
+
+local function release_locks(stalled)
+  if #freed > 0 then
+    redis.call("SREM", stalled, unpack(freed))
+    redis.call("DEL", unpack(free_locks))
+  end
+end

@@ -1,0 +1,235 @@
+"""What the Redis server is and how it is set up, for `check` and for the daemon's start.
+
+Hosted servers refuse some of these questions: what cannot be known is None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from redis import exceptions as refused
+from redis.crc import key_slot
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+
+DAEMON_NAME_PATTERN = re.compile(r":[A-Za-z0-9._-]{1,64}/[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInfo:
+    """One connection as the server sees it; `name` is empty where none was given."""
+
+    name: str
+    address: str
+    age_s: int
+    idle_s: int
+
+
+async def list_clients(connection: Connection) -> list[ClientInfo] | None:
+    """All connections of the server, or None when it does not say. Raises Outage."""
+    try:
+        answer = await connection.execute("CLIENT", "LIST")
+    except StoreUnavailableError as outage:
+        if isinstance(outage.__cause__, refused.NoPermissionError):
+            return None
+        raise
+    except refused.ResponseError:
+        return None
+    return [parse_client(line) for line in answer.decode(errors="replace").splitlines() if line]
+
+
+def parse_client(line: str) -> ClientInfo:
+    """One line of CLIENT LIST; fields that are missing or odd become empty or 0."""
+    fields = dict(part.partition("=")[::2] for part in line.split(" "))
+    return ClientInfo(
+        fields.get("name", ""), fields.get("addr", ""), _parse_int(fields.get("age")), _parse_int(fields.get("idle"))
+    )
+
+
+def _parse_int(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+def has_name_prefix(client_name: str, prefix: str) -> bool:
+    """Whether a connection's name is `prefix` itself or `prefix:` and more.
+
+    Bull matches by prefix alone and so counts the workers of queue `abcd` under `abc`.
+    """
+    return client_name == prefix or client_name.startswith(f"{prefix}:")
+
+
+def foreign_workers(clients: Iterable[ClientInfo], worker_name: str) -> tuple[ClientInfo, ...]:
+    """Of the queue's workers those that are no daemon of ours: a name of ours ends in instance and boot id."""
+    return tuple(
+        client
+        for client in clients
+        if has_name_prefix(client.name, worker_name)
+        and not DAEMON_NAME_PATTERN.fullmatch(client.name.removeprefix(worker_name))
+    )
+
+
+# BLMOVE, by which an idle daemon waits, came with 6.2.
+MIN_VERSION = (6, 2)
+ROUND_TRIPS = 9
+NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryInfo:
+    """What the server has and has lost; `limit` 0: it may take all that the machine has."""
+
+    policy: str | None = None
+    used: int | None = None
+    limit: int | None = None
+    evicted: int = 0
+
+    @property
+    def used_share(self) -> float | None:
+        """How much of the limit is used; None without a limit."""
+        return self.used / self.limit if self.limit and self.used is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class PersistenceInfo:
+    """What a crash of the server would cost. `write_error`: the last write to its disk failed."""
+
+    append_only: bool | None = None
+    fsync: str | None = None
+    snapshots: bool | None = None
+    write_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The server at the other end. `round_trip_ms` is the median of a few; `skew_s` how far its clock is ahead of ours.
+
+    None means that it would not say.
+    """
+
+    name: str
+    version: tuple[int, ...]
+    role: str | None = None
+    cluster: bool | None = None
+    memory: MemoryInfo = MemoryInfo()
+    persistence: PersistenceInfo = PersistenceInfo()
+    round_trip_ms: float = 0.0
+    skew_s: float | None = None
+
+    @property
+    def too_old(self) -> bool:
+        """Whether it is known to be older than what we need; 0 is a server that hides its version."""
+        return (0,) < self.version[:2] < MIN_VERSION
+
+    @property
+    def title(self) -> str:
+        return (
+            f"{self.name} {'.'.join(map(str, self.version))}" if any(self.version) else f"{self.name} (version hidden)"
+        )
+
+
+async def inspect_server(connection: Connection, clock: Clock) -> ServerInfo:
+    """Ask the server about itself. Raises Outage."""
+    output = await _info(connection)
+    version = output.get("valkey_version") or output.get("redis_version", "0")
+    cluster = output.get("cluster_enabled")
+    return ServerInfo(
+        name="Valkey" if "valkey_version" in output else "Redis",
+        version=tuple(int(part) for part in NUMBER.findall(version)),
+        role=output.get("role"),
+        cluster=None if cluster is None else cluster == "1",
+        memory=await _memory(connection, output),
+        persistence=await _persistence(connection, output),
+        round_trip_ms=await _round_trip(connection, clock),
+        skew_s=await _skew(connection, clock),
+    )
+
+
+async def pin_cluster_slot(connection: Connection, keys: Keys) -> None:
+    """In a cluster, stay with the node that serves the queue. Raises ConfigError when that would be several, Outage."""
+    output = await _info(connection, "cluster")
+    if output.get("cluster_enabled") != "1":
+        return
+    if not keys.hash_tagged:
+        tagged = f"{{{keys.prefix}}}"
+        reason = f"this Redis is a cluster, and the prefix {keys.prefix} spreads the queue over its nodes"
+        remedy = f"set FLOWSTATE_QUEUE_PREFIX='{tagged}', and prefix: '{tagged}' in the backend's Bull"
+        raise ConfigError([f"FLOWSTATE_QUEUE_PREFIX: {reason}; {remedy}"])
+    await connection.pin_to_slot(key_slot(keys.base.encode()))
+
+
+async def _info(connection: Connection, *sections: str) -> dict[str, str]:
+    """INFO as redis-py parses it, as text; empty where the server refuses."""
+    answer = await _call_or_none(connection, "INFO", *sections)
+    return {} if answer is None else {str(name): str(value) for name, value in answer.items()}
+
+
+async def _call_or_none(connection: Connection, *command: str) -> Any:
+    """The answer, or None where this user or this server may not be asked. Raises Outage."""
+    try:
+        return await connection.execute(*command)
+    except StoreUnavailableError as outage:
+        if isinstance(outage.__cause__, refused.NoPermissionError):
+            return None
+        raise
+    except refused.ResponseError:
+        return None
+
+
+async def _memory(connection: Connection, output: Mapping[str, str]) -> MemoryInfo:
+    return MemoryInfo(
+        policy=output.get("maxmemory_policy") or await _setting(connection, "maxmemory-policy"),
+        used=_count(output.get("used_memory")),
+        limit=_count(output.get("maxmemory")),
+        evicted=_count(output.get("evicted_keys")) or 0,
+    )
+
+
+async def _persistence(connection: Connection, output: Mapping[str, str]) -> PersistenceInfo:
+    on = output.get("aof_enabled")
+    points = await _setting(connection, "save")
+    return PersistenceInfo(
+        append_only=None if on is None else on == "1",
+        fsync=await _setting(connection, "appendfsync"),
+        snapshots=None if points is None else bool(points),
+        write_error="err" in {output.get("aof_last_write_status"), output.get("rdb_last_bgsave_status")},
+    )
+
+
+async def _setting(connection: Connection, name: str) -> str | None:
+    answer = await _call_or_none(connection, "CONFIG", "GET", name)
+    if isinstance(answer, dict):
+        values = [value.decode() for value in answer.values()]
+    else:
+        values = [part.decode() for part in answer[1::2]] if isinstance(answer, list) else []
+    return values[0] if values else None
+
+
+async def _round_trip(connection: Connection, clock: Clock) -> float:
+    times = []
+    for _ in range(ROUND_TRIPS):
+        started = clock.monotonic()
+        await connection.execute("PING")
+        times.append((clock.monotonic() - started) * 1000)
+    return round(median(times), 2)
+
+
+async def _skew(connection: Connection, clock: Clock) -> float | None:
+    """The server's clock against ours, at the middle of the question."""
+    before_ms = clock.now_ms()
+    answer = await _call_or_none(connection, "TIME")
+    middle_ms = (before_ms + clock.now_ms()) / 2
+    if not isinstance(answer, list | tuple):
+        return None
+    seconds, micros = answer
+    return round(float(seconds) + float(micros) / 1e6 - middle_ms / 1000, 3)
+
+
+def _count(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None

@@ -1,0 +1,22 @@
+-- Asks for the right to start one request to the provider, at the rate that all daemons share.
+--
+-- KEYS[1] flowstate:rate (hash)
+-- KEYS[2] flowstate:bulk-paused (string + PX)
+--
+-- ARGV[1] 1 = for an urgent mail, else 0
+-- ARGV[2] requests a second to assume while the provider has told none; 0 = no limit
+--
+-- Returns {0 or how long to wait before asking again, us; requests a second, 0 = no limit; what is left of the pause
+--   of all that is not urgent, ms}
+-- Publishes nothing
+-- Agrees with no script of Bull 4: the keys are ours. The time is the server's
+
+-- @include rate_limit
+-- @include rate_limit_state
+
+local now = read_clock()
+local s = load_state(KEYS[1], tonumber(ARGV[2]))
+local pause_ms = math.max(0, redis.call("PTTL", KEYS[2]))
+local wait = try_acquire(s, now, ARGV[1] == "1", pause_ms * 1000)
+save_state(KEYS[1], s)
+return {math.ceil(wait), string.format("%.17g", s.limit), pause_ms}

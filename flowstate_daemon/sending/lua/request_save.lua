@@ -1,0 +1,49 @@
+-- Seals a request before its first try: writes down its bytes and its key, and binds each job in it to them.
+-- If one of the jobs is not the caller's any more, nothing is written.
+--
+-- KEYS[1] flowstate:request:<envelope id> (hash + PX)
+-- then 2 for each member: <id> (hash) · <id>:lock (string)
+--
+-- ARGV[1] token of the worker
+-- ARGV[2] envelope id
+-- ARGV[3] body, compressed
+-- ARGV[4] idempotency key
+-- ARGV[5] path
+-- ARGV[6] members, JSON
+-- ARGV[7] now, ms
+-- ARGV[8] life of the envelope, ms
+-- then 1 for each member: timestamp as read at the claim
+--
+-- Returns the positions, from 1, of members that are lost: lock not ours, no such job (any more); empty when sealed
+-- Publishes nothing
+-- Agrees with no script of Bull 4: key and field `envelope` are ours
+
+-- @include remove_from_active
+
+local locks, lost = read_locks(2, 2), {}
+
+for member = 1, #locks do
+  local found = redis.pcall("HMGET", KEYS[2 * member], "timestamp", "opts")
+  local is_there = not found.err and (found[1] or found[2]) and same_time(found[1], ARGV[8 + member])
+  if not is_there or locks[member] ~= ARGV[1] then
+    lost[#lost + 1] = member
+  end
+end
+if #lost > 0 then
+  return lost
+end
+redis.call("DEL", KEYS[1])
+redis.call(
+  "HSET", KEYS[1],
+  "body", ARGV[3],
+  "key", ARGV[4],
+  "path", ARGV[5],
+  "members", ARGV[6],
+  "sealed_at", ARGV[7],
+  "left", #locks
+)
+redis.call("PEXPIRE", KEYS[1], ARGV[8])
+for member = 1, #locks do
+  redis.call("HSET", KEYS[2 * member], "envelope", ARGV[2])
+end
+return lost

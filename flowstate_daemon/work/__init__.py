@@ -1,1 +1,0 @@
-"""Work: the engine. One loop per file; jobs come in through `fetcher` and leave through `settler`."""

@@ -1,0 +1,167 @@
+"""What becomes of a run: from what the sender returned or raised to what is written down. Pure."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import msgspec
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import (
+    FlowstateError,
+    MailExpired,
+    MailSkipped,
+    PermanentError,
+    ProviderRefusedError,
+    QuotaExceededError,
+    RateLimitedError,
+    RequestInProgressError,
+    RetryableError,
+    StaleDecisionError,
+    StoreUnavailableError,
+)
+from flowstate_daemon.base.redaction import redact_text
+from flowstate_daemon.mail.kinds import redact_codes
+from flowstate_daemon.queue.backoff import next_delay_ms
+from flowstate_daemon.queue.job import Job, JobFailed, JobRetried, JobSucceeded
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.worker.in_flight import JobRun
+
+MAX_REASON_LENGTH = 2_000
+MAX_TRACE_LENGTH = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class JobReleased:
+    """The run was no attempt: the job goes back to the front of its queue as it was."""
+
+    job: Job
+
+
+JobResult: TypeAlias = JobSucceeded | JobRetried | JobFailed | JobReleased
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The daemon's own part in a retry; everything else stands in the job's options."""
+
+    jitter: float = 0.0
+
+
+def result_for_return(job: Job, result: Any) -> JobResult:
+    """The ending of a run that returned. A result that JSON cannot hold is replaced by null, never lost."""
+    try:
+        return JobSucceeded(job, msgspec.json.encode(result))
+    except (TypeError, UnicodeEncodeError, msgspec.MsgspecError):
+        return JobSucceeded(job, b"null")
+
+
+def result_for_error(job: Job, error: BaseException, rules: RetryPolicy, rng: random.Random) -> JobResult:
+    """The ending of a run that raised."""
+    match error:
+        case MailExpired():
+            return result_for_return(job, {"expired": error.reason})
+        case MailSkipped():
+            return result_for_return(job, {"skipped": error.reason})
+        case (
+            RateLimitedError()
+            | RequestInProgressError()
+            | QuotaExceededError()
+            | ProviderRefusedError()
+            | StoreUnavailableError()
+            | StaleDecisionError()
+        ):
+            return JobReleased(job)
+        case PermanentError():
+            return JobFailed(job, failure_reason(error), append_stacktrace(job, error))
+    return _retry_or_fail(job, error, rules, rng)
+
+
+def _retry_or_fail(job: Job, error: BaseException, rules: RetryPolicy, rng: random.Random) -> JobResult:
+    reason, trace = failure_reason(error), append_stacktrace(job, error)
+    if job.attempt >= job.options.attempts:
+        return JobFailed(job, reason, trace)
+    request_ms = error.after_ms if isinstance(error, RetryableError) else 0
+    try:
+        delay_ms = next_delay_ms(job.options, job.attempt, at_least_ms=request_ms, jitter=rules.jitter, rng=rng)
+    except PermanentError as unusable:
+        return JobFailed(job, f"{reason} (no retry: {unusable.reason})", trace)
+    return JobRetried(job, reason, trace, delay_ms)
+
+
+def failure_reason(error: BaseException) -> str:
+    """The reason as Bull's tools show it: never empty, never endless, always valid UTF-8."""
+    text = error.reason if isinstance(error, FlowstateError) else str(error)
+    text = text.encode("utf-8", "replace").decode()
+    return text[:MAX_REASON_LENGTH] or type(error).__name__
+
+
+def append_stacktrace(job: Job, error: BaseException) -> bytes:
+    """The job's stack traces with this failure appended, cut to the job's `stackTraceLimit`: a JSON array."""
+    try:
+        traces = msgspec.json.decode(job.stacktrace or b"[]", type=list[str])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        traces = []  # node reads broken stack traces as none, too
+    traces.append(_trace(error))
+    limit = job.options.stack_trace_limit
+    if limit is not None:
+        traces = traces[-limit:] if limit > 0 else []
+    return msgspec.json.encode(traces)
+
+
+def _trace(error: BaseException) -> str:
+    """Our own errors are facts of the mail's life; only a bug needs to say where in the code it happened."""
+    if isinstance(error, FlowstateError):
+        return f"{type(error).__name__}: {failure_reason(error)}"
+    text = "".join(traceback.format_exception(error, limit=-12))
+    return text.encode("utf-8", "replace").decode()[-MAX_TRACE_LENGTH:]
+
+
+MAX_KIND_LENGTH = 100
+
+
+class OutcomeRecorder:
+    """Writes the outcome of each run in the form that `database.outcome` reads."""
+
+    def __init__(self, keys: Keys, clock: Clock) -> None:
+        self._base = keys.base
+        self._clock = clock
+
+    def attach(self, run: JobRun, ending: JobResult) -> JobResult:
+        """The same ending, ready to be settled."""
+        match ending:
+            case JobSucceeded():
+                outcome = run.skip_reason or "sent"
+                reason = run.log_fields.get("skipped") or run.log_fields.get("expired")
+                return replace(ending, journal=self._entry(run, outcome, reason), data=self._left(run))
+            case JobRetried():
+                return replace(ending, journal=self._entry(run, "retried", ending.reason))
+            case JobFailed():
+                return replace(ending, journal=self._entry(run, "failed", ending.reason), data=self._left(run))
+        return ending
+
+    def _entry(self, run: JobRun, outcome: str, reason: str | None) -> bytes:
+        job = run.job
+        entry = {
+            "key": f"{self._base}{job.id}:{job.timestamp}:{job.attempt}",
+            "at": self._clock.now_ms(),
+            "job_id": job.id,
+            "kind": job.name[:MAX_KIND_LENGTH],
+            "to": run.to,
+            "attempt": job.attempt,
+            "outcome": outcome,
+            "provider_id": run.log_fields.get("provider_id"),
+            "reason": None if reason is None else redact_text(reason),
+            "chain": run.decisions,
+        }
+        try:
+            return msgspec.json.encode(entry)
+        except UnicodeEncodeError:  # a name with half an emoji
+            return msgspec.json.encode({**entry, "kind": ascii(entry["kind"]), "job_id": ascii(job.id)})
+
+    @staticmethod
+    def _left(run: JobRun) -> bytes:
+        return redact_codes(run.job.name, run.job.data)

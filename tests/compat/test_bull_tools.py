@@ -1,0 +1,135 @@
+"""Checklist 21, 22, 26, 29, 30: what people do with bull-board and npm bull while the Python worker runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from redis.asyncio import Redis
+
+from flowstate_daemon.redis_client.keys import Keys
+from tests.compat.driver import NodeQueue, OpenNode
+from tests.compat.worker import StartWorker, Worker
+from tests.support.waiting import eventually, number, passed
+
+pytestmark = pytest.mark.node
+
+
+@pytest.fixture
+async def board(q: NodeQueue) -> AsyncIterator[ClientSession]:
+    """A browser's view of bull-board over the test's queue."""
+    async with ClientSession(await q.board(), raise_for_status=True) as session:
+        yield session
+
+
+async def page(board: ClientSession, status: str) -> dict[str, Any]:
+    """The queue as bull-board's page of this status gets it."""
+    wanted = {"activeQueue": "email", "status": status, "page": "1", "jobsPerPage": "10"}
+    async with board.get("/api/queues", params=wanted) as answer:
+        queues: list[dict[str, Any]] = (await answer.json())["queues"]
+    return queues[0]
+
+
+async def test_21_bull_board_shows_retries_and_cleans(
+    q: NodeQueue, w: Worker, board: ClientSession, redis: Redis, keys: Keys
+) -> None:
+    """Pages render, logs and workers show, one retry and "retry all" run, "clean" cleans."""
+    done = await q.add("report", {})
+    failed = [await q.add("report", {"message": str(n)}) for n in range(3)]
+    await q.hears("completed", done)
+    await q.hears("failed", times=3)
+
+    async with board.get("/queue/email") as html:
+        assert "<html" in await html.text()
+    assert [job["id"] for job in (await page(board, "completed"))["jobs"]] == [done]
+    shown = await page(board, "failed")
+    assert shown["counts"]["failed"] == 3
+    assert shown["hasWorkers"]
+    assert {(job["id"], job["failedReason"]) for job in shown["jobs"]} == set(zip(failed, "012", strict=True))
+    async with board.get(f"/api/queues/email/{done}/logs") as logs:
+        assert await logs.json() == ["half of it", "nearly there"]
+
+    await q.job(failed[0], "update", {})
+    await board.put(f"/api/queues/email/{failed[0]}/retry")
+    await q.hears("completed", failed[0])
+    for job_id in failed[1:]:
+        await q.job(job_id, "update", {})
+    async with board.put("/api/queues/email/retry/failed") as answer:
+        assert (await answer.json())["retried"] == 2
+    await q.hears("completed", times=4)
+    assert (await page(board, "failed"))["counts"]["failed"] == 0
+
+    # "clean" spares what ended in the last five seconds: let the four look older than that.
+    for job_id in (done, *failed):
+        ended = await number(redis, keys, job_id, "finishedOn") - 6_000
+        await redis.hset(keys.job(job_id), "finishedOn", ended)
+        await redis.zadd(keys("completed"), {job_id: ended})
+    await board.put("/api/queues/email/clean/completed")
+    assert (await page(board, "completed"))["jobs"] == []
+
+
+async def test_22_progress_and_logs_reach_node(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+    """A listener hears the progress, the hash holds it, and the log's rows come in order."""
+    job_id = await q.add("report", {})
+    assert (await q.hears("progress", job_id)).args[1] == 50
+    await q.hears("completed", job_id)
+    assert await redis.hget(keys.job(job_id), "progress") == "50"
+    logs = await q.call("getJobLogs", job_id)
+    assert logs == {"logs": ["half of it", "nearly there"], "count": 2}
+
+
+@pytest.mark.parametrize(("name", "ending"), [("echo", "completed"), ("throw", "failed")])
+async def test_26_clean_takes_the_old_and_keeps_the_young(
+    q: NodeQueue, w: Worker, redis: Redis, keys: Keys, name: str, ending: str
+) -> None:
+    """`clean(60000)` finds nothing to do, `clean(0)` returns all ids and removes their hashes."""
+    added = [await q.add(name, {"message": "no"}) for _ in range(5)]
+    await q.hears(ending, times=5)
+    assert await q.call("clean", 60_000, ending) == []
+    await passed(redis, await number(redis, keys, added[-1], "finishedOn"))
+    assert sorted(await q.call("clean", 0, ending)) == sorted(added)
+    assert not await redis.exists(keys(ending), *(keys.job(job_id) for job_id in added))
+
+
+async def test_29_a_prefix_in_braces_keeps_all_keys_in_one_slot(
+    open_node: OpenNode, start_worker: StartWorker, redis: Redis
+) -> None:
+    """With prefix `{bull}` on both sides jobs run, and every key begins with `{bull}:email:`."""
+    for key in [key async for key in redis.scan_iter("{bull}:*")]:
+        await redis.delete(key)
+    before = {key async for key in redis.scan_iter("*")}
+    keys = Keys("{bull}", "email")
+    q = await open_node(prefix=keys.prefix)
+    await start_worker(keys)
+    done = await q.add("echo", {"said": "hello"})
+    await q.hears("completed", done)
+    failed = await q.add("throw", {"message": "no"}, attempts=2, backoff=100)
+    await q.hears("failed", failed)
+    await q.add("echo", {}, delay=60_000)
+    assert len(await q.call("getWorkers")) == 1
+    new = {key async for key in redis.scan_iter("*")} - before
+    assert new
+    assert all(key.startswith("{bull}:email:") for key in new)
+
+
+async def test_30_obliterate_under_a_running_job_leaves_no_stub(
+    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+) -> None:
+    """The worker drops the job it held and writes nothing; the next job gets id 1 and runs."""
+    held = await q.add("echo", {"ms": 500})
+    await q.hears("active", held)
+    await q.call("pause")
+    await q.call("obliterate", {"force": True})
+    await eventually(lambda: held_by(w), 0)
+    hashes = [key async for key in redis.scan_iter(keys("*"), _type="HASH")]
+    assert not [key for key in hashes if not key.startswith(keys.own("")) and not await redis.hexists(key, "name")]
+    assert await q.add("echo", {"n": 1}) == "1"
+    await q.hears("completed", "1")
+    assert not q.received("completed", "2")
+
+
+async def held_by(w: Worker) -> int:
+    """How many jobs the worker still thinks of."""
+    return len(w.worker.inflight)

@@ -1,0 +1,122 @@
+"""Looking on: what is heard, what is read, and that nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import pytest
+
+from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import JobFailed, JobSucceeded, NewJob
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.shadow.observer import JobEvent, QueueObserver
+from tests.integration.queue.queue_fixture import QueueFixture
+from tests.support.proxy import FaultProxy
+
+
+@pytest.fixture
+async def observer(elsewhere: Connection, keys: Keys) -> AsyncIterator[QueueObserver]:
+    observer = QueueObserver(elsewhere, keys, max_data_bytes=1_000)
+    yield observer
+    await observer.close()
+
+
+async def test_a_jobs_way_is_heard(observer: QueueObserver, bull: BullQueue) -> None:
+    """Added, taken, ended: with the result's JSON or the reason."""
+    await observer.listen()
+    for name in ("welcome", "otp"):
+        await bull.add(NewJob(name, {}))
+    first, second = await bull.claim(2)
+    await bull.complete([JobSucceeded(first, b'{"id":"re_1"}')])
+    await bull.fail([JobFailed(second, "no such address", b"[]")])
+    received: list[JobEvent] = []
+    while len(received) < 6:
+        received += await observer.next_events(5.0)
+    assert received == [
+        JobEvent("waiting", "1"),
+        JobEvent("waiting", "2"),
+        JobEvent("active", "1"),
+        JobEvent("active", "2"),
+        JobEvent("completed", "1", '{"id":"re_1"}'),
+        JobEvent("failed", "2", "no such address"),
+    ]
+    assert await observer.next_events(0.01) == []
+
+
+async def test_a_glance_is_what_a_claim_would_give(
+    observer: QueueObserver, bull: BullQueue, stage: QueueFixture
+) -> None:
+    """The same jobs, data that is too long included; ids that name nothing are left out, and nothing has moved."""
+    await bull.add(NewJob("welcome", {"to": "ada@example.org"}, priority=5, attempts=3))
+    await bull.add(NewJob("welcome", {"to": "x" * 2_000}))
+    await stage.snapshot()
+    seen = await observer.read_jobs(["1", "2", "3", "wait", "2:lock"])
+    assert await stage.diff() == {}
+    assert "more than the 1000" in (seen["2"].invalid_reason or "")
+    claimed = {job.id: job for job in await bull.claim(2)}
+    assert seen.keys() == claimed.keys()
+    assert seen["1"] == claimed["1"]
+
+
+async def test_who_stands_there_is_told_in_the_order_of_their_turn(
+    observer: QueueObserver, stage: QueueFixture
+) -> None:
+    """Those in hand first, then the next to run, not more than asked for."""
+    for job_id, state in (("1", "active"), ("2", "wait"), ("3", "wait"), ("4", "wait"), ("5", "paused")):
+        await stage.put(job_id, state)
+    await stage.put("6", "delayed")
+    assert await observer.pending_ids(2) == ["1", "2", "3", "5"]
+
+
+async def test_a_lost_connection_is_noticed(observer: QueueObserver, bull: BullQueue, connection: Connection) -> None:
+    """Something may have been missed: whoever listens again must look around, too."""
+    await observer.listen()
+    observer.deaf = False
+    await connection.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    while not observer.deaf:
+        with suppress(StoreUnavailableError):
+            await observer.next_events(5.0)
+        if not observer.listening:
+            await observer.listen()
+    await bull.add(NewJob("welcome", {}))
+    assert await observer.next_events(5.0) == [JobEvent("waiting", "1")]
+
+
+async def nothing(observer: QueueObserver) -> int:
+    """How often nothing was heard."""
+    return [await observer.next_events(0.5) for _ in range(4)].count([])
+
+
+async def test_a_connection_that_fell_silent_is_noticed(valkey_url: str, keys: Keys, bull: BullQueue) -> None:
+    """A network that forgets a connection tells nobody; a queue where nothing happens looks the same, but answers."""
+    where = urlsplit(valkey_url)
+    async with FaultProxy(where.hostname or "", where.port or 0) as proxy:
+        connection = Connection(f"redis://127.0.0.1:{proxy.port}", client_name="behind")
+        observer = QueueObserver(connection, keys, max_data_bytes=1_000)
+        await observer.listen()
+        assert await nothing(observer) == 4
+        proxy.freeze()
+        await bull.add(NewJob("welcome", {}))
+        with pytest.raises(StoreUnavailableError, match="the connection that listens is dead"):
+            await nothing(observer)
+        proxy.unfreeze()
+        await observer.listen()
+        assert observer.deaf
+        await observer.close()
+        await connection.close()
+
+
+async def test_noise_is_not_heard(observer: QueueObserver, connection: Connection, keys: Keys) -> None:
+    """Anybody may publish on these channels."""
+    await observer.listen()
+    for channel, text in (("completed", b"{"), ("failed", b"\xff"), ("completed", b"7"), ("progress", b"1")):
+        await connection.execute("PUBLISH", keys(channel), text)
+    await connection.execute("PUBLISH", keys("completed"), b'{"jobId":"9"}')
+    received: list[JobEvent] = []
+    while not received:
+        received += await observer.next_events(5.0)
+    assert received == [JobEvent("completed", "9")]

@@ -1,0 +1,275 @@
+"""Sealed requests: written whole or not at all, the same bytes for everybody, gone with their last member."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.dev.embedded import EmbeddedValkey
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import JobRetried, JobSucceeded, NewJob
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.request_store import TTL_MS, RequestStore, StoredRequest
+from tests.integration.queue.queue_fixture import BORN, QueueFixture
+from tests.integration.queue.stored_requests import BODY, bound, left, take, template
+from tests.support.clock import FakeClock
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Redis]:
+    """A raw client that does not mind compressed bytes."""
+    client = Redis.from_url(valkey_url, decode_responses=True, encoding_errors="replace", protocol=2)
+    yield client
+    await client.aclose()
+
+
+async def test_seal_and_open(stage: QueueFixture, bull: BullQueue, request_store: RequestStore, now: int) -> None:
+    """Bytes, key and members are written with a time to live, each member is bound, nothing else changes."""
+    jobs = await take(stage, bull, "1", 'b"é')
+    before = await stage.dump()
+    await stage.snapshot()
+    stored = template(jobs)
+    assert await request_store.save(stored) == set()
+    changed = await stage.diff()
+    written = changed.pop("flowstate:request:e1")
+    assert written.pop("body")
+    assert written == {
+        "key": "key-1",
+        "path": "/emails/batch",
+        "members": json.dumps([["1", BORN], ['b"é', BORN]], separators=(",", ":"), ensure_ascii=False),
+        "sealed_at": str(now),
+        "left": "2",
+    }
+    assert changed == {job.id: before[job.id] | {"envelope": "e1"} for job in jobs}
+    assert TTL_MS - 5_000 < await stage.redis.pttl(stage.keys.own("envelope:e1")) <= TTL_MS
+    opened = await request_store.load("e1")
+    assert opened == StoredRequest("e1", "/emails/batch", BODY, "key-1", stored.members, None, now)
+    assert "to" not in repr(opened).replace("batch", "")
+    assert await request_store.load("e2") is None
+
+
+@pytest.mark.parametrize("what", ["lost", "taken", "gone", "other", "text"])
+async def test_nothing_is_sealed_for_a_lost_job(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, what: str
+) -> None:
+    """If one member is not ours any more, its id comes back and not a single key has changed."""
+    jobs = await take(stage, bull, "1", "2", "3")
+    match what:
+        case "lost":
+            await stage.redis.delete(stage.keys.lock("2"))
+        case "taken":
+            await stage.redis.set(stage.keys.lock("2"), "you/1")
+        case "gone":
+            await stage.redis.delete(stage.keys("2"))
+        case "other":
+            await stage.redis.hset(stage.keys("2"), "timestamp", BORN + 5)
+        case "text":
+            await stage.redis.delete(stage.keys("2"))
+            await stage.redis.set(stage.keys("2"), "x")
+    await stage.snapshot()
+    assert await request_store.save(template(jobs)) == {"2"}
+    assert await stage.diff() == {}
+    assert await request_store.save(template([jobs[0], jobs[2]])) == set()
+    assert await left(stage) == "2"
+
+
+async def test_sealed_anew(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+    """The same id again replaces all of it, an old answer too; another id takes the members over."""
+    jobs = await take(stage, bull, "1", "2")
+    await request_store.save(template(jobs))
+    await request_store.save_response("e1", b"{}")
+    await request_store.save(template(jobs[:1], body=b"x"))
+    opened = await request_store.load("e1")
+    assert opened is not None
+    assert (opened.body, opened.response, opened.members) == (b"x", None, (("1", BORN),))
+    await request_store.save(template(jobs, eid="e2"))
+    assert await bound(stage, "1", "2") == ["e2", "e2"]
+
+
+async def test_odd_timestamps_are_the_same_job(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore
+) -> None:
+    """What a careless producer wrote as time does not keep a job from being sent."""
+    for job_id, stamp in [("1", "1772000000000.5"), ("2", "soon"), ("3", "")]:
+        await stage.put(job_id, "wait")
+        await stage.redis.hset(stage.keys(job_id), "timestamp", stamp)
+    assert await request_store.save(template(await bull.claim(3))) == set()
+
+
+@pytest.mark.parametrize("count", [0, 101])
+async def test_the_number_is_checked(request_store: RequestStore, count: int) -> None:
+    """Between 1 and 100 mails a request."""
+    members = tuple((str(number), BORN) for number in range(count))
+    with pytest.raises(ValueError, match="between 1 and 100"):
+        await request_store.save(StoredRequest("e1", "/emails", b"", "k", members))
+
+
+async def test_an_answer_is_kept(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+    """It is there for whoever opens the envelope next; no envelope comes to life by it."""
+    await request_store.save(template(await take(stage, bull, "1")))
+    assert await request_store.save_response("e1", b'["id"]') is True
+    opened = await request_store.load("e1")
+    assert opened is not None
+    assert opened.response == b'["id"]'
+    await stage.snapshot()
+    assert await request_store.save_response("e2", b"{}") is False
+    assert await stage.diff() == {}
+
+
+async def test_unseal(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+    """Refused members are free again, the others stay bound; a repeated call changes nothing; the last deletes it."""
+    jobs = await take(stage, bull, "1", "2", "3")
+    await request_store.save(template(jobs))
+    before = await stage.dump()
+    await stage.snapshot()
+    assert await request_store.detach("e1", ["1"]) is True
+    one = {name: value for name, value in before["1"].items() if name != "envelope"}
+    assert await stage.diff() == {
+        "1": one,
+        "flowstate:request:e1": before["flowstate:request:e1"] | {"left": "2"},
+    }
+    assert await request_store.detach("e1", ["1"]) is True
+    assert await request_store.detach("e1", []) is True
+    assert await left(stage) == "2"
+    assert await request_store.detach("e1", ["2", "3"]) is True
+    assert await bound(stage, "1", "2", "3") == [None] * 3
+    assert await left(stage) is None
+
+
+async def test_unseal_leaves_others_bindings(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+    """A member that is in another envelope by now stays there."""
+    jobs = await take(stage, bull, "1", "2")
+    await request_store.save(template(jobs))
+    await request_store.save(template(jobs[:1], eid="e2"))
+    assert await request_store.detach("e1", ["1", "2"]) is True
+    assert await bound(stage, "1", "2") == ["e2", None]
+    assert (await left(stage), await left(stage, "e2")) == ("1", "1")
+
+
+@pytest.mark.parametrize("holder", [None, "you/1"])
+async def test_unseal_needs_all(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, holder: str | None
+) -> None:
+    """If another worker may hold one of them, nothing is freed: it may send the sealed bytes."""
+    await request_store.save(template(await take(stage, bull, "1", "2")))
+    await stage.redis.delete(stage.keys.lock("2"))
+    if holder:
+        await stage.redis.set(stage.keys.lock("2"), holder)
+    await stage.snapshot()
+    assert await request_store.detach("e1", ["1", "2"]) is False
+    assert await stage.diff() == {}
+
+
+@pytest.mark.parametrize("field", ["body", "members", "sealed_at", "path"])
+async def test_what_cannot_be_read_is_none(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, field: str
+) -> None:
+    """An envelope that somebody has damaged is as good as gone: its jobs are parked, no daemon dies of it."""
+    await request_store.save(template(await take(stage, bull, "1")))
+    key = stage.keys.own("envelope:e1")
+    if field == "path":
+        await stage.redis.hdel(key, field)
+    else:
+        await stage.redis.hset(key, field, "oops")
+    assert await request_store.load("e1") is None
+
+
+async def test_two_workers_never_seal_one_job_twice(
+    connection: Connection, elsewhere: Connection, stage: QueueFixture, keys: Keys, clock: FakeClock
+) -> None:
+    """While locks change hands at random, no request is sealed with a job whose lock is another's."""
+    random = Random(3)
+    bull = BullQueue(connection, keys, clock, token="me/2")
+    await bull.add_many([NewJob("x", {}) for _ in range(40)])
+    jobs = await bull.claim(40)
+    hands = {"me/2": connection, "you/1": elsewhere}
+    stored: dict[str, list[tuple[str, ...]]] = {token: [] for token in hands}
+
+    async def steal() -> None:
+        for _ in range(60):
+            await stage.redis.set(keys.lock(random.choice(jobs).id), random.choice(list(hands)))
+
+    async def work(token: str, mine: Connection) -> None:
+        request_store = RequestStore(mine, keys, clock, token=token)
+        for turn in range(30):
+            some = random.sample(jobs, 5)
+            while some and (lost := await request_store.save(template(some, eid=f"{token[0]}{turn}"))):
+                some = [job for job in some if job.id not in lost]
+            stored[token].append(tuple(job.id for job in some))
+
+    await asyncio.gather(steal(), *(work(token, mine) for token, mine in hands.items()))
+    for token in hands:
+        assert any(stored[token])
+        for turn, ids in enumerate(stored[token]):
+            assert await left(stage, f"{token[0]}{turn}") == (str(len(ids)) if ids else None)
+    # From here on nobody steals: what a worker seals now are exactly the jobs whose locks it has.
+    for token, mine in hands.items():
+        request_store = RequestStore(mine, keys, clock, token=token)
+        other = {job.id for job in jobs if await stage.redis.get(keys.lock(job.id)) != token}
+        assert await request_store.save(template(jobs)) == other
+
+
+async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
+    """After kill -9 of an append-only server the envelope, its answer and the bindings are there."""
+    async with EmbeddedValkey(appendonly=True) as daemon:
+        connection = Connection(daemon.url, client_name="x")
+        bull = BullQueue(connection, keys, clock, token="me/2")
+        request_store = RequestStore(connection, keys, clock, token="me/2")
+        await bull.add_many([NewJob("x", {}, attempts=3) for _ in range(3)])
+        jobs = await bull.claim(3)
+        stored = template(jobs, body=_noise(100_000))
+        await request_store.save(stored)
+        await request_store.save_response("e1", b"[1]")
+        await daemon.kill()
+        await daemon.start()
+        opened: Any = None
+        async with asyncio.timeout(10):
+            while opened is None:
+                opened = await _tried(request_store)
+        assert opened == StoredRequest(
+            "e1", stored.path, stored.body, stored.key, stored.members, b"[1]", clock.now_ms()
+        )
+        await bull.retry([JobRetried(job, "no", b"[]") for job in jobs])
+        assert [job.stored_request_id for job in await bull.claim(3)] == ["e1"] * 3
+        await bull.complete([JobSucceeded(job) for job in jobs])
+        assert await request_store.load("e1") is None
+        await connection.close()
+
+
+async def test_a_long_body(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+    """A megabyte of similar mails is compressed, and comes back byte for byte."""
+    body = b"[" + b",".join(_mail(number) for number in range(100)) + b"]"
+    jobs = await take(stage, bull, *(str(number) for number in range(1, 101)))
+    await request_store.save(template(jobs, body=body))
+    stored = await stage.redis.hstrlen(stage.keys.own("envelope:e1"), "body")
+    opened = await request_store.load("e1")
+    assert opened is not None
+    assert opened.body == body
+    assert stored < len(body) / 5
+    assert len(zlib.compress(body, 1)) == stored
+
+
+def _mail(number: int) -> bytes:
+    text = Random(0).choices(["focus", "rappel", "<td style='padding:8px'>", "tâche", "</td>", "semaine"], k=700)
+    return json.dumps({"to": f"{number}@example.test", "html": f"{number} " + " ".join(text)}).encode()
+
+
+def _noise(size: int) -> bytes:
+    return Random(5).randbytes(size)
+
+
+async def _tried(request_store: RequestStore) -> StoredRequest | None:
+    """The envelope, once the server answers again."""
+    try:
+        return await request_store.load("e1")
+    except StoreUnavailableError:
+        return None

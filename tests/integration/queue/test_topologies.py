@@ -1,0 +1,219 @@
+"""Redis as hosts offer it: found through sentinels, in a cluster, behind TLS; each with real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
+from flowstate_daemon.config.loader import load
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.events import JobWaiter, QueueEvents
+from flowstate_daemon.queue.job import JobSucceeded, NewJob
+from flowstate_daemon.redis_client.connection import Connection, from_settings
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.redis_client.server_info import pin_cluster_slot
+from tests.support.daemon import eventually
+from tests.support.redis_topologies import (
+    RedisCluster,
+    SentinelGroup,
+    Server,
+    cluster,
+    redis_server,
+    tls_server,
+    watched,
+)
+
+TAGGED = Keys("{bull}", "email")
+
+
+@pytest.fixture(scope="module")
+async def formed() -> AsyncIterator[RedisCluster]:
+    async with cluster(TAGGED.base) as formed:
+        yield formed
+
+
+def connect(**environment: str) -> Connection:
+    return from_settings(load(environment).redis, client_name="test", block_s=1.0)
+
+
+async def answers(connection: Connection) -> bool:
+    try:
+        await connection.execute("SET", TAGGED("probe"), "1", "PX", 100)
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+async def one_mails_life(connection: Connection, keys: Keys) -> None:
+    """Add, wait for, take and finish one job, hearing its end."""
+    bull = BullQueue(connection, keys, Clock(), token="test/1")
+    async with JobWaiter(connection, keys) as watch:
+        added = await bull.add(NewJob("welcome", {"to": "ada"}))
+        assert await bull.wait_for_jobs()
+        [job] = await bull.claim(5)
+        assert job.id == added.id
+        await bull.complete([JobSucceeded(job, b'"done"')])
+        assert (await watch.wait(job.id, 5)).value == "done"
+
+
+@pytest.mark.parametrize("first", ["owner", "other"])
+async def test_a_queue_lives_in_a_cluster_whichever_node_is_named(formed: RedisCluster, first: str) -> None:
+    """Scripts, blocking pops and events all go to the node that serves the slot."""
+    node: Server = getattr(formed, first)
+    connection = connect(REDIS_URL=node.url)
+    await one_mails_life(connection, TAGGED)
+    await connection.close()
+
+
+async def test_a_cluster_without_a_hash_tag_is_refused_with_its_remedy(formed: RedisCluster) -> None:
+    """At the start, before anything was written."""
+    connection = connect(REDIS_URL=formed.other.url)
+    with pytest.raises(ConfigError, match=r"set FLOWSTATE_QUEUE_PREFIX='\{bull\}'"):
+        await pin_cluster_slot(connection, Keys("bull", "email"))
+    await connection.close()
+
+
+async def test_a_one_shot_command_on_a_spread_queue_is_refused_too(formed: RedisCluster) -> None:
+    """The server's own words about slots would help nobody."""
+    connection = connect(REDIS_URL=formed.other.url)
+    with pytest.raises(ConfigError, match=r"like \{bull\}"):
+        await BullQueue(connection, Keys("bull", "email"), Clock(), token="x").add(NewJob("welcome", {}))
+    await connection.close()
+
+
+async def test_the_queue_is_followed_to_the_node_that_takes_over() -> None:
+    """The slot's owner dies: an outage until the replica has taken over, then all goes on, waiting and hearing, too."""
+    async with cluster(TAGGED.base) as formed:
+        connection = connect(REDIS_URL=formed.owner.url)
+        await pin_cluster_slot(connection, TAGGED)
+        signals = QueueEvents(connection, TAGGED)
+        assert (await signals.next(1)) is not None
+        assert await answers(connection)
+        await formed.owner.kill()
+        assert not await answers(connection)
+        await eventually(lambda: answers(connection), "the replica serves the slot", within_s=30)
+        with pytest.raises(StoreUnavailableError):
+            await signals.next(1)
+        await one_mails_life(connection, TAGGED)
+        await signals.close()
+        await connection.close()
+
+
+async def test_a_moved_slot_is_followed_without_a_word(formed: RedisCluster) -> None:
+    """A planned hand-over: whoever says MOVED has executed nothing, so the command is told to the right node."""
+    connection = connect(REDIS_URL=formed.owner.url)
+    await pin_cluster_slot(connection, TAGGED)
+    await formed.replica.run("CLUSTER", "FAILOVER")
+
+    async def promoted() -> bool:
+        return (await formed.replica.client.info("replication"))["role"] == "master"
+
+    await eventually(promoted, "the replica is primary")
+    counted = [await connection.execute("INCR", TAGGED("flowstate:count")) for _ in range(20)]
+    assert counted == list(range(1, 21))
+    await connection.close()
+    await formed.owner.run("CLUSTER", "FAILOVER")
+
+
+@pytest.fixture
+async def group() -> AsyncIterator[SentinelGroup]:
+    async with watched() as group:
+        yield group
+
+
+async def test_sentinels_tell_the_primary_before_and_after_its_death(group: SentinelGroup) -> None:
+    """The first sentinel named is dead, which costs nothing; the primary dies, and the next one is found."""
+    sentinels = f"127.0.0.1:1,127.0.0.1:{group.sentinel.port}"
+    connection = connect(FLOWSTATE_REDIS_SENTINELS=sentinels)
+    await one_mails_life(connection, TAGGED)
+    waiting = asyncio.create_task(connection.execute_blocking("BLMOVE", "a", "b", "RIGHT", "LEFT", 30))
+    await group.primary.kill()
+    with pytest.raises(StoreUnavailableError):
+        await waiting
+    await eventually(lambda: answers(connection), "the replica is primary", within_s=40)
+    assert (await group.replica.client.info("replication"))["role"] == "master"
+    await one_mails_life(connection, TAGGED)
+    await connection.close()
+
+
+async def test_sentinels_without_an_answer_are_an_outage_that_names_them(group: SentinelGroup) -> None:
+    """One does not listen, the other knows no such primary."""
+    port = group.sentinel.port
+    connection = connect(
+        FLOWSTATE_REDIS_SENTINELS=f"127.0.0.1:1,127.0.0.1:{port}", FLOWSTATE_REDIS_SENTINEL_MASTER="nobody"
+    )
+    with pytest.raises(StoreUnavailableError, match=f"{port} knows no primary called nobody"):
+        await connection.open()
+    await connection.close()
+
+
+async def test_the_primary_wants_a_password_and_the_sentinel_none() -> None:
+    """The login of the URL goes to the primary only."""
+    async with watched("geheim") as group:
+        connection = connect(REDIS_PASSWORD="geheim", FLOWSTATE_REDIS_SENTINELS=f"127.0.0.1:{group.sentinel.port}")
+        await connection.open()
+        await connection.close()
+
+
+@pytest.fixture
+async def tls() -> AsyncIterator[Server]:
+    binary = redis_server()
+    if binary is None:
+        pytest.skip("the embedded Valkey speaks no TLS, and there is no redis-server here (apt install redis-server)")
+    async with tls_server(binary, "--requirepass", "geheim") as server:
+        yield server
+
+
+def tls_url(server: Server) -> str:
+    return f"rediss://:geheim@127.0.0.1:{server.port}"
+
+
+async def test_tls_with_an_authority_of_ones_own(tls: Server) -> None:
+    """By the setting, by the URL's parameter, and with host and port apart."""
+    authority = str(tls.folder / "ca.pem")
+    apart = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(tls.port), "REDIS_PASSWORD": "geheim", "REDIS_TLS": "true"}
+    for environment in (
+        {"REDIS_URL": tls_url(tls), "FLOWSTATE_REDIS_CA_FILE": authority},
+        {"REDIS_URL": f"{tls_url(tls)}?ssl_ca_certs={authority}"},
+        {**apart, "FLOWSTATE_REDIS_CA_FILE": authority},
+    ):
+        connection = connect(**environment)
+        await one_mails_life(connection, TAGGED)
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [(("", ""), "FLOWSTATE_REDIS_CA_FILE"), (("rediss:", "redis:"), "begin REDIS_URL with rediss://")],
+)
+async def test_what_is_wrong_with_tls_is_told(tls: Server, change: tuple[str, str], remedy: str) -> None:
+    """An unknown authority, and no TLS towards a server that wants it."""
+    connection = connect(REDIS_URL=tls_url(tls).replace(*change))
+    with pytest.raises(StoreUnavailableError, match=remedy):
+        await connection.open()
+    await connection.close()
+
+
+async def test_tls_towards_a_server_without_it_is_told(valkey_url: str) -> None:
+    """The error of the TLS library says nothing to an operator."""
+    connection = connect(REDIS_URL=valkey_url.replace("redis:", "rediss:"))
+    with pytest.raises(StoreUnavailableError, match="does it speak TLS"):
+        await connection.open()
+    await connection.close()
+
+
+def test_a_missing_authority_is_a_mistake_of_the_configuration() -> None:
+    """It would otherwise be told at the first connection only."""
+    with pytest.raises(ConfigError, match="FLOWSTATE_REDIS_CA_FILE"):
+        load({"FLOWSTATE_REDIS_CA_FILE": "/nowhere/ca.pem"})
+
+
+@pytest.mark.parametrize("text", ["a b:1", "redis://h:26379", "h:99999", "user@h:1", "h:0"])
+def test_sentinels_are_hosts_and_ports(text: str) -> None:
+    """Everything else is refused at the start."""
+    with pytest.raises(ConfigError, match="FLOWSTATE_REDIS_SENTINELS"):
+        load({"FLOWSTATE_REDIS_SENTINELS": text})

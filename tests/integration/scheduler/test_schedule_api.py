@@ -1,0 +1,166 @@
+"""Schedules over authenticated HTTP: listed, run, rehearsed; strange orders are refused in words and change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from structlog.testing import capture_logs
+
+from flowstate_daemon.config.loader import load
+from flowstate_daemon.daemon.bootstrap import build_manual_runs
+from flowstate_daemon.scheduler.manual_runs import ManualRuns
+from flowstate_daemon.web.api import MAX_BODY_BYTES, Schedules
+from flowstate_daemon.web.auth import BearerAuth
+from flowstate_daemon.web.server import HttpServer
+from tests.integration.scheduler.test_manual_runs import due
+from tests.support.app_tables import AppTables
+from tests.support.clock import FakeClock
+from tests.support.scheduler import SchedulerHarness
+
+TOKEN = "t" * 40
+RUN = "/api/v1/schedules/task-reminder/run"
+RECIPIENTS = """
+INSERT INTO users (id, email, password, "isEmailVerified", "updatedAt")
+SELECT 'p' || n, 'p' || n || '@example.org', '', true, now() FROM generate_series(1, $1::integer) AS n
+"""
+TASKS = """
+INSERT INTO tasks (id, "userId", title, "dueDate", "updatedAt")
+SELECT 't' || id, id, 'Write', timestamp '2026-03-03 12:00', now() FROM users
+"""
+
+
+@pytest.fixture
+def by_hand(stage: SchedulerHarness, migrated_url: str, clock: FakeClock) -> ManualRuns:
+    config = load({"DATABASE_URL": migrated_url, "FRONTEND_URL": "https://flowstate.example"})
+    return build_manual_runs(config, stage.pool, clock)
+
+
+@pytest.fixture
+async def client(by_hand: ManualRuns, clock: FakeClock) -> AsyncIterator[ClientSession]:
+    endpoint = HttpServer(Schedules(BearerAuth([TOKEN], clock), by_hand, clock).routes(), host="127.0.0.1", port=0)
+    await endpoint.open()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}", headers=headers) as session:
+        yield session
+    await endpoint.close()
+
+
+async def posted(client: ClientSession, body: bytes = b"", path: str = RUN, **headers: str) -> tuple[int, Any]:
+    async with client.post(path, data=body, headers=headers) as response:
+        return response.status, await response.json()
+
+
+async def many(app: AppTables, count: int) -> None:
+    await app.connection.execute(RECIPIENTS, count)
+    await app.connection.execute(TASKS)
+
+
+async def test_nobody_runs_anything_without_the_token(
+    client: ClientSession, app: AppTables, stage: SchedulerHarness
+) -> None:
+    """The old backend let anybody do that."""
+    await due(app, "ada")
+    assert (await posted(client, Authorization="Bearer x"))[0] == 401
+    async with client.get("/api/v1/schedules", headers={"Authorization": ""}) as response:
+        assert response.status == 401
+    assert await stage.scheduled_mails() == []
+
+
+async def test_the_list_says_when_each_is_next(client: ClientSession, app: AppTables) -> None:
+    """All three, zone by zone, with what the last run has brought."""
+    await app.user("ada", {"timezone": "Asia/Tokyo"})
+    async with client.get("/api/v1/schedules") as response:
+        output = {one["name"]: one for one in await response.json()}
+    assert set(output) == {"task-reminder", "overdue-summary", "focus-report"}
+    assert {zone for one in output["task-reminder"]["next"] for zone in one["zones"]} == {"Asia/Tokyo", "Europe/Paris"}
+    assert output["task-reminder"]["last"] is None
+
+
+async def test_a_run_is_sent_once(client: ClientSession, app: AppTables, stage: SchedulerHarness) -> None:
+    """202 with the numbers; a second one finds the slot taken; `force` opens what has ended."""
+    await due(app, "ada")
+    status, ran = await posted(client)
+    assert (status, ran["people"], ran["slots"]) == (202, 1, 1)
+    assert await stage.tick() == 1
+    assert (await posted(client))[1]["slots"] == 0
+    assert (await posted(client, b'{"force": true}'))[1]["renewed"] == 1
+    assert await stage.tick() == 1
+
+
+async def test_a_rehearsal_is_one_document_and_writes_nothing(
+    client: ClientSession, app: AppTables, stage: SchedulerHarness
+) -> None:
+    """More people than one page holds: who gets what, and why others do not."""
+    await many(app, 600)
+    await due(app, "bob", isEmailVerified=False)
+    status, output = await posted(client, b'{"dry_run": true, "bodies": true}')
+    assert (status, output["sends"], output["skips"], len(output["people"])) == (200, 600, 1, 601)
+    assert "Write" in next(one["text"] for one in output["people"] if one["sends"])
+    assert [one["reason"] for one in output["people"] if not one["sends"]] == [
+        "the person has not verified the address"
+    ]
+    assert await stage.scheduled_mails() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"nonsense", "JSON"),
+        (b"\xff", "JSON"),
+        (b"[" * 2000, "JSON"),
+        (b'{"dryrun": true}', "dryrun"),
+        (b'{"dry_run": 1}', "dry_run"),
+        (b'{"at": "tomorrow"}', "at"),
+        (b'{"at": "0001-01-01T00:00:00+14:00"}', "at"),
+        (b'{"at": "9999-12-31T23:59:59-14:00"}', "at"),
+        (b'{"at": "2026-03-02T09:00:00Z"}', "at"),  # it is 08:00 UTC
+        (b'{"at": "2020-03-02T09:00:00Z"}', "at"),
+        (b'{"at": "2020-03-02T09:00:00Z", "dry_run": true}', "at"),
+    ],
+)
+async def test_strange_orders_are_refused(
+    client: ClientSession, app: AppTables, stage: SchedulerHarness, body: bytes, named: str
+) -> None:
+    """400 with words about what was expected, and nothing is planned."""
+    await due(app, "ada")
+    status, output = await posted(client, body)
+    assert (status, named in output["reason"]) == (400, True), output
+    assert await stage.scheduled_mails() == []
+
+
+async def test_what_does_not_exist_or_is_too_long(client: ClientSession) -> None:
+    """An unknown schedule is told those that there are; nobody needs five kilobytes for an order."""
+    status, output = await posted(client, path="/api/v1/schedules/pigeons/run")
+    assert (status, "task-reminder" in output["reason"]) == (404, True)
+    assert (await posted(client, b" " * (MAX_BODY_BYTES + 1)))[0] == 413
+
+
+async def test_one_at_a_time_and_whoever_hangs_up_blocks_nobody(
+    client: ClientSession, app: AppTables, stage: SchedulerHarness
+) -> None:
+    """While one rehearses, another is told to wait; a client that goes away in the middle is no error of ours."""
+    await many(app, 2000)
+    with capture_logs() as lines:
+        response = await client.post(RUN, data=b'{"dry_run": true, "bodies": true}')
+        await response.content.readany()
+        assert (await posted(client))[0] == 409
+        response.close()
+        async with asyncio.timeout(10):
+            while (await posted(client))[0] == 409:
+                await asyncio.sleep(0.05)
+    assert [line for line in lines if line["log_level"] in ("error", "critical")] == []
+    assert len(await stage.scheduled_mails()) == 2000
+
+
+async def test_an_outage_in_the_middle_ends_the_document(client: ClientSession, app: AppTables) -> None:
+    """What was told so far is a whole document, which says that it is not all."""
+    await many(app, 1200)
+    response = await client.post(RUN, data=b'{"dry_run": true, "bodies": true}')
+    await app.connection.execute("ALTER TABLE users RENAME TO u")
+    output = await response.json()
+    assert "public.users" in output["error"]
+    assert 0 < output["sends"] < 1200

@@ -1,0 +1,33 @@
+"""A provider, what it has seen, and a bus to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.support.dispatcher_harness import DispatcherHarness, record_requests
+from tests.support.fake_resend import FakeResend, ReceivedRequest
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeResend]:
+    async with FakeResend() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def seen(fake: FakeResend) -> AsyncIterator[list[ReceivedRequest]]:
+    """The provider's requests, in the order of their arrival."""
+    async with record_requests(fake) as seen:
+        yield seen
+
+
+@pytest.fixture
+async def harness(
+    connection: Connection, keys: Keys, fake: FakeResend, seen: list[ReceivedRequest]
+) -> AsyncIterator[DispatcherHarness]:
+    async with DispatcherHarness(connection, keys, fake) as harness:
+        yield harness

@@ -1,0 +1,110 @@
+"""kill -9 between every two operations of the send path: nothing lost, nothing twice. Every step, not a lucky one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.delivery import responses
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import Backoff, NewJob
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.support.crashing_daemon import CrashingDaemon
+from tests.support.fake_resend import Answer, FakeResend, error
+
+GOOD = [f"person{number}@mail.dev" for number in range(5)]
+BAD = ["eve@example.com"]  # an address that only the provider refuses
+MOST_STEPS = 60
+BATCH_PATH = "/emails/batch"
+
+
+def partial_refusal(fake: FakeResend) -> None:
+    """A batch of which the provider refuses one mail."""
+
+
+def lost_reply(fake: FakeResend) -> None:
+    """The batch is accepted in part, and the reply lost: a second try with the same bytes."""
+    fake.script(Answer(drop=True), when=lambda incoming: incoming.path == BATCH_PATH)
+
+
+def strict(fake: FakeResend) -> None:
+    """The whole batch is refused for one mail: halves."""
+    fake.permissive_known = False
+
+
+def sick(fake: FakeResend) -> None:
+    """An error page, a 409 about a request under way and a 429 on the way to the answer."""
+    fake.script(
+        Answer(502, "<html>"), error(409, "resource_locked"), error(429, "rate_limit_exceeded", retry_after="0.1")
+    )
+
+
+def settings(valkey_url: str, keys: Keys, fake: FakeResend) -> dict[str, str]:
+    return {
+        "REDIS_URL": valkey_url,
+        "FLOWSTATE_QUEUE_PREFIX": keys.prefix,
+        "FLOWSTATE_QUEUE_INSTANCE_ID": "mortal",
+        "FLOWSTATE_HTTP_ENABLED": "false",
+        "FLOWSTATE_REDIS_BLOCK_TIMEOUT_S": "0.2",
+        "RESEND_API_URL": fake.url,
+        "RESEND_API_KEY": fake.api_key,
+        "RESEND_FROM_EMAIL": "FlowState <hello@flowstate.dev>",
+    }
+
+
+def job(to: str) -> NewJob:
+    content = {"type": "welcome", "to": to, "context": {"name": "Ada"}}
+    return NewJob("welcome", content, priority=5, attempts=4, backoff=Backoff("fixed", 20))
+
+
+async def died_and_lived_on(
+    environment: dict[str, str], keys: Keys, redis: Redis, recipients: list[str], steps: int
+) -> tuple[bool, list[str]]:
+    """One life that ends after `steps`, and one that ends when all is done: whether the first died, and its trail."""
+    connection = Connection(environment["REDIS_URL"], client_name="producer")
+    await BullQueue(connection, keys, Clock(), token="test").add_many([job(to) for to in recipients])
+    await connection.close()
+
+    async def settled() -> bool:
+        ended = int(await redis.zcard(keys("completed"))) + int(await redis.zcard(keys("failed")))
+        return ended == len(recipients)
+
+    first = CrashingDaemon(environment, steps)
+    await first.run_until(settled)
+    if first.crashed:
+        await CrashingDaemon(environment).run_until(settled)
+    return len(first.trail) == steps, first.trail
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("trouble", [partial_refusal, lost_reply, strict, sick])
+@pytest.mark.parametrize("people", [[*GOOD[:2], *BAD, *GOOD[2:]], GOOD[:1]], ids=["batch", "single"])
+async def test_death_between_any_two_operations(
+    valkey_url: str,
+    keys: Keys,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Callable[[FakeResend], None],
+    recipients: list[str],
+) -> None:
+    """Wherever it dies, the next life sends what is left, and each person has got exactly one mail."""
+    monkeypatch.setattr(responses, "IN_PROGRESS_MS", 20)
+    wanted = sorted(to for to in recipients if to not in BAD)
+    for steps in range(MOST_STEPS):
+        here = Keys(f"{keys.prefix}-{steps}", keys.name)
+        async with FakeResend() as fake:
+            trouble(fake)
+            died, trail = await died_and_lived_on(settings(valkey_url, here, fake), here, redis, recipients, steps)
+            where = f"after {steps} steps: {trail[-1:]}"
+            assert sorted(accepted.to[0] for accepted in fake.accepted) == wanted, where
+        failed = [await redis.hget(here(job_id), "data") for job_id in await redis.zrange(here("failed"), 0, -1)]
+        assert [json.loads(data or "")["to"] for data in failed] == [to for to in recipients if to in BAD], where
+        assert [key async for key in redis.scan_iter(f"{here.own('envelope')}:*")] == [], where
+        if not died:
+            return
+    raise AssertionError("a life without an end")

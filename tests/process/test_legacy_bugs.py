@@ -1,0 +1,157 @@
+"""The thirteen faults of the worker that this daemon replaces, each with a test that fails if it ever comes back.
+
+Whole daemons on real stores. Most claims have closer tests in their own rooms; here is the list, complete but for the
+faults of its cron jobs: those are in `tests/integration/schedule/test_thirteen_faults_of_the_calendar.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from asyncio.subprocess import PIPE, create_subprocess_exec
+from collections import Counter
+
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.dev.embedded import free_port
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import Backoff, NewJob
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.compat.flowstate_mails import CONTEXTS, PRIORITIES
+from tests.process.conftest import MakeDaemon
+from tests.support.daemon import eventually
+from tests.support.fake_resend import AcceptedMail, FakeResend, error
+from tests.support.proxy import FaultProxy
+
+CODE = "482913"
+
+
+async def add(connection: Connection, keys: Keys, kind: str, *recipients: str, **options: object) -> None:
+    """Jobs as the application's backend adds them."""
+    jobs = [
+        NewJob(
+            kind,
+            {"type": kind, "to": to, "context": CONTEXTS[kind]},
+            **{"priority": PRIORITIES[kind], "attempts": 3, "backoff": Backoff("fixed", 20), **options},  # type: ignore[arg-type]
+        )
+        for to in recipients
+    ]
+    await BullQueue(connection, keys, Clock(), token="test").add_many(jobs)
+
+
+async def sent(provider: FakeResend, count: int = 1) -> list[AcceptedMail]:
+    """The mails that the provider has accepted, once there are so many."""
+
+    async def enough() -> bool:
+        return len(provider.accepted) >= count
+
+    await eventually(enough, f"{count} mails")
+    return provider.accepted
+
+
+async def test_01_every_overdue_summary_failed_on_a_missing_template_helper(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """The backend's own context becomes a mail in both languages, and no job fails."""
+    for locale in ("en", "fr"):
+        await add(connection, keys, "overdue-summary", f"{locale}@example.org")
+        async with make_daemon(locale, FLOWSTATE_MAIL_DEFAULT_LOCALE=locale):
+            (*_, mail) = await sent(provider, len(provider.accepted) + 1)
+        assert "Pay rent" in mail.body["html"]
+    assert await redis.zcard(keys("failed")) == 0
+
+
+async def test_07_lists_collapsed_into_one_paragraph_and_there_was_no_text_part(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
+) -> None:
+    """Each line of a producer's list is an item in HTML and a line in the text part, which there always is."""
+    await add(connection, keys, "overdue-summary", "ada@example.org")
+    async with make_daemon():
+        (mail,) = await sent(provider)
+    items = [part for part in mail.body["html"].split("<li")[1:] if "overdue" in part]
+    assert ["Pay rent" in items[0], "Call home" in items[1], len(items)] == [True, True, 2]
+    lines = [line for line in mail.body["text"].splitlines() if "overdue" in line and line.strip().startswith("-")]
+    assert ["Pay rent" in lines[0], "Call home" in lines[1], len(lines)] == [True, True, 2]
+
+
+async def test_09_a_code_waited_behind_thousands_of_reminders(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
+) -> None:
+    """At two requests a second a code leaves with the next one, and the reminders go a hundred at a time."""
+    provider.rate.limit = 2
+    recipients = [f"person{number}@mail.dev" for number in range(1_000)]
+    await add(connection, keys, "task-reminder", *recipients)
+    async with make_daemon():
+        await sent(provider, 200)
+        await add(connection, keys, "otp", "code@mail.dev")
+        before = len({mail.key for mail in provider.accepted})
+
+        async def code_sent() -> bool:
+            return any(mail.to[0] == "code@mail.dev" for mail in provider.accepted)
+
+        await eventually(code_sent, "the code")
+        assert len({mail.key for mail in provider.accepted}) <= before + 1
+        mails = await sent(provider, 1_001)
+    assert len({mail.key for mail in mails}) <= 20
+
+
+async def test_10_without_redis_mails_were_sent_from_within_the_request(
+    make_daemon: MakeDaemon, provider: FakeResend
+) -> None:
+    """There is one way to a mail, and it leads through the queue: without Redis a producer is told so, at once."""
+    daemon = make_daemon()
+    url = f"redis://127.0.0.1:{free_port()}"
+    command = (sys.executable, "-m", "flowstate_daemon", "enqueue", "welcome", "--to", "ada@example.org", "--json")
+    process = await create_subprocess_exec(
+        *command, env={**daemon._environment, "REDIS_URL": url}, stdout=PIPE, stderr=PIPE
+    )
+    out, _ = await process.communicate()
+    assert (process.returncode, json.loads(out)["error"]) == (69, "a store is unreachable")
+    assert provider.requests == Counter()
+
+
+async def test_11_codes_stayed_readable_and_were_delivered_long_after_their_end(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """A code that failed is scrubbed from its job; one past its life is dropped, and none is sent."""
+    provider.script(error(422, "validation_error", "no such address"), times=1)
+    stale = Clock().now_ms() - 11 * 60_000
+    await add(connection, keys, "otp", "refused@example.org")
+    async with make_daemon() as daemon:
+
+        async def failed() -> bool:
+            return bool(await redis.zcard(keys("failed")) == 1)
+
+        await eventually(failed, "the refused code in failed")
+        await add(connection, keys, "otp", "late@example.org", timestamp=stale)
+
+        async def expired() -> bool:
+            return bool(daemon.events("mail_expired"))
+
+        await eventually(expired, "the late code dropped")
+    every_key = [key async for key in redis.scan_iter(f"{keys.prefix}:*")]
+    texts = [str(await redis.hgetall(key)) for key in every_key if await redis.type(key) == "hash"]
+    assert [text for text in texts if CODE in text] == []
+    assert provider.accepted == []
+
+
+async def test_12_a_worker_that_died_before_its_bookkeeping_sent_the_mail_twice(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """Killed after the provider has accepted and before the answer arrives: the next life sends nothing new."""
+    await add(connection, keys, "welcome", "ada@example.org")
+    async with FaultProxy("127.0.0.1", provider.port) as proxy:
+        proxy.drop_replies = True
+        async with make_daemon(RESEND_API_URL=f"http://127.0.0.1:{proxy.port}") as daemon:
+            await sent(provider)
+            await daemon.kill()
+    async with make_daemon():
+
+        async def settled() -> bool:
+            return not await redis.exists(keys("active")) and not await redis.exists(keys("wait"))
+
+        await eventually(settled, "the job settled")
+    assert [mail.to[0] for mail in provider.accepted] == ["ada@example.org"]
+    assert await redis.zcard(keys("failed")) == 0

@@ -1,0 +1,192 @@
+"""The daemon as a child: it starts, works, drains, hands back, and says what is wrong with its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.mail_producer import MailProducer, NewMail
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.process.conftest import MakeDaemon
+from tests.support.daemon import eventually
+from tests.support.fake_resend import FakeResend
+
+
+async def enqueue(connection: Connection, keys: Keys, count: int, *, first: int = 0) -> list[str]:
+    """Welcome mails to so many people, numbered from `first`."""
+    producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
+    orders = [
+        NewMail("welcome", f"person-{number}@example.org", {"name": "Ada"}) for number in range(first, first + count)
+    ]
+    return [added.id for added in await producer.enqueue_many(orders)]
+
+
+async def test_a_mail_goes_from_the_queue_to_the_provider(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """The thin path: enqueued, claimed, rendered, accepted, settled; health and metrics tell."""
+    async with make_daemon() as daemon:
+        await daemon.ready()
+        await enqueue(connection, keys, 1)
+
+        async def accepted() -> bool:
+            return len(provider.accepted) == 1
+
+        await eventually(accepted, "one mail accepted")
+
+        async def settled() -> bool:
+            return 'ending="sent",kind="welcome"} 1.0' in (await daemon.look("/metrics"))[1]
+
+        await eventually(settled, "one mail counted as sent")
+        assert await redis.llen(keys("active")) == 0
+        (line,) = daemon.events("mail_sent")
+        assert line["kind"] == "welcome"
+        assert "person-0@" not in daemon.log_text()
+
+
+async def test_sigterm_lets_mails_under_way_end(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """The first SIGTERM drains: what is being sent is sent and settled, nothing new is claimed, exit 0."""
+    provider.hold()
+    async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="3") as daemon:
+        await daemon.ready()
+        await enqueue(connection, keys, 5)
+
+        async def three_under_way() -> bool:
+            return int(await redis.llen(keys("active"))) == 3
+
+        await eventually(three_under_way, "three mails under way")
+        daemon.send(signal.SIGTERM)
+
+        async def leaving() -> bool:
+            return (await daemon.look("/health/ready"))[0] == 503
+
+        await eventually(leaving, "ready is red while draining")
+        provider.release()
+        assert await daemon.ended() == 0
+    assert len(provider.accepted) == 3
+    assert await redis.llen(keys("active")) == 0
+    assert await redis.llen(keys("wait")) == 2
+
+
+async def test_a_second_sigterm_hands_back_now(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """Jobs under way go back to the wait list unlocked and untried, at once."""
+    provider.hold()
+    async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="3") as daemon:
+        await daemon.ready()
+        ids = await enqueue(connection, keys, 3)
+
+        async def three_under_way() -> bool:
+            return int(await redis.llen(keys("active"))) == 3
+
+        await eventually(three_under_way, "three mails under way")
+        daemon.send(signal.SIGTERM)
+        await eventually(lambda: _event(daemon, "draining"), "draining")
+        daemon.send(signal.SIGTERM)
+        assert await daemon.ended(within_s=5) == 0
+    assert await redis.llen(keys("active")) == 0
+    assert sorted(await redis.lrange(keys("wait"), 0, -1)) == sorted(ids)
+    assert not any([await redis.exists(keys.lock(job_id)) for job_id in ids])
+    assert not any([await redis.hget(keys.job(job_id), "attemptsMade") for job_id in ids])
+
+
+async def _event(daemon: object, name: str) -> bool:
+    return bool(daemon.events(name))  # type: ignore[attr-defined]
+
+
+async def test_the_deadline_of_the_drain_hands_back_the_rest(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
+) -> None:
+    """A provider that does not answer cannot keep the daemon from leaving in time."""
+    provider.hold()
+    async with make_daemon(FLOWSTATE_QUEUE_SHUTDOWN_TIMEOUT_S="0.2") as daemon:
+        await daemon.ready()
+        await enqueue(connection, keys, 2)
+
+        async def two_under_way() -> bool:
+            return int(await redis.llen(keys("active"))) == 2
+
+        await eventually(two_under_way, "two mails under way")
+        daemon.send(signal.SIGTERM)
+        assert await daemon.ended(within_s=5) == 0
+    assert await redis.llen(keys("wait")) == 2
+
+
+async def test_a_second_daemon_under_one_name_refuses_to_start(make_daemon: MakeDaemon) -> None:
+    """It says why, and the first goes on."""
+    async with make_daemon("twin") as first:
+        await first.ready()
+        async with make_daemon("twin") as second:
+            assert await second.ended() == 1
+            assert "twin" in second.log_text()
+            assert "FLOWSTATE_QUEUE_INSTANCE_ID" in second.log_text()
+        assert (await first.look("/health/ready"))[0] == 200
+
+
+async def test_two_daemons_share_one_queue(
+    make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
+) -> None:
+    """Under different names they split the work: every mail once."""
+    provider.latency_s = 0.05
+    few = {"FLOWSTATE_QUEUE_CONCURRENCY": "20"}
+    async with make_daemon("one", **few) as one, make_daemon("two", **few) as two:
+        await asyncio.gather(one.ready(), two.ready())
+        await enqueue(connection, keys, 300)
+
+        async def all_accepted() -> bool:
+            return len(provider.accepted) >= 300
+
+        await eventually(all_accepted, "300 mails")
+        sent = (len(one.events("mail_sent")), len(two.events("mail_sent")))
+    assert provider.duplicates() == []
+    assert len(provider.accepted) == 300
+    assert min(sent) > 0
+
+
+async def run(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Exit code and standard error of one command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "flowstate_daemon", *arguments, env=environment,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, complaint = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, complaint.decode()
+
+
+async def test_wrong_configuration_names_every_mistake_and_exits_78() -> None:
+    """One message, all mistakes, no secret."""
+    environment = {
+        "REDIS_URL": "http://wrong",
+        "FLOWSTATE_HTTP_PORT": "99999",
+        "FLOWSTATE_QUEUE_CONCURENCY": "5",
+        "RESEND_API_KEY": "re_se cret",
+    }
+    code, complaint = await run(["run"], environment)
+    assert code == 78
+    for name in ("REDIS_URL", "FLOWSTATE_HTTP_PORT", "FLOWSTATE_QUEUE_CONCURENCY", "RESEND_FROM_EMAIL"):
+        assert name in complaint
+    assert "re_se cret" not in complaint
+
+
+async def test_a_store_out_of_reach_is_exit_69_for_a_command(tmp_path: Path) -> None:
+    """One-shot commands do not wait for Redis; they say what to do."""
+    code, complaint = await run(["queue", "status"], {"REDIS_URL": "redis://127.0.0.1:1"})
+    assert code == 69
+    assert "REDIS_URL" in complaint
+
+
+async def test_wrong_usage_is_exit_64() -> None:
+    """Of an unknown option as of an unknown kind of mail."""
+    assert (await run(["queue", "list", "nowhere"], {}))[0] == 64
+    assert (await run(["enqueue", "spam", "--to", "a@example.org"], {}))[0] == 64

@@ -1,0 +1,135 @@
+"""A bus with everything that is real around it: jobs in Redis, the SDK, a provider on loopback. Tests post to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+from uuid import uuid4
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.health import HealthRegistry
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
+from flowstate_daemon.mail.message import Accepted, Email
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import Job, NewJob
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.batch import OutgoingMail
+from flowstate_daemon.sending.dispatcher import Dispatcher
+from flowstate_daemon.sending.rate_limiter import RateLimiter
+from flowstate_daemon.sending.request_store import RequestStore
+from flowstate_daemon.sending.send_gate import SendGate
+from tests.support.clock import FakeClock
+from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest
+
+CODE, REMINDER = 1, 5
+
+
+def mail_of(job: Job, **changes: Any) -> Email:
+    """The mail of a job: the same whenever it is asked for."""
+    fields: dict[str, Any] = {
+        "kind": job.name,
+        "sender": "FlowState <hello@flowstate.dev>",
+        "to": f"person{job.id}@mail.dev",
+        "subject": f"Mail of job {job.id}",
+        "html": f"<p>{job.id}</p>",
+        "text": job.id,
+    }
+    return Email(**(fields | changes))
+
+
+@dataclass
+class DispatcherHarness:
+    """One worker's bus. `seen` are the provider's requests, in the order of their arrival."""
+
+    connection: Connection
+    keys: Keys
+    fake: FakeResend
+    assumed_rate: float | None = None
+    instance: str = "depot"
+    clock: Clock = field(default_factory=Clock)
+    gate_clock: FakeClock = field(default_factory=FakeClock)
+    timeout_s: float = 10.0
+
+    async def open(self) -> None:
+        self.token = f"{self.instance}/{uuid4().hex}"
+        self.bull = BullQueue(self.connection, self.keys, self.clock, token=self.token)
+        self.request_store = RequestStore(self.connection, self.keys, self.clock, token=self.token)
+        self.rate_limiter = RateLimiter(self.connection, self.keys, self.clock, assumed_rate=self.assumed_rate)
+        self.health = HealthRegistry(self.gate_clock)
+        self.gate = SendGate(self.health, Metrics(), self.gate_clock)
+        settings = ResendOptions(self.fake.api_key, self.fake.url, timeout_s=self.timeout_s)
+        self.gateway = ResendGateway(settings, on_answer=lambda _word, _seconds, rate: self.dispatcher.receive(rate))
+        await self.gateway.open()
+        self.dispatcher = Dispatcher(
+            self.gateway,
+            self.request_store,
+            self.rate_limiter,
+            self.gate,
+            HealthRegistry(self.clock).register("bus"),
+            self.clock,
+        )
+        self._running = asyncio.create_task(self.dispatcher.run())
+
+    async def close(self) -> None:
+        self.dispatcher.stop()
+        async with asyncio.timeout(10):
+            await self._running
+        await self.gateway.close()
+
+    async def jobs(self, count: int, priority: int = REMINDER) -> list[Job]:
+        """New jobs, in our hands."""
+        await self.bull.add_many([NewJob("welcome", {}, priority=priority) for _ in range(count)])
+        return await self.take(count)
+
+    async def take(self, count: int) -> list[Job]:
+        jobs: list[Job] = []
+        while len(jobs) < count:
+            found = await self.bull.claim(min(100, count - len(jobs)))
+            assert found, "no more jobs"
+            jobs += found
+        return jobs
+
+    async def released(self, jobs: list[Job]) -> list[Job]:
+        """The same jobs as their next taker sees them."""
+        await self.bull.release(jobs)
+        return await self.take(len(jobs))
+
+    def outgoing_mail(self, job: Job, *, expires_at: int | None = None, **changes: Any) -> OutgoingMail:
+        urgent = job.priority == CODE
+        return OutgoingMail(job, job.priority, urgent, lambda: mail_of(job, **changes), expires_at=expires_at)
+
+    def post(self, job: Job, *, expires_at: int | None = None, **changes: Any) -> asyncio.Task[Accepted]:
+        """Send one job's mail; the task ends with its fate."""
+        return asyncio.create_task(self.dispatcher.send(self.outgoing_mail(job, expires_at=expires_at, **changes)))
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+@asynccontextmanager
+async def record_requests(fake: FakeResend) -> AsyncIterator[list[ReceivedRequest]]:
+    """Every request that reaches the provider, as it is."""
+    seen: list[ReceivedRequest] = []
+
+    def note(incoming: ReceivedRequest) -> bool:
+        seen.append(incoming)
+        return False
+
+    fake.script(Answer(), when=note, times=None)
+    yield seen
+
+
+async def wait_for_results(
+    tasks: list[asyncio.Task[Accepted]], *, within_s: float = 15.0
+) -> list[Accepted | BaseException]:
+    async with asyncio.timeout(within_s):
+        return await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,212 @@
+"""Redis as hosts offer it: a cluster of several nodes, a primary with replica and sentinel, a server that wants TLS.
+
+Cluster and sentinels are the embedded Valkey in other roles. It speaks no TLS: for that a redis-server of the machine
+is used, where there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from signal import Signals
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from redis import exceptions as refused
+from redis.asyncio import Redis
+from redis.crc import key_slot
+
+from flowstate_daemon.dev.embedded import LOOPBACK, free_port, valkey_binary
+from flowstate_daemon.dev.process import ManagedProcess
+from tests.support.daemon import eventually
+
+SLOTS = 16384
+
+
+class Server:
+    """One server process with options of its own; `client` asks it directly."""
+
+    def __init__(
+        self, *options: str, binary: Path | None = None, plain: bool = True, first: Sequence[str] = ()
+    ) -> None:
+        """`first` are words before the options, such as the name of a configuration file."""
+        self.port, self.dispatcher = free_port(), free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="flowstate-redis-"))
+        self._child = ManagedProcess("redis", self.folder, last_signal=Signals.SIGTERM)
+        listen = ("--port", str(self.port)) if plain else ("--port", "0", "--tls-port", str(self.port))
+        common = (*listen, "--bind", LOOPBACK, "--dir", ".", "--save", "", "--repl-diskless-sync-delay", "0")
+        self._command = [str(binary or valkey_binary()), *first, *common, *options]
+        secret = options[options.index("--requirepass") + 1] if "--requirepass" in options else None
+        self.client = Redis(host=LOOPBACK, port=self.port, protocol=2, socket_timeout=5, password=secret)
+
+    @property
+    def url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}"
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(LOOPBACK, self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def run(self, *command: str | int) -> Any:
+        return await self.client.execute_command(*command)
+
+    async def start(self) -> None:
+        await self._child.start(self._command, self._answers)
+
+    async def kill(self) -> None:
+        await self._child.kill()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.aclose()
+        await self._child.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class RedisCluster:
+    """Three primaries, each with a third of the slots, and a replica of the one that serves `key`."""
+
+    def __init__(self, nodes: list[Server], key: str) -> None:
+        *self.primaries, self.replica = nodes
+        self.owner = self.primaries[key_slot(key.encode()) * 3 // SLOTS]
+        self.other = next(node for node in self.primaries if node is not self.owner)
+
+    async def form(self) -> None:
+        """Share the slots out and introduce all nodes to each other."""
+        for number, node in enumerate(self.primaries):
+            first, last = (-(-SLOTS * part // 3) for part in (number, number + 1))
+            await node.run("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
+        for node in (*self.primaries[1:], self.replica):
+            await node.run("CLUSTER", "MEET", LOOPBACK, self.primaries[0].port, self.primaries[0].dispatcher)
+        for node in (*self.primaries, self.replica):
+            await eventually(lambda node=node: self._knows_all(node), "all nodes know each other")  # type: ignore[misc]
+        await self.replica.run("CLUSTER", "REPLICATE", (await self.owner.run("CLUSTER", "MYID")).decode())
+        await eventually(self._replicates, "the replica is in step")
+
+    async def _knows_all(self, node: Server) -> bool:
+        output = await node.run("CLUSTER", "INFO")
+        text = output if isinstance(output, dict) else dict(line.split(":") for line in output.decode().split())
+        return text["cluster_state"] == "ok" and text["cluster_known_nodes"] == "4"
+
+    async def _replicates(self) -> bool:
+        return (await self.replica.client.info("replication")).get("master_link_status") == "up"
+
+
+@asynccontextmanager
+async def cluster(key: str) -> AsyncIterator[RedisCluster]:
+    """A formed cluster, for the queue whose keys start with `key`."""
+    async with AsyncExitStack() as opened:
+        nodes = []
+        for _ in range(4):
+            node = Server("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no")
+            node._command += ["--cluster-port", str(node.dispatcher)]
+            nodes.append(await opened.enter_async_context(node))
+        formed = RedisCluster(nodes, key)
+        await formed.form()
+        yield formed
+
+
+class SentinelGroup:
+    """A primary, its replica, and a sentinel that fails over after a second of silence."""
+
+    def __init__(self, primary: Server, replica: Server, sentinel: Server) -> None:
+        self.primary = primary
+        self.replica = replica
+        self.sentinel = sentinel
+
+    async def ready_to_fail_over(self) -> bool:
+        try:
+            found = await self.sentinel.run("SENTINEL", "REPLICAS", "mymaster")
+        except refused.ResponseError:
+            return False
+        status = (await self.replica.client.info("replication")).get("master_link_status")
+        return len(found) == 1 and status == "up"
+
+
+@asynccontextmanager
+async def watched(password: str = "") -> AsyncIterator[SentinelGroup]:
+    """Both stores want `password`, if there is one; the sentinel wants none."""
+    secret = ("--requirepass", password, "--masterauth", password) if password else ()
+    async with AsyncExitStack() as opened:
+        primary = await opened.enter_async_context(Server(*secret))
+        replica = await opened.enter_async_context(Server(*secret, "--replicaof", f"{LOOPBACK} {primary.port}"))
+        sentinel = Server(first=("sentinel.conf", "--sentinel"))
+        lines = [f"sentinel monitor mymaster {LOOPBACK} {primary.port} 1"]
+        lines += [f"sentinel auth-pass mymaster {password}"] if password else []
+        lines += ["sentinel down-after-milliseconds mymaster 1000", "sentinel failover-timeout mymaster 5000"]
+        (sentinel.folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
+        sentinel._command = sentinel._command[: sentinel._command.index("--save")]  # a sentinel keeps no data
+        await opened.enter_async_context(sentinel)
+        made = SentinelGroup(primary, replica, sentinel)
+        await eventually(made.ready_to_fail_over, "the sentinel knows the replica", within_s=30)
+        yield made
+
+
+def make_certificate(folder: Path, *, host: str = LOOPBACK) -> Path:
+    """An authority, `ca.pem`, whose path is returned, and a certificate signed by it, `cert.pem` and `key.pem`."""
+    now = datetime.now(tz=UTC)
+
+    def build(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, *more: x509.ExtensionType) -> Any:
+        named = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, word)]) for word in (name, issuer))
+        builder = x509.CertificateBuilder().subject_name(next(named)).issuer_name(next(named))
+        builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+        for extension in more:
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        return builder
+
+    root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    identifier = x509.SubjectKeyIdentifier.from_public_key(root_key.public_key())
+    usage = x509.KeyUsage(*([False] * 5), key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False)
+    authority = build(
+        "test authority", root_key, "test authority", x509.BasicConstraints(True, None), identifier, usage
+    )
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
+    signed_by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+    server = build("test server", key, "test authority", names, signed_by)
+    files = {
+        "ca.pem": authority.sign(root_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
+        "cert.pem": server.sign(root_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
+        "key.pem": key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder / "ca.pem"
+
+
+@asynccontextmanager
+async def tls_server(binary: Path, *options: str) -> AsyncIterator[Server]:
+    """A server that speaks TLS only, and asks its clients for no certificate; `ca.pem` lies in its folder."""
+    server = Server(*options, binary=binary, plain=False)
+    make_certificate(server.folder)
+    server._command += ["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "ca.pem"]
+    server._command += ["--tls-auth-clients", "no"]
+    async with server:
+        yield server
+
+
+def redis_server() -> Path | None:
+    """The machine's own redis-server, which Debian builds with TLS."""
+    found = shutil.which("redis-server")
+    return None if found is None else Path(found)

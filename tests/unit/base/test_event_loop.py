@@ -1,0 +1,41 @@
+"""The lag meter reports how late it was woken, and beats while the event loop turns."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flowstate_daemon.base.event_loop import EventLoopLagMonitor
+from flowstate_daemon.base.health import HealthRegistry
+from flowstate_daemon.base.metrics import Metrics
+from tests.support.clock import FakeClock
+
+
+def measured(metrics: Metrics) -> float:
+    return metrics.registry.get_sample_value("flowstate_event_loop_lag_seconds_count") or 0
+
+
+async def test_lateness_is_measured() -> None:
+    """A turn that took 0.75 s longer than it slept for has met that much lag."""
+    time, metrics = FakeClock(), Metrics()
+    meter = EventLoopLagMonitor(metrics, HealthRegistry(time).register("lag_meter"), time, every_s=0.25)
+    turn = asyncio.create_task(meter.run_once())
+    await asyncio.sleep(0)
+    time.advance(1.0)
+    async with asyncio.timeout(5):
+        await turn
+    assert metrics.registry.get_sample_value("flowstate_event_loop_lag_seconds_sum") == 0.75
+
+
+async def test_the_meter_beats_and_stops_at_once() -> None:
+    """It runs by itself, and a stop neither waits for the interval nor counts as a measurement."""
+    time, metrics = FakeClock(), Metrics()
+    heartbeat = HealthRegistry(time).register("lag_meter")
+    meter = EventLoopLagMonitor(metrics, heartbeat, time, every_s=0.001)
+    task = asyncio.create_task(meter.run())
+    async with asyncio.timeout(5):
+        while measured(metrics) < 2:
+            await asyncio.sleep(0)
+        meter.stop()
+        await task
+    assert heartbeat.is_idle
+    assert not heartbeat.stale

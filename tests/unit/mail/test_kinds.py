@@ -1,0 +1,308 @@
+"""The nine kinds, and what of a job's data they accept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from flowstate_daemon.base.errors import InvalidDataError, PermanentError, RetryableError
+from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES
+from flowstate_daemon.mail.kinds import KINDS, MAX_CONTEXT_BYTES, UnknownKindError, parse_request
+from flowstate_daemon.mail.samples import SAMPLES, preview_contexts
+from tests.unit.mail.rendered_mails import TO, job_data, sample
+
+
+def refusal(name: str, data: bytes) -> str:
+    with pytest.raises(InvalidDataError) as caught:
+        parse_request(name, data)
+    return caught.value.reason
+
+
+def test_the_nine_kinds_and_their_priorities() -> None:
+    """Kinds and priorities are those that FlowState's backend uses."""
+    assert {name: kind.priority for name, kind in KINDS.items()} == {
+        "otp": 1,
+        "password-reset": 1,
+        "welcome": 5,
+        "project-invitation": 5,
+        "task-reminder": 5,
+        "overdue-summary": 5,
+        "goal-milestone": 10,
+        "streak-milestone": 10,
+        "focus-report": 10,
+    }
+    assert {name for name, kind in KINDS.items() if kind.urgent} == {"otp", "password-reset"}
+    assert {name for name, kind in KINDS.items() if kind.secret_fields} == {"otp", "password-reset"}
+
+
+def test_what_nobody_asked_for_can_be_unsubscribed() -> None:
+    """Scheduled mails and milestones can be unsubscribed, answers to what somebody did cannot."""
+    assert {name for name, kind in KINDS.items() if not kind.unsubscribable} == {
+        "otp",
+        "password-reset",
+        "welcome",
+        "project-invitation",
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_are_read(kind: str) -> None:
+    """There is a sample of each kind, and it is read field by field."""
+    request = parse_request(kind, job_data(kind))
+    assert (request.kind, request.to) == (kind, TO)
+    assert set(SAMPLES) == set(KINDS)
+    for field in msgspec.structs.fields(request.context):
+        expected = SAMPLES[kind].get(field.encode_name, field.default)
+        assert getattr(request.context, field.name) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("fr", "fr"),
+        ("fr-CA", "fr"),
+        ("FR_fr", "fr"),
+        ("en", "en"),
+        ("tlh", None),
+        ("", None),
+        (7, None),
+        (["fr"], None),
+    ],
+)
+def test_the_locale_of_the_data(written: Any, read: str | None) -> None:
+    """Regions do not matter, and a language that we do not speak, or that is none, is as good as none."""
+    data = msgspec.json.decode(job_data("welcome")) | {"locale": written}
+    assert parse_request("welcome", msgspec.json.encode(data)).locale == read
+
+
+def test_samples_link_to_the_frontend_given() -> None:
+    """Each link of the samples starts with the address of the application that they are made for."""
+    for context in preview_contexts("http://localhost:4200/").values():
+        for name, value in context.items():
+            if name.endswith("Url"):
+                assert value.startswith("http://localhost:4200/")
+                assert "//" not in value.removeprefix("http://")
+
+
+@pytest.mark.parametrize("missing", ["null", "blank", "absent"])
+@pytest.mark.parametrize(
+    ("kind", "field", "name", "default"),
+    [
+        ("otp", "expiresIn", "expires_in", "10 minutes"),
+        ("welcome", "name", "name", "User"),
+        ("task-reminder", "userName", "user_name", "there"),
+        ("task-reminder", "projectName", "project_name", "Personal"),
+        ("task-reminder", "estimatedTime", "estimated_time", 0),
+        ("project-invitation", "projectDescription", "project_description", ""),
+    ],
+)
+def test_what_is_missing_gets_its_default(missing: str, kind: str, field: str, name: str, default: Any) -> None:
+    """A field with a default may be absent, null or blank."""
+    if missing == "absent":
+        request = sample(kind, without=field)
+    elif missing == "blank" and isinstance(default, str):
+        request = sample(kind, **{field: "  "})
+    else:
+        request = sample(kind, **{field: None})
+    assert getattr(request.context, name) == default
+
+
+def test_further_fields_are_ignored() -> None:
+    """Producers may send fields that no mail knows, in the data and in the context."""
+    data = msgspec.json.decode(job_data("welcome", plan={"deep": [1, None]}))
+    assert parse_request("welcome", msgspec.json.encode({**data, "traceId": 7})).context == sample("welcome").context
+
+
+def test_the_type_may_be_missing() -> None:
+    """The job's name alone says the kind when the data does not."""
+    data = msgspec.json.decode(job_data("welcome"))
+    for kind in (None, ...):
+        data = {**data, "type": None} if kind is None else {k: v for k, v in data.items() if k != "type"}
+        assert parse_request("welcome", msgspec.json.encode(data)).kind == "welcome"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("45", 45), ("45.0", 45), ("44.5", 45), ("44.49", 44), ("0", 0), ("100.00000000000001", 100)]
+)
+def test_progress_is_rounded_as_javascript_rounds(written: str, read: int) -> None:
+    """Progress may be fractional in the database; the mail shows what the application shows."""
+    data = job_data("goal-milestone", progress=987654).replace(b"987654", written.encode())
+    assert parse_request("goal-milestone", data).context.progress == read
+
+
+def test_integral_floats_are_counts() -> None:
+    """12.0 is a count, 12.5 is not."""
+    assert sample("streak-milestone", streakDays=12.0).context.streak_days == 12
+    reason = refusal("streak-milestone", job_data("streak-milestone", streakDays=12.5))
+    assert reason == "Expected `int`, got `float` - at `$.context.streakDays`"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "expected"),
+    [
+        ("goal-milestone", "progress", "45", "Expected `int | float`, got `str`"),
+        ("goal-milestone", "progress", None, "Expected `int | float`, got `null`"),
+        ("goal-milestone", "progress", True, "Expected `int | float`, got `bool`"),
+        ("goal-milestone", "totalTasks", -1, "Expected `int` >= 0"),
+        ("goal-milestone", "totalTasks", 10**12, "Expected `int` <= 1000000000"),
+        ("task-reminder", "taskTitle", 7, "Expected `str`, got `int`"),
+        ("task-reminder", "taskTitle", None, "Expected `str`, got `null`"),
+        ("task-reminder", "userName", ["Ada"], "Expected `str | null`, got `array`"),
+        ("task-reminder", "taskTitle", "a\0b", "Expected text without control characters"),
+        ("task-reminder", "taskTitle", "a\x1b[31mb", "Expected text without control characters"),
+        ("project-invitation", "projectDescription", "a\x07b", "Expected text without control characters"),
+        ("otp", "otpCode", 493027, "Expected `str`, got `int`"),
+        ("otp", "otpCode", "", "Expected 4 to 10 digits or letters"),
+        ("otp", "otpCode", "123", "Expected 4 to 10 digits or letters"),
+        ("otp", "otpCode", "12345678901", "Expected 4 to 10 digits or letters"),
+        ("otp", "otpCode", "12345\n", "Expected 4 to 10 digits or letters"),
+        ("otp", "otpCode", "١٢٣٤٥٦", "Expected 4 to 10 digits or letters"),
+        ("project-invitation", "acceptUrl", "", "Expected an http or https address"),
+    ],
+)
+def test_wrong_values_are_refused_with_their_place(kind: str, field: str, value: Any, expected: str) -> None:
+    """The reason says what was expected and where."""
+    assert refusal(kind, job_data(kind, **{field: value})) == f"{expected} - at `$.context.{field}`"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "javascript:alert(1)",
+        " JavaScript:alert(1)",
+        "java\nscript:alert(1)",
+        "data:text/html,<script>",
+        "ftp://flowstate.example/x",
+        "/tasks/1",
+        "//evil.example",
+        "undefined/tasks/1",
+        "https://",
+        "https:///tasks",
+        "https://flowstate.example@evil.example/",
+        "https://flowstate.example\\@evil.example/",
+        "https://flowstate.example/a b",
+        "https://flowstate.example/\r\nX: y",
+        "https://flowstate.example/\u202egpj",
+        'https://flowstate.example"onclick="x',
+    ],
+)
+def test_only_web_addresses_become_links(url: str) -> None:
+    """Nothing but an http or https address ever stands behind a button or in the footer."""
+    for kind, field in (("project-invitation", "acceptUrl"), ("task-reminder", "settingsUrl")):
+        assert refusal(kind, job_data(kind, **{field: url})).endswith(f"at `$.context.{field}`")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:4200/tasks/1",
+        "https://flowstate.example",
+        "HTTPS://FlowState.example/a?b=c&d=é#e",
+        "https://[::1]:8443/",
+        "https://bücher.example/x?next='y'",
+    ],
+)
+def test_web_addresses_pass_as_they_are(url: str) -> None:
+    """A web address is neither normalised nor shortened."""
+    assert sample("project-invitation", acceptUrl=url).context.accept_url == url
+
+
+def test_pasted_line_breaks_become_spaces() -> None:
+    """A title with line breaks, tabs or direction overrides is one visible line; a description keeps its lines."""
+    request = sample("task-reminder", taskTitle="  Buy\r\nmilk\tand\u2028bread \u202eevil\n")
+    assert request.context.task_title == "Buy milk and bread evil"
+    request = sample("project-invitation", projectDescription="one\r\ntwo\rthree\u2029four\tfive\n")
+    assert request.context.project_description == "one\ntwo\nthree\nfour\tfive"
+    assert sample("task-reminder", taskTitle=" \n ").context.task_title == "…"
+
+
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (b"", "$"),
+        (b"{", "$"),
+        (b"[]", "$"),
+        (b"null", "$"),
+        (b'"otp"', "$"),
+        (b'{"to":"ada@example.org"}', "$"),
+        (b'{"context":{}}', "$"),
+        (b'{"to":"ada@example.org","context":null}', "$.context"),
+        (b'{"to":"ada@example.org","context":[]}', "$.context"),
+        (b'{"to":"ada@example.org","context":{}}', "$.context"),
+        (b'{"to":null,"context":{}}', "$.to"),
+        (b'{"to":["ada@example.org"],"context":{}}', "$.to"),
+        (b'{"to":"ada@example.org","type":7,"context":{}}', "$.type"),
+        (b'{"to":"ada@example.org","type":"welcome","context":{}}', "$.type"),
+        (b'{"to":"ada@example.org","context":{"otpCode":"12\xff56"}}', "$.context"),
+        (b'{"to":"ada@example.org","context":{"otpCode":NaN}}', "$"),
+        (b'\xef\xbb\xbf{"to":"ada@example.org","context":{"otpCode":"123456"}}', "$"),
+        (b'{"to":"ada@example.org","context":{"otpCode":"123456","x":' + b"[" * 100_000, "$"),
+    ],
+)
+def test_data_of_another_shape_is_refused(data: bytes, place: str) -> None:
+    """Whatever the data is, the reason names the place and the job fails for good."""
+    assert refusal("otp", data).endswith(f"at `{place}`")
+    assert issubclass(InvalidDataError, PermanentError)
+
+
+@pytest.mark.parametrize("half", [b"\\ud83d", b"\\ude42", b"\\ud83dx", b"\\ude42\\ud83d"])
+def test_halves_of_surrogate_pairs_are_refused(half: bytes) -> None:
+    """JSON.stringify writes a cut emoji as a lone surrogate, which no mail can carry."""
+    data = job_data("task-reminder", taskTitle="HERE").replace(b"HERE", b"cut " + half)
+    assert "half of a surrogate pair" in refusal("task-reminder", data)
+    whole = data.replace(half, b"\\ud83d\\ude42")
+    assert parse_request("task-reminder", whole).context.task_title == "cut \U0001f642"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'{"to":"ada@example.org","context":{}', "valid JSON"),
+        (b'{"to":"ada@example.org","context":{}}}', "valid JSON"),
+        (b'{"to":NaN}', "valid JSON"),
+        (b"\xef\xbb\xbf{}", "valid JSON"),
+        (b'{"to":"\xe9"}', "UTF-8"),
+        (b'{"to":"\\ud83d"}', "surrogate"),
+    ],
+)
+def test_the_reason_tells_what_is_wrong_with_json(data: bytes, said: str) -> None:
+    """Broken JSON, another encoding and a cut emoji are told apart."""
+    assert said in refusal("otp", data)
+
+
+def test_sizes_are_limited() -> None:
+    """A field and a whole context have a limit, and the reason names both the size and the limit."""
+    assert len(sample("task-reminder", taskTitle="a" * MAX_FIELD_BYTES).context.task_title) == MAX_FIELD_BYTES
+    reason = refusal("task-reminder", job_data("task-reminder", taskTitle="é" * (MAX_FIELD_BYTES // 2 + 1)))
+    assert reason == "Text too long: 65538 bytes, at most 65536 are allowed - at `$.context.taskTitle`"
+    reason = refusal("task-reminder", job_data("task-reminder", further="a" * MAX_CONTEXT_BYTES))
+    assert reason.startswith("Context too large: ")
+    assert "at most 262144 are allowed" in reason
+
+
+def test_an_unknown_name_is_an_ordinary_failed_attempt() -> None:
+    """As in Bull: the attempt fails with Bull's own words, and a newer daemon may know the name."""
+    with pytest.raises(UnknownKindError) as caught:
+        parse_request("newsletter", b"{}")
+    assert isinstance(caught.value, RetryableError)
+    assert caught.value.reason == "Missing process handler for job type newsletter"
+
+
+def test_a_hostile_name_is_shown_harmlessly() -> None:
+    """An unknown name may stand in a log: it is short, on one line, and hides addresses."""
+    for name in ("a\nb\x1b[31m\u202e", "x" * 10_000, "ada@example.org", "\ud800", ""):
+        with pytest.raises(UnknownKindError) as caught:
+            parse_request(name, b"{}")
+        shown = caught.value.reason.removeprefix("Missing process handler for job type ")
+        assert len(shown) <= 100
+        assert shown.isprintable()
+        assert "ada@" not in shown
+
+
+def test_a_request_hides_what_it_carries() -> None:
+    """Neither the address nor a code stands in a request's repr, which may end up in a log."""
+    shown = repr(sample("otp", otpCode="493027"))
+    assert "493027" not in shown
+    assert TO not in shown

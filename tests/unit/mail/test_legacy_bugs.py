@@ -1,0 +1,76 @@
+"""What the old worker's mails did wrong, one test each; the numbers are those of its list of faults."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.locales import LOCALES
+from flowstate_daemon.mail.samples import Sample, all_samples, rich_contexts
+from flowstate_daemon.mail.templates import compile_templates
+from tests.support.html import Page
+from tests.support.mail_samples import crowded, rendered
+
+every_locale = pytest.mark.parametrize("locale", LOCALES)
+OVERDUE = [sample for sample in all_samples() if sample.kind == "overdue-summary"]
+RICH = rich_contexts()
+
+
+@every_locale
+@pytest.mark.parametrize("sample", OVERDUE, ids=lambda sample: sample.name)
+def test_fault_1_the_overdue_summary_renders(sample: Sample, locale: str) -> None:
+    """Its template called a helper that did not exist, so that every such mail failed."""
+    mail = rendered(sample, locale)
+    assert "Call the printer back" in Page(mail.html).text
+    assert "Call the printer back" in mail.text
+
+
+@every_locale
+def test_fault_1_nothing_is_left_to_be_missing_at_night(locale: str) -> None:
+    """What templates name is looked up at start: each kind is compiled, and whatever they call is there."""
+    for kind, letter in compile_templates(locale).items():
+        for template in (letter.subject, letter.html, letter.text):
+            called = {name for name in template.globals if callable(template.globals[name])}
+            assert {"count", "number", "length"} <= called, kind
+    assert compile_templates(locale).keys() == KINDS.keys()
+
+
+@every_locale
+def test_fault_4_twelve_tasks_are_one_mail(locale: str) -> None:
+    """Twelve tasks due tomorrow meant twelve mails."""
+    twelve = [{"title": f"Task number {number}"} for number in range(12)]
+    mail = rendered(Sample("", "task-reminder", RICH["task-reminder"] | {"tasks": twelve, "taskCount": 12}), locale)
+    assert len(Page(mail.html).all("li")) == 12
+    assert mail.subject.startswith("12 ")
+    assert all(task["title"] in mail.text for task in twelve)
+
+
+@every_locale
+def test_fault_5_the_subject_does_not_lie(locale: str) -> None:
+    """The count was the length of a list cut at ten."""
+    ten = [{"title": f"Task {number}", "days": 20 - number} for number in range(10)]
+    mail = rendered(Sample("", "overdue-summary", RICH["overdue-summary"] | {"tasks": ten, "overdueCount": 37}), locale)
+    assert "37" in mail.subject
+    assert len(Page(mail.html).all("li")) == 11
+    assert "27" in mail.text
+
+
+@pytest.mark.parametrize(("locale", "words"), [("en", "Not rated"), ("fr", "Pas de note")])
+def test_fault_6_no_rating_is_no_zero(locale: str, text: str) -> None:
+    """Sessions without a rating counted as zero; a week without any has no average."""
+    unrated = RICH["focus-report"] | {"averageRating": None, "ratedSessions": 0}
+    mail = rendered(Sample("", "focus-report", unrated), locale)
+    assert text in Page(mail.html).text
+    assert "0/5" not in mail.text.replace("\u00a0", "")
+
+
+@every_locale
+@pytest.mark.parametrize("sample", list(crowded()), ids=lambda sample: sample.name)
+def test_fault_7_lists_are_lists(sample: Sample, locale: str) -> None:
+    """Lines joined by newlines collapsed into one paragraph, and there was no text part."""
+    mail = rendered(sample, locale)
+    page = Page(mail.html)
+    (frame,) = page.all("ul")
+    assert frame["role"] == "list"
+    listed = [line for line in mail.text.splitlines() if line.startswith("- ")]
+    assert len(page.all("li")) == len(listed) >= 11

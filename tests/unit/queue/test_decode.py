@@ -1,0 +1,223 @@
+"""Options and jobs of any producer, read without trusting them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.queue.decode import decode_job, decode_options, decode_retention
+from flowstate_daemon.queue.job import DEFAULTS, KEEP, REMOVE, Backoff, JobOptions, Retention, decode_json
+
+FLOWSTATE = (
+    b'{"attempts":3,"backoff":{"type":"exponential","delay":2000},"removeOnComplete":true,"removeOnFail":false,'
+    b'"priority":1,"delay":0,"timestamp":%d}'
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3),
+    max_leaves=5,
+)
+MEMBERS = st.sampled_from(
+    ["attempts", "backoff", "removeOnComplete", "removeOnFail", "timeout", "lifo", "stackTraceLimit", "repeat", "x"]
+)
+
+
+def options(**members: Any) -> JobOptions:
+    found, problem = decode_options(json.dumps(members).encode())
+    assert problem is None
+    return found
+
+
+def row(**fields: Any) -> list[Any]:
+    known = {"name": b"welcome", "data": b"{}", "opts": b"{}", "timestamp": b"5", "made": None, "priority": b"1"}
+    stored_request = fields.pop("envelope", None)
+    return [*(known | fields).values(), None, stored_request, b"7"]
+
+
+def test_flowstates_options() -> None:
+    """What the backend writes; texts that differ only in their time share one result."""
+    found, problem = decode_options(FLOWSTATE % 1_795_000_000_000)
+    assert (found, problem) == (
+        JobOptions(attempts=3, backoff=Backoff("exponential", 2000), remove_on_complete=REMOVE),
+        None,
+    )
+    assert decode_options(FLOWSTATE % 1_795_000_000_001)[0] is found
+
+
+def test_only_the_outer_time_is_passed_over() -> None:
+    """A text that looks like a time inside a value, or a broken number, is no reason to mix up two texts."""
+    hidden = json.dumps({"jobId": '"timestamp":1795000000000', "attempts": 2}).encode()
+    assert decode_options(hidden)[0].attempts == 2
+    broken = (FLOWSTATE % 1_795_000_000_000).replace(b":1795", b":x795")
+    assert decode_options(broken)[1] is not None
+    assert decode_options((FLOWSTATE % 1_795_000_000_000).replace(b":1795", b":0795"))[1] is not None
+
+
+def test_nothing_is_bulls_default() -> None:
+    """No options at all, and empty ones."""
+    assert decode_options(None) == decode_options(b"") == (DEFAULTS, None)
+    assert options() == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("given", "attempts"),
+    [(3, 3), ("3", 3), (2.5, 3), (None, 1), (0, 1), (-4, 1), ("many", 1), ({}, 1), (True, 1), (1e300, 10**9)],
+)
+def test_attempts(given: object, attempts: int) -> None:
+    """What is no number means one run."""
+    assert options(attempts=given).attempts == attempts
+
+
+@pytest.mark.parametrize(
+    ("given", "backoff"),
+    [
+        (500, Backoff("fixed", 500)),
+        (0, None),
+        (None, None),
+        ({"type": "fixed", "delay": 1.5}, Backoff("fixed", 1.5)),
+        ({"type": "exponential"}, Backoff("exponential", 0)),
+        ({"type": "exponential", "delay": "2000"}, Backoff("exponential", 2000)),
+        ({"type": "exponential", "delay": {}}, Backoff("exponential", 0)),
+        ({"type": "fibonacci", "delay": 1}, Backoff("fibonacci", 1)),
+        ({"delay": 1}, Backoff("none", 1)),
+        ("exponential", Backoff("str", 0)),
+        ([1], Backoff("list", 0)),
+    ],
+)
+def test_backoff(given: object, backoff: Backoff | None) -> None:
+    """Numbers are fixed delays; a kind that does not exist is read and refused at the first retry."""
+    assert options(backoff=given).backoff == backoff
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        (True, REMOVE),
+        (0, REMOVE),
+        ("x", REMOVE),
+        ({"count": 0}, REMOVE),
+        (False, KEEP),
+        (None, KEEP),
+        ("", KEEP),
+        (-1, KEEP),
+        ({}, KEEP),
+        ([], KEEP),
+        ({"count": -1}, KEEP),
+        ({"count": None, "age": True}, KEEP),
+        (100, Retention(100)),
+        ({"count": 1.5}, Retention(2)),
+        ({"age": 60}, Retention(None, 60)),
+        ({"age": "60", "count": "5"}, Retention(5, 60)),
+    ],
+)
+def test_retention(given: object, policy: Retention) -> None:
+    """All forms of Bull; null, with which Bull loses the job, keeps it."""
+    assert decode_retention(given) == policy
+
+
+@pytest.mark.parametrize(
+    ("given", "timeout_ms"), [(200, 200), (0.5, 1), (0, None), (None, None), (False, None), ("", None)]
+)
+def test_timeout(given: object, timeout_ms: int | None) -> None:
+    """Nothing and zero are no timeout."""
+    assert options(timeout=given).timeout_ms == timeout_ms
+
+
+@pytest.mark.parametrize("given", ["200", True, -5, {"ms": 5}, [1]])
+def test_a_timeout_that_is_none(given: object) -> None:
+    """Bull fails such a job at once, too."""
+    problem = decode_options(json.dumps({"timeout": given}).encode())[1]
+    assert problem is not None
+    assert "timeout" in problem
+
+
+@pytest.mark.parametrize(("given", "limit"), [(2, 2), (0, None), (-1, None), ("3", 3), (None, None), ("x", None)])
+def test_stack_trace_limit(given: object, limit: int | None) -> None:
+    """Zero is no limit, as in Bull."""
+    assert options(stackTraceLimit=given).stack_trace_limit == limit
+
+
+def test_repeatable_jobs_keep_everything() -> None:
+    """The successor inherits what we do not know."""
+    found = options(repeat={"cron": "* * * * *"}, x=[1], timestamp=1_795_000_000_000)
+    assert found.repeat == {"cron": "* * * * *"}
+    assert found.raw == {"repeat": {"cron": "* * * * *"}, "x": [1], "timestamp": 1_795_000_000_000}
+    assert options(x=[1]).raw == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"{secret", "not valid JSON"),
+        (b"[]", "list, not an object"),
+        (b'"secret"', "str, not an object"),
+        (b'{"x":NaN}', "not valid JSON"),
+        (b'{"x":"secret\\ud83d"}', "half a surrogate pair"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 5000, "not valid JSON"),
+    ],
+)
+def test_broken_options(text: bytes, words: str) -> None:
+    """A reason that a person understands, without a word of what stood there."""
+    found, problem = decode_options(text)
+    assert found == DEFAULTS
+    assert problem is not None
+    assert words in problem
+    assert "secret" not in problem
+
+
+@given(st.dictionaries(MEMBERS, JSON, max_size=4) | JSON)
+def test_reading_options_never_raises(value: Any) -> None:
+    """Any JSON at all gives options of the right types."""
+    found, _ = decode_options(json.dumps(value).encode())
+    assert found.attempts >= 1
+    assert found.timeout_ms is None or found.timeout_ms > 0
+    hash((found.remove_on_complete, found.remove_on_fail, found.backoff))
+
+
+@given(st.binary(max_size=30))
+def test_reading_bytes_never_raises(text: bytes) -> None:
+    """Nor do bytes that are no JSON, in any field."""
+    decode_options(text)
+    decode_job([text] * 9, 100)
+
+
+def test_a_job() -> None:
+    """All fields of an ordinary one."""
+    job = decode_job(row(made=b"2"), 100)
+    assert (job.id, job.name, job.data, job.timestamp, job.attempts_made, job.attempt) == (
+        "7",
+        "welcome",
+        b"{}",
+        5,
+        2,
+        3,
+    )
+    assert (job.priority, job.stacktrace, job.invalid_reason, job.stored_request_id) == (1, b"[]", None, None)
+    assert decode_job(row(envelope=b"e1"), 100).stored_request_id == "e1"
+
+
+def test_an_unnamed_job_without_data() -> None:
+    """It reads as Bull reads it."""
+    job = decode_job(row(name=None, data=None, opts=None, timestamp=None, priority=b"1.0"), 100)
+    assert (job.name, job.payload(), job.options, job.timestamp, job.priority) == ("__default__", {}, DEFAULTS, 0, 1)
+
+
+def test_data_that_was_too_long() -> None:
+    """The problem says how long it is and how much is read."""
+    assert (
+        decode_job([*row(data=None), 500], 100).invalid_reason
+        == "the job's data has 500 bytes, more than the 100 that are read"
+    )
+
+
+def test_an_emoji_cut_in_two() -> None:
+    """Valid JSON for node, but no text; the reason says so."""
+    with pytest.raises(InvalidDataError, match="half a surrogate pair"):
+        decode_json(b'{"a":"\\ud83d"}', what="data")
+    assert decode_json(b'"\\ud83d\\ude42"', what="data") == "🙂"

@@ -1,0 +1,79 @@
+"""Weekly reports: sums, the best day, ratings of what was rated, the week before."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from flowstate_daemon.database.app_data import NO_FOCUS, NO_FOCUS_WEEK, Focus, FocusByTask, FocusWeek
+from flowstate_daemon.scheduler.focus_report import build, window
+from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, recipient, slot
+
+KIND = "focus-report"
+WEEK = FocusWeek(
+    Focus(sessions=4, minutes=131, rated=3, ratings=13),
+    Focus(sessions=2, minutes=90),
+    {1: Focus(1, 30), 2: Focus(2, 71), 7: Focus(1, 30)},
+    (FocusByTask("t-1", "Write", 71), FocusByTask(None, None, 30), FocusByTask("t-2", None, 30)),
+)
+
+
+def test_a_week_is_told() -> None:
+    """Hours and minutes, the average rounded as the application rounds, the best day, the tasks, the week before."""
+    output = context(build(recipient(), WEEK, slot(KIND, hour=17), LINKS))
+    assert output == {
+        "userName": "Ada Lovelace",
+        "totalHours": 2,
+        "totalMinutes": 11,
+        "totalSessions": 4,
+        "averageDuration": 33,
+        "bestDay": 2,
+        "mostProductiveDay": "Tuesday",
+        "averageRating": 4.3,
+        "ratedSessions": 3,
+        "averageMood": "4.3/5",
+        "topTasks": "Write: 71 min\nWithout a task: 30 min\n…: 30 min",
+        "top": [
+            {"title": "Write", "minutes": 71},
+            {"title": "Without a task", "minutes": 30},
+            {"title": "…", "minutes": 30},
+        ],
+        "weekStart": "2026-03-08",
+        "weekEnd": "2026-03-15",
+        "previousMinutes": 90,
+        "previousSessions": 2,
+        "analyticsUrl": f"{ROOT}/analytics",
+        "settingsUrl": f"{ROOT}/settings/notifications",
+    }
+
+
+def test_what_is_not_known_is_not_claimed() -> None:
+    """Without ratings, minutes or a week before, the mail says so instead of zero."""
+    output = context(build(recipient(), FocusWeek(Focus(1), NO_FOCUS, {3: Focus(1)}, ()), slot(KIND, hour=17), LINKS))
+    assert (output["averageRating"], output["averageMood"], output["ratedSessions"]) == (None, "Not tracked/5", 0)
+    assert (output["bestDay"], output["mostProductiveDay"]) == (None, "")
+    assert (output["previousMinutes"], output["previousSessions"], output["top"]) == (None, None, [])
+
+
+def test_sessions_of_no_length_are_a_week_too() -> None:
+    """The week before had sessions: its minutes are 0, not unknown."""
+    output = context(build(recipient(), FocusWeek(Focus(1, 5), Focus(3, 0), {}, ()), slot(KIND, hour=17), LINKS))
+    assert (output["previousMinutes"], output["previousSessions"]) == (0, 3)
+
+
+@pytest.mark.parametrize("facts", [None, NO_FOCUS_WEEK])
+def test_a_week_without_sessions_is_not_told(facts: FocusWeek | None) -> None:
+    """Nobody is told that nothing happened."""
+    assert build(recipient(), facts, slot(KIND), LINKS) == NothingToSend("no focus session in the last seven days")
+
+
+def test_weeks_touch_and_never_overlap() -> None:
+    """Each session stands in exactly one report, also over a change of the clocks."""
+    days = [date(2026, 3, 15) + timedelta(weeks=week) for week in range(4)]
+    windows = [window(slot(KIND, day, hour=17)) for day in days]
+    assert all(one.ends_at == following.begins_at for one, following in pairwise(windows))
+    assert windows[2].ends_at == datetime(2026, 3, 29, 15, tzinfo=UTC)
+    assert windows[2].ends_at - windows[2].begins_at == timedelta(days=7, hours=-1)

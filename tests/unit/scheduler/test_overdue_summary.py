@@ -1,0 +1,64 @@
+"""Overdue summaries: the true count, the oldest tasks, days as people count them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from flowstate_daemon.database.app_data import NO_TASKS, Task, TaskList
+from flowstate_daemon.scheduler.overdue_summary import build, days_overdue, window
+from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, recipient, slot
+
+KIND = "overdue-summary"
+
+
+def due(*parts: int) -> Task:
+    return Task("t-1", "Call back", due_at=datetime(*parts, tzinfo=UTC))  # type: ignore[misc,arg-type]
+
+
+def test_the_count_is_true_and_the_list_is_short() -> None:
+    """Ten of thousands are listed; the number is that of all."""
+    tasks = TaskList(50_000, (due(2026, 3, 9, 12), due(2026, 3, 14, 12)))
+    output = context(build(recipient(), tasks, slot(KIND, hour=7), LINKS))
+    assert output == {
+        "userName": "Ada Lovelace",
+        "overdueCount": 50_000,
+        "overdueTasks": "Call back - 6 days overdue\nCall back - 1 day overdue",
+        "reviewUrl": f"{ROOT}/tasks?filter=overdue",
+        "settingsUrl": f"{ROOT}/settings/notifications",
+        "tasks": [
+            {"title": "Call back", "days": 6, "url": f"{ROOT}/tasks/t-1"},
+            {"title": "Call back", "days": 1, "url": f"{ROOT}/tasks/t-1"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("zone", "task", "days"),
+    [
+        ("Europe/Paris", due(2026, 3, 14, 22, 59), 1),  # a minute before midnight
+        ("Europe/Paris", due(2026, 3, 13, 23), 1),  # the day's first instant
+        ("Europe/Paris", due(2026, 3, 13, 22, 59), 2),
+        ("Pacific/Auckland", due(2026, 3, 14, 10, 59), 1),
+        ("America/New_York", due(2026, 3, 14, 3, 59), 2),
+        ("America/New_York", due(2, 1, 1), 739_325),
+        ("Europe/Paris", Task("t-1", None), 1),
+    ],
+)
+def test_days_are_local_days(zone: str, task: Task, days: int) -> None:
+    """Midnight where the person lives makes a day, not 24 hours."""
+    assert days_overdue(task, slot(KIND, hour=7, zone=ZoneInfo(zone))) == days
+
+
+@pytest.mark.parametrize("facts", [None, NO_TASKS])
+def test_nothing_overdue_is_said(facts: TaskList | None) -> None:
+    """Who has caught up meanwhile gets no mail."""
+    assert build(recipient(), facts, slot(KIND), LINKS) == NothingToSend("nothing overdue")
+
+
+def test_today_is_not_overdue() -> None:
+    """The window ends where the person's today begins."""
+    assert window(slot(KIND, hour=7)).ends_at == datetime(2026, 3, 14, 23, tzinfo=UTC)

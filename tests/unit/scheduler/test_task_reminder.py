@@ -1,0 +1,86 @@
+"""Reminders: the right day, every task, one mail or one a task."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from flowstate_daemon.database.app_data import NO_TASKS, Task, TaskList
+from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
+from flowstate_daemon.scheduler.task_reminder import build, window
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, recipient, slot
+
+KIND = "task-reminder"
+CALL = Task("t 1", "Call the printer", "Autumn", 4, 45)
+NAMELESS = Task("t-2", None, None, 99, -5)
+
+
+def test_all_tasks_stand_in_one_mail() -> None:
+    """The old fields tell of the first task, the new ones of all."""
+    output = context(build(recipient(), TaskList(2, (CALL, NAMELESS)), slot(KIND), LINKS))
+    assert output == {
+        "userName": "Ada Lovelace",
+        "taskTitle": "Call the printer",
+        "projectName": "Autumn",
+        "priority": 4,
+        "estimatedTime": 45,
+        "taskUrl": f"{ROOT}/tasks/t%201",
+        "settingsUrl": f"{ROOT}/settings/notifications",
+        "taskCount": 2,
+        "dueDate": "2026-03-16",
+        "tasks": [
+            {
+                "title": "Call the printer",
+                "project": "Autumn",
+                "priority": 4,
+                "minutes": 45,
+                "url": f"{ROOT}/tasks/t%201",
+            },
+            {"title": "…", "project": None, "priority": None, "minutes": None, "url": f"{ROOT}/tasks/t-2"},
+        ],
+        "tasksUrl": f"{ROOT}/tasks",
+    }
+
+
+def test_unknown_things_take_the_words_of_the_backend() -> None:
+    """No name, no project and no numbers: what producers write for them."""
+    output = context(build(recipient(None), TaskList(1, (NAMELESS,)), slot(KIND), LINKS))
+    assert (output["userName"], output["projectName"]) == ("there", "Personal")
+    assert (output["priority"], output["estimatedTime"], output["taskTitle"]) == (0, 0, "…")
+
+
+@pytest.mark.parametrize(("item", "reason"), [("", "nothing due tomorrow"), ("t-2", "the task is done")])
+@pytest.mark.parametrize("facts", [None, NO_TASKS])
+def test_nothing_due_is_said(facts: TaskList | None, item: str, reason: str) -> None:
+    """A task completed at 08:59 is not reminded at 09:00, and the ledger says why."""
+    built = build(recipient(), facts, slot(KIND, item=item), LINKS)
+    assert isinstance(built, NothingToSend)
+    assert built.reason.startswith(reason)
+
+
+def test_the_language_is_the_persons_own() -> None:
+    """Who has chosen none leaves it to the configuration."""
+    facts = TaskList(1, (CALL,))
+    built = [build(recipient(language=language), facts, slot(KIND), LINKS) for language in ("fr", None)]
+    assert [made.locale for made in built] == ["fr", None]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "begins", "hours"),
+    [
+        ("Europe/Paris", date(2026, 3, 27), datetime(2026, 3, 27, 23, tzinfo=UTC), 24),
+        ("Europe/Paris", date(2026, 3, 28), datetime(2026, 3, 28, 23, tzinfo=UTC), 23),  # clocks go forward
+        ("Europe/Paris", date(2026, 10, 24), datetime(2026, 10, 24, 22, tzinfo=UTC), 25),  # and back
+        ("Asia/Kathmandu", date(2026, 3, 15), datetime(2026, 3, 15, 18, 15, tzinfo=UTC), 24),
+        ("Pacific/Kiritimati", date(2026, 3, 15), datetime(2026, 3, 15, 10, tzinfo=UTC), 24),
+        ("America/Santiago", date(2026, 9, 5), datetime(2026, 9, 6, 4, tzinfo=UTC), 23),  # there is no midnight
+    ],
+)
+def test_tomorrow_is_the_persons_own(zone: str, day: date, begins: datetime, hours: int) -> None:
+    """From one local midnight to the next, however long the day is and wherever it lies."""
+    asked = window(slot(KIND, day, zone=ZoneInfo(zone), item="t-1"))
+    assert asked.begins_at == begins
+    assert (asked.ends_at - asked.begins_at).total_seconds() == hours * 3600
+    assert asked.task_id == "t-1"
