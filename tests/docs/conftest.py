@@ -1,4 +1,4 @@
-"""The stage on which the handbook is played, once a session."""
+"""The sandbox in which the commands of the documentation run, one per session."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.fake_resend import FakeResend
 
 
 @pytest.fixture(scope="session")
-async def stage(tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres) -> AsyncIterator[DocsSandbox]:
-    """A queue server of its own, since pages call their queue `bull`; the provider knows the pages' domain."""
+async def sandbox(tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres) -> AsyncIterator[DocsSandbox]:
+    """Its own Valkey, because the pages use the prefix `bull`; the provider accepts the domain of the pages."""
     valkey = EmbeddedValkey(appendonly=True)
     try:
         await valkey.start()
@@ -28,8 +28,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPost
     await seed_database(postgres.url(), TEMPLATE, Clock().now())
     async with FakeResend() as provider:
         provider.verified = {"example.com"}
-        stage = DocsSandbox(Path(tmp_path_factory.mktemp("handbook")), valkey, postgres, provider)
-        await stage.open()
-        yield stage
-        await stage.close()
+        sandbox = DocsSandbox(Path(tmp_path_factory.mktemp("docs")), valkey, postgres, provider)
+        await sandbox.open()
+        yield sandbox
+        await sandbox.close()
     await valkey.close()

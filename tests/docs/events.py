@@ -1,4 +1,4 @@
-"""The log events of the code, found in its syntax: name, level and fields."""
+"""The log events of the code, read from its syntax tree: name, level and fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_FIELDS = {"exc_info"}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One place that logs; `open`: it has more fields than stand there."""
+    """One logging call; `open`: it adds fields that are not literal keywords."""
 
     name: str
     level: str
@@ -32,10 +32,10 @@ def events() -> Iterator[Event]:
 
 
 def _event(call: ast.Call) -> Event | None:
-    called = call.func
-    if not (isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "log"):
+    func = call.func
+    if not (isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name) and func.value.id == "log"):
         return None
-    level = LEVELS.get(called.attr)
+    level = LEVELS.get(func.attr)
     if level is None or not call.args or not isinstance(call.args[0], ast.Constant):
         return None
     fields = {keyword.arg for keyword in call.keywords if keyword.arg is not None} - NOT_FIELDS

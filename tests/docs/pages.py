@@ -1,7 +1,7 @@
-"""The handbook as data: its pages with their fenced blocks, headings, links, code spans and tables.
+"""The documentation as data: its pages with their fenced blocks, headings, links, code spans and tables.
 
-A comment `<!-- needs: docker -->` on the line before a block says that it needs something which no test machine has to
-have; `NEEDS` lists the permitted reasons.
+A comment `<!-- needs: docker -->` on the line before a block marks it as not runnable on every test machine; `NEEDS`
+lists the permitted reasons.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-CELLS_OUTER = 3  # levels around a cell: table, part, row
+CELL_LEVEL = 3  # nesting around a cell: table, section, row
 MARKER = re.compile(r"<!--\s*needs:\s*(?P<reason>[a-z][a-z ]*?)\s*-->\s*")
-# What a block may need, and the word in it that shows that it is so.
+# What a block may need, and the pattern that proves it.
 NEEDS = {
     "the network": re.compile(r"\b(pip|apt-get|make (dev|test|setup|bench|test-\w+))\b"),
     "systemd": re.compile(r"\b(systemctl|systemd-\w+|journalctl)\b"),
@@ -34,7 +34,7 @@ NEEDS = {
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block; `line` is where its fence stands, `needs` what a test machine need not have."""
+    """A fenced block; `line` is the line of its fence, `needs` the requirement that keeps it from running in tests."""
 
     language: str
     text: str
@@ -44,7 +44,7 @@ class Block:
 
 @dataclass(slots=True)
 class Page:
-    """One page, read once."""
+    """One page, parsed once."""
 
     name: str
     folder: Path
@@ -57,17 +57,17 @@ class Page:
 
     @property
     def rows(self) -> Iterator[tuple[str, ...]]:
-        """The rows of all tables, as they were written, heads included."""
+        """The rows of all tables, header rows included."""
         return chain.from_iterable(self.tables)
 
     @property
     def code(self) -> Iterator[str]:
-        """Everything that is set as code, in the text or in blocks."""
+        """All code, inline and in blocks."""
         yield from self.spans
         yield from (block.text for block in self.blocks)
 
 
-def read(file: Path) -> Page:
+def parse_page(file: Path) -> Page:
     page = Page(str(file.relative_to(ROOT)), file.parent, file.read_text(encoding="utf-8"))
     tokens = MarkdownIt("commonmark").enable("table").parse(page.text)
     slugs: Counter[str] = Counter()
@@ -75,7 +75,7 @@ def read(file: Path) -> Page:
         if token.type == "fence":
             page.blocks.append(_block(before, token))
         elif token.type == "inline":
-            _note(page, token)
+            _add_inline(page, token)
             if before is not None and before.type == "heading_open":
                 slug = slug_of("".join(child.content for child in token.children or ()))
                 page.anchors.append(f"{slug}-{slugs[slug]}" if slugs[slug] else slug)
@@ -90,7 +90,7 @@ def _block(before: Token | None, token: Token) -> Block:
     return Block(token.info.strip(), token.content, token.map[0] + 1, marker["reason"] if marker else None)
 
 
-def _note(page: Page, inline: Token) -> None:
+def _add_inline(page: Page, inline: Token) -> None:
     for child in inline.children or ():
         if child.type == "code_inline":
             page.spans.append(child.content)
@@ -104,7 +104,7 @@ def _tables(tokens: Sequence[Token]) -> Iterator[list[tuple[str, ...]]]:
     for token in tokens:
         if token.type == "tr_open":
             row = []
-        elif token.type == "inline" and token.level > CELLS_OUTER:
+        elif token.type == "inline" and token.level > CELL_LEVEL:
             row.append(token.content)
         elif token.type == "tr_close":
             table.append(tuple(row))
@@ -114,8 +114,8 @@ def _tables(tokens: Sequence[Token]) -> Iterator[list[tuple[str, ...]]]:
 
 
 def slug_of(heading: str) -> str:
-    """The anchor that is made of a heading."""
+    """The anchor that GitHub generates for a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-PAGES = {page.name: page for page in map(read, FILES)}
+PAGES = {page.name: page for page in map(parse_page, FILES)}

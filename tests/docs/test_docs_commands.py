@@ -1,4 +1,4 @@
-"""Every command of the handbook is run as it stands; what it prints is what the handbook says that it prints."""
+"""Every command in the documentation runs unchanged and prints what the documentation shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.docs.pages import NEEDS, PAGES, ROOT, Block, Page
 from tests.docs.sandbox import DocsSandbox
 
 COMMANDS = {"sh", "sql"}
-PLAYED = [
+RUNNABLE = [
     name
     for name, page in PAGES.items()
     if any(block.language in COMMANDS and block.needs is None for block in page.blocks)
@@ -21,12 +21,12 @@ SHELL = [(name, block) for name, page in PAGES.items() for block in page.blocks 
 MARKED = [(name, block) for name, page in PAGES.items() for block in page.blocks if block.needs is not None]
 
 
-def place(case: tuple[str, Block]) -> str:
+def block_id(case: tuple[str, Block]) -> str:
     return f"{case[0]}:{case[1].line}"
 
 
-def shown_after(page: Page) -> list[str | None]:
-    """For each block that is played, the output that the page shows right after it."""
+def expected_outputs(page: Page) -> list[str | None]:
+    """For each block that runs, the output that the page shows right after it."""
     shown: list[str | None] = []
     for block, after in zip(page.blocks, [*page.blocks[1:], None], strict=True):
         if block.language not in COMMANDS or block.needs is not None:
@@ -38,7 +38,7 @@ def shown_after(page: Page) -> list[str | None]:
 
 
 def pattern(line: str) -> str:
-    """A line of shown output: numbers, dates and spans of blanks may differ, and `…` stands for anything."""
+    """A line of expected output: numbers, dates and whitespace may differ, and `…` matches anything."""
     parts = re.split(r"(…|\s+|\d[\d.,:]*)", line.strip())
     return "".join(
         ".*" if part == "…" else r"\s+" if part.isspace() else r"\d[\d.,:]*" if part[:1].isdigit() else re.escape(part)
@@ -47,7 +47,7 @@ def pattern(line: str) -> str:
 
 
 def missing(shown: str, output: str) -> str | None:
-    """The first line that is shown and was not printed, in this order; None when all were."""
+    """The first expected line that was not printed, in order; None if all were."""
     lines = iter(output.splitlines())
     for expected in filter(str.strip, shown.splitlines()):
         if not any(re.search(pattern(expected), line) for line in lines):
@@ -55,53 +55,53 @@ def missing(shown: str, output: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", PLAYED)
-async def test_commands_do_what_the_page_says(name: str, stage: DocsSandbox) -> None:
-    """All blocks of a page succeed, in order, and print what stands below them."""
+@pytest.mark.parametrize("name", RUNNABLE)
+async def test_commands_print_what_the_page_shows(name: str, sandbox: DocsSandbox) -> None:
+    """All blocks of a page succeed, in order, and print the output shown below them."""
     page = PAGES[name]
-    told = await stage.play(page)
-    played = [block for block in page.blocks if block.language in COMMANDS and block.needs is None]
-    last = played[max(len(told.outputs) - 1, 0)]
-    assert told.code == 0, f"{name}:{last.line} exits {told.code}:\n{''.join(told.outputs[-1:])}"
-    assert len(told.outputs) == len(played)
-    for block, shown, output in zip(played, shown_after(page), told.outputs, strict=True):
+    result = await sandbox.run_page(page)
+    blocks = [block for block in page.blocks if block.language in COMMANDS and block.needs is None]
+    last = blocks[max(len(result.outputs) - 1, 0)]
+    assert result.code == 0, f"{name}:{last.line} exits {result.code}:\n{''.join(result.outputs[-1:])}"
+    assert len(result.outputs) == len(blocks)
+    for block, shown, output in zip(blocks, expected_outputs(page), result.outputs, strict=True):
         wrong = shown and missing(shown, output)
         assert not wrong, f"{name}:{block.line} does not print {wrong!r}, but:\n{output}"
 
 
-@pytest.mark.parametrize("case", SHELL, ids=place)
+@pytest.mark.parametrize("case", SHELL, ids=block_id)
 def test_all_commands_are_well_formed(case: tuple[str, Block]) -> None:
-    """Also those that are not run are what a shell understands."""
+    """Blocks that do not run are valid shell syntax too."""
     done = subprocess.run(["bash", "-n"], input=case[1].text, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("case", MARKED, ids=place)
-def test_a_block_that_is_not_run_says_why_and_is_right(case: tuple[str, Block]) -> None:
-    """The reason is one of the permitted ones, and what needs it can be seen in the block."""
+@pytest.mark.parametrize("case", MARKED, ids=block_id)
+def test_block_that_does_not_run_gives_a_valid_reason(case: tuple[str, Block]) -> None:
+    """The reason is permitted, and the block contains what requires it."""
     _, block = case
     assert block.needs in NEEDS
     assert NEEDS[block.needs].search(block.text), f"nothing in it needs {block.needs}"
 
 
-@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="there is no redis-cli to compare with")
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
 @pytest.mark.parametrize(
     "command", ["PING", "LLEN nothing", "GET nothing", "HGETALL nothing", "ZRANGE bull:email:failed 0 -1", "LPUSH"]
 )
-async def test_the_stand_in_speaks_like_redis_cli(command: str, stage: DocsSandbox) -> None:
-    """Machines without redis-cli play the same handbook."""
-    said = [stage.ask(program, command) for program in ("redis-cli", str(shutil.which("redis-cli")))]
-    assert said[0] == said[1]
+async def test_fake_redis_cli_prints_what_redis_cli_prints(command: str, sandbox: DocsSandbox) -> None:
+    """Machines without redis-cli run the same commands."""
+    outputs = [sandbox.redis_cli(program, command) for program in ("redis-cli", str(shutil.which("redis-cli")))]
+    assert outputs[0] == outputs[1]
 
 
-def test_make_words_exist() -> None:
-    """Every `make word` of the handbook is one of the Makefile's."""
-    heads = re.findall(r"^([a-z][a-z -]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    text = {word for head in heads for word in head.split()}
+def test_make_targets_exist() -> None:
+    """Every `make` target in the documentation is in the Makefile."""
+    rules = re.findall(r"^([a-z][a-z -]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = {target for rule in rules for target in rule.split()}
     named = {
-        word
+        target
         for page in PAGES.values()
         for code in page.code
-        for word in re.findall(r"(?:^|sudo )make ([a-z][a-z-]*)", code, re.MULTILINE)
+        for target in re.findall(r"(?:^|sudo )make ([a-z][a-z-]*)", code, re.MULTILINE)
     }
-    assert named <= text
+    assert named <= targets

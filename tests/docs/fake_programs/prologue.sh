@@ -1,4 +1,4 @@
-# Comes before the blocks of a page. `run` goes on beside the page instead of holding it up, and is drained at its end.
+# Runs before the blocks of a page: starts `run` in the background and drains it at the end of the page.
 set -euo pipefail
 daemon=
 
@@ -7,7 +7,7 @@ flowstate-daemon() {
         command flowstate-daemon "$@"
         return
     fi
-    command flowstate-daemon "$@" >>"$HANDBOOK/daemon.log" 2>&1 </dev/null &
+    command flowstate-daemon "$@" >>"$DOCS_FOLDER/daemon.log" 2>&1 </dev/null &
     daemon=$!
     for _ in {1..75}; do
         if command flowstate-daemon "${@:1:$#-1}" health --ready >/dev/null 2>&1; then return; fi
@@ -18,7 +18,7 @@ flowstate-daemon() {
     return 1
 }
 
-farewell() {
+stop_daemon() {
     local code=$?
     if [[ $daemon ]]; then
         kill -TERM "$daemon"
@@ -26,4 +26,4 @@ farewell() {
     fi
     exit "$code"
 }
-trap farewell EXIT
+trap stop_daemon EXIT
