@@ -1,62 +1,92 @@
-# One word runs the gate, one word opens the house. `make help` lists the words.
+# `make check` before a commit, `make dev` to try it. `make help` lists the targets.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
+STAMP  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-systemd test-image test-fresh check format bench preview install uninstall clean
+.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview \
+	install uninstall release clean
 
-help: ## list these words
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-setup: $(READY) ## make the virtual environment with everything pinned in constraints.txt
+setup: $(STAMP) ## create the virtual environment, with the versions in constraints.txt
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
-	@echo "Installing into $(VENV), this once: up to a minute"
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required: make PYTHON=python3.12 …"; exit 1; }
+	@echo "Installing into $(VENV), only this once: up to a minute"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,test]'
 	@touch $@
 
-dev: $(READY) ## open the house: own Valkey and Postgres, sample people, mails written to a folder
+dev: $(STAMP) ## start the daemon with its own Valkey and Postgres, sample users, and a folder for the emails
 	@$(BIN)/flowstate-daemon dev $(ARGS)
 
-test: $(READY) ## all tests, on real stores (with node and npm also against npm bull); one process: ARGS='-n 0'
+test: $(STAMP) ## all tests, on real stores (with node and npm also against npm bull); in one process: ARGS='-n 0'
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-systemd: $(READY) ## install into a really booted systemd and try everything there; needs root on Debian
+test-unit: $(STAMP) ## unit tests and conventions: no stores, no network
+	$(BIN)/pytest -q -n auto --maxprocesses 4 tests/unit tests/test_conventions.py $(ARGS)
+
+test-systemd: $(STAMP) ## install into a booted systemd and test the service there; needs root on Debian
 	$(BIN)/pytest -m deploy -v tests/deploy/test_booted*.py $(ARGS)
 
-test-image: $(READY) ## build the image, run it locked down, bring the compose file up; needs root on Debian
+test-image: $(STAMP) ## build the image, run it locked down, and start the compose file; needs root on Debian
 	$(BIN)/pytest -m deploy -v tests/deploy/test_image.py tests/deploy/test_compose.py $(ARGS)
 
-test-fresh: ## the words dev and test on a bare Debian, as an ordinary user, from what is committed; needs root on Debian
-	tests/deploy/fresh.sh 'make dev ARGS=--once && make test'
+test-clean-install: ## make dev and make test on a minimal Debian, as an ordinary user, from the last commit; needs root on Debian
+	tests/deploy/clean_install.sh 'make dev ARGS=--once && make test'
 
-check: $(READY) ## the gate: format, lint, types, imports, unit tests
+lint: $(STAMP) ## format, lint and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n auto --maxprocesses 4 tests/unit tests/test_house.py
 
-format: $(READY) ## put the code into its format
+typecheck: $(STAMP) ## strict types
+	$(BIN)/mypy
+
+check: lint typecheck test-unit ## format, lint, types, import rules, unit tests
+
+format: $(STAMP) ## format the code and apply safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure beside npm bull in the same run
+docs: $(STAMP) ## run every command in the documentation, and check its names and links
+	$(BIN)/pytest -q tests/docs $(ARGS)
+
+bench: $(STAMP) ## measure against npm bull in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
 
-preview: $(READY) ## every mail in every language with sample data, to look at: artefacts/preview/index.html
-	@$(BIN)/flowstate-daemon mail preview --folder artefacts/preview $(ARGS)
+preview: $(STAMP) ## every email in every language with sample data: artefacts/preview/index.html
+	@$(BIN)/flowstate-daemon mail preview --output artefacts/preview $(ARGS)
 
 install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' systemd/install.sh install
 
-uninstall: ## take the service away again; configuration and data stay
+uninstall: ## remove the service; configuration and data stay
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' systemd/install.sh uninstall
 
-clean: ## remove what the other words made
+release: ## build wheel and sdist, test both in a new environment, and print the next steps
+	rm -rf dist build/release
+	$(PYTHON) -m venv build/release/builder
+	build/release/builder/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling
+	build/release/builder/bin/hatchling build -d dist
+	@set -e; for file in dist/*.whl dist/*.tar.gz; do \
+	  echo "Testing $$file"; \
+	  rm -rf build/release/test; \
+	  $(PYTHON) -m venv build/release/test; \
+	  build/release/test/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$file"; \
+	  (cd build/release && test/bin/flowstate-daemon --version && test/bin/flowstate-daemon --help >/dev/null); \
+	done
+	@version=$$(build/release/test/bin/python -c 'import flowstate_daemon; print(flowstate_daemon.__version__)'); \
+	grep -q "^## \[$$version\]" CHANGELOG.md || { echo "CHANGELOG.md has no section for $$version"; exit 1; }; \
+	printf '%s\n' "Built and tested version $$version:" dist/*; \
+	printf '%s\n' "Next, when make check and make test have passed:" \
+	  "  git tag -a v$$version -m 'flowstate-daemon $$version' && git push origin v$$version" \
+	  "  upload the two files to the release page of the repository" \
+	  "  docker build -t flowstate-daemon:$$version . and push it to your registry"
+
+clean: ## remove the virtual environment and all build products
 	rm -rf $(VENV) build dist artefacts .dev .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/compat/node_modules *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
