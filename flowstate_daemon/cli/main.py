@@ -29,20 +29,20 @@ EXIT_CODES: tuple[tuple[type[FlowstateError], str, int], ...] = (
 OUTPUT_CLOSED_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT}
 
 # Where each command lives. Its module is imported when the command is asked for: a health check every few
-# seconds must not read the whole house into memory.
+# seconds must not import the whole package.
 COMMANDS = {
-    "run": "serving",
-    "dev": "serving",
-    "check": "serving",
+    "run": "run",
+    "dev": "run",
+    "check": "run",
     "health": "health",
-    "migrate": "people",
-    "enqueue": "enqueueing",
-    "queue": "queueing",
-    "lane": "lane",
-    "mail": "previewing",
-    "schedule": "scheduling",
-    "explain": "people",
-    "suppression": "people",
+    "migrate": "database",
+    "enqueue": "enqueue",
+    "queue": "queue",
+    "provider": "provider",
+    "mail": "mail",
+    "schedule": "schedule",
+    "explain": "database",
+    "suppression": "database",
 }
 
 
