@@ -139,7 +139,7 @@ def _packing(
     """The same kind of connection (TCP, TLS, Unix socket) with the faster packer, and who to ask for its place."""
     if issubclass(kind, UnixDomainSocketConnection):
         return type(kind.__name__, (_FastPackingConnection, kind), {})
-    return type(kind.__name__, (_DiscoveringConnection, kind), {"whereabouts": staticmethod(resolver)})
+    return type(kind.__name__, (_DiscoveringConnection, kind), {"resolver": staticmethod(resolver)})
 
 
 async def _on_connect(name: str, connection: AbstractConnection) -> None:

@@ -26,7 +26,7 @@ TTL_MS = 23 * 3_600_000
 COMPRESS_OFF_THREAD_BYTES = 16_384  # bytes; compressing more than this on the loop would hold up a one-time code
 ZLIB_LEVEL = 1  # five times as fast as zlib's default, and half a megabyte of mails still shrinks to a tenth
 MAX_JOBS = 100
-FIELDS = ("path", "body", "key", "members", "sealed_at", "answer")
+FIELDS = ("path", "body", "key", "members", "saved_at", "response")
 
 JobRef = tuple[str, int]
 

@@ -35,7 +35,7 @@ end
 -- A sealed request that has run out would park its job again at each retry: a person who retries it wants it sent.
 local function forget_lost_envelope(hash, request_id)
   if request_id and redis.call("EXISTS", key_of(request_id)) == 0 then
-    redis.call("HDEL", hash, "envelope")
+    redis.call("HDEL", hash, "storedRequest")
   end
 end
 
@@ -71,7 +71,7 @@ for job = 1, #locks do
       if ARGV[at + 10] == "" then
         forget_lost_envelope(hash, request_id)
       else -- nobody can send it again, and its sealed request holds what must not stay
-        redis.call("HDEL", hash, "envelope")
+        redis.call("HDEL", hash, "storedRequest")
         count_member(request_id)
       end
       keep(hash, logs, id, at)

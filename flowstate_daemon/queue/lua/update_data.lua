@@ -12,5 +12,5 @@ if redis.call("TYPE", KEYS[1]).ok ~= "hash" then
   return 0
 end
 redis.call("HSET", KEYS[1], "data", ARGV[1])
-redis.call("HDEL", KEYS[1], "envelope")
+redis.call("HDEL", KEYS[1], "storedRequest")
 return 1

@@ -23,8 +23,8 @@ for _, holder in ipairs(locks) do
 end
 for member = 1, #locks do
   local hash = KEYS[2 * member]
-  if redis.pcall("HGET", hash, "envelope") == ARGV[2] then
-    redis.call("HDEL", hash, "envelope")
+  if redis.pcall("HGET", hash, "storedRequest") == ARGV[2] then
+    redis.call("HDEL", hash, "storedRequest")
     count_member(ARGV[2])
   end
 end

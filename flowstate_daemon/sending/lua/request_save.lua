@@ -39,11 +39,11 @@ redis.call(
   "key", ARGV[4],
   "path", ARGV[5],
   "members", ARGV[6],
-  "sealed_at", ARGV[7],
+  "saved_at", ARGV[7],
   "left", #locks
 )
 redis.call("PEXPIRE", KEYS[1], ARGV[8])
 for member = 1, #locks do
-  redis.call("HSET", KEYS[2 * member], "envelope", ARGV[2])
+  redis.call("HSET", KEYS[2 * member], "storedRequest", ARGV[2])
 end
 return lost

@@ -11,5 +11,5 @@
 if redis.call("EXISTS", KEYS[1]) == 0 then
   return 0
 end
-redis.call("HSET", KEYS[1], "answer", ARGV[1])
+redis.call("HSET", KEYS[1], "response", ARGV[1])
 return 1

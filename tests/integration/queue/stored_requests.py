@@ -25,4 +25,4 @@ async def left(stage: QueueFixture, eid: str = "e1") -> str | None:
 
 
 async def bound(stage: QueueFixture, *job_ids: str) -> list[str | None]:
-    return [await stage.redis.hget(stage.keys.job(job_id), "envelope") for job_id in job_ids]
+    return [await stage.redis.hget(stage.keys.job(job_id), "storedRequest") for job_id in job_ids]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-RHYTHM = (files("flowstate_daemon.queue") / "lua" / "includes" / "rhythm.lua").read_text()
+RATE_LIMIT = (files("flowstate_daemon.sending") / "lua" / "includes" / "rate_limit.lua").read_text()
 HARNESS = """
 local s = cjson.decode(ARGV[1])
 local verb, now = ARGV[2], tonumber(ARGV[3])
@@ -42,7 +42,7 @@ class Rhythm:
         self._sha = ""
 
     async def _call(self, verb: str, now: float, *args: float) -> int:
-        self._sha = self._sha or await self._redis.script_load(RHYTHM + HARNESS)
+        self._sha = self._sha or await self._redis.script_load(RATE_LIMIT + HARNESS)
         call: Any = self._redis.evalsha(self._sha, 0, json.dumps(self.state), verb, str(now), *map(str, args))
         wait, state = await call
         self.state = json.loads(state)

@@ -46,10 +46,10 @@ async def test_seal_and_open(stage: QueueFixture, bull: BullQueue, request_store
         "key": "key-1",
         "path": "/emails/batch",
         "members": json.dumps([["1", BORN], ['b"é', BORN]], separators=(",", ":"), ensure_ascii=False),
-        "sealed_at": str(now),
+        "saved_at": str(now),
         "left": "2",
     }
-    assert changed == {job.id: before[job.id] | {"envelope": "e1"} for job in jobs}
+    assert changed == {job.id: before[job.id] | {"storedRequest": "e1"} for job in jobs}
     assert TTL_MS - 5_000 < await stage.redis.pttl(stage.keys.own("envelope:e1")) <= TTL_MS
     opened = await request_store.load("e1")
     assert opened == StoredRequest("e1", "/emails/batch", BODY, "key-1", stored.members, None, now)
@@ -132,7 +132,7 @@ async def test_unseal(stage: QueueFixture, bull: BullQueue, request_store: Reque
     before = await stage.dump()
     await stage.snapshot()
     assert await request_store.detach("e1", ["1"]) is True
-    one = {name: value for name, value in before["1"].items() if name != "envelope"}
+    one = {name: value for name, value in before["1"].items() if name != "storedRequest"}
     assert await stage.diff() == {
         "1": one,
         "flowstate:request:e1": before["flowstate:request:e1"] | {"left": "2"},
@@ -169,7 +169,7 @@ async def test_unseal_needs_all(
     assert await stage.diff() == {}
 
 
-@pytest.mark.parametrize("field", ["body", "members", "sealed_at", "path"])
+@pytest.mark.parametrize("field", ["body", "members", "saved_at", "path"])
 async def test_what_cannot_be_read_is_none(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore, field: str
 ) -> None:

@@ -56,7 +56,7 @@ async def test_the_last_member_takes_it_along(
     await stage.redis.lpush(stage.keys("active"), "4")
     await stage.redis.set(stage.keys.lock("4"), "me/2")
     await bull.complete([JobSucceeded(fourth)])
-    assert not [name for name in await stage.dump() if "envelope" in name]
+    assert not [name for name in await stage.dump() if "storedRequest" in name]
 
 
 async def test_a_failed_job_that_is_not_kept(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
@@ -112,7 +112,7 @@ async def test_strangers_in_the_envelopes_place(
 ) -> None:
     """A key of another kind, or a count that is none, does not stop an ending."""
     jobs = await take(stage, bull, "1", "2")
-    await stage.redis.hset(stage.keys("1"), "envelope", "text")
+    await stage.redis.hset(stage.keys("1"), "storedRequest", "text")
     await stage.redis.set(stage.keys.own("envelope:text"), "x")
     await request_store.save(template(jobs[1:]))
     await stage.redis.hset(stage.keys.own("envelope:e1"), "left", "many")

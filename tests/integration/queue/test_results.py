@@ -62,7 +62,7 @@ async def test_finish_and_remove(stage: QueueFixture, bull: BullQueue) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "kept"),
+    ("policy", "kept"),
     [
         (True, "abcd"),
         (0, "abcd"),
@@ -84,11 +84,11 @@ async def test_finish_and_remove(stage: QueueFixture, bull: BullQueue) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("end", ["completed", "failed"])
-async def test_retention(stage: QueueFixture, bull: BullQueue, now: int, request: object, kept: str, end: str) -> None:
+async def test_retention(stage: QueueFixture, bull: BullQueue, now: int, policy: object, kept: str, end: str) -> None:
     """Each form of removeOnComplete and removeOnFail keeps what Bull keeps, and hash and log go with the entry."""
     for job_id, age_s in zip("abcd", (300, 200, 100, 20), strict=True):
         await stage.put(job_id, end, at=now - age_s * 1000)
-    jobs = await take(stage, bull, "1", "2", opts={"removeOnComplete": request, "removeOnFail": request})
+    jobs = await take(stage, bull, "1", "2", opts={"removeOnComplete": policy, "removeOnFail": policy})
     if end == "completed":
         await bull.complete([JobSucceeded(job) for job in jobs])
     else:
@@ -101,8 +101,8 @@ async def test_retention(stage: QueueFixture, bull: BullQueue, now: int, request
 
 async def test_neighbours_with_different_retention(stage: QueueFixture, bull: BullQueue) -> None:
     """Each job's policy is applied at its own turn, as if they had ended one by one."""
-    for job_id, request in [("1", False), ("2", False), ("3", 2), ("4", False), ("5", True), ("6", False)]:
-        await stage.put(job_id, "wait", opts=json.dumps({"removeOnComplete": request}))
+    for job_id, policy in [("1", False), ("2", False), ("3", 2), ("4", False), ("5", True), ("6", False)]:
+        await stage.put(job_id, "wait", opts=json.dumps({"removeOnComplete": policy}))
     await bull.complete([JobSucceeded(job) for job in await bull.claim(6)])
     assert set((await stage.dump())["completed"]) == {"2", "3", "4", "6"}
 

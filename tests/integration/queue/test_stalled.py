@@ -98,7 +98,7 @@ async def test_too_many_stalls(stage: QueueFixture, bull: BullQueue, now: int) -
 
 
 @pytest.mark.parametrize(
-    ("wish", "kept"),
+    ("policy", "kept"),
     [
         ("true", {"a", "b"}),
         ("0", {"a", "b"}),
@@ -117,12 +117,12 @@ async def test_too_many_stalls(stage: QueueFixture, bull: BullQueue, now: int) -
     ],
 )
 async def test_retention_of_the_stalled(
-    stage: QueueFixture, bull: BullQueue, now: int, request: str, kept: set[str]
+    stage: QueueFixture, bull: BullQueue, now: int, policy: str, kept: set[str]
 ) -> None:
     """Every form of removeOnFail is honoured; none wipes the whole set or loses the job."""
     await stage.put("a", "failed", at=now - 60_000)
     await stage.put("b", "failed", at=now - 10_000)
-    await stall(stage, "1", opts=f'{{"removeOnFail":{request}}}')
+    await stall(stage, "1", opts=f'{{"removeOnFail":{policy}}}')
     assert await bull.check_stalled(0, 30_000) == StalledResult((), ("1",))
     everything = await stage.dump()
     assert set(everything["failed"]) == kept

@@ -35,7 +35,7 @@ def options(**members: Any) -> JobOptions:
 
 def row(**fields: Any) -> list[Any]:
     known = {"name": b"welcome", "data": b"{}", "opts": b"{}", "timestamp": b"5", "made": None, "priority": b"1"}
-    stored_request = fields.pop("envelope", None)
+    stored_request = fields.pop("storedRequest", None)
     return [*(known | fields).values(), None, stored_request, b"7"]
 
 

@@ -7,7 +7,7 @@ local function row_of(hash, id, longest)
   end
   local data = length > longest and "" or "data"
   local row = redis.call(
-    "HMGET", hash, "name", data, "opts", "timestamp", "attemptsMade", "priority", "stacktrace", "envelope"
+    "HMGET", hash, "name", data, "opts", "timestamp", "attemptsMade", "priority", "stacktrace", "storedRequest"
   )
   if length == 0 and not row[1] and not row[3] then
     return nil

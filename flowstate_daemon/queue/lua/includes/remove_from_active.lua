@@ -19,7 +19,7 @@ end
 
 -- Returns the code, and on success the job's priority, debounce id and envelope id.
 local function remove_from_active(active, hash, lock, holder, token, id, timestamp)
-  local found = redis.pcall("HMGET", hash, "timestamp", "priority", "deid", "opts", "envelope")
+  local found = redis.pcall("HMGET", hash, "timestamp", "priority", "deid", "opts", "storedRequest")
   if found.err or not (found[1] or found[4]) or not same_time(found[1], timestamp) then
     return -1
   end

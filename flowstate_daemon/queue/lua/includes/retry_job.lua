@@ -15,9 +15,9 @@ local function retry_job(failed, target, priorities, base, id, now, waiting)
   local lifo = known and type(opts) == "table" and opts.lifo == true
   redis.call("HDEL", hash, "finishedOn", "processedOn", "failedReason")
   redis.call("HSET", hash, "retriedOn", now)
-  local request_id = redis.call("HGET", hash, "envelope")
+  local request_id = redis.call("HGET", hash, "storedRequest")
   if request_id and redis.call("EXISTS", base .. "flowstate:request:" .. request_id) == 0 then
-    redis.call("HDEL", hash, "envelope")
+    redis.call("HDEL", hash, "storedRequest")
   end
   add_to_wait(target, priorities, priority, {id}, lifo and "lifo" or "back")
   redis.call("PUBLISH", waiting, id)
