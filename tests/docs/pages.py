@@ -62,9 +62,9 @@ class Page:
 
     @property
     def code(self) -> Iterator[str]:
-        """All code, inline and in blocks."""
+        """All code, inline and in blocks; diagrams are not code."""
         yield from self.spans
-        yield from (block.text for block in self.blocks)
+        yield from (block.text for block in self.blocks if block.language != "mermaid")
 
 
 def parse_page(file: Path) -> Page:

@@ -14,7 +14,7 @@ from flowstate_daemon.config.loader import SECTIONS, load
 from tests.docs.pages import PAGES, Block
 
 # Permitted languages; `text` is output, `ts` and `nginx` belong to other programs.
-LANGUAGES = {"sh", "sql", "toml", "json", "yaml", "text", "ts", "nginx"}
+LANGUAGES = {"sh", "sql", "toml", "json", "yaml", "text", "ts", "nginx", "mermaid"}
 BLOCKS = [(name, block) for name, page in PAGES.items() for block in page.blocks]
 
 
