@@ -1,1 +1,1 @@
-"""Base: what every room stands on: errors, configuration, time, logs, vital signs, the shape of a service."""
+"""Basics used by every package: clock, cron, errors, health, logs, metrics, redaction, services."""

@@ -1,0 +1,1 @@
+"""Configuration: settings, their validation, and the sources they are read from."""

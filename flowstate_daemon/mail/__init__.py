@@ -1,1 +1,1 @@
-"""Mail: what a mail is. Pure: no room here does I/O after start."""
+"""What an email is: kinds, validation, policy, translations, rendering. Pure: no I/O after the start."""

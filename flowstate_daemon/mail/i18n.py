@@ -1,7 +1,7 @@
-"""The words of one language, read from `translations/<locale>.toml`.
+"""One language: its number and date formats, and its texts from `translations/<locale>.toml`.
 
-`press` puts them into templates at start: a template says `[[ intro ]]`, and what stands there afterwards is part of
-the template, so that words may speak of fields, and a missing word is found at start instead of in somebody's mail.
+`templates` inserts the texts into the templates at start (`[[ intro ]]`), so a text may itself contain fields, and a
+missing text stops the start instead of breaking an email.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from babel.lists import format_list
 from babel.numbers import format_decimal, format_percent
 from babel.units import format_unit
 
-CACHE_SIZE = 1_024  # answers of each function
-HOUR = 60
-MAX_RATING = 5  # of ratings
+CACHE_SIZE = 1_024  # results of each function
+HOUR = 60  # minutes
+MAX_RATING = 5
 
 
 class Formats:
-    """One language's way to write things."""
+    """Formats numbers, dates and durations in one language."""
 
     def __init__(self, locale: str) -> None:
         self.locale = locale
@@ -34,7 +34,7 @@ class Formats:
         self._weekdays = get_day_names("wide", "stand-alone", locale)
 
     def is_singular(self, number: int) -> bool:
-        """Whether so many things are named in the singular: in French, none is."""
+        """Whether this count takes the singular (CLDR plural rules); in French, 0 does."""
         return str(self._plural(number)) == "one"
 
     def number(self, number: float) -> str:
@@ -51,39 +51,40 @@ class Formats:
         return str(self._weekdays[number - 1])
 
     def day(self, day: date) -> str:
-        """A day with its weekday, as it stands on a line of its own."""
+        """A date with its weekday, capitalised for a line of its own."""
         text = format_date(day, "full", locale=self.locale)
         return text[:1].upper() + text[1:]
 
     def date_range(self, first: date, last: date | None) -> str:
-        """From one day to another; the first alone where that is no span of time."""
+        """From one day to another; only the first if the last is missing or not later."""
         if last is None or last <= first:
             return format_date(first, "long", locale=self.locale)
         return format_interval(first, last, "yMMMMd", locale=self.locale)
 
     def duration(self, minutes: int) -> str:
-        """A length of time in hours and minutes."""
+        """A duration in hours and minutes."""
         hours, rest = divmod(minutes, HOUR)
         parts = [("hour", hours)] if hours else []
         parts += [("minute", rest)] if rest or not hours else []
-        text = [format_unit(many, f"duration-{unit}", "short", locale=self.locale) for unit, many in parts]
-        return format_list(text, style="unit-narrow", locale=self.locale)
+        texts = [format_unit(count, f"duration-{unit}", "short", locale=self.locale) for unit, count in parts]
+        return format_list(texts, style="unit-narrow", locale=self.locale)
 
 
 def template_functions(formats: Formats) -> Mapping[str, Callable[..., str]]:
-    """What templates may call, by name; each remembers its latest answers."""
-    names = ("number", "percent", "rating", "weekday", "day", "days", "length")
+    """The functions that templates may call, by name; each caches its results."""
+    names = ("number", "percent", "rating", "weekday", "day", "date_range", "duration")
     return {name: lru_cache(CACHE_SIZE)(getattr(formats, name)) for name in names}
 
 
-FORBIDDEN_CHARS = re.compile(r'[<>&"\r\n]')  # words stand in HTML, in its attributes and in text parts, as they are
+# The same text is used unescaped in HTML, in attributes and in text parts.
+FORBIDDEN_CHARS = re.compile(r'[<>&"\r\n]')
 PLURAL_SUFFIX = "_many"
 SECTIONS = ("common", "plural", "stock")
 
 
 @dataclass(frozen=True, slots=True)
 class Translations:
-    """One language. `kinds` are its words by kind of mail; `plurals` hold the forms for one and for many."""
+    """The texts of one language. `kinds` holds texts by kind; `plurals` the singular and the plural of each noun."""
 
     locale: str
     common: Mapping[str, str]
@@ -93,40 +94,43 @@ class Translations:
     formats: Formats
 
     def messages(self, kind: str) -> Mapping[str, str]:
-        """All words for one kind of mail by name, its own before those of all kinds.
+        """All texts for one kind by name; the kind's own override the common ones.
 
-        A word and its twin ending in `_many` become one, between which a mail's `total` chooses.
+        A text and its counterpart ending in `_many` become one text that chooses by the email's `total`.
         """
-        text = {**self.common, **self.kinds[kind]}
-        for name in [name for name in text if f"{name}{PLURAL_SUFFIX}" in text]:
-            text[name] = f"{{% if total > 1 %}}{text.pop(name + PLURAL_SUFFIX)}{{% else %}}{text[name]}{{% endif %}}"
-        return text
+        texts = {**self.common, **self.kinds[kind]}
+        for name in [name for name in texts if f"{name}{PLURAL_SUFFIX}" in texts]:
+            many = texts.pop(name + PLURAL_SUFFIX)
+            texts[name] = f"{{% if total > 1 %}}{many}{{% else %}}{texts[name]}{{% endif %}}"
+        return texts
 
-    def plural(self, thing: str, number: int) -> str:
-        """A number of things: `1 day`, `2 days`; each language has its own idea of what is one."""
-        one, many = self.plurals[thing]
+    def plural(self, noun: str, number: int) -> str:
+        """A count with its noun: `1 day`, `2 days`."""
+        one, many = self.plurals[noun]
         return (one if self.formats.is_singular(number) else many).format(n=self.formats.number(number))
 
     def translate(self, text: str) -> str:
-        """A producer's stock phrase in this language; any other text as it is."""
+        """A fixed English phrase of the producers in this language; any other text unchanged."""
         return self.stock_phrases.get(text, text)
 
 
 def load_translations(locale: str) -> Translations:
-    """Read the words of one language. Raises ValueError for words that could break a mail."""
-    text = (files(__package__) / "translations" / f"{locale}.toml").read_text(encoding="utf-8")
-    content = tomllib.loads(text)
-    kinds = {name: words for name, words in content.items() if isinstance(words, dict) and name not in SECTIONS}
-    for words in (content["common"], content["stock"], *kinds.values()):
-        for name, word in words.items():
-            if FORBIDDEN_CHARS.search(word):
-                raise ValueError(f"translations/{locale}.toml: {name!r} holds markup, a quotation mark or a line break")
+    """Load the texts of one language. Raises ValueError for a text that could break an email."""
+    file = files(__package__) / "translations" / f"{locale}.toml"
+    content = tomllib.loads(file.read_text(encoding="utf-8"))
+    kinds = {name: texts for name, texts in content.items() if isinstance(texts, dict) and name not in SECTIONS}
+    for texts in (content["common"], content["stock"], *kinds.values()):
+        for name, text in texts.items():
+            if FORBIDDEN_CHARS.search(text):
+                raise ValueError(
+                    f"translations/{locale}.toml: {name!r} contains markup, a quotation mark or a line break"
+                )
     english, formats = Formats("en"), Formats(content["language"])
     return Translations(
         locale=content["language"],
         common=content["common"],
         kinds=kinds,
-        plurals={thing: (one, many) for thing, (one, many) in content["plural"].items()},
+        plurals={noun: (one, many) for noun, (one, many) in content["plural"].items()},
         stock_phrases={**{english.weekday(day): formats.weekday(day) for day in range(1, 8)}, **content["stock"]},
         formats=formats,
     )

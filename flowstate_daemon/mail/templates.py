@@ -1,8 +1,8 @@
-"""Makes the templates of all mails out of layout, parts and words, once at start. `render` fills them in.
+"""Compiles the templates of all emails from layout, parts and translations, once at start. `render` fills them in.
 
-Two languages stand in one file. What is in square brackets, `[% … %]` and `[[ … ]]`, is done here: frames, shared
-parts, words. What is in curly ones is a mail's own and waits for it. In between, MJML becomes HTML with tables and
-all that mail programs need; Jinja's tags travel through it as numbers, and must come out complete and in order.
+Each file uses Jinja twice. Tags in square brackets, `[% … %]` and `[[ … ]]`, are evaluated here: layout, shared
+parts, translations. Tags in curly brackets are evaluated for each email. Between the two, MJML is compiled to HTML
+that mail clients display; the curly tags pass through it as numbered markers, whose order is checked afterwards.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from flowstate_daemon.mail.text_filters import (
     truncate,
 )
 
-# Outlook before 2007; Internet Explorer; the widths of columns, which have them anyway; comments that end where the
-# next one begins.
+# Markup without effect: for Outlook before 2007 and Internet Explorer; column widths that are set inline as well;
+# conditional comments that end where the next one begins.
 REMOVABLE = re.compile(
     r"<!--\[if lte mso 11\]>.*?<!\[endif\]-->"
     r"|<!--\[if !mso\]><!-->.*?<!--<!\[endif\]-->"
@@ -44,7 +44,7 @@ INDENT = re.compile(r"[ \t]*\n[ \t\n]*")
 
 
 def minify_html(html: str) -> str:
-    """The same page in fewer bytes."""
+    """The same page in fewer bytes; clients cut emails of more than about 100 kB."""
     html = REMOVABLE.sub("", html)
     html = STYLE.sub(lambda style: STYLE_WHITESPACE.sub(r"\1", style[0]).strip(), html)
     return INDENT.sub("\n", html)
@@ -54,13 +54,12 @@ TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 NUMBER = re.compile(r"JINJA(\d{4})TAG")
 TITLE = re.compile(r"<mj-title>(.*?)</mj-title>", re.DOTALL)
 PREVIEW = re.compile(r"<mj-preview>(.*?)</mj-preview>", re.DOTALL)
-FORBIDDEN_MARKUP = re.compile(
-    r"</?mj-\S+|\[\[|\[%|<link|@import"
-)  # not understood, or fetched from somebody else's server
+# Tags that MJML or the first pass left over, and markup that loads a file from another server.
+FORBIDDEN_MARKUP = re.compile(r"</?mj-\S+|\[\[|\[%|<link|@import")
 
 
 class TemplateError(ValueError):
-    """A template that would break mails: a mistake of whoever wrote it."""
+    """A template that would produce broken emails; the template has to be fixed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,48 +73,48 @@ class CompiledTemplates:
 
 @cache
 def compile_templates(locale: str) -> Mapping[str, CompiledTemplates]:
-    """The templates of every kind in one language. Raises BadTemplate or what Jinja raises for a template."""
-    words = load_translations(locale)
-    press = build_environment()
-    html, text = _environment(words, html=True), _environment(words, html=False)
-    made = {}
+    """The templates of every kind in one language. Raises TemplateError, or Jinja's error for a template."""
+    translations = load_translations(locale)
+    build = build_environment()
+    html, text = _environment(translations, html=True), _environment(translations, html=False)
+    compiled = {}
     for kind in KINDS:
-        ink = {**words.messages(kind), "locale": locale, "kind": kind}
-        made[kind] = CompiledTemplates(
-            subject=_flatten_globals(text.from_string(ink["subject"])),
-            html=_flatten_globals(html.from_string(compile_mjml(press.get_template(f"{kind}.mjml").render(ink)))),
-            text=_flatten_globals(text.from_string(press.get_template(f"{kind}.txt").render(ink))),
+        context = {**translations.messages(kind), "locale": locale, "kind": kind}
+        mjml = build.get_template(f"{kind}.mjml").render(context)
+        compiled[kind] = CompiledTemplates(
+            subject=_flatten_globals(text.from_string(context["subject"])),
+            html=_flatten_globals(html.from_string(compile_mjml(mjml))),
+            text=_flatten_globals(text.from_string(build.get_template(f"{kind}.txt").render(context))),
         )
-    return made
+    return compiled
 
 
 def compile_mjml(source: str) -> str:
-    """MJML as HTML, with Jinja's tags where they stood. Raises BadTemplate."""
+    """MJML as HTML, with the Jinja tags in their places. Raises TemplateError."""
     tags: list[str] = []
 
-    def hidden(tag: re.Match[str]) -> str:
+    def to_marker(tag: re.Match[str]) -> str:
         tags.append(tag[0])
         return f"JINJA{len(tags) - 1:04}TAG"
 
-    source = TAG.sub(hidden, source)
+    # MJML would parse Jinja's tags as text or drop them, so that markers stand for them until the HTML is complete.
+    source = TAG.sub(to_marker, source)
     try:
         output = mrml.to_html(source)
     except OSError as error:
         raise TemplateError(f"MJML: {error}") from error
     html = output.content
     if output.warnings or FORBIDDEN_MARKUP.search(html):
-        raise TemplateError(
-            f"MJML: something does not belong here: {output.warnings or FORBIDDEN_MARKUP.findall(html)}"
-        )
+        raise TemplateError(f"MJML: unexpected markup: {output.warnings or FORBIDDEN_MARKUP.findall(html)}")
     found = [int(number) for number in NUMBER.findall(html)]
-    if found != (wanted := _expected_tag_order(source, len(tags))):
-        place = next((n for n, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), -1)
-        raise TemplateError(f"MJML has lost or moved a tag of Jinja, near {tags[wanted[place]]}")
+    if found != (expected := _expected_tag_order(source, len(tags))):
+        position = next((n for n, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), -1)
+        raise TemplateError(f"MJML lost or moved a Jinja tag, near {tags[expected[position]]}")
     return NUMBER.sub(lambda number: tags[int(number[1])], minify_html(html))
 
 
 def _expected_tag_order(source: str, count: int) -> list[int]:
-    """The order in which the tags must come out: all as they were, the title once more as the name of the whole."""
+    """The order of the tags in the HTML: as in the source, except that MJML writes the title twice."""
     title, preview = (
         [int(number) for part in pattern.findall(source) for number in NUMBER.findall(part)]
         for pattern in (TITLE, PREVIEW)
@@ -124,7 +123,7 @@ def _expected_tag_order(source: str, count: int) -> list[int]:
 
 
 def build_environment() -> Environment:
-    """What is done at start: no escaping, since all of it is our own text."""
+    """The environment of the first pass. Nothing is escaped, because all input is our own text."""
     folder = files(__package__) / "templates"
     return Environment(
         loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
@@ -141,7 +140,7 @@ def build_environment() -> Environment:
     )
 
 
-def _environment(text: Translations, *, html: bool) -> Environment:
+def _environment(translations: Translations, *, html: bool) -> Environment:
     environment = Environment(
         autoescape=select_autoescape(default_for_string=html),
         undefined=StrictUndefined,
@@ -149,22 +148,26 @@ def _environment(text: Translations, *, html: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # None of Jinja's own globals: templates only show what they are given.
+    # Jinja's own globals are left out: a template can use only what is passed to it.
     environment.globals = {
-        **template_functions(text.formats),
-        "count": lru_cache(CACHE_SIZE)(text.plural),
-        "longest_list": MAX_LIST_ROWS,
-        "nobody": UNKNOWN_NAME,
-        "stranger": UNKNOWN_USER_NAME,
+        **template_functions(translations.formats),
+        "plural": lru_cache(CACHE_SIZE)(translations.plural),
+        "max_list_rows": MAX_LIST_ROWS,
+        "unknown_name": UNKNOWN_NAME,
+        "unknown_user_name": UNKNOWN_USER_NAME,
     }
-    other = bidi_isolate if html else truncate
     environment.filters.update(
-        theirs=other, short=truncate, rows=split_lines, points=bullet_items, listed=fit_list, stock=text.translate
+        user_text=bidi_isolate if html else truncate,
+        truncate=truncate,
+        split_lines=split_lines,
+        bullet_items=bullet_items,
+        fit_list=fit_list,
+        translate=translations.translate,
     )
     return environment
 
 
 def _flatten_globals(template: Template) -> Template:
-    """The same template with its globals as one plain dict: each rendering copies them, a chain of maps slowly."""
+    """The same template with its globals as one plain dict: every rendering copies them, and a ChainMap is slow."""
     template.globals = dict(template.globals)
     return template

@@ -1,4 +1,4 @@
-"""What a reader of a mail's HTML sees."""
+"""What the reader of an email sees of its HTML."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """The tags, the words and the hidden preview of a page; fails when tags are not closed in order."""
+    """The tags, the text and the hidden preview of a page; fails when tags are not closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
+        self._chunks: list[str] = []
         self.feed(html)
         self.close()
         assert self.open == []
@@ -33,7 +33,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if "style" not in self.open:
-            self.text.append(data)
+            self._chunks.append(data)
 
     def all(self, tag: str) -> list[dict[str, str]]:
         """The attributes of every such tag."""
@@ -45,4 +45,4 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join("".join(self.text).split())
+        return " ".join("".join(self._chunks).split())

@@ -1,4 +1,4 @@
-"""Words and templates: complete in every language, and harmless."""
+"""Translations and templates: complete in every language, and safe to insert."""
 
 from __future__ import annotations
 
@@ -14,76 +14,76 @@ from flowstate_daemon.mail.locales import LOCALES
 MAIL = files("flowstate_daemon.mail")
 
 
-def test_every_file_of_words_is_a_language_we_speak() -> None:
-    """No file of words lies unused, and each says its own name."""
-    assert sorted(file.name for file in (MAIL / "words").iterdir()) == sorted(f"{name}.toml" for name in LOCALES)
+def test_translation_files_match_the_locales() -> None:
+    """Every file is a supported language, and names that language itself."""
+    assert sorted(file.name for file in (MAIL / "translations").iterdir()) == sorted(f"{name}.toml" for name in LOCALES)
     assert [load_translations(name).locale for name in LOCALES] == list(LOCALES)
 
 
-def test_languages_have_the_same_words() -> None:
-    """Each language has each word of English and no other, with the same fields in it."""
+def test_languages_have_the_same_texts() -> None:
+    """Each language has exactly the texts of English, with the same fields in them."""
     english = load_translations("en")
     for other in map(load_translations, LOCALES):
         assert other.kinds.keys() == english.kinds.keys() == KINDS.keys()
         assert other.common.keys() == english.common.keys()
         assert other.plurals.keys() == english.plurals.keys()
-        for kind, words in english.kinds.items():
-            assert other.kinds[kind].keys() == words.keys()
-            for name, word in words.items():
+        for kind, texts in english.kinds.items():
+            assert other.kinds[kind].keys() == texts.keys()
+            for name, text in texts.items():
                 fields = [
-                    set(re.findall(r"\w+_\w+|progress|priority|name", text)) for text in (word, other.kinds[kind][name])
+                    set(re.findall(r"\w+_\w+|progress|priority|name", each)) for each in (text, other.kinds[kind][name])
                 ]
                 assert fields[0] == fields[1], f"{kind}.{name}"
 
 
-def test_no_word_is_unused() -> None:
-    """Each word stands in a template of its kind or in a part of all, or is a subject; the same for counted things."""
+def test_every_text_is_used() -> None:
+    """Each text is used by a template of its kind or by a shared one, or is a subject; each plural is used too."""
     templates = {file.name: file.read_text() for file in (MAIL / "templates").iterdir()}
     english = load_translations("en")
-    said = "".join([*templates.values(), *english.common.values()])
-    for kind, words in english.kinds.items():
+    all_text = "".join([*templates.values(), *english.common.values()])
+    for kind, texts in english.kinds.items():
         shared = "".join(text for name, text in templates.items() if name.partition(".")[0] not in KINDS)
         done_at_start = " ".join(re.findall(r"\[[\[%].*?[\]%]\]", templates[f"{kind}.mjml"] + shared, re.DOTALL))
-        for name in {word.removesuffix(PLURAL_SUFFIX) for word in words} - {"subject"}:
+        for name in {name.removesuffix(PLURAL_SUFFIX) for name in texts} - {"subject"}:
             assert re.search(rf"\b{name}\b", done_at_start), f"{kind}.{name}"
-        said += "".join(words.values())
-    assert {thing for thing in english.plurals if f"count('{thing}'" not in said} == set()
+        all_text += "".join(texts.values())
+    assert {noun for noun in english.plurals if f"plural('{noun}'" not in all_text} == set()
 
 
-def test_no_word_is_called_like_a_value() -> None:
-    """Jinja reads `none` as nothing, and would write that instead of the word."""
+def test_no_text_is_named_like_a_jinja_constant() -> None:
+    """Jinja evaluates `none` as a constant and would print that instead of the text."""
     english = load_translations("en")
-    names = {*english.common, *(name for text in english.kinds.values() for name in text)}
+    names = {*english.common, *(name for texts in english.kinds.values() for name in texts)}
     assert names & {"none", "None", "true", "True", "false", "False"} == set()
 
 
-def test_a_word_and_its_twin_are_chosen_between() -> None:
-    """By how many things the mail is about; the twin itself is no word any more."""
-    text = load_translations("en").messages("task-reminder")
-    assert text["button"] == "{% if total > 1 %}See the tasks{% else %}Open the task{% endif %}"
-    assert not [name for name in text if name.endswith(PLURAL_SUFFIX)]
-    assert text["motto"] == load_translations("en").common["motto"]
+def test_messages_when_a_text_has_a_plural_form() -> None:
+    """The two forms become one text that chooses by `total`; the form ending in `_many` is gone."""
+    messages = load_translations("en").messages("task-reminder")
+    assert messages["button"] == "{% if total > 1 %}See the tasks{% else %}Open the task{% endif %}"
+    assert not [name for name in messages if name.endswith(PLURAL_SUFFIX)]
+    assert messages["motto"] == load_translations("en").common["motto"]
 
 
-def test_words_in_html_attributes_are_harmless() -> None:
-    """Words are put into templates as they are, so markup characters and quotation marks are refused."""
+def test_markup_in_texts_is_rejected() -> None:
+    """Texts are inserted unescaped, so markup characters, quotation marks and line breaks are refused."""
     for hostile in ("<b>", "a & b", 'say "x"', "two\nlines"):
         assert FORBIDDEN_CHARS.search(hostile)
 
 
 @pytest.mark.parametrize(
-    ("locale", "number", "words"),
+    ("locale", "number", "text"),
     [("en", 0, "0 days"), ("en", 1, "1 day"), ("en", 1234, "1,234 days"), ("fr", 0, "0 jour"), ("fr", 1, "1 jour"),
      ("fr", 2, "2 jours"), ("fr", 1234, "1\u202f234 jours"), ("fr", 10**6, "1\u202f000\u202f000 jours")],
 )  # fmt: skip
-def test_things_are_counted(locale: str, number: int, text: str) -> None:
-    """Each language has its own singular and its own way to group digits."""
+def test_plural(locale: str, number: int, text: str) -> None:
+    """Each language has its own plural rule and its own digit grouping."""
     assert load_translations(locale).plural("day", number) == text
 
 
-def test_weekdays_that_producers_write_in_english_are_translated() -> None:
-    """Without a word for each in the files; anything else stays as it is."""
-    text = load_translations("fr")
-    assert [text.translate(day) for day in ("Monday", "Sunday", "Personal", "Someday")] == [
+def test_translate_when_weekday() -> None:
+    """English weekdays are translated without an entry in the files; unknown text stays unchanged."""
+    french = load_translations("fr")
+    assert [french.translate(day) for day in ("Monday", "Sunday", "Personal", "Someday")] == [
         "lundi", "dimanche", "Personnel", "Someday",
     ]  # fmt: skip
