@@ -1,7 +1,8 @@
-"""What the engine counts, as typed methods. Prometheus is known here and in `web/metrics.py` only.
+"""The daemon's metrics as typed methods. Only this module and `web/metrics.py` use the Prometheus client.
 
-Called from hot loops: every child of a label is made at the start and found in a dict, so an update costs
-about a microsecond. A label takes only values known beforehand: no text of a job's makes a series.
+The methods are called on the hot path: every label child is created at the start and looked up in a dict, so an
+update takes about a microsecond. Labels only take values that are known beforehand; text from a job never
+creates a new series.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ Child = TypeVar("Child")
 
 OTHER_LABEL = "other"
 OUTCOMES = ("sent", "skipped", "expired", "retried", "failed", "released")
-SCHEDULED_MAIL_EVENTS = ("planned", "fed", "skipped", "planned_again", "given_up")
-# The delivery room's words for what came back; a test holds the two lists together.
+SCHEDULED_MAIL_EVENTS = ("planned", "enqueued", "skipped", "rescheduled", "outcome_unknown")
+# The result classes of `delivery/responses.py`; a test compares the two lists.
 PROVIDER_RESULTS = (
     "accepted",
     "earlier",
@@ -38,7 +39,7 @@ LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
 class LabelCache(dict[str, Child]):
-    """The children of one label, by its value; every unknown value shares the child `other`."""
+    """The children of one label by value; all unknown values share the child `other`."""
 
     def __init__(self, values: Iterable[str], make: Callable[[str], Child]) -> None:
         super().__init__({value: make(value) for value in (*values, OTHER_LABEL)})
@@ -47,16 +48,16 @@ class LabelCache(dict[str, Child]):
         return self[OTHER_LABEL]
 
 
-def _ending(counter: Counter, ending: str) -> Callable[[str], Counter]:
-    return lambda kind: counter.labels(kind, ending)
+def _by_kind(counter: Counter, value: str) -> Callable[[str], Counter]:
+    return lambda kind: counter.labels(kind, value)
 
 
 class Metrics:
-    """All numbers of one daemon, in a registry of its own."""
+    """All metrics of one daemon, in their own registry."""
 
     def __init__(self, kinds: Iterable[str] = (), *, version: str = "", instance: str = "") -> None:
-        """`kinds` are the names of mails that get series of their own."""
-        self.claimed = self.sent = 0  # for those who cannot scrape; the registry has them by kind
+        """`kinds` get their own series."""
+        self.claimed = self.sent = 0  # totals for the status line; the registry has them by kind
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         build = Info("flowstate_build", "Version and instance of this daemon.", registry=self.registry)
@@ -68,66 +69,63 @@ class Metrics:
         self._scheduler(kinds)
 
     def _mails(self, kinds: tuple[str, ...]) -> None:
-        text = "Runs of jobs that ended, by kind and by ending."
-        ended = Counter("flowstate_mails", text, ("kind", "ending"), registry=self.registry)
-        families = [LabelCache(kinds, _ending(ended, ending)) for ending in OUTCOMES]
-        self._sent, self._skipped, self._expired, self._retried, self._failed, self._released = families
-        send = self._histogram("mail_send", "From claiming a job to its mail sent.", JOB_DURATION_BUCKETS, "kind")
-        wait = self._histogram("mail_wait", "From enqueueing a mail to sending it.", LATENCY_BUCKETS, "kind")
-        self._send_seconds = LabelCache(kinds, send.labels)
-        self._wait_seconds = LabelCache(kinds, wait.labels)
+        text = "Finished job runs, by kind and outcome."
+        mails = Counter("flowstate_mails", text, ("kind", "outcome"), registry=self.registry)
+        counters = [LabelCache(kinds, _by_kind(mails, outcome)) for outcome in OUTCOMES]
+        self._sent, self._skipped, self._expired, self._retried, self._failed, self._released = counters
+        duration = self._histogram("job_duration", "From claim to email sent.", JOB_DURATION_BUCKETS, "kind")
+        latency = self._histogram("mail_latency", "From due to email sent.", LATENCY_BUCKETS, "kind")
+        self._job_duration = LabelCache(kinds, duration.labels)
+        self._mail_latency = LabelCache(kinds, latency.labels)
 
     def _provider(self) -> None:
-        answer = self._histogram(
-            "provider_answer", "Time of one request to the provider, by its answer.", JOB_DURATION_BUCKETS, "answer"
-        )
-        self._answers = LabelCache(PROVIDER_RESULTS, answer.labels)
-        self._gate_open = self._gauge("provider_account_restored", "1 while the provider accepts our account, else 0.")
-        self._gate_open.set(1)
-        self._bulk_resting = self._gauge("bulk_resting", "1 while bulk rests because the provider is ill, else 0.")
-
-        self._on_dispatcher = self._gauge("bus_mails", "Rendered mails that wait for a request.")
-        self._under_way = self._gauge("requests_under_way", "Requests to the provider that have no answer yet.")
-        self._rate = self._gauge("request_rate", "Requests a second, as the provider tells; 0: it has told no limit.")
-        text = "Mails in one request, counted when it is sealed."
-        self._mails_in_request = Histogram(
+        text = "Duration of one request to the provider, by result."
+        duration = self._histogram("provider_request_duration", text, JOB_DURATION_BUCKETS, "result")
+        self._request_duration = LabelCache(PROVIDER_RESULTS, duration.labels)
+        self._account_ok = self._gauge("provider_account_ok", "1 while the provider accepts our account, else 0.")
+        self._account_ok.set(1)
+        text = "1 while bulk sending is paused because the provider fails, else 0."
+        self._circuit_open = self._gauge("provider_circuit_open", text)
+        self._send_queue = self._gauge("send_queue_mails", "Rendered emails that wait for a request.")
+        self._requests = self._gauge("provider_requests_in_flight", "Requests to the provider without a response yet.")
+        text = "Requests per second that the provider allows; 0: no limit known yet."
+        self._rate_limit = self._gauge("provider_rate_limit_per_second", text)
+        text = "Emails in one request, observed when the request is stored."
+        self._batch_size = Histogram(
             "flowstate_provider_batch_size", text, buckets=BATCH_SIZE_BUCKETS, registry=self.registry
         )
 
     def _worker(self) -> None:
-        self._redis = self._histogram("redis_round_trip", "Time of one call to Redis.", REDIS_BUCKETS)
-        self._lag = self._histogram("loop_lag", "How late the event loop runs what is due.", LAG_BUCKETS)
-        self._claimed = self._counter("jobs_claimed", "Jobs taken from the queue.")
-        self._lost = self._counter("locks_lost", "Jobs whose lock was lost while they were worked on.")
-        self._recovered = self._counter("jobs_recovered", "Jobs of a dead process taken back at the start.")
-        self._stalled = self._counter("jobs_stalled", "Jobs whose worker went silent, put back or failed.")
-        self._busy = self._gauge("slots_busy", "Jobs being worked on now.")
+        self._redis = self._histogram("redis_command_duration", "Duration of one Redis command.", REDIS_BUCKETS)
+        self._lag = self._histogram("event_loop_lag", "Delay of the event loop.", LAG_BUCKETS)
+        self._claimed = self._counter("jobs_claimed", "Jobs claimed from the queue.")
+        self._lost = self._counter("locks_lost", "Jobs whose lock was lost while they were processed.")
+        self._recovered = self._counter("jobs_recovered", "Jobs of an earlier process recovered at the start.")
+        self._stalled = self._counter("jobs_stalled", "Stalled jobs that were put back or failed.")
+        self._in_flight = self._gauge("jobs_in_flight", "Jobs being processed now.")
 
     def _scheduler(self, kinds: tuple[str, ...]) -> None:
-        moved = Counter(
-            "flowstate_notices", "Slots of the calendar, by kind and step.", ("kind", "step"), registry=self.registry
+        text = "Scheduled emails, by kind and event."
+        events = Counter("flowstate_scheduled_mails", text, ("kind", "event"), registry=self.registry)
+        counters = [LabelCache(kinds, _by_kind(events, event)) for event in SCHEDULED_MAIL_EVENTS]
+        self._planned, self._enqueued, self._not_enqueued, self._rescheduled, self._unknown = counters
+        text = "From the scheduled time to the email in the queue."
+        self._schedule_delay = LabelCache(
+            kinds, self._histogram("schedule_delay", text, LATENCY_BUCKETS, "kind").labels
         )
-        families = [LabelCache(kinds, _ending(moved, step)) for step in SCHEDULED_MAIL_EVENTS]
-        self._planned, self._fed, self._not_fed, self._again, self._given_up = families
-        late = self._histogram("notice_late", "From a slot's hour to its mail in the queue.", LATENCY_BUCKETS, "kind")
-        self._late_seconds = LabelCache(kinds, late.labels)
-        waits = Gauge(
-            "flowstate_schedule_blocked",
-            "1 while tables that a kind needs cannot be read.",
-            ("kind",),
-            registry=self.registry,
-        )
-        self._waits = LabelCache(kinds, waits.labels)
+        text = "1 while tables that a kind needs cannot be read."
+        blocked = Gauge("flowstate_schedule_blocked", text, ("kind",), registry=self.registry)
+        self._blocked = LabelCache(kinds, blocked.labels)
 
     def mail_sent(self, kind: str, seconds: float) -> None:
-        """`seconds` from claiming the job to the mail sent and written down."""
+        """`seconds` from the claim of the job until the email is sent and the job completed."""
         self.sent += 1
         self._sent[kind].inc()
-        self._send_seconds[kind].observe(seconds)
+        self._job_duration[kind].observe(seconds)
 
     def observe_mail_latency(self, kind: str, seconds: float) -> None:
-        """`seconds` from the job's first being due (its timestamp and delay) to its mail sent."""
-        self._wait_seconds[kind].observe(max(seconds, 0.0))
+        """`seconds` from the time the job was first due (its timestamp and delay) until the email is sent."""
+        self._mail_latency[kind].observe(max(seconds, 0.0))
 
     def mail_expired(self, kind: str) -> None:
         self._expired[kind].inc()
@@ -148,44 +146,44 @@ class Metrics:
         self._planned[kind].inc(count)
 
     def scheduled_mails_enqueued(self, kind: str, late_s: Iterable[float]) -> None:
-        """`late_s`: for each mail that was put into the queue, how long after its slot's hour."""
+        """`late_s`: for each enqueued email, the seconds since its scheduled time."""
         for seconds in late_s:
-            self._fed[kind].inc()
-            self._late_seconds[kind].observe(max(seconds, 0.0))
+            self._enqueued[kind].inc()
+            self._schedule_delay[kind].observe(max(seconds, 0.0))
 
     def scheduled_mails_skipped(self, kind: str, count: int) -> None:
-        self._not_fed[kind].inc(count)
+        self._not_enqueued[kind].inc(count)
 
     def scheduled_mails_rescheduled(self, kind: str) -> None:
-        self._again[kind].inc()
+        self._rescheduled[kind].inc()
 
     def scheduled_mails_unknown(self, kind: str) -> None:
-        self._given_up[kind].inc()
+        self._unknown[kind].inc()
 
     def set_schedule_blocked(self, kind: str, *, waits: bool) -> None:
-        self._waits[kind].set(waits)
+        self._blocked[kind].set(waits)
 
     def observe_provider_request(self, answer: str, seconds: float) -> None:
-        """One request answered; `answer` is one of ANSWERS."""
-        self._answers[answer].observe(seconds)
+        """One finished request; `answer` is one of PROVIDER_RESULTS."""
+        self._request_duration[answer].observe(seconds)
 
     def set_provider_account_ok(self, is_open: bool) -> None:
-        self._gate_open.set(is_open)
+        self._account_ok.set(is_open)
 
     def set_provider_circuit_open(self, is_resting: bool) -> None:
-        self._bulk_resting.set(is_resting)
+        self._circuit_open.set(is_resting)
 
     def observe_batch_size(self, mails: int) -> None:
-        """One request of so many mails is written down and may leave."""
-        self._mails_in_request.observe(mails)
+        """One request with this many emails was stored and may be sent."""
+        self._batch_size.observe(mails)
 
     def track_send_queue(
         self, mails: Callable[[], int], under_way: Callable[[], int], rate: Callable[[], float]
     ) -> None:
-        """Ask the bus and its pacer at each scrape."""
-        self._on_dispatcher.set_function(mails)
-        self._under_way.set_function(under_way)
-        self._rate.set_function(rate)
+        """Read the send queue and the rate limiter at each scrape."""
+        self._send_queue.set_function(mails)
+        self._requests.set_function(under_way)
+        self._rate_limit.set_function(rate)
 
     def observe_redis_command(self, seconds: float) -> None:
         self._redis.observe(seconds)
@@ -207,8 +205,8 @@ class Metrics:
         self._stalled.inc(count)
 
     def track_jobs_in_flight(self, busy: Callable[[], int]) -> None:
-        """Ask for the number of busy slots at each scrape."""
-        self._busy.set_function(busy)
+        """Read the number of jobs in flight at each scrape."""
+        self._in_flight.set_function(busy)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"flowstate_{name}", text, registry=self.registry)

@@ -63,17 +63,17 @@ def test_the_mode_has_a_short_name() -> None:
 
 def test_later_sources_win(tmp_path: Path) -> None:
     """Default, file, credential, NAME_FILE, environment: each wins over those before, and is named."""
-    file = written(tmp_path, '[queue]\nconcurrency = 1\nattempts = 2\n[mail]\napp_name = "file"\n')
+    file = written(tmp_path, '[queue]\nconcurrency = 1\ndefault_attempts = 2\n[mail]\napp_name = "file"\n')
     credentials = tmp_path / "credentials"
     credentials.mkdir()
-    for name in ("app_name", "flowstate_queue_attempts", "FLOWSTATE_QUEUE_MAX_STALLED_COUNT", "somebody_elses"):
+    for name in ("app_name", "flowstate_queue_default_attempts", "FLOWSTATE_QUEUE_MAX_STALLED_COUNT", "somebody_elses"):
         (credentials / name).write_text("3\n")
     secret = tmp_path / "secret"
     secret.write_text("4\n")
     environ = {
         "CREDENTIALS_DIRECTORY": str(credentials),
         "APP_NAME_FILE": str(secret),
-        "FLOWSTATE_QUEUE_MAX_STALLED_FILE": str(secret),
+        "FLOWSTATE_QUEUE_MAX_STALLED_COUNT_FILE": str(secret),
         "FLOWSTATE_QUEUE_MAX_STALLED_COUNT": "5",
     }
     config = load(environ, file)
@@ -81,7 +81,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (queue.concurrency, queue.default_attempts, config.mail.app_name, queue.max_stalled_count) == (1, 3, "4", 5)
     sources = {key: source for key, _, source in config.describe()}
     assert sources["queue.concurrency"] == f"[queue] concurrency in {file}"
-    assert sources["queue.default_attempts"] == "credential flowstate_queue_attempts"
+    assert sources["queue.default_attempts"] == "credential flowstate_queue_default_attempts"
     assert sources["mail.app_name"] == "APP_NAME_FILE"
     assert sources["queue.max_stalled_count"] == "FLOWSTATE_QUEUE_MAX_STALLED_COUNT"
     assert sources["queue.lock_duration_ms"] == "default"
@@ -149,7 +149,7 @@ def test_our_own_name_wins_over_the_deployed_one() -> None:
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     """File, names, types, ranges and what is missing: one error with a line each, naming the place."""
-    file = written(tmp_path, "[queue]\nlock_ms = 10\nconcurency = 3\n[que]\nx = 1\n")
+    file = written(tmp_path, "[queue]\nlock_duration_ms = 10\nconcurency = 3\n[que]\nx = 1\n")
     environ = {
         "REDIS_PORT": "many",
         "REDIS_URL": "http://x",
@@ -160,7 +160,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     }
     output = errors(environ, file, sending=True)
     expected = {
-        f"[queue] lock_ms in {file}: should be greater than or equal to 5000",
+        f"[queue] lock_duration_ms in {file}: should be greater than or equal to 5000",
         f"{file}: [queue] has no key concurency; did you mean concurrency?",
         f"{file}: [que] is no section; did you mean queue?",
         "REDIS_PORT: should be a valid integer",

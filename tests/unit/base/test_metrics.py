@@ -1,4 +1,4 @@
-"""Numbers get where they belong, and strangers cannot add series."""
+"""Each method updates its own metric, and foreign text cannot add series."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def series(metrics: Metrics) -> int:
-    """How many series of ours there are; those about the process come and go with the system."""
+    """The number of our own series; those about the process depend on the system."""
     return sum(len(metric.samples) for metric in metrics.registry.collect() if metric.name[:4] == "flow")
 
 
-@pytest.mark.parametrize("ending", ["skipped", "retried", "failed", "released"])
-def test_each_ending_is_counted_by_kind(metrics: Metrics, ending: str) -> None:
-    """An ending counts for its kind and for no other."""
-    getattr(metrics, f"mail_{ending}")("otp")
-    assert value(metrics, "mails_total", kind="otp", ending=ending) == 1
-    assert value(metrics, "mails_total", kind="welcome", ending=ending) == 0
+@pytest.mark.parametrize("outcome", ["skipped", "retried", "failed", "released"])
+def test_outcomes_are_counted_by_kind(metrics: Metrics, outcome: str) -> None:
+    """An outcome counts for its kind and for no other."""
+    getattr(metrics, f"mail_{outcome}")("otp")
+    assert value(metrics, "mails_total", kind="otp", outcome=outcome) == 1
+    assert value(metrics, "mails_total", kind="welcome", outcome=outcome) == 0
 
 
-def test_a_sent_mail_is_counted_and_timed(metrics: Metrics) -> None:
-    """One call gives the count and the time."""
+def test_mail_sent(metrics: Metrics) -> None:
+    """One call updates the count and the duration."""
     metrics.mail_sent("otp", 0.07)
-    assert value(metrics, "mails_total", kind="otp", ending="sent") == 1
-    assert value(metrics, "mail_send_seconds_bucket", kind="otp", le="0.1") == 1
-    assert value(metrics, "mail_send_seconds_bucket", kind="otp", le="0.05") == 0
+    assert value(metrics, "mails_total", kind="otp", outcome="sent") == 1
+    assert value(metrics, "job_duration_seconds_bucket", kind="otp", le="0.1") == 1
+    assert value(metrics, "job_duration_seconds_bucket", kind="otp", le="0.05") == 0
 
 
-def test_a_wait_is_never_negative(metrics: Metrics) -> None:
-    """A producer's clock that runs ahead does not make the sum shrink."""
+def test_latency_when_the_producers_clock_is_ahead(metrics: Metrics) -> None:
+    """A negative latency counts as zero."""
     metrics.observe_mail_latency("otp", -3.0)
-    assert value(metrics, "mail_wait_seconds_sum", kind="otp") == 0
-    assert value(metrics, "mail_wait_seconds_count", kind="otp") == 1
+    assert value(metrics, "mail_latency_seconds_sum", kind="otp") == 0
+    assert value(metrics, "mail_latency_seconds_count", kind="otp") == 1
 
 
 @given(st.lists(st.text(), max_size=20))
 def test_hostile_names_add_no_series(names: list[str]) -> None:
-    """Whatever job names and answers arrive, the number of series stays what it was at the start."""
+    """Whatever job names and results arrive, the number of series stays the same."""
     metrics = Metrics(KINDS)
     before = series(metrics)
     for name in names:
@@ -63,12 +63,12 @@ def test_hostile_names_add_no_series(names: list[str]) -> None:
         metrics.observe_mail_latency(name, 1.0)
         metrics.observe_provider_request(name, 0.1)
     assert series(metrics) == before
-    foreign_workers = len([name for name in names if name not in KINDS])
-    assert value(metrics, "mails_total", kind="other", ending="failed") == foreign_workers
+    unknown = len([name for name in names if name not in KINDS])
+    assert value(metrics, "mails_total", kind="other", outcome="failed") == unknown
 
 
-def test_the_engine_reports_land(metrics: Metrics) -> None:
-    """Each typed method moves its own number."""
+def test_each_method_updates_its_own_metric(metrics: Metrics) -> None:
+    """Counters, gauges and histograms of the worker have the values that were reported."""
     metrics.jobs_claimed(100)
     metrics.locks_lost(2)
     metrics.jobs_recovered(3)
@@ -80,43 +80,48 @@ def test_the_engine_reports_land(metrics: Metrics) -> None:
     assert value(metrics, "locks_lost_total") == 2
     assert value(metrics, "jobs_recovered_total") == 3
     assert value(metrics, "jobs_stalled_total") == 4
-    assert value(metrics, "slots_busy") == 7
-    assert value(metrics, "redis_round_trip_seconds_count") == 1
-    assert value(metrics, "loop_lag_seconds_sum") == 0.2
+    assert value(metrics, "jobs_in_flight") == 7
+    assert value(metrics, "redis_command_duration_seconds_count") == 1
+    assert value(metrics, "event_loop_lag_seconds_sum") == 0.2
 
 
-def test_provider_answers_are_timed_by_fate(metrics: Metrics) -> None:
-    """Every word of the delivery room has its own series."""
+def test_provider_requests_are_timed_by_result(metrics: Metrics) -> None:
+    """Every result class of `delivery` has its own series."""
     assert set(PROVIDER_RESULTS) == set(get_args(ResultClass))
-    for answer in PROVIDER_RESULTS:
-        metrics.observe_provider_request(answer, 0.1)
-        assert value(metrics, "provider_answer_seconds_count", answer=answer) == 1
+    for result in PROVIDER_RESULTS:
+        metrics.observe_provider_request(result, 0.1)
+        assert value(metrics, "provider_request_duration_seconds_count", result=result) == 1
 
 
-def test_the_lane_is_open_until_told_otherwise(metrics: Metrics) -> None:
-    """1 and 0, so that an alert can say `== 0`."""
-    assert value(metrics, "provider_account_restored") == 1
+def test_provider_account_ok(metrics: Metrics) -> None:
+    """1 at the start and 0 while the account is refused, so that an alert can compare with 0."""
+    assert value(metrics, "provider_account_ok") == 1
     metrics.set_provider_account_ok(False)
-    assert value(metrics, "provider_account_restored") == 0
+    assert value(metrics, "provider_account_ok") == 0
 
 
-def test_bulk_does_not_rest_until_told_so(metrics: Metrics) -> None:
-    """0 and 1, beside an open lane."""
-    assert value(metrics, "bulk_resting") == 0
+def test_provider_circuit_open(metrics: Metrics) -> None:
+    """0 at the start and 1 while bulk sending is paused."""
+    assert value(metrics, "provider_circuit_open") == 0
     metrics.set_provider_circuit_open(is_resting=True)
-    assert value(metrics, "bulk_resting") == 1
+    assert value(metrics, "provider_circuit_open") == 1
 
 
-def test_the_bus_is_asked_at_each_scrape(metrics: Metrics) -> None:
-    """What waits, what is under way, and the rate, as they are then."""
+def test_the_send_queue_is_read_at_each_scrape(metrics: Metrics) -> None:
+    """Waiting emails, requests in flight and rate limit are those of the moment of the scrape."""
     metrics.track_send_queue(lambda: 7, lambda: 3, lambda: 2.5)
     metrics.observe_batch_size(100)
-    found = [value(metrics, name) for name in ("bus_mails", "requests_under_way", "request_rate", "request_mails_sum")]
-    assert found == [7, 3, 2.5, 100]
+    names = (
+        "send_queue_mails",
+        "provider_requests_in_flight",
+        "provider_rate_limit_per_second",
+        "provider_batch_size_sum",
+    )
+    assert [value(metrics, name) for name in names] == [7, 3, 2.5, 100]
 
 
-def test_every_number_says_what_it_is(metrics: Metrics) -> None:
-    """The build is told, names carry the prefix, and each has a help text."""
+def test_every_metric_is_documented(metrics: Metrics) -> None:
+    """The build information is exported, names have the prefix, and each metric has a help text."""
     assert value(metrics, "build_info", version="1.2.3", instance="vm-1") == 1
     for metric in metrics.registry.collect():
         assert metric.name.startswith(("flowstate_", "process_"))

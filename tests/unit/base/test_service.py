@@ -29,7 +29,7 @@ async def test_work_that_swallows_a_cancellation_is_cancelled_again() -> None:
 
 
 async def test_a_loop_is_watched_from_its_first_turn_on() -> None:
-    """Before, it is not stuck: the house may wait long for its stores. From then on, silence is seen."""
+    """Before `run()` it is not stale, since the daemon may wait long for its stores; afterwards a hang is detected."""
     time = FakeClock()
     health = HealthRegistry(time)
     begun = asyncio.Event()
@@ -37,7 +37,7 @@ async def test_a_loop_is_watched_from_its_first_turn_on() -> None:
     class Hanging(Service):
         name = "hanging"
 
-        async def turn(self) -> None:
+        async def run_once(self) -> None:
             begun.set()
             await self.sleep(60)
 

@@ -31,7 +31,7 @@ def test_fault_1_nothing_is_left_to_be_missing_at_night(locale: str) -> None:
     for kind, letter in compile_templates(locale).items():
         for template in (letter.subject, letter.html, letter.text):
             called = {name for name in template.globals if callable(template.globals[name])}
-            assert {"count", "number", "length"} <= called, kind
+            assert {"plural", "number", "duration"} <= called, kind
     assert compile_templates(locale).keys() == KINDS.keys()
 
 
@@ -55,7 +55,7 @@ def test_fault_5_the_subject_does_not_lie(locale: str) -> None:
     assert "27" in mail.text
 
 
-@pytest.mark.parametrize(("locale", "words"), [("en", "Not rated"), ("fr", "Pas de note")])
+@pytest.mark.parametrize(("locale", "text"), [("en", "Not rated"), ("fr", "Pas de note")])
 def test_fault_6_no_rating_is_no_zero(locale: str, text: str) -> None:
     """Sessions without a rating counted as zero; a week without any has no average."""
     unrated = RICH["focus-report"] | {"averageRating": None, "ratedSessions": 0}
