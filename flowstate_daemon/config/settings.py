@@ -64,29 +64,29 @@ class SettingsSection(BaseModel):
 
 class RedisSettings(SettingsSection):
     host: str = "127.0.0.1"
-    """Where Redis runs, for those who do not give a URL."""
+    """Redis host; ignored when url is set."""
     port: int = Field(default=6379, ge=1, le=65535)
-    """Its port, when the URL does not say or there is none."""
+    """Redis port; ignored when url contains one."""
     username: str | None = None
-    """The Redis user; without one, the default user."""
+    """Redis user; without it, the default user."""
     password: SecretStr | None = None
-    """Its password; used with a URL that carries none, too."""
+    """Redis password; also used when url contains none."""
     tls: bool = False
-    """Speak TLS, as a URL that begins with rediss:// does."""
+    """Use TLS, as a URL that starts with rediss:// does."""
     ca_file: FilePath | None = None
-    """The file with the authority that signed its certificate, where the system does not know that authority."""
+    """CA bundle (PEM) that signed the server's certificate, if the system does not trust it."""
     sentinels: HostPortList = ""
-    """The sentinels that know the primary, host:port,host:port; the URL then gives login, TLS and database only."""
+    """Sentinel addresses, host:port,host:port; url then provides only login, TLS and database."""
     sentinel_master: str = Field(default="mymaster", min_length=1)
-    """What the sentinels call the primary."""
+    """Name of the primary in Sentinel."""
     sentinel_username: str | None = None
-    """The user at the sentinels."""
+    """Sentinel user."""
     sentinel_password: SecretStr | None = None
-    """The password at the sentinels, if they want one."""
+    """Sentinel password, if required."""
     block_timeout_s: float = Field(default=20.0, ge=0.1, le=20.0)
-    """The longest wait for a job on one connection, in seconds; shorter waits cost more commands."""
+    """Maximum time a blocking pop waits for a job, in seconds; lower values cost more commands."""
     url: RedisUrl = SecretStr("")
-    """The whole address, redis://user:password@host:port/db; wins over host and port."""
+    """Redis URL, redis://user:password@host:port/db; overrides host and port."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -125,126 +125,126 @@ class RedisSettings(SettingsSection):
 
 class QueueSettings(SettingsSection):
     mode: Annotated[Literal["send", "shadow"], CaseInsensitive] = "send"
-    """Send mails, or, as a shadow of another worker, only tell what would be sent and how that one differs."""
+    """send: send emails; shadow: only predict what would be sent, and compare with another worker."""
     prefix: RedisKeyPart = "bull"
-    """What all keys start with; braces around it, {bull}, keep the queue in one slot of a Redis Cluster."""
+    """Key prefix; braces, {bull}, keep the queue in one hash slot of a Redis Cluster."""
     name: RedisKeyPart = "email"
-    """The queue's name, as the producers call it."""
+    """Queue name, as the producers use it."""
     instance_id: str = Field(default_factory=_host_name, pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    """Who this daemon is among those on the same queue, restart after restart; else the host's name."""
+    """Unique id of this daemon on the queue, the same after a restart; default: the host name."""
     concurrency: int = Field(default=300, ge=1, le=10_000)
-    """How many jobs are in hand at once; up to a hundred of them leave in one request."""
+    """Maximum number of jobs in flight; up to 100 of their emails are sent in one request."""
     urgent_concurrency: int = Field(default=20, ge=0, le=1_000)
-    """How many more are in hand when these are one-time codes."""
+    """Additional jobs in flight, reserved for one-time codes."""
     lock_duration_ms: int = Field(default=30_000, ge=5_000, le=600_000)
-    """How long a claimed job stays ours without a sign of life; below 5 s a slow network would lose jobs."""
+    """How long a lock on a job lasts unless renewed; below 5 s a slow network would lose locks."""
     stalled_interval_ms: int = Field(default=30_000, ge=1_000, le=600_000)
-    """How often to look for jobs of workers that died."""
+    """Interval between checks for stalled jobs."""
     max_stalled_count: int = Field(default=1, ge=0, le=100)
-    """How often a job may be taken back from a dead worker before it fails, as Bull counts."""
+    """How often a job may stall before it fails, counted as in Bull."""
     max_recoveries: int = Field(default=10, ge=0, le=1_000)
-    """How often a job may be taken back from this daemon's own earlier life before it fails."""
+    """How often a job may be recovered after a crash of this instance before it fails."""
     max_data_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
-    """The largest job data that is read; larger jobs fail at once."""
+    """Maximum size of a job's data; larger jobs fail immediately."""
     default_attempts: int = Field(default=4, ge=1, le=100)
-    """All tries of a job that does not bring its own number."""
+    """Default maximum number of attempts, for jobs that do not set it."""
     default_backoff_ms: int = Field(default=2_000, ge=0, le=3_600_000)
-    """The wait before the first retry, doubled for each further one."""
+    """Default delay before the first retry; it doubles with each retry."""
     backoff_jitter: float = Field(default=0.0, ge=0.0, le=1.0)
-    """The share of that wait which is left to chance."""
+    """Random fraction of the retry delay."""
     shutdown_timeout_s: float = Field(default=25.0, ge=0.0, le=600.0)
-    """How long a stopping daemon lets the mails under way end; the supervisor must wait longer than that."""
+    """How long a shutdown waits for jobs in flight; the supervisor's timeout must be longer."""
 
 
 class MailSettings(SettingsSection):
     from_address: Mailbox = ""
-    """The sender, alone or as Name <address>; `run` needs it."""
+    """Sender, as address or Name <address>; required by `run`."""
     app_name: str = Field(default="FlowState", min_length=1, max_length=100)
-    """The product's name in the mails."""
+    """Product name in the emails."""
     frontend_url: HttpUrl = "http://localhost:4200"
-    """Where links in the mails lead to."""
+    """Base URL of links in the emails."""
     default_locale: Literal["en", "fr"] = "en"
-    """The language for people who have chosen none."""
+    """Language for users who have not chosen one."""
 
 
 class ResendSettings(SettingsSection):
     api_key: Secret | None = None
-    """The provider's key; without one, mails are written into the outbox folder."""
+    """API key of the provider; without it, emails are written to the outbox folder."""
     api_url: HttpUrl = "https://api.resend.com"
-    """The provider's address."""
+    """Base URL of the provider's API."""
     timeout_s: float = Field(default=15.0, ge=1.0, le=20.0)  # longer silence of a sender counts as stuck
-    """How long to wait for the provider's answer to one request."""
+    """Timeout of one request to the provider."""
     initial_requests_per_second: float | None = Field(default=None, gt=0, le=1000)
-    """Requests a second until the provider has told its own rate; without it they go one at a time until then."""
+    """Requests per second until the provider reports its limit; without it, one at a time."""
     webhook_secret: SecretList | None = None
-    """What signs the provider's webhooks, whsec_…; several, separated by commas, while one replaces another."""
+    """Signing secret of the provider's webhooks, whsec_…; several, separated by commas, for rotation."""
 
 
 class OutboxSettings(SettingsSection):
     folder: Path = Path("outbox")
-    """Where mails are written when there is no key for the provider."""
+    """Folder for emails when there is no API key."""
 
 
 class HttpSettings(SettingsSection):
     enabled: bool = True
-    """Whether to open the HTTP port at all."""
+    """Whether to listen for HTTP."""
     host: str = Field(default="127.0.0.1", min_length=1)
-    """The address to listen on."""
+    """Address to listen on."""
     port: int = Field(default=8080, ge=0, le=65535)
-    """The port to listen on; 0 takes any free one."""
+    """Port to listen on; 0 selects a free port."""
     public_url: HttpUrl | None = None
-    """Where people reach this port from outside, https://…; links to unsubscribe begin with it."""
+    """Public URL of this port, https://…; the base of unsubscribe links."""
     link_secret: StrongSecretList | None = None
-    """What seals the links to unsubscribe: 32 characters or more; several, separated by commas: the first seals."""
+    """Signing secret of unsubscribe links, 32 characters or more; several, by commas: the first signs."""
     link_days: int = Field(default=400, ge=1, le=3650)
-    """How many days a link to unsubscribe works."""
+    """How many days an unsubscribe link is valid."""
     api_token: StrongSecretList | None = None
-    """What opens /api/v1/: 32 characters or more; several, separated by commas, while one replaces another."""
+    """Bearer token for /api/v1/, 32 characters or more; several, separated by commas, for rotation."""
 
 
 class DatabaseSettings(SettingsSection):
     url: PostgresUrl | None = None
-    """FlowState's Postgres, in Prisma's form; without one, schedules and ledger are off."""
+    """FlowState's Postgres, as a Prisma URL; without it, schedules and ledger are disabled."""
     retention_days: int = Field(default=365, ge=1, le=36_500)
-    """How many days the ledger remembers a mail."""
+    """How many days ledger entries are kept."""
     journal_max_entries: int = Field(default=10_000, ge=100, le=10_000_000)
-    """How many outcomes wait in Redis at most when there is no Postgres to move them to; the newest stay."""
+    """Maximum number of outcomes kept in Redis when there is no Postgres; the oldest are dropped."""
 
 
 class ScheduleSettings(SettingsSection):
     enabled: bool = True
-    """Whether mails are sent by the calendar at all; it needs Postgres."""
+    """Whether scheduled emails are sent; requires Postgres."""
     default_timezone: TimeZoneName = "Europe/Paris"
-    """The time zone of people who have chosen none that exists."""
+    """Fallback time zone for users without a valid one."""
     task_reminder: bool = True
-    """Whether to remind of tasks that are due tomorrow."""
+    """Whether to send reminders of tasks that are due tomorrow."""
     task_reminder_cron: CronExpression = "0 9 * * *"
-    """When, on each person's own clock; of several times of one day the first counts."""
+    """When to send, in each user's time zone; of several times in a day the first applies."""
     task_reminder_deadline: DeadlineTime = "12:00"
-    """Until when a reminder may be late, on the same clock; after that it is left out."""
+    """End of the grace period for late reminders, in the same time zone; later ones are skipped."""
     task_reminder_per_task: bool = False
-    """One mail for each task, instead of one with all of them."""
+    """One email per task instead of one for all tasks."""
     overdue_summary: bool = True
-    """Whether to sum up tasks that are overdue."""
+    """Whether to send summaries of overdue tasks."""
     overdue_summary_cron: CronExpression = "0 7 * * *"
-    """When, on each person's own clock."""
+    """When to send, in each user's time zone."""
     overdue_summary_deadline: DeadlineTime = "10:00"
-    """Until when a summary may be late."""
+    """End of the grace period for late summaries."""
     focus_report: bool = True
-    """Whether to report on the focus sessions of the week before."""
+    """Whether to send weekly reports on focus sessions."""
     focus_report_cron: CronExpression = "0 17 * * 0"
-    """When, on each person's own clock."""
+    """When to send, in each user's time zone."""
     focus_report_deadline: DeadlineTime = "mon 12:00"
-    """Until when a report may be late."""
+    """End of the grace period for late reports."""
     max_queued: int = Field(default=500, ge=1, le=1_000_000)
-    """How many mails of the calendar wait in the queue at most; the rest is made when they have left."""
+    """Maximum number of scheduled emails in the queue; more are enqueued as these are sent."""
 
 
 class LogSettings(SettingsSection):
     level: Annotated[Literal["debug", "info", "warning", "error"], CaseInsensitive] = "info"
-    """The least important events that are written."""
+    """Minimum log level."""
     format: Annotated[Literal["auto", "json", "console"], CaseInsensitive] = "auto"
-    """Lines for machines or for people; auto asks whether it writes to a terminal."""
+    """Log format; auto selects console on a terminal, otherwise json."""
 
 
 def _bracket_ipv6(host: str) -> str:
