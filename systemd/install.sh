@@ -1,15 +1,15 @@
 #!/bin/sh
-# Installs the daemon on a Debian-like host, or takes it away again: `make install`, `make uninstall`.
+# Installs the daemon on a Debian-like host, or removes it: `make install`, `make uninstall`.
 #
-#   DESTDIR  a folder that stands for / (for packages and tests): files only, nothing is started or created outside
-#   PREFIX   where unit files and the command go, /usr/local
-#   APPDIR   where the daemon and its own Python environment live, /opt/flowstate-daemon
-#   PYTHON   the Python to build on, 3.11 or newer; it must be readable for everybody
+#   DESTDIR  a folder used as / (for packages and tests): only files are written, nothing outside it changes
+#   PREFIX   prefix of the unit files and the command, /usr/local
+#   APPDIR   folder of the daemon, its Python environment and its documentation, /opt/flowstate-daemon
+#   PYTHON   the Python to use, 3.11 or newer; every user must be able to read it
 #
-# Doing it twice is doing it once. A failure leaves an earlier installation as it was. Edited configuration stays.
+# Idempotent. After a failure an earlier installation is unchanged. Edited configuration is kept.
 set -eu
 
-action=${1:?install or uninstall}
+action=${1:?usage: install.sh install|uninstall}
 DESTDIR=${DESTDIR:-}
 PREFIX=${PREFIX:-/usr/local}
 APPDIR=${APPDIR:-/opt/flowstate-daemon}
@@ -27,35 +27,35 @@ die() {
   exit 1
 }
 
-# Without DESTDIR this host is changed, and its systemd is told; in a chroot there is none to tell.
+# Without DESTDIR the host itself is changed and systemd is reloaded; in a chroot systemd is not running.
 here() { [ -z "$DESTDIR" ]; }
 systemd_runs() { here && [ -d /run/systemd/system ]; }
 
-look_first() {
+check_arguments() {
   for path in "$DESTDIR" "$PREFIX" "$APPDIR"; do
     case $path in
       "" | /*) ;;
       *) die "$path is not an absolute path" ;;
     esac
-    # These go into unit files and first lines of scripts, where quoting differs from shell to systemd to kernel.
-    case $path in *[!A-Za-z0-9/._+-]*) die "$path: only letters, digits and / . _ + - may be in a path here" ;; esac
+    # These paths are written to unit files and shebang lines; shell, systemd and kernel quote differently.
+    case $path in *[!A-Za-z0-9/._+-]*) die "$path: this path may contain only letters, digits and / . _ + -" ;; esac
   done
   if here && [ "$(id -u)" != 0 ]; then
-    die "root is needed: sudo make $action, or DESTDIR=/some/folder make $action"
+    die "root is required: sudo make $action, or DESTDIR=/some/folder make $action"
   fi
 }
 
-# A Python in somebody's home is out of the service's sight (ProtectHome=).
-fit_python() {
-  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed: make install PYTHON=/usr/bin/python3"
-  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || die "the module venv is missing: apt-get install python3-venv"
+# The service cannot read a Python in a home folder (ProtectHome=).
+check_python() {
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is required: make install PYTHON=/usr/bin/python3"
+  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || die "the Python module venv is missing: apt-get install python3-venv"
   base=$("$PYTHON" -c 'import os, sys; print(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))')
   case $base in
-    /home/* | /root/*) die "$base is in a home folder, which the service cannot see: make install PYTHON=/usr/bin/python3" ;;
+    /home/* | /root/*) die "$base is in a home folder, which the service cannot read: make install PYTHON=/usr/bin/python3" ;;
   esac
 }
 
-# Built beside the old one and put in its place in one step, with the paths that it will have there.
+# Built in a folder beside the old installation, with its final paths, and moved into place in one step.
 build_app() {
   rm -rf "$new"
   mkdir -p "$(dirname "$app")"
@@ -66,9 +66,11 @@ build_app() {
   grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | while read -r file; do
     sed -i "s|$new|$APPDIR|g" "$file"
   done
-  mkdir -p "$new/share/doc"
+  mkdir -p "$new/share/doc/flowstate-daemon"
   cp -R "$source/config" "$new/share/config"
-  cp "$source/docs/systemd.md" "$source/README.md" "$source/CHANGELOG.md" "$source/LICENSE" "$new/share/doc/"
+  # The same layout as the repository, so that the links between the pages work.
+  cp -R "$source/docs" "$source/README.md" "$source/CHANGELOG.md" "$source/CONTRIBUTING.md" "$source/SECURITY.md" "$source/LICENSE" \
+    "$new/share/doc/flowstate-daemon/"
   chmod -R go+rX,go-w "$new"
   rm -rf "$app.old"
   [ ! -e "$app" ] || mv "$app" "$app.old"
@@ -98,11 +100,11 @@ put_config() {
   if [ ! -e "$etc/$2" ]; then
     install -m "$3" "$source/config/$1" "$etc/$2"
   elif ! cmp -s "$source/config/$1" "$etc/$2"; then
-    echo "kept       /etc/flowstate-daemon/$2, which was edited; the new sample: $APPDIR/share/config/$1"
+    echo "kept       /etc/flowstate-daemon/$2, which was edited; new sample: $APPDIR/share/config/$1"
   fi
 }
 
-enter() {
+register_units() {
   if here; then
     systemd-sysusers "$PREFIX/lib/sysusers.d/flowstate-daemon.conf"
     systemd-tmpfiles --create "$PREFIX/lib/tmpfiles.d/flowstate-daemon.conf"
@@ -110,21 +112,21 @@ enter() {
   if systemd_runs; then systemctl daemon-reload; fi
 }
 
-say_next() {
+print_next_steps() {
   echo "installed  $APPDIR ($("$app/bin/python" -m flowstate_daemon --version))"
   if systemd_runs && systemctl --quiet is-active flowstate-daemon.service; then
     echo "next       systemctl restart flowstate-daemon"
     return
   fi
-  cat <<'NEXT'
+  cat <<NEXT
 next       1. set REDIS_URL, RESEND_FROM_EMAIL and FRONTEND_URL in /etc/flowstate-daemon/environment
-           2. put secrets into /etc/credstore/, such as flowstate-daemon.resend_api_key (docs/systemd.md)
+           2. put secrets into /etc/credstore/, such as flowstate-daemon.resend_api_key ($APPDIR/share/doc/flowstate-daemon/docs/systemd.md)
            3. systemctl enable --now flowstate-daemon.socket flowstate-daemon.service
            4. systemctl status flowstate-daemon
 NEXT
 }
 
-leave() {
+stop_units() {
   systemd_runs || return 0
   loaded=$(systemctl list-units --all --plain --no-legend 'flowstate-daemon.*' 'flowstate-daemon@*' 'flowstate-daemon-failed*' | cut -d' ' -f1)
   for unit in $loaded; do
@@ -136,7 +138,7 @@ leave() {
 }
 
 remove() {
-  leave
+  stop_units
   for unit in "$source"/systemd/*.service "$source"/systemd/*.socket "$source"/systemd/*.target; do
     rm -f "$units/$(basename "$unit")"
   done
@@ -146,22 +148,22 @@ remove() {
   if systemd_runs; then systemctl daemon-reload; fi
   cat <<'LEFT'
 removed    the daemon and its units
-left       /etc/flowstate-daemon (configuration), /etc/credstore/flowstate-daemon.* (secrets),
-           /var/lib/flowstate-daemon (mails of the outbox), the account flowstate-daemon
-next       to remove these as well: rm -r /etc/flowstate-daemon /var/lib/flowstate-daemon; userdel flowstate-daemon
+kept       /etc/flowstate-daemon (configuration), /etc/credstore/flowstate-daemon.* (secrets),
+           /var/lib/flowstate-daemon (emails in the outbox), the account flowstate-daemon
+next       to remove these too: rm -r /etc/flowstate-daemon /var/lib/flowstate-daemon; userdel flowstate-daemon
 LEFT
 }
 
-look_first
+check_arguments
 case $action in
   install)
-    fit_python
+    check_python
     build_app
     install_units
     install_config
-    enter
-    say_next
+    register_units
+    print_next_steps
     ;;
   uninstall) remove ;;
-  *) die "install or uninstall" ;;
+  *) die "usage: install.sh install|uninstall" ;;
 esac

@@ -84,8 +84,8 @@ def test_each_dependency_has_a_reason() -> None:
         assert re.split(r"[\[<>=;~ ]", requirement)[0].lower() in pinned, f"{requirement} is not pinned"
 
 
-def test_the_package_readme_names_every_package() -> None:
-    """flowstate_daemon/README.md describes every package."""
-    readme = (PACKAGE / "README.md").read_text()
+def test_the_package_map_names_every_package() -> None:
+    """docs/architecture.md describes every package."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
     packages = [path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("__")]
-    assert [package for package in packages if f"`{package}/`" not in readme] == []
+    assert [package for package in packages if f"`{package}/`" not in text] == []

@@ -174,7 +174,7 @@ async def test_uninstalling_stops_and_removes_it_and_keeps_what_is_the_operators
     await unit.sure("start")
     for _ in range(2):
         said = await host.guest.sure(*MAKE, "uninstall")
-        assert "left       /etc/flowstate-daemon" in said
+        assert "kept       /etc/flowstate-daemon" in said
     assert [await one.look("/health/live") for one in (unit, twin)] == [0, 0]
     await host.guest.sure("test", "-f", ENVIRONMENT, "-a", "-f", "/etc/credstore/flowstate-daemon.resend_api_key")
     found = "find / -xdev -name '*flowstate-daemon*' -not -path '/proc/*' -not -path '/src*'"

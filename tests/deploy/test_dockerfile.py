@@ -60,7 +60,7 @@ def test_only_pinned_packages_get_in() -> None:
 def test_the_languages_of_the_mails_stay() -> None:
     """Babel's other ones are thrown away; a new language has to be named here as well."""
     kept = set(re.findall(r"! -name (\w+)\.dat", TEXT))
-    assert kept == {"root", *(file.stem for file in (ROOT / "flowstate_daemon/mail/words").glob("*.toml"))}
+    assert kept == {"root", *(file.stem for file in (ROOT / "flowstate_daemon/mail/translations").glob("*.toml"))}
 
 
 @pytest.mark.parametrize("word", ["ENTRYPOINT", "CMD"])
@@ -104,6 +104,12 @@ def test_the_label_tells_the_version() -> None:
     """That of the package, unless the builder says otherwise."""
     assert f"VERSION={__version__}" in output("ARG")
     assert 'org.opencontainers.image.version="${VERSION}"' in " ".join(output("LABEL"))
+
+
+def test_image_contains_the_documentation() -> None:
+    """Messages and pages refer to files of docs/, which must exist in the image."""
+    copied = [rest.split() for rest in output("COPY") if "share/doc/flowstate-daemon" in rest]
+    assert {name for words in copied for name in words[:-1]} >= {"README.md", "CHANGELOG.md", "docs"}
 
 
 def test_the_builder_gets_only_what_is_copied() -> None:

@@ -6,6 +6,7 @@ What a host makes of it: test_booted.py. Here also what `systemd-analyze` says o
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,19 @@ def test_the_program_has_an_environment_of_its_own(root: Path) -> None:
     assert len(found) > 10
 
 
+def test_documentation_is_installed_with_working_links(root: Path) -> None:
+    """All pages are there, in the layout of the repository, and every unit names one of them."""
+    share = root / "opt/flowstate-daemon/share/doc/flowstate-daemon"
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"):
+        assert (share / name).read_bytes() == (ROOT / name).read_bytes()
+    pages = [path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")]
+    assert [str(page) for page in pages if not (share / page).exists()] == []
+    for name in UNITS:
+        unit = (root / "usr/local/lib/systemd/system" / name).read_text()
+        (page,) = re.findall(r"^Documentation=file://(.+)$", unit, re.MULTILINE)
+        assert (root / page.lstrip("/")).is_file()
+
+
 def test_everybody_may_run_it_and_nobody_may_change_it(root: Path) -> None:
     """The service has an account of its own, so files must be readable; writable they are for root alone."""
     odd = [
@@ -133,9 +147,9 @@ def test_a_place_that_units_cannot_name_is_refused(tmp_path: Path, place: str) -
 @pytest.mark.parametrize(
     ("script", "remedy"),
     [
-        ("exit 1", "Python 3.11 or newer is needed: make install PYTHON=/usr/bin/python3"),
-        ('case "$2" in *ensurepip*) exit 1 ;; esac', "the module venv is missing: apt-get install python3-venv"),
-        ("echo /home/ada/python3", "/home/ada/python3 is in a home folder, which the service cannot see"),
+        ("exit 1", "Python 3.11 or newer is required: make install PYTHON=/usr/bin/python3"),
+        ('case "$2" in *ensurepip*) exit 1 ;; esac', "the Python module venv is missing: apt-get install python3-venv"),
+        ("echo /home/ada/python3", "/home/ada/python3 is in a home folder, which the service cannot read"),
     ],
 )
 def test_without_a_fit_python_nothing_is_touched(tmp_path: Path, script: str, remedy: str) -> None:
@@ -198,6 +212,6 @@ def test_uninstalling_leaves_what_is_the_operators(root: Path) -> None:
     for _ in range(2):
         done = make("uninstall", root)
         assert done.returncode == 0, done.stderr
-        assert "left       /etc/flowstate-daemon (configuration)" in done.stdout
+        assert "kept       /etc/flowstate-daemon (configuration)" in done.stdout
     left = sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir())
     assert left == ["etc/flowstate-daemon/environment", "etc/flowstate-daemon/flowstate-daemon.toml"]
