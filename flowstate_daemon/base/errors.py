@@ -1,8 +1,8 @@
-"""Errors whose class is their fate.
+"""The daemon's errors. The class of an error decides how it is handled.
 
-Every room translates foreign errors into one of these at its own border; nobody above compares messages.
-`reason` is written for a person, may be stored with the job and shown in Bull's tools, and therefore never
-carries a code, a key, a token or a full address.
+Every package converts errors of libraries into one of these, so that no caller compares messages. `reason` is
+meant for operators, may be stored with the job and shown in Bull's tools, and therefore never contains a code, a
+key, a token or a full address.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class FlowstateError(Exception):
-    """The root of every error this daemon raises on purpose."""
+    """Base class of all errors that the daemon raises itself."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -21,7 +21,7 @@ class FlowstateError(Exception):
 class RetryableError(FlowstateError):
     """This attempt failed, a later one may succeed. Counts as an attempt; the job's own backoff decides when.
 
-    `after_ms` is the earliest time, from now, that the other side will accept a new try (0 = no wish).
+    `after_ms` is the minimum delay that the other side asks for (0: none).
     """
 
     def __init__(self, reason: str, *, after_ms: int = 0) -> None:
@@ -30,23 +30,23 @@ class RetryableError(FlowstateError):
 
 
 class PermanentError(FlowstateError):
-    """No further attempt can succeed: the job goes to `failed` at once, whatever attempts are left."""
+    """No further attempt can succeed: the job goes to `failed` at once, whatever attempts remain."""
 
 
 class InvalidDataError(PermanentError):
-    """The job itself is wrong: its data or options are not what any worker could use."""
+    """The job's data or options are invalid for any worker."""
 
 
 class MailSkipped(FlowstateError):  # noqa: N818 - a control signal, not an error
-    """There is nothing to send, on purpose: the job completes and says why."""
+    """The email is not sent on purpose: the job completes with the reason."""
 
 
 class MailExpired(MailSkipped):
-    """What the mail says is no longer true, such as a code past its life: it is never sent late."""
+    """The content is out of date, such as an expired code: the email is never sent late."""
 
 
 class RateLimitedError(FlowstateError):
-    """The provider asks the whole pool to slow down. Not an attempt: the same request goes again later."""
+    """The provider's rate limit is reached. Not an attempt: the same request is sent again after `after_ms`."""
 
     def __init__(self, reason: str, *, after_ms: int) -> None:
         super().__init__(reason)
@@ -54,7 +54,7 @@ class RateLimitedError(FlowstateError):
 
 
 class RequestInProgressError(FlowstateError):
-    """The provider still works on the same request. Not an attempt: it goes again after `after_ms`, unchanged."""
+    """The provider still processes the same request. Not an attempt: it is sent again, unchanged, after `after_ms`."""
 
     def __init__(self, reason: str, *, after_ms: int) -> None:
         super().__init__(reason)
@@ -62,11 +62,11 @@ class RequestInProgressError(FlowstateError):
 
 
 class AlreadyAcceptedError(FlowstateError):
-    """The provider holds another body under this key: it has accepted these mails before. Never sent again."""
+    """The provider has another body under this key: it accepted these emails before. They are never sent again."""
 
 
 class QuotaExceededError(FlowstateError):
-    """The account has used up what it may send until `until_ms`. Not an attempt; bulk waits, codes may try."""
+    """The account's quota is exceeded until `until_ms`. Not an attempt; bulk emails wait, codes are still tried."""
 
     def __init__(self, reason: str, *, until_ms: int) -> None:
         super().__init__(reason)
@@ -74,31 +74,31 @@ class QuotaExceededError(FlowstateError):
 
 
 class ProviderRefusedError(FlowstateError):
-    """The provider refuses the account, the key or the domain: every mail would fail. Not an attempt; jobs stay."""
+    """The provider refuses the account, the key or the domain: every email would fail. Not an attempt; jobs wait."""
 
 
 class StoreUnavailableError(FlowstateError):
-    """One of our stores is away, still loading, read-only or full. Never an attempt, never the end of the house."""
+    """Redis or Postgres is unreachable, loading, read-only or full. Not an attempt; the daemon keeps running."""
 
 
 class StaleDecisionError(FlowstateError):
-    """What was decided about this mail is too old to act on. Not an attempt: the job goes back and is judged anew."""
+    """The policy decision about this email is too old. Not an attempt: the job is released and checked again."""
 
 
 class LockLostError(FlowstateError):
-    """Another worker owns the job by now: this run's result is worthless and must not be written."""
+    """Another worker owns the job now: the result of this run must not be written."""
 
 
 class LeaseHeldError(FlowstateError):
-    """Another live daemon runs under the same instance id."""
+    """Another running daemon uses the same instance id."""
 
 
 class ServiceCrashedError(FlowstateError):
-    """A loop met an error that nobody had foreseen: the house ends, so that a supervisor can start it afresh."""
+    """A service failed with an unexpected error: the process exits so that the supervisor restarts it."""
 
 
 class ConfigError(FlowstateError):
-    """The configuration is wrong; `mistakes` names every mistake, one line each."""
+    """The configuration is invalid; `errors` lists every error, one line each."""
 
     def __init__(self, errors: Sequence[str]) -> None:
         super().__init__("\n".join(errors))

@@ -1,8 +1,8 @@
-"""Who goes first on the event loop: while a code is on its way to the wire, bulk work waits at its next pause.
+"""Event loop: a lag monitor, and priority for codes over bulk work.
 
-The bus's order decides who leaves first; but there are a dozen turns of the loop between a claim and its request, and
-whatever else is ready runs in each of them. The fetcher announces, the carrier lets go; everything that works on many
-mails gives way between pieces of about a millisecond.
+The send queue orders emails, but between a claim and its request the event loop turns about a dozen times, and all
+other ready tasks run each time. So the fetcher announces a code, the batch sender ends the priority, and work on many
+emails yields after every chunk of about a millisecond.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WARN_LAG_S = 1.0
 
 
 class EventLoopLagMonitor(Service):
-    """Sleeps for a known time and reports how much longer it took."""
+    """Sleeps for a known time and reports how late it woke up."""
 
     name: ClassVar[str] = "lag_meter"
 
@@ -41,42 +41,42 @@ class EventLoopLagMonitor(Service):
         slept_at = self._clock.monotonic()
         await self.sleep(self._every_s)
         if self.stopping:
-            return  # woken early: nothing was measured
+            return  # woken early by `stop()`: nothing was measured
         lag_s = max(self._clock.monotonic() - slept_at - self._every_s, 0.0)
         self._metrics.observe_event_loop_lag(lag_s)
         if lag_s >= WARN_LAG_S:
             log.warning(
-                "event_loop_lagged", seconds=round(lag_s, 3), remedy="give the process more CPU or lower its load"
+                "event_loop_lagged", duration_s=round(lag_s, 3), remedy="give the process more CPU or lower its load"
             )
 
 
 T = TypeVar("T")
 
-CHUNK_SIZE = 5  # mails that bulk work touches before it looks up
+CHUNK_SIZE = 5  # emails of bulk work between two yields
 YIELD_S = 0.002
-MAX_YIELDS = 15  # bulk waits 30 ms at most, however many codes come: it gets slow, it does not stand still
-URGENT_TIMEOUT_S = 0.03  # from claim to wire; a code that takes longer, or ends otherwise, has lost its right
-WRITE_GRACE_S = 0.003  # between handing a request to the HTTP client and its bytes leaving
+MAX_YIELDS = 15  # bulk waits at most 30 ms, however many codes arrive: it slows down but never stops
+URGENT_TIMEOUT_S = 0.03  # from claim to socket; afterwards a code has no priority on the event loop
+WRITE_GRACE_S = 0.003  # between passing a request to the HTTP client and writing its bytes
 
 
 class UrgentPriority:
-    """The codes on their way, by job id; each holds its right for a bounded time, so nobody can forget to return it."""
+    """The codes being sent, by job id; each has priority for a bounded time, so it cannot be held for ever."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._until: dict[str, float] = {}
 
     def started(self, job_id: str) -> None:
-        """A code is in our hands."""
+        """A code was claimed."""
         self._until[job_id] = self._clock.monotonic() + URGENT_TIMEOUT_S
 
     def finished(self, job_id: str) -> None:
-        """Its request is being written to the wire; nothing to do for any other mail."""
+        """The code's request is being written to the socket; does nothing for other emails."""
         if job_id in self._until:
             self._until[job_id] = self._clock.monotonic() + WRITE_GRACE_S
 
     async def yield_to_urgent(self) -> None:
-        """Let the loop look up; while codes are on their way, wait for them, but not for ever."""
+        """Yield to the event loop; while codes are being sent, wait for them for a bounded time."""
         await asyncio.sleep(0)
         for _ in range(MAX_YIELDS):
             if not self._taken():
@@ -84,7 +84,7 @@ class UrgentPriority:
             await asyncio.sleep(YIELD_S)
 
     async def chunked(self, mails: Iterable[T]) -> AsyncIterator[T]:
-        """The mails, with a pause after every few."""
+        """The emails, with a yield after every chunk."""
         for number, mail in enumerate(mails, start=1):
             yield mail
             if number % CHUNK_SIZE == 0:

@@ -1,8 +1,7 @@
-"""Vital signs: each loop has a pulse, and a pulse means progress, not presence.
+"""Health of the daemon: every service has a heartbeat, and a heartbeat means progress.
 
-Loops beat when they have got something done (or when they know that there is nothing to do); `web` and the
-watchdog read. A loop that waits for somebody else without a limit rests, so that its silence is not taken for
-death.
+A service beats when it has finished a pass; `web` and the watchdog read the heartbeats. A service that waits
+without a time limit is idle, so that it does not count as stuck.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from flowstate_daemon.base.clock import Clock
 
 @dataclass(slots=True)
 class Heartbeat:
-    """The pulse of one loop: stale when it neither rests nor has beaten for `stale_after_s` seconds."""
+    """The heartbeat of one service: stale when it is not idle and has not beaten for `stale_after_s` seconds."""
 
     name: str
     stale_after_s: float
@@ -27,24 +26,24 @@ class Heartbeat:
         self.last_beat_at = self.clock.monotonic()
 
     def beat(self) -> None:
-        """Progress was made just now; any trouble is over."""
+        """Record progress; clears the error."""
         self.last_beat_at = self.clock.monotonic()
         self.is_idle = False
         self.error = None
 
     def idle(self) -> None:
-        """Nothing is under way in this loop: silence is fine until the next beat."""
+        """The service has nothing to do: it cannot become stale until the next beat."""
         self.is_idle = True
 
-    def report_error(self, trouble: str) -> None:
-        """The loop is alive and waits for a store to come back: ready turns red, live does not."""
+    def report_error(self, reason: str) -> None:
+        """The service runs and waits for a store: the daemon is not ready, but live."""
         self.last_beat_at = self.clock.monotonic()
         self.is_idle = False
-        self.error = trouble
+        self.error = reason
 
     @property
     def age_s(self) -> float:
-        """Seconds since the last sign of life."""
+        """Seconds since the last beat."""
         return self.clock.monotonic() - self.last_beat_at
 
     @property
@@ -54,14 +53,14 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class LastError:
-    """The last thing that went wrong: why, and when in monotonic seconds."""
+    """The most recent error; `at` is in monotonic seconds."""
 
     reason: str
     at: float
 
 
 class HealthRegistry:
-    """All pulses of one house, and the conditions that close its lane."""
+    """All heartbeats of one daemon, and the conditions that make it not ready."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -76,13 +75,13 @@ class HealthRegistry:
         return self._clock.monotonic() - self._started_at
 
     def start_draining(self) -> None:
-        """Say that the house takes no more work and will leave: ready turns red, live does not."""
+        """The daemon claims no more jobs and will exit: it is not ready, but live."""
         self.draining = True
 
     def register(self, name: str, *, stale_after_s: float = 25.0) -> Heartbeat:
-        """Register a loop. The default keeps the promise that a stuck loop is seen within 30 s."""
+        """Register a service. With the default, a stuck service is detected within 30 s."""
         if name in self._heartbeats:
-            raise ValueError(f"two loops named {name}: one of them would go unwatched")
+            raise ValueError(f"two services named {name}: one of them would not be monitored")
         heartbeat = Heartbeat(name, stale_after_s, self._clock)
         self._heartbeats[name] = heartbeat
         return heartbeat
@@ -92,23 +91,23 @@ class HealthRegistry:
         return tuple(self._heartbeats.values())
 
     def set_condition(self, name: str, reason: str) -> None:
-        """Say that the house cannot do its work, and why: ready turns red until the condition is cleared."""
+        """The daemon cannot work for this reason: it is not ready until the condition is cleared."""
         self._conditions[name] = reason
 
     def clear_condition(self, name: str) -> None:
         self._conditions.pop(name, None)
 
     def record_error(self, reason: str) -> None:
-        """Remember what went wrong last, for whoever asks how the house is."""
+        """Keep the most recent error for the status output."""
         self.last_error = LastError(reason, self._clock.monotonic())
 
     def stale_services(self) -> list[str]:
-        """Names of loops that have stopped making progress: a bug, the watchdog's business."""
+        """Names of the services that make no progress; the watchdog restarts the process."""
         return [heartbeat.name for heartbeat in self._heartbeats.values() if heartbeat.stale]
 
     def problems(self) -> dict[str, str]:
-        """What keeps the house from working although no loop is stuck: outages and conditions, by name."""
-        suffering = {
+        """Outages and conditions that prevent work although no service is stuck, by name."""
+        errors = {
             heartbeat.name: heartbeat.error for heartbeat in self._heartbeats.values() if heartbeat.error is not None
         }
-        return {**suffering, **self._conditions}
+        return {**errors, **self._conditions}

@@ -1,7 +1,7 @@
-"""The one shape of a loop: `name`, `run()`, `stop()`.
+"""Base classes of all services: `name`, `run()`, `run_once()`, `stop()`.
 
-A subclass writes `turn()`, one pass of its loop. The base class beats the pulse, and outlives outages with
-capped backoff; any other error is a bug and ends the house, which a supervisor restarts.
+A subclass implements `run_once()`, one pass of its loop. The base class records the heartbeat and waits with capped
+backoff after StoreUnavailableError; any other error ends the process, which the supervisor restarts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import structlog
 
+from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.health import HealthRegistry, Heartbeat
@@ -21,7 +22,7 @@ from flowstate_daemon.base.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class ServiceContext:
-    """The vital signs, the numbers and the time of one house."""
+    """What every service needs: health, metrics and clock of this daemon."""
 
     health: HealthRegistry
     metrics: Metrics
@@ -39,14 +40,14 @@ CANCEL_RETRY_S = 0.1
 
 
 class Service:
-    """One loop of the house. `stop()` asks; `run()` returns at the end of the turn under way."""
+    """One loop of the daemon. After `stop()`, `run()` returns at the end of the current pass."""
 
     name: ClassVar[str]
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self.heartbeat = heartbeat
-        heartbeat.idle()  # a loop that has not begun, because the house waits for a store, is not stuck
-        self._backoff_s = 0.0
+        heartbeat.idle()  # a service that has not started, because the daemon waits for a store, is not stuck
+        self._backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         self._stopping = asyncio.Event()
 
     @property
@@ -57,14 +58,14 @@ class Service:
         self._stopping.set()
 
     async def run_once(self) -> None:
-        """One pass: wait for work, bounded, and do it. Raises Outage when a store is away."""
+        """One pass: wait for work for a bounded time, and do it. Raises StoreUnavailableError."""
         raise NotImplementedError
 
     async def _step(self) -> None:
         await self.run_once()
 
     async def run(self) -> None:
-        self.heartbeat.beat()  # from here on, silence is watched
+        self.heartbeat.beat()  # from here on, a missing heartbeat counts as stuck
         while not self.stopping:
             try:
                 await self._step()
@@ -72,22 +73,21 @@ class Service:
                 await self._back_off(outage)
             else:
                 self.progress()
-        # The house may drain for longer than a pulse stays fresh: an ended loop is not a stuck one.
+        # Other services may drain for longer than a heartbeat stays fresh: a service that has ended is not stuck.
         self.heartbeat.idle()
 
     def progress(self) -> None:
         """Record progress. Called after each pass, and by a pass itself before it waits for long."""
-        if self._backoff_s:
+        if self._backoff.delay_s:
             log.info("store_recovered", service=self.name)
-            self._backoff_s = 0.0
+            self._backoff.reset()
         self.heartbeat.beat()
 
     async def _back_off(self, outage: StoreUnavailableError) -> None:
-        if not self._backoff_s:
+        if not self._backoff.delay_s:  # one warning per outage, not one per try
             log.warning("store_unavailable", service=self.name, reason=outage.reason)
-        self._backoff_s = min(max(self._backoff_s * 2, MIN_BACKOFF_S), MAX_BACKOFF_S)
         self.heartbeat.report_error(outage.reason)
-        await self.sleep(self._backoff_s)
+        await self.sleep(self._backoff.next_s())
 
     async def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until `stop()`."""
@@ -95,7 +95,7 @@ class Service:
             await self.wait(seconds, self._stopping.wait())
 
     async def wait(self, seconds: float, awaitable: Awaitable[object]) -> None:
-        """Await something for at most `seconds`; used for waits that may come to nothing."""
+        """Await something for at most `seconds`; a timeout is not an error."""
         try:
             async with asyncio.timeout(seconds):
                 await awaitable
@@ -116,25 +116,25 @@ async def run_until(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T 
         return task.result() if task.done() else None
     finally:
         stop.cancel()
-        # Until it is done: `wait_for` in Python 3.11 swallows a cancellation that meets its inner task's end,
-        # and redis-py writes every command inside one.
+        # Cancel until the task is done: `wait_for` in Python 3.11 loses a cancellation that arrives while its inner
+        # task ends, and redis-py runs every command inside `wait_for`.
         while not task.done():
             task.cancel()
             await asyncio.wait((task,), timeout=CANCEL_RETRY_S)
 
 
 class PeriodicService(Service):
-    """A loop that acts once in `every_s` seconds; in between it beats, so that its pulse stays fresh."""
+    """A service whose `run_once()` runs every `every_s` seconds; the heartbeat stays fresh in between."""
 
     def __init__(self, heartbeat: Heartbeat, clock: Clock, *, every_s: float, first_s: float | None = None) -> None:
-        """`first_s` is the wait before the first time, `every_s` unless given."""
+        """`first_s` is the delay before the first run; the default is `every_s`."""
         super().__init__(heartbeat)
         self._clock = clock
         self._every_s = every_s
         self._next_at = clock.monotonic() + (every_s if first_s is None else first_s)
 
     async def run_once(self) -> None:
-        """What is done each time. Raises Outage when a store is away: it is tried again soon."""
+        """The periodic work. After StoreUnavailableError it runs again as soon as the backoff allows."""
         raise NotImplementedError
 
     async def _step(self) -> None:
