@@ -20,15 +20,15 @@ SCHEDULED_MAIL_EVENTS = ("planned", "enqueued", "skipped", "rescheduled", "outco
 # The result classes of `delivery/responses.py`; a test compares the two lists.
 PROVIDER_RESULTS = (
     "accepted",
-    "earlier",
+    "already_accepted",
     "in_progress",
-    "retry",
-    "throttled",
-    "quota",
-    "closed",
-    "final",
+    "server_error",
+    "rate_limited",
+    "quota_exceeded",
+    "refused",
+    "rejected",
     "timeout",
-    "network",
+    "network_error",
 )
 
 JOB_DURATION_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

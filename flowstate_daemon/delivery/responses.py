@@ -83,15 +83,15 @@ def _id(row: Any) -> str | None:
 
 ResultClass = Literal[
     "accepted",
-    "earlier",
+    "already_accepted",
     "in_progress",
-    "retry",
-    "throttled",
-    "quota",
-    "closed",
-    "final",
+    "server_error",
+    "rate_limited",
+    "quota_exceeded",
+    "refused",
+    "rejected",
     "timeout",
-    "network",
+    "network_error",
 ]
 
 SUCCESS_STATUS = range(200, 300)
@@ -112,26 +112,26 @@ CODE = re.compile(r"\d(?:[ -]?\d){4,}")
 
 # What an error's type means where its status alone does not say it.
 BY_TYPE: Mapping[tuple[int, str], ResultClass] = {
-    (409, "invalid_idempotent_request"): "earlier",
+    (409, "invalid_idempotent_request"): "already_accepted",
     (409, "concurrent_idempotent_requests"): "in_progress",
     (409, "resource_locked"): "in_progress",
-    (429, "daily_quota_exceeded"): "quota",
-    (429, "monthly_quota_exceeded"): "quota",
+    (429, "daily_quota_exceeded"): "quota_exceeded",
+    (429, "monthly_quota_exceeded"): "quota_exceeded",
 }
 BY_STATUS: Mapping[int, ResultClass] = {
-    401: "closed",
-    403: "closed",
-    407: "closed",
-    408: "retry",
-    409: "retry",
-    413: "final",
-    425: "retry",
-    429: "throttled",
+    401: "refused",
+    403: "refused",
+    407: "refused",
+    408: "server_error",
+    409: "server_error",
+    413: "rejected",
+    425: "server_error",
+    429: "rate_limited",
 }
 ERROR_BY_RESULT: Mapping[ResultClass, type[FlowstateError]] = {
-    "closed": ProviderRefusedError,
-    "final": PermanentError,
-    "earlier": AlreadyAcceptedError,
+    "refused": ProviderRefusedError,
+    "rejected": PermanentError,
+    "already_accepted": AlreadyAcceptedError,
 }
 REMEDIES: Mapping[tuple[int, str], str] = {
     (401, "missing_api_key"): "set RESEND_API_KEY",
@@ -181,7 +181,7 @@ def classify(answer: Response, now: datetime) -> Classification:
     error_type, message = _error(content)
     word = _word(answer.status, error_type, spoken=bool(error_type or message))
     reason = _reason(answer, error_type, message)
-    if word == "quota":
+    if word == "quota_exceeded":
         return Classification(word, QuotaExceededError(reason, until_ms=quota_reset_ms(error_type, now)), error_type)
     return Classification(word, _result(word, reason, answer.headers, now), error_type)
 
@@ -247,7 +247,7 @@ def _judge_success(answer: Response, content: object) -> Classification:
         return Classification("accepted")
     # Somebody between us and the provider spoke, or the provider contradicts itself: the outcome is unknown.
     reason = _reason(answer, error_type, message)
-    return Classification("retry", RetryableError(f"{reason}: no acceptance in it"), error_type)
+    return Classification("server_error", RetryableError(f"{reason}: no acceptance in it"), error_type)
 
 
 def _word(status: int, error_type: str, *, spoken: bool) -> ResultClass:
@@ -255,10 +255,10 @@ def _word(status: int, error_type: str, *, spoken: bool) -> ResultClass:
     if word is not None:
         return word
     if status in REDIRECT_STATUS or (status in UNKNOWN_ENDPOINT and not spoken):
-        return "closed"  # this is not the provider's API, and no mail will find it there
+        return "refused"  # this is not the provider's API, and no mail will find it there
     if status in CLIENT_ERRORS and spoken:
-        return "final"
-    return "retry"
+        return "rejected"
+    return "server_error"
 
 
 def _reason(answer: Response, error_type: str, message: str) -> str:
@@ -276,7 +276,7 @@ def _reason(answer: Response, error_type: str, message: str) -> str:
 
 
 def _result(word: ResultClass, reason: str, headers: Mapping[str, str], now: datetime) -> FlowstateError:
-    if word == "throttled":
+    if word == "rate_limited":
         shortest, usual, longest = DEFAULT_RATE_LIMIT_WAIT_MS
         request = retry_after_ms(headers, now)
         if request is None:

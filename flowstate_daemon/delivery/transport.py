@@ -57,23 +57,23 @@ class RequestFailedError(ResendError):
 EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[RetryableError | ProviderRefusedError], str], ...] = (
     (
         aiohttp.ClientConnectorCertificateError,
-        "closed",
+        "refused",
         ProviderRefusedError,
         "the provider's TLS certificate is not trusted; check RESEND_API_URL and the machine's certificates",
     ),
-    (aiohttp.InvalidURL, "closed", ProviderRefusedError, "the provider's address is no URL; check RESEND_API_URL"),
+    (aiohttp.InvalidURL, "refused", ProviderRefusedError, "the provider's address is no URL; check RESEND_API_URL"),
     (
         ResponseTooLargeError,
-        "network",
+        "network_error",
         RetryableError,
         f"the answer is longer than {MAX_RESPONSE_BYTES} bytes: not the provider's own",
     ),
     (aiohttp.ConnectionTimeoutError, "timeout", RetryableError, "no connection to the provider within {limit_s:g} s"),
     (TimeoutError, "timeout", RetryableError, "the provider did not answer within {limit_s:g} s"),
-    (aiohttp.ClientConnectorDNSError, "network", RetryableError, "the provider's host name does not resolve"),
-    (aiohttp.ClientConnectorSSLError, "network", RetryableError, "the TLS handshake with the provider failed"),
-    (aiohttp.ClientConnectorError, "network", RetryableError, "no connection to the provider ({cause})"),
-    (Exception, "network", RetryableError, "the connection broke before the provider's answer ({cause})"),
+    (aiohttp.ClientConnectorDNSError, "network_error", RetryableError, "the provider's host name does not resolve"),
+    (aiohttp.ClientConnectorSSLError, "network_error", RetryableError, "the TLS handshake with the provider failed"),
+    (aiohttp.ClientConnectorError, "network_error", RetryableError, "no connection to the provider ({cause})"),
+    (Exception, "network_error", RetryableError, "the connection broke before the provider's answer ({cause})"),
 )
 
 

@@ -156,7 +156,7 @@ async def limited(url: str, folder: Path, mails: int, rate: int) -> dict[str, An
         "seconds": round((max(at) - min(at)) / 1000 + 1 / rate, 2),
         "optimum_s": optimum_s,
         "requests": requests,
-        "throttled_percent": round(100 * answers.get("throttled", 0) / requests, 2),
+        "throttled_percent": round(100 * answers.get("rate_limited", 0) / requests, 2),
         "twice": len(at) - len({mail[1] for mail in stand_in.accepted}),
         "code_ms": code[2] - asked_ms,
         "code_slots": 1 + len(before),

@@ -73,7 +73,7 @@ async def test_every_documented_error_passes_the_sdk(
 
 
 @pytest.mark.parametrize(
-    ("answer", "fate"),
+    ("answer", "result"),
     [
         (Answer(200, "<html>Welcome</html>", {"content-type": "text/html"}), RetryableError),
         (Answer(200, "", {"content-type": "application/json"}), RetryableError),
@@ -174,7 +174,7 @@ async def test_an_unreachable_provider(open_gateway: OpenGateway, fake: FakeRese
         await send(await open_gateway(), mail(), idempotency_key="k")
     with pytest.raises(ProviderRefusedError, match="RESEND_API_URL"):
         await send(await open_gateway(api_url="not an address"), mail(), idempotency_key="k")
-    assert [received[0] for received in output] == ["network", "closed"]
+    assert [received[0] for received in output] == ["network_error", "refused"]
 
 
 async def test_a_silent_provider_times_out(open_gateway: OpenGateway, fake: FakeResend, output: Output) -> None:

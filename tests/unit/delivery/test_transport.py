@@ -23,25 +23,25 @@ KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("error", "word", "words"),
+    ("error", "word", "text"),
     [
         (aiohttp.ConnectionTimeoutError(), "timeout", "no connection to the provider within 5 s"),
         (TimeoutError(), "timeout", "the provider did not answer within 15 s"),
         (
             aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "Name or service not known")),
-            "network",
+            "network_error",
             "does not resolve",
         ),
         (
             aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNREFUSED, "refused")),
-            "network",
+            "network_error",
             "no connection to the provider (Connection refused)",
         ),
-        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "handshake")), "network", "TLS handshake"),
-        (aiohttp.ServerDisconnectedError(), "network", "the connection broke"),
-        (aiohttp.ClientOSError(errno.ECONNRESET, "reset"), "network", "answer (Connection reset by peer)"),
-        (aiohttp.ClientPayloadError("half"), "network", "the connection broke"),
-        (ConnectionResetError(), "network", "the connection broke"),
+        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "handshake")), "network_error", "TLS handshake"),
+        (aiohttp.ServerDisconnectedError(), "network_error", "the connection broke"),
+        (aiohttp.ClientOSError(errno.ECONNRESET, "reset"), "network_error", "answer (Connection reset by peer)"),
+        (aiohttp.ClientPayloadError("half"), "network_error", "the connection broke"),
+        (ConnectionResetError(), "network_error", "the connection broke"),
     ],
 )
 def test_no_answer_is_an_unknown_outcome(error: Exception, word: str, text: str) -> None:
@@ -62,14 +62,14 @@ def test_no_answer_is_an_unknown_outcome(error: Exception, word: str, text: str)
 def test_what_no_mail_can_pass_closes_the_lane(error: Exception) -> None:
     """A certificate that is not trusted and an address that is none are no mail's fault."""
     result = classify_exception(error, 15)
-    assert result.result == "closed"
+    assert result.result == "refused"
     assert isinstance(result.error, ProviderRefusedError)
     assert "RESEND_API_URL" in result.error.reason
 
 
 def test_verdicts_travel_in_the_sdks_own_family() -> None:
     """The SDK lets only its own errors pass, so ours must be one of them."""
-    error = RequestFailedError(Classification("retry", RetryableError("words"), "kind"))
+    error = RequestFailedError(Classification("server_error", RetryableError("words"), "kind"))
     assert isinstance(error, ResendError)
     assert (str(error), error.error_type) == ("words", "kind")
 
