@@ -1,6 +1,6 @@
-"""Time, asked for in one place only. Wall time and monotonic time have different names.
+"""The only module that reads the system's time. Wall time and monotonic time have different names.
 
-Production uses `Clock`; tests pass a subclass that they move by hand. Nothing else asks the system for the time.
+Production uses `Clock`; tests pass a subclass whose time they set.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """The machine's own clocks."""
+    """The system clocks."""
 
     def now_ms(self) -> int:
-        """Wall time in Unix milliseconds: what goes into Redis, as Bull writes it."""
+        """Wall time in Unix milliseconds, the unit of Bull's fields in Redis."""
         return time.time_ns() // 1_000_000
 
     def now(self) -> datetime:
-        """Wall time as an aware UTC instant: what goes into Postgres and cron arithmetic."""
+        """Wall time as an aware UTC datetime, for Postgres and cron."""
         return datetime.fromtimestamp(self.now_ms() / 1000, tz=UTC)
 
     def monotonic(self) -> float:

@@ -1,7 +1,7 @@
-"""When a clock on the wall shows what a cron expression says, in any zone. Pure; schedules and repeatable jobs ask.
+"""Next occurrence of a cron expression in a time zone, for schedules and repeatable jobs. Pure.
 
-croniter does the arithmetic on wall time; what daylight saving makes of it is decided here: a wall time that
-comes twice counts once, a wall time that does not exist counts as much later as the clock was put forward.
+croniter computes wall times; daylight saving time is handled here: a wall time that occurs twice counts once, a wall
+time that does not exist is shifted by the length of the gap.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter
 
-DEFAULT_FIELDS = ("0", "*", "*", "*", "*", "*")  # what a field means that is missing at the start of an expression
+DEFAULT_FIELDS = ("0", "*", "*", "*", "*", "*")  # for fields missing at the start of an expression
 SHORTHANDS = {
     "@yearly": "0 0 1 1 *",
     "@monthly": "0 0 1 * *",
@@ -35,7 +35,7 @@ NO_OCCURRENCE_MESSAGE = "has no further occurrence"
 
 
 def parse_cron(text: str) -> str:
-    """A cron expression in croniter's words, always six fields with the seconds first. Raises ValueError."""
+    """A cron expression in croniter's syntax, always six fields, seconds first. Raises ValueError."""
     if len(text) > MAX_EXPRESSION_LENGTH:
         raise ValueError(f"is longer than {MAX_EXPRESSION_LENGTH} characters")
     fields = SHORTHANDS.get(text, text).split()
@@ -59,7 +59,7 @@ def parse_zone(name: str) -> tzinfo:
 
 
 def next_occurrence(cron: str, zone: tzinfo, after_ms: int) -> int:
-    """The first instant after `after_ms` when a clock in `zone` shows what `cron` says. Raises ValueError."""
+    """The first time after `after_ms` at which local time in `zone` matches `cron`. Raises ValueError."""
     if after_ms > LATEST_MS - MAX_YEARS_AHEAD * 366 * 86_400_000:
         raise ValueError(NO_OCCURRENCE_MESSAGE)
     after = datetime.fromtimestamp(after_ms / 1000, tz=zone)
@@ -72,7 +72,7 @@ def next_occurrence(cron: str, zone: tzinfo, after_ms: int) -> int:
 
 
 def _wall_after(cron: str, after: datetime, after_ms: int) -> int:
-    """As `cron_after` for fixed hours: each wall time once, at its first chance."""
+    """As `next_occurrence` for fixed hours: each wall time once, at its first occurrence."""
     skipped = _offset(after) - _offset((after.astimezone(UTC) - timedelta(hours=1)).astimezone(after.tzinfo))
     # Right after a gap, the wall times inside the gap are still to come.
     wall = after.replace(tzinfo=None) - max(skipped, timedelta(0))
@@ -85,7 +85,7 @@ def _wall_after(cron: str, after: datetime, after_ms: int) -> int:
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _next_wall(cron: str, wall: datetime) -> datetime:
-    """Without a zone, and therefore the same in all of them: reckoned once, which takes half a millisecond."""
+    """The next wall time without a zone: the same in all zones, so it is cached (a computation takes 0.5 ms)."""
     following: datetime = _ticks(cron, wall.replace(tzinfo=UTC)).get_next(datetime)
     return following.replace(tzinfo=None)
 

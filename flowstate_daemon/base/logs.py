@@ -1,7 +1,7 @@
-"""One event, one line: JSON for machines, columns for people, the same rules of privacy for both.
+"""Log configuration: one line per event, as JSON or as console columns, both redacted in the same way.
 
-Called once, by whoever starts the process, before anything logs. Modules only say
-`log = structlog.get_logger()`. Other libraries' `logging` records go through the same chain.
+`configure` is called once at process start. Modules only use `log = structlog.get_logger()`. Records of the standard
+library's `logging` pass through the same processors.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LogFormat: TypeAlias = Literal["auto", "json", "console"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 JOURNAL_PREFIX = {"critical": b"<2>", "error": b"<3>", "warning": b"<4>", "info": b"<6>", "debug": b"<7>"}
-# A line per scrape says nothing; a traceback per stranger's broken request says less, and fills disks.
+# Access lines for every scrape and tracebacks for malformed requests of anonymous clients would fill the disk.
 QUIET_LOGGERS = ("aiohttp.access", "aiohttp.server")
 MAX_FRAMES = 12  # of each exception, counted from where it was raised
 MAX_CAUSES = 5  # of a chain of causes, and members of an exception group
 
 
 class StreamLogger:
-    """Writes whole lines. A full disk or a closed pipe loses lines, never mails."""
+    """Writes whole lines. A full disk or a closed pipe loses log lines, but never an email."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream.buffer
@@ -46,13 +46,13 @@ class StreamLogger:
 
 
 class StdlibHandler(logging.Handler):
-    """Brings records of other libraries into our chain, as the event `library_log`."""
+    """Passes records of other libraries to our processors, as the event `library_log`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
         except (TypeError, ValueError):
-            message = str(record.msg)  # wrong number of arguments: their bug, our line
+            message = str(record.msg)  # wrong arguments are the library's bug; the line is still logged
         level = max((known for known in LEVELS.values() if known <= record.levelno), default=LEVELS["debug"])
         log = structlog.get_logger()
         log.log(level, "library_log", logger=record.name, message=message, exc_info=record.exc_info)
@@ -61,13 +61,13 @@ class StdlibHandler(logging.Handler):
 def configure(level: str, layout: LogFormat = "auto", stream: TextIO | None = None, *, journal: str = "") -> None:
     """Set the log up for this process; a second call replaces the first for loggers not used yet.
 
-    `stream` is standard error unless told otherwise, so that what commands print stays parseable. `journal`
-    is the value of `$JOURNAL_STREAM`: when it names this very stream, each line carries its syslog priority.
+    `stream` defaults to standard error, so that the output of commands stays parseable. `journal` is the value of
+    `$JOURNAL_STREAM`: if it names this stream, each line starts with its syslog priority.
     """
     stream = stream or sys.stderr
     structlog.configure(
         processors=_processors(level, layout, stream, journal),
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),  # `Threshold` decides, and may change
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),  # `LevelFilter` decides, and can change
         logger_factory=lambda *_: StreamLogger(stream),
         cache_logger_on_first_use=True,
     )
@@ -83,15 +83,15 @@ def reconfigure(level: str, layout: LogFormat, *, journal: str = "") -> None:
 
 def _processors(level: str, layout: LogFormat, stream: TextIO, journal: str) -> list[Processor]:
     to_journal = is_journal(stream, journal)
-    recipients = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
+    console = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
     return [
         LevelFilter(LEVELS[level.lower()]),
-        *build_processors(console=recipients, colors=stream.isatty(), journal=to_journal),
+        *build_processors(console=console, colors=stream.isatty(), journal=to_journal),
     ]
 
 
 class LevelFilter:
-    """Drops what is less important than the level, before anything is spent on it."""
+    """Drops events below the level before any other processor runs."""
 
     def __init__(self, least: int) -> None:
         self._least = least
@@ -103,7 +103,7 @@ class LevelFilter:
 
 
 def build_processors(*, console: bool = False, colors: bool = False, journal: bool = False) -> list[Processor]:
-    """The processors of one log line, in their order: privacy comes after everything that adds text."""
+    """The processors of one log line, in order: redaction runs after every processor that adds text."""
     head: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -120,7 +120,7 @@ def build_processors(*, console: bool = False, colors: bool = False, journal: bo
 
 
 def is_journal(stream: TextIO, journal: str) -> bool:
-    """Whether `stream` is the socket that systemd has connected to the journal, told as `device:inode`."""
+    """Whether `stream` is the socket that systemd connected to the journal, given as `device:inode`."""
     if not journal:
         return False
     try:
@@ -131,7 +131,7 @@ def is_journal(stream: TextIO, journal: str) -> bool:
 
 
 def format_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace `exc_info` by a short text: types, messages, places. No source lines, no local variables."""
+    """Replace `exc_info` by a short text: types, messages, locations; no source lines, no local variables."""
     given = event.pop("exc_info", None)
     if not given:
         return event
@@ -144,7 +144,7 @@ def format_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> 
 
 
 def format_traceback(error: traceback.TracebackException, depth: int = 0) -> Iterator[str]:
-    """The lines that tell an exception, its group's members and its causes."""
+    """The lines that describe an exception, the members of its group and its causes."""
     yield from (line.rstrip("\n") for line in error.format_exception_only())
     for frame in error.stack[-MAX_FRAMES:]:
         yield f"  at {_shorten_path(frame.filename)}:{frame.lineno} {frame.name}"
@@ -160,7 +160,7 @@ def format_traceback(error: traceback.TracebackException, depth: int = 0) -> Ite
 
 
 def redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Hide secrets everywhere, and bring time, level and event to the front, where eyes look for them."""
+    """Redact all values, and put timestamp, level and event first."""
     line = {"timestamp": event.pop("timestamp"), "level": event.pop("level")}
     line["event"] = redact_value("event", event.pop("event", ""))
     for name, value in event.items():
@@ -177,7 +177,7 @@ def render_journald(logger: WrappedLogger, method: str, event: EventDict) -> byt
 
 
 def escape_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Escape whatever a terminal would obey. Only an exception keeps its lines, indented."""
+    """Escape control characters for the terminal. Only an exception keeps its line breaks, indented."""
     line = {escape_control_chars(name): _escape_value(value) for name, value in event.items() if name != "exception"}
     if "exception" in event:
         line["exception"] = "\n".join(f"    {escape_control_chars(part)}" for part in event["exception"].split("\n"))
@@ -189,7 +189,7 @@ def encode_utf8(_logger: WrappedLogger, _method: str, text: Any) -> bytes:
 
 
 def _escape_value(value: Any) -> Any:
-    """Numbers keep their type for the colours; everything else becomes one line of text."""
+    """Numbers keep their type, which sets the colour; every other value becomes one line of text."""
     return (
         value
         if isinstance(value, int | float)

@@ -1,7 +1,7 @@
-"""What must never be read in a log, and how it is hidden: codes, keys, passwords, addresses, forged lines.
+"""Redaction of codes, keys, passwords and addresses, and escaping of control characters. Pure.
 
-Called by `base/logs.py` for every event, by `web` for what strangers may read, and by whoever shows an
-address. Pure. It errs on the side of hiding too much, because a log outlives the secret's owner's patience.
+Used by `base/logs.py` for every event, by `web` for public pages, and wherever an address is shown. In doubt it hides
+too much, because logs are kept long.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 REDACTED = "[redacted]"
-MAX_TEXT_LENGTH = 4_096  # of one value: a hostile job name must not fill the disk
+MAX_TEXT_LENGTH = 4_096  # characters of one value: a hostile job name must not fill the disk
 MAX_DEPTH = 4  # levels of a nested value that are shown
 MAX_ITEMS = 50  # members of one nested value that are shown
 
@@ -21,8 +21,8 @@ SECRET_NAMES = frozenset({"code", "cookie", "setcookie", "signature"})
 SECRET_ENDINGS = ("otpcode", "password", "passwd", "token", "secret", "apikey", "authorization")
 PLAIN_TYPES = frozenset({int, float, bool, type(None)})
 
-# `otpCode: 1`, `"token":"x"`, `{\"password\":\"x\"}`, `api_key='x'`. The bare word `code` is secret only as a
-# key, since "code: 404" in a sentence is what an operator looks for.
+# `otpCode: 1`, `"token":"x"`, `{\"password\":\"x\"}`, `api_key='x'`. The name `code` alone is secret only as a key,
+# because operators look for texts such as "code: 404".
 SECRET_HINT = (
     "code",
     "passw",
@@ -32,7 +32,7 @@ SECRET_HINT = (
     "auth",
     "cookie",
     "signature",
-)  # asked first: ten times as fast
+)  # checked before the pattern, which is ten times slower
 ASSIGNMENT_PATTERN = re.compile(
     r"""((?:otp_?code|passw(?:or)?d|api[_-]?key|secret|token|authorization|cookie|signature)\\*["']?\s{0,4}[=:]\s{0,4}
         |["']code\\*["']\s{0,4}:\s{0,4}|(?<!\w)code=)
@@ -44,15 +44,15 @@ BEARER = re.compile(r"\b(bearer)\s+[\w.~+/=-]+", re.IGNORECASE)
 PROVIDER_KEY = re.compile(r"(?<![A-Za-z0-9])re_[A-Za-z0-9_-]{6,}")
 LOGIN_IN_URL = re.compile(r"://[^\s/@]*+@")
 ADDRESS = re.compile(r"(?<![\w.!#$%&*+?^`{|}~-])[\w.!#$%&*+?^`{|}~-]++@[\w.-]+")
-# What JSON leaves as it is although a terminal obeys it or an encoder chokes on it: C1 controls, line and
-# paragraph separators, direction marks, lone surrogates.
+# Not escaped by JSON, but interpreted by terminals or rejected by encoders: C1 controls, line and paragraph
+# separators, direction marks, lone surrogates.
 CONTROL_CHARS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def mask_address(address: str) -> str:
-    """An address that may stand in a log: first letter and domain only, no control characters.
+    """An address as it may be logged: first letter and domain only, no control characters.
 
-    >>> masked("ada@example.org")
+    >>> mask_address("ada@example.org")
     'a***@example.org'
     """
     local, _, domain = address.rpartition("@")
@@ -61,14 +61,14 @@ def mask_address(address: str) -> str:
 
 
 def escape_control_chars(text: str) -> str:
-    """Text in which every unprintable character is written as its escape: no colours, no second line."""
+    """Text with every unprintable character as an escape sequence: no colours, no second line."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
 def redact_text(text: str) -> str:
-    """Free text without keys, passwords, codes named as such and full addresses, cut to a bearable length."""
+    """Free text without keys, passwords, named codes and full addresses, cut to MAX_TEXT_LENGTH."""
     if len(text) > MAX_TEXT_LENGTH:
         text = text[:MAX_TEXT_LENGTH] + "…"
     if not text.isprintable():
@@ -87,13 +87,13 @@ def redact_text(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
-    """Whether a field of this name holds something that must not be shown, however it is spelt."""
+    """Whether a field of this name, in any spelling, contains a secret."""
     bare = name.lower().replace("_", "").replace("-", "").replace(" ", "")
     return bare in SECRET_NAMES or bare.endswith(SECRET_ENDINGS)
 
 
 def redact_value(name: str, value: Any, depth: int = 0) -> Any:
-    """The value of one field as it may be shown, in types that JSON knows."""
+    """The value of one field without secrets, in JSON types."""
     if is_secret_name(name):
         return REDACTED
     kind = type(value)
@@ -118,7 +118,7 @@ def _to_text(value: Any) -> str:
         return bytes(value[:MAX_TEXT_LENGTH]).decode("utf-8", "backslashreplace")
     try:
         return str(value) if isinstance(value, str) else repr(value)
-    except Exception:  # noqa: BLE001 - a value that cannot describe itself must not cost the log line
+    except Exception:  # noqa: BLE001 - a failing `repr` must not lose the log line
         return f"<{type(value).__name__}>"
 
 

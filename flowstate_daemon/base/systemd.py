@@ -1,7 +1,7 @@
-"""What systemd tells a process at its start, and what the process answers: sd_listen_fds(3) and sd_notify(3) by hand.
+"""The systemd protocols sd_listen_fds(3) and sd_notify(3), without libsystemd.
 
-The command line reads the `Supervisor` out of the environment; `daemon` opens the `NotifySocket` and speaks. Without
-systemd both are empty and cost nothing.
+The command line reads `SystemdEnvironment` from the environment; `daemon` sends through `SdNotifier`. Without systemd
+both do nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ log = structlog.get_logger()
 
 LISTEN_FDS_START = 3
 MAX_FDS = 16
-MAX_PENDING_MESSAGES = 16  # datagrams that wait for a systemd that does not read
+MAX_PENDING_MESSAGES = 16  # datagrams kept while systemd does not read
 MAX_STATUS_LENGTH = 400
 
 
 @dataclass(frozen=True, slots=True)
 class SystemdEnvironment:
-    """What was found in the environment: nothing without systemd. `journal` is `$JOURNAL_STREAM`."""
+    """The variables that systemd sets; empty without systemd. `journal` is `$JOURNAL_STREAM`."""
 
     notify_socket: str = ""
     watchdog_s: float = 0.0
@@ -35,7 +35,7 @@ class SystemdEnvironment:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], pid: int) -> SystemdEnvironment:
-        """What is meant for the process `pid`; variables that a parent has left behind are not."""
+        """The variables for process `pid`; those that a parent process received are ignored."""
         watchdog_us = _number(environ, "WATCHDOG_USEC")
         if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
             watchdog_us = 0
@@ -48,7 +48,7 @@ class SystemdEnvironment:
         )
 
     def sockets(self) -> list[socket.socket]:
-        """The listening sockets that a socket unit handed over. Raises ConfigError when they are of another kind."""
+        """The listening sockets passed by a socket unit. Raises ConfigError for any other kind of socket."""
         handed = [socket.socket(fileno=fd) for fd in range(LISTEN_FDS_START, LISTEN_FDS_START + self.listen_fds)]
         for listener in handed:
             listener.set_inheritable(False)
@@ -65,10 +65,10 @@ def _number(environ: Mapping[str, str], name: str) -> int:
 
 
 class SdNotifier:
-    """Datagrams to systemd. Nothing here waits: what cannot be sent now is sent before the next."""
+    """Sends datagrams to systemd without blocking: what cannot be sent now is sent with the next message."""
 
     def __init__(self, address: str) -> None:
-        """`address` is `$NOTIFY_SOCKET`: a path, or `@name` in the abstract namespace; empty for nobody."""
+        """`address` is `$NOTIFY_SOCKET`: a path, or `@name` in the abstract namespace; empty: no messages."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
         self._unsent: deque[bytes] = deque(maxlen=MAX_PENDING_MESSAGES)
@@ -107,7 +107,7 @@ class SdNotifier:
 
 
 def status_line(text: str) -> str:
-    """The assignment that shows `text` in `systemctl status`: one line, whatever somebody put into it."""
+    """The assignment that shows `text` in `systemctl status`: one line, control characters escaped."""
     line = escape_control_chars(text)
     return f"STATUS={line if len(line) <= MAX_STATUS_LENGTH else line[: MAX_STATUS_LENGTH - 1] + '…'}"
 
