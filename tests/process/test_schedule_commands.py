@@ -71,7 +71,7 @@ async def test_a_run_plans_once_and_the_list_shows_what_is_next(type_: Type, app
 
 
 @pytest.mark.parametrize(
-    "words",
+    "text",
     [
         ("pigeons",),
         ("task-reminder", "--at", "tomorrow"),

@@ -21,7 +21,7 @@ from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks, UnsubscribeToken
 from flowstate_daemon.web.pages import Pages
 from flowstate_daemon.web.server import HttpServer
-from flowstate_daemon.web.unsubscribe import MAX_FORM_BYTES, Suppressions, Unsubscribe
+from flowstate_daemon.web.unsubscribe import MAX_FORM_BYTES, Unsubscribe
 from tests.support.clock import FakeClock
 from tests.unit.mail.rendered_mails import BRAND, sample
 
@@ -270,7 +270,7 @@ async def test_while_the_store_is_away(clock: FakeClock, link: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accepted", "locale", "words"),
+    ("accepted", "locale", "text"),
     [("", "fr", "Se désabonner ?"), ("en-GB", "fr", "Unsubscribe?"), ("fr-CA,en;q=0.5", "en", "Se désabonner ?")],
 )
 async def test_the_page_speaks_the_reader_s_language(

@@ -100,7 +100,7 @@ async def test_a_port_in_use_is_told_with_its_remedy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "words"),
+    ("host", "text"),
     [
         ("192.0.2.1", "no such address"),
         ("no-such-host.invalid", "FLOWSTATE_HTTP_HOST"),

@@ -38,7 +38,10 @@ def test_the_server_is_judged(change: dict[str, object], grade: Level) -> None:
         (SchemaRights(exists=False, can_create=True), ""),
         (SchemaRights(exists=False, can_create=False), 'CREATE SCHEMA flowstate_daemon AUTHORIZATION "daemon"'),
         (SchemaRights(exists=True, can_create=True), 'ALTER SCHEMA flowstate_daemon OWNER TO "daemon"'),
-        (replace(OWNED, closed=("mails",)), 'GRANT ALL ON ALL TABLES IN SCHEMA flowstate_daemon TO "daemon"'),
+        (
+            replace(OWNED, inaccessible_tables=("mails",)),
+            'GRANT ALL ON ALL TABLES IN SCHEMA flowstate_daemon TO "daemon"',
+        ),
     ],
 )
 def test_a_missing_right_comes_with_the_statement_that_grants_it(rights: SchemaRights, remedy: str) -> None:

@@ -43,7 +43,7 @@ def test_the_oldest_version_is_6_2(version: tuple[int, ...], grade: Level) -> No
 
 
 @pytest.mark.parametrize(
-    ("memory", "grade", "words"),
+    ("memory", "grade", "text"),
     [
         (MemoryInfo("noeviction", 10 * MIB, 0), Level.OK, "no limit"),
         (MemoryInfo("noeviction", 10 * MIB, 100 * MIB), Level.OK, "10 MiB used of 100 MiB"),
@@ -64,7 +64,7 @@ def test_jobs_must_neither_be_evicted_nor_refused(memory: MemoryInfo, grade: Lev
 
 
 @pytest.mark.parametrize(
-    ("kept", "grade", "words"),
+    ("kept", "grade", "text"),
     [
         (PersistenceInfo(append_only=True, fsync="everysec"), Level.OK, "everysec"),
         (PersistenceInfo(append_only=True), Level.OK, HIDDEN),
@@ -137,7 +137,7 @@ def test_bulls_workers_are_strangers_and_daemons_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "grade", "words"),
+    ("workers", "grade", "text"),
     [
         (Workers(()), Level.OK, "no Bull worker"),
         (Workers((client("bull:ZW1haWw="),)), Level.WARN, "10.0.0.7:4711"),
@@ -153,7 +153,7 @@ def test_live_bull_workers_are_told_with_the_way_out(workers: Workers, grade: Le
 
 
 @pytest.mark.parametrize(
-    ("workers", "grade", "words"),
+    ("workers", "grade", "text"),
     [
         (Workers((ClientInfo("bull:ZW1haWw=", "10.0.0.1:5", 1, 0),)), Level.OK, "1 Bull worker(s)"),
         (Workers(()), Level.WARN, "nothing to compare with"),

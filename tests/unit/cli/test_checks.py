@@ -15,7 +15,7 @@ WRONG = CheckResult("redis cluster", Level.FAIL, "spread", misconfigured=True)
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "code"),
+    ("results", "code"),
     [
         ([ok("a", "b"), warn("a", "b", "c")], 0),
         ([fail("a", "b", "c")], 1),
@@ -38,7 +38,7 @@ async def test_a_part_that_hangs_does_not_hide_the_others(monkeypatch: pytest.Mo
     async def fine(_config: Config) -> list[CheckResult]:
         return [ok("fine", "")]
 
-    monkeypatch.setattr(runner, "PARTS", {"first": hang, "second": fine})
+    monkeypatch.setattr(runner, "CHECKS", {"first": hang, "second": fine})
     output: list[int] = []
     found = await run_checks(load({}), within_s=0.02, done=output.append)
     assert [(result.name, result.unreachable) for result in found] == [("first", True), ("fine", False)]

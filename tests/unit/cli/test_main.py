@@ -109,7 +109,7 @@ MISUSES = [
 ]
 
 
-@pytest.mark.parametrize("words", MISUSES, ids=lambda text: " ".join(text)[-40:])
+@pytest.mark.parametrize("text", MISUSES, ids=lambda text: " ".join(text)[-40:])
 def test_numbers_and_documents_that_are_none_are_wrong_usage(text: list[str]) -> None:
     """Said in a sentence, before any store is asked."""
     assert main(text) == USAGE_ERROR

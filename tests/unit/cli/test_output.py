@@ -58,7 +58,7 @@ def test_what_a_stranger_typed_cannot_move_the_terminal() -> None:
     assert sanitise("a\x1b[2Jb") == "a\\x1b[2Jb"
 
 
-@pytest.mark.parametrize(("ms", "words"), [(None, ""), (1500, "1.5s"), (90_000, "1m30s"), (7_260_000, "2h01m")])
+@pytest.mark.parametrize(("ms", "text"), [(None, ""), (1500, "1.5s"), (90_000, "1m30s"), (7_260_000, "2h01m")])
 def test_spans_fit_a_cell(ms: float | None, text: str) -> None:
     """The two largest units are enough."""
     assert format_duration(ms) == text
