@@ -29,7 +29,7 @@ def status(config_file: str | None, *, as_json: bool) -> None:
         print_fields("The lane:", _fields(state))
 
 
-@provider.command(name="open")
+@provider.command(name="retry")
 @json_option
 @click.pass_obj
 def retry(config_file: str | None, *, as_json: bool) -> None:

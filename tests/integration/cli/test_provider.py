@@ -27,11 +27,11 @@ async def test_a_person_sees_why_nothing_leaves(
     rate_limiter = RateLimiter(connection, keys, Clock())
     await rate_limiter.publish_refusal("the key is invalid")
     await rate_limiter.pause_bulk(Clock().now_ms() + 3_600_000, "the daily quota is used up")
-    assert await asyncio.to_thread(main, ["lane", "status"]) == 0
+    assert await asyncio.to_thread(main, ["provider", "status"]) == 0
     shown = capsys.readouterr().out
     assert "closed: the key is invalid" in shown
     assert "the daily quota is used up" in shown
-    assert await asyncio.to_thread(main, ["lane", "status", "--json"]) == 0
+    assert await asyncio.to_thread(main, ["provider", "status", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["provider_account_refused"] == "the key is invalid"
     assert 3_500_000 < document["bulk_paused_ms"] <= 3_600_000
@@ -40,6 +40,6 @@ async def test_a_person_sees_why_nothing_leaves(
 async def test_a_person_lets_the_daemons_try(connection: Connection, keys: Keys) -> None:
     """Whoever waits hears of it, once."""
     rate_limiter = RateLimiter(connection, keys, Clock())
-    assert await asyncio.to_thread(main, ["lane", "open"]) == 0
+    assert await asyncio.to_thread(main, ["provider", "retry"]) == 0
     assert await rate_limiter.retry_requested()
     assert not await rate_limiter.retry_requested()
