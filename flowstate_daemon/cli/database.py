@@ -125,8 +125,8 @@ def attempt_rows(record: MailRecord) -> Iterator[tuple[object, ...]]:
 
 
 def format_decisions(one: Attempt) -> str:
-    """The chain of a try, one decision a line, and how it ended. Pure."""
-    lines = [f"{step.check}: {step.result}" + (f" ({step.reason})" if step.reason else "") for step in one.chain]
+    """The decisions of an attempt, one a line, and its reason. Pure."""
+    lines = [f"{step.check}: {step.result}" + (f" ({step.reason})" if step.reason else "") for step in one.decisions]
     return "\n".join([*lines, *([one.reason] if one.reason else [])])
 
 

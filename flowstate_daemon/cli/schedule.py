@@ -54,7 +54,7 @@ def list_(config_file: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("schedule", "cron, local", "next (UTC)", "where", "last run (UTC)", "slots", "which are")
+    columns = ("schedule", "cron, local", "next (UTC)", "where", "last run (UTC)", "scheduled", "states")
     print_table(f"schedules: {len(found)}", columns, [row for one in found for row in overview_rows(one)])
 
 
@@ -64,7 +64,7 @@ def overview_rows(one: Overview) -> Iterator[tuple[object, ...]]:
     output: tuple[object, ...] = ("", "", "")
     if last is not None:
         states = ", ".join(f"{count} {state}" for state, count in sorted(last.states.items()))
-        output = (f"{format_datetime(last.first_at)} to {format_datetime(last.last_at)}", last.slots, states)
+        output = (f"{format_datetime(last.first_at)} to {format_datetime(last.last_at)}", last.scheduled, states)
     head: tuple[object, ...] = (one.name, one.cron)
     for following in one.next[:MAX_SHOWN_INSTANTS]:
         yield *head, format_datetime(following.at), format_zones(following.zones), *output
@@ -131,18 +131,18 @@ def run(  # noqa: PLR0913 - one parameter an option
 
 
 def print_run_result(ran: RunResult, *, as_json: bool) -> None:
-    """What was planned."""
+    """Print what was scheduled."""
     if as_json:
         print_json(ran)
         return
-    facts = {"found": ran.found, "people": ran.recipients, "new slots": ran.slots, "opened again": ran.reopened}
+    facts = {"found": ran.found, "recipients": ran.recipients, "scheduled": ran.scheduled, "reopened": ran.reopened}
     print_fields(f"{ran.name} for {format_datetime(ran.at)} UTC:", facts)
-    if ran.slots or ran.reopened:
+    if ran.scheduled or ran.reopened:
         click.echo("running daemons send these within seconds; see: flowstate-daemon schedule list")
 
 
 async def stream_lines(by_hand: ManualRuns, request: RunRequest, *, bodies: bool) -> int:
-    """A line for each person as they come, then the sums: a million people fit on a screen that scrolls."""
+    """Print one line for each recipient as it arrives, then the totals. Memory stays flat for a million recipients."""
     sends, reasons = 0, Counter[str]()
     async for one in by_hand.dry_run(request):
         click.echo(dry_run_line(one))
@@ -159,20 +159,20 @@ async def stream_lines(by_hand: ManualRuns, request: RunRequest, *, bodies: bool
 
 
 def dry_run_line(one: DryRunItem) -> str:
-    """One person, in one line that no text of theirs can break. Pure."""
-    what = f"get   {one.mail.subject}" if one.mail else f"skip  {one.reason}"
-    item = f" {one.item}" if one.item else ""
+    """One recipient on one line; control characters in user text are escaped. Pure."""
+    what = f"send  {one.mail.subject}" if one.mail else f"skip  {one.reason}"
+    item = f" {one.task_id}" if one.task_id else ""
     return sanitise(f"{one.local_date} {one.zone:<20} {one.to or one.user_id}{item}: {what}").replace("\n", " ")
 
 
 async def stream_json(by_hand: ManualRuns, request: RunRequest, *, bodies: bool) -> int:
-    """One document, written as it comes; an outage in the middle ends it in order, and then the command."""
+    """Write one JSON document as items arrive. An outage closes the document properly and then ends the command."""
     counts = {"sends": 0, "skips": 0}
     head = msgspec.json.encode({"name": request.name, "at": request.at, "force": request.force, "dry_run": True})
     opened = False
     try:
         async for one in by_hand.dry_run(request):
-            click.echo(b",\n" if opened else head[:-1] + b',"people":[\n', nl=False)
+            click.echo(b",\n" if opened else head[:-1] + b',"recipients":[\n', nl=False)
             opened = True
             click.echo(msgspec.json.encode(one.to_dict(bodies=bodies)), nl=False)
             counts["sends" if one.would_send else "skips"] += 1

@@ -57,10 +57,10 @@ from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.scheduler.definitions import Schedule, build_schedules
 from flowstate_daemon.scheduler.eligibility import EligibilityChecker
-from flowstate_daemon.scheduler.enqueuer import ScheduledMailEnqueuer, Stores
+from flowstate_daemon.scheduler.enqueuer import ScheduledMailEnqueuer
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
 from flowstate_daemon.scheduler.planner import Planner
-from flowstate_daemon.scheduler.reconciler import Reconciler, ReconcilerDependencies
+from flowstate_daemon.scheduler.reconciler import Reconciler
 from flowstate_daemon.scheduler.scheduled_mail import AppLinks
 from flowstate_daemon.sending.dispatcher import MAX_TOTAL_REQUESTS, Dispatcher
 from flowstate_daemon.sending.rate_limiter import RateLimiter
@@ -85,7 +85,7 @@ from flowstate_daemon.worker.worker import Records, Way, Worker, WorkerOptions
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the calendar stands on: the application's tables and ours, and the queue."""
+    """What the scheduler needs: the application's tables, our own, and the queue."""
 
     application: AppDatabase
     connection: Connection
@@ -98,7 +98,7 @@ class Dependencies:
 
 
 class SchedulerComponents:
-    """All parts of the calendar, as a configuration wants them."""
+    """The components of the scheduler, built from the configuration."""
 
     def __init__(self, config: Config, dependencies: Dependencies, context: ServiceContext) -> None:
         self.schedules: tuple[Schedule, ...] = build_schedules(config.schedule)
@@ -106,31 +106,34 @@ class SchedulerComponents:
             dependencies.application, sorted(available_timezones()), config.schedule.default_timezone
         )
         self.scheduled_mails = ScheduledMails(dependencies.pool, context.clock)
-        facts = AppData(dependencies.application)
+        app_data = AppData(dependencies.application)
         links = AppLinks(config.mail.frontend_url)
-        self.eligibility = EligibilityChecker(facts, Suppressions(dependencies.pool, context.clock), links)
+        self.eligibility = EligibilityChecker(app_data, Suppressions(dependencies.pool, context.clock), links)
         ledger, backlog = Ledger(dependencies.pool, context.clock), Backlog(dependencies.connection, dependencies.keys)
         producer = MailProducer(
             dependencies.bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms
         )
         heartbeat = context.health.register
-        self.planner = Planner(self.schedules, self.planning, heartbeat("planner"), context)
         self.enqueuer = ScheduledMailEnqueuer(
             self.schedules,
-            Stores(self.scheduled_mails, ledger, producer, backlog),
+            self.scheduled_mails,
             self.eligibility,
-            heartbeat("feeder"),
+            producer,
+            backlog,
+            ledger,
+            heartbeat("enqueuer"),
             context,
-            ahead=config.schedule.max_queued,
+            max_queued=config.schedule.max_queued,
         )
-        self.planner.announce = self.enqueuer.wake.set
+        self.planner = Planner(self.schedules, self.planning, self.enqueuer.wake, heartbeat("planner"), context)
         journal = Journal(dependencies.connection, dependencies.keys)
-        records = ReconcilerDependencies(self.scheduled_mails, ledger, journal, facts)
-        self.reconciler = Reconciler(records, backlog, heartbeat("reconciler"), context)
+        self.reconciler = Reconciler(
+            self.scheduled_mails, backlog, journal, ledger, app_data, heartbeat("reconciler"), context
+        )
 
     @property
     def services(self) -> tuple[Service, ...]:
-        """The loops that bring mails into the queue."""
+        """The services that put scheduled emails into the queue."""
         return (self.planner, self.enqueuer, self.reconciler)
 
 

@@ -1,6 +1,6 @@
-"""The ledger's writing side: outcomes out of the journal, events from the provider, and their end by age.
+"""Writes the ledger: outcomes from the journal, events from the provider, and the pruning of old rows.
 
-Everything may be repeated, by this daemon or another one, and comes out the same. `stories.py` reads.
+Every write is idempotent, so that any daemon may repeat it. `mail_history.py` reads.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from flowstate_daemon.database.queries import sql
 from flowstate_daemon.mail.message import ProviderEvent
 from flowstate_daemon.mail.policy import Decision
 
-LATEST_MS = 253_402_214_400_000  # the last day that both Postgres and Python can name
-MAX_KEY_LENGTH = 500  # a job id may be as long as its producer likes, an index entry may not
+LATEST_MS = 253_402_214_400_000  # the last day that both Postgres and Python can represent
+MAX_KEY_LENGTH = 500  # a producer may choose a job id of any length, an index entry is limited
 MAX_WORD_LENGTH = 100
 MAX_TEXT_LENGTH = 1_000
 MAX_DECISIONS = 50
@@ -37,7 +37,7 @@ Word = Annotated[str, Meta(min_length=1)]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one try of one mail. `key` and `outcome` together say which; `at` is Unix ms."""
+    """The outcome of one attempt of one email. `key` and `outcome` together are unique; `at` is Unix ms."""
 
     key: str
     at: int
@@ -48,16 +48,16 @@ class Outcome:
     outcome: str
     provider_id: str | None = None
     reason: str | None = None
-    chain: tuple[Decision, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def mail_key(self) -> str:
-        """The key without the attempt: the same for all tries of one mail."""
+        """The key without the attempt: the same for all attempts of one email."""
         return self.key.rpartition(":")[0]
 
 
 class JournalEntry(msgspec.Struct, frozen=True):
-    """An entry as it lies in the journal. Lua writes an empty list as `{}`."""
+    """An entry of the journal. Lua writes an empty list as `{}`."""
 
     key: Word
     at: Instant
@@ -68,14 +68,14 @@ class JournalEntry(msgspec.Struct, frozen=True):
     to: str | None = None
     provider_id: str | None = None
     reason: str | None = None
-    chain: list[Decision] | dict[str, Any] | None = None
+    decisions: list[Decision] | dict[str, Any] | None = None
 
 
 ENTRY_DECODER = msgspec.json.Decoder(JournalEntry)
 
 
 def parse_outcome(raw: bytes) -> Outcome:
-    """Read one journal entry. Raises Malformed, which repeats nothing of it."""
+    """Parse one journal entry. Raises InvalidDataError, whose message contains no part of the entry."""
     try:
         return _outcome(_decode(raw))
     except msgspec.ValidationError as error:
@@ -90,13 +90,13 @@ def _decode(raw: bytes) -> JournalEntry:
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # Half an emoji or a byte that is no UTF-8 in somebody's reason must not cost the outcome.
+        # A lone surrogate or invalid UTF-8 in a reason must not lose the outcome.
         repaired = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
         return ENTRY_DECODER.decode(repaired.encode("utf-8", "replace"))
 
 
 def _outcome(entry: JournalEntry) -> Outcome:
-    chain = entry.chain if isinstance(entry.chain, list) else []
+    decisions = entry.decisions if isinstance(entry.decisions, list) else []
     return Outcome(
         key=_key(entry.key),
         at=entry.at,
@@ -107,12 +107,12 @@ def _outcome(entry: JournalEntry) -> Outcome:
         outcome=clean_text(entry.outcome, MAX_WORD_LENGTH),
         provider_id=None if entry.provider_id is None else clean_text(entry.provider_id, MAX_WORD_LENGTH),
         reason=redact_and_trim(entry.reason),
-        chain=tuple(_decision(step) for step in chain[:MAX_DECISIONS]),
+        decisions=tuple(_decision(step) for step in decisions[:MAX_DECISIONS]),
     )
 
 
 def _key(key: str) -> str:
-    """The key, or a short stand-in as unique as it is; the attempt stays readable."""
+    """The key, or for a long one its start with a digest; the attempt stays readable."""
     if len(key) <= MAX_KEY_LENGTH:
         return clean_text(key, MAX_KEY_LENGTH)
     mail, _, attempt = key.rpartition(":")
@@ -126,38 +126,38 @@ def _decision(decision: Decision) -> Decision:
 
 
 def redact_and_trim(text: str | None) -> str | None:
-    """Free text from elsewhere: without keys, passwords and addresses, cut."""
+    """Free text from other systems: keys, passwords and addresses redacted, truncated."""
     return None if text is None else clean_text(redact_text(text), MAX_TEXT_LENGTH)
 
 
 WRITE_BATCH_SIZE = 500
 PRUNE_BATCH_SIZE = 1_000
 MAX_REJECT_BYTES = 8_192
-# Short enough for a loop to show a sign of life between two calls.
+# Short enough for a service to report its heartbeat between two calls.
 ACQUIRE_TIMEOUT_S = 8.0
 QUERY_TIMEOUT_S = 12.0
-# One row that Postgres refuses must not keep the other 499 waiting.
+# One row that Postgres rejects must not hold up the other 499.
 ROW_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 PRUNED = ("prune_mails", "prune_events", "prune_rejects", "prune_scheduled_mails", "prune_runs")
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedEntry:
-    """A journal entry that is no outcome, and why."""
+    """A journal entry that cannot be parsed or stored, and why."""
 
     raw: bytes = field(repr=False)
     reason: str
 
 
 class Ledger:
-    """Writes to the tables `mails`, `provider_events` and `journal_rejects`; outcomes also end slots in `notices`."""
+    """Writes `mails`, `provider_events` and `journal_rejects`; outcomes also end rows of `scheduled_mails`."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
 
     async def write(self, entries: Sequence[Outcome]) -> int:
-        """Store outcomes, each once; returns how many were new. What Postgres refuses is set aside."""
+        """Store outcomes, each once; returns how many were new. Rows that Postgres rejects go to `journal_rejects`."""
         return sum(
             [
                 await self._write(entries[start : start + WRITE_BATCH_SIZE])
@@ -196,15 +196,15 @@ class Ledger:
         )
 
     async def prune(self, keep_days: int) -> int:
-        """Delete what is older than that, in small batches that hold nobody up; returns how many rows went."""
+        """Delete older rows, in small batches that block no other query for long; returns how many were deleted."""
         before = self._clock.now() - timedelta(days=keep_days)
-        gone = 0
+        deleted = 0
         for name in PRUNED:
             while count := await self._call(name, before, PRUNE_BATCH_SIZE):
-                gone += count
+                deleted += count
                 if count < PRUNE_BATCH_SIZE:
                     break
-        return gone
+        return deleted
 
     async def _call(self, name: str, *arguments: Any) -> int:
         async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
@@ -223,5 +223,5 @@ def _columns(batch: Sequence[Outcome]) -> list[list[Any]]:
         [entry.attempt for entry in batch],
         [entry.provider_id for entry in batch],
         [entry.reason for entry in batch],
-        [entry.chain for entry in batch],
+        [entry.decisions for entry in batch],
     ]

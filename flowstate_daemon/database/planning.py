@@ -1,7 +1,7 @@
-"""The calendar's planning in Postgres: where people live, what was planned when, and the slots of an occasion.
+"""Plans scheduled emails in Postgres: the users' time zones, past runs, and the rows of an occurrence.
 
-An occasion is one kind's hour on one local date in one zone. The planner asks, and runs by hand. One statement writes
-the slots of all people concerned; nobody is loaded into memory, and any number of daemons may plan the same at once.
+An occurrence is one kind on one local date in one time zone. The planner and manual runs use it. One statement inserts
+the rows of all recipients; no user is loaded into memory, and any number of daemons may plan the same occurrence.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any, Literal, TypeAlias
 from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
+from flowstate_daemon.database.scheduled_mails import ScheduledMail
 
-Source: TypeAlias = Literal["clock", "hand", "forced"]
+Source: TypeAlias = Literal["clock", "manual"]
 
-PLAN_TIMEOUT_S = 600.0  # a million people take seconds, and whoever plans the same beside us waits for them
+PLAN_TIMEOUT_S = 600.0  # a million users take seconds, and another planner of the same runs waits for us
 CANDIDATES_PLACEHOLDER = "{candidates}"
-# Among the names of zones, but nobody lives there: the first is whatever clock this machine happens to show.
+# In the list of zone names, but not the time zone of any user: `localtime` is that of this machine.
 NON_ZONES = frozenset({"localtime", "Factory"})
-# How people with something to say are found, and which tables of the application that takes.
+# The query that finds the recipients of a kind, and the application's tables that it reads.
 CANDIDATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "task-reminder": ("find_task_reminder_recipients", ("users", "tasks")),
     "overdue-summary": ("find_overdue_summary_recipients", ("users", "tasks")),
@@ -31,7 +32,7 @@ CANDIDATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """When a kind is due in one zone, from when on it is too late, and the window of its facts. Instants are aware."""
+    """One due time of a kind in a time zone, its deadline, and the time window of its data. Instants are aware."""
 
     zone: str
     local_date: date
@@ -42,17 +43,8 @@ class Occurrence:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
-    """Somebody with something to say on one of the occasions asked about."""
-
-    occurrence: Occurrence
-    user_id: str
-    task_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class PlanResult:
-    """What one planning has brought: tasks or sessions found, for how many people, and slots that are new."""
+    """Result of planning: tasks or sessions found, their recipients, and new scheduled emails."""
 
     found: int = 0
     recipients: int = 0
@@ -61,115 +53,124 @@ class PlanResult:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """The last round of a kind in a zone, with the number of its slots by state."""
+    """The last run of a kind in a time zone, with the number of its emails by state."""
 
     kind: str
     zone: str
     local_date: date
     due_at: datetime
     planned_at: datetime
-    scheduled_mails: int
+    scheduled: int
     states: Mapping[str, int]
 
 
 class Planning:
-    """Writes the tables `rounds` and `notices`. `zones` are all that exist, `home` that of people who have none."""
+    """Writes the tables `schedule_runs` and `scheduled_mails`.
 
-    def __init__(self, application: AppDatabase, zones: Sequence[str], home: str) -> None:
+    `zones` are all known time zones, `default_zone` is used for users without one of them.
+    """
+
+    def __init__(self, application: AppDatabase, zones: Sequence[str], default_zone: str) -> None:
         self._application = application
         self._pool = application.pool
         self._known = sorted({*zones} - NON_ZONES)
-        self._home = home
+        self._default_zone = default_zone
 
     async def zones(self) -> list[str]:
-        """Where people live, the zone of all others included. Raises Outage; Unreadable names what is missing."""
+        """The users' time zones, the default one included. Raises AppTablesUnavailableError, which names what is missing."""
         async with self._application.connection(("users",)) as connection:
             rows = await connection.fetch(self._application.sql("list_zones"), self._known, timeout=PLAN_TIMEOUT_S)
-        return sorted({self._home, *(row["zone"] for row in rows)})
+        return sorted({self._default_zone, *(row["zone"] for row in rows)})
 
     async def last_runs(self, now: datetime) -> dict[tuple[str, str], datetime]:
-        """When each kind was last due and planned, by kind and zone."""
+        """The last planned due time by kind and time zone."""
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(sql("list_last_runs"), now)
         return {(row["kind"], row["zone"]): row["due_at"] for row in rows}
 
     async def plan(self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, now: datetime) -> PlanResult:
-        """Plan what nobody has planned yet of these occasions, all or nothing. Raises Outage, Unreadable."""
+        """Plan those occurrences that no daemon has planned yet, all or nothing. Raises AppTablesUnavailableError."""
         async with self._application.connection(CANDIDATES[kind][1]) as connection, connection.transaction():
-            opened = await connection.fetch(
+            inserted = await connection.fetch(
                 sql("insert_runs"),
                 kind,
-                [occurrence.zone for occurrence in occurrences],
-                [occurrence.local_date for occurrence in occurrences],
-                [occurrence.due_at for occurrence in occurrences],
+                [one.zone for one in occurrences],
+                [one.local_date for one in occurrences],
+                [one.due_at for one in occurrences],
                 now,
                 timeout=PLAN_TIMEOUT_S,
             )
-            own = {(row["zone"], row["local_date"]) for row in opened}
-            left = [occurrence for occurrence in occurrences if (occurrence.zone, occurrence.local_date) in own]
-            if not left:
+            # Only the runs that this transaction inserted are ours; another daemon plans the others.
+            ours = {(row["zone"], row["local_date"]) for row in inserted}
+            remaining = [one for one in occurrences if (one.zone, one.local_date) in ours]
+            if not remaining:
                 return PlanResult()
-            return await self._write(connection, kind, left, per_task, "clock", now)
+            return await self._insert(connection, kind, remaining, per_task, "clock", now)
 
     async def plan_manual(
         self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, now: datetime
     ) -> PlanResult:
-        """Plan these occasions besides the rounds of the clock; whoever has a slot on that local date gets no other."""
+        """Plan these occurrences without recording runs; a user with an email for that local date gets no second one."""
         async with self._application.connection(CANDIDATES[kind][1]) as connection:
-            return await self._write(connection, kind, occurrences, per_task, "hand", now)
+            return await self._insert(connection, kind, occurrences, per_task, "manual", now)
 
-    async def reopen(self, kind: str, candidates: Sequence[Recipient], now: datetime) -> int:
-        """Open slots that have ended once more: their mails go out again. Returns how many."""
-        if not candidates:
+    async def reopen(self, kind: str, mails: Sequence[ScheduledMail], now: datetime) -> int:
+        """Plan ended emails of one run again, so that they are sent once more; returns how many."""
+        if not mails:
             return 0
-        occurrence = candidates[0].occurrence
+        instants = (mails[0].due_at, mails[0].expires_at, now)
         async with schema_connection(self._pool) as connection:
-            recipients, items = [one.user_id for one in candidates], [one.task_id for one in candidates]
-            dates = [one.occurrence.local_date for one in candidates]
-            instants = (occurrence.due_at, occurrence.expires_at, now)
-            return int(
-                await connection.fetchval(sql("reopen_scheduled_mails"), kind, recipients, items, dates, *instants)
-            )
+            count = await connection.fetchval(sql("reopen_scheduled_mails"), kind, *_keys(mails), *instants)
+        return int(count)
 
     async def recipients(
-        self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, after: Recipient | None, count: int
-    ) -> list[Recipient]:
-        """One page of the people for whom there is something to say; the next one begins `after` the last of this."""
-        place = (after.user_id, after.task_id) if after else ("", "")
-        zones = [occurrence.zone for occurrence in occurrences]
+        self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, after: ScheduledMail | None, count: int
+    ) -> list[ScheduledMail]:
+        """One page of recipients, without writing anything; the next page starts `after` the last one of this."""
+        position = (after.user_id, after.task_id) if after else ("", "")
+        zones = [one.zone for one in occurrences]
         begins, ends = [one.begins_at for one in occurrences], [one.ends_at for one in occurrences]
         async with self._application.connection(CANDIDATES[kind][1]) as connection:
             text = self._text("list_recipients", kind)
-            asked = (max(ends), min(begins), zones, begins, ends, self._known, self._home, per_task, *place, count)
-            rows = await connection.fetch(text, *asked, timeout=PLAN_TIMEOUT_S)
-        return [Recipient(occurrences[row["number"] - 1], row["user_id"], row["task_id"]) for row in rows]
+            arguments = (
+                max(ends),
+                min(begins),
+                zones,
+                begins,
+                ends,
+                self._known,
+                self._default_zone,
+                per_task,
+                *position,
+                count,
+            )
+            rows = await connection.fetch(text, *arguments, timeout=PLAN_TIMEOUT_S)
+        return [_scheduled_mail(kind, occurrences[row["number"] - 1], row) for row in rows]
 
-    async def existing_states(self, kind: str, candidates: Sequence[Recipient]) -> dict[tuple[str, str], str]:
-        """What keeps a run by hand from these candidates, by person and item: the slots that they have already."""
-        recipients, items = [one.user_id for one in candidates], [one.task_id for one in candidates]
-        dates = [one.occurrence.local_date for one in candidates]
+    async def existing_states(self, kind: str, mails: Sequence[ScheduledMail]) -> dict[tuple[str, str], str]:
+        """Why a manual run would not plan these emails, by user and task: the states of rows that exist."""
         async with schema_connection(self._pool) as connection:
-            rows = await connection.fetch(sql("get_scheduled_states"), kind, recipients, items, dates)
-        return {(row["user_id"], row["task_id"]): _standing(row["state"], row["reason"]) for row in rows}
+            rows = await connection.fetch(sql("get_scheduled_states"), kind, *_keys(mails))
+        return {(row["user_id"], row["task_id"]): _existing(row["state"], row["reason"]) for row in rows}
 
     async def recent_runs(self, since: datetime) -> list[RunSummary]:
-        """The last rounds that were planned since then, with what became of their slots."""
+        """The last runs planned since then, with the states of their emails."""
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(sql("list_schedule_runs"), since)
-        output: dict[tuple[str, str], dict[str, Any]] = {}
+        runs: dict[tuple[str, str], dict[str, Any]] = {}
         for row in rows:
             fields = dict(row)
             state, count = fields.pop("state"), fields.pop("count")
-            one = output.setdefault((row["kind"], row["zone"]), {**fields, "states": {}})
+            run = runs.setdefault((row["kind"], row["zone"]), {**fields, "states": {}})
             if state is not None:
-                one["states"][state] = count
-        return [RunSummary(**one) for one in output.values()]
+                run["states"][state] = count
+        return [RunSummary(**run) for run in runs.values()]
 
     def _text(self, name: str, kind: str) -> str:
-        finding = self._application.sql(CANDIDATES[kind][0])
-        return self._application.sql(name).replace(CANDIDATES_PLACEHOLDER, finding)
+        find_recipients = self._application.sql(CANDIDATES[kind][0])
+        return self._application.sql(name).replace(CANDIDATES_PLACEHOLDER, find_recipients)
 
-    async def _write(
+    async def _insert(
         self,
         connection: Any,
         kind: str,
@@ -183,19 +184,35 @@ class Planning:
         )
         row = await connection.fetchrow(
             self._text("insert_scheduled_mails", kind),
-            max(occurrence.ends_at for occurrence in occurrences),
-            min(occurrence.begins_at for occurrence in occurrences),
+            max(one.ends_at for one in occurrences),
+            min(one.begins_at for one in occurrences),
             kind,
             *map(list, columns),
             self._known,
-            self._home,
+            self._default_zone,
             per_task,
             source,
             now,
             timeout=PLAN_TIMEOUT_S,
         )
-        return PlanResult(row["found"], row["people"], row["planned"])
+        return PlanResult(row["found"], row["recipients"], row["scheduled"])
 
 
-def _standing(state: str, reason: str | None) -> str:
+def _existing(state: str, reason: str | None) -> str:
     return f"already {state} for that date" + (f": {reason}" if reason else "")
+
+
+def _scheduled_mail(kind: str, occurrence: Occurrence, row: Any) -> ScheduledMail:
+    return ScheduledMail(
+        kind=kind,
+        user_id=row["user_id"],
+        local_date=occurrence.local_date,
+        zone=occurrence.zone,
+        due_at=occurrence.due_at,
+        expires_at=occurrence.expires_at,
+        task_id=row["task_id"],
+    )
+
+
+def _keys(mails: Sequence[ScheduledMail]) -> tuple[list[str], list[str], list[date]]:
+    return [mail.user_id for mail in mails], [mail.task_id for mail in mails], [mail.local_date for mail in mails]

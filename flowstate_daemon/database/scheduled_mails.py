@@ -1,8 +1,8 @@
-"""The calendar's slots on their way from planned to ended.
+"""Moves scheduled emails from planned to ended: lease, enqueue, claim, and what to do when a job is lost.
 
-The feeder leases and hands over, senders ask for leave just before a mail goes out, the reconciler looks after slots
-whose job has vanished; the ledger ends them (`ledger.py`). The leave is what makes a mail leave once: whatever Redis
-forgets, repeats or brings back, a slot that has ended or has got another job gives none.
+The enqueuer leases and enqueues, workers claim just before they send, the reconciler handles rows whose job has vanished;
+the ledger ends them (`ledger.py`). The claim ensures that an email is sent once: whatever Redis loses, repeats or
+restores, a row that has ended or has got another job grants none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import asyncpg
 
@@ -18,30 +21,57 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 
-LEASE_DURATION = timedelta(seconds=30)  # a feeder that dies with slots in hand keeps them this long from the others
+LEASE_DURATION = timedelta(seconds=30)  # how long the rows of a crashed enqueuer stay unavailable to the others
 ACQUIRE_TIMEOUT_S = 8.0
 QUERY_TIMEOUT_S = 12.0
+UTC_ZONE = ZoneInfo("UTC")
+
+
+@cache
+def get_zone(name: str) -> ZoneInfo:
+    """A time zone by name. Raises ZoneInfoNotFoundError or ValueError."""
+    return ZoneInfo(name)
+
+
+def find_zone(name: str) -> ZoneInfo | None:
+    """The same, or None: the daemon that planned a row may run on a machine that knows more zones than this one."""
+    try:
+        return get_zone(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledMail:
-    """One slot that a feeder has leased until `lease`."""
+    """One email of one kind to one user on one local date; with a `task_id`, about one task.
 
-    id: int
+    The fields from `id` on are those of its row: a recipient who was only looked up has none. `lease` is the end of the
+    enqueuer's lease; `generation`, `redis_epoch` and `claimed` are read by the reconciler only.
+    """
+
     kind: str
     user_id: str
     local_date: date
-    item: str
     zone: str
     due_at: datetime
     expires_at: datetime
-    job_id: str
-    lease: datetime
+    task_id: str = ""
+    id: int = 0
+    job_id: str = ""
+    lease: datetime | None = None
+    generation: int = 0
+    redis_epoch: str | None = None
+    claimed: bool = False
+
+    @property
+    def time_zone(self) -> ZoneInfo:
+        """The user's time zone; UTC when this machine does not know it."""
+        return find_zone(self.zone) or UTC_ZONE
 
 
 @dataclass(frozen=True, slots=True)
 class SendClaim:
-    """Whether a job may send its slot's mail; without leave, what has become of the slot."""
+    """Whether a job may send its scheduled email, and the state of the row when it may not."""
 
     granted: bool
     state: str
@@ -49,103 +79,76 @@ class SendClaim:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class OrphanedMail:
-    """A slot whose job should have ended: `taken` says that a sender had leave, `memory` where the job was put."""
-
-    id: int
-    kind: str
-    user_id: str
-    job_id: str
-    generation: int
-    redis_epoch: str | None
-    claimed: bool
-
-
 class ScheduledMails:
-    """Moves rows of the table `notices`. All methods raise Outage."""
+    """Changes the table `scheduled_mails`. All methods raise StoreUnavailableError."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
 
     async def lease(self, kind: str, count: int) -> list[ScheduledMail]:
-        """Take up to `count` slots of a kind that are due, the earliest first, from all other feeders for a while."""
+        """Lease up to `count` due rows of a kind for LEASE_DURATION, the earliest first."""
         now = self._clock.now()
         lease = now + LEASE_DURATION
-        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
-            rows = await connection.fetch(
-                sql("lease_scheduled_mails"), kind, now, lease, count, timeout=QUERY_TIMEOUT_S
-            )
-        return sorted(
-            (ScheduledMail(**row, lease=lease) for row in rows),
-            key=lambda scheduled_mail: (scheduled_mail.due_at, scheduled_mail.id),
-        )
+        rows = await self._fetch("lease_scheduled_mails", kind, now, lease, count)
+        return sorted((ScheduledMail(**row, lease=lease) for row in rows), key=lambda mail: (mail.due_at, mail.id))
 
     @asynccontextmanager
     async def enqueue_transaction(
-        self, scheduled_mails: Sequence[ScheduledMail], memory: str
+        self, mails: Sequence[ScheduledMail], redis_epoch: str
     ) -> AsyncIterator[list[ScheduledMail]]:
-        """Yields those that are still ours; what is put into the queue inside the block is written down at its end.
+        """Yield the rows whose lease is still ours, and mark them as queued when the block ends.
 
-        All these rows are locked meanwhile, so that no sender gets leave before that. When the block raises, they stay
-        planned: putting the same jobs into the queue again changes nothing.
+        The rows are locked inside the block, so that no worker can claim them before they are marked. When the block
+        raises, they stay planned; adding the same jobs again is harmless, because job ids are unique.
         """
-        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
-            ids, lease = [scheduled_mail.id for scheduled_mail in scheduled_mails], scheduled_mails[0].lease
-            held = {
-                row["id"]
-                for row in await connection.fetch(sql("lock_leased_mails"), ids, lease, timeout=QUERY_TIMEOUT_S)
-            }
-            yield [scheduled_mail for scheduled_mail in scheduled_mails if scheduled_mail.id in held]
+        async with (
+            schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection,
+            connection.transaction(),
+        ):
+            ids = [mail.id for mail in mails]
+            rows = await connection.fetch(sql("lock_leased_mails"), ids, mails[0].lease, timeout=QUERY_TIMEOUT_S)
+            held = {row["id"] for row in rows}
+            yield [mail for mail in mails if mail.id in held]
             await connection.execute(
-                sql("mark_enqueued"), sorted(held), self._clock.now(), memory, timeout=QUERY_TIMEOUT_S
+                sql("mark_enqueued"), sorted(held), self._clock.now(), redis_epoch, timeout=QUERY_TIMEOUT_S
             )
 
-    async def release(self, scheduled_mails: Sequence[ScheduledMail]) -> None:
-        """Give slots back that were not handed over."""
-        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
-            ids = [scheduled_mail.id for scheduled_mail in scheduled_mails]
-            await connection.execute(sql("release_leases"), ids, scheduled_mails[0].lease, timeout=QUERY_TIMEOUT_S)
+    async def release(self, mails: Sequence[ScheduledMail]) -> None:
+        """Release the leases of rows that were not enqueued."""
+        await self._fetch("release_leases", [mail.id for mail in mails], mails[0].lease)
 
     async def next_due(self, kinds: Sequence[str]) -> Mapping[str, datetime]:
-        """When the next slot of each kind that waits is due, or was; kinds without one are missing."""
-        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
-            rows = await connection.fetch(sql("next_due"), list(kinds), timeout=QUERY_TIMEOUT_S)
-        return {row["kind"]: row["due_at"] for row in rows}
+        """The earliest due time of each kind among its planned rows; kinds without one are missing."""
+        return {row["kind"]: row["due_at"] for row in await self._fetch("next_due", list(kinds))}
 
     async def claim(self, job_ids: Sequence[str]) -> Mapping[str, SendClaim]:
-        """Ask for leave to send, for up to 500 jobs; those that are no slot's own job are missing in the answer."""
-        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
-            rows = await connection.fetch(
-                sql("claim_for_sending"), list(job_ids), self._clock.now(), timeout=QUERY_TIMEOUT_S
-            )
+        """Claim up to 500 jobs for sending; ids that are not the current job of a row are missing in the result."""
+        rows = await self._fetch("claim_for_sending", list(job_ids), self._clock.now())
         return {
             row["job_id"]: SendClaim(row["granted"], row["state"], row["outcome_unknown"], row["expires_at"])
             for row in rows
         }
 
-    async def find_orphans(self, queued: timedelta, taken: timedelta, after: int, count: int) -> list[OrphanedMail]:
-        """Slots queued longer ago than that and, if taken, taken longer ago than that, by id."""
+    async def find_orphans(self, queued: timedelta, claimed: timedelta, after: int, count: int) -> list[ScheduledMail]:
+        """One page of rows queued longer ago than `queued` and, if claimed, claimed longer ago than `claimed`."""
         now = self._clock.now()
+        rows = await self._fetch("list_orphans", now - queued, now - claimed, after, count)
+        return [ScheduledMail(**row) for row in rows]
+
+    async def reschedule(self, mails: Sequence[ScheduledMail]) -> int:
+        """Plan rows again, with new job ids, whose jobs are lost and were never claimed; returns how many."""
+        [row] = await self._fetch("reschedule", *_ids_and_job_ids(mails))
+        return int(row["count"])
+
+    async def mark_unknown(self, mails: Sequence[ScheduledMail]) -> set[int]:
+        """Ensure that these are never sent again; returns the ids of those that have not ended meanwhile."""
+        return {row["id"] for row in await self._fetch("mark_unknown", *_ids_and_job_ids(mails))}
+
+    async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
-            asked = (now - queued, now - taken, after, count)
-            return [
-                OrphanedMail(**row)
-                for row in await connection.fetch(sql("list_orphans"), *asked, timeout=QUERY_TIMEOUT_S)
-            ]
-
-    async def reschedule(self, doubtful: Sequence[OrphanedMail]) -> int:
-        """Give slots new jobs in place of vanished ones that nobody took; returns how many."""
-        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
-            return int(await connection.fetchval(sql("reschedule"), *_pairs(doubtful), timeout=QUERY_TIMEOUT_S))
-
-    async def mark_unknown(self, doubtful: Sequence[OrphanedMail]) -> set[int]:
-        """See to it that these are never sent again; returns the ids of those that have not ended meanwhile."""
-        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
-            rows = await connection.fetch(sql("mark_unknown"), *_pairs(doubtful), timeout=QUERY_TIMEOUT_S)
-        return {row["id"] for row in rows}
+            return list(await connection.fetch(sql(name), *arguments, timeout=QUERY_TIMEOUT_S))
 
 
-def _pairs(doubtful: Sequence[OrphanedMail]) -> tuple[list[int], list[str]]:
-    return [one.id for one in doubtful], [one.job_id for one in doubtful]
+def _ids_and_job_ids(mails: Sequence[ScheduledMail]) -> tuple[list[int], list[str]]:
+    return [mail.id for mail in mails], [mail.job_id for mail in mails]

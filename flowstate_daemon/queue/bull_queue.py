@@ -154,7 +154,17 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "fail": ("active", "failed", "stalled", JOURNAL),
     "release": ("active", "wait", "paused", "meta-paused", "delayed", "priority", "stalled"),
     "promote": ("delayed", "wait", "paused", "meta-paused", "priority"),
-    "check_stalled": ("stalled", "wait", "active", "failed", "stalled-check", "meta-paused", "paused", "priority", JOURNAL),
+    "check_stalled": (
+        "stalled",
+        "wait",
+        "active",
+        "failed",
+        "stalled-check",
+        "meta-paused",
+        "paused",
+        "priority",
+        JOURNAL,
+    ),
     "recover": ("active", "wait", "paused", "meta-paused", "priority", "stalled", "failed", JOURNAL),
     "progress": (),
     "log": (),
@@ -239,7 +249,11 @@ class BullQueue:
         )  # fmt: skip
         self._worked = bool(rows) or (urgent_only and self._worked)
         if dropped:
-            log.warning("orphan_job_ids_dropped", job_ids=_ids(dropped), reason="the id names no job, or one that is in flight already")
+            log.warning(
+                "orphan_job_ids_dropped",
+                job_ids=_ids(dropped),
+                reason="the id names no job, or one that is in flight already",
+            )
         jobs = [decode_job(row, self._max_data_bytes) for row in rows]
         if self._repeats is not None:
             for job in jobs:

@@ -1,0 +1,1 @@
+"""The Redis client: connection, discovery, scripts, keys, server information and permissions."""

@@ -1,0 +1,1 @@
+"""The scheduler: plans scheduled emails, enqueues them and reconciles them with the queue."""

@@ -1,6 +1,6 @@
-"""The calendar's table: the three kinds, when they are due, until when they may be late, and who says what. Pure.
+"""The table of schedules: for each kind when it is due, its deadline, its data and its builder. Pure.
 
-Planner, feeder and runs by hand read it. A new schedule is a row here, a builder, and a query that finds its people.
+The planner, the enqueuer and manual runs use it. A new schedule is a row here, a builder, and a query for its recipients.
 """
 
 from __future__ import annotations
@@ -9,40 +9,35 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flowstate_daemon.base.cron import next_occurrence, parse_cron
-from flowstate_daemon.config.settings import ScheduleSettings as Settings
+from flowstate_daemon.config.settings import ScheduleSettings
 from flowstate_daemon.config.validators import deadline_to_cron
 from flowstate_daemon.database.app_data import AppData, TimeWindow, start_of_day
 from flowstate_daemon.database.planning import Occurrence
+from flowstate_daemon.database.scheduled_mails import ScheduledMail, get_zone
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.scheduler import focus_report, overdue_summary, task_reminder
-from flowstate_daemon.scheduler.scheduled_mail import Builder, Slot
+from flowstate_daemon.scheduler.scheduled_mail import Builder
 
 Loader = Callable[[AppData, Sequence[TimeWindow]], Awaitable[Mapping[Any, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class LogLabels:
-    """What operators know from the log: `title` of the job, `found` with a number before it, `mails` at its end."""
-
-    title: str
-    found: str
-    noun: str
-
-
-@dataclass(frozen=True, slots=True)
 class Schedule:
-    """One kind of mail that the calendar sends. `cron` and `until` are read, on each person's own clock."""
+    """One kind of scheduled email. `cron` and `deadline` are cron expressions in each user's local time.
+
+    `title`, `found_label` and `mails_label` are used in log messages.
+    """
 
     kind: str
     cron: str
     deadline: str
-    text: LogLabels
-    window: Callable[[Slot], TimeWindow]
+    title: str
+    found_label: str
+    mails_label: str
+    window: Callable[[ScheduledMail], TimeWindow]
     load: Loader
     build: Builder
     per_task: bool = False
@@ -52,68 +47,53 @@ class Schedule:
         return KINDS[self.kind].priority
 
     def next_due(self, zone: str, after: datetime) -> datetime:
-        """The first time after this when it is due in a zone. Raises ValueError when there is none."""
+        """The first due time in a zone after `after`. Raises ValueError when there is none."""
         return _instant(next_occurrence(self.cron, get_zone(zone), _ms(after)))
 
     def next_due_on_later_day(self, zone: str, due_at: datetime) -> datetime:
-        """The same on a later local date: a slot has one time of its day, the first. Raises ValueError."""
-        clock = get_zone(zone)
-        tomorrow = start_of_day(due_at.astimezone(clock).date() + timedelta(days=1), clock)
+        """The first due time on a later local date: a kind is due once a day. Raises ValueError."""
+        time_zone = get_zone(zone)
+        tomorrow = start_of_day(due_at.astimezone(time_zone).date() + timedelta(days=1), time_zone)
         return self.next_due(zone, max(due_at, tomorrow - timedelta(milliseconds=1)))
 
     def occurrence(self, zone: str, due_at: datetime) -> Occurrence:
-        """What `due_at` means for people in a zone."""
+        """The occurrence of a due time in a zone, with the deadline of the schedule."""
         expires_at = _instant(next_occurrence(self.deadline, get_zone(zone), _ms(due_at)))
         return self.manual_occurrence(zone, due_at, expires_at)
 
     def manual_occurrence(self, zone: str, due_at: datetime, expires_at: datetime) -> Occurrence:
-        """The same at any time, with an end of its own."""
-        clock = get_zone(zone)
-        local_date = due_at.astimezone(clock).date()
-        window = self.window(Slot(self.kind, "", local_date, due_at, clock))
+        """An occurrence at any time, with the given deadline."""
+        local_date = due_at.astimezone(get_zone(zone)).date()
+        window = self.window(ScheduledMail(self.kind, "", local_date, zone, due_at, expires_at))
         return Occurrence(zone, local_date, due_at, expires_at, window.begins_at, window.ends_at)
 
-    async def load_data(self, facts: AppData, windows: Sequence[TimeWindow]) -> list[Any]:
-        """What the builder needs, for each window in its order; None where nothing is known."""
-        answers: dict[int, Any] = {}
-        for numbers in self._askable(windows):
-            found = await self.load(facts, [windows[number] for number in numbers])
+    async def load_data(self, app_data: AppData, windows: Sequence[TimeWindow]) -> list[Any]:
+        """The builder's data for each window, in the same order; None where there is none."""
+        data: dict[int, Any] = {}
+        for numbers in self._queries(windows):
+            found = await self.load(app_data, [windows[number] for number in numbers])
             for number in numbers:
                 window = windows[number]
-                answers[number] = found.get(window, found.get(window.user_id))
-        return [answers[number] for number in range(len(windows))]
+                data[number] = found.get(window, found.get(window.user_id))
+        return [data[number] for number in range(len(windows))]
 
-    def _askable(self, windows: Sequence[TimeWindow]) -> Iterable[list[int]]:
-        """The windows' numbers, in questions that ask for nobody twice: some answers are by person."""
+    def _queries(self, windows: Sequence[TimeWindow]) -> Iterable[list[int]]:
+        """Split the window numbers so that no query has two windows of one user: most results are keyed by user."""
         if self.per_task:
             return [list(range(len(windows)))]
-        questions: list[list[int]] = []
-        asked: dict[str, int] = defaultdict(int)
+        queries: list[list[int]] = []
+        seen: dict[str, int] = defaultdict(int)
         for number, window in enumerate(windows):
-            question = asked[window.user_id]
-            asked[window.user_id] += 1
-            if question == len(questions):
-                questions.append([])
-            questions[question].append(number)
-        return questions
+            index = seen[window.user_id]
+            seen[window.user_id] += 1
+            if index == len(queries):
+                queries.append([])
+            queries[index].append(number)
+        return queries
 
 
-@cache
-def get_zone(name: str) -> ZoneInfo:
-    """A zone by the name under which the calendar knows it."""
-    return ZoneInfo(name)
-
-
-def find_zone(name: str) -> ZoneInfo | None:
-    """The same, or None: the machine of another daemon, which has planned, may know more zones than this one."""
-    try:
-        return get_zone(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        return None
-
-
-def build_schedules(settings: Settings) -> tuple[Schedule, ...]:
-    """The table, without the kinds that are switched off."""
+def build_schedules(settings: ScheduleSettings) -> tuple[Schedule, ...]:
+    """The schedules that are enabled."""
     rows = (
         (
             settings.task_reminder,
@@ -121,9 +101,11 @@ def build_schedules(settings: Settings) -> tuple[Schedule, ...]:
                 kind="task-reminder",
                 cron=parse_cron(settings.task_reminder_cron),
                 deadline=parse_cron(deadline_to_cron(settings.task_reminder_deadline)),
-                text=LogLabels("Task reminder", "tasks due tomorrow", "reminders"),
+                title="Task reminder",
+                found_label="tasks due tomorrow",
+                mails_label="reminders",
                 window=task_reminder.window,
-                load=lambda facts, windows: facts.tasks_due(windows),
+                load=AppData.tasks_due,
                 build=task_reminder.build,
                 per_task=settings.task_reminder_per_task,
             ),
@@ -134,9 +116,11 @@ def build_schedules(settings: Settings) -> tuple[Schedule, ...]:
                 kind="overdue-summary",
                 cron=parse_cron(settings.overdue_summary_cron),
                 deadline=parse_cron(deadline_to_cron(settings.overdue_summary_deadline)),
-                text=LogLabels("Overdue summary", "people with overdue tasks", "summaries"),
+                title="Overdue summary",
+                found_label="people with overdue tasks",
+                mails_label="summaries",
                 window=overdue_summary.window,
-                load=lambda facts, windows: facts.tasks_overdue(windows),
+                load=AppData.tasks_overdue,
                 build=overdue_summary.build,
             ),
         ),
@@ -146,14 +130,16 @@ def build_schedules(settings: Settings) -> tuple[Schedule, ...]:
                 kind="focus-report",
                 cron=parse_cron(settings.focus_report_cron),
                 deadline=parse_cron(deadline_to_cron(settings.focus_report_deadline)),
-                text=LogLabels("Weekly focus report", "focus sessions in the last 7 days", "reports"),
+                title="Weekly focus report",
+                found_label="focus sessions in the last 7 days",
+                mails_label="reports",
                 window=focus_report.window,
-                load=lambda facts, windows: facts.focus_weeks(windows),
+                load=AppData.focus_weeks,
                 build=focus_report.build,
             ),
         ),
     )
-    return tuple(schedule for on, schedule in rows if on)
+    return tuple(schedule for enabled, schedule in rows if enabled)
 
 
 def _ms(instant: datetime) -> int:

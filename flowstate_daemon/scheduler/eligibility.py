@@ -1,6 +1,6 @@
-"""Judges slots at the last moment: who the person is by now, what stands against the mail, and what there is to say.
+"""Decides just before enqueuing whether a scheduled email is sent, with the users and tasks as they are now.
 
-The feeder asks before it hands mails over, a dry run to show what would happen. Some hundred people cost a few queries;
+The enqueuer uses it before it adds jobs, a dry run to show what would happen. Hundreds of users cost a few queries;
 nothing is written.
 """
 
@@ -9,85 +9,84 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from flowstate_daemon.database.app_data import MAX_USERS_PER_QUERY, AppData, User
 from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.mail.policy import SKIP, UNKNOWN_RECIPIENT, Decision, RecipientStatus, reason_to_skip
 from flowstate_daemon.mail_producer import NewMail
 from flowstate_daemon.scheduler.definitions import Schedule
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, MailContext, Slot
+from flowstate_daemon.scheduler.scheduled_mail import AppLinks, NothingToSend
 
-USER_GONE = Decision("person", SKIP, "the person is gone")
-USER_DELETED = Decision("person", SKIP, "the account is deleted")
-EMAIL_UNVERIFIED = Decision("person", SKIP, "the person has not verified the address")
-NOTIFICATION_OFF = Decision("preference", SKIP, "the person has switched these mails off")
-MAILS_PER_STEP = 25  # mails made before the loop may look up: a code must not wait for five hundred
+USER_GONE = Decision("user", SKIP, "the user no longer exists")
+USER_DELETED = Decision("user", SKIP, "the account is deleted")
+EMAIL_UNVERIFIED = Decision("user", SKIP, "the user has not verified the address")
+NOTIFICATION_OFF = Decision("preference", SKIP, "the user has switched these emails off")
+MAILS_PER_STEP = 25  # emails built before the event loop runs other tasks: a code must not wait for five hundred
 
 
 @dataclass(frozen=True, slots=True)
 class EligibilityResult:
-    """What became of a slot: either its mail's context, or what stands against it. `to` is empty for nobody."""
+    """The email to send, or the reason not to send it. `address` is empty when the user no longer exists."""
 
-    slot: Slot
-    to: str = field(repr=False)
-    mail: MailContext | None = None
+    scheduled: ScheduledMail
+    address: str = field(repr=False)
+    mail: NewMail | None = None
     reason: Decision | None = None
-
-    def order(self, job_id: str) -> NewMail:
-        """The mail for the queue."""
-        assert self.mail is not None
-        return NewMail(self.slot.kind, self.to, self.mail.context, job_id=job_id, locale=self.mail.locale)
 
 
 class EligibilityChecker:
-    """Asks the application's tables and ours. Raises Outage; Unreadable names what is missing."""
+    """Reads the application's tables and ours.
 
-    def __init__(self, facts: AppData, suppressions: Suppressions, links: AppLinks) -> None:
-        self._facts = facts
+    Raises StoreUnavailableError; AppTablesUnavailableError names what is missing.
+    """
+
+    def __init__(self, app_data: AppData, suppressions: Suppressions, links: AppLinks) -> None:
+        self._app_data = app_data
         self._suppressions = suppressions
-        self.links = links  # may be replaced while the house runs
+        self.links = links  # replaced when the configuration is reloaded
 
-    async def check(self, schedule: Schedule, slots: Sequence[Slot]) -> list[EligibilityResult]:
-        """Judge up to MOST_PEOPLE slots of one kind, in their order."""
-        if len(slots) > MAX_USERS_PER_QUERY:
-            raise ValueError(f"assess at most {MAX_USERS_PER_QUERY} slots at a time")
-        recipients = await self.load_users(slots)
-        standing = await self._suppressions.status_for([recipient.email for recipient in recipients.values()])
-        refusals = [ineligible_reason(slot, recipients.get(slot.user_id), standing) for slot in slots]
-        open_slots = [slot for slot, refusal in zip(slots, refusals, strict=True) if refusal is None]
-        facts = iter(await schedule.load_data(self._facts, [schedule.window(slot) for slot in open_slots]))
-        found: list[EligibilityResult] = []
-        for number, (slot, refusal) in enumerate(zip(slots, refusals, strict=True)):
+    async def check(self, schedule: Schedule, mails: Sequence[ScheduledMail]) -> list[EligibilityResult]:
+        """Check up to MAX_USERS_PER_QUERY scheduled emails of one kind; the results have the same order."""
+        if len(mails) > MAX_USERS_PER_QUERY:
+            raise ValueError(f"check at most {MAX_USERS_PER_QUERY} scheduled emails at a time")
+        users = await self.load_users(mails)
+        status = await self._suppressions.status_for([user.email for user in users.values()])
+        reasons = [ineligible_reason(one, users.get(one.user_id), status) for one in mails]
+        # Only the data of eligible users is read: most queries of a large run would otherwise be in vain.
+        eligible = [one for one, reason in zip(mails, reasons, strict=True) if reason is None]
+        data = iter(await schedule.load_data(self._app_data, [schedule.window(one) for one in eligible]))
+        results: list[EligibilityResult] = []
+        for number, (one, reason) in enumerate(zip(mails, reasons, strict=True)):
             if number % MAILS_PER_STEP == 0:
                 await asyncio.sleep(0)
-            recipient = recipients.get(slot.user_id)
-            if refusal is not None or recipient is None:
-                found.append(EligibilityResult(slot, recipient.email if recipient else "", reason=refusal))
+            user = users.get(one.user_id)
+            if reason is not None or user is None:
+                results.append(EligibilityResult(one, user.email if user else "", reason=reason))
+                continue
+            built = schedule.build(user, next(data), one, self.links)
+            if isinstance(built, NothingToSend):
+                results.append(EligibilityResult(one, user.email, reason=Decision("data", SKIP, built.reason)))
             else:
-                found.append(self._built(schedule, slot, recipient, next(facts)))
-        return found
+                results.append(EligibilityResult(one, user.email, mail=built))
+        return results
 
-    async def load_users(self, slots: Sequence[Slot]) -> Mapping[str, User]:
-        """Who they are by now."""
-        return await self._facts.users(sorted({slot.user_id for slot in slots}))
-
-    def _built(self, schedule: Schedule, slot: Slot, recipient: User, facts: Any) -> EligibilityResult:
-        built = schedule.build(recipient, facts, slot, self.links)
-        if isinstance(built, MailContext):
-            return EligibilityResult(slot, recipient.email, mail=built)
-        return EligibilityResult(slot, recipient.email, reason=Decision("facts", SKIP, built.reason))
+    async def load_users(self, mails: Sequence[ScheduledMail]) -> Mapping[str, User]:
+        """The users of these scheduled emails as they are now, by id."""
+        return await self._app_data.users(sorted({one.user_id for one in mails}))
 
 
-def ineligible_reason(slot: Slot, recipient: User | None, standing: Mapping[str, RecipientStatus]) -> Decision | None:
-    """Why somebody gets no mail, whatever there is to say; None when they may. Pure."""
-    if recipient is None:
+def ineligible_reason(
+    scheduled: ScheduledMail, user: User | None, status: Mapping[str, RecipientStatus]
+) -> Decision | None:
+    """Why a user gets no email whatever its content; None when they may get it. Pure."""
+    if user is None:
         return USER_GONE
-    if recipient.deleted:
+    if user.deleted:
         return USER_DELETED
-    if not recipient.verified:
+    if not user.verified:
         return EMAIL_UNVERIFIED
-    objected = reason_to_skip(slot.kind, standing.get(recipient.email, UNKNOWN_RECIPIENT))
-    if objected is not None:
-        return objected
-    return None if slot.kind in recipient.enabled_notifications else NOTIFICATION_OFF
+    decision = reason_to_skip(scheduled.kind, status.get(user.email, UNKNOWN_RECIPIENT))
+    if decision is not None:
+        return decision
+    return None if scheduled.kind in user.enabled_notifications else NOTIFICATION_OFF

@@ -1,9 +1,9 @@
-"""Puts the mails of due slots into the queue, a few hundred at a time, with facts of this very moment.
+"""Adds the jobs of due scheduled emails to the queue, a few hundred at a time, built from the data of this moment.
 
-A slot is leased, judged, handed over. The list before a code stays short: there are never more of the calendar's mails
-ahead than `ahead`, the rest is made when these have left. A crash at any point loses and repeats nothing: until it is
-handed over a slot is anybody's after its lease, its job has an id of its own, and no mail leaves without its slot's
-leave (`work/leaves.py`).
+Rows are leased, checked, and enqueued. At most `max_queued` scheduled emails wait in the queue, so that urgent jobs stay
+near its front; the others are built when these have been sent. A crash at any point neither loses nor repeats an email:
+until it is enqueued any enqueuer may lease the row once its lease has expired, its job has an id of its own, and no worker
+sends it without a claim on its row.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
-from zoneinfo import ZoneInfo
 
 import structlog
 
@@ -22,73 +20,58 @@ from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.database.app_database import AppTablesUnavailableError
-from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails
+from flowstate_daemon.database.ledger import Ledger, Outcome
+from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails, find_zone
 from flowstate_daemon.mail.policy import SKIP, Decision
 from flowstate_daemon.mail_producer import InvalidMailError, MailProducer, NewMail
 from flowstate_daemon.queue.bull_queue import Backlog
 from flowstate_daemon.scheduler.blocked import BlockedSchedules
-from flowstate_daemon.scheduler.definitions import Schedule, find_zone
+from flowstate_daemon.scheduler.definitions import Schedule
 from flowstate_daemon.scheduler.eligibility import EligibilityChecker
-from flowstate_daemon.scheduler.scheduled_mail import EndedWithoutMail, Slot, outcome_of
+from flowstate_daemon.scheduler.scheduled_mail import ended_without_mail
 
 log = structlog.get_logger()
 
 BATCH_SIZE = 500
-CHUNK_SIZE = 250  # while the stores work at one half of a batch, the other is made
-JOBS_PER_CALL = 50  # mails written into the queue in one call, before the loop looks up
-POLL_INTERVAL_S = 5.0  # nobody tells us of slots that other daemons have planned or left
+CHUNK_SIZE = 250  # two chunks of a batch run concurrently: one is built while the stores work on the other
+JOBS_PER_CALL = 50  # jobs added in one call, before the event loop runs other tasks
+POLL_INTERVAL_S = 5.0  # rows planned or abandoned by other daemons are found by polling only
 FULL_RETRY_S = 0.2
-UTC_ZONE = ZoneInfo("UTC")
 NEVER = datetime.max.replace(tzinfo=UTC)
-EXPIRED_REASON = "too late: the daemon was away or the queue was full until {:%H:%M} on {:%d %b}, local time"
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """Where slots come from and mails go to."""
-
-    scheduled_mails: ScheduledMails
-    ledger: Ledger
-    producer: MailProducer
-    backlog: Backlog
-
-
-@dataclass(frozen=True, slots=True)
-class EnqueueBatch:
-    """Leased slots, judged: mails to hand over, and slots that have ended."""
-
-    schedule: Schedule
-    scheduled_mails: Sequence[ScheduledMail]
-    orders: Sequence[tuple[ScheduledMail, NewMail]]
-    ended: Sequence[EndedWithoutMail]
+EXPIRED_REASON = "too late: the daemon was down or the queue was full until {:%H:%M} on {:%d %b}, local time"
 
 
 class ScheduledMailEnqueuer(Service):
-    """One of these per daemon; they need not know of each other."""
+    """Runs once per daemon; several daemons share the work through leases."""
 
-    name: ClassVar[str] = "feeder"
+    name: ClassVar[str] = "enqueuer"
 
     def __init__(
         self,
         schedules: Sequence[Schedule],
-        stores: Stores,
+        mails: ScheduledMails,
         eligibility: EligibilityChecker,
+        producer: MailProducer,
+        backlog: Backlog,
+        ledger: Ledger,
         heartbeat: Heartbeat,
         context: ServiceContext,
         *,
-        ahead: int,
+        max_queued: int,
     ) -> None:
         super().__init__(heartbeat)
         self._schedules = schedules
-        self._stores = stores
+        self._mails = mails
         self._eligibility = eligibility
+        self._producer = producer
+        self._backlog = backlog
+        self._ledger = ledger
         self._clock = context.clock
         self._metrics = context.metrics
-        self._rests = BlockedSchedules(context, "feeder")
-        self._ahead = ahead
-        self._tally: Counter[str] = Counter()
-        self.wake = asyncio.Event()  # set when somebody has planned
+        self._blocked = BlockedSchedules(context, self.name)
+        self._max_queued = max_queued
+        self._enqueued: Counter[str] = Counter()
+        self.wake = asyncio.Event()  # set when there may be new rows
 
     def stop(self) -> None:
         super().stop()
@@ -96,144 +79,125 @@ class ScheduledMailEnqueuer(Service):
 
     async def run_once(self) -> None:
         self.wake.clear()
-        fed = await self.enqueue_due()
+        processed = await self.enqueue_due()
         self.progress()
-        if not fed and not self.stopping:
+        if not processed and not self.stopping:
             await self.wait(POLL_INTERVAL_S, self.wake.wait())
 
     async def enqueue_due(self) -> int:
-        """Feed what is due and fits; returns how many slots were seen to. Raises Outage."""
-        awake = [schedule for schedule in self._schedules if not self._rests.active(schedule.kind)]
-        next_due = await self._stores.scheduled_mails.next_due([schedule.kind for schedule in awake]) if awake else {}
-        now, fed = self._clock.now(), 0
-        for schedule in awake:
+        """Enqueue what is due and fits into the queue; returns how many rows were processed.
+
+        Raises StoreUnavailableError.
+        """
+        schedules = [schedule for schedule in self._schedules if not self._blocked.active(schedule.kind)]
+        next_due = await self._mails.next_due([schedule.kind for schedule in schedules]) if schedules else {}
+        now, processed = self._clock.now(), 0
+        for schedule in schedules:
             if self.stopping:
                 break
             if next_due.get(schedule.kind, NEVER) <= now:
-                fed += await self._feed(schedule)
+                processed += await self._enqueue_batch(schedule)
             else:
-                self._say_end(schedule)
-        return fed
+                self._log_completed(schedule)
+        return processed
 
-    async def _feed(self, schedule: Schedule) -> int:
-        ahead = await self._stores.backlog.jobs_ahead(schedule.priority)
-        room = min(BATCH_SIZE, self._ahead - ahead.jobs)
-        if room < min(BATCH_SIZE, self._ahead) // 4 + 1:
+    async def _enqueue_batch(self, schedule: Schedule) -> int:
+        ahead = await self._backlog.jobs_ahead(schedule.priority)
+        free = min(BATCH_SIZE, self._max_queued - ahead.jobs)
+        # Small batches cost as many queries as large ones, so wait until a quarter of a batch fits.
+        if free < min(BATCH_SIZE, self._max_queued) // 4 + 1:
             await self.sleep(FULL_RETRY_S)
             return 1
-        scheduled_mails = await self._stores.scheduled_mails.lease(schedule.kind, room)
-        if not scheduled_mails:
+        mails = await self._mails.lease(schedule.kind, free)
+        if not mails:
             return 0
-        portions = [scheduled_mails[start : start + CHUNK_SIZE] for start in range(0, len(scheduled_mails), CHUNK_SIZE)]
-        work = [self._process(schedule, portion, ahead.store_epoch) for portion in portions]
-        ends = await asyncio.gather(*work, return_exceptions=True)
-        lacks = [end for end in ends if isinstance(end, AppTablesUnavailableError)]
-        failures = [
-            end for end in ends if isinstance(end, BaseException) and not isinstance(end, AppTablesUnavailableError)
-        ]
-        if failures:
-            if isinstance(failures[0], StoreUnavailableError):
-                log.info("enqueue_interrupted", kind=schedule.kind, slots=len(scheduled_mails))
-            raise failures[0]
-        if lacks:
-            self._rests.block(schedule.kind, lacks[0])
-            await self._stores.scheduled_mails.release(scheduled_mails)
+        chunks = [mails[start : start + CHUNK_SIZE] for start in range(0, len(mails), CHUNK_SIZE)]
+        work = [self._process(schedule, chunk, ahead.store_epoch) for chunk in chunks]
+        # Both chunks finish before an error is raised, so that nothing works on rows in the background.
+        results = await asyncio.gather(*work, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        blocking = [error for error in errors if isinstance(error, AppTablesUnavailableError)]
+        others = [error for error in errors if not isinstance(error, AppTablesUnavailableError)]
+        if others:
+            if isinstance(others[0], StoreUnavailableError):
+                log.info("enqueue_interrupted", kind=schedule.kind, scheduled=len(mails))
+            raise others[0]
+        if blocking:
+            self._blocked.block(schedule.kind, blocking[0])
+            await self._mails.release(mails)
             return 0
-        self._rests.unblock(schedule.kind)
-        return len(scheduled_mails)
+        self._blocked.unblock(schedule.kind)
+        return len(mails)
 
-    async def _process(self, schedule: Schedule, scheduled_mails: Sequence[ScheduledMail], memory: str) -> None:
-        await self._hand_over(await self._judge(schedule, scheduled_mails), memory)
-
-    async def _judge(self, schedule: Schedule, scheduled_mails: Sequence[ScheduledMail]) -> EnqueueBatch:
+    async def _process(self, schedule: Schedule, mails: Sequence[ScheduledMail], redis_epoch: str) -> None:
+        """Check a chunk of leased rows, enqueue the eligible ones and end the others."""
         now = self._clock.now()
-        late = [scheduled_mail for scheduled_mail in scheduled_mails if scheduled_mail.expires_at <= now]
-        in_time = _in_known_zones(
-            [scheduled_mail for scheduled_mail in scheduled_mails if scheduled_mail.expires_at > now]
-        )
-        ended = await self._too_late(late) if late else []
-        orders: list[tuple[ScheduledMail, NewMail]] = []
-        assessed = await self._eligibility.check(schedule, [to_slot(one) for one in in_time]) if in_time else []
-        for scheduled_mail, one in zip(in_time, assessed, strict=True):
-            if one.reason is None:
-                orders.append((scheduled_mail, one.order(scheduled_mail.job_id)))
-            else:
-                ended.append(EndedWithoutMail(scheduled_mail, one.to, "skipped", one.reason))
-        return EnqueueBatch(schedule, scheduled_mails, orders, ended)
-
-    async def _too_late(self, scheduled_mails: Sequence[ScheduledMail]) -> list[EndedWithoutMail]:
-        recipients = await self._eligibility.load_users([to_slot(scheduled_mail) for scheduled_mail in scheduled_mails])
-        ended = []
-        for scheduled_mail in scheduled_mails:
-            end = scheduled_mail.expires_at.astimezone(to_slot(scheduled_mail).zone)
-            recipient = recipients.get(scheduled_mail.user_id)
-            reason = Decision("time", SKIP, EXPIRED_REASON.format(end, end))
-            ended.append(EndedWithoutMail(scheduled_mail, recipient.email if recipient else "", "skipped", reason))
-        return ended
-
-    async def _hand_over(self, batch: EnqueueBatch, memory: str) -> None:
-        refused: list[EndedWithoutMail] = []
-        handed: list[ScheduledMail] = []
-        if batch.orders:
-            by_id = {scheduled_mail.id: order for scheduled_mail, order in batch.orders}
-            async with self._stores.scheduled_mails.enqueue_transaction(
-                [scheduled_mail for scheduled_mail, _ in batch.orders], memory
-            ) as handed:
-                for start in range(0, len(handed), JOBS_PER_CALL):
-                    part = [
-                        (scheduled_mail, by_id[scheduled_mail.id])
-                        for scheduled_mail in handed[start : start + JOBS_PER_CALL]
-                    ]
-                    refused += await self._enqueue(part)
-        ended = [*batch.ended, *refused]
+        expired = [one for one in mails if one.expires_at <= now]
+        current = _in_known_zones([one for one in mails if one.expires_at > now])
+        skipped = await self._skip_expired(expired, now) if expired else []
+        eligible: list[tuple[ScheduledMail, NewMail]] = []
+        for checked in await self._eligibility.check(schedule, current) if current else []:
+            if checked.mail is not None:
+                eligible.append((checked.scheduled, checked.mail))
+            elif checked.reason is not None:
+                skipped.append(ended_without_mail(checked.scheduled, checked.address, "skipped", checked.reason, now))
+        enqueued, refused = await self._enqueue(eligible, redis_epoch) if eligible else ([], [])
         now = self._clock.now()
-        await self._stores.ledger.write([outcome_of(one, now) for one in ended])
-        kind = batch.schedule.kind
-        fed = len(handed) - len(refused)
-        self._tally[kind] += fed
-        self._metrics.scheduled_mails_enqueued(
-            kind, [(now - scheduled_mail.due_at).total_seconds() for scheduled_mail in handed]
+        await self._ledger.write([*skipped, *refused])
+        count = len(enqueued) - len(refused)
+        self._enqueued[schedule.kind] += count
+        delays = [(now - one.due_at).total_seconds() for one in enqueued]
+        self._metrics.scheduled_mails_enqueued(schedule.kind, delays)
+        self._metrics.scheduled_mails_skipped(schedule.kind, len(skipped) + len(refused))
+        log.info(
+            "scheduled_mails_enqueued", kind=schedule.kind, queued=count, skipped=len(skipped), refused=len(refused)
         )
-        self._metrics.scheduled_mails_skipped(kind, len(ended))
-        log.info("scheduled_mails_enqueued", kind=kind, queued=fed, skipped=len(batch.ended), refused=len(refused))
 
-    async def _enqueue(self, part: Sequence[tuple[ScheduledMail, NewMail]]) -> list[EndedWithoutMail]:
-        """Put mails into the queue; returns those that it refuses, which must not hold up the others."""
+    async def _skip_expired(self, mails: Sequence[ScheduledMail], now: datetime) -> list[Outcome]:
+        users = await self._eligibility.load_users(mails)
+        outcomes = []
+        for one in mails:
+            end = one.expires_at.astimezone(one.time_zone)
+            user = users.get(one.user_id)
+            decision = Decision("time", SKIP, EXPIRED_REASON.format(end, end))
+            outcomes.append(ended_without_mail(one, user.email if user else "", "skipped", decision, now))
+        return outcomes
+
+    async def _enqueue(
+        self, eligible: Sequence[tuple[ScheduledMail, NewMail]], redis_epoch: str
+    ) -> tuple[list[ScheduledMail], list[Outcome]]:
+        """Add the jobs while their rows are locked; returns the rows that were still ours, and refused emails."""
+        by_id = {one.id: mail for one, mail in eligible}
+        refused: list[Outcome] = []
+        # The rows stay locked until the jobs are in the queue and marked: a fast worker's claim waits for the mark.
+        async with self._mails.enqueue_transaction([one for one, _ in eligible], redis_epoch) as held:
+            for start in range(0, len(held), JOBS_PER_CALL):
+                refused += await self._add([(one, by_id[one.id]) for one in held[start : start + JOBS_PER_CALL]])
+        return held, refused
+
+    async def _add(self, part: Sequence[tuple[ScheduledMail, NewMail]]) -> list[Outcome]:
+        """Add jobs to the queue; returns the emails that are invalid, which must not hold up the others."""
         try:
-            await self._stores.producer.enqueue_many([order for _, order in part])
-        except InvalidMailError as refused:
+            await self._producer.enqueue_many([mail for _, mail in part])
+        except InvalidMailError as error:
             if len(part) > 1:
-                return [ended for one in part for ended in await self._enqueue([one])]
-            [(scheduled_mail, order)] = part
-            return [EndedWithoutMail(scheduled_mail, order.to, "failed", Decision("intake", "fail", refused.reason))]
+                return [outcome for one in part for outcome in await self._add([one])]
+            [(scheduled, mail)] = part
+            decision = Decision("producer", "fail", error.reason)
+            return [ended_without_mail(scheduled, mail.to, "failed", decision, self._clock.now())]
         return []
 
-    def _say_end(self, schedule: Schedule) -> None:
-        """All slots of a kind are seen to: the line that operators know."""
-        queued = self._tally.pop(schedule.kind, None)
+    def _log_completed(self, schedule: Schedule) -> None:
+        """Log the end of a run, in the text that operators know from the legacy worker."""
+        queued = self._enqueued.pop(schedule.kind, None)
         if queued is not None:
-            said = f"{schedule.text.title} job completed: {queued} {schedule.text.noun} queued"
-            log.info("schedule_completed", kind=schedule.kind, said=said, queued=queued)
+            message = f"{schedule.title} job completed: {queued} {schedule.mails_label} queued"
+            log.info("schedule_completed", kind=schedule.kind, message=message, queued=queued)
 
 
-def to_slot(scheduled_mail: ScheduledMail) -> Slot:
-    """The slot of a row; in a zone that is not known here, by UTC."""
-    zone = find_zone(scheduled_mail.zone) or UTC_ZONE
-    return Slot(
-        scheduled_mail.kind,
-        scheduled_mail.user_id,
-        scheduled_mail.local_date,
-        scheduled_mail.due_at,
-        zone,
-        scheduled_mail.item,
-    )
-
-
-def _in_known_zones(scheduled_mails: Sequence[ScheduledMail]) -> list[ScheduledMail]:
-    """Those in zones that are known here; the others stay leased for a while, and are then another daemon's."""
-    strange = sorted(
-        {scheduled_mail.zone for scheduled_mail in scheduled_mails if find_zone(scheduled_mail.zone) is None}
-    )
-    if strange:
-        log.warning("time_zones_unknown", zones=strange, remedy="install this machine's newest tzdata")
-    return [scheduled_mail for scheduled_mail in scheduled_mails if scheduled_mail.zone not in strange]
+def _in_known_zones(mails: Sequence[ScheduledMail]) -> list[ScheduledMail]:
+    """The rows in time zones that this machine knows; the others stay leased, and another daemon gets them later."""
+    unknown = sorted({one.zone for one in mails if find_zone(one.zone) is None})
+    if unknown:
+        log.warning("time_zones_unknown", zones=unknown, remedy="install this machine's newest tzdata")
+    return [one for one in mails if one.zone not in unknown]

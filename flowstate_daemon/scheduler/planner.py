@@ -1,15 +1,15 @@
-"""Watches the clocks of all zones where people live, and plans each kind's slots when it is due there.
+"""Plans the scheduled emails of each kind when it becomes due in a time zone.
 
-Planning waits for the hour itself: a task that is made at 08:59 is in the reminder of 09:00. What a daemon that was
-down has missed it plans when it is back; slots past their window are planned as well, so that the feeder can write down
-that it was too late. Several daemons plan the same; the first one's rounds stand.
+Planning waits for the due time itself: a task created at 08:59 is in the reminder of 09:00. A daemon that was down plans
+what it missed, past deadlines included, so that the enqueuer can record that it was too late. Several daemons plan the
+same occurrences; the first one's run counts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar
 
@@ -24,79 +24,87 @@ from flowstate_daemon.scheduler.definitions import Schedule
 
 log = structlog.get_logger()
 
-REFRESH_INTERVAL_S = 600.0  # how long a zone in which nobody has lived before stays unnoticed; its windows are longer
-CATCH_UP_WINDOW = timedelta(days=8)  # a week's report that was missed is still told of
-MAX_WINDOW_AGE = timedelta(days=4)  # no window of today began before that
+REFRESH_INTERVAL_S = 600.0  # a zone that no user had before is found this late; its deadlines are longer
+CATCH_UP_WINDOW = timedelta(days=8)  # a missed weekly report is still recorded
+MAX_WINDOW_AGE = timedelta(days=4)  # no window that is still open began before that
 ALL_KINDS_LABEL = "every kind"
-ZONES_PER_STEP = 25  # zones reckoned before the loop may look up
+ZONES_PER_STEP = 25  # zones computed before the event loop runs other tasks
 
 
 class Planner(Service):
-    """One of these per daemon; they need not know of each other."""
+    """Runs once per daemon; any number of daemons may plan at the same time. `planned` is set when there are new rows."""
 
     name: ClassVar[str] = "planner"
 
     def __init__(
-        self, schedules: Sequence[Schedule], planning: Planning, heartbeat: Heartbeat, context: ServiceContext
+        self,
+        schedules: Sequence[Schedule],
+        planning: Planning,
+        planned: asyncio.Event,
+        heartbeat: Heartbeat,
+        context: ServiceContext,
     ) -> None:
         super().__init__(heartbeat)
         self._schedules = {schedule.kind: schedule for schedule in schedules}
         self._planning = planning
+        self._planned = planned
         self._clock = context.clock
         self._metrics = context.metrics
-        self._rests = BlockedSchedules(context, "planner")
+        self._blocked = BlockedSchedules(context, self.name)
         self._next: dict[tuple[str, str], datetime] = {}
         self._computed_at: datetime | None = None
         self._refresh_at = -math.inf
-        self.announce: Callable[[], None] = _no_one  # called when there are new slots
 
     async def run_once(self) -> None:
-        await self.plan_due()
+        if await self.plan_due():
+            self._planned.set()
         await self.sleep(self._idle_s())
 
     def upcoming(self) -> tuple[str, datetime] | None:
-        """The kind whose hour strikes next somewhere, and when; None while nothing is known to come."""
-        due = [(kind, due_at) for (kind, _), due_at in self._next.items() if not self._rests.active(kind)]
+        """The kind that is due next in any zone, and when; None while no due time is known."""
+        due = [(kind, due_at) for (kind, _), due_at in self._next.items() if not self._blocked.active(kind)]
         return min(due, key=lambda one: one[1], default=None)
 
-    async def plan_due(self) -> None:
-        """Plan all that is due by now. Raises Outage."""
-        if self._clock.monotonic() >= self._refresh_at or self._put_back():
-            await self._reckon()
-        now = self._computed_at = self._clock.now()
+    async def plan_due(self) -> int:
+        """Plan everything that is due now; returns the number of new scheduled emails. Raises StoreUnavailableError."""
+        if self._clock.monotonic() >= self._refresh_at or self._clock_set_back():
+            await self._refresh()
+        now, scheduled = self._clock.now(), 0
+        self._computed_at = now
         for kind, schedule in self._schedules.items():
             due = [zone for (of, zone), due_at in self._next.items() if of == kind and due_at <= now]
-            if due and not self._rests.active(kind) and not self.stopping:
-                await self._plan(schedule, sorted(due), now)
+            if due and not self._blocked.active(kind) and not self.stopping:
+                scheduled += await self._plan(schedule, sorted(due), now)
+        return scheduled
 
-    def _put_back(self) -> bool:
-        """Whether the clock on the wall shows an earlier time than before: what was reckoned is void."""
+    def _clock_set_back(self) -> bool:
+        """Whether the wall clock shows an earlier time than before, so that the computed due times are invalid."""
         return self._computed_at is not None and self._clock.now() < self._computed_at
 
-    async def _reckon(self) -> None:
-        """Find out where people live, and what is next in zones that are new."""
+    async def _refresh(self) -> None:
+        """Read the users' time zones, and compute the next due times in new ones."""
         now = self._clock.now()
         try:
             zones = await self.run_until_stopped(self._planning.zones()) or []
-        except AppTablesUnavailableError as lack:
-            self._rests.block(ALL_KINDS_LABEL, lack)
+        except AppTablesUnavailableError as error:
+            self._blocked.block(ALL_KINDS_LABEL, error)
             self._next, self._refresh_at = {}, self._clock.monotonic() + RETRY_AFTER_S
             return
-        self._rests.unblock(ALL_KINDS_LABEL)
-        known = {} if self._put_back() else self._next
-        places = [(kind, zone) for zone in zones for kind in self._schedules]
-        runs = {} if known.keys() >= {*places} else await self._planning.last_runs(now)
+        self._blocked.unblock(ALL_KINDS_LABEL)
+        known = {} if self._clock_set_back() else self._next
+        pairs = [(kind, zone) for zone in zones for kind in self._schedules]
+        runs = {} if known.keys() >= {*pairs} else await self._planning.last_runs(now)
         following: dict[tuple[str, str], datetime] = {}
-        for number, place in enumerate(places):
+        for number, pair in enumerate(pairs):
             if number % ZONES_PER_STEP == 0:
                 await asyncio.sleep(0)
-            kind, zone = place
-            following[place] = known.get(place) or self._first(self._schedules[kind], zone, runs.get(place), now)
+            kind, zone = pair
+            following[pair] = known.get(pair) or self._first_due(self._schedules[kind], zone, runs.get(pair), now)
         self._next, self._refresh_at = following, self._clock.monotonic() + REFRESH_INTERVAL_S
 
     @staticmethod
-    def _first(schedule: Schedule, zone: str, last: datetime | None, now: datetime) -> datetime:
-        """When a kind is next due in a zone: after its last round, or in a window that is still open."""
+    def _first_due(schedule: Schedule, zone: str, last: datetime | None, now: datetime) -> datetime:
+        """When a kind is next due in a zone: after its last run, or earlier today if its deadline has not passed."""
         if last is not None:
             return max(schedule.next_due_on_later_day(zone, last), schedule.next_due(zone, now - CATCH_UP_WINDOW))
         due_at = schedule.next_due(zone, now - MAX_WINDOW_AGE)
@@ -104,7 +112,7 @@ class Planner(Service):
             due_at = schedule.next_due_on_later_day(zone, due_at)
         return due_at
 
-    async def _plan(self, schedule: Schedule, zones: Sequence[str], now: datetime) -> None:
+    async def _plan(self, schedule: Schedule, zones: Sequence[str], now: datetime) -> int:
         occurrences: list[Occurrence] = []
         following: dict[tuple[str, str], datetime] = {}
         for number, zone in enumerate(zones):
@@ -115,44 +123,41 @@ class Planner(Service):
                 occurrences.append(schedule.occurrence(zone, due_at))
                 due_at = schedule.next_due_on_later_day(zone, due_at)
             following[schedule.kind, zone] = due_at
-        log.info("schedule_started", kind=schedule.kind, said=f"Starting {schedule.text.title.lower()} job")
-        self.heartbeat.idle()  # a million people take a while, and so does waiting for another planner
+        log.info("schedule_started", kind=schedule.kind, message=f"Starting {schedule.title.lower()} job")
+        # Planning for a million users takes a while, and so does waiting for the transaction of another planner.
+        self.heartbeat.idle()
         try:
             work = self._planning.plan(schedule.kind, occurrences, per_task=schedule.per_task, now=now)
             planned = await self.run_until_stopped(work)
-        except AppTablesUnavailableError as lack:
-            self._rests.block(schedule.kind, lack)
-            return
+        except AppTablesUnavailableError as error:
+            self._blocked.block(schedule.kind, error)
+            return 0
         if planned is None:
-            return
-        self._rests.unblock(schedule.kind)
+            return 0
+        self._blocked.unblock(schedule.kind)
         self.progress()
         self._next.update(following)
-        self._say(schedule, occurrences, planned)
+        self._log_planned(schedule, occurrences, planned)
+        return planned.scheduled
 
-    def _say(self, schedule: Schedule, occurrences: Sequence[Occurrence], planned: PlanResult) -> None:
+    def _log_planned(self, schedule: Schedule, occurrences: Sequence[Occurrence], planned: PlanResult) -> None:
         zones = sorted({occurrence.zone for occurrence in occurrences})
         log.info(
             "schedule_planned",
             kind=schedule.kind,
-            said=f"Found {planned.found} {schedule.text.found}",
-            people=planned.recipients,
-            slots=planned.scheduled,
+            message=f"Found {planned.found} {schedule.found_label}",
+            recipients=planned.recipients,
+            scheduled=planned.scheduled,
             zones=len(zones),
             zone=zones[0],
         )
         if planned.scheduled:
             self._metrics.scheduled_mails_planned(schedule.kind, planned.scheduled)
-            self.announce()
 
     def _idle_s(self) -> float:
-        """Until the next hour strikes somewhere, but never so long that a clock that was set goes unnoticed."""
+        """Seconds until the next due time, limited so that a change of the wall clock is noticed soon."""
         now = self._clock.now()
         waits = [
-            (due_at - now).total_seconds() for (kind, _), due_at in self._next.items() if not self._rests.active(kind)
+            (due_at - now).total_seconds() for (kind, _), due_at in self._next.items() if not self._blocked.active(kind)
         ]
         return max(0.0, min([HEARTBEAT_TIMEOUT_S, *waits]))
-
-
-def _no_one() -> None:
-    """Without a feeder beside it, a planner tells nobody."""

@@ -1,7 +1,4 @@
-"""The reminder of what is due tomorrow: one mail for all tasks, or with `per_task` one for each. Pure.
-
-The planner's table names it; the feeder asks for the window's facts and calls `build`.
-"""
+"""The reminder of tasks due tomorrow: one email for all tasks, or with `per_task` one for each task. Pure."""
 
 from __future__ import annotations
 
@@ -9,44 +6,47 @@ from datetime import date, timedelta
 from typing import Any
 
 from flowstate_daemon.database.app_data import Task, TaskList, TimeWindow, User, start_of_day
+from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.mail.contexts import PERSONAL
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, BuildResult, MailContext, NothingToSend, Slot
+from flowstate_daemon.scheduler.scheduled_mail import AppLinks, BuildResult, NothingToSend, new_mail
 from flowstate_daemon.scheduler.text import display_name, format_name, format_title, positive_or_none, priority
 
 NOTHING_DUE = "nothing due tomorrow"
 NOT_DUE = "the task is done, deleted or due on another day"
 
 
-def window(slot: Slot) -> TimeWindow:
-    """The slot's tomorrow, as the person's clock counts it."""
-    tomorrow = local_tomorrow(slot)
-    ends = start_of_day(tomorrow + timedelta(days=1), slot.zone)
-    return TimeWindow(slot.user_id, start_of_day(tomorrow, slot.zone), ends, slot.zone, slot.item)
+def window(scheduled: ScheduledMail) -> TimeWindow:
+    """The day after the local date, in the user's time zone."""
+    tomorrow = local_tomorrow(scheduled)
+    ends = start_of_day(tomorrow + timedelta(days=1), scheduled.time_zone)
+    return TimeWindow(
+        scheduled.user_id, start_of_day(tomorrow, scheduled.time_zone), ends, scheduled.time_zone, scheduled.task_id
+    )
 
 
-def build(recipient: User, facts: TaskList | None, slot: Slot, links: AppLinks) -> BuildResult:
-    """The reminder, or nothing when no task is left by now."""
-    if facts is None or not facts.items:
-        return NothingToSend(NOT_DUE if slot.item else NOTHING_DUE)
-    first = facts.items[0]
+def build(user: User, data: TaskList | None, scheduled: ScheduledMail, links: AppLinks) -> BuildResult:
+    """The reminder, or nothing when no open task is left."""
+    if data is None or not data.items:
+        return NothingToSend(NOT_DUE if scheduled.task_id else NOTHING_DUE)
+    first = data.items[0]
     context = {
-        "userName": display_name(recipient),
+        "userName": display_name(user),
         "taskTitle": format_title(first.title),
         "projectName": format_name(first.project) or PERSONAL,
         "priority": priority(first.priority) or 0,
         "estimatedTime": positive_or_none(first.minutes) or 0,
         "taskUrl": links.task(first.id),
         "settingsUrl": links.settings,
-        "taskCount": positive_or_none(facts.total) or len(facts.items),
-        "dueDate": local_tomorrow(slot).isoformat(),
-        "tasks": [_task_row(task, links) for task in facts.items],
+        "taskCount": positive_or_none(data.total) or len(data.items),
+        "dueDate": local_tomorrow(scheduled).isoformat(),
+        "tasks": [_task_row(task, links) for task in data.items],
         "tasksUrl": links.tasks,
     }
-    return MailContext(context, recipient.language)
+    return new_mail(user, scheduled, context)
 
 
-def local_tomorrow(slot: Slot) -> date:
-    return slot.local_date + timedelta(days=1)
+def local_tomorrow(scheduled: ScheduledMail) -> date:
+    return scheduled.local_date + timedelta(days=1)
 
 
 def _task_row(task: Task, links: AppLinks) -> dict[str, Any]:

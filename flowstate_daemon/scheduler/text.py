@@ -1,7 +1,4 @@
-"""What the application stores, in the words and bounds that a mail takes: whatever stands there, no mail fails on it.
-
-The three builders use it. Pure.
-"""
+"""Brings stored titles, names and numbers into the form that an email accepts, so that no email fails on them. Pure."""
 
 from __future__ import annotations
 
@@ -15,23 +12,23 @@ from flowstate_daemon.mail.text_filters import one_line, truncate
 MAX_TITLE_LENGTH = 200
 MAX_NAME_LENGTH = 100
 PRIORITIES = range(1, 6)
-# Half of a surrogate pair cannot be written as UTF-8, nor stored; a fact from anywhere else might still hold one.
+# A lone surrogate cannot be encoded as UTF-8. Postgres stores none, but other sources of data could contain one.
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def format_title(title: str | None) -> str:
-    """A title as one short printable line; without one, the sign that the mails use for that."""
+    """A title as one short printable line; TITLE_PLACEHOLDER when there is none."""
     return _line(title, MAX_TITLE_LENGTH) or TITLE_PLACEHOLDER
 
 
 def format_name(name: str | None) -> str | None:
-    """A project's or somebody's name as one short line, or None for nothing."""
+    """The name of a project or user as one short line, or None when empty."""
     return _line(name, MAX_NAME_LENGTH) or None
 
 
-def display_name(recipient: User) -> str:
-    """How a mail speaks to somebody."""
-    return format_name(recipient.full_name) or UNKNOWN_NAME
+def display_name(user: User) -> str:
+    """The name by which an email addresses a user."""
+    return format_name(user.full_name) or UNKNOWN_NAME
 
 
 def priority(number: int | None) -> int | None:
@@ -39,16 +36,16 @@ def priority(number: int | None) -> int | None:
 
 
 def positive_or_none(number: int | None) -> int | None:
-    """A number of minutes or things that a mail may show, or None for one that says nothing."""
+    """A count limited to MAX_NUMBER, or None when it is missing or not positive."""
     return None if number is None or number <= 0 else min(number, MAX_NUMBER)
 
 
 def pluralise(number: int, thing: str) -> str:
-    """`1 day`, `2 days`: in the English of producers' lines, which our own templates do not show."""
+    """`1 day`, `2 days`: English, for the plain-text fields of legacy producers, which our templates do not show."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _line(text: str | None, longest: int) -> str:
+def _line(text: str | None, max_length: int) -> str:
     if not text:
         return ""
-    return truncate(one_line(text if text.isascii() else SURROGATES.sub("", text)).strip(), longest)
+    return truncate(one_line(text if text.isascii() else SURROGATES.sub("", text)).strip(), max_length)

@@ -1,0 +1,1 @@
+"""Shadow mode: predicts what the daemon would send and compares it with what another worker did."""

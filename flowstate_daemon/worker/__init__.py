@@ -1,0 +1,1 @@
+"""The worker: claims jobs, runs the handler and writes results back in batches."""

@@ -1,0 +1,1 @@
+"""The checks of `flowstate-daemon check`, one module per dependency."""

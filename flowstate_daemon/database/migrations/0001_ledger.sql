@@ -1,18 +1,18 @@
--- The ledger: what became of each try of each mail, and what the provider said about it later.
--- Beside it may run: any older version, none of which knows these tables.
+-- The ledger: the outcome of each attempt of each email, and the events that the provider reported later.
+-- Compatible with every older version: none of them uses these tables.
 
 CREATE TABLE flowstate_daemon.mails (
     key         text        NOT NULL,
     outcome     text        NOT NULL,
-    mail        text        NOT NULL, -- the key without the attempt: one mail over all its generation
+    mail        text        NOT NULL, -- the key without the attempt: the same for all attempts of one email
     at          timestamptz NOT NULL,
-    address     text        NOT NULL, -- normalised, as in all tables here; empty when the job had none
+    address     text        NOT NULL, -- normalised, as in all tables of this schema; empty when the job had none
     kind        text        NOT NULL,
     job_id      text        NOT NULL,
     attempt     integer     NOT NULL,
     provider_id text,
     reason      text,
-    decisions       jsonb       NOT NULL,
+    decisions   jsonb       NOT NULL,
     PRIMARY KEY (key, outcome),
     CHECK (at BETWEEN '1970-01-01Z' AND '9999-12-31Z')
 );
@@ -20,7 +20,7 @@ CREATE INDEX mails_address_at ON flowstate_daemon.mails (address, at DESC);
 CREATE INDEX mails_at ON flowstate_daemon.mails (at);
 CREATE INDEX mails_provider_id ON flowstate_daemon.mails (provider_id) WHERE provider_id IS NOT NULL;
 
--- Events may come before the mail's own entry, twice, and in any order: nothing here refers to `mails`.
+-- Events can arrive before the row of their email, twice, and in any order: no foreign key refers to `mails`.
 CREATE TABLE flowstate_daemon.provider_events (
     svix_id     text        PRIMARY KEY,
     provider_id text        NOT NULL,
@@ -33,8 +33,8 @@ CREATE TABLE flowstate_daemon.provider_events (
 CREATE INDEX provider_events_provider_id ON flowstate_daemon.provider_events (provider_id, at);
 CREATE INDEX provider_events_at ON flowstate_daemon.provider_events (at);
 
--- How far each mail has come, out of its events and therefore independent of their order. What ends badly stands
--- apart: a mail that was delivered and then complained about is both.
+-- The delivery state of each email, computed from its events and so independent of their order. Problems are kept apart
+-- as flags: an email that was delivered and then reported as spam is both.
 CREATE VIEW flowstate_daemon.mail_status AS
 SELECT
     e.provider_id,
@@ -47,7 +47,7 @@ LEFT JOIN (
 ) AS s (type, rank) ON s.type = e.type
 GROUP BY e.provider_id;
 
--- Journal entries that cannot be read or stored, kept for a person to look at.
+-- Journal entries that cannot be parsed or stored, kept for inspection.
 CREATE TABLE flowstate_daemon.journal_rejects (
     digest bytea       PRIMARY KEY,
     raw    bytea       NOT NULL,

@@ -1,5 +1,5 @@
--- Who gets no mail: addresses that do not work or do not want any, and kinds that people have unsubscribed from.
--- Beside it may run: version 1 of this schema and everything older.
+-- Addresses that get no email (bounced, complained, suppressed by an operator), and kinds that recipients have
+-- unsubscribed from. Compatible with version 1 of this schema and everything older.
 
 CREATE TABLE flowstate_daemon.suppressions (
     address text        NOT NULL,
@@ -11,7 +11,7 @@ CREATE TABLE flowstate_daemon.suppressions (
 
 CREATE TABLE flowstate_daemon.unsubscribes (
     address text        NOT NULL,
-    kind    text        NOT NULL, -- a kind of mail, or * for all that can be unsubscribed from
+    kind    text        NOT NULL, -- a kind of email, or * for all kinds that can be unsubscribed from
     since   timestamptz NOT NULL,
     PRIMARY KEY (address, kind)
 );

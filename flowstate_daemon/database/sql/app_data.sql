@@ -1,13 +1,13 @@
--- What the application knows about people and their work: read, never written. Each query serves hundreds of people.
--- Read by facts.py, which puts the application's schema in the place of {app}.
+-- Reads the application's users, tasks and focus sessions; never writes. Each query serves hundreds of users.
+-- Used by app_data.py, which replaces {app} by the application's schema.
 --
--- The application's timestamps hold UTC without saying so. What no mail can show, such as years before Christ, is
--- brought to a year that every client can read; titles are cut, because one of a megabyte has to travel as well.
+-- The application's timestamps have no time zone and hold UTC. Dates that Python cannot represent, such as years BC,
+-- are raised to year 2; titles are truncated, so that a title of a megabyte is not transferred.
 
 -- name: get_users
--- What is stored about people themselves, however strange their preferences are: those may be any JSON at all.
+-- The users themselves. Preferences may be any JSON, so every path must tolerate any value.
 -- $1 ids (text[])
--- $2 names of notifications (text[])
+-- $2 names of the notification preferences (text[])
 SELECT
     u.id AS user_id,
     left(u.email, 320) AS email,
@@ -28,12 +28,12 @@ FROM {app}.users AS u
 WHERE u.id = ANY ($1::text[]);
 
 -- name: list_due_tasks
--- The first tasks that are due in each window, and how many there are; a window may ask for one task only.
--- $1 whose window it is (text[])
--- $2 where it begins (timestamptz[])
--- $3 where it ends, itself not included (timestamptz[])
--- $4 the one task that is asked for, or '' (text[])
--- $5 how many tasks of a window at most (integer)
+-- The first tasks due in each window, and their total number; a window may be limited to one task.
+-- $1 user of each window (text[])
+-- $2 start of each window (timestamptz[])
+-- $3 end of each window, exclusive (timestamptz[])
+-- $4 the only task of interest, or '' (text[])
+-- $5 maximum number of tasks per window (integer)
 WITH windows AS (
     SELECT
         w.number, w.user_id, w.task_id,
@@ -59,10 +59,10 @@ LEFT JOIN {app}.projects AS p ON p.id = t."projectId"
 ORDER BY w.number, t."dueDate", t."createdAt", t.id;
 
 -- name: list_overdue_tasks
--- The oldest tasks that were due before each person's today, and how many there are in truth.
--- $1 people (text[])
--- $2 where the today of each begins (timestamptz[])
--- $3 how many tasks of a person at most (integer)
+-- The oldest tasks that were due before each user's local today, and their total number.
+-- $1 user ids (text[])
+-- $2 start of each user's local today (timestamptz[])
+-- $3 maximum number of tasks per user (integer)
 WITH windows AS (
     SELECT w.user_id, w.ends_at AT TIME ZONE 'UTC' AS ends_at
     FROM unnest($1::text[], $2::timestamptz[]) AS w (user_id, ends_at)
@@ -85,35 +85,35 @@ CROSS JOIN LATERAL (
 ORDER BY w.user_id, t."dueDate", t.id;
 
 -- name: list_focus_by_day
--- Sessions of each person summed up by part: the parts lie between the instants given, numbered from 1.
--- No session counts for less than nothing or for more than a day; a rating outside of 1 to 5 is none.
--- $1 people, once for each instant (text[])
+-- Totals of each user's sessions per interval; the intervals lie between the given instants, numbered from 1.
+-- A session counts between 0 minutes and one day; a rating outside of 1 to 5 counts as none.
+-- $1 user ids, once for each instant (text[])
 -- $2 instants, in order (timestamptz[])
-WITH parts AS (
+WITH intervals AS (
     SELECT w.user_id, array_agg(w.at AT TIME ZONE 'UTC' ORDER BY w.at) AS instants
     FROM unnest($1::text[], $2::timestamptz[]) AS w (user_id, at)
     GROUP BY w.user_id
 )
 SELECT
-    p.user_id,
-    width_bucket(s."startTime", p.instants) AS part,
+    i.user_id,
+    width_bucket(s."startTime", i.instants) AS interval_number,
     count(*) AS sessions,
     sum(greatest(0, least(coalesce(s."actualDuration", s."plannedDuration", 0), 1440)))::bigint AS minutes,
     count(*) FILTER (WHERE s."focusRating" BETWEEN 1 AND 5) AS rated,
     coalesce(sum(s."focusRating") FILTER (WHERE s."focusRating" BETWEEN 1 AND 5), 0)::bigint AS ratings
-FROM parts AS p
+FROM intervals AS i
 JOIN {app}.focus_sessions AS s
-    ON s."userId" = p.user_id AND s."startTime" >= p.instants[1]
-        AND s."startTime" < p.instants[array_upper(p.instants, 1)]
-GROUP BY p.user_id, part
-ORDER BY p.user_id, part;
+    ON s."userId" = i.user_id AND s."startTime" >= i.instants[1]
+        AND s."startTime" < i.instants[array_upper(i.instants, 1)]
+GROUP BY i.user_id, interval_number
+ORDER BY i.user_id, interval_number;
 
 -- name: list_focus_by_task
--- What most of the time went to: the first few tasks of each person. Sessions without a task count together, as none.
--- $1 people (text[])
--- $2 where the week of each begins (timestamptz[])
--- $3 where it ends, itself not included (timestamptz[])
--- $4 how many of a person at most (integer)
+-- The tasks with most minutes of each user. Sessions without a task are summed under the task id NULL.
+-- $1 user ids (text[])
+-- $2 start of each user's week (timestamptz[])
+-- $3 end of each user's week, exclusive (timestamptz[])
+-- $4 maximum number of tasks per user (integer)
 WITH windows AS (
     SELECT w.user_id, w.begins_at AT TIME ZONE 'UTC' AS begins_at, w.ends_at AT TIME ZONE 'UTC' AS ends_at
     FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS w (user_id, begins_at, ends_at)
@@ -126,12 +126,14 @@ WITH windows AS (
         ON s."userId" = w.user_id AND s."startTime" >= w.begins_at AND s."startTime" < w.ends_at
     GROUP BY w.user_id, s."taskId"
 ), ranked AS (
-    SELECT user_id, task_id, minutes, row_number() OVER (PARTITION BY user_id ORDER BY minutes DESC, task_id) AS place
+    SELECT
+        user_id, task_id, minutes,
+        row_number() OVER (PARTITION BY user_id ORDER BY minutes DESC, task_id) AS position
     FROM summed
     WHERE minutes > 0
 )
 SELECT r.user_id, r.task_id, left(t.title, 500) AS title, r.minutes
 FROM ranked AS r
 LEFT JOIN {app}.tasks AS t ON t.id = r.task_id
-WHERE r.place <= $4::integer
-ORDER BY r.user_id, r.place;
+WHERE r.position <= $4::integer
+ORDER BY r.user_id, r.position;

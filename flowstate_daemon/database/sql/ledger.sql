@@ -1,9 +1,9 @@
--- The ledger's writing side. Rows are inserted in the order of their keys: two daemons that write the same ones wait
--- for each other instead of blocking each other. Read by ledger.py.
+-- Writes to the ledger. Used by ledger.py. Rows are inserted in the order of their keys: two daemons that write the
+-- same rows then wait for each other instead of deadlocking.
 
 -- name: write_mails
--- Outcomes, each once however often it comes, and with them the end of the calendar's slots that they belong to: once
--- ended, a slot stays as it is, but for a mail that turns out to have been sent. Returns how many were new.
+-- Insert outcomes idempotently, and end the scheduled emails that they belong to. An ended scheduled email keeps its
+-- state, except that `sent` replaces any other outcome. Returns the number of new outcomes.
 -- $1 keys (text[])
 -- $2 outcomes (text[])
 -- $3 keys without the attempt (text[])
@@ -12,9 +12,9 @@
 -- $6 kinds (text[])
 -- $7 job ids (text[])
 -- $8 attempts (integer[])
--- $9 the provider's ids, or null (text[])
+-- $9 provider ids, or null (text[])
 -- $10 reasons, or null (text[])
--- $11 chains of decisions (jsonb[])
+-- $11 lists of decisions (jsonb[])
 WITH given AS MATERIALIZED (
     SELECT *
     FROM unnest(
@@ -24,36 +24,38 @@ WITH given AS MATERIALIZED (
 ), written AS (
     INSERT INTO flowstate_daemon.mails
         (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, decisions)
-    SELECT key, outcome, mail, to_timestamp(at_ms / 1000.0), address, kind, job_id, attempt, provider_id, reason, decisions
+    SELECT
+        key, outcome, mail, to_timestamp(at_ms / 1000.0), address, kind, job_id, attempt, provider_id, reason,
+        decisions
     FROM given
     ORDER BY key, outcome
     ON CONFLICT (key, outcome) DO NOTHING
     RETURNING 1
-), endings AS (
+), ends AS (
     SELECT DISTINCT ON (job_id) job_id, outcome, reason, at_ms
     FROM given
-    WHERE job_id LIKE 'notice.%' AND outcome IN ('sent', 'skipped', 'failed', 'expired')
+    WHERE job_id LIKE 'scheduled.%' AND outcome IN ('sent', 'skipped', 'failed', 'expired')
     ORDER BY job_id, outcome = 'sent' DESC, at_ms DESC
 ), ending AS (
-    SELECT n.id, e.outcome, e.reason, e.at_ms
-    FROM flowstate_daemon.scheduled_mails AS n
-    JOIN endings AS e ON e.job_id = n.job_id
-    WHERE n.state IN ('planned', 'queued') OR (e.outcome = 'sent' AND n.state <> 'sent')
-    ORDER BY n.id
-    FOR UPDATE OF n
+    SELECT m.id, e.outcome, e.reason, e.at_ms
+    FROM flowstate_daemon.scheduled_mails AS m
+    JOIN ends AS e ON e.job_id = m.job_id
+    WHERE m.state IN ('planned', 'queued') OR (e.outcome = 'sent' AND m.state <> 'sent')
+    ORDER BY m.id
+    FOR UPDATE OF m
 ), ended AS (
-    UPDATE flowstate_daemon.scheduled_mails AS n
+    UPDATE flowstate_daemon.scheduled_mails AS m
     SET state = e.outcome, reason = e.reason, ended_at = to_timestamp(e.at_ms / 1000.0), leased_until = NULL
     FROM ending AS e
-    WHERE n.id = e.id
+    WHERE m.id = e.id
 )
 SELECT count(*) FROM written;
 
 -- name: insert_rejects
--- Entries that are no outcomes, each once.
+-- Keep journal entries that cannot be parsed or stored, each once.
 -- $1 SHA-256 of the raw entries (bytea[])
--- $2 the raw entries, cut (bytea[])
--- $3 what is wrong with them (text[])
+-- $2 the raw entries, truncated (bytea[])
+-- $3 why they were rejected (text[])
 -- $4 now (timestamptz)
 WITH written AS (
     INSERT INTO flowstate_daemon.journal_rejects (digest, raw, reason, at)
@@ -96,37 +98,38 @@ WITH given AS (
 SELECT count(*) FROM fresh;
 
 -- name: prune_mails
--- One small batch of outcomes from before a day; what another daemon is just pruning is left to it.
--- $1 keep what is not older than this (timestamptz)
--- $2 how many at most (integer)
-WITH gone AS (
+-- Delete one small batch of old outcomes; rows that another daemon is deleting are skipped. The prune queries differ in
+-- table, key and time only, but identifiers cannot be parameters.
+-- $1 delete rows older than this (timestamptz)
+-- $2 maximum number of rows (integer)
+WITH deleted AS (
     DELETE FROM flowstate_daemon.mails WHERE (key, outcome) IN (
         SELECT key, outcome FROM flowstate_daemon.mails WHERE at < $1::timestamptz
         ORDER BY at LIMIT $2::integer FOR UPDATE SKIP LOCKED
     ) RETURNING 1
 )
-SELECT count(*) FROM gone;
+SELECT count(*) FROM deleted;
 
 -- name: prune_events
 -- The same for provider events.
--- $1 keep what is not older than this (timestamptz)
--- $2 how many at most (integer)
-WITH gone AS (
+-- $1 delete rows older than this (timestamptz)
+-- $2 maximum number of rows (integer)
+WITH deleted AS (
     DELETE FROM flowstate_daemon.provider_events WHERE svix_id IN (
         SELECT svix_id FROM flowstate_daemon.provider_events WHERE at < $1::timestamptz
         ORDER BY at LIMIT $2::integer FOR UPDATE SKIP LOCKED
     ) RETURNING 1
 )
-SELECT count(*) FROM gone;
+SELECT count(*) FROM deleted;
 
 -- name: prune_rejects
--- The same for entries that were set aside.
--- $1 keep what is not older than this (timestamptz)
--- $2 how many at most (integer)
-WITH gone AS (
+-- The same for rejected journal entries.
+-- $1 delete rows older than this (timestamptz)
+-- $2 maximum number of rows (integer)
+WITH deleted AS (
     DELETE FROM flowstate_daemon.journal_rejects WHERE digest IN (
         SELECT digest FROM flowstate_daemon.journal_rejects WHERE at < $1::timestamptz
         ORDER BY at LIMIT $2::integer FOR UPDATE SKIP LOCKED
     ) RETURNING 1
 )
-SELECT count(*) FROM gone;
+SELECT count(*) FROM deleted;

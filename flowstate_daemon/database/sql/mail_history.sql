@@ -1,9 +1,9 @@
--- The ledger's reading side. Read by stories.py.
+-- Reads of the ledger. Used by mail_history.py.
 
 -- name: list_attempts
--- All generation of somebody's latest mails: the latest mail first, its generation in order.
+-- All attempts of the latest emails to one address: the latest email first, its attempts in order.
 -- $1 address, normalised (text)
--- $2 how many mails (integer)
+-- $2 maximum number of emails (integer)
 WITH latest AS (
     SELECT mail, max(at) AS last_at
     FROM flowstate_daemon.mails
@@ -17,7 +17,7 @@ FROM latest JOIN flowstate_daemon.mails AS m ON m.mail = latest.mail AND m.addre
 ORDER BY latest.last_at DESC, m.mail DESC, m.at, m.attempt, m.outcome;
 
 -- name: list_mail_events
--- What the provider said about these mails, in the order in which it happened there.
+-- The events that the provider reported for these emails, in the order of their provider timestamps.
 -- $1 the provider's ids (text[])
 SELECT provider_id, type, at, reason
 FROM flowstate_daemon.provider_events
@@ -25,6 +25,6 @@ WHERE provider_id = ANY ($1::text[])
 ORDER BY at, svix_id;
 
 -- name: get_mail_status
--- How far these mails have come.
+-- The delivery state and the flags of these emails.
 -- $1 the provider's ids (text[])
 SELECT provider_id, state, flags FROM flowstate_daemon.mail_status WHERE provider_id = ANY ($1::text[]);

@@ -1,12 +1,12 @@
--- How the schema of our own comes about. Read by migrate.py.
+-- Creates and migrates the daemon's own schema. Used by migrations.py.
 
 -- name: lock_migrations
--- One migrator at a time. The lock ends with the transaction, so that it also holds through a pooler.
+-- Allow one migrator at a time. The lock ends with the transaction, so it also works through a connection pooler.
 -- $1 the lock's number (bigint)
 SELECT pg_advisory_xact_lock($1);
 
 -- name: find_schema
--- Whether the schema and its list of migrations are there; looking needs no right to either.
+-- Whether the schema and its table of migrations exist; the query needs no privilege on either.
 SELECT
     EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'flowstate_daemon') AS has_schema,
     EXISTS (
@@ -16,11 +16,11 @@ SELECT
     ) AS has_migrations;
 
 -- name: create_schema
--- Needs CREATE on the database, even with IF NOT EXISTS: not asked for where an administrator has made the schema.
+-- Needs CREATE on the database, even with IF NOT EXISTS: not run when an administrator has created the schema.
 CREATE SCHEMA flowstate_daemon;
 
 -- name: create_migrations
--- The list of what was applied.
+-- The table of applied migrations.
 CREATE TABLE flowstate_daemon.migrations (
     version    integer     PRIMARY KEY,
     name       text        NOT NULL,
@@ -29,11 +29,11 @@ CREATE TABLE flowstate_daemon.migrations (
 );
 
 -- name: list_migrations
--- What was applied, in order.
+-- The applied migrations, in order.
 SELECT version, name, checksum FROM flowstate_daemon.migrations ORDER BY version;
 
 -- name: record_migration
--- Written in the transaction of the migration itself.
+-- Runs in the same transaction as the migration itself.
 -- $1 version (integer)
 -- $2 name (text)
 -- $3 SHA-256 of its file, in hex (text)

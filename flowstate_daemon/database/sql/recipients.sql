@@ -1,10 +1,11 @@
--- Who gets no mail. Addresses come normalised. Read by suppression.py.
+-- Suppressions, unsubscribes and languages of recipients. Used by recipients.py; addresses are normalised there,
+-- except those of get_user_languages.
 
 -- name: list_suppressions
--- One page, by address.
+-- One page of suppressions, ordered by address.
 -- $1 the address of the row after which the page begins, or '' (text)
 -- $2 the reason of that row, or '' (text)
--- $3 how many at most (integer)
+-- $3 maximum number of rows (integer)
 SELECT address, reason, since, note
 FROM flowstate_daemon.suppressions
 WHERE (address, reason) > ($1::text, $2::text)
@@ -12,12 +13,12 @@ ORDER BY address, reason
 LIMIT $3::integer;
 
 -- name: find_suppressions
--- Everything that stands against one address.
+-- All suppressions of one address.
 -- $1 address (text)
 SELECT address, reason, since, note FROM flowstate_daemon.suppressions WHERE address = $1::text ORDER BY reason;
 
 -- name: add_suppression
--- The first of its reason stays.
+-- Add a suppression; an existing one with the same reason is kept.
 -- $1 address (text)
 -- $2 reason (text)
 -- $3 since (timestamptz)
@@ -28,12 +29,12 @@ ON CONFLICT (address, reason) DO NOTHING
 RETURNING true;
 
 -- name: remove_suppressions
--- An address may be written to again, whatever stood against it.
+-- Remove all suppressions of an address and return their reasons.
 -- $1 address (text)
 DELETE FROM flowstate_daemon.suppressions WHERE address = $1::text RETURNING reason;
 
 -- name: add_unsubscribe
--- Once is enough.
+-- Unsubscribe an address from a kind; repeating it changes nothing.
 -- $1 address (text)
 -- $2 kind, or * (text)
 -- $3 since (timestamptz)
@@ -43,7 +44,7 @@ ON CONFLICT (address, kind) DO NOTHING
 RETURNING true;
 
 -- name: remove_unsubscribes
--- The way back: from one kind, or with * from all.
+-- Undo unsubscribes: of one kind, or with * of all.
 -- $1 address (text)
 -- $2 kind, or * (text)
 DELETE FROM flowstate_daemon.unsubscribes
@@ -51,18 +52,16 @@ WHERE address = $1::text AND ($2::text = '*' OR kind = $2::text)
 RETURNING kind;
 
 -- name: get_recipient_status
--- What stands against each of these people; everybody asked for has a row.
+-- The suppressions and unsubscribes of each address; every requested address has a row.
 -- $1 addresses (text[])
 SELECT
-    asked.address,
-    ARRAY(SELECT s.reason FROM flowstate_daemon.suppressions AS s WHERE s.address = asked.address) AS suppressed,
-    ARRAY(SELECT u.kind FROM flowstate_daemon.unsubscribes AS u WHERE u.address = asked.address) AS unsubscribed
-FROM (SELECT DISTINCT unnest($1::text[]) AS address) AS asked;
--- In which language people want to be written to. The application's table, only read. Read by languages.py.
-
+    requested.address,
+    ARRAY(SELECT s.reason FROM flowstate_daemon.suppressions AS s WHERE s.address = requested.address) AS suppressed,
+    ARRAY(SELECT u.kind FROM flowstate_daemon.unsubscribes AS u WHERE u.address = requested.address) AS unsubscribed
+FROM (SELECT DISTINCT unnest($1::text[]) AS address) AS requested;
 -- name: get_user_languages
--- What these people have chosen, whatever else their preferences hold; who has chosen nothing has no row.
--- $1 addresses as the application may have stored them (text[])
+-- The language in each user's preferences, read from the application's table; users without one have no row.
+-- $1 addresses in the spellings that the application may have stored (text[])
 SELECT email, left(preferences ->> 'language', 64) AS language
 FROM users
 WHERE email = ANY($1::text[]) AND preferences ->> 'language' IS NOT NULL;

@@ -1,7 +1,8 @@
--- What `check` asks of a server and of our schema in it. Needs no right to any table. Read by standing.py.
+-- Facts about the server, our schema, and access to the application's tables. Used by server_info.py.
+-- None of these queries needs a privilege on any table.
 
 -- name: get_server_info
--- Who answers, and what this role may do. A pooler gives its clients another process id than the server's own.
+-- Server version, role and privileges. Behind a pooler the backend's process id differs from the client's.
 SELECT
     current_setting('server_version') AS version,
     current_setting('server_version_num')::integer AS number,
@@ -10,14 +11,14 @@ SELECT
     pg_backend_pid() AS pid,
     pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS read_only,
     clock_timestamp() AS now,
-    has_database_privilege(current_database(), 'CREATE') AS may_make_schema,
+    has_database_privilege(current_database(), 'CREATE') AS can_create_schema,
     has_schema_privilege(n.oid, 'USAGE') AS may_use,
     has_schema_privilege(n.oid, 'CREATE') AS may_create
 FROM (SELECT) AS one
 LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = 'flowstate_daemon';
 
 -- name: list_inaccessible_tables
--- Tables of our schema that this role may not fully use.
+-- Tables of our schema on which this role lacks a privilege.
 SELECT c.relname::text AS name
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -31,30 +32,29 @@ WHERE
 ORDER BY c.relname;
 
 -- name: get_local_times
--- What a clock on the wall shows in a zone, as this server knows the zone.
--- $1 the zone's name (text)
+-- Local times in a time zone, by the server's time zone data.
+-- $1 name of the time zone (text)
 -- $2 instants (timestamptz[])
 SELECT array_agg(timezone($1, at) ORDER BY at) FROM unnest($2::timestamptz[]) AS given (at);
--- What the daemon may read of the application's tables. Read by rights.py.
 
 -- name: get_table_access
--- One row for each column asked for, whether it is there and may be read; the catalogue is open to every role.
+-- For each requested column: whether it exists and may be read. Every role may read the catalogue.
 -- $1 the application's schema (text)
 -- $2 tables, one for each column (text[])
 -- $3 columns (text[])
 SELECT
-    asked.table_name,
-    asked.column_name,
+    requested.table_name,
+    requested.column_name,
     current_user AS role,
     n.oid IS NOT NULL AS has_schema,
-    coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS may_enter,
+    coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS may_use_schema,
     c.oid IS NOT NULL AS has_table,
     a.attnum IS NOT NULL AS has_column,
     coalesce(has_column_privilege(c.oid, a.attnum, 'SELECT'), false) AS may_read
-FROM unnest($2::text[], $3::text[]) AS asked (table_name, column_name)
+FROM unnest($2::text[], $3::text[]) AS requested (table_name, column_name)
 LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = $1::text
 LEFT JOIN pg_catalog.pg_class AS c
-    ON c.relnamespace = n.oid AND c.relname = asked.table_name AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    ON c.relnamespace = n.oid AND c.relname = requested.table_name AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 LEFT JOIN pg_catalog.pg_attribute AS a
-    ON a.attrelid = c.oid AND a.attname = asked.column_name AND a.attnum > 0 AND NOT a.attisdropped
-ORDER BY asked.table_name, asked.column_name;
+    ON a.attrelid = c.oid AND a.attname = requested.column_name AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY requested.table_name, requested.column_name;

@@ -1,4 +1,4 @@
--- Adds up to 100 jobs: to the list that takes jobs now, or to `delayed`.
+-- Adds up to 100 jobs: to the list of ready jobs, or to `delayed`.
 --
 -- KEYS[1] id (string, counter)
 -- KEYS[2] wait (list)
@@ -8,22 +8,22 @@
 -- KEYS[6] priority (zset)
 -- then, in the order of the jobs: <custom id> (hash) of each that has one, de:<id> (string) of each that has one
 --
--- ARGV[1] what all keys of the queue start with; jobs without custom id are stored under it and the counter
+-- ARGV[1] prefix of all keys of the queue; the keys of jobs without custom id are built from it and the counter
 -- ARGV[2] token of the producer
 -- then 11 for each job:
 --   custom id or "" · name · data, JSON · opts, JSON · timestamp, ms · delay, ms · due, ms, or 0 = now
 --   · priority, 0 = none · "lifo" or "back" · debounce id or "" · debounce time, ms, or ""
 --
--- Returns {id, outcome, …}; outcome 0 added, 1 the custom id exists, 2 debounced: then the id of the job in the way
--- Publishes waiting@token: id, each · delayed: the smallest due, once · duplicated@token, debounced@token: id
--- Agrees with addJob of Bull 4; but a number that a custom id has taken is passed over, where Bull overwrites that
--- job, and a debounce whose job was obliterated is taken over, where Bull never lets one in again
+-- Returns {id, outcome, …}; outcome 0 added, 1 the custom id exists, 2 debounced: id is that of the existing job
+-- Publishes waiting@token: id, each · delayed: the earliest due time, once · duplicated@token, debounced@token: id
+-- Agrees with addJob of Bull 4; but a number that is already used as a custom id is skipped, where Bull overwrites that
+-- job, and a debounce whose job was obliterated is replaced, where Bull refuses new jobs for ever
 
 -- @include add_to_wait
 
 local base, token = ARGV[1], ARGV[2]
 local count = (#ARGV - 2) / 11
-local answer, at_key = {}, 6
+local added, at_key = {}, 6
 local due_first, run, run_priority, run_mode
 local counter = redis.call("INCRBY", KEYS[1], count) - count
 local target = target_list(KEYS[4], KEYS[2], KEYS[3])
@@ -33,24 +33,24 @@ local function next_key()
   return KEYS[at_key]
 end
 
-local function push_run()
+local function flush_run()
   if run then
     add_to_wait(target, KEYS[6], run_priority, run, run_mode)
     run = nil
   end
 end
 
--- Jobs of one priority that follow each other go into the list together.
-local function ready(id, priority, mode)
+-- Consecutive jobs of one priority are added to the list in one call.
+local function add_ready(id, priority, mode)
   if priority ~= run_priority or mode ~= run_mode then
-    push_run()
+    flush_run()
     run_priority, run_mode = priority, mode
   end
   run = run or {}
   run[#run + 1] = id
 end
 
--- The id of the job that holds the debounce, or nil when the new one has got it.
+-- The id of the job that holds the debounce, or nil when the new job has taken it.
 local function debounced_by(key, id, time)
   local kind = redis.call("TYPE", key).ok
   if kind ~= "string" and kind ~= "none" then
@@ -92,7 +92,7 @@ local function store(hash, id, at, debounce_id)
     redis.call("ZADD", KEYS[5], string.format("%.0f", due * 4096 + counter % 4096), id)
     due_first = math.min(due_first or due, due)
   else
-    ready(id, priority, ARGV[at + 8])
+    add_ready(id, priority, ARGV[at + 8])
     redis.call("PUBLISH", base .. "waiting@" .. token, id)
   end
 end
@@ -120,10 +120,10 @@ for job = 1, count do
       store(hash, id, at, debounce_id)
     end
   end
-  answer[2 * job - 1], answer[2 * job] = id, outcome
+  added[2 * job - 1], added[2 * job] = id, outcome
 end
-push_run()
+flush_run()
 if due_first then
   redis.call("PUBLISH", KEYS[5], string.format("%.0f", due_first))
 end
-return answer
+return added

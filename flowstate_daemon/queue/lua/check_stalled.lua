@@ -1,4 +1,4 @@
--- Bull's stalled check: jobs that were active at the last check and have no lock now go back, or fail.
+-- Bull's stalled check: jobs that were active at the last check and have no lock now are requeued or failed.
 --
 -- KEYS[1] stalled (set)
 -- KEYS[2] wait (list)
@@ -11,15 +11,15 @@
 -- KEYS[9] flowstate:journal (list)
 --
 -- ARGV[1] how many stalls a job may have
--- ARGV[2] what all keys of the queue start with; hashes and locks are built from it, as ids are not known before
+-- ARGV[2] prefix of all keys of the queue; keys of hashes and locks are built from it, because the ids are not known
 -- ARGV[3] now, ms
 -- ARGV[4] interval of the check, ms: within it no worker of the queue checks again
--- ARGV[5] how many entries of the journal to keep, 0 = all
+-- ARGV[5] how many entries of the journal to keep; 0 = all
 --
--- Returns {ids put back, ids failed}
+-- Returns {ids requeued, ids failed}
 -- Publishes stalled@: id · failed: {"jobId","val"}
--- Agrees with moveStalledJobsToWait of Bull 4; but a prioritised job goes back among those of its priority, ids
--- without a job only leave `active`, and any form of removeOnFail is safe
+-- Agrees with moveStalledJobsToWait of Bull 4; but a job with priority is requeued by that priority, ids
+-- without a job are only removed from `active`, and every form of removeOnFail is safe
 
 -- @include add_to_wait
 -- @include retention
@@ -27,17 +27,17 @@
 -- @include journal
 -- @include fail_job
 
-local most, base, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local max_stalls, base, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local requeued, failed = {}, {}
 
--- Nothing to look at and nothing to mark: an idle queue spends one command on it, and leaves the gate alone.
+-- With nothing to check and nothing to mark an idle queue costs one command, and `stalled-check` stays unset.
 if redis.call("EXISTS", KEYS[1], KEYS[3]) == 0 or redis.call("EXISTS", KEYS[5]) == 1 then
   return {requeued, failed}
 end
 
 local target = target_list(KEYS[6], KEYS[2], KEYS[7])
 
-local function retry_job(id)
+local function requeue(id)
   add_to_wait(target, KEYS[8], redis.call("HGET", base .. id, "priority"), {id}, "front")
   redis.call("PUBLISH", base .. "stalled@", id)
   requeued[#requeued + 1] = id
@@ -51,14 +51,14 @@ local function check(id)
   if not is_job(hash) then
     return
   end
-  if increment(hash, "stalledCounter") > most then
+  if increment(hash, "stalledCounter") > max_stalls then
     fail_job(
       KEYS[4], base, id, now,
       "job stalled more than allowable limit", "job stalled more than maxStalledCount"
     )
     failed[#failed + 1] = id
   else
-    retry_job(id)
+    requeue(id)
   end
 end
 

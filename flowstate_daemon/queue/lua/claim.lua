@@ -8,26 +8,27 @@
 -- KEYS[6] paused (list)
 -- KEYS[7] limiter:index (hash), of Bull workers with a rate limiter
 --
--- ARGV[1] what all keys of the queue start with; hash and lock of a job are built from it, as ids are not known before
+-- ARGV[1] prefix of all keys of the queue; keys of hashes and locks are built from it, because the ids are not known
 -- ARGV[2] token of the worker
--- ARGV[3] life of a lock, ms
+-- ARGV[3] lock duration, ms
 -- ARGV[4] now, ms
--- ARGV[5] how many jobs at most
--- ARGV[6] longest data to return, bytes
--- ARGV[7] 1 = say `drained` when there is nothing, else 0
--- ARGV[8] 1 = take only jobs of the most urgent priority, among the next hundred to run, else 0
+-- ARGV[5] maximum number of jobs
+-- ARGV[6] maximum length of data to return, bytes
+-- ARGV[7] 1 = publish `drained` when there is no job, else 0
+-- ARGV[8] 1 = claim only jobs of priority 1, among the next hundred to run, else 0
 --
--- Returns {jobs, dropped}; a job is {name, data, opts, timestamp, attemptsMade, priority, stacktrace, envelope, id}
---   and, for data that is too long and so left behind, its length; dropped are ids that name no job, or one in hand already
+-- Returns {jobs, dropped}; a job is {name, data, opts, timestamp, attemptsMade, priority, stacktrace,
+--   storedRequest, id} and, when the data is too long and therefore not returned, its length; dropped are ids without
+--   a job, and ids of jobs that this worker has in flight already
 -- Publishes active@token: id, each · drained: ""
--- Agrees with moveToActive of Bull 4; but ids without a job leave the list, where Bull makes them jobs, and what
--- somebody put into `wait` of a paused queue is moved to `paused`, where Bull's resume would destroy it
+-- Agrees with moveToActive of Bull 4; but ids without a job are removed, where Bull creates jobs for them, and ids in
+-- `wait` of a paused queue are moved to `paused`, where Bull's resume would destroy them
 
 -- @include merge_lists
 -- @include job_row
 
 local base, token, lock_ms, now, wanted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local longest, only_urgent = tonumber(ARGV[6]), ARGV[8] == "1"
+local max_data_bytes, only_urgent = tonumber(ARGV[6]), ARGV[8] == "1"
 local jobs, dropped = {}, {}
 
 if redis.call("EXISTS", KEYS[5]) == 1 then
@@ -37,8 +38,8 @@ if redis.call("EXISTS", KEYS[5]) == 1 then
   return {jobs, dropped}
 end
 
--- Bull workers with a rate limiter hold back later jobs for as long as an earlier one is noted here.
-local function forget_limits(ids)
+-- Bull workers with a rate limiter delay later jobs as long as an earlier one is listed here.
+local function remove_from_limiter(ids)
   if redis.call("EXISTS", KEYS[7]) == 0 then
     return
   end
@@ -58,8 +59,8 @@ local function read_locks(ids)
   return names, redis.call("MGET", unpack(names))
 end
 
--- Whoever may not publish fails here, before anything has moved.
-local function announce(ids)
+-- Runs before anything is moved: without permission to publish the script fails here.
+local function publish_active(ids)
   local channel = base .. "active@" .. token
   for _, id in ipairs(ids) do
     redis.call("PUBLISH", channel, id)
@@ -67,10 +68,10 @@ local function announce(ids)
 end
 
 local function lock_jobs(ids, locks)
-  announce(ids)
+  publish_active(ids)
   redis.call("ZREM", KEYS[3], unpack(ids))
   redis.call("SREM", KEYS[4], unpack(ids))
-  forget_limits(ids)
+  remove_from_limiter(ids)
   redis.call("LPUSH", KEYS[2], unpack(ids))
   for i, id in ipairs(ids) do
     redis.call("SET", locks[i], token, "PX", lock_ms)
@@ -78,8 +79,8 @@ local function lock_jobs(ids, locks)
   end
 end
 
--- The next to run, the last of them first to run.
-local function look_ahead(count)
+-- The next ids to run, in the order of the list: the last one runs first.
+local function next_ids(count)
   if not only_urgent then
     return redis.call("LRANGE", KEYS[1], -count, -1)
   end
@@ -93,7 +94,7 @@ local function look_ahead(count)
   return found
 end
 
-local function take_off(ids)
+local function remove_from_wait(ids)
   if not only_urgent then
     redis.call("LTRIM", KEYS[1], 0, -#ids - 1)
     return
@@ -104,7 +105,7 @@ local function take_off(ids)
 end
 
 local function claim(count)
-  local tail = look_ahead(count)
+  local tail = next_ids(count)
   if #tail == 0 then
     return false
   end
@@ -112,9 +113,9 @@ local function claim(count)
   local ids, locks, seen = {}, {}, {}
   for i = #tail, 1, -1 do
     local id = tail[i]
-    -- In `wait` and in our hands at once: somebody has queued a number twice.
+    -- In `wait` and in flight at the same time: an id was queued twice.
     local twice = seen[id] or (holders[i] == token and redis.call("LPOS", KEYS[2], id))
-    local row = not twice and row_of(base .. id, id, longest)
+    local row = not twice and job_row(base .. id, id, max_data_bytes)
     seen[id] = true
     if row then
       ids[#ids + 1], locks[#locks + 1], jobs[#jobs + 1] = id, names[i], row
@@ -125,7 +126,7 @@ local function claim(count)
   if #ids > 0 then
     lock_jobs(ids, locks)
   end
-  take_off(tail)
+  remove_from_wait(tail)
   return true
 end
 

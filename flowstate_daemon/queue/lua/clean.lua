@@ -1,21 +1,21 @@
--- Removes old jobs of one state, a stretch of it at a time, oldest first.
+-- Deletes old jobs of one state in batches, oldest first.
 --
 -- KEYS[1] the state's key (list or zset)
 -- KEYS[2] priority (zset)
 -- KEYS[3] stalled (set)
 -- KEYS[4] limiter:index (hash)
 --
--- ARGV[1] what all keys of the queue start with
--- ARGV[2] latest age mark of a job to remove, ms
--- ARGV[3] how many of the oldest to pass over
--- ARGV[4] how many to look at
--- ARGV[5] how many to remove at most
--- ARGV[6] highest score to look at, in a zset
+-- ARGV[1] prefix of all keys of the queue
+-- ARGV[2] latest time of a job to delete, ms
+-- ARGV[3] how many of the oldest jobs to skip
+-- ARGV[4] how many jobs to examine
+-- ARGV[5] maximum number of jobs to delete
+-- ARGV[6] highest score to examine, in a zset
 --
--- Returns {number looked at, number removed}
+-- Returns {number examined, number deleted}
 -- Publishes nothing
--- Agrees with cleanJobsInSet of Bull 4 (age mark: first present of finishedOn, processedOn, timestamp; locked jobs
--- stay; ids without a hash go), but compares numbers where that compares texts, and works on `delayed` too
+-- Agrees with cleanJobsInSet of Bull 4 (a job's time is the first present of finishedOn, processedOn, timestamp; locked
+-- jobs stay; ids without a hash are removed), but compares numbers where Bull compares strings, and accepts `delayed`
 
 -- @include delete_job
 
@@ -46,13 +46,13 @@ else
   ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", ARGV[6], "LIMIT", skip, count)
 end
 
-local looked, removed = 0, 0
+local examined, removed = 0, 0
 for i = 1, #ids do
   if removed >= limit then
     break
   end
   local id = ids[is_list and #ids + 1 - i or i]
-  looked = looked + 1
+  examined = examined + 1
   if is_old(base .. id) then
     if is_list then
       redis.call("LREM", KEYS[1], -1, id)
@@ -63,4 +63,4 @@ for i = 1, #ids do
     removed = removed + 1
   end
 end
-return {looked, removed}
+return {examined, removed}

@@ -6,17 +6,17 @@
 -- KEYS[4] flowstate:journal (list)
 -- then 3 for each job: <id> (hash) · <id>:lock (string) · <id>:logs (list)
 --
--- ARGV[1] what all keys of the queue start with; jobs that retention removes and sealed requests are found with it
+-- ARGV[1] prefix of all keys of the queue; keys of jobs that retention deletes and of stored requests are built from it
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
--- ARGV[4] how many entries of the journal to keep, 0 = all
+-- ARGV[4] how many entries of the journal to keep; 0 = all
 -- then 8 for each job:
 --   id · timestamp as read at the claim · retention: count or "", 0 = remove · age, s, or "" · returnvalue, JSON · event
---   · entry for the journal, or "" · data in place of the job's own, or "": it holds what must not stay
+--   · entry for the journal, or "" · data that replaces the job's, which holds a secret, or ""
 --
--- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
+-- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 locked by another worker
 -- Publishes completed: {"jobId","val"}, each
--- Agrees with moveToFinished of Bull 4, without metrics; the lock is tested before anything is written
+-- Agrees with moveToFinished of Bull 4, without metrics; the lock is checked before anything is written
 
 -- @include retention
 -- @include debounce
@@ -32,7 +32,8 @@ local function key_of(request_id)
   return base .. "flowstate:request:" .. request_id
 end
 
--- Neighbours with the same policy are trimmed together: what the first had trimmed, the last trims, too.
+-- Consecutive jobs with the same retention policy are trimmed in one call: trimming after the last one gives the same
+-- result as trimming after each.
 local function trim_kept()
   if kept_count or kept_age then
     trim(KEYS[2], base, tonumber(now), tonumber(kept_count), tonumber(kept_age))

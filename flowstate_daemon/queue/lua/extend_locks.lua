@@ -1,13 +1,13 @@
--- Renews the locks of all jobs in hand.
+-- Renews the locks of all jobs in flight.
 --
 -- KEYS[1] stalled (set)
 -- then <id>:lock (string) of each job
 --
 -- ARGV[1] token of the worker
--- ARGV[2] life of a lock, ms
+-- ARGV[2] lock duration, ms
 -- then the id of each job
 --
--- Returns the ids whose lock is gone or another's
+-- Returns the ids whose lock is missing or held by another worker
 -- Publishes nothing
 -- Agrees with extendLock of Bull 4
 

@@ -1,4 +1,4 @@
--- Fails up to 100 jobs for good.
+-- Fails up to 100 jobs finally.
 --
 -- KEYS[1] active (list)
 -- KEYS[2] failed (zset; also the channel)
@@ -6,18 +6,18 @@
 -- KEYS[4] flowstate:journal (list)
 -- then 3 for each job: <id> (hash) · <id>:lock (string) · <id>:logs (list)
 --
--- ARGV[1] what all keys of the queue start with; jobs that retention removes and sealed requests are found with it
+-- ARGV[1] prefix of all keys of the queue; keys of jobs that retention deletes and of stored requests are built from it
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
--- ARGV[4] how many entries of the journal to keep, 0 = all
+-- ARGV[4] how many entries of the journal to keep; 0 = all
 -- then 11 for each job:
 --   id · timestamp as read at the claim · retention: count or "", 0 = remove · age, s, or ""
 --   · attempts made, this one included · reason · stack traces, JSON · event · row for the log
---   · entry for the journal, or "" · data in place of the job's own, or "": it holds what must not stay
+--   · entry for the journal, or "" · data that replaces the job's, which holds a secret, or ""
 --
--- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
+-- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 locked by another worker
 -- Publishes failed: {"jobId","val"}, each
--- Agrees with saveStacktrace + moveToFinished of Bull 4, without metrics; the lock is tested before anything is written
+-- Agrees with saveStacktrace + moveToFinished of Bull 4, without metrics; the lock is checked before anything is written
 
 -- @include retention
 -- @include debounce
@@ -32,8 +32,9 @@ local function key_of(request_id)
   return base .. "flowstate:request:" .. request_id
 end
 
--- A sealed request that has run out would park its job again at each retry: a person who retries it wants it sent.
-local function forget_lost_envelope(hash, request_id)
+-- A job whose stored request has expired is set aside instead of sent. When an operator retries such a job it must be
+-- sent, so the reference to the expired request is removed.
+local function drop_expired_request(hash, request_id)
   if request_id and redis.call("EXISTS", key_of(request_id)) == 0 then
     redis.call("HDEL", hash, "storedRequest")
   end
@@ -69,8 +70,8 @@ for job = 1, #locks do
       count_member(request_id)
     else
       if ARGV[at + 10] == "" then
-        forget_lost_envelope(hash, request_id)
-      else -- nobody can send it again, and its sealed request holds what must not stay
+        drop_expired_request(hash, request_id)
+      else -- the job's secret was removed, so it cannot be sent again, and its stored request holds the secret too
         redis.call("HDEL", hash, "storedRequest")
         count_member(request_id)
       end

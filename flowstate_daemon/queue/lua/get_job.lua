@@ -1,4 +1,4 @@
--- Reads one job with everything that belongs to it.
+-- Returns one job with all its fields.
 --
 -- KEYS[1] completed (zset)
 -- KEYS[2] failed (zset)

@@ -1,4 +1,4 @@
--- Tells whether a job has ended, and how: what Bull's finished() looks for, in one call.
+-- Returns whether a job has finished, and its result: what Bull's finished() reads, in one call.
 --
 -- KEYS[1] completed (zset)
 -- KEYS[2] failed (zset)
@@ -6,7 +6,7 @@
 --
 -- ARGV[1] id
 --
--- Returns {state, returnvalue, failedReason}; state is "completed", "failed", "gone" (no such job) or "" (not ended)
+-- Returns {state, returnvalue, failedReason}; state is "completed", "failed", "gone" (no such job) or "" (not finished)
 -- Publishes nothing
 -- Agrees with isFinished of Bull 4, which does not know "gone"
 

@@ -1,15 +1,15 @@
--- Tells how many jobs wait that are at least as urgent as one of a given priority, and what this Redis remembers.
+-- Returns how many waiting jobs are at least as urgent as a given priority, and the epoch of the store.
 --
 -- KEYS[1] priority (zset)
 -- KEYS[2] flowstate:epoch (string)
 --
 -- ARGV[1] priority, 1 = most urgent
--- ARGV[2] a name for the memory, if it has none
+-- ARGV[2] id of a new epoch, used when there is none
 --
--- Returns {jobs that wait, name of the memory}
+-- Returns {waiting jobs, epoch}
 -- Publishes nothing
--- Agrees with nothing of Bull 4, whose producers do not look
+-- Agrees with no script of Bull 4
 
 -- @include store_epoch
 
-return {redis.call("ZCOUNT", KEYS[1], 1, ARGV[1]), memory_of(KEYS[2], ARGV[2])}
+return {redis.call("ZCOUNT", KEYS[1], 1, ARGV[1]), store_epoch(KEYS[2], ARGV[2])}

@@ -1,11 +1,11 @@
--- Removes entries from the head of the journal, each only as long as it is the head: whatever another writer has
--- removed before is passed over, and what somebody has not read stays.
+-- Removes entries from the head of the journal. Entries that another ledger writer has removed already are skipped;
+-- entries that were not passed stay.
 --
 -- KEYS[1] flowstate:journal (list)
 --
--- ARGV[1] and further: the entries, in the order in which they were read
+-- ARGV[1…] the entries, in the order in which they were read
 --
--- Returns how many were removed
+-- Returns the number of removed entries
 -- Publishes nothing
 -- Agrees with no script of Bull 4: the key is ours
 

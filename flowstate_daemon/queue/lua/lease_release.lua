@@ -1,10 +1,10 @@
--- Gives the lease of an instance id back, if it is still the caller's.
+-- Releases the lease of an instance id, if the caller still holds it.
 --
 -- KEYS[1] flowstate:instance:<id> (string + PX)
 --
 -- ARGV[1] token of the holder
 --
--- Returns 1 released; 0 it was not (or no longer) the caller's
+-- Returns 1 released; 0 the caller did not hold it
 -- Publishes nothing
 -- Agrees with no script of Bull 4: the key is ours
 

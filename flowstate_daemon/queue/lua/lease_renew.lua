@@ -1,11 +1,11 @@
--- Renews the lease of an instance id; takes it again if it has run out and nobody else wanted it.
+-- Renews the lease of an instance id; acquires it again when it has expired and has no new holder.
 --
 -- KEYS[1] flowstate:instance:<id> (string + PX)
 --
 -- ARGV[1] token of the holder
 -- ARGV[2] time to live, ms
 --
--- Returns 1 held; 0 another token is in its place
+-- Returns 1 held; 0 another token holds it
 -- Publishes nothing
 -- Agrees with no script of Bull 4: the key is ours
 

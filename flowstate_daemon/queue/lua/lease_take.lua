@@ -1,12 +1,12 @@
--- Takes the lease of an instance id if nobody holds it, or if the holder is the one whom the caller found dead.
+-- Acquires the lease of an instance id when it is free, or when its holder is the one that the caller found dead.
 --
 -- KEYS[1] flowstate:instance:<id> (string + PX)
 --
--- ARGV[1] token of the taker
--- ARGV[2] token that may be replaced, as seen before; empty = none
+-- ARGV[1] token of the caller
+-- ARGV[2] token of a dead holder that may be replaced; empty = none
 -- ARGV[3] time to live, ms
 --
--- Returns {1} taken; {0, token of the holder, its remaining ms} otherwise
+-- Returns {1} acquired; {0, token of the holder, its remaining ms} otherwise
 -- Publishes nothing
 -- Agrees with no script of Bull 4: the key is ours
 

@@ -4,7 +4,7 @@
 -- KEYS[2] <id>:logs (list)
 --
 -- ARGV[1] row
--- ARGV[2] how many of the newest rows to keep, 0 = all
+-- ARGV[2] how many of the newest rows to keep; 0 = all
 --
 -- Returns the number of rows; -1 no such job
 -- Publishes nothing

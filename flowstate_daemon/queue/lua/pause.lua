@@ -6,9 +6,9 @@
 -- KEYS[4] meta (hash)
 -- KEYS[5] priority (zset)
 --
--- Returns 1 paused; 0 it was paused before; -1 wait or paused is no list, nothing was done
--- Publishes paused: the word itself
--- Agrees with pause of Bull 4, but merges where that overwrites a list that is there already
+-- Returns 1 paused; 0 it was paused already; -1 wait or paused is not a list, nothing was changed
+-- Publishes paused: "paused"
+-- Agrees with pause of Bull 4, but merges the lists where Bull overwrites one of them
 
 -- @include merge_lists
 

@@ -1,4 +1,4 @@
--- Notes how far a job has come.
+-- Sets the progress of a job.
 --
 -- KEYS[1] <id> (hash)
 --

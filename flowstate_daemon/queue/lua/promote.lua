@@ -1,4 +1,4 @@
--- Moves due jobs from `delayed` to the list that takes jobs now, also while the queue is paused.
+-- Moves due jobs from `delayed` to the list of ready jobs, also while the queue is paused.
 --
 -- KEYS[1] delayed (zset; also the channel)
 -- KEYS[2] wait (list)
@@ -6,15 +6,15 @@
 -- KEYS[4] meta-paused (string)
 -- KEYS[5] priority (zset)
 --
--- ARGV[1] what all keys of the queue start with; hashes are built from it, as ids are not known before
+-- ARGV[1] prefix of all keys of the queue; keys of hashes are built from it, because the ids are not known
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
--- ARGV[4] how many at most, 1000 or fewer
+-- ARGV[4] maximum number of jobs, at most 1000
 --
--- Returns {jobs moved, due of the next one, ms, or -1}
--- Publishes waiting@token: id, each · delayed: due of the next one
--- Agrees with updateDelaySet of Bull 4; but ids without a job only leave the set, where Bull makes them jobs, and
--- `active` is not searched for ids that cannot be there
+-- Returns {jobs moved, due time of the next one, ms, or -1}
+-- Publishes waiting@token: id, each · delayed: due time of the next one
+-- Agrees with updateDelaySet of Bull 4; but ids without a job are only removed, where Bull creates jobs for them, and
+-- `active` is not searched for ids that cannot be in it
 
 -- @include add_to_wait
 
@@ -26,8 +26,8 @@ local function first_score()
   return tonumber(redis.call("ZRANGE", KEYS[1], 0, 0, "WITHSCORES")[2])
 end
 
--- Takes the due jobs out of the set. Whoever may not publish fails here, before anything has moved.
-local function take_due()
+-- Removes the due jobs from the set. Publishes first: without permission to publish the script fails before a write.
+local function remove_due()
   local due = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", string.format("(%.0f", end_of_now), "LIMIT", 0, ARGV[4])
   for _, id in ipairs(due) do
     local found = redis.pcall("HMGET", base .. id, "priority", "timestamp", "opts")
@@ -39,8 +39,8 @@ local function take_due()
   redis.call("ZREM", KEYS[1], unpack(due))
 end
 
--- Jobs of one priority that follow each other go into the list together.
-local function make_ready()
+-- Consecutive jobs of one priority are added to the list in one call.
+local function add_ready()
   local target = target_list(KEYS[4], KEYS[2], KEYS[3])
   local first = 1
   for i, id in ipairs(ids) do
@@ -54,8 +54,8 @@ end
 
 local score = first_score()
 if score and score < end_of_now then
-  take_due()
-  make_ready()
+  remove_due()
+  add_ready()
   score = first_score()
 end
 if not score then

@@ -1,4 +1,4 @@
--- Makes the delayed jobs that are due first due now, up to a number.
+-- Promotes the delayed jobs that are due first, up to a number.
 --
 -- KEYS[1] delayed (zset)
 -- KEYS[2] wait (list)
@@ -6,11 +6,11 @@
 -- KEYS[4] meta-paused (string)
 -- KEYS[5] priority (zset)
 --
--- ARGV[1] what all keys of the queue start with
--- ARGV[2] how many to look at
+-- ARGV[1] prefix of all keys of the queue
+-- ARGV[2] how many jobs to examine
 -- ARGV[3] channel waiting@token
 --
--- Returns {number looked at, number moved}; ids without a hash are dropped
+-- Returns {number examined, number moved}; ids without a hash are removed
 -- Publishes waiting@token: id, for each
 -- Agrees with promote of Bull 4, job by job
 

@@ -1,4 +1,4 @@
--- Makes one delayed job due now.
+-- Promotes one delayed job: it is ready at once.
 --
 -- KEYS[1] delayed (zset)
 -- KEYS[2] wait (list)
@@ -7,13 +7,13 @@
 -- KEYS[5] priority (zset)
 -- KEYS[6] <id> (hash)
 --
--- ARGV[1] what all keys of the queue start with
+-- ARGV[1] prefix of all keys of the queue
 -- ARGV[2] id
 -- ARGV[3] channel waiting@token
 --
 -- Returns 1 done; 0 no such job; -2 not delayed
 -- Publishes waiting@token: id
--- Agrees with promote of Bull 4, but tests the job before it writes
+-- Agrees with promote of Bull 4, but checks the job before it writes
 
 -- @include add_to_wait
 -- @include promote_job

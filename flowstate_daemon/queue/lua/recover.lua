@@ -1,5 +1,5 @@
--- Brings back what this instance left in `active` and runs no more: the jobs of its dead predecessor, and its own
--- whose claim was executed but never answered.
+-- Requeues jobs in `active` that this instance has locked but does not run: those of its dead predecessor, and those
+-- whose claim was executed while its reply was lost.
 --
 -- KEYS[1] active (list)
 -- KEYS[2] wait (list)
@@ -10,18 +10,18 @@
 -- KEYS[7] failed (zset; also the channel)
 -- KEYS[8] flowstate:journal (list)
 --
--- ARGV[1] what all keys of the queue start with; hashes and locks are built from it, as ids are not known before
+-- ARGV[1] prefix of all keys of the queue; keys of hashes and locks are built from it, because the ids are not known
 -- ARGV[2] token of the worker
--- ARGV[3] what all tokens of the instance start with
+-- ARGV[3] prefix of all tokens of the instance
 -- ARGV[4] now, ms
--- ARGV[5] how often a job may be brought back from a dead process
--- ARGV[6] reason for a job that was brought back too often
--- ARGV[7] how many entries of the journal to keep, 0 = all
--- then the ids that the worker knows to hold
+-- ARGV[5] how often a job may be recovered from a dead process
+-- ARGV[6] failure reason of a job that was recovered too often
+-- ARGV[7] how many entries of the journal to keep; 0 = all
+-- then the ids of all jobs that the worker has in flight
 --
--- Returns {ids put back, ids failed}
+-- Returns {ids requeued, ids failed}
 -- Publishes failed: {"jobId","val"}
--- Agrees with no script of Bull 4, where such jobs wait for two stalled checks; jobs without a lock are left to those
+-- Agrees with no script of Bull 4, where such jobs wait for two stalled checks; jobs without a lock are not touched
 
 -- @include add_to_wait
 -- @include retention
@@ -29,7 +29,7 @@
 -- @include journal
 -- @include fail_job
 
-local base, token, instance, now, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local base, token, instance, now, max_recoveries = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local held, requeued, failed = {}, {}, {}
 
 for i = 8, #ARGV do
@@ -47,7 +47,7 @@ local function requeue_own(id, counted)
   if not is_job(hash) then
     return
   end
-  if counted and increment(hash, "recoveredCounter") > most then
+  if counted and increment(hash, "recoveredCounter") > max_recoveries then
     fail_job(KEYS[7], base, id, now, ARGV[6], ARGV[6])
     failed[#failed + 1] = id
   else
@@ -56,7 +56,7 @@ local function requeue_own(id, counted)
   end
 end
 
-local function job_details(ids)
+local function recover(ids)
   local locks = {}
   for i, id in ipairs(ids) do
     locks[i] = base .. id .. ":lock"
@@ -72,9 +72,9 @@ local function job_details(ids)
   end
 end
 
--- From the newest to the oldest: each goes before those that went before it.
+-- From the newest to the oldest: each job is put before those that were requeued earlier, so the oldest runs first.
 for first = 1, #active, 1000 do
-  job_details({unpack(active, first, math.min(first + 999, #active))})
+  recover({unpack(active, first, math.min(first + 999, #active))})
 end
 write_journal(KEYS[8], tonumber(ARGV[7]))
 return {requeued, failed}

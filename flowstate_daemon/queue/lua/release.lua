@@ -1,4 +1,4 @@
--- Hands back up to 100 jobs untried: to the front of the list that takes jobs now, or to `delayed`.
+-- Releases up to 100 jobs without an attempt: to the front of the list of ready jobs, or to `delayed`.
 --
 -- KEYS[1] active (list)
 -- KEYS[2] wait (list)
@@ -11,11 +11,11 @@
 --
 -- ARGV[1] token of the worker
 -- ARGV[2] due, ms, or 0 = now
--- then 3 for each job, first to run first: id · timestamp as read at the claim · low bits of the score
+-- then 3 for each job, first to run first: id · timestamp as read at the claim · score suffix
 --
--- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
--- Publishes delayed: due
--- Agrees with no script of Bull 4, which has no hand-back; lists, locks and scores come out as after its retryJob
+-- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 locked by another worker
+-- Publishes delayed: due time
+-- Agrees with no script of Bull 4; lists, locks and scores are as after its retryJob
 
 -- @include add_to_wait
 -- @include remove_from_active
@@ -25,7 +25,7 @@ local locks, codes = read_locks(8, 2), {}
 local target = target_list(KEYS[4], KEYS[2], KEYS[3])
 local later = false
 
--- Each goes before those that went before it.
+-- In reverse: each job is put before those that were released earlier, so the first one runs first.
 for job = #locks, 1, -1 do
   local key, at = 6 + 2 * job, 3 * job
   local id = ARGV[at]

@@ -1,4 +1,4 @@
--- Removes a job from wherever it is, with all that belongs to it.
+-- Deletes a job in any state, with everything that belongs to it.
 --
 -- KEYS[1] completed (zset)
 -- KEYS[2] failed (zset)
@@ -12,12 +12,12 @@
 -- KEYS[10] <id> (hash)
 -- KEYS[11] <id>:lock (string)
 --
--- ARGV[1] what all keys of the queue start with
+-- ARGV[1] prefix of all keys of the queue
 -- ARGV[2] id
 --
--- Returns 1 removed; 0 no such job; -1 locked
+-- Returns 1 deleted; 0 no such job; -1 locked
 -- Publishes nothing
--- Agrees with removeJob of Bull 4, but a debounce that another job holds by now stays
+-- Agrees with removeJob of Bull 4, but a debounce that another job holds stays
 
 -- @include delete_job
 

@@ -1,4 +1,4 @@
--- Ends the pause of the queue for all workers.
+-- Resumes the queue for all workers.
 --
 -- KEYS[1] paused (list)
 -- KEYS[2] wait (list)
@@ -8,9 +8,9 @@
 --
 -- ARGV[1] channel resumed
 --
--- Returns 1 resumed; 0 it was not paused; -1 wait or paused is no list, nothing was done
--- Publishes resumed: the word itself
--- Agrees with pause of Bull 4, but merges where that overwrites a list that is there already
+-- Returns 1 resumed; 0 it was not paused; -1 wait or paused is not a list, nothing was changed
+-- Publishes resumed: "resumed"
+-- Agrees with pause of Bull 4, but merges the lists where Bull overwrites one of them
 
 -- @include merge_lists
 

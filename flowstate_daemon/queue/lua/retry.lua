@@ -1,4 +1,4 @@
--- Writes down failed attempts of up to 100 jobs that another attempt follows: after a delay, or at once.
+-- Records failed attempts of up to 100 jobs and schedules the next attempt: after a delay, or at once.
 --
 -- KEYS[1] active (list)
 -- KEYS[2] wait (list)
@@ -11,15 +11,15 @@
 -- then 3 for each job: <id> (hash) · <id>:lock (string) · <id>:logs (list)
 --
 -- ARGV[1] token of the worker
--- ARGV[2] how many entries of the journal to keep, 0 = all
+-- ARGV[2] how many entries of the journal to keep; 0 = all
 -- then 10 for each job:
---   id · timestamp as read at the claim · due, ms, or 0 = now · low bits of the score · attempts made, this one included
+--   id · timestamp as read at the claim · due, ms, or 0 = now · score suffix · attempts made, this one included
 --   · reason · stack traces, JSON · "lifo" or "back" · row for the log
 --   · entry for the journal, or ""
 --
--- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 another's lock
--- Publishes delayed: the smallest due, once
--- Agrees with saveStacktrace + moveToDelayed or retryJob of Bull 4, which write before they look at the lock
+-- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 locked by another worker
+-- Publishes delayed: the earliest due time, once
+-- Agrees with saveStacktrace + moveToDelayed or retryJob of Bull 4, which write before they check the lock
 
 -- @include add_to_wait
 -- @include remove_from_active
@@ -30,8 +30,8 @@ local locks, codes = read_locks(9, 3), {}
 local target = target_list(KEYS[4], KEYS[2], KEYS[3])
 local due_first
 
-local function try_later(id, due, low)
-  redis.call("ZADD", KEYS[5], string.format("%.0f", due * 4096 + low), id)
+local function delay_job(id, due, score_suffix)
+  redis.call("ZADD", KEYS[5], string.format("%.0f", due * 4096 + score_suffix), id)
   due_first = math.min(due_first or due, due)
 end
 
@@ -50,7 +50,7 @@ for job = 1, #locks do
     )
     redis.pcall("RPUSH", KEYS[key + 2], ARGV[at + 8])
     if due > 0 then
-      try_later(id, due, tonumber(ARGV[at + 3]))
+      delay_job(id, due, tonumber(ARGV[at + 3]))
     else
       add_to_wait(target, KEYS[6], priority, {id}, ARGV[at + 7])
     end

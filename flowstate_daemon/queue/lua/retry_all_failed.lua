@@ -1,4 +1,4 @@
--- Gives another run to the oldest failed jobs, up to a number.
+-- Moves the oldest failed jobs back to the ready jobs, up to a number.
 --
 -- KEYS[1] failed (zset)
 -- KEYS[2] wait (list)
@@ -6,16 +6,16 @@
 -- KEYS[4] meta-paused (string)
 -- KEYS[5] priority (zset)
 --
--- ARGV[1] what all keys of the queue start with
--- ARGV[2] latest end of a job to retry, ms: those that fail again meanwhile stay
--- ARGV[3] how many of the oldest to pass over
--- ARGV[4] how many to look at
+-- ARGV[1] prefix of all keys of the queue
+-- ARGV[2] latest finish time of a job to retry, ms: jobs that fail again later stay
+-- ARGV[3] how many of the oldest jobs to skip
+-- ARGV[4] how many jobs to examine
 -- ARGV[5] now, ms
 -- ARGV[6] channel waiting@token
 --
--- Returns {number looked at, number retried}; the others, locked or without a hash, stay
+-- Returns {number examined, number retried}; the others, locked or without a hash, stay
 -- Publishes waiting@token: id, for each
--- Agrees with retryJobs of Bull 4, with the differences told in retry_failed, and it does publish
+-- Agrees with retryJobs of Bull 4, with the differences named in retry_job.lua, and it publishes
 
 -- @include add_to_wait
 -- @include retry_job

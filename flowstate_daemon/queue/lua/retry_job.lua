@@ -1,4 +1,4 @@
--- Gives one failed job another run.
+-- Moves one failed job back to the ready jobs.
 --
 -- KEYS[1] failed (zset)
 -- KEYS[2] wait (list)
@@ -6,15 +6,15 @@
 -- KEYS[4] meta-paused (string)
 -- KEYS[5] priority (zset)
 --
--- ARGV[1] what all keys of the queue start with
+-- ARGV[1] prefix of all keys of the queue
 -- ARGV[2] id
 -- ARGV[3] now, ms
 -- ARGV[4] channel waiting@token
 --
 -- Returns 1 done; 0 no such job; -1 locked; -2 not failed
 -- Publishes waiting@token: id
--- Agrees with reprocessJob of Bull 4 in what it leaves behind, with two differences: it tests everything before it
--- writes, and it pushes by the hash's priority, so that a retried one-time code does not wait behind a newsletter
+-- Agrees with reprocessJob of Bull 4 in its result, with two differences: it checks everything before it writes, and it
+-- adds the job by the priority in its hash, so that a retried one-time code does not wait behind bulk email
 
 -- @include add_to_wait
 -- @include retry_job

@@ -1,4 +1,4 @@
--- Adds the next job of a repeatable definition, unless the definition was removed or the job is there already.
+-- Adds the next job of a repeatable definition, unless the definition was removed or the job exists already.
 --
 -- KEYS[1] repeat (zset)
 -- KEYS[2] id (string, counter)
@@ -8,23 +8,23 @@
 -- KEYS[6] paused (list)
 -- KEYS[7] meta-paused (string)
 -- KEYS[8] priority (zset)
--- KEYS[9] <id> (hash) of the job that is followed
+-- KEYS[9] <id> (hash) of the claimed job
 --
 -- ARGV[1] the definition's member of `repeat`
 -- ARGV[2] next id
 -- ARGV[3] its due time, ms
 -- ARGV[4] now, ms
 -- ARGV[5] name
--- ARGV[6] data, JSON, should the hash of the job that is followed have none
+-- ARGV[6] data, JSON, used when the hash of the claimed job has none
 -- ARGV[7] opts, JSON
 -- ARGV[8] priority, 0 = none
 -- ARGV[9] "lifo" or "back"
 -- ARGV[10] channel duplicated@token
 -- ARGV[11] channel waiting@token
 --
--- Returns 1 added; 0 there already; -1 the definition was removed
--- Publishes delayed: due ms, or waiting@token: id for a job due now; duplicated@token: id
--- Agrees with nextRepeatableJob and addJob of Bull 4, but passes a debounce over: the claimed job holds it still,
+-- Returns 1 added; 0 it exists already; -1 the definition was removed
+-- Publishes delayed: due time, ms, or waiting@token: id for a job due now; duplicated@token: id
+-- Agrees with nextRepeatableJob and addJob of Bull 4, but ignores the debounce: the claimed job still holds it,
 -- so that in Bull the definition ends there
 
 -- @include add_to_wait
@@ -41,7 +41,7 @@ if redis.call("EXISTS", KEYS[4]) == 1 then
   return 0
 end
 
--- The worker may have left data behind that is too long for it; the successor gets all of it.
+-- Copied in Redis: a claim does not return data that is too long, and the next job must get all of it.
 local data = redis.pcall("HGET", KEYS[9], "data")
 local delay = math.max(due - now, 0)
 redis.call(

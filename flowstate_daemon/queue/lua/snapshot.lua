@@ -1,4 +1,4 @@
--- Reads what the metrics need, in one call, at a cost that does not grow with the queue.
+-- Returns what the metrics need, in one call, at a cost that does not grow with the queue.
 --
 -- KEYS[1] wait (list)
 -- KEYS[2] active (list)
@@ -8,25 +8,25 @@
 -- KEYS[6] failed (zset)
 -- KEYS[7] meta-paused (string)
 -- KEYS[8] priority (zset)
--- KEYS[9] journal (list)
+-- KEYS[9] flowstate:journal (list)
 --
--- ARGV[1] what all keys of the queue start with
+-- ARGV[1] prefix of all keys of the queue
 --
 -- Returns {wait, active, delayed, paused, completed, failed, is paused, oldest waiting ms or -1, next due ms or -1,
---   outcomes in the journal}
+--   entries in the journal}
 -- Publishes nothing
 -- Agrees with getJobCounts and isPaused of Bull 4
 
 local base = ARGV[1]
-local CLASSES = 16 -- priorities looked at; FlowState uses three
+local MAX_PRIORITIES = 16 -- priorities examined; FlowState uses three
 
 local waiting = redis.call("LLEN", KEYS[1])
 local list = waiting > 0 and KEYS[1] or KEYS[4]
 local oldest = -1
 
--- The list runs from the tail: most urgent first, within one priority oldest first. So the oldest job of each
--- priority stands right behind all more urgent ones, and the oldest without priority behind all that have one.
-local function weigh(ahead)
+-- The tail runs first: most urgent first, within one priority oldest first. So the oldest job of each priority follows
+-- directly after all more urgent ones, and the oldest without priority after all that have one.
+local function update_oldest(ahead)
   local id = redis.call("LINDEX", list, -1 - ahead)
   local stamp = id and redis.pcall("HGET", base .. id, "timestamp")
   local at = type(stamp) == "string" and tonumber(stamp)
@@ -36,16 +36,16 @@ local function weigh(ahead)
 end
 
 local above = "-inf"
-weigh(0)
-for _ = 1, CLASSES do
-  local class = redis.call("ZRANGEBYSCORE", KEYS[8], above, "+inf", "WITHSCORES", "LIMIT", 0, 1)[2]
-  if not class then
+update_oldest(0)
+for _ = 1, MAX_PRIORITIES do
+  local priority = redis.call("ZRANGEBYSCORE", KEYS[8], above, "+inf", "WITHSCORES", "LIMIT", 0, 1)[2]
+  if not priority then
     break
   end
-  weigh(redis.call("ZCOUNT", KEYS[8], "-inf", "(" .. class))
-  above = "(" .. class
+  update_oldest(redis.call("ZCOUNT", KEYS[8], "-inf", "(" .. priority))
+  above = "(" .. priority
 end
-weigh(redis.call("ZCARD", KEYS[8]))
+update_oldest(redis.call("ZCARD", KEYS[8]))
 
 local due = redis.call("ZRANGE", KEYS[3], 0, 0, "WITHSCORES")[2]
 return {

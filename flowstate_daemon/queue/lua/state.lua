@@ -1,4 +1,4 @@
--- Tells the state of a job.
+-- Returns the state of a job.
 --
 -- KEYS[1] completed (zset)
 -- KEYS[2] failed (zset)
@@ -9,9 +9,9 @@
 --
 -- ARGV[1] id
 --
--- Returns the state's name; nothing for a job that is in none
+-- Returns the name of the state, or nil
 -- Publishes nothing
--- Agrees with getState of Bull 4, which reads whole lists into the client
+-- Agrees with getState of Bull 4, which reads whole lists in the client
 
 -- @include state_of
 

@@ -1,4 +1,4 @@
--- Replaces the data of a job. A request that was sealed with the old data is not for it any more.
+-- Replaces the data of a job. A stored request with the old data is no longer used for it.
 --
 -- KEYS[1] <id> (hash)
 --

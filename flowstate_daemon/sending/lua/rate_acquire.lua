@@ -1,15 +1,15 @@
--- Asks for the right to start one request to the provider, at the rate that all daemons share.
+-- Acquires a request token: permission to start one request, at the rate that all daemons share.
 --
 -- KEYS[1] flowstate:rate (hash)
 -- KEYS[2] flowstate:bulk-paused (string + PX)
 --
--- ARGV[1] 1 = for an urgent mail, else 0
--- ARGV[2] requests a second to assume while the provider has told none; 0 = no limit
+-- ARGV[1] 1 = for urgent email, else 0
+-- ARGV[2] requests a second to assume while the provider's limit is unknown; 0 = no limit
 --
--- Returns {0 or how long to wait before asking again, us; requests a second, 0 = no limit; what is left of the pause
---   of all that is not urgent, ms}
+-- Returns {0, or how long to wait before the next try, us; requests a second, 0 = no limit; remaining pause of bulk
+--   email, ms}
 -- Publishes nothing
--- Agrees with no script of Bull 4: the keys are ours. The time is the server's
+-- Agrees with no script of Bull 4: the keys are ours. Time is the server's
 
 -- @include rate_limit
 -- @include rate_limit_state

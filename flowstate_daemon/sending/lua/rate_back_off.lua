@@ -1,12 +1,12 @@
--- Lets all daemons rest after a 429, and go slower for a while.
+-- Blocks the requests of all daemons after a 429, and slows them down for a while.
 --
 -- KEYS[1] flowstate:rate (hash)
 --
--- ARGV[1] how long to rest, us
+-- ARGV[1] how long to block, us
 --
 -- Returns 1
 -- Publishes nothing
--- Agrees with no script of Bull 4: the key is ours. The time is the server's
+-- Agrees with no script of Bull 4: the key is ours. Time is the server's
 
 -- @include rate_limit
 -- @include rate_limit_state

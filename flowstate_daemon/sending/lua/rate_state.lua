@@ -1,16 +1,15 @@
--- Shows the shared request rate to a person.
+-- Returns the state of the shared rate limit, for `provider status`.
 --
 -- KEYS[1] flowstate:rate (hash)
 -- KEYS[2] flowstate:bulk-paused (string + PX)
 -- KEYS[3] flowstate:provider-refused (string + PX)
 --
--- ARGV[1] requests a second to assume while the provider has told none; 0 = no limit
+-- ARGV[1] requests a second to assume while the provider's limit is unknown; 0 = no limit
 --
--- Returns {requests a second, 0 = no limit; by how much we go slower; what is left of the rest after a 429, us;
---   what is left of the pause of all that is not urgent, ms; its reason; starts in the last two to four seconds;
---   why the provider refuses us, empty when it does not}
+-- Returns {requests a second, 0 = no limit; slowdown factor; remaining block after a 429, us; remaining pause of bulk
+--   email, ms; its reason; requests in the last two to four seconds; why the provider refuses the account, or ""}
 -- Publishes nothing
--- Agrees with no script of Bull 4: the keys are ours. The time is the server's
+-- Agrees with no script of Bull 4: the keys are ours. Time is the server's
 
 -- @include rate_limit
 -- @include rate_limit_state

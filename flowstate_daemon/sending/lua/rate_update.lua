@@ -1,14 +1,14 @@
--- Takes note of the request rate that an answer of the provider has told.
+-- Stores the rate limit from the headers of a response of the provider.
 --
 -- KEYS[1] flowstate:rate (hash + PX)
 --
--- ARGV[1] requests a second that it allows
--- ARGV[2] how many of them remain in its present window
--- ARGV[3] how long that window lasts, us
+-- ARGV[1] allowed requests a second
+-- ARGV[2] requests that remain in the current window
+-- ARGV[3] time until that window ends, us
 --
 -- Returns 1
 -- Publishes nothing
--- Agrees with no script of Bull 4: the key is ours. The time is the server's
+-- Agrees with no script of Bull 4: the key is ours. Time is the server's
 
 -- @include rate_limit
 -- @include rate_limit_state

@@ -1,15 +1,15 @@
--- Frees members of a sealed request that the provider has refused: whatever is sent for them next is a new request.
--- If one of them is not the caller's any more, nothing is written: its new holder may send the sealed bytes.
+-- Detaches jobs from a stored request that the provider has rejected: the next try sends them in a new request.
+-- If the caller has lost the lock of one of them, nothing is written: the new holder may send the stored bytes.
 --
--- KEYS[1] flowstate:request:<envelope id> (hash)
+-- KEYS[1] flowstate:request:<stored request id> (hash)
 -- then 2 for each member: <id> (hash) · <id>:lock (string)
 --
 -- ARGV[1] token of the worker
--- ARGV[2] envelope id
+-- ARGV[2] stored request id
 --
--- Returns 1 free; 0 one of them is lost
+-- Returns 1 detached; 0 one of the locks is lost
 -- Publishes nothing
--- Agrees with no script of Bull 4: key and field `envelope` are ours
+-- Agrees with no script of Bull 4: the key and the field `storedRequest` are ours
 
 -- @include remove_from_active
 -- @include stored_request

@@ -1,22 +1,22 @@
--- Seals a request before its first try: writes down its bytes and its key, and binds each job in it to them.
--- If one of the jobs is not the caller's any more, nothing is written.
+-- Saves a request before its first try: its bytes and its idempotency key; each of its jobs gets a reference to it.
+-- If the caller has lost the lock of one of the jobs, nothing is written.
 --
--- KEYS[1] flowstate:request:<envelope id> (hash + PX)
+-- KEYS[1] flowstate:request:<stored request id> (hash + PX)
 -- then 2 for each member: <id> (hash) · <id>:lock (string)
 --
 -- ARGV[1] token of the worker
--- ARGV[2] envelope id
+-- ARGV[2] stored request id
 -- ARGV[3] body, compressed
 -- ARGV[4] idempotency key
 -- ARGV[5] path
 -- ARGV[6] members, JSON
 -- ARGV[7] now, ms
--- ARGV[8] life of the envelope, ms
+-- ARGV[8] time to live, ms
 -- then 1 for each member: timestamp as read at the claim
 --
--- Returns the positions, from 1, of members that are lost: lock not ours, no such job (any more); empty when sealed
+-- Returns the positions, from 1, of lost members (not locked by the caller, or no such job); empty when saved
 -- Publishes nothing
--- Agrees with no script of Bull 4: key and field `envelope` are ours
+-- Agrees with no script of Bull 4: the key and the field `storedRequest` are ours
 
 -- @include remove_from_active
 

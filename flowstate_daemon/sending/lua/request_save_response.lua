@@ -1,10 +1,10 @@
--- Writes down what the provider has answered to a sealed request, for members that are settled later or elsewhere.
+-- Saves the provider's response to a stored request, for jobs that are settled later or by another process.
 --
--- KEYS[1] flowstate:request:<envelope id> (hash)
+-- KEYS[1] flowstate:request:<stored request id> (hash)
 --
--- ARGV[1] answer
+-- ARGV[1] response
 --
--- Returns 1 done; 0 no such envelope (any more)
+-- Returns 1 done; 0 no such stored request
 -- Publishes nothing
 -- Agrees with no script of Bull 4: the key is ours
 

@@ -1,20 +1,20 @@
--- Reads jobs as a claim would, and leaves them where they are.
+-- Reads jobs as `claim` returns them, without moving them.
 --
--- KEYS[1] the hash of the first job; those of the others follow
+-- KEYS[1…] <id> (hash) of each job
 --
--- ARGV[1] longest data to return, bytes
+-- ARGV[1] maximum length of data to return, bytes
 -- then the id of each job
 --
--- Returns for each id what `claim` returns of a job, or nothing when there is no such job
+-- Returns for each id the job as `claim` returns it, or nil when there is no such job
 -- Publishes nothing
--- Agrees with nothing of Bull 4: it changes nothing
+-- Agrees with no script of Bull 4
 
 -- @include job_row
 
-local longest = tonumber(ARGV[1])
+local max_data_bytes = tonumber(ARGV[1])
 local rows = {}
 
 for i, hash in ipairs(KEYS) do
-  rows[i] = row_of(hash, ARGV[i + 1], longest) or false
+  rows[i] = job_row(hash, ARGV[i + 1], max_data_bytes) or false
 end
 return rows

@@ -1,17 +1,18 @@
--- Where ready jobs go: `paused` while the queue is paused, else `wait`. Ask inside the script that pushes: resume()
--- renames `paused` over `wait`, so whatever was put into the wrong one is destroyed.
+-- The list for ready jobs: `paused` while the queue is paused, else `wait`. Call it in the script that pushes: Bull's
+-- resume renames `paused` over `wait`, which destroys jobs that were pushed to the wrong list.
 local function target_list(meta_paused, wait, paused)
   return redis.call("EXISTS", meta_paused) == 1 and paused or wait
 end
 
--- A priority as some producer wrote it; nothing usable counts as none.
+-- The priority as a number; 0 (no priority) when it is not usable.
 local function rank_of(priority)
   local rank = tonumber(priority)
   return rank and rank == rank and rank or 0
 end
 
--- Puts a block of ids into a list so that `ahead` others run before them and ids[1] runs first of the block.
--- The list runs from its tail. LINSERT walks from the head, so a few at the tail are cheaper to take off and put back.
+-- Inserts ids so that `ahead` other jobs run before them and ids[1] runs first of the inserted ones.
+-- The tail of the list runs first. LINSERT scans from the head, so when few ids are ahead it is cheaper to pop and
+-- push them again.
 local function insert(list, ids, ahead)
   local length = redis.call("LLEN", list)
   if ahead >= length then
@@ -39,10 +40,11 @@ local function insert(list, ids, ahead)
   end
 end
 
--- Makes ids of one priority ready to run, ids[1] first. Prioritised jobs run before all others, small numbers first.
---   back   behind all of the same priority, as Bull adds
---   lifo   the same, but an unprioritised job before everything, the last of the block first, as Bull's `lifo`
---   front  before all of the same priority, behind the more urgent; unprioritised: behind all prioritised jobs
+-- Adds ids of one priority to a list of ready jobs, ids[1] first. Jobs with a priority run before all others, small
+-- numbers first. Modes:
+--   back   after all jobs of the same priority, as Bull adds jobs
+--   lifo   the same, but a job without priority before all others, the last id first, as Bull's `lifo`
+--   front  before all jobs of the same priority, after more urgent ones; without priority: after all with priority
 local function add_to_wait(target, priorities, priority, ids, mode)
   local rank = rank_of(priority)
   if rank == 0 and mode == "lifo" then

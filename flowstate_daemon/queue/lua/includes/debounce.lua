@@ -1,4 +1,5 @@
--- Lets the next job with this debounce id in, once its holder has ended. One with a time to live runs out by itself.
+-- Deletes the debounce key of a finished job, so that the next job with this debounce id is accepted. A key with a
+-- time to live expires by itself.
 local function release_debounce(base, debounce_id)
   if debounce_id then
     local key = base .. "de:" .. debounce_id

@@ -1,6 +1,5 @@
--- Deletes what belongs to a job beside the list or zset that it is in: hash, log, place among the priorities, mark
--- of the stalled check, the debounce if it is this job's, the traces of Bull's rate limiter. A key that is no hash,
--- and so no job, stays.
+-- Deletes everything of a job except its entry in the list or zset of its state: hash, log, priority, entry in the
+-- stalled set, its debounce key, its entries in Bull's rate limiter. A key that is not a hash is not a job and stays.
 local function delete_job(base, priorities, stalled, limiter_index, id)
   local hash = base .. id
   redis.call("ZREM", priorities, id)

@@ -1,21 +1,21 @@
--- Fails a job that no worker holds any more. Needs `retention`, `debounce` and `journal`, which is written at the end.
--- `val` is what the event says.
-local LONGEST_DATA, LONGEST_ADDRESS = 1048576, 320
+-- Fails a job that no worker holds any more. Needs the includes `retention`, `debounce` and `journal`; the caller calls
+-- `write_journal` at the end. `val` is the `val` of the published event.
+local MAX_DATA_BYTES, MAX_ADDRESS_BYTES = 1048576, 320
 
--- What to keep of the failed, in any form that producers write: remove this one, count, age.
+-- Parses removeOnFail in any form that producers write. Returns whether to remove this job, count, age.
 local function read_retention(opts)
   local known, parsed = pcall(cjson.decode, opts or "")
-  local wish = known and type(parsed) == "table" and parsed.removeOnFail
-  local kind = type(wish)
+  local policy = known and type(parsed) == "table" and parsed.removeOnFail
+  local kind = type(policy)
   local count, age
   if kind == "table" then
-    count, age = tonumber(wish.count), tonumber(wish.age)
+    count, age = tonumber(policy.count), tonumber(policy.age)
   elseif kind == "number" then
-    count = wish
+    count = policy
   elseif kind == "string" then
-    count = wish ~= "" and 0 or nil
+    count = policy ~= "" and 0 or nil
   elseif kind == "boolean" then
-    count = wish and 0 or nil
+    count = policy and 0 or nil
   end
   if count and not (count >= 0) then
     count = nil
@@ -23,7 +23,7 @@ local function read_retention(opts)
   return count == 0, count and math.ceil(count), age
 end
 
--- A one-time code does not stay in a failed job, whoever failed it; data of other mails is left as it is.
+-- Replaces a one-time code in the data of a failed job; other data stays as it is.
 local function redact_codes(hash)
   local data = redis.call("HGET", hash, "data")
   if data and string.find(data, '"otpCode"', 1, true) then
@@ -33,23 +33,23 @@ local function redact_codes(hash)
   end
 end
 
--- A whole number from a hash field, or what stands for none.
-local function to_integer(text, most, otherwise)
-  local number = tonumber(text or "") or otherwise
-  return number >= 0 and number <= most and math.floor(number) or otherwise
+-- The integer in a hash field, or `default` when it is absent, negative or larger than `max`.
+local function to_integer(text, max, default)
+  local number = tonumber(text or "") or default
+  return number >= 0 and number <= max and math.floor(number) or default
 end
 
--- For whom the mail would have been, if its data tells.
+-- The recipient's address from the job's data, or nil.
 local function recipient(hash)
-  if redis.call("HSTRLEN", hash, "data") > LONGEST_DATA then
+  if redis.call("HSTRLEN", hash, "data") > MAX_DATA_BYTES then
     return nil
   end
   local known, data = pcall(cjson.decode, redis.call("HGET", hash, "data") or "")
   local to = known and type(data) == "table" and data.to
-  return type(to) == "string" and #to <= LONGEST_ADDRESS and to or nil
+  return type(to) == "string" and #to <= MAX_ADDRESS_BYTES and to or nil
 end
 
--- The same entry as of a run that has failed in a worker's hands.
+-- The journal entry, in the format of worker/results.py and database/ledger.py.
 local function failure_entry(base, id, now, reason)
   local hash = base .. id
   local found = redis.call("HMGET", hash, "name", "timestamp", "attemptsMade")
@@ -83,14 +83,14 @@ local function fail_job(failed, base, id, now, reason, val)
   redis.call("PUBLISH", failed, cjson.encode({jobId = id, val = val}))
 end
 
--- One more in a counter of the job's; whatever stands there and is no number counts as none.
+-- Increments a counter in the job's hash; a value that is not a number counts as 0.
 local function increment(hash, field)
   local count = (tonumber(redis.call("HGET", hash, field)) or 0) + 1
   redis.call("HSET", hash, field, string.format("%.0f", count))
   return count
 end
 
--- Whether there is a job under this id: Bull's workers leave hashes without one behind.
+-- Whether the hash is a job: Bull's workers leave behind hashes that are not.
 local function is_job(hash)
   local found = redis.pcall("HMGET", hash, "name", "data", "opts")
   return not found.err and (found[1] or found[2] or found[3]) and true or false

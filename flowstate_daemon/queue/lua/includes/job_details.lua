@@ -1,5 +1,5 @@
--- What a person may want to know of one job: locked (0 or 1), number of log rows, all fields of its hash.
--- An id whose key is no hash, or that has no key, has no fields. Keys are passed in full.
+-- Everything that is stored of one job: locked (0 or 1), number of log rows, all fields of its hash.
+-- No fields when the key is absent or not a hash. The arguments are full keys.
 local function job_details(hash, lock, logs)
   local fields, rows = {}, 0
   if redis.call("TYPE", hash).ok == "hash" then

@@ -1,11 +1,11 @@
--- The fields of a job as a worker needs them, or nothing when the hash is none; data longer than `longest` is left
--- behind, and its length told.
-local function row_of(hash, id, longest)
+-- The fields of a job that a worker needs, or nil when the key is not a job. Data longer than `max_data_bytes` is not
+-- returned; its length is the tenth member then.
+local function job_row(hash, id, max_data_bytes)
   local length = redis.pcall("HSTRLEN", hash, "data")
   if type(length) ~= "number" then
     return nil
   end
-  local data = length > longest and "" or "data"
+  local data = length > max_data_bytes and "" or "data"
   local row = redis.call(
     "HMGET", hash, "name", data, "opts", "timestamp", "attemptsMade", "priority", "stacktrace", "storedRequest"
   )
@@ -13,6 +13,6 @@ local function row_of(hash, id, longest)
     return nil
   end
   row[9] = id
-  row[10] = length > longest and length or nil
+  row[10] = length > max_data_bytes and length or nil
   return row
 end

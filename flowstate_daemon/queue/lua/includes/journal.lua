@@ -1,5 +1,6 @@
--- Outcomes on their way to the ledger. First `add_entry` for each job, then `write_journal` once. The outcome of a job that
--- somebody has removed meanwhile is written down, too: the mail went out. Whoever lost a job leaves it to the other.
+-- Outcomes for the ledger. First `add_entry` for each job, then `write_journal` once. The outcome of a job that was
+-- removed (-1) is recorded too, because the email was sent. A worker that lost the lock records nothing: the new
+-- holder of the lock does.
 local entries = {}
 
 local function add_entry(code, entry)
@@ -8,7 +9,8 @@ local function add_entry(code, entry)
   end
 end
 
--- Keeps the newest `limit` entries; 0 = all. A stranger's key in the journal's place must not stop an ending.
+-- Keeps the newest `limit` entries; 0 = all. Uses pcall: a foreign key of another type under the journal's name must
+-- not stop the transition.
 local function write_journal(journal, limit)
   if #entries > 0 then
     for first = 1, #entries, 1000 do

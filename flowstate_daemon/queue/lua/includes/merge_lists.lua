@@ -1,6 +1,6 @@
--- Moves all ids of one list of waiting jobs into another, where Bull's RENAME would destroy what is there.
--- Both run from the tail. Whichever tail is more urgent goes first; of two equals the one in `elder`, one of the
--- two. An id that is in both is kept once. Neither list loses its own order.
+-- Moves all ids of one list of waiting jobs into another, which Bull's RENAME would overwrite.
+-- Of both lists the tail runs first. The more urgent tail is taken first; of two equal ones the one in `elder`, which
+-- is one of the two lists. An id that is in both lists is kept once. The order within each list stays.
 local CHUNK = 5000
 
 local function merge_lists(from, into, elder, priorities)
@@ -40,7 +40,7 @@ local function merge_lists(from, into, elder, priorities)
   end
 end
 
--- Whether both keys are lists or absent: nothing may be moved otherwise.
+-- Whether both keys are lists or absent. Otherwise nothing may be moved.
 local function are_lists(one, other)
   for _, key in ipairs({one, other}) do
     local kind = redis.call("TYPE", key).ok

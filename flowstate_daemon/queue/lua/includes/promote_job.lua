@@ -1,5 +1,5 @@
--- Moves a delayed job to the list that takes jobs now. Needs `add_to_wait`. An id without a hash only leaves `delayed`.
--- Returns whether a job was moved.
+-- Moves a delayed job to the list of ready jobs. Needs the include `add_to_wait`. An id without a hash is only removed
+-- from `delayed`. Returns whether a job was moved.
 local function promote_job(delayed, target, priorities, base, id, waiting)
   local hash = base .. id
   local is_job = redis.call("TYPE", hash).ok == "hash"

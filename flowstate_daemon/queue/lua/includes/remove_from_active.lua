@@ -3,7 +3,8 @@
 -- -6 another's lock. Nothing of a job is written before its lock has been looked at.
 local freed, free_locks = {}, {}
 
--- The locks of all jobs of this call; keys of per-job keys stand from KEYS[first] on, `step` a job, the lock second.
+-- The lock holders of all jobs of this call. The keys of the jobs start at KEYS[first], `step` keys a job, the lock
+-- second.
 local function read_locks(first, step)
   local names = {}
   for at = first + 1, #KEYS, step do
@@ -12,12 +13,12 @@ local function read_locks(first, step)
   return redis.call("MGET", unpack(names))
 end
 
--- Ids start again at 1 after `obliterate`: the job's time tells whether it is still the same job.
+-- Whether the hash is still the claimed job: ids start at 1 again after `obliterate`, so the timestamp is compared.
 local function same_time(stored, known)
   return stored == known or known == "0" or math.floor(tonumber(stored) or 0) == tonumber(known)
 end
 
--- Returns the code, and on success the job's priority, debounce id and envelope id.
+-- Returns the code, and on success the job's priority, debounce id and stored request id.
 local function remove_from_active(active, hash, lock, holder, token, id, timestamp)
   local found = redis.pcall("HMGET", hash, "timestamp", "priority", "deid", "opts", "storedRequest")
   if found.err or not (found[1] or found[4]) or not same_time(found[1], timestamp) then

@@ -1,5 +1,5 @@
--- Deletes ended jobs that the policy of the last one no longer keeps: entries of the set, hashes and logs.
--- `count`, `age` (seconds): a number, or nil for no limit. A count of 0 never comes here: that job enters no set.
+-- Deletes finished jobs beyond the retention policy: entries of the zset, hashes and logs.
+-- `count`, `age` (seconds): a number, or nil for no limit. `count` is never 0 here: such a job is deleted at once.
 local function trim(set, base, now, count, age)
   local function drop(ids)
     for _, id in ipairs(ids) do

@@ -1,4 +1,5 @@
--- Gives a failed job another run, with the same sealed request if there still is one. Needs `add_to_wait`. Returns Bull's codes: 1 done; 0 no such job; -1 locked; -2 not failed.
+-- Moves a failed job back to the ready jobs, with its stored request if that still exists. Needs the include
+-- `add_to_wait`. Returns Bull's codes: 1 done; 0 no such job; -1 locked; -2 not failed.
 local function retry_job(failed, target, priorities, base, id, now, waiting)
   local hash = base .. id
   if redis.call("TYPE", hash).ok ~= "hash" then

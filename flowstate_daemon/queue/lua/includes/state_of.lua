@@ -1,4 +1,4 @@
--- The state of a job, in Bull's order of looking, and its score where the state is a zset; nothing if it is nowhere.
+-- The state of a job, looked up in Bull's order, and its score when the state is a zset; nothing when it is in none.
 local function state_of(completed, failed, delayed, active, wait, paused, id)
   local zsets = {{"completed", completed}, {"failed", failed}, {"delayed", delayed}}
   for _, zset in ipairs(zsets) do

@@ -1,13 +1,13 @@
--- Names what this server remembers: a mark that goes with all other keys, and the run of the server's process. The same
--- name later means that nothing was forgotten meanwhile, as far as the server knows. A server that does not tell its
--- run is known by the mark alone.
-local function memory_of(mark, fresh)
-  local found = redis.call("GET", mark)
+-- The epoch of this store: a random id in a key, which is lost with all other keys, and the server's run id. The same
+-- epoch later means that the store has lost no data in between. A server that hides its run id is identified by the
+-- key alone.
+local function store_epoch(key, new_id)
+  local found = redis.call("GET", key)
   if not found then
-    redis.call("SET", mark, fresh)
-    found = fresh
+    redis.call("SET", key, new_id)
+    found = new_id
   end
-  local told = redis.pcall("INFO", "server")
-  local run = type(told) == "string" and string.match(told, "run_id:(%x+)") or ""
-  return found .. ":" .. run
+  local info = redis.pcall("INFO", "server")
+  local run_id = type(info) == "string" and string.match(info, "run_id:(%x+)") or ""
+  return found .. ":" .. run_id
 end

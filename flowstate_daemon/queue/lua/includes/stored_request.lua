@@ -1,5 +1,5 @@
--- Sealed requests whose members end. First `count_member` for each member, then `release_requests` once: it counts
--- down what is left of each, and deletes the envelope with its last member.
+-- Stored requests whose members have finished. First `count_member` for each member, then `release_requests` once: it
+-- decrements the number of open members of each request, and deletes a request with its last one.
 local left_by = {}
 
 local function count_member(id)
@@ -8,7 +8,7 @@ local function count_member(id)
   end
 end
 
--- `key_of` tells the key of an envelope by its id.
+-- `key_of` returns the key of a stored request by its id.
 local function release_requests(key_of)
   for id, count in pairs(left_by) do
     local key = key_of(id)

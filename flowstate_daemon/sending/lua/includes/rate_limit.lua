@@ -1,28 +1,28 @@
--- The arithmetic of the shared request rate. Pure: it touches no key, so that tests run it against time of their own.
--- All times are microseconds; 0 stands for none. A state `s` has
---   limit   requests a second that the provider allows · next  earliest next start, by the rhythm
---   hold    no start before this, after a 429 · stretch, slowed  by how much we go slower than allowed, as of when
---   urgent  until when the next start belongs to an urgent request · bucket, starts, before  what was started lately
+-- The arithmetic of the shared rate limit. Pure: it uses no key, so tests run it with their own clock.
+-- All times are in microseconds; 0 means none. A state `s` has
+--   limit   allowed requests a second · next  earliest time of the next request
+--   hold    no request before this time, after a 429 · slowdown, slowed_at  factor by which requests are slower, since
+--   urgent  until this time the next request is reserved for an urgent one · bucket, starts, before  recent requests
 --
--- The provider counts in windows of a second, and nobody tells when they begin. So starts are spread evenly, and a
--- little wider than the limit asks for: `limit` + 1 of them never fall into one second, wherever that begins.
+-- The provider counts in windows of one second, whose begin is unknown. So requests are spread evenly, a little wider
+-- than the limit requires: no second, wherever it begins, contains `limit` + 1 of them.
 local SECOND = 1000000
-local ROOM = 1.05 -- limit + 1 starts span as many seconds: leaves 50 ms for late starts and uneven ways
-local CATCH_UP = 15000 -- as much of a late start is made good by the next one
-local GRACE = 50000 -- an urgent request that does not come for its start by then has lost it
-local HARDER, EASIER, SLOWEST = 1.1, 0.01, 4 -- a tenth slower at each 429, a hundredth faster each second
-local LONGEST_HOLD = 300 * SECOND
+local SPACING = 1.05 -- limit + 1 requests span this many seconds: leaves 50 ms for late starts and uneven latency
+local CATCH_UP = 15000 -- how much of a late start the next one may make up for
+local GRACE = 50000 -- how long a token stays reserved for an urgent request
+local HARDER, EASIER, MAX_SLOWDOWN = 1.1, 0.01, 4 -- a tenth slower at each 429, a hundredth faster each second
+local MAX_HOLD = 300 * SECOND
 local BUCKET = 2 * SECOND
 
 local function slowdown_factor(s, now)
-  return math.max(1, s.stretch - EASIER * math.max(0, now - s.slowed) / SECOND)
+  return math.max(1, s.slowdown - EASIER * math.max(0, now - s.slowed_at) / SECOND)
 end
 
-local function space_of(s, now)
-  return s.limit > 0 and SECOND * ROOM / s.limit * slowdown_factor(s, now) or 0
+local function interval(s, now)
+  return s.limit > 0 and SECOND * SPACING / s.limit * slowdown_factor(s, now) or 0
 end
 
--- Starts are counted in two buckets: together they cover at least the last two seconds.
+-- Requests are counted in two buckets, which together cover at least the last two seconds.
 local function rotate_bucket(s, now)
   local bucket = math.floor(now / BUCKET)
   if bucket ~= s.bucket then
@@ -31,19 +31,19 @@ local function rotate_bucket(s, now)
   end
 end
 
--- May a request start now? Returns 0, or how long to wait before asking again. `pause` is what is left of a pause of
--- all that is not urgent. An urgent request that has to wait owns the next start, whoever else asks for it.
+-- Returns 0 when a request may start now, or how long to wait before the next try. `pause` is the remaining pause of
+-- bulk email. An urgent request that has to wait reserves the next token.
 local function try_acquire(s, now, urgent, pause)
   if not urgent and pause > 0 then
     return pause
   end
-  local space = space_of(s, now)
-  -- A clock that was set back, or a limit that was raised, must not leave us waiting for a time far away.
-  s.next, s.hold = math.min(s.next, now + space), math.min(s.hold, now + LONGEST_HOLD)
-  local opens = math.max(s.next, s.hold)
-  if opens > now then
-    s.urgent = urgent and opens + GRACE or s.urgent
-    return opens - now
+  local spacing = interval(s, now)
+  -- After the clock was set back or the limit was raised, these times must not lie far in the future.
+  s.next, s.hold = math.min(s.next, now + spacing), math.min(s.hold, now + MAX_HOLD)
+  local available = math.max(s.next, s.hold)
+  if available > now then
+    s.urgent = urgent and available + GRACE or s.urgent
+    return available - now
   end
   s.hold = 0
   if s.limit == 0 then
@@ -54,27 +54,28 @@ local function try_acquire(s, now, urgent, pause)
   elseif s.urgent > now and s.urgent <= now + GRACE then
     return s.urgent - now
   end
-  s.next = math.max(s.next, now - CATCH_UP) + space
+  s.next = math.max(s.next, now - CATCH_UP) + spacing
   rotate_bucket(s, now)
   s.starts = s.starts + 1
   return 0
 end
 
--- The provider has said what it allows. That nothing remains is what our own starts lead to; when they do not explain
--- it, or were not counted, somebody else uses the same account: wait for the next window.
+-- Stores the limit from a response. Our own requests explain that none remains; when they do not, or were not counted,
+-- another client uses the same account: wait for the next window.
 local function update_limit(s, now, limit, remaining, reset)
-  local is_news = s.limit ~= limit
+  local is_new = s.limit ~= limit
   s.limit = limit
   rotate_bucket(s, now)
-  if remaining < 1 and (is_news or limit - remaining > s.starts + s.before) then
-    s.hold = math.max(s.hold, now + math.min(reset, LONGEST_HOLD))
+  if remaining < 1 and (is_new or limit - remaining > s.starts + s.before) then
+    s.hold = math.max(s.hold, now + math.min(reset, MAX_HOLD))
   end
 end
 
--- The provider has refused a request as one too many. Several under way at once count as one refusal.
+-- The provider has rejected a request with 429. Rejections within a second count once, because several requests may
+-- be in flight.
 local function back_off(s, now, after)
-  s.hold = math.max(s.hold, now + math.min(after, LONGEST_HOLD))
-  if math.abs(now - s.slowed) >= SECOND then
-    s.stretch, s.slowed = math.min(slowdown_factor(s, now) * HARDER, SLOWEST), now
+  s.hold = math.max(s.hold, now + math.min(after, MAX_HOLD))
+  if math.abs(now - s.slowed_at) >= SECOND then
+    s.slowdown, s.slowed_at = math.min(slowdown_factor(s, now) * HARDER, MAX_SLOWDOWN), now
   end
 end

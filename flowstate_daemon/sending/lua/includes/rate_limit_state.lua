@@ -1,6 +1,6 @@
--- Reads and writes the state of `rhythm`. The clock is the server's: all daemons must mean the same by now.
-local FIELDS = {"limit", "next", "hold", "stretch", "slowed", "urgent", "bucket", "starts", "before"}
-local FORGOTTEN_MS = 24 * 3600 * 1000 -- a limit that no answer has confirmed for a day is none
+-- Reads and writes the state of `rate_limit`. The clock is the server's, so that all daemons use the same time.
+local FIELDS = {"limit", "next", "hold", "slowdown", "slowed_at", "urgent", "bucket", "starts", "before"}
+local TTL_MS = 24 * 3600 * 1000 -- a limit that no response has confirmed for a day is dropped
 local stored = {}
 
 local function read_clock()
@@ -8,7 +8,7 @@ local function read_clock()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- `assumed` takes the place of a limit that nobody has told us.
+-- `assumed` is used while the provider's limit is unknown.
 local function load_state(key, assumed)
   local s = {}
   for i, value in ipairs(redis.call("HMGET", key, unpack(FIELDS))) do
@@ -33,6 +33,6 @@ local function save_state(key, s, is_confirmed)
     redis.call("HSET", key, unpack(changed))
   end
   if is_confirmed or (#changed > 0 and not stored.next) then
-    redis.call("PEXPIRE", key, FORGOTTEN_MS)
+    redis.call("PEXPIRE", key, TTL_MS)
   end
 end
