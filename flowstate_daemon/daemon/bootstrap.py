@@ -273,10 +273,10 @@ class Components:
         queue = self.config.queue
         settings = WorkerOptions(
             concurrency=queue.concurrency,
-            urgent_reserve=queue.urgent_concurrency,
-            lock_ms=queue.lock_duration_ms,
+            urgent_concurrency=queue.urgent_concurrency,
+            lock_duration_ms=queue.lock_duration_ms,
             stalled_interval_ms=queue.stalled_interval_ms,
-            max_stalled=queue.max_stalled_count,
+            max_stalled_count=queue.max_stalled_count,
             max_recoveries=queue.max_recoveries,
             jitter=queue.backoff_jitter,
             shutdown_timeout_s=queue.shutdown_timeout_s,

@@ -24,7 +24,7 @@ from flowstate_daemon.database.dsn import clean_dsn
 log = structlog.get_logger()
 
 # What a running house can change without dropping a job, a connection or a promise.
-RELOADABLE: frozenset[Key] = frozenset(key for key in KEYS if key[0] in {"log", "mail"} or key == ("queue", "drain_s"))
+RELOADABLE: frozenset[Key] = frozenset(key for key in KEYS if key[0] in {"log", "mail"} or key == ("queue", "shutdown_timeout_s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def diff_settings(old: Config, new: Config) -> list[SettingChange]:
 
 def merge_reloadable(old: Config, new: Config) -> Config:
     """The old configuration with what can be reloaded from the new one: what the house really runs on. Pure."""
-    queue = old.queue.model_copy(update={"drain_s": new.queue.shutdown_timeout_s})
+    queue = old.queue.model_copy(update={"shutdown_timeout_s": new.queue.shutdown_timeout_s})
     return old.model_copy(update={"log": new.log, "mail": new.mail, "queue": queue})
 
 

@@ -230,11 +230,11 @@ def _focus_week(window: TimeWindow, rows: Iterable[Any], top: Iterable[Any]) -> 
     first = window.begins_at.astimezone(window.zone).date()
     for row in rows:
         focus = Focus(row["sessions"], row["minutes"], row["rated"], row["ratings"])
-        if row["part"] == 1:
+        if row["interval_number"] == 1:
             before = focus
             continue
         week += focus
-        weekday = (first + timedelta(days=row["part"] - 2)).isoweekday()
+        weekday = (first + timedelta(days=row["interval_number"] - 2)).isoweekday()
         days[weekday] = days.get(weekday, NO_FOCUS) + focus
     return FocusWeek(
         week, before, days, tuple(FocusByTask(r["task_id"], r["title"] or None, r["minutes"]) for r in top)

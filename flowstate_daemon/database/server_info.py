@@ -62,7 +62,7 @@ def evaluate_access(schema: str, rows: Sequence[Mapping[str, Any]]) -> list[Miss
     if not all(row["has_schema"] for row in rows):
         return [MissingAccess(f"there is no schema {schema}", "put the application's into DATABASE_URL: ?schema=…")]
     found: dict[str, MissingAccess] = {}
-    if not all(row["may_enter"] for row in rows):
+    if not all(row["may_use_schema"] for row in rows):
         grant = f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role}"
         found["schema"] = MissingAccess(f"{role} may not use the schema {schema}", grant)
     for row in rows:
@@ -143,8 +143,8 @@ async def inspect_server(pool: asyncpg.Pool, clock: Clock) -> PostgresInfo:
 
 def _schema(row: asyncpg.Record, closed: tuple[str, ...]) -> SchemaRights:
     if row["may_use"] is None:
-        return SchemaRights(exists=False, can_create=row["may_make_schema"])
-    return SchemaRights(True, row["may_make_schema"], row["may_use"], row["may_create"], closed)
+        return SchemaRights(exists=False, can_create=row["can_create_schema"])
+    return SchemaRights(True, row["can_create_schema"], row["may_use"], row["may_create"], closed)
 
 
 async def time_zone_mismatch(pool: asyncpg.Pool, zone: str, clock: Clock) -> str | None:

@@ -103,9 +103,9 @@ class RecipientLoader:
         return {address: replace(found[address], language=chosen.get(address)) for address in addresses}
 
 
-SCHEDULED_JOB_PREFIX = "notice."
+SCHEDULED_JOB_PREFIX = "scheduled."
 # What a producer calls a job may hold characters that Postgres does not take; no slot has such a name.
-SCHEDULED_JOB_ID = re.compile(r"notice\.[\w.-]+", re.ASCII)
+SCHEDULED_JOB_ID = re.compile(r"scheduled\.[\w.-]+", re.ASCII)
 
 
 class ScheduledMailGuard:

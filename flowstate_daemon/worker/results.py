@@ -155,7 +155,7 @@ class OutcomeRecorder:
             "outcome": outcome,
             "provider_id": run.log_fields.get("provider_id"),
             "reason": None if reason is None else redact_text(reason),
-            "chain": run.decisions,
+            "decisions": run.decisions,
         }
         try:
             return msgspec.json.encode(entry)

@@ -37,10 +37,10 @@ class WorkerOptions:
     """Numbers of the engine: slots, Bull's lock and stall settings, the drain's deadline."""
 
     concurrency: int = 300
-    urgent_reserve: int = 20
-    lock_ms: int = 30_000
+    urgent_concurrency: int = 20
+    lock_duration_ms: int = 30_000
     stalled_interval_ms: int = 30_000
-    max_stalled: int = 1
+    max_stalled_count: int = 1
     max_recoveries: int = 10
     jitter: float = 0.0
     shutdown_timeout_s: float = 25.0
@@ -100,7 +100,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._dispatcher = dispatcher = way.dispatcher
         right_of_way = UrgentPriority(clock) if dispatcher is None else dispatcher.right_of_way
-        self.inflight = InFlightJobs(settings.concurrency, settings.urgent_reserve)
+        self.inflight = InFlightJobs(settings.concurrency, settings.urgent_concurrency)
         reporter = JobLogger(context)
         self._records = way.records
         self._sources = way.sources
@@ -108,7 +108,7 @@ class Worker:
             bull, self.inflight, reporter, right_of_way, health.register("settler"), self._records.scheduled_mail
         )
         rules = RetryPolicy(jitter=settings.jitter)
-        size = settings.concurrency + settings.urgent_reserve
+        size = settings.concurrency + settings.urgent_concurrency
         self._pool = ProcessorPool(
             way.perform,
             self.inflight,
@@ -138,10 +138,10 @@ class Worker:
             health.register("reclaimer"),
             clock,
             interval_ms=settings.stalled_interval_ms,
-            max_stalled=settings.max_stalled,
+            max_stalled=settings.max_stalled_count,
         )
         self._lock_keeper = LockRenewer(
-            bull, self.inflight, metrics, health.register("lock_keeper"), clock, lock_ms=settings.lock_ms
+            bull, self.inflight, metrics, health.register("lock_keeper"), clock, lock_ms=settings.lock_duration_ms
         )
         self._lease_keeper = LeaseRenewer(lease, health.register("lease_keeper"), clock)
 

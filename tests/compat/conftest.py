@@ -14,7 +14,7 @@ from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.worker.worker import WorkerOptions
 from tests.compat.driver import Driver, NodeQueue, OpenNode
 from tests.compat.packages import MissingPackagesError, install
-from tests.compat.worker import StartChild, StartWorker, Worker, start_child
+from tests.compat.worker import StartChild, StartWorker, WorkerHarness, start_child
 
 
 def do_without(reason: str) -> None:
@@ -65,10 +65,10 @@ async def q(open_node: OpenNode) -> NodeQueue:
 @pytest.fixture
 async def start_worker(valkey_url: str, keys: Keys) -> AsyncIterator[StartWorker]:
     """Starts Python workers on the test's queue, with settings of the engine; stops them afterwards."""
-    started: list[Worker] = []
+    started: list[WorkerHarness] = []
 
-    async def start_worker(on: Keys | None = None, **settings: Any) -> Worker:
-        started.append(Worker(valkey_url, on or keys, WorkerOptions(**settings)))
+    async def start_worker(on: Keys | None = None, **settings: Any) -> WorkerHarness:
+        started.append(WorkerHarness(valkey_url, on or keys, WorkerOptions(**settings)))
         await started[-1].start()
         return started[-1]
 
@@ -77,7 +77,7 @@ async def start_worker(valkey_url: str, keys: Keys) -> AsyncIterator[StartWorker
 
 
 @pytest.fixture
-async def w(start_worker: StartWorker) -> Worker:
+async def w(start_worker: StartWorker) -> WorkerHarness:
     """The Python worker W, as the checklist calls it."""
     return await start_worker()
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue, OpenNode
-from tests.compat.worker import StartWorker, Worker
+from tests.compat.worker import StartWorker, WorkerHarness
 from tests.support.waiting import eventually, number, passed
 
 pytestmark = pytest.mark.node
@@ -33,7 +33,7 @@ async def page(board: ClientSession, status: str) -> dict[str, Any]:
 
 
 async def test_21_bull_board_shows_retries_and_cleans(
-    q: NodeQueue, w: Worker, board: ClientSession, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, board: ClientSession, redis: Redis, keys: Keys
 ) -> None:
     """Pages render, logs and workers show, one retry and "retry all" run, "clean" cleans."""
     done = await q.add("report", {})
@@ -70,7 +70,7 @@ async def test_21_bull_board_shows_retries_and_cleans(
     assert (await page(board, "completed"))["jobs"] == []
 
 
-async def test_22_progress_and_logs_reach_node(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_22_progress_and_logs_reach_node(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """A listener hears the progress, the hash holds it, and the log's rows come in order."""
     job_id = await q.add("report", {})
     assert (await q.hears("progress", job_id)).args[1] == 50
@@ -82,7 +82,7 @@ async def test_22_progress_and_logs_reach_node(q: NodeQueue, w: Worker, redis: R
 
 @pytest.mark.parametrize(("name", "ending"), [("echo", "completed"), ("throw", "failed")])
 async def test_26_clean_takes_the_old_and_keeps_the_young(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys, name: str, ending: str
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys, name: str, ending: str
 ) -> None:
     """`clean(60000)` finds nothing to do, `clean(0)` returns all ids and removes their hashes."""
     added = [await q.add(name, {"message": "no"}) for _ in range(5)]
@@ -115,7 +115,7 @@ async def test_29_a_prefix_in_braces_keeps_all_keys_in_one_slot(
 
 
 async def test_30_obliterate_under_a_running_job_leaves_no_stub(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """The worker drops the job it held and writes nothing; the next job gets id 1 and runs."""
     held = await q.add("echo", {"ms": 500})
@@ -130,6 +130,6 @@ async def test_30_obliterate_under_a_running_job_leaves_no_stub(
     assert not q.received("completed", "2")
 
 
-async def held_by(w: Worker) -> int:
+async def held_by(w: WorkerHarness) -> int:
     """How many jobs the worker still thinks of."""
     return len(w.worker.inflight)

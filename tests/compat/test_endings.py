@@ -12,7 +12,7 @@ from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.worker.results import MAX_REASON_LENGTH
 from tests.compat import flowstate_mails
 from tests.compat.driver import NodeError, NodeQueue
-from tests.compat.worker import Worker
+from tests.compat.worker import WorkerHarness
 from tests.support.waiting import hash_of, number, passed
 
 pytestmark = pytest.mark.node
@@ -28,7 +28,7 @@ async def kept(redis: Redis, keys: Keys, ending: str) -> list[str]:
     return members
 
 
-async def test_01_a_plain_job_completes_as_bull_records_it(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_01_a_plain_job_completes_as_bull_records_it(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """Times have 13 digits, the value is JSON, the score is the end, nothing stays locked or active."""
     job_id = await q.add("welcome", {"type": "welcome", "to": "ada@example.org", "context": {"name": "Ada"}})
     await q.hears("completed", job_id)
@@ -41,7 +41,7 @@ async def test_01_a_plain_job_completes_as_bull_records_it(q: NodeQueue, w: Work
 
 
 async def test_02_mails_with_flowstates_options_leave_nothing_behind(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """After all nine kinds only the counter and the stalled check's gate remain; each completed once."""
     added = [
@@ -56,7 +56,7 @@ async def test_02_mails_with_flowstates_options_leave_nothing_behind(
     assert all(json.loads(event.args[1])["to"] for event in completed)
 
 
-async def test_03_finished_resolves_at_once_although_the_job_removes_itself(q: NodeQueue, w: Worker) -> None:
+async def test_03_finished_resolves_at_once_although_the_job_removes_itself(q: NodeQueue, w: WorkerHarness) -> None:
     """`job.finished()` gets the handler's value with the event, not with the poll after five seconds."""
     job_id = await q.add("echo", {"ms": 300, "said": HOSTILE}, removeOnComplete=True)
     begun = time.monotonic()
@@ -64,7 +64,7 @@ async def test_03_finished_resolves_at_once_although_the_job_removes_itself(q: N
     assert time.monotonic() - begun < 1.3
 
 
-async def test_04_finished_rejects_with_the_recorded_reason(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_04_finished_rejects_with_the_recorded_reason(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """The rejection's message, the hash and the event carry the same words."""
     job_id = await q.add("throw", {"message": HOSTILE})
     with pytest.raises(NodeError) as refused:
@@ -74,7 +74,7 @@ async def test_04_finished_rejects_with_the_recorded_reason(q: NodeQueue, w: Wor
 
 
 async def test_05_an_unknown_name_is_an_ordinary_failed_attempt(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """It runs as often as its attempts say, with Bull's own words, and fails once."""
     job_id = await q.add("nobody-knows", {}, attempts=2, backoff=100)
@@ -86,7 +86,7 @@ async def test_05_an_unknown_name_is_an_ordinary_failed_attempt(
     assert len(q.received("failed", job_id)) == 1
 
 
-async def test_09_remove_on_fail_keeps_nothing_or_the_newest(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_09_remove_on_fail_keeps_nothing_or_the_newest(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """`true` removes hash, logs and entry but still tells; a number keeps exactly the newest so many."""
     job_id = await q.add("report", {"message": "no"}, removeOnFail=True)
     assert (await q.hears("failed", job_id)).args[1] == "no"
@@ -100,7 +100,7 @@ async def test_09_remove_on_fail_keeps_nothing_or_the_newest(q: NodeQueue, w: Wo
 
 
 async def test_10_remove_on_complete_keeps_by_count_and_by_age(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """At every step the set and the hashes agree with the last job's wish for the whole set."""
 
@@ -120,7 +120,7 @@ async def test_10_remove_on_complete_keeps_by_count_and_by_age(
 
 
 async def test_31_hostile_text_of_200_kb_makes_the_round_trip(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """Data comes back equal; a reason is cut to a readable length and breaks no listener."""
     long = HOSTILE * (200_000 // len(HOSTILE))

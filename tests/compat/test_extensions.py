@@ -9,14 +9,14 @@ from redis.asyncio import Redis
 
 from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue, OpenNode
-from tests.compat.worker import Worker
+from tests.compat.worker import WorkerHarness
 from tests.support.waiting import eventually, hash_of
 
 pytestmark = pytest.mark.node
 
 
 async def test_node_and_python_workers_share_a_queue(
-    open_node: OpenNode, q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    open_node: OpenNode, q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """A thousand prioritised jobs, a third of them failing once: each is completed once, by one of the two."""
     node = await open_node()
@@ -34,7 +34,7 @@ async def test_node_and_python_workers_share_a_queue(
     assert not await redis.exists(keys("active"), keys("priority"), keys("stalled"))
 
 
-async def test_a_repeatable_job_goes_on_until_its_limit(q: NodeQueue, w: Worker) -> None:
+async def test_a_repeatable_job_goes_on_until_its_limit(q: NodeQueue, w: WorkerHarness) -> None:
     """Every run is followed by the next; after the last there is none."""
     await q.call("add", "echo", {"n": 1}, {"repeat": {"every": 200, "limit": 3}})
     await q.hears("completed", times=3)
@@ -53,7 +53,7 @@ async def test_a_repeatable_job_goes_on_until_its_limit(q: NodeQueue, w: Worker)
     ],
 )
 async def test_the_next_run_is_the_one_that_bull_would_write(
-    q: NodeQueue, w: Worker, open_node: OpenNode, redis: Redis, keys: Keys, repeat: dict[str, object]
+    q: NodeQueue, w: WorkerHarness, open_node: OpenNode, redis: Redis, keys: Keys, repeat: dict[str, object]
 ) -> None:
     """The successor has the id, the due time, the data and the options that npm bull's own worker gives it."""
     other = Keys(f"{keys.prefix}-theirs", keys.name)
@@ -81,7 +81,7 @@ async def only_delayed(redis: Redis, keys: Keys) -> str:
     return str(job_id)
 
 
-async def test_a_debounced_job_frees_its_debounce_id(q: NodeQueue, w: Worker) -> None:
+async def test_a_debounced_job_frees_its_debounce_id(q: NodeQueue, w: WorkerHarness) -> None:
     """While the first one lives, adds are swallowed; after its end the next one is a job of its own."""
     await q.call("pause")
     first = await q.add("echo", {}, debounce={"id": "ada"})
@@ -104,7 +104,7 @@ async def test_a_debounced_job_frees_its_debounce_id(q: NodeQueue, w: Worker) ->
     ],
 )
 async def test_a_broken_job_fails_and_the_others_go_on(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys, broken: dict[str, str]
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys, broken: dict[str, str]
 ) -> None:
     """It stands in `failed` with a reason, unlocked, instead of stalling as under npm bull; the next job completes."""
     job: Any = {

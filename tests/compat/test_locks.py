@@ -32,7 +32,7 @@ async def test_16_a_lock_is_renewed_as_long_as_its_job_runs(
     q: NodeQueue, start_worker: StartWorker, redis: Redis, keys: Keys
 ) -> None:
     """Over four lifetimes of the lock a third of it is always left, and no stalled check keeps the id."""
-    w = await start_worker(lock_ms=1500, stalled_interval_ms=500)
+    w = await start_worker(lock_duration_ms=1500, stalled_interval_ms=500)
     job_id = await q.add("echo", {"ms": 6_000})
     await q.hears("active", job_id)
     marked = longest = 0
@@ -109,7 +109,7 @@ async def test_24_the_python_worker_recovers_the_job_of_a_killed_node(
 
 async def test_25_a_stopped_worker_lets_its_job_end(q: NodeQueue, start_child_worker: StartChild) -> None:
     """SIGTERM in mid-job, with time to drain: the job completes, then the process ends well."""
-    child, job_id = await running_in_child(q, start_child_worker, ms=1_000, drain_s=10)
+    child, job_id = await running_in_child(q, start_child_worker, ms=1_000, shutdown_timeout_s=10)
     child.terminate()
     await q.hears("completed", job_id)
     assert await child.wait() == 0
@@ -120,7 +120,7 @@ async def test_25_a_job_that_outlasts_the_drain_is_handed_back(
     q: NodeQueue, start_child_worker: StartChild, redis: Redis, keys: Keys
 ) -> None:
     """SIGTERM in mid-job, without time: the job waits again, unlocked, and no attempt was burnt."""
-    child, job_id = await running_in_child(q, start_child_worker, ms=60_000, drain_s=0.2)
+    child, job_id = await running_in_child(q, start_child_worker, ms=60_000, shutdown_timeout_s=0.2)
     child.terminate()
     assert await child.wait() == 0
     assert await redis.lrange(keys("wait"), 0, -1) == [job_id]

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from flowstate_daemon.redis_client.keys import Keys
 from tests.compat import flowstate_mails
 from tests.compat.driver import NodeQueue
-from tests.compat.worker import StartWorker, Worker
+from tests.compat.worker import StartWorker, WorkerHarness
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.node
@@ -42,7 +42,7 @@ async def test_13_a_lifo_job_runs_next(q: NodeQueue, start_worker: StartWorker) 
     assert started(q) == [lifo, *plain]
 
 
-async def test_14_a_custom_id_added_twice_runs_once(q: NodeQueue, w: Worker) -> None:
+async def test_14_a_custom_id_added_twice_runs_once(q: NodeQueue, w: WorkerHarness) -> None:
     """The second add returns the same id and is announced as a duplicate."""
     await q.call("pause")
     assert await q.add("echo", {"n": 1}, jobId="reminder-7") == "reminder-7"
@@ -55,7 +55,7 @@ async def test_14_a_custom_id_added_twice_runs_once(q: NodeQueue, w: Worker) -> 
     assert started(q) == ["reminder-7", last]
 
 
-async def test_15_two_thousand_jobs_in_bulk_all_complete(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_15_two_thousand_jobs_in_bulk_all_complete(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """Each completes once, and nothing is left waiting, active or prioritised."""
     kinds = flowstate_mails.KINDS
     jobs = [
@@ -92,7 +92,7 @@ async def test_17_a_pause_lets_running_jobs_end_and_starts_none(
     assert "active" not in names[names.index("paused") : names.index("resumed")]
 
 
-async def test_18_each_job_is_counted_once_in_every_state(q: NodeQueue, w: Worker) -> None:
+async def test_18_each_job_is_counted_once_in_every_state(q: NodeQueue, w: WorkerHarness) -> None:
     """`getJobCounts()` shows a job in exactly one state, at rest and in the middle of a burst."""
     counts: dict[str, int] = dict.fromkeys(("waiting", "active", "completed", "failed", "delayed", "paused"), 0)
 
@@ -120,7 +120,7 @@ async def test_18_each_job_is_counted_once_in_every_state(q: NodeQueue, w: Worke
     await eventually(all_done)
 
 
-async def test_27_a_burst_is_told_in_events(q: NodeQueue, w: Worker) -> None:
+async def test_27_a_burst_is_told_in_events(q: NodeQueue, w: WorkerHarness) -> None:
     """Twenty jobs: twenty `active`, twenty `completed`, and `drained` after the last was claimed."""
     added = await q.add_bulk([{"name": "echo", "data": {"ms": 10}} for _ in range(20)])
     await q.hears("completed", times=20)

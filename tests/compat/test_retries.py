@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue
-from tests.compat.worker import Worker
+from tests.compat.worker import WorkerHarness
 from tests.support.waiting import eventually, hash_of, number
 
 pytestmark = pytest.mark.node
@@ -28,7 +28,7 @@ async def due_of(redis: Redis, keys: Keys, job_id: str) -> int:
 
 
 async def test_06_exponential_backoff_waits_two_then_four_seconds(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """Between tries the job is delayed, unlocked and not active, due when documented; it fails only once."""
     backoff = {"type": "exponential", "delay": 2000}
@@ -44,7 +44,7 @@ async def test_06_exponential_backoff_waits_two_then_four_seconds(
     assert await number(redis, keys, job_id, "attemptsMade") == 3
 
 
-async def test_07_without_backoff_a_retry_is_immediate(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_07_without_backoff_a_retry_is_immediate(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """Three runs, three stack traces, and `delayed` is never touched."""
     await redis.config_set("notify-keyspace-events", "Kz")
     touched = redis.pubsub()
@@ -61,7 +61,7 @@ async def test_07_without_backoff_a_retry_is_immediate(q: NodeQueue, w: Worker, 
     assert len(json.loads((await hash_of(redis, keys, job_id))["stacktrace"])) == 3
 
 
-async def test_08_a_number_as_backoff_is_a_fixed_delay(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_08_a_number_as_backoff_is_a_fixed_delay(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """The second run starts no earlier than the delay and within half a second of it."""
     job_id = await q.add("throw", {"message": "no"}, attempts=2, backoff=500)
     await due_of(redis, keys, job_id)
@@ -71,7 +71,7 @@ async def test_08_a_number_as_backoff_is_a_fixed_delay(q: NodeQueue, w: Worker, 
     assert 500 <= second - first < 1000
 
 
-async def test_11_a_delayed_job_starts_when_due(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_11_a_delayed_job_starts_when_due(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """It starts within 300 ms of its due time, its hash then has no delay, and `waiting` is announced."""
     job_id = await q.add("echo", {}, delay=1000)
     await q.hears("completed", job_id)
@@ -82,7 +82,7 @@ async def test_11_a_delayed_job_starts_when_due(q: NodeQueue, w: Worker, redis: 
 
 
 async def test_20_a_failed_job_retried_by_hand_runs_once_more(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """Another failure counts one attempt more; a success, after its data were mended, completes it."""
     job_id = await q.add("throw", {"message": "no"})
@@ -100,7 +100,7 @@ async def test_20_a_failed_job_retried_by_hand_runs_once_more(
 
 
 async def test_23_a_time_limit_fails_the_job_and_frees_the_worker(
-    q: NodeQueue, w: Worker, redis: Redis, keys: Keys
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
     """The job fails after its own limit, in Bull's words, and the worker takes the next one."""
     job_id = await q.add("echo", {"ms": 30_000}, timeout=200)
@@ -111,7 +111,7 @@ async def test_23_a_time_limit_fails_the_job_and_frees_the_worker(
     await q.hears("completed", following)
 
 
-async def test_28_a_promoted_job_starts_at_once(q: NodeQueue, w: Worker, redis: Redis, keys: Keys) -> None:
+async def test_28_a_promoted_job_starts_at_once(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """`job.promote()` on a job due in a minute: it runs within a second."""
     job_id = await q.add("echo", {}, delay=60_000)
     await q.job(job_id, "promote")

@@ -149,12 +149,12 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("url", "prefix", "name"):
         parser.add_argument(name)
-    for name in ("concurrency", "lock_ms", "stalled_interval_ms"):
+    for name in ("concurrency", "lock_duration_ms", "stalled_interval_ms"):
         parser.add_argument(name, type=int)
-    parser.add_argument("drain_s", type=float)
+    parser.add_argument("shutdown_timeout_s", type=float)
     given = vars(parser.parse_args())
     url, keys = given.pop("url"), Keys(given.pop("prefix"), given.pop("name"))
-    worker = Worker(url, keys, WorkerOptions(**given))
+    worker = WorkerHarness(url, keys, WorkerOptions(**given))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.worker.stop)
     await worker.start()
     await worker.ended()

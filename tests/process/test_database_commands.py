@@ -111,7 +111,7 @@ async def test_explain_tells_mails_decisions_and_events(type_: Type, database_ur
     assert document["suppressed"] == ["manual"]
     assert [mail["job_id"] for mail in document["mails"]] == ["2", "1"]
     assert document["mails"][1]["state"] == "delivered"
-    assert document["mails"][1]["generation"][0]["chain"][2] == {
+    assert document["mails"][1]["attempts"][0]["decisions"][2] == {
         "step": "rate",
         "verdict": "send",
         "why": "waited 0.2 s",

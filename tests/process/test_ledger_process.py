@@ -82,8 +82,8 @@ async def test_a_sent_mail_can_be_explained(
         record: Any = await command(database_url, "explain", ADDRESS)
         assert "re_" not in json.dumps(record)
         [output] = record["mails"][0]["generation"]
-        assert (output["outcome"], [step["step"] for step in output["chain"]]) == ("sent", ["suppression", "rate"])
-        assert re.fullmatch(r"waited \d\.\d s", output["chain"][1]["why"])
+        assert (output["outcome"], [step["check"] for step in output["decisions"]]) == ("sent", ["suppression", "rate"])
+        assert re.fullmatch(r"waited \d\.\d s", output["decisions"][1]["reason"])
 
 
 async def test_a_suppressed_address_gets_nothing_and_the_ledger_says_why(

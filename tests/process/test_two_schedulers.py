@@ -28,7 +28,7 @@ SELECT 't' || id, id, 'Write', $1::timestamp, now() FROM users;
 """
 STEPS = """
 SELECT array_agg(DISTINCT step ->> 'step' ORDER BY step ->> 'step')
-FROM flowstate_daemon.mails, jsonb_array_elements(chain) AS step
+FROM flowstate_daemon.mails, jsonb_array_elements(decisions) AS step
 WHERE outcome = 'sent';
 """
 

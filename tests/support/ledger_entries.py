@@ -25,7 +25,7 @@ def outcome(number: int = 1, attempt: int = 1, **changes: Any) -> Outcome:
         attempt=attempt,
         outcome="sent",
         provider_id=f"re-{number}",
-        chain=CHAIN,
+        decisions=CHAIN,
     )
     return replace(entry, **changes)
 

@@ -48,7 +48,7 @@ async def test_an_outcome_is_stored_whole(pool: asyncpg.Pool, ledger: Ledger) ->
         "attempt": 2,
         "provider_id": "re-7",
         "reason": "the provider said no",
-        "chain": [{"step": step.check, "verdict": step.result, "why": step.reason} for step in CHAIN],
+        "decisions": [{"check": step.check, "result": step.result, "reason": step.reason} for step in CHAIN],
     }
 
 
@@ -76,11 +76,11 @@ async def test_daemons_that_write_the_same_do_not_block_each_other(pool: asyncpg
 
 async def test_hostile_text_is_kept_as_text(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """NUL bytes, broken Unicode and SQL in any field come through the journal as harmless text."""
-    raw = journal_entry(outcome(1, reason="@@", chain=(Decision("@@", "@@", "@@"),), kind="@@", job_id="@@", to="@@"))
+    raw = journal_entry(outcome(1, reason="@@", decisions=(Decision("@@", "@@", "@@"),), kind="@@", job_id="@@", to="@@"))
     for hostile in (rb"NUL \u0000 half \ud83d '; DROP TABLE users; --", b"no UTF-8: \xff\xfe", rb"\u202e \u001b[31m"):
         assert await ledger.write([parse_outcome(raw.replace(b"@@", hostile))]) == 1
         (row,) = await rows_in(pool, "mails")
-        for value in (row["reason"], row["kind"], row["job_id"], row["address"], *row["chain"][0].values()):
+        for value in (row["reason"], row["kind"], row["job_id"], row["address"], *row["decisions"][0].values()):
             assert value
             assert "\0" not in value
         async with acquire(pool) as connection:
@@ -185,7 +185,7 @@ async def test_prune_takes_what_is_too_old_in_small_batches(
     pool: asyncpg.Pool, ledger: Ledger, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old mails, events and rejects go, also when several prune at once; young ones and the suppression list stay."""
-    monkeypatch.setattr(ledger_module, "PRUNE_BATCH", 7)
+    monkeypatch.setattr(ledger_module, "PRUNE_BATCH_SIZE", 7)
     day_ms = 86_400_000
     await ledger.write([outcome(number, at=START_MS - number * day_ms) for number in range(100)])
     await ledger.record_events([event("bounced", -number * 86_400, suppress="bounced") for number in range(100)])
@@ -207,7 +207,7 @@ async def test_explain_tells_newest_first(pool: asyncpg.Pool, ledger: Ledger) ->
             outcome(1, 3, at=late, provider_id="re-1"),
             outcome(1, 1, outcome="retried", provider_id=None, reason="the provider was ill"),
             outcome(1, 2, outcome="retried", provider_id=None),
-            outcome(2, outcome="skipped", provider_id=None, chain=(Decision("preference", "skip", "unsubscribed"),)),
+            outcome(2, outcome="skipped", provider_id=None, decisions=(Decision("preference", "skip", "unsubscribed"),)),
             outcome(4, to="bob@example.org"),
         ]
     )
@@ -217,7 +217,7 @@ async def test_explain_tells_newest_first(pool: asyncpg.Pool, ledger: Ledger) ->
     assert [one.outcome for one in output[0].attempts] == ["retried", "retried", "sent"]
     assert output[0].attempts[0].reason == "the provider was ill"
     assert output[0].outcome == "sent"
-    assert output[2].attempts[0].chain == (Decision("preference", "skip", "unsubscribed"),)
+    assert output[2].attempts[0].decisions == (Decision("preference", "skip", "unsubscribed"),)
     assert [record.job_id for record in await records.explain("ada@example.org", 2)] == ["1", "3"]
     assert await records.explain("nobody@example.org") == []
     assert await records.explain(HOSTILE) == []

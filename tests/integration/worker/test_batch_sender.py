@@ -41,7 +41,7 @@ def one_request(seen: list[ReceivedRequest]) -> bool:
 
 
 async def bound(harness: DispatcherHarness, redis: Redis, job: Job) -> str | None:
-    return await redis.hget(harness.keys.job(job.id), "envelope")
+    return await redis.hget(harness.keys.job(job.id), "storedRequest")
 
 
 async def test_partial_refusals_are_settled_one_by_one(
@@ -177,7 +177,7 @@ async def test_members_settle_from_the_kept_answer(harness: DispatcherHarness, f
     """Jobs that come back after the provider has answered end without another request, each by its own result."""
     jobs = await harness.jobs(3)
     first = await wait_for_results([harness.post(job, **(BAD if job is jobs[1] else {})) for job in jobs])
-    await redis.hset(harness.keys.job(jobs[1].id), "envelope", await bound(harness, redis, jobs[0]) or "")
+    await redis.hset(harness.keys.job(jobs[1].id), "storedRequest", await bound(harness, redis, jobs[0]) or "")
     again = await wait_for_results([harness.post(job) for job in await harness.released(jobs)])
     assert [again[0], again[2]] == [first[0], first[2]]
     assert isinstance(again[1], PermanentError)
@@ -234,7 +234,7 @@ async def test_a_used_up_quota_stops_bulk_and_lets_codes_try(
     harness: DispatcherHarness, fake: FakeResend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bulk asks once and then waits; a code still tries, and leaves as soon as there is quota for it."""
-    monkeypatch.setattr(batch_sender_module, "QUOTA_REST_S", 0.05)
+    monkeypatch.setattr(batch_sender_module, "QUOTA_RETRY_S", 0.05)
     fake.quotas.daily = 0
     bulk = [harness.post(job) for job in await harness.jobs(3)]
     await eventually(lambda: _is("quota" in harness.health.problems()), "health red")
@@ -299,7 +299,7 @@ async def test_the_same_group_sealed_anew_is_the_same_request(
     jobs = await harness.jobs(5)
     first = await wait_for_results([harness.post(job) for job in jobs])
     for job in jobs:
-        await redis.hdel(harness.keys.job(job.id), "envelope")
+        await redis.hdel(harness.keys.job(job.id), "storedRequest")
     assert await wait_for_results([harness.post(job) for job in await harness.released(jobs)]) == first
     assert one_request(seen)
     assert len(fake.accepted) == 5
@@ -331,7 +331,7 @@ async def test_a_stranger_in_the_envelope_is_parked(harness: DispatcherHarness, 
     path, body = harness.gateway.build_request([harness.gateway.encode(mail_of(jobs[0]))])
     members = ((jobs[0].id, jobs[0].timestamp),)
     await harness.request_store.save(StoredRequest("e1", path, body, idempotency_key(path, body, members), members))
-    await redis.hset(harness.keys.job(jobs[1].id), "envelope", "e1")
+    await redis.hset(harness.keys.job(jobs[1].id), "storedRequest", "e1")
     results = await wait_for_results([harness.post(job) for job in await harness.released(jobs)])
     assert isinstance(results[0], Accepted)
     assert str(results[1]) == OUTCOME_UNKNOWN

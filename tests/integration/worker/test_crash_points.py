@@ -83,7 +83,7 @@ async def died_and_lived_on(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("trouble", [partial_refusal, lost_reply, strict, sick])
-@pytest.mark.parametrize("people", [[*GOOD[:2], *BAD, *GOOD[2:]], GOOD[:1]], ids=["batch", "single"])
+@pytest.mark.parametrize("recipients", [[*GOOD[:2], *BAD, *GOOD[2:]], GOOD[:1]], ids=["batch", "single"])
 async def test_death_between_any_two_operations(
     valkey_url: str,
     keys: Keys,
@@ -93,7 +93,7 @@ async def test_death_between_any_two_operations(
     recipients: list[str],
 ) -> None:
     """Wherever it dies, the next life sends what is left, and each person has got exactly one mail."""
-    monkeypatch.setattr(responses, "IN_PROGRESS_MS", 20)
+    monkeypatch.setattr(responses, "IN_PROGRESS_WAIT_MS", 20)
     wanted = sorted(to for to in recipients if to not in BAD)
     for steps in range(MOST_STEPS):
         here = Keys(f"{keys.prefix}-{steps}", keys.name)

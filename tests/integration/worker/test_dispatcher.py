@@ -125,7 +125,7 @@ async def test_a_lost_lock_is_found_before_anything_is_sent(
     results = await wait_for_results([harness.post(job) for job in jobs])
     assert isinstance(results[1], LockLostError)
     assert [accepted.to[0] for accepted in fake.accepted] == [f"person{jobs[place].id}@mail.dev" for place in (0, 2, 3)]
-    assert await redis.hget(harness.keys.job(jobs[1].id), "envelope") is None
+    assert await redis.hget(harness.keys.job(jobs[1].id), "storedRequest") is None
 
 
 async def test_who_is_called_off_does_not_leave(harness: DispatcherHarness, fake: FakeResend) -> None:
@@ -159,7 +159,7 @@ async def test_nothing_is_left_behind_when_all_is_finished(harness: DispatcherHa
     await wait_for_results([harness.post(job) for job in jobs])
     pattern = harness.keys.own("envelope:*")
     [stored_request] = [key async for key in redis.scan_iter(match=pattern, count=1000)]
-    assert {await redis.hget(harness.keys.job(job.id), "envelope") for job in jobs} == {
+    assert {await redis.hget(harness.keys.job(job.id), "storedRequest") for job in jobs} == {
         stored_request.rpartition(":")[2]
     }
     await harness.bull.complete([JobSucceeded(job) for job in jobs])

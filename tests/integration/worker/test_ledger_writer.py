@@ -41,7 +41,7 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody gathers for half a second here."""
-    monkeypatch.setattr(module, "GATHER_S", 0.0)
+    monkeypatch.setattr(module, "BATCH_WINDOW_S", 0.0)
 
 
 def entries(count: int, start: int = 0) -> list[bytes]:
@@ -92,7 +92,7 @@ async def test_what_other_daemons_left_is_found_without_being_told(
     journal: ListJournal, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From time to time the writer looks by itself."""
-    monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(module, "POLL_INTERVAL_S", 0.05)
     async with writing(journal, pool):
 
         async def has_looked() -> bool:

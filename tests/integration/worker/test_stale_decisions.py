@@ -30,7 +30,7 @@ async def test_unsubscribing_counts_while_the_lane_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Both were found fit to be sent before the lane closed; by the time it opens, one of them is not any more."""
-    monkeypatch.setattr(batch, "JUDGED_FOR_S", 0.0)
+    monkeypatch.setattr(batch, "DECISION_MAX_AGE_S", 0.0)
     fake.script(error(403, "invalid_api_key"))
     producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=20)
     for recipient in ("ada", "ben"):

@@ -25,7 +25,7 @@ ENTRY: dict[str, Any] = {
     "outcome": "failed",
     "provider_id": None,
     "reason": "refused",
-    "chain": [{"step": "eligible", "verdict": "send", "why": None}],
+    "decisions": [{"check": "eligible", "result": "send", "reason": None}],
 }
 
 
@@ -46,8 +46,8 @@ def test_an_entry_is_read() -> None:
 def test_what_lua_makes_of_nothing_is_understood() -> None:
     """An empty list comes as {}, what is nil does not come at all, and newer fields are passed over."""
     sparse = {name: value for name, value in ENTRY.items() if name not in {"provider_id", "reason", "to"}}
-    found = parse_outcome(json.dumps({**sparse, "chain": {}, "new_field": 1}).encode())
-    assert (found.chain, found.reason, found.to) == ((), None, "")
+    found = parse_outcome(json.dumps({**sparse, "decisions": {}, "new_field": 1}).encode())
+    assert (found.decisions, found.reason, found.to) == ((), None, "")
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_what_lua_makes_of_nothing_is_understood() -> None:
         {"attempt": 2**31},
         {"attempt": None},
         {"outcome": ""},
-        {"chain": "none"},
-        {"chain": [{"step": "x"}]},
+        {"decisions": "none"},
+        {"decisions": [{"check": "x"}]},
         {"job_id": None},
     ],
 )
@@ -90,8 +90,8 @@ def test_broken_text_does_not_cost_the_outcome() -> None:
 def test_secrets_and_addresses_do_not_reach_the_ledger() -> None:
     """Reasons and decisions are scrubbed, whoever wrote them."""
     words = "key re_abcdef123456 token=geheim for eve@example.org"
-    found = parse_outcome(entry(reason=words, chain=[{"step": "s", "verdict": "v", "why": words}]))
-    for text in (found.reason, found.chain[0].reason):
+    found = parse_outcome(entry(reason=words, decisions=[{"check": "s", "result": "v", "reason": words}]))
+    for text in (found.reason, found.decisions[0].reason):
         assert text is not None
         assert not any(secret in text for secret in ("abcdef", "geheim", "eve@"))
 

@@ -31,7 +31,7 @@ def test_a_query_has_name_words_and_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "why"),
+    ("old", "new", "reason"),
     [
         ("find_it", "Find it", "small letters"),
         ("-- Finds it.\n", "", "no description"),
@@ -77,7 +77,7 @@ def test_migrations_say_what_may_run_beside_them(path: Path) -> None:
     assert FILE.fullmatch(path.name)
     head = re.match(r"(?:--.*\n)+", path.read_text())
     assert head is not None
-    assert "Beside it may run:" in head[0]
+    assert "Compatible with " in head[0]
 
 
 def applied(*migrations: Migration) -> list[dict[str, object]]:

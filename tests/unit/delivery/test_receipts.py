@@ -16,7 +16,7 @@ def rows(*ids: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("content", "count", "words"),
+    ("content", "count", "text"),
     [
         ({"id": "a"}, 1, ["a"]),
         ({"data": rows("a", "b")}, 2, ["a", "b"]),

@@ -9,7 +9,7 @@ from flowstate_daemon.shadow.observer import JobEvent
 
 
 @pytest.mark.parametrize(
-    ("sign", "deed"),
+    ("sign", "observed"),
     [
         (JobEvent("completed", "1", ""), ObservedOutcome("sent")),
         (JobEvent("completed", "1", "null"), ObservedOutcome("sent")),

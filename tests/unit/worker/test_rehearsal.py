@@ -25,7 +25,7 @@ class Known:
     def __init__(self, facts: RecipientStatus | None) -> None:
         self._facts = facts
 
-    async def facts_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
+    async def status_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
         if self._facts is None:
             raise StoreUnavailableError("Postgres: away")
         return dict.fromkeys(addresses, self._facts)
@@ -60,7 +60,7 @@ async def test_a_mail_is_rendered_in_the_persons_language(clock: FakeClock) -> N
         ("welcome", {"name": "Ada"}, {"to": "nowhere"}, "fail", "address"),
         ("welcome", {"name": 7}, {}, "fail", "context"),
         ("parcel", {}, {}, "fail", "parcel"),
-        ("welcome", {"name": "Ada"}, {"problem": "the job's data is too long"}, "fail", "too long"),
+        ("welcome", {"name": "Ada"}, {"invalid_reason": "the job's data is too long"}, "fail", "too long"),
     ],
 )
 async def test_verdicts_have_reasons(
