@@ -17,7 +17,7 @@ from tests.support.daemon import eventually
 
 T = TypeVar("T")
 
-SEND_PATH = ("seal", "answered", "unseal", "finish", "fail", "retry")
+SEND_PATH = ("request_save", "request_save_response", "request_detach", "complete", "fail", "retry")
 NAMES = {load_scripts()[name].sha: name for name in SEND_PATH}
 
 

@@ -51,7 +51,7 @@ async def test_the_new_run_keeps_its_job(
         raise StoreUnavailableError("the connection broke")
 
     completer.submit(ending_of(first))
-    monkeypatch.setattr(connection, "call", deaf)
+    monkeypatch.setattr(connection, "execute", deaf)
     with pytest.raises(StoreUnavailableError):
         await completer.run_once()
     monkeypatch.undo()

@@ -104,7 +104,7 @@ async def test_death_between_any_two_operations(
             assert sorted(accepted.to[0] for accepted in fake.accepted) == wanted, where
         failed = [await redis.hget(here(job_id), "data") for job_id in await redis.zrange(here("failed"), 0, -1)]
         assert [json.loads(data or "")["to"] for data in failed] == [to for to in recipients if to in BAD], where
-        assert [key async for key in redis.scan_iter(f"{here.own('envelope')}:*")] == [], where
+        assert [key async for key in redis.scan_iter(f"{here.own('request')}:*")] == [], where
         if not died:
             return
     raise AssertionError("a life without an end")

@@ -157,7 +157,7 @@ async def test_nothing_is_left_behind_when_all_is_finished(harness: DispatcherHa
     """Settled jobs take their envelope along."""
     jobs = await harness.jobs(3)
     await wait_for_results([harness.post(job) for job in jobs])
-    pattern = harness.keys.own("envelope:*")
+    pattern = harness.keys.own("request:*")
     [stored_request] = [key async for key in redis.scan_iter(match=pattern, count=1000)]
     assert {await redis.hget(harness.keys.job(job.id), "storedRequest") for job in jobs} == {
         stored_request.rpartition(":")[2]

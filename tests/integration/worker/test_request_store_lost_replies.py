@@ -14,7 +14,7 @@ from flowstate_daemon.redis_client.scripts import load_scripts
 from tests.support.dispatcher_harness import DispatcherHarness, wait_for_results
 from tests.support.fake_resend import FakeResend
 
-STORE = load_scripts()["seal"].sha
+STORE = load_scripts()["request_save"].sha
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def unheard(harness: DispatcherHarness, monkeypatch: pytest.MonkeyPatch) -> asyn
             raise StoreUnavailableError("the connection broke")
         return answer
 
-    monkeypatch.setattr(harness.connection, "call", deaf)
+    monkeypatch.setattr(harness.connection, "execute", deaf)
     return lost
 
 
 async def both_under_way(
     harness: DispatcherHarness, unheard: asyncio.Event
 ) -> tuple[list[Any], list[asyncio.Task[Accepted]]]:
-    await harness.connection.execute("SCRIPT", "LOAD", load_scripts()["seal"].text)  # or the first call would be a miss
+    await harness.connection.execute("SCRIPT", "LOAD", load_scripts()["request_save"].text)  # or the first call would be a miss
     jobs = await harness.jobs(2)
     tasks = [harness.post(job) for job in jobs]
     async with asyncio.timeout(5):
