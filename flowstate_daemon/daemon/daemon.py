@@ -134,8 +134,8 @@ class Daemon:
     def _log_disabled_features(self) -> None:
         """Once, at the start: nobody should wonder later why something does not happen."""
         if self.components.pool is None:
-            off = "schedules, ledger, suppression, unsubscribing, webhooks"
-            log.warning("ledger_disabled", reason="no DATABASE_URL", off=off)
+            disabled = "schedules, ledger, suppression, unsubscribing, webhooks"
+            log.warning("ledger_disabled", reason="no DATABASE_URL", disabled=disabled)
             return
         if self.components.scheduler is None:
             log.info("schedules_disabled", reason="schedule.enabled is false")
@@ -195,7 +195,7 @@ class Daemon:
         if number == signal.SIGHUP and self._reloader is not None:
             self._reloader.request()
             return
-        log.info("signal_received", name=signal.Signals(number).name, second=self.components.worker.stopping)
+        log.info("signal_received", name=signal.Signals(number).name, is_second=self.components.worker.stopping)
         self.components.health.start_draining()
         self.components.notifier.announce_stopping()
         if self.components.worker.stopping:

@@ -24,7 +24,9 @@ from flowstate_daemon.database.dsn import clean_dsn
 log = structlog.get_logger()
 
 # What a running house can change without dropping a job, a connection or a promise.
-RELOADABLE: frozenset[Key] = frozenset(key for key in KEYS if key[0] in {"log", "mail"} or key == ("queue", "shutdown_timeout_s"))
+RELOADABLE: frozenset[Key] = frozenset(
+    key for key in KEYS if key[0] in {"log", "mail"} or key == ("queue", "shutdown_timeout_s")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Reloader(Service):
             self._apply(new, found, branding)
 
     def _refuse(self, errors: Sequence[str]) -> None:
-        log.error("reload_failed", mistakes=errors, remedy="nothing was changed: correct these and reload again")
+        log.error("reload_failed", errors=errors, remedy="nothing was changed: correct these and reload again")
         self._built.health.record_error("reload refused: " + "; ".join(errors))
 
     def _prepared(self) -> tuple[Config, list[SettingChange], BrandedComponents | None]:

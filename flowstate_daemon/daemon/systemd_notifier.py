@@ -101,7 +101,7 @@ class SystemdNotifier(Service):
             self._socket.send(*output)
         if stuck and not self._silent:
             remedy = "the watchdog restarts the daemon; please report this"
-            log.critical("services_stuck", loops=stuck, remedy=remedy)
+            log.critical("services_stuck", services=stuck, remedy=remedy)
         self._silent = bool(stuck)
 
     def _signs_of_life(self) -> list[str]:

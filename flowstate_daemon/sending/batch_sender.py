@@ -221,7 +221,9 @@ class BatchSender:
             return Requeue(batches=(load,), after_s=min(after_s * load.waits, MAX_WAIT_S))
         if after_s >= MIN_LOGGED_WAIT_S:
             log.warning(
-                "provider_rate_limited", rest_s=after_s, remedy="if this is usual, ask the provider for a higher rate"
+                "provider_rate_limited",
+                retry_after_s=after_s,
+                remedy="if this is usual, ask the provider for a higher rate",
             )
         paused = await self._ignore_unavailable(self._rate_limiter.back_off(wait.after_ms))
         return Requeue(batches=(load,), after_s=0.0 if paused else after_s)

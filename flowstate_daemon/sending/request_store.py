@@ -105,7 +105,9 @@ class RequestStore:
             )  # fmt: skip
         except (zlib.error, ValueError, AttributeError):  # another's hand was in it
             log.exception(
-                "stored_request_unreadable", envelope=stored_request_id, remedy="its jobs are parked: see what was sent"
+                "stored_request_unreadable",
+                stored_request=stored_request_id,
+                remedy="its jobs are parked: see what was sent",
             )
             return None
 

@@ -21,7 +21,7 @@ class ShadowMetrics:
         judged = Counter(
             "flowstate_shadow_predictions_total",
             "Jobs judged without being claimed, by kind and by what would have been done.",
-            ("kind", "would"),
+            ("kind", "predicted"),
             registry=metrics.registry,
         )
         compared = Counter(
@@ -33,13 +33,13 @@ class ShadowMetrics:
         self._judged = {word: LabelCache(kinds, _of(judged, word)) for word in PREDICTIONS}
         self._compared = {word: LabelCache(kinds, _of(compared, word)) for word in COMPARISONS}
 
-    def predicted(self, kind: str, would: str) -> None:
-        """`would` is one of WOULD."""
-        self.totals[would] += 1
-        self._judged[would][kind].inc()
+    def predicted(self, kind: str, prediction: str) -> None:
+        """`prediction` is one of PREDICTIONS."""
+        self.totals[prediction] += 1
+        self._judged[prediction][kind].inc()
 
     def compared(self, kind: str, result: str) -> None:
-        """`result` is one of COMPARED."""
+        """`result` is one of COMPARISONS."""
         self.totals[result] += 1
         self._compared[result][kind].inc()
 

@@ -100,9 +100,9 @@ class ShadowWorker(Service):
             "shadow_predicted",
             job_id=job_id,
             kind=result.kind,
-            would=result.outcome,
+            predicted=result.outcome,
             reason=result.reason,
-            to=result.to,
+            recipient=result.to,
             html_bytes=result.size,
         )
 
@@ -111,7 +111,10 @@ class ShadowWorker(Service):
         if result is None:
             self._metrics.compared("", "unseen")
             log.info(
-                "shadow_missed", job_id=sign.job_id, bull=observed.outcome, reason="it was gone before it could be read"
+                "shadow_missed",
+                job_id=sign.job_id,
+                observed=observed.outcome,
+                reason="it was gone before it could be read",
             )
         elif matches(result, observed):
             self._metrics.compared(result.kind, "same")
@@ -121,9 +124,9 @@ class ShadowWorker(Service):
                 "shadow_mismatch",
                 job_id=sign.job_id,
                 kind=result.kind,
-                would=result.outcome,
+                predicted=result.outcome,
                 reason=result.reason,
-                bull=observed.outcome,
-                bull_reason=observed.reason,
+                observed=observed.outcome,
+                observed_reason=observed.reason,
                 remedy="docs/takeover.md tells what each difference means",
             )

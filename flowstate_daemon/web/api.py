@@ -120,7 +120,12 @@ class Schedules:
                 return await self._dry_run(request, wish, bodies=order.bodies)
             ran = await self._scheduler.run(wish)
         log.info(
-            "schedule_run_manual", kind=name, at=ran.at, people=ran.recipients, slots=ran.scheduled, again=ran.reopened
+            "schedule_run_manual",
+            kind=name,
+            at=ran.at,
+            recipients=ran.recipients,
+            scheduled=ran.scheduled,
+            reopened=ran.reopened,
         )
         return json_response(ran, 202)
 

@@ -53,7 +53,7 @@ class Health:
             "mode": self._about.mode,
             "uptime_s": round(self._health.uptime_s, 1),
             "reasons": [redact_text(reason) for reason in reasons],
-            "loops": [heartbeat_document(heartbeat) for heartbeat in self._health.heartbeats],
+            "services": [heartbeat_document(heartbeat) for heartbeat in self._health.heartbeats],
         }
         return json_response(body, 503 if reasons else 200)
 
@@ -69,10 +69,10 @@ def not_ready_reasons(health: HealthRegistry) -> list[str]:
 
 
 def heartbeat_document(heartbeat: Heartbeat) -> dict[str, Any]:
-    trouble = None if heartbeat.error is None else redact_text(heartbeat.error)
+    error = None if heartbeat.error is None else redact_text(heartbeat.error)
     return {
         "name": heartbeat.name,
         "age_s": round(heartbeat.age_s, 1),
-        "resting": heartbeat.is_idle,
-        "trouble": trouble,
+        "idle": heartbeat.is_idle,
+        "error": error,
     }

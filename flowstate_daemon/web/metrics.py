@@ -53,7 +53,7 @@ class MetricsCollector:
         )
         yield GaugeMetricFamily("flowstate_ready", "1 while mails can go out, else 0, as /health/ready.", value=ready)
         text = "How long each loop has made no progress; 0 while it has nothing to do."
-        silence = GaugeMetricFamily("flowstate_service_heartbeat_age_seconds", text, labels=["loop"])
+        silence = GaugeMetricFamily("flowstate_service_heartbeat_age_seconds", text, labels=["service"])
         for heartbeat in self._health.heartbeats:
             silence.add_metric([heartbeat.name], 0 if heartbeat.is_idle else heartbeat.age_s)
         yield silence

@@ -86,8 +86,8 @@ class HttpServer:
             await runner.cleanup()
             raise ConfigError([f"HTTP on {self._host}:{self._port}: {bind_error_remedy(error)}"]) from error
         self._runner = runner
-        places = [format_address(address) for address in runner.addresses]
-        log.info("http_listening", places=places, handed_over=bool(self._sockets))
+        addresses = [format_address(address) for address in runner.addresses]
+        log.info("http_listening", addresses=addresses, inherited_sockets=bool(self._sockets))
 
     def _sites(self, runner: web.AppRunner) -> list[web.BaseSite]:
         if self._sockets:

@@ -91,10 +91,10 @@ class Unsubscribe:
     async def _change(self, ticket: UnsubscribeToken, action: str, kind: str) -> None:
         if action == UNSUBSCRIBE:
             await self._preferences.unsubscribe(ticket.address, kind)
-            log.info("unsubscribed", to=mask_address(ticket.address), kind=kind)
+            log.info("unsubscribed", recipient=mask_address(ticket.address), kind=kind)
         else:
             await self._preferences.resubscribe(ticket.address, kind)
-            log.info("resubscribed", to=mask_address(ticket.address), kind=kind)
+            log.info("resubscribed", recipient=mask_address(ticket.address), kind=kind)
 
     async def _standing(self, ticket: UnsubscribeToken) -> str:
         """The page that tells the truth: whoever returns to one kind may still have left all."""

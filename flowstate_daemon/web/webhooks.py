@@ -83,7 +83,7 @@ class Webhooks:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
         for event in events:
             if noted and event.suppress:
-                log.info("address_suppressed", to=mask_address(event.address), reason=event.suppress)
+                log.info("address_suppressed", recipient=mask_address(event.address), reason=event.suppress)
         return json_response({"noted": noted})
 
     async def _body(self, request: web.Request) -> bytes:

@@ -53,7 +53,7 @@ class JobLogger:
             case JobRetried():
                 self._metrics.mail_retried(job.name)
                 self._health.record_error(f"{job.name}: {ending.reason}")
-                log.warning("mail_retried", reason=ending.reason, next_in_ms=ending.delay_ms, **line)
+                log.warning("mail_retried", reason=ending.reason, retry_in_ms=ending.delay_ms, **line)
             case JobFailed():
                 self._metrics.mail_failed(job.name)
                 self._health.record_error(f"{job.name}: {ending.reason}")
@@ -141,7 +141,7 @@ class JobCompleter(Service):
             self._reporter.log(ending, run)
         else:
             # GONE after a repeated call means that the first call was executed and its answer lost on the way.
-            log.warning("result_not_written", job_id=ending.job.id, kind=ending.job.name, why=settled.name.lower())
+            log.warning("result_not_written", job_id=ending.job.id, kind=ending.job.name, reason=settled.name.lower())
 
     async def _something_arrived(self) -> None:
         self._arrived.clear()

@@ -114,4 +114,4 @@ class Pruner(PeriodicService):
     async def run_once(self) -> None:
         self.heartbeat.idle()  # a first run over a long past may take minutes
         gone = await self._ledger.prune(self._keep_days)
-        log.info("ledger_pruned", rows=gone, keep_days=self._keep_days)
+        log.info("ledger_pruned", rows=gone, retention_days=self._keep_days)

@@ -98,7 +98,7 @@ async def test_the_same_nine_mails_come_out_the_same(
         assert await compared(shadow, 9) == {"same": 9, "different": 0, "unseen": 0}
         lines = await judged(shadow, 9)
     assert {line["kind"] for line in lines} == set(KINDS)
-    assert {line["would"] for line in lines} == {"send"}
+    assert {line["predicted"] for line in lines} == {"send"}
     assert all(line["html_bytes"] > 1_000 for line in lines)
     assert "482913" not in shadow.log_text()
     assert len(q.received("run")) == 9
@@ -118,14 +118,14 @@ async def test_differences_are_told_with_both_reasons(q: NodeQueue, make_shadow:
             await q.process(name, kind=kind, message="Missing helper: formatDate")
         assert await compared(shadow, 3) == {"same": 0, "different": 3, "unseen": 0}
     output = {line["kind"]: line for line in shadow.events("shadow_mismatch")}
-    assert {kind: (line["would"], line["bull"]) for kind, line in output.items()} == {
+    assert {kind: (line["predicted"], line["observed"]) for kind, line in output.items()} == {
         "otp": ("expire", "sent"),
         "welcome": ("fail", "sent"),
         "overdue-summary": ("send", "failed"),
     }
     assert "valid for 10 min" in output["otp"]["reason"]
     assert "address" in output["welcome"]["reason"]
-    assert output["overdue-summary"]["bull_reason"] == "Missing helper: formatDate"
+    assert output["overdue-summary"]["observed_reason"] == "Missing helper: formatDate"
 
 
 async def test_a_job_is_judged_once_however_often_it_is_tried(q: NodeQueue, make_shadow: MakeShadow) -> None:

@@ -175,7 +175,7 @@ async def test_a_sick_provider_costs_attempts_not_mails(
 
         await eventually(sent, "sent at the second try")
         (line,) = daemon.events("mail_retried")
-        assert line["next_in_ms"] == 100
+        assert line["retry_in_ms"] == 100
 
 
 async def test_a_refused_key_closes_the_lane_and_keeps_the_jobs(

@@ -84,7 +84,7 @@ async def test_a_frozen_event_loop_is_silent_and_tells_where_it_stood(
     make_daemon: MakeDaemon, systemd: NotifyListener
 ) -> None:
     """The watchdog's SIGABRT finds it, and the log has the traceback of the call that froze it."""
-    async with make_daemon(module="tests.support.freezing", **supervised(systemd)) as daemon:
+    async with make_daemon(module="tests.support.frozen_daemon", **supervised(systemd)) as daemon:
         await systemd.until("READY", "1")
         daemon.send(signal.SIGUSR1)
         await systemd.for_s(0.2)
@@ -92,17 +92,17 @@ async def test_a_frozen_event_loop_is_silent_and_tells_where_it_stood(
         daemon.send(signal.SIGABRT)
         assert await daemon.ended() == -signal.SIGABRT
         assert "Fatal Python error: Aborted" in daemon.log_text()
-        assert "in freeze" in daemon.log_text()
+        assert "in freeze_service" in daemon.log_text()
 
 
 async def test_one_stuck_loop_starves_the_watchdog(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
     """The event loop turns and the status is told, but no sign of life leaves: presence is not progress."""
-    async with make_daemon(module="tests.support.freezing", **supervised(systemd)) as daemon:
+    async with make_daemon(module="tests.support.frozen_daemon", **supervised(systemd)) as daemon:
         await systemd.until("READY", "1")
         daemon.send(signal.SIGUSR2)
         await eventually(lambda: _output(systemd, "fetcher is stuck"), "the status names the loop", within_s=60)
         assert "WATCHDOG" not in {scheduled_mail.name for scheduled_mail in await systemd.for_s(2 * WATCHDOG_S)}
-        assert daemon.events("services_stuck")[0]["loops"] == ["fetcher"]
+        assert daemon.events("services_stuck")[0]["services"] == ["fetcher"]
 
 
 async def test_a_drain_asks_for_the_time_it_needs(

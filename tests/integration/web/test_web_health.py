@@ -50,9 +50,9 @@ async def test_a_healthy_house_is_alive_and_ready(client: ClientSession, clock: 
             "mode": "send",
             "uptime_s": 3.0,
             "reasons": [],
-            "loops": [
-                {"name": "fetcher", "age_s": 3.0, "resting": False, "trouble": None},
-                {"name": "senders", "age_s": 3.0, "resting": True, "trouble": None},
+            "services": [
+                {"name": "fetcher", "age_s": 3.0, "idle": False, "error": None},
+                {"name": "senders", "age_s": 3.0, "idle": True, "error": None},
             ],
         },
     )

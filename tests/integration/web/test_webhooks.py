@@ -79,7 +79,7 @@ async def test_a_hard_bounce_is_stored_and_suppresses(client: ClientSession, poo
         "msg_1", "re-1", "bounced", "ada@example.org",
     )  # fmt: skip
     assert [held.reason for held in await Suppressions(pool, CLOCK).find("Ada@example.org")] == ["bounced"]
-    assert [event["to"] for event in events] == ["a***@example.org"]
+    assert [event["recipient"] for event in events] == ["a***@example.org"]
 
 
 async def test_twenty_at_once_are_one(client: ClientSession, pool: asyncpg.Pool) -> None:
