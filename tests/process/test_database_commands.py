@@ -112,9 +112,9 @@ async def test_explain_tells_mails_decisions_and_events(type_: Type, database_ur
     assert [mail["job_id"] for mail in document["mails"]] == ["2", "1"]
     assert document["mails"][1]["state"] == "delivered"
     assert document["mails"][1]["attempts"][0]["decisions"][2] == {
-        "step": "rate",
-        "verdict": "send",
-        "why": "waited 0.2 s",
+        "check": "rate",
+        "result": "send",
+        "reason": "waited 0.2 s",
     }
     table = await type_("explain", "ada@example.org")
     assert table.code == 0

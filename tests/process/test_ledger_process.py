@@ -81,7 +81,7 @@ async def test_a_sent_mail_can_be_explained(
         await eventually(written, "one row in the ledger")
         record: Any = await command(database_url, "explain", ADDRESS)
         assert "re_" not in json.dumps(record)
-        [output] = record["mails"][0]["generation"]
+        [output] = record["mails"][0]["attempts"]
         assert (output["outcome"], [step["check"] for step in output["decisions"]]) == ("sent", ["suppression", "rate"])
         assert re.fullmatch(r"waited \d\.\d s", output["decisions"][1]["reason"])
 
@@ -117,7 +117,7 @@ async def test_a_code_past_its_life_is_dropped_and_scrubbed(
             return bool(await redis.zscore(keys("completed"), "late"))
 
         await eventually(dropped, "completed as expired")
-        assert 'ending="expired",kind="otp"} 1.0' in (await daemon.look("/metrics"))[1]
+        assert 'kind="otp",outcome="expired"} 1.0' in (await daemon.look("/metrics"))[1]
     job = await redis.hgetall(keys.job("late"))
     assert "expired" in job["returnvalue"]
     assert CODE not in json.dumps(job)

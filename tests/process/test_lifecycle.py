@@ -42,7 +42,7 @@ async def test_a_mail_goes_from_the_queue_to_the_provider(
         await eventually(accepted, "one mail accepted")
 
         async def settled() -> bool:
-            return 'ending="sent",kind="welcome"} 1.0' in (await daemon.look("/metrics"))[1]
+            return 'kind="welcome",outcome="sent"} 1.0' in (await daemon.look("/metrics"))[1]
 
         await eventually(settled, "one mail counted as sent")
         assert await redis.llen(keys("active")) == 0

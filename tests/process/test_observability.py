@@ -90,12 +90,12 @@ async def test_every_metric_label_and_value_exists(
 
 
 def test_every_alert_says_what_to_do() -> None:
-    """A severity, what happened, and a remedy; and each name once."""
+    """A severity, a summary, a description and a remedy; and each name once."""
     names = [rule["alert"] for rule in RULES]
     assert len(set(names)) == len(names)
     for rule in RULES:
         assert rule["labels"]["severity"] in {"page", "ticket"}, rule["alert"]
-        assert rule["annotations"].keys() == {"summary", "remedy"}, rule["alert"]
+        assert rule["annotations"].keys() == {"summary", "description", "remedy"}, rule["alert"]
 
 
 def test_no_panel_stands_on_another() -> None:

@@ -27,8 +27,8 @@ INSERT INTO tasks (id, "userId", title, "dueDate", "updatedAt")
 SELECT 't' || id, id, 'Write', $1::timestamp, now() FROM users;
 """
 STEPS = """
-SELECT array_agg(DISTINCT step ->> 'step' ORDER BY step ->> 'step')
-FROM flowstate_daemon.mails, jsonb_array_elements(decisions) AS step
+SELECT array_agg(DISTINCT decision ->> 'check' ORDER BY decision ->> 'check')
+FROM flowstate_daemon.mails, jsonb_array_elements(decisions) AS decision
 WHERE outcome = 'sent';
 """
 

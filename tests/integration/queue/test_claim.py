@@ -151,7 +151,7 @@ async def test_repeatable_jobs_are_followed(
     """Each repeatable job is handed to whoever writes its successor before anybody runs it."""
 
     class Followed(list[Job]):
-        async def follow(self, job: Job) -> None:
+        async def schedule_next(self, job: Job) -> None:
             self.append(job)
 
     followed = Followed()

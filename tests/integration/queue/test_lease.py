@@ -126,7 +126,7 @@ async def test_one_successor_wins(daemons: Daemons, redis: Redis, key: str) -> N
     await redis.set(key, "vm1/dead", px=TTL_MS)
     attempts = (daemons.lease(f"vm1/{name}").acquire() for name in "abc")
     results = await asyncio.gather(*attempts, return_exceptions=True)
-    assert sorted(type(result).__name__ for result in results) == ["LeaseTaken", "LeaseTaken", "bool"]
+    assert sorted(type(result).__name__ for result in results) == ["LeaseHeldError", "LeaseHeldError", "bool"]
     assert await redis.get(key) == f"vm1/{'abc'[results.index(True)]}"
 
 

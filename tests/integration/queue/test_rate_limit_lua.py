@@ -19,11 +19,11 @@ local verb, now = ARGV[2], tonumber(ARGV[3])
 local a, b, c = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local wait = 0
 if verb == "ask" then
-  wait = ask(s, now, a == 1, b)
+  wait = try_acquire(s, now, a == 1, b)
 elseif verb == "hear" then
-  hear(s, now, a, b, c)
+  update_limit(s, now, a, b, c)
 else
-  slow_down(s, now, a)
+  back_off(s, now, a)
 end
 cjson.encode_number_precision(14)
 return {math.ceil(wait), cjson.encode(s)}

@@ -50,7 +50,7 @@ async def test_seal_and_open(stage: QueueFixture, bull: BullQueue, request_store
         "left": "2",
     }
     assert changed == {job.id: before[job.id] | {"storedRequest": "e1"} for job in jobs}
-    assert TTL_MS - 5_000 < await stage.redis.pttl(stage.keys.own("envelope:e1")) <= TTL_MS
+    assert TTL_MS - 5_000 < await stage.redis.pttl(stage.keys.own("request:e1")) <= TTL_MS
     opened = await request_store.load("e1")
     assert opened == StoredRequest("e1", "/emails/batch", BODY, "key-1", stored.members, None, now)
     assert "to" not in repr(opened).replace("batch", "")
@@ -175,7 +175,7 @@ async def test_what_cannot_be_read_is_none(
 ) -> None:
     """An envelope that somebody has damaged is as good as gone: its jobs are parked, no daemon dies of it."""
     await request_store.save(template(await take(stage, bull, "1")))
-    key = stage.keys.own("envelope:e1")
+    key = stage.keys.own("request:e1")
     if field == "path":
         await stage.redis.hdel(key, field)
     else:
@@ -250,7 +250,7 @@ async def test_a_long_body(stage: QueueFixture, bull: BullQueue, request_store: 
     body = b"[" + b",".join(_mail(number) for number in range(100)) + b"]"
     jobs = await take(stage, bull, *(str(number) for number in range(1, 101)))
     await request_store.save(template(jobs, body=body))
-    stored = await stage.redis.hstrlen(stage.keys.own("envelope:e1"), "body")
+    stored = await stage.redis.hstrlen(stage.keys.own("request:e1"), "body")
     opened = await request_store.load("e1")
     assert opened is not None
     assert opened.body == body

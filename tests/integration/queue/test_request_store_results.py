@@ -76,7 +76,7 @@ async def test_a_parked_job_is_free(
     parked, kept = await take(stage, bull, "1", "2")
     await request_store.save(template([parked]))
     await request_store.save(template([kept], eid="e2"))
-    await stage.redis.delete(stage.keys.own("envelope:e1"))
+    await stage.redis.delete(stage.keys.own("request:e1"))
     await bull.fail([JobFailed(job, "no", b"[]") for job in (parked, kept)])
     assert await bound(stage, "1", "2") == [None, "e2"]
     await operator.retry("2")
@@ -90,7 +90,7 @@ async def test_an_envelope_that_ran_out_before_the_retry(
     jobs = await take(stage, bull, "1", "2")
     await request_store.save(template(jobs))
     await bull.fail([JobFailed(job, "no", b"[]") for job in jobs])
-    await stage.redis.delete(stage.keys.own("envelope:e1"))
+    await stage.redis.delete(stage.keys.own("request:e1"))
     await operator.retry("1")
     await operator.retry_all()
     assert [job.stored_request_id for job in await bull.claim(5)] == [None, None]
@@ -113,9 +113,9 @@ async def test_strangers_in_the_envelopes_place(
     """A key of another kind, or a count that is none, does not stop an ending."""
     jobs = await take(stage, bull, "1", "2")
     await stage.redis.hset(stage.keys("1"), "storedRequest", "text")
-    await stage.redis.set(stage.keys.own("envelope:text"), "x")
+    await stage.redis.set(stage.keys.own("request:text"), "x")
     await request_store.save(template(jobs[1:]))
-    await stage.redis.hset(stage.keys.own("envelope:e1"), "left", "many")
+    await stage.redis.hset(stage.keys.own("request:e1"), "left", "many")
     assert await bull.complete([JobSucceeded(job) for job in jobs]) == [WriteResult.OK] * 2
 
 

@@ -223,8 +223,8 @@ async def test_operators_find_the_lines_they_know(app: AppTables, stage: Schedul
     with structlog.testing.capture_logs() as lines:
         await stage.tick()
         await stage.enqueue_due()
-    said = [line["said"] for line in lines if line.get("kind") == REMINDER and "said" in line]
-    assert said == [
+    messages = [line["message"] for line in lines if line.get("kind") == REMINDER and "message" in line]
+    assert messages == [
         "Starting task reminder job",
         "Found 2 tasks due tomorrow",
         "Task reminder job completed: 1 reminders queued",

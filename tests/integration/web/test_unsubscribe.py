@@ -41,7 +41,7 @@ class Away:
     async def resubscribe(self, address: str, kind: str) -> list[str]:
         raise StoreUnavailableError("Postgres: away")
 
-    async def facts_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
+    async def status_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
         raise StoreUnavailableError("Postgres: away")
 
 
@@ -314,7 +314,7 @@ async def test_a_bug_logs_the_route_and_not_the_token(
     def fall(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Pages, "show", fall)
+    monkeypatch.setattr(Pages, "render", fall)
     async for client in serving(Away(), clock):
         with capture_logs() as events:
             async with client.get(link) as response:

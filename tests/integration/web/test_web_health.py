@@ -23,10 +23,10 @@ def health(clock: FakeClock) -> HealthRegistry:
 
 
 @pytest.fixture
-async def client(vitals: HealthRegistry) -> AsyncIterator[ClientSession]:
+async def client(health: HealthRegistry) -> AsyncIterator[ClientSession]:
     """A client of a running health endpoint."""
-    health = Health(vitals, InstanceInfo("1.2.3", "vm-1"))
-    endpoint = HttpServer(health.routes(), host="127.0.0.1", port=0)
+    routes = Health(health, InstanceInfo("1.2.3", "vm-1"))
+    endpoint = HttpServer(routes.routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
         yield session

@@ -20,7 +20,7 @@ from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.message import ProviderEvent
 from flowstate_daemon.web.server import HttpServer, read_body
-from flowstate_daemon.web.webhooks import MAX_BODY_BYTES, EventSink, LogThrottle, Webhooks
+from flowstate_daemon.web.webhooks import MAX_BODY_BYTES, LogThrottle, Webhooks
 from tests.support.clock import FakeClock
 from tests.support.svix import SECRET, report, signed
 
@@ -28,10 +28,13 @@ CLOCK = Clock()
 PERMANENT = report("email.bounced", bounce={"type": "Permanent", "message": "no such user"})
 
 
-class Endless:
-    """A sink that never answers."""
+class HangingLedger(Ledger):
+    """A ledger that never responds."""
 
-    async def note_events(self, events: Sequence[ProviderEvent]) -> int:
+    def __init__(self) -> None:
+        """Needs no pool: every call hangs before it would use one."""
+
+    async def record_events(self, events: Sequence[ProviderEvent]) -> int:
         await asyncio.Event().wait()
         return 0
 
@@ -49,8 +52,8 @@ async def client(pool: asyncpg.Pool) -> AsyncIterator[ClientSession]:
         yield session
 
 
-async def serving(sink: EventSink) -> AsyncIterator[ClientSession]:
-    webhooks = Webhooks(WebhookVerifier([SECRET], CLOCK), sink, CLOCK)
+async def serving(ledger: Ledger) -> AsyncIterator[ClientSession]:
+    webhooks = Webhooks(WebhookVerifier([SECRET], CLOCK), ledger, CLOCK)
     endpoint = HttpServer(webhooks.routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
@@ -168,14 +171,14 @@ async def test_without_postgres_the_provider_is_asked_to_repeat(clock: FakeClock
 async def test_a_hanging_store_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The provider gets its 503 although Postgres never answers."""
     monkeypatch.setattr("flowstate_daemon.web.webhooks.STORE_S", 0.05)
-    async for client in serving(Endless()):
+    async for client in serving(HangingLedger()):
         assert (await posted(client, PERMANENT))[0] == 503
 
 
 async def test_a_hanging_sender_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever announces a body and never sends it is sent away."""
     monkeypatch.setitem(read_body.__kwdefaults__, "within_s", 0.05)
-    async for client in serving(Endless()):
+    async for client in serving(HangingLedger()):
         assert client._base_url is not None
         reader, writer = await asyncio.open_connection("127.0.0.1", client._base_url.port)
         writer.write(b"POST /webhooks/resend HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
