@@ -31,7 +31,7 @@ async def test_everything_due_is_sent_or_skipped_with_its_reason_and_again_when_
         assert {mail["kind"]: mail["state"] for mail in output["mails"]} == dict.fromkeys(KINDS, "completed")
         recipients: Counter[tuple[str, str]] = Counter()
         for result in output["schedules"]:
-            recipients[result["kind"], result["state"]] += result["people"]
+            recipients[result["kind"], result["state"]] += result["recipients"]
             assert bool(result["reason"]) == (result["state"] == "skipped")
         assert recipients == {
             ("task-reminder", "sent"): 8,
