@@ -183,7 +183,7 @@ async def stream_json(by_hand: ManualRuns, request: RunRequest, *, bodies: bool)
         click.echo(f"flowstate-daemon: {error.reason}", err=True)
         return 1
     if not opened:
-        click.echo(head[:-1] + b',"people":[', nl=False)
+        click.echo(head[:-1] + b',"recipients":[', nl=False)
     click.echo(b"]," + msgspec.json.encode(counts)[1:])
     return 0
 
