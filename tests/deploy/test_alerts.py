@@ -32,7 +32,7 @@ HEALTHY = {
     f"flowstate_queue_latency_seconds{{{WHO}}}": (3, 0),
     f'flowstate_queue_jobs{{{WHO}, state="failed"}}': (40, 0),
     f"flowstate_ledger_backlog_entries{{{WHO}}}": (10, 0),
-    f'flowstate_service_heartbeat_age_seconds{{{WHO}, loop="ledger_writer"}}': (1, 0),
+    f'flowstate_service_heartbeat_age_seconds{{{WHO}, service="ledger_writer"}}': (1, 0),
     f"flowstate_locks_lost_total{{{WHO}}}": (2, 0),
     f"flowstate_jobs_stalled_total{{{WHO}}}": (2, 0),
     f'flowstate_mails_total{{{WHO}, kind="otp", ending="sent"}}': (0, 60),
