@@ -170,7 +170,7 @@ async def test_without_postgres_the_provider_is_asked_to_repeat(clock: FakeClock
 
 async def test_a_hanging_store_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The provider gets its 503 although Postgres never answers."""
-    monkeypatch.setattr("flowstate_daemon.web.webhooks.STORE_S", 0.05)
+    monkeypatch.setattr("flowstate_daemon.web.webhooks.STORE_TIMEOUT_S", 0.05)
     async for client in serving(HangingLedger()):
         assert (await posted(client, PERMANENT))[0] == 503
 
