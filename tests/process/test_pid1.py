@@ -9,7 +9,7 @@ import sys
 import pytest
 
 AS_FIRST = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
-PRELUDE = "import os, signal; from flowstate_daemon.cli.first_process import bury_orphans, obey_while_starting\n"
+PRELUDE = "import os, signal; from flowstate_daemon.cli.pid1 import ignore_child_exits, exit_on_sigterm\n"
 
 
 def ran(script: str, *, first: bool = True) -> int:
@@ -38,13 +38,13 @@ def test_without_a_handler_the_kernel_would_keep_the_signal() -> None:
 
 def test_a_signal_while_starting_ends_the_process() -> None:
     """As a shell would tell it: 128 and the number of SIGTERM."""
-    assert ran(EARLY.format("obey_while_starting()")) == 128 + signal.SIGTERM
+    assert ran(EARLY.format("exit_on_sigterm()")) == 128 + signal.SIGTERM
 
 
 def test_the_kernel_buries_orphans() -> None:
     """Nobody waits for a child that ended, and yet it is gone: waiting finds none."""
     script = """
-bury_orphans()
+ignore_child_exits()
 if os.fork() == 0:
     os._exit(7)
 try:
@@ -58,8 +58,8 @@ except ChildProcessError:
 def test_any_other_process_is_left_alone() -> None:
     """A child's exit code would be lost, and a shell tells of SIGTERM by itself."""
     script = """
-obey_while_starting()
-bury_orphans()
+exit_on_sigterm()
+ignore_child_exits()
 assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
 """
     assert ran(script, first=False) == 0
