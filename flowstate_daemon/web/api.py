@@ -153,7 +153,7 @@ class Schedules:
         await response.prepare(request)
         head = msgspec.json.encode({"name": wish.name, "at": wish.at, "force": wish.force, "dry_run": True})
         try:
-            await response.write(head[:-1] + b',"people":[')
+            await response.write(head[:-1] + b',"recipients":[')
             tail = await self._write(response, first, recipients, bodies=bodies)
             await response.write(b"]," + msgspec.json.encode(tail)[1:])
             await response.write_eof()
