@@ -130,7 +130,7 @@ class EmbeddedValkey(_Store):
 
 
 class EmbeddedPostgres(_Store):
-    """A PostgreSQL server on a Unix socket. `settings` are its own; FOR_SPEED suits data that may be lost."""
+    """A PostgreSQL server on a Unix socket. `settings` are its own; NON_DURABLE_SETTINGS suits data that may be lost."""
 
     name = "postgres"
 

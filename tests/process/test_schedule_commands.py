@@ -10,6 +10,7 @@ import pytest
 
 from flowstate_daemon.dev.embedded import free_port
 from tests.process.test_database_commands import Type, typed
+from tests.process.test_database_commands import type_ as type_  # noqa: PLC0414 - a fixture
 from tests.support.app_tables import AppTables
 
 TITLE = "Write\x1b[31m the\nreport"
@@ -36,12 +37,12 @@ async def test_a_rehearsal_tells_who_gets_what_and_why_others_do_not(type_: Type
     assert "1 would be sent, 1 would not; nothing was written" in said.out
     assert "\x1b" not in said.out
     [ada] = [line for line in said.out.splitlines() if "ada@example.org" in line]
-    assert "get" in ada
+    assert ": send  Due tomorrow" in ada
     output = (await type_("schedule", "run", "task-reminder", "--dry-run", "--bodies", "--json")).document
     assert (output["sends"], output["skips"]) == (1, 1)
-    assert {one["user_id"]: one.get("reason") for one in output["people"]} == {
+    assert {one["user_id"]: one.get("reason") for one in output["recipients"]} == {
         "ada": None,
-        "bob": "the person has not verified the address",
+        "bob": "the user has not verified the address",
     }
     assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 0
 
@@ -58,10 +59,10 @@ async def test_a_calendar_that_is_off_can_be_rehearsed_but_not_run(database_url:
 
 
 async def test_a_run_plans_once_and_the_list_shows_what_is_next(type_: Type, app: AppTables) -> None:
-    """Found, people, new slots; a second run finds nobody without a slot."""
+    """It reports found, recipients and scheduled; a second run schedules nothing."""
     await type_("migrate")
     ran = (await type_("schedule", "run", "task-reminder", "--json")).document
-    assert (ran["found"], ran["people"], ran["slots"], ran["renewed"]) == (2, 2, 2, 0)
+    assert (ran["found"], ran["recipients"], ran["scheduled"], ran["reopened"]) == (2, 2, 2, 0)
     assert "running daemons send these" not in (await type_("schedule", "run", "task-reminder")).out
     assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 2
     table = await type_("schedule", "list")

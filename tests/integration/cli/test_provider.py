@@ -33,7 +33,7 @@ async def test_a_person_sees_why_nothing_leaves(
     assert "the daily quota is used up" in shown
     assert await asyncio.to_thread(main, ["provider", "status", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["provider_account_refused"] == "the key is invalid"
+    assert document["refusal"] == "the key is invalid"
     assert 3_500_000 < document["bulk_paused_ms"] <= 3_600_000
 
 

@@ -22,8 +22,8 @@ from flowstate_daemon.redis_client.keys import Keys
 
 HOLD = """
 import asyncio, json, sys
-from flowstate_daemon.queue.connection import Connection
-from flowstate_daemon.queue.keys import Keys
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.queue.lease import Lease, connection_name
 
 async def hold(url, prefix, token):

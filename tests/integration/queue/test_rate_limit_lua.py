@@ -28,7 +28,7 @@ end
 cjson.encode_number_precision(14)
 return {math.ceil(wait), cjson.encode(s)}
 """
-FIELDS = ("limit", "next", "hold", "stretch", "slowed", "urgent", "bucket", "starts", "before")
+FIELDS = ("limit", "next", "hold", "slowdown", "slowed_at", "urgent", "bucket", "starts", "before")
 MS = 1000
 S = 1_000_000
 
@@ -164,7 +164,7 @@ async def test_refusals_that_go_on(redis: Redis) -> None:
     rhythm = Rhythm(redis, limit=10)
     for now in range(0, 60 * S, 2 * S):
         await rhythm.slow_down(now, 0)
-    assert rhythm.state["stretch"] == 4
+    assert rhythm.state["slowdown"] == 4
 
 
 async def test_a_wild_retry_after(redis: Redis) -> None:

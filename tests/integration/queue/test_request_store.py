@@ -53,7 +53,7 @@ async def test_seal_and_open(stage: QueueFixture, bull: BullQueue, request_store
     assert TTL_MS - 5_000 < await stage.redis.pttl(stage.keys.own("request:e1")) <= TTL_MS
     opened = await request_store.load("e1")
     assert opened == StoredRequest("e1", "/emails/batch", BODY, "key-1", stored.members, None, now)
-    assert "to" not in repr(opened).replace("batch", "")
+    assert '"to"' not in repr(opened)
     assert await request_store.load("e2") is None
 
 

@@ -44,12 +44,12 @@ async def test_a_run_plans_and_the_feeder_sends(
     clock.jump(-3 * 3600)
     await due(app, "ada")
     ran = await by_hand.run(RunRequest(KIND, clock.now()))
-    assert (ran.found, ran.recipients, ran.slots, ran.reopened) == (1, 1, 1, 0)
+    assert (ran.found, ran.recipients, ran.scheduled, ran.reopened) == (1, 1, 1, 0)
     assert await stage.tick() == 1
-    assert (await by_hand.run(RunRequest(KIND, clock.now()))).slots == 0
+    assert (await by_hand.run(RunRequest(KIND, clock.now()))).scheduled == 0
     clock.jump(3 * 3600)
     assert await stage.tick() == 0
-    assert [row["source"] for row in await stage.scheduled_mails()] == ["hand"]
+    assert [row["source"] for row in await stage.scheduled_mails()] == ["manual"]
 
 
 async def test_force_sends_once_more(
@@ -61,7 +61,7 @@ async def test_force_sends_once_more(
     assert (await by_hand.run(RunRequest(KIND, clock.now(), force=True))).reopened == 0
     assert await stage.tick() == 1
     ran = await by_hand.run(RunRequest(KIND, clock.now(), force=True))
-    assert (ran.reopened, ran.slots) == (1, 0)
+    assert (ran.reopened, ran.scheduled) == (1, 0)
     assert await stage.tick() == 1
     assert len({mail.job_id for mail in stage.fake_worker.carried}) == 2
     assert [row["source"] for row in await stage.scheduled_mails()] == ["forced"]
@@ -162,7 +162,7 @@ async def test_the_overview_tells_what_is_next_and_what_was_last(
     ]
     assert reminder.cron == "0 9 * * *"
     assert reminder.last is not None
-    assert (reminder.last.slots, dict(reminder.last.states)) == (2, {"sent": 2})
+    assert (reminder.last.scheduled, dict(reminder.last.states)) == (2, {"sent": 2})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.support.scheduler import SchedulerHarness
 
 
 @pytest.mark.parametrize(
-    "job_id", ["scheduled.\0", "scheduled.\ufffd", "notice.", "scheduled.task-reminder.20260302.x"]
+    "job_id", ["scheduled.\0", "scheduled.\ufffd", "scheduled.", "scheduled.task-reminder.20260302.x"]
 )
 async def test_a_job_that_only_sounds_like_a_slot_s_gets_no_leave(stage: SchedulerHarness, job_id: str) -> None:
     """A producer may call a job what it likes, also what Postgres does not take; nobody waits for ever for it."""

@@ -78,7 +78,7 @@ async def test_a_scrape_shows_what_was_counted_and_what_waits(
     await redis.zadd(keys("failed"), {"3": 1})
     await redis.rpush(keys.own("journal"), "{}", "{}", "{}")
     found = await scraped(client)
-    assert found["flowstate_mails_total,sent,otp"] == 1
+    assert found["flowstate_mails_total,otp,sent"] == 1
     assert found["flowstate_redis_up"] == 1
     assert found["flowstate_queue_jobs,wait"] == 2
     assert found["flowstate_queue_jobs,failed"] == 1

@@ -9,7 +9,7 @@ from flowstate_daemon.database.server_info import COLUMNS_BY_TABLE, TABLES_BY_SC
 
 def rows(**changes: object) -> list[dict[str, object]]:
     """The catalogue's word on a table that is as it should be, but for the changes."""
-    good = {"has_schema": True, "may_enter": True, "has_table": True, "has_column": True, "may_read": True}
+    good = {"has_schema": True, "may_use_schema": True, "has_table": True, "has_column": True, "may_read": True}
     place = {"table_name": "focus_sessions", "column_name": "startTime", "role": "mail"}
     return [{**good, **place, **changes}]
 
@@ -33,7 +33,7 @@ def test_a_closed_table_names_its_grant_and_the_mails_it_stops() -> None:
 
 def test_a_closed_schema_stops_all() -> None:
     """Without USAGE nothing can be read."""
-    found = evaluate_app_tables("public", evaluate_access("public", rows(may_enter=False, may_read=False)))
+    found = evaluate_app_tables("public", evaluate_access("public", rows(may_use_schema=False, may_read=False)))
     assert found[0].remedy == 'GRANT USAGE ON SCHEMA "public" TO "mail"'
     assert all(kind in found[0].message for kind in TABLES_BY_SCHEDULE)
 

@@ -199,7 +199,7 @@ def test_a_job() -> None:
         3,
     )
     assert (job.priority, job.stacktrace, job.invalid_reason, job.stored_request_id) == (1, b"[]", None, None)
-    assert decode_job(row(envelope=b"e1"), 100).stored_request_id == "e1"
+    assert decode_job(row(storedRequest=b"e1"), 100).stored_request_id == "e1"
 
 
 def test_an_unnamed_job_without_data() -> None:

@@ -1,4 +1,4 @@
-"""A person, a slot and links for the tests of the builders, and the mail that comes out in the end."""
+"""A user, a scheduled email and links for the tests of the builders, and the rendered result."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from flowstate_daemon.database.app_data import NOTIFICATIONS, User
+from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.mail.kinds import parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, MailContext, NothingToSend, Slot
+from flowstate_daemon.mail_producer import NewMail
+from flowstate_daemon.scheduler.scheduled_mail import AppLinks, NothingToSend
 from tests.unit.mail.rendered_mails import BRAND, TO
 
 ROOT = "https://flowstate.example"
@@ -22,22 +24,24 @@ RENDERER = Renderer(BRAND)
 SUNDAY = date(2026, 3, 15)
 
 
-def recipient(full_name: str | None = "Ada Lovelace", language: str | None = None) -> User:
+def user(full_name: str | None = "Ada Lovelace", language: str | None = None) -> User:
     return User("ada", TO, full_name, True, False, language, None, frozenset(NOTIFICATIONS))
 
 
-def slot(kind: str, day: date = SUNDAY, hour: int = 9, zone: ZoneInfo = PARIS, item: str = "") -> Slot:
+def scheduled_mail(
+    kind: str, day: date = SUNDAY, hour: int = 9, zone: ZoneInfo = PARIS, task_id: str = ""
+) -> ScheduledMail:
     due_at = datetime(day.year, day.month, day.day, hour, tzinfo=zone).astimezone(UTC)
-    return Slot(kind, "ada", day, due_at, zone, item)
+    return ScheduledMail(kind, "ada", day, zone.key, due_at, due_at, task_id)
 
 
-def context(built: MailContext | NothingToSend) -> dict[str, Any]:
-    assert isinstance(built, MailContext), built
+def context(built: NewMail | NothingToSend) -> dict[str, Any]:
+    assert isinstance(built, NewMail), built
     return dict(built.context)
 
 
-def mail(kind: str, built: MailContext | NothingToSend) -> Email:
-    """What the daemon would send for it, through the same reading as any other job."""
-    assert isinstance(built, MailContext), built
+def mail(kind: str, built: NewMail | NothingToSend) -> Email:
+    """The email that the daemon would send, parsed like any other job."""
+    assert isinstance(built, NewMail), built
     data = msgspec.json.encode({"type": kind, "to": TO, "context": dict(built.context), "locale": built.locale})
     return RENDERER.render(parse_request(kind, data))

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowstate_daemon.database.app_data import Focus, FocusByTask, FocusWeek, Task, TaskList, week_boundaries
+from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.mail.field_types import MAX_NUMBER
+from flowstate_daemon.mail_producer import NewMail
 from flowstate_daemon.scheduler import focus_report, overdue_summary, task_reminder
-from flowstate_daemon.scheduler.scheduled_mail import MailContext, Slot
-from tests.unit.scheduler.builder_inputs import LINKS, mail, recipient
+from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
+from tests.unit.scheduler.builder_inputs import LINKS, mail, user
 
 # Titles as people write and paste them: controls, marks of direction, emoji, markup, halves of pairs, header lines.
 TEXT = (
@@ -37,7 +39,7 @@ TASK = st.builds(
     due_at=st.none()
     | st.dates(date(2, 1, 1), date(9998, 12, 31)).map(lambda day: datetime.combine(day, time(23, 59), UTC)),
 )
-TASKS = st.builds(TaskList, total=COUNT, first=st.lists(TASK, max_size=50).map(tuple))
+TASKS = st.builds(TaskList, total=COUNT, items=st.lists(TASK, max_size=50).map(tuple))
 FOCUS = st.builds(Focus, sessions=COUNT, minutes=COUNT, rated=st.integers(0, 10**6), ratings=st.integers(0, 10**6))
 RATED = FOCUS.map(lambda f: Focus(f.sessions, f.minutes, f.rated, f.rated + f.ratings % (4 * f.rated + 1)))
 FOCUS_TASK = st.builds(FocusByTask, task_id=st.none() | st.text(), title=TEXT, minutes=COUNT)
@@ -51,11 +53,11 @@ WEEKS = st.builds(
 
 
 @st.composite
-def slots(draw: st.DrawFn, kind: str) -> Slot:
+def scheduled_mails(draw: st.DrawFn, kind: str) -> ScheduledMail:
     zone, day = ZoneInfo(draw(ZONES)), draw(st.dates(date(1971, 1, 8), date(2999, 12, 31)))
     hour = draw(st.integers(0, 23))
     due_at = datetime(day.year, day.month, day.day, hour, tzinfo=zone).astimezone(UTC)
-    return Slot(kind, "ada", day, due_at, zone, draw(st.sampled_from(["", "t-1"])))
+    return ScheduledMail(kind, "ada", day, zone.key, due_at, due_at, draw(st.sampled_from(["", "t-1"])))
 
 
 @pytest.mark.parametrize(
@@ -70,24 +72,24 @@ def slots(draw: st.DrawFn, kind: str) -> Slot:
 def test_whatever_the_facts_hold(kind: str, builder: object, facts: st.SearchStrategy[object]) -> None:
     """The context passes the reading of jobs and renders as a mail with one line of subject, in any language."""
 
-    @given(TEXT, LANGUAGE, facts, slots(kind))
+    @given(TEXT, LANGUAGE, facts, scheduled_mails(kind))
     @settings(max_examples=150, deadline=None)
-    def claim(name: str | None, language: str | None, known: object, slot: Slot) -> None:
-        built = builder.build(recipient(name, language), known, slot, LINKS)  # type: ignore[attr-defined]
-        if isinstance(built, MailContext):
+    def claim(name: str | None, language: str | None, known: object, scheduled: ScheduledMail) -> None:
+        built = builder.build(user(name, language), known, scheduled, LINKS)  # type: ignore[attr-defined]
+        if isinstance(built, NothingToSend):
+            assert built.reason.isprintable()
+        else:
             sent = mail(kind, built)
             assert sent.subject.splitlines() == [sent.subject]
-        else:
-            assert built.reason.isprintable()
 
     claim()
 
 
-@given(slots("focus-report"))
+@given(scheduled_mails("focus-report"))
 @settings(max_examples=200, deadline=None)
-def test_the_parts_of_a_week_are_in_order(slot: Slot) -> None:
+def test_the_parts_of_a_week_are_in_order(scheduled: ScheduledMail) -> None:
     """Whatever clocks do, the instants between the parts ascend, and there are eight local dates at most."""
-    cuts = week_boundaries(focus_report.window(slot))
+    cuts = week_boundaries(focus_report.window(scheduled))
     assert cuts == sorted(cuts)
     assert 9 <= len(cuts) <= 10
 
@@ -96,8 +98,9 @@ def test_huge_sums_stay_within_what_a_mail_shows() -> None:
     """A sum that no mail accepts is cut, not refused."""
     week = FocusWeek(Focus(1, 2**62), Focus(1, 2**62), {1: Focus(1, 2**62)}, (FocusByTask("t", "x", 2**62),))
     day = date(2026, 3, 15)
-    slot = Slot("focus-report", "ada", day, datetime(2026, 3, 15, 16, tzinfo=UTC), ZoneInfo("UTC"))
-    built = focus_report.build(recipient(), week, slot, LINKS)
-    assert isinstance(built, MailContext)
+    due_at = datetime(2026, 3, 15, 16, tzinfo=UTC)
+    scheduled = ScheduledMail("focus-report", "ada", day, "UTC", due_at, due_at)
+    built = focus_report.build(user(), week, scheduled, LINKS)
+    assert isinstance(built, NewMail)
     assert built.context["previousMinutes"] == MAX_NUMBER
     assert mail("focus-report", built)

@@ -10,7 +10,7 @@ import pytest
 from flowstate_daemon.database.app_data import NO_FOCUS, NO_FOCUS_WEEK, Focus, FocusByTask, FocusWeek
 from flowstate_daemon.scheduler.focus_report import build, window
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
-from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, recipient, slot
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, user, scheduled_mail
 
 KIND = "focus-report"
 WEEK = FocusWeek(
@@ -23,7 +23,7 @@ WEEK = FocusWeek(
 
 def test_a_week_is_told() -> None:
     """Hours and minutes, the average rounded as the application rounds, the best day, the tasks, the week before."""
-    output = context(build(recipient(), WEEK, slot(KIND, hour=17), LINKS))
+    output = context(build(user(), WEEK, scheduled_mail(KIND, hour=17), LINKS))
     assert output == {
         "userName": "Ada Lovelace",
         "totalHours": 2,
@@ -52,7 +52,7 @@ def test_a_week_is_told() -> None:
 
 def test_what_is_not_known_is_not_claimed() -> None:
     """Without ratings, minutes or a week before, the mail says so instead of zero."""
-    output = context(build(recipient(), FocusWeek(Focus(1), NO_FOCUS, {3: Focus(1)}, ()), slot(KIND, hour=17), LINKS))
+    output = context(build(user(), FocusWeek(Focus(1), NO_FOCUS, {3: Focus(1)}, ()), scheduled_mail(KIND, hour=17), LINKS))
     assert (output["averageRating"], output["averageMood"], output["ratedSessions"]) == (None, "Not tracked/5", 0)
     assert (output["bestDay"], output["mostProductiveDay"]) == (None, "")
     assert (output["previousMinutes"], output["previousSessions"], output["top"]) == (None, None, [])
@@ -60,20 +60,20 @@ def test_what_is_not_known_is_not_claimed() -> None:
 
 def test_sessions_of_no_length_are_a_week_too() -> None:
     """The week before had sessions: its minutes are 0, not unknown."""
-    output = context(build(recipient(), FocusWeek(Focus(1, 5), Focus(3, 0), {}, ()), slot(KIND, hour=17), LINKS))
+    output = context(build(user(), FocusWeek(Focus(1, 5), Focus(3, 0), {}, ()), scheduled_mail(KIND, hour=17), LINKS))
     assert (output["previousMinutes"], output["previousSessions"]) == (0, 3)
 
 
 @pytest.mark.parametrize("facts", [None, NO_FOCUS_WEEK])
 def test_a_week_without_sessions_is_not_told(facts: FocusWeek | None) -> None:
     """Nobody is told that nothing happened."""
-    assert build(recipient(), facts, slot(KIND), LINKS) == NothingToSend("no focus session in the last seven days")
+    assert build(user(), facts, scheduled_mail(KIND), LINKS) == NothingToSend("no focus session in the last seven days")
 
 
 def test_weeks_touch_and_never_overlap() -> None:
     """Each session stands in exactly one report, also over a change of the clocks."""
     days = [date(2026, 3, 15) + timedelta(weeks=week) for week in range(4)]
-    windows = [window(slot(KIND, day, hour=17)) for day in days]
+    windows = [window(scheduled_mail(KIND, day, hour=17)) for day in days]
     assert all(one.ends_at == following.begins_at for one, following in pairwise(windows))
     assert windows[2].ends_at == datetime(2026, 3, 29, 15, tzinfo=UTC)
     assert windows[2].ends_at - windows[2].begins_at == timedelta(days=7, hours=-1)

@@ -10,7 +10,7 @@ import pytest
 from flowstate_daemon.database.app_data import NO_TASKS, Task, TaskList
 from flowstate_daemon.scheduler.overdue_summary import build, days_overdue, window
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
-from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, recipient, slot
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, user, scheduled_mail
 
 KIND = "overdue-summary"
 
@@ -22,7 +22,7 @@ def due(*parts: int) -> Task:
 def test_the_count_is_true_and_the_list_is_short() -> None:
     """Ten of thousands are listed; the number is that of all."""
     tasks = TaskList(50_000, (due(2026, 3, 9, 12), due(2026, 3, 14, 12)))
-    output = context(build(recipient(), tasks, slot(KIND, hour=7), LINKS))
+    output = context(build(user(), tasks, scheduled_mail(KIND, hour=7), LINKS))
     assert output == {
         "userName": "Ada Lovelace",
         "overdueCount": 50_000,
@@ -50,15 +50,15 @@ def test_the_count_is_true_and_the_list_is_short() -> None:
 )
 def test_days_are_local_days(zone: str, task: Task, days: int) -> None:
     """Midnight where the person lives makes a day, not 24 hours."""
-    assert days_overdue(task, slot(KIND, hour=7, zone=ZoneInfo(zone))) == days
+    assert days_overdue(task, scheduled_mail(KIND, hour=7, zone=ZoneInfo(zone))) == days
 
 
 @pytest.mark.parametrize("facts", [None, NO_TASKS])
 def test_nothing_overdue_is_said(facts: TaskList | None) -> None:
     """Who has caught up meanwhile gets no mail."""
-    assert build(recipient(), facts, slot(KIND), LINKS) == NothingToSend("nothing overdue")
+    assert build(user(), facts, scheduled_mail(KIND), LINKS) == NothingToSend("nothing overdue")
 
 
 def test_today_is_not_overdue() -> None:
     """The window ends where the person's today begins."""
-    assert window(slot(KIND, hour=7)).ends_at == datetime(2026, 3, 14, 23, tzinfo=UTC)
+    assert window(scheduled_mail(KIND, hour=7)).ends_at == datetime(2026, 3, 14, 23, tzinfo=UTC)

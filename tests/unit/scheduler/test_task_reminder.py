@@ -10,7 +10,7 @@ import pytest
 from flowstate_daemon.database.app_data import NO_TASKS, Task, TaskList
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 from flowstate_daemon.scheduler.task_reminder import build, window
-from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, recipient, slot
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, user, scheduled_mail
 
 KIND = "task-reminder"
 CALL = Task("t 1", "Call the printer", "Autumn", 4, 45)
@@ -19,7 +19,7 @@ NAMELESS = Task("t-2", None, None, 99, -5)
 
 def test_all_tasks_stand_in_one_mail() -> None:
     """The old fields tell of the first task, the new ones of all."""
-    output = context(build(recipient(), TaskList(2, (CALL, NAMELESS)), slot(KIND), LINKS))
+    output = context(build(user(), TaskList(2, (CALL, NAMELESS)), scheduled_mail(KIND), LINKS))
     assert output == {
         "userName": "Ada Lovelace",
         "taskTitle": "Call the printer",
@@ -46,7 +46,7 @@ def test_all_tasks_stand_in_one_mail() -> None:
 
 def test_unknown_things_take_the_words_of_the_backend() -> None:
     """No name, no project and no numbers: what producers write for them."""
-    output = context(build(recipient(None), TaskList(1, (NAMELESS,)), slot(KIND), LINKS))
+    output = context(build(user(None), TaskList(1, (NAMELESS,)), scheduled_mail(KIND), LINKS))
     assert (output["userName"], output["projectName"]) == ("there", "Personal")
     assert (output["priority"], output["estimatedTime"], output["taskTitle"]) == (0, 0, "…")
 
@@ -55,7 +55,7 @@ def test_unknown_things_take_the_words_of_the_backend() -> None:
 @pytest.mark.parametrize("facts", [None, NO_TASKS])
 def test_nothing_due_is_said(facts: TaskList | None, item: str, reason: str) -> None:
     """A task completed at 08:59 is not reminded at 09:00, and the ledger says why."""
-    built = build(recipient(), facts, slot(KIND, item=item), LINKS)
+    built = build(user(), facts, scheduled_mail(KIND, item=item), LINKS)
     assert isinstance(built, NothingToSend)
     assert built.reason.startswith(reason)
 
@@ -63,7 +63,7 @@ def test_nothing_due_is_said(facts: TaskList | None, item: str, reason: str) -> 
 def test_the_language_is_the_persons_own() -> None:
     """Who has chosen none leaves it to the configuration."""
     facts = TaskList(1, (CALL,))
-    built = [build(recipient(language=language), facts, slot(KIND), LINKS) for language in ("fr", None)]
+    built = [build(user(language=language), facts, scheduled_mail(KIND), LINKS) for language in ("fr", None)]
     assert [made.locale for made in built] == ["fr", None]  # type: ignore[union-attr]
 
 
@@ -80,7 +80,7 @@ def test_the_language_is_the_persons_own() -> None:
 )
 def test_tomorrow_is_the_persons_own(zone: str, day: date, begins: datetime, hours: int) -> None:
     """From one local midnight to the next, however long the day is and wherever it lies."""
-    asked = window(slot(KIND, day, zone=ZoneInfo(zone), item="t-1"))
+    asked = window(scheduled_mail(KIND, day, zone=ZoneInfo(zone), task_id="t-1"))
     assert asked.begins_at == begins
     assert (asked.ends_at - asked.begins_at).total_seconds() == hours * 3600
     assert asked.task_id == "t-1"
