@@ -19,10 +19,10 @@ from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres
 
 PARENT = """
 import asyncio
-from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, PostgresHouse, ValkeyHouse
+from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres, EmbeddedValkey
 
 async def main():
-    async with ValkeyHouse() as valkey, PostgresHouse(settings=NON_DURABLE_SETTINGS) as postgres:
+    async with EmbeddedValkey() as valkey, EmbeddedPostgres(settings=NON_DURABLE_SETTINGS) as postgres:
         print(valkey.pid, postgres.pid, valkey.folder, postgres.folder, flush=True)
         await asyncio.Event().wait()
 
