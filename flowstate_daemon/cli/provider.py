@@ -26,7 +26,7 @@ def status(config_file: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(state)
     else:
-        print_fields("The lane:", _fields(state))
+        print_fields("Provider:", _fields(state))
 
 
 @provider.command(name="retry")
@@ -54,11 +54,11 @@ def _rate_limiter(context: QueueContext) -> RateLimiter:
 
 def _fields(state: RateLimitState) -> dict[str, object]:
     return {
-        "lane": f"closed: {state.provider_refusal}" if state.provider_refusal else "open",
-        "requests a second": state.limit or "the provider has told no limit",
+        "account": f"refused: {state.refusal}" if state.refusal else "accepting",
+        "requests a second": state.limit or "the provider has reported no limit",
         "slower by": f"{round((state.slowdown - 1) * 100)} %" if state.slowdown > 1 else None,
-        "rests for": format_duration(state.blocked_for_ms) if state.blocked_for_ms else None,
+        "blocked for": format_duration(state.blocked_for_ms) if state.blocked_for_ms else None,
         "bulk paused for": format_duration(state.bulk_paused_ms) if state.bulk_paused_ms else None,
         "reason": state.reason,
-        "requests lately": state.recent_requests,
+        "recent requests": state.recent_requests,
     }

@@ -39,7 +39,7 @@ class Rate(Protocol):
 class RateLimitState:
     """The shared rate as a person wants to know it; `limit` None: no limit is known.
 
-    `lane_closed` says why the provider refuses us, as the last daemon that tried has heard it.
+    `refusal` is the reason why the provider refuses the account, as the last daemon that tried received it.
     """
 
     limit: float | None
@@ -48,7 +48,7 @@ class RateLimitState:
     bulk_paused_ms: int
     reason: str
     recent_requests: int
-    provider_refusal: str = ""
+    refusal: str = ""
 
 
 class RateLimiter:

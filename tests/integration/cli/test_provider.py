@@ -29,7 +29,7 @@ async def test_a_person_sees_why_nothing_leaves(
     await rate_limiter.pause_bulk(Clock().now_ms() + 3_600_000, "the daily quota is used up")
     assert await asyncio.to_thread(main, ["provider", "status"]) == 0
     shown = capsys.readouterr().out
-    assert "closed: the key is invalid" in shown
+    assert "refused: the key is invalid" in shown
     assert "the daily quota is used up" in shown
     assert await asyncio.to_thread(main, ["provider", "status", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

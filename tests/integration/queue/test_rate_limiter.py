@@ -145,9 +145,9 @@ async def test_what_windows_show(rate_limiter: RateLimiter) -> None:
 async def test_a_closed_lane_is_told_to_everybody(rate_limiter: RateLimiter, other: RateLimiter) -> None:
     """Why, until it is open again."""
     await rate_limiter.publish_refusal("the key is invalid")
-    assert (await other.state()).provider_refusal == "the key is invalid"
+    assert (await other.state()).refusal == "the key is invalid"
     await other.publish_refusal(None)
-    assert (await rate_limiter.state()).provider_refusal == ""
+    assert (await rate_limiter.state()).refusal == ""
 
 
 async def test_a_wish_to_try_reaches_every_daemon_once(

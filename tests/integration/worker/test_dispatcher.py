@@ -290,8 +290,8 @@ async def test_somebody_who_has_mended_the_key_need_not_wait(harness: Dispatcher
     task = harness.post(job)
     await eventually(lambda: _is(bool(harness.gate.closed)), "closed")
     recipient = RateLimiter(harness.connection, harness.keys, harness.clock)
-    assert "API key is invalid" in (await recipient.state()).provider_refusal
+    assert "API key is invalid" in (await recipient.state()).refusal
     await recipient.request_retry()
     assert isinstance((await wait_for_results([task]))[0], Accepted)
     await eventually(lambda: _is(not harness.dispatcher.in_flight), "the request has landed")
-    assert (await recipient.state()).provider_refusal == ""
+    assert (await recipient.state()).refusal == ""
