@@ -77,7 +77,9 @@ class Planning:
         self._default_zone = default_zone
 
     async def zones(self) -> list[str]:
-        """The users' time zones, the default one included. Raises AppTablesUnavailableError, which names what is missing."""
+        """The users' time zones, the default one included. Raises AppTablesUnavailableError, which names what is
+        missing.
+        """
         async with self._application.connection(("users",)) as connection:
             rows = await connection.fetch(self._application.sql("list_zones"), self._known, timeout=PLAN_TIMEOUT_S)
         return sorted({self._default_zone, *(row["zone"] for row in rows)})
@@ -110,7 +112,9 @@ class Planning:
     async def plan_manual(
         self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, now: datetime
     ) -> PlanResult:
-        """Plan these occurrences without recording runs; a user with an email for that local date gets no second one."""
+        """Plan these occurrences without recording runs; a user with an email for that local date gets no second
+        one.
+        """
         async with self._application.connection(CANDIDATES[kind][1]) as connection:
             return await self._insert(connection, kind, occurrences, per_task, "manual", now)
 

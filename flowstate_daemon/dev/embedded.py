@@ -130,7 +130,9 @@ class EmbeddedValkey(_Store):
 
 
 class EmbeddedPostgres(_Store):
-    """A PostgreSQL server on a Unix socket. `settings` are its own; NON_DURABLE_SETTINGS suits data that may be lost."""
+    """A PostgreSQL server on a Unix socket. `settings` are its own; NON_DURABLE_SETTINGS suits data that may be
+    lost.
+    """
 
     name = "postgres"
 

@@ -15,10 +15,9 @@ from typing import Any, Literal, Self
 
 import msgspec
 import structlog
-from redis.asyncio.client import PubSub
 
 from flowstate_daemon.base.errors import StoreUnavailableError
-from flowstate_daemon.redis_client.connection import Connection, translate_errors
+from flowstate_daemon.redis_client.connection import Connection, PubSub, translate_errors
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
 

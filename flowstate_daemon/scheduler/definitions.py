@@ -1,6 +1,7 @@
 """The table of schedules: for each kind when it is due, its deadline, its data and its builder. Pure.
 
-The planner, the enqueuer and manual runs use it. A new schedule is a row here, a builder, and a query for its recipients.
+The planner, the enqueuer and manual runs use it. A new schedule is a row here, a builder, and a query for its
+recipients.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Adds the jobs of due scheduled emails to the queue, a few hundred at a time, built from the data of this moment.
 
-Rows are leased, checked, and enqueued. At most `max_queued` scheduled emails wait in the queue, so that urgent jobs stay
+Rows are leased, checked, and enqueued. At most `max_queued` scheduled emails wait in the queue, so that urgent jobs
+stay
 near its front; the others are built when these have been sent. A crash at any point neither loses nor repeats an email:
-until it is enqueued any enqueuer may lease the row once its lease has expired, its job has an id of its own, and no worker
+until it is enqueued any enqueuer may lease the row once its lease has expired, its job has an id of its own, and no
+worker
 sends it without a claim on its row.
 """
 
@@ -46,7 +48,7 @@ class ScheduledMailEnqueuer(Service):
 
     name: ClassVar[str] = "enqueuer"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the dependencies of the service
         self,
         schedules: Sequence[Schedule],
         mails: ScheduledMails,

@@ -1,6 +1,7 @@
 """Plans the scheduled emails of each kind when it becomes due in a time zone.
 
-Planning waits for the due time itself: a task created at 08:59 is in the reminder of 09:00. A daemon that was down plans
+Planning waits for the due time itself: a task created at 08:59 is in the reminder of 09:00. A daemon that was down
+plans
 what it missed, past deadlines included, so that the enqueuer can record that it was too late. Several daemons plan the
 same occurrences; the first one's run counts.
 """
@@ -32,7 +33,9 @@ ZONES_PER_STEP = 25  # zones computed before the event loop runs other tasks
 
 
 class Planner(Service):
-    """Runs once per daemon; any number of daemons may plan at the same time. `planned` is set when there are new rows."""
+    """Runs once per daemon; any number of daemons may plan at the same time. `planned` is set when there are new
+    rows.
+    """
 
     name: ClassVar[str] = "planner"
 

@@ -1,6 +1,7 @@
 """Handles scheduled emails whose job should have ended by now, so that each one ends exactly once.
 
-A job is in Redis, or its outcome is in the journal or in the ledger. Otherwise Redis has lost it or somebody has removed
+A job is in Redis, or its outcome is in the journal or in the ledger. Otherwise Redis has lost it or somebody has
+removed
 it. If no worker has claimed the email and the epoch of Redis has changed, it cannot have been sent and gets a new job.
 In all other cases it may have been sent, and ends as failed: a missing email is better than one sent twice.
 """
@@ -45,7 +46,7 @@ class Reconciler(PeriodicService):
 
     name: ClassVar[str] = "reconciler"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the dependencies of the service
         self,
         mails: ScheduledMails,
         backlog: Backlog,

@@ -90,7 +90,7 @@ local function increment(hash, field)
   return count
 end
 
--- Whether the hash is a job: Bull's workers leave behind hashes that are not.
+-- Whether the hash is a job: Bull's workers create hashes that are not.
 local function is_job(hash)
   local found = redis.pcall("HMGET", hash, "name", "data", "opts")
   return not found.err and (found[1] or found[2] or found[3]) and true or false

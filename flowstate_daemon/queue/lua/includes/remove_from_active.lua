@@ -1,6 +1,6 @@
--- Takes jobs that the caller holds out of `active`, locks included. First `read_locks`, then `remove_from_active` for each,
--- then `release_locks` once. Codes are Bull's: 0 left; -1 no such job (any more); -2 no lock; -3 not in `active`;
--- -6 another's lock. Nothing of a job is written before its lock has been looked at.
+-- Removes jobs that the caller has locked from `active` and releases their locks. First `read_locks`, then
+-- `remove_from_active` for each job, then `release_locks` once. Codes are Bull's: 0 removed; -1 no such job; -2 no
+-- lock; -3 not in `active`; -6 locked by another worker. A job's lock is checked before anything of it is written.
 local freed, free_locks = {}, {}
 
 -- The lock holders of all jobs of this call. The keys of the jobs start at KEYS[first], `step` keys a job, the lock
