@@ -6,7 +6,7 @@
 -- KEYS[4] flowstate:journal (list)
 -- then 3 for each job: <id> (hash) · <id>:lock (string) · <id>:logs (list)
 --
--- ARGV[1] prefix of all keys of the queue; keys of stored requests and of jobs deleted by retention are built from it
+-- ARGV[1] prefix of all keys of the queue; for the keys of stored requests and of jobs that retention deletes
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
 -- ARGV[4] how many entries of the journal to keep; 0 = all

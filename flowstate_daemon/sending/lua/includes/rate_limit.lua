@@ -4,7 +4,7 @@
 --   hold    no request before this time, after a 429 · slowdown, slowed_at  factor by which requests are slower, since
 --   urgent  until this time the next request is reserved for an urgent one · bucket, starts, before  recent requests
 --
--- The provider counts in windows of one second, whose begin is unknown. So requests are spread evenly, a little wider
+-- The provider counts in one-second intervals, whose begin is unknown. So requests are spread evenly, a little wider
 -- than the limit requires: no second, wherever it begins, contains `limit` + 1 of them.
 local SECOND = 1000000
 local SPACING = 1.05 -- limit + 1 requests span this many seconds: leaves 50 ms for late starts and uneven latency
