@@ -1,6 +1,6 @@
 -- Reads jobs as `claim` returns them, without moving them.
 --
--- KEYS[1…] <id> (hash) of each job
+-- KEYS[1] <id> (hash) of the first job; those of the others follow
 --
 -- ARGV[1] maximum length of data to return, bytes
 -- then the id of each job
