@@ -47,7 +47,7 @@ from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 from flowstate_daemon.mail_producer import MailProducer
-from flowstate_daemon.queue.bull_queue import Backlog, BullQueue
+from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.events import QueueEvents
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.journal import Journal
@@ -109,7 +109,7 @@ class SchedulerComponents:
         app_data = AppData(dependencies.application)
         links = AppLinks(config.mail.frontend_url)
         self.eligibility = EligibilityChecker(app_data, Suppressions(dependencies.pool, context.clock), links)
-        ledger, backlog = Ledger(dependencies.pool, context.clock), Backlog(dependencies.connection, dependencies.keys)
+        ledger = Ledger(dependencies.pool, context.clock)
         producer = MailProducer(
             dependencies.bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms
         )
@@ -119,7 +119,7 @@ class SchedulerComponents:
             self.scheduled_mails,
             self.eligibility,
             producer,
-            backlog,
+            dependencies.bull,
             ledger,
             heartbeat("enqueuer"),
             context,
@@ -128,7 +128,7 @@ class SchedulerComponents:
         self.planner = Planner(self.schedules, self.planning, self.enqueuer.wake, heartbeat("planner"), context)
         journal = Journal(dependencies.connection, dependencies.keys)
         self.reconciler = Reconciler(
-            self.scheduled_mails, backlog, journal, ledger, app_data, heartbeat("reconciler"), context
+            self.scheduled_mails, dependencies.bull, journal, ledger, app_data, heartbeat("reconciler"), context
         )
 
     @property

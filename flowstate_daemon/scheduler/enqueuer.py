@@ -26,7 +26,7 @@ from flowstate_daemon.database.ledger import Ledger, Outcome
 from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails, find_zone
 from flowstate_daemon.mail.policy import SKIP, Decision
 from flowstate_daemon.mail_producer import InvalidMailError, MailProducer, NewMail
-from flowstate_daemon.queue.bull_queue import Backlog
+from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.scheduler.blocked import BlockedSchedules
 from flowstate_daemon.scheduler.definitions import Schedule
 from flowstate_daemon.scheduler.eligibility import EligibilityChecker
@@ -54,7 +54,7 @@ class ScheduledMailEnqueuer(Service):
         mails: ScheduledMails,
         eligibility: EligibilityChecker,
         producer: MailProducer,
-        backlog: Backlog,
+        bull: BullQueue,
         ledger: Ledger,
         heartbeat: Heartbeat,
         context: ServiceContext,
@@ -66,7 +66,7 @@ class ScheduledMailEnqueuer(Service):
         self._mails = mails
         self._eligibility = eligibility
         self._producer = producer
-        self._backlog = backlog
+        self._bull = bull
         self._ledger = ledger
         self._clock = context.clock
         self._metrics = context.metrics
@@ -104,7 +104,7 @@ class ScheduledMailEnqueuer(Service):
         return processed
 
     async def _enqueue_batch(self, schedule: Schedule) -> int:
-        ahead = await self._backlog.jobs_ahead(schedule.priority)
+        ahead = await self._bull.jobs_ahead(schedule.priority)
         free = min(BATCH_SIZE, self._max_queued - ahead.jobs)
         # Small batches cost as many queries as large ones, so wait until a quarter of a batch fits.
         if free < min(BATCH_SIZE, self._max_queued) // 4 + 1:

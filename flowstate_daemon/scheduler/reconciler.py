@@ -22,7 +22,7 @@ from flowstate_daemon.database.app_database import AppTablesUnavailableError
 from flowstate_daemon.database.ledger import Ledger, parse_outcome
 from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails
 from flowstate_daemon.mail.policy import Decision
-from flowstate_daemon.queue.bull_queue import Backlog, JobPresence
+from flowstate_daemon.queue.bull_queue import BullQueue, JobPresence
 from flowstate_daemon.queue.journal import Journal
 from flowstate_daemon.scheduler.scheduled_mail import ended_without_mail
 
@@ -49,7 +49,7 @@ class Reconciler(PeriodicService):
     def __init__(  # noqa: PLR0913 - the dependencies of the service
         self,
         mails: ScheduledMails,
-        backlog: Backlog,
+        bull: BullQueue,
         journal: Journal,
         ledger: Ledger,
         app_data: AppData,
@@ -58,7 +58,7 @@ class Reconciler(PeriodicService):
     ) -> None:
         super().__init__(heartbeat, context.clock, every_s=INTERVAL_S)
         self._mails = mails
-        self._backlog = backlog
+        self._bull = bull
         self._journal = journal
         self._ledger = ledger
         self._app_data = app_data
@@ -74,7 +74,7 @@ class Reconciler(PeriodicService):
                 break
 
     async def _settle(self, page: Sequence[ScheduledMail]) -> None:
-        redis_epoch, found = await self._backlog.find_jobs([one.job_id for one in page])
+        redis_epoch, found = await self._bull.find_jobs([one.job_id for one in page])
         missing = [one for one, presence in zip(page, found, strict=True) if presence is JobPresence.MISSING]
         failed = [one for one, presence in zip(page, found, strict=True) if presence is JobPresence.FAILED]
         if not missing and not failed:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from redis.asyncio import Redis
 
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import Job, JobOptions, NewJob
+from flowstate_daemon.queue.repeat import RepeatableJobs
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
@@ -145,21 +148,20 @@ async def test_the_limiter_of_bull_workers_is_told(stage: QueueFixture, bull: Bu
     assert "limiter:g:limited" not in everything
 
 
-async def test_repeatable_jobs_are_followed(
-    stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock
+async def test_claim_schedules_the_next_repeat(
+    stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock, now: int
 ) -> None:
-    """Each repeatable job is handed to whoever writes its successor before anybody runs it."""
-
-    class Followed(list[Job]):
-        async def schedule_next(self, job: Job) -> None:
-            self.append(job)
-
-    followed = Followed()
-    bull = BullQueue(connection, keys, clock, token="me/2", repeats=followed)
+    """Claiming a repeatable job adds the next one to `delayed`; other jobs add none."""
+    repeats = RepeatableJobs(connection, keys, clock, token="me/2")
+    bull = BullQueue(connection, keys, clock, token="me/2", repeats=repeats)
     await stage.put("1", "wait")
-    await stage.put("2", "wait", opts='{"repeat":{"every":1000,"count":1},"prevMillis":5,"x":[1]}')
-    assert (await bull.claim(2))[1:] == followed
-    assert followed[0].options.raw == {"repeat": {"every": 1000, "count": 1}, "prevMillis": 5, "x": [1]}
+    await stage.put("2", "wait", opts='{"repeat":{"every":1000,"count":1,"key":"k"},"prevMillis":5,"x":[1]}')
+    await stage.redis.zadd(stage.keys("repeat"), {"k": now})
+    claimed = await bull.claim(2)
+    assert claimed[1].options.raw == {"repeat": {"every": 1000, "count": 1, "key": "k"}, "prevMillis": 5, "x": [1]}
+    (next_id,) = (await stage.dump())["delayed"]
+    options = json.loads((await stage.dump())[next_id]["opts"])
+    assert (options["repeat"]["count"], options["x"]) == (2, [1])
 
 
 @pytest.mark.parametrize("count", [0, 101, -1])

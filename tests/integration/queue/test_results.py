@@ -121,8 +121,8 @@ async def test_retry_later(stage: QueueFixture, bull: BullQueue, now: int) -> No
         "delayed": {"4097": (now + 2000) * 4096 + 1.0, "b": (now + 1500) * 4096.0},
         "4097": before["4097"] | failure,
         "b": before["b"] | {"attemptsMade": "2", "failedReason": "too", "stacktrace": "[]"},
-        "4097:logs": ["a", "b", 'attempt 2 of 3 failed: it is "ill"; next one at 2026-03-02T08:00:02.000+00:00'],
-        "b:logs": ["a", "b", "attempt 2 of 3 failed: too; next one at 2026-03-02T08:00:01.500+00:00"],
+        "4097:logs": ["a", "b", 'attempt 2 of 3 failed: it is "ill"; next attempt at 2026-03-02T08:00:02.000+00:00'],
+        "b:logs": ["a", "b", "attempt 2 of 3 failed: too; next attempt at 2026-03-02T08:00:01.500+00:00"],
     }
     assert await received.events() == [("delayed", str(now + 1500))]
 
@@ -140,7 +140,7 @@ async def test_retry_at_once(stage: QueueFixture, bull: BullQueue) -> None:
     everything = await stage.dump()
     assert everything["wait"] == ["1", "w", "2", "3"]
     assert everything["priority"] == {"2": 1.0}
-    assert everything["1:logs"][-1] == "attempt 1 of 3 failed: no; next one at once"
+    assert everything["1:logs"][-1] == "attempt 1 of 3 failed: no; next attempt at once"
     assert "delayed" not in everything
     assert await received.events() == []
 
@@ -155,7 +155,7 @@ async def test_fail(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     assert await stage.diff() == left("1") | {
         "failed": {"1": float(now)},
         "1": before["1"] | failure,
-        "1:logs": ["a", "b", 'attempt 3 of 3 failed: no "luck"\n; no further one'],
+        "1:logs": ["a", "b", 'attempt 3 of 3 failed: no "luck"\n; no retries left'],
     }
     ((channel, event),) = await received.events()
     assert channel == "failed"
