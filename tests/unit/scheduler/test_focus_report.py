@@ -10,7 +10,7 @@ import pytest
 from flowstate_daemon.database.app_data import NO_FOCUS, NO_FOCUS_WEEK, Focus, FocusByTask, FocusWeek
 from flowstate_daemon.scheduler.focus_report import build, window
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
-from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, user, scheduled_mail
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, scheduled_mail, user
 
 KIND = "focus-report"
 WEEK = FocusWeek(
@@ -52,7 +52,9 @@ def test_a_week_is_told() -> None:
 
 def test_what_is_not_known_is_not_claimed() -> None:
     """Without ratings, minutes or a week before, the mail says so instead of zero."""
-    output = context(build(user(), FocusWeek(Focus(1), NO_FOCUS, {3: Focus(1)}, ()), scheduled_mail(KIND, hour=17), LINKS))
+    output = context(
+        build(user(), FocusWeek(Focus(1), NO_FOCUS, {3: Focus(1)}, ()), scheduled_mail(KIND, hour=17), LINKS)
+    )
     assert (output["averageRating"], output["averageMood"], output["ratedSessions"]) == (None, "Not tracked/5", 0)
     assert (output["bestDay"], output["mostProductiveDay"]) == (None, "")
     assert (output["previousMinutes"], output["previousSessions"], output["top"]) == (None, None, [])

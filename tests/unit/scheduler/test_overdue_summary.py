@@ -10,7 +10,7 @@ import pytest
 from flowstate_daemon.database.app_data import NO_TASKS, Task, TaskList
 from flowstate_daemon.scheduler.overdue_summary import build, days_overdue, window
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
-from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, user, scheduled_mail
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, scheduled_mail, user
 
 KIND = "overdue-summary"
 

@@ -10,7 +10,7 @@ import pytest
 from flowstate_daemon.database.app_data import NO_TASKS, Task, TaskList
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 from flowstate_daemon.scheduler.task_reminder import build, window
-from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, user, scheduled_mail
+from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, scheduled_mail, user
 
 KIND = "task-reminder"
 CALL = Task("t 1", "Call the printer", "Autumn", 4, 45)
@@ -51,11 +51,11 @@ def test_unknown_things_take_the_words_of_the_backend() -> None:
     assert (output["priority"], output["estimatedTime"], output["taskTitle"]) == (0, 0, "…")
 
 
-@pytest.mark.parametrize(("item", "reason"), [("", "nothing due tomorrow"), ("t-2", "the task is done")])
+@pytest.mark.parametrize(("task_id", "reason"), [("", "nothing due tomorrow"), ("t-2", "the task is done")])
 @pytest.mark.parametrize("facts", [None, NO_TASKS])
-def test_nothing_due_is_said(facts: TaskList | None, item: str, reason: str) -> None:
+def test_nothing_due_is_said(facts: TaskList | None, task_id: str, reason: str) -> None:
     """A task completed at 08:59 is not reminded at 09:00, and the ledger says why."""
-    built = build(user(), facts, scheduled_mail(KIND, item=item), LINKS)
+    built = build(user(), facts, scheduled_mail(KIND, task_id=task_id), LINKS)
     assert isinstance(built, NothingToSend)
     assert built.reason.startswith(reason)
 
