@@ -81,9 +81,9 @@ HOURS = {
     "focus-report": LocalTimes(time(0, 30), time(12), weekly=True),
 }
 SETTINGS = {
-    "task_reminder_until": "21:00",
+    "task_reminder_deadline": "21:00",
     "overdue_summary_cron": "30 2 * * *",
-    "overdue_summary_until": "15:00",
+    "overdue_summary_deadline": "15:00",
     "focus_report_cron": "30 0 * * 0",
 }
 

@@ -85,7 +85,7 @@ class FakeWorker:
 
     async def _carry(self, job: Job) -> JobSucceeded:
         data = msgspec.json.decode(job.data)
-        run = JobRun(job, self._clock.monotonic(), to=data["to"])
+        run = JobRun(job, self._clock.monotonic(), recipient=data["to"])
         try:
             await self._mail_guard.check(job.id)
         except MailSkipped as skip:

@@ -81,8 +81,8 @@ async def test_03_deleted_and_unverified_people_were_written_to_and_nobody_could
     }
     assert ends == {
         "left": "the account is deleted",
-        "unverified": "the person has not verified the address",
-        "off": "the person has switched these mails off",
+        "unverified": "the user has not verified the address",
+        "off": "the user has switched these emails off",
         "unsubscribed": "the person has unsubscribed from this kind of mail",
     }
 
@@ -153,7 +153,7 @@ async def test_13_all_people_were_loaded_into_memory_for_a_report(
 ) -> None:
     """Four times as many people's reports are planned and fed with hardly more memory than a portion's."""
     peaks = []
-    async with scheduler_stage(migrated_url, connection, keys, clock, ahead="100000") as stage:
+    async with scheduler_stage(migrated_url, connection, keys, clock, max_queued="100000") as stage:
         for count, first in ((1_000, 0), (4_000, 1_000)):
             await crowd(app, first, count)
             clock.advance(TO_SUNDAY_EVENING_S if not first else 7 * DAY_S)

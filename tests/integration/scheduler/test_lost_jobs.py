@@ -141,17 +141,17 @@ async def test_a_feeder_that_dies_between_redis_and_postgres_doubles_nothing(
     """It dies before or after the jobs are in Redis; another one takes over, and each person gets one mail."""
     for number in range(120):
         await due(app, f"p{number:03}")
-    accept_many, calls = MailProducer.enqueue_many, []
+    enqueue_many, calls = MailProducer.enqueue_many, []
 
     async def dying(producer: MailProducer, orders: list[NewMail]) -> list[AddResult]:
         calls.append(orders)
         if len(calls) == 2:
             if after:
-                await accept_many(producer, orders)
+                await enqueue_many(producer, orders)
             raise StoreUnavailableError("the power is gone")
-        return await accept_many(producer, orders)
+        return await enqueue_many(producer, orders)
 
-    monkeypatch.setattr(MailProducer, "accept_many", dying)
+    monkeypatch.setattr(MailProducer, "enqueue_many", dying)
     await stage.plan()
     with pytest.raises(StoreUnavailableError):
         await stage.enqueue_due()

@@ -81,9 +81,9 @@ async def test_a_rehearsal_tells_everybody_and_writes_nothing(
     found = {one.user_id: one for one in await dry_run(by_hand, RunRequest(KIND, clock.now()))}
     assert {name: one.reason for name, one in found.items()} == {
         "ada": "",
-        "bea": "the person has not verified the address",
+        "bea": "the user has not verified the address",
         "cem": "the account is deleted",
-        "dan": "the person has switched these mails off",
+        "dan": "the user has switched these emails off",
         "eva": "the person has unsubscribed from this kind of mail",
         "fay": found["fay"].reason,
     }
@@ -134,13 +134,13 @@ async def test_a_thousand_people_come_in_portions(
         SELECT 't' || n, 'u' || n, 'x', '2026-03-03 12:00', now() FROM generate_series(1, 1201) AS n"""
     )
     asked: list[int] = []
-    assess = by_hand._eligibility.check
+    check = by_hand._eligibility.check
 
-    async def counted(schedule: Any, slots: Any) -> Any:
-        asked.append(len(slots))
-        return await assess(schedule, slots)
+    async def counted(schedule: Any, mails: Any) -> Any:
+        asked.append(len(mails))
+        return await check(schedule, mails)
 
-    monkeypatch.setattr(by_hand._eligibility, "assess", counted)
+    monkeypatch.setattr(by_hand._eligibility, "check", counted)
     found = [one.user_id for one in await dry_run(by_hand, RunRequest(KIND, clock.now()))]
     assert len(found) == len(set(found)) == 1201
     assert asked == [500, 500, 201]
@@ -167,7 +167,7 @@ async def test_the_overview_tells_what_is_next_and_what_was_last(
 
 @pytest.mark.parametrize(
     ("name", "days", "reason"),
-    [("weekly", 0, "there is no schedule of that name"), (KIND, 1, "only the last 31 days"), (KIND, -32, "only the")],
+    [("weekly", 0, "no schedule has that name"), (KIND, 1, "only the last 31 days"), (KIND, -32, "only the")],
 )
 async def test_senseless_wishes_are_refused(
     by_hand: ManualRuns, clock: FakeClock, name: str, days: int, reason: str

@@ -84,10 +84,10 @@ async def test_a_run_is_sent_once(client: ClientSession, app: AppTables, stage: 
     """202 with the numbers; a second one finds the slot taken; `force` opens what has ended."""
     await due(app, "ada")
     status, ran = await posted(client)
-    assert (status, ran["people"], ran["slots"]) == (202, 1, 1)
+    assert (status, ran["recipients"], ran["scheduled"]) == (202, 1, 1)
     assert await stage.tick() == 1
-    assert (await posted(client))[1]["slots"] == 0
-    assert (await posted(client, b'{"force": true}'))[1]["renewed"] == 1
+    assert (await posted(client))[1]["scheduled"] == 0
+    assert (await posted(client, b'{"force": true}'))[1]["reopened"] == 1
     assert await stage.tick() == 1
 
 
@@ -98,10 +98,10 @@ async def test_a_rehearsal_is_one_document_and_writes_nothing(
     await many(app, 600)
     await due(app, "bob", isEmailVerified=False)
     status, output = await posted(client, b'{"dry_run": true, "bodies": true}')
-    assert (status, output["sends"], output["skips"], len(output["people"])) == (200, 600, 1, 601)
-    assert "Write" in next(one["text"] for one in output["people"] if one["sends"])
-    assert [one["reason"] for one in output["people"] if not one["sends"]] == [
-        "the person has not verified the address"
+    assert (status, output["sends"], output["skips"], len(output["recipients"])) == (200, 600, 1, 601)
+    assert "Write" in next(one["text"] for one in output["recipients"] if one["sends"])
+    assert [one["reason"] for one in output["recipients"] if not one["sends"]] == [
+        "the user has not verified the address"
     ]
     assert await stage.scheduled_mails() == []
 

@@ -87,10 +87,10 @@ async def test_each_skip_has_its_reason_in_slot_and_ledger(app: AppTables, stage
     assert await stage.tick() == 0
     reasons = {
         "del": "the account is deleted",
-        "unv": "the person has not verified the address",
+        "unv": "the user has not verified the address",
         "uns": "the person has unsubscribed from this kind of mail",
         "bou": "the address does not exist or refuses all mail (hard bounce)",
-        "off": "the person has switched these mails off",
+        "off": "the user has switched these emails off",
     }
     assert await stage.outcomes() == {
         (REMINDER, recipient): ("skipped", reason) for recipient, reason in reasons.items()
@@ -110,7 +110,7 @@ async def test_facts_are_those_of_the_last_moment(app: AppTables, stage: Schedul
     await stage.tick()
     assert await stage.outcomes() == {
         (REMINDER, "done"): ("skipped", "nothing due tomorrow"),
-        (REMINDER, "gone"): ("skipped", "the person is gone"),
+        (REMINDER, "gone"): ("skipped", "the user no longer exists"),
         (REMINDER, "kept"): ("sent", None),
     }
 
@@ -194,7 +194,7 @@ async def test_the_list_ahead_stays_short(
     """With room for four, four wait; the others are made when these have left, and all are sent in the end."""
     for number in range(10):
         await due(app, f"p{number}")
-    async with scheduler_stage(migrated_url, connection, keys, clock, ahead="4") as stage:
+    async with scheduler_stage(migrated_url, connection, keys, clock, max_queued="4") as stage:
         await stage.plan()
         lengths = []
         for _ in range(6):

@@ -18,6 +18,6 @@ async def test_a_job_that_only_sounds_like_a_slot_s_gets_no_leave(stage: Schedul
     """A producer may call a job what it likes, also what Postgres does not take; nobody waits for ever for it."""
     mail_guard = ScheduledMailGuard(stage.scheduler.scheduled_mails)
     async with asyncio.timeout(5):
-        with pytest.raises(MailSkipped, match="no such slot"):
+        with pytest.raises(MailSkipped, match="no such scheduled email"):
             await mail_guard.check(job_id)
     await mail_guard.close()
