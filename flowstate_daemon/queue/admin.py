@@ -1,7 +1,7 @@
-"""The queue in a person's hands: pause, resume, retry, remove, promote, clean. For the command line and the web.
+"""Operations on the queue for operators: pause, resume, retry, remove, promote, clean. Used by the command line.
 
-Whatever is done to many jobs is done in batches of one script each, so that the queue goes on meanwhile; `progress`
-hears the number done so far. The engine never comes here.
+Operations on many jobs run in batches of one script each, so that workers continue in between; `progress` is called
+with the number of jobs done so far. The worker does not use this module.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from flowstate_daemon.redis_client.scripts import Scripts
 RETRY_BATCH = 100
 PROMOTE_BATCH = 100
 CLEAN_BATCH = 1000
-STATES_SCORED_BY_END = ("completed", "failed")  # sets whose scores are the jobs' own ends
-SIDE_INDEXES = ("priority", "stalled", "limiter:index")  # where ids stand besides the place that is their state
+STATES_SCORED_BY_END = ("completed", "failed")  # zsets whose scores are finish times
+SIDE_INDEXES = ("priority", "stalled", "limiter:index")  # keys that contain job ids besides the key of the state
 JOB_LOCKED_MESSAGE = (
-    "a worker is at it: wait until it has ended, or until its lock runs out (30 s after the worker died)"
+    "a worker processes it: wait until it has finished, or until its lock expires (30 s after the worker died)"
 )
 
 Progress = Callable[[int], None]
@@ -33,12 +33,12 @@ class JobNotFoundError(FlowstateError):
 
 
 class JobStateError(FlowstateError):
-    """The job is not where this can be done to it."""
+    """The state of the job does not allow the operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class PauseResult:
-    """The outcome of pause or resume; `changed` is False when the queue was so already."""
+    """The result of pause or resume; `changed` is False when the queue was in that state already."""
 
     is_paused: bool
     changed: bool
@@ -46,14 +46,14 @@ class PauseResult:
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """The outcome of something done to many jobs: how many it was done to, how many were looked at and left."""
+    """The result of an operation on many jobs: how many were changed, and how many were examined but skipped."""
 
     done: int
     left: int
 
 
 class QueueAdmin:
-    """Changes one queue. `token` is what listeners hear as the sender of `waiting` events."""
+    """Changes one queue. `token` is the sender in `waiting` events."""
 
     def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, token: str) -> None:
         self._connection = connection
@@ -63,85 +63,86 @@ class QueueAdmin:
         self._scripts = Scripts(connection)
 
     async def pause(self) -> PauseResult:
-        """No worker takes a job any more; running ones finish."""
+        """Workers claim no more jobs; active ones finish."""
         keys = self._named("wait", "paused", "meta-paused", "meta", "priority")
-        return self._switched(await self._scripts.run("pause", keys, []), is_paused=True)
+        return self._pause_result(await self._scripts.run("pause", keys, []), is_paused=True)
 
     async def resume(self) -> PauseResult:
-        """Workers take jobs again."""
+        """Workers claim jobs again."""
         keys = self._named("paused", "wait", "meta-paused", "meta", "priority")
-        return self._switched(await self._scripts.run("resume", keys, [self._keys("resumed")]), is_paused=False)
+        return self._pause_result(await self._scripts.run("resume", keys, [self._keys("resumed")]), is_paused=False)
 
     async def retry(self, job_id: str) -> None:
-        """Give a failed job another run, even if its attempts are used up. Raises NotThere, WrongState."""
-        args = (self._keys.base, _known(job_id), self._clock.now_ms(), self._waiting)
-        code = await self._scripts.run("retry_job", self._ways("failed"), args)
-        _raise_for_code(job_id, code, "it has not failed, and only failed jobs can be retried")
+        """Retry a failed job, even without attempts left. Raises JobNotFoundError, JobStateError."""
+        args = (self._keys.base, _valid_id(job_id), self._clock.now_ms(), self._waiting)
+        code = await self._scripts.run("retry_job", self._requeue_keys("failed"), args)
+        _raise_for_code(job_id, code, "only failed jobs can be retried")
 
     async def retry_all(self, limit: int | None = None, progress: Progress | None = None) -> BulkResult:
-        """Give the oldest failed jobs another run, `limit` of them or all; those that fail again meanwhile stay."""
+        """Retry the oldest failed jobs, `limit` of them or all; jobs that fail again during the call stay failed."""
         started = self._clock.now_ms()
 
         async def batch(left: int, size: int) -> Sequence[int]:
             args = (self._keys.base, started, left, size, self._clock.now_ms(), self._waiting)
-            return await self._batch("retry_all_failed", self._ways("failed"), args)
+            return await self._run_batch("retry_all_failed", self._requeue_keys("failed"), args)
 
         return await _in_batches(batch, RETRY_BATCH, limit, progress)
 
     async def promote(self, job_id: str) -> None:
-        """Make a delayed job due now. Raises NotThere, WrongState."""
-        keys = [*self._ways("delayed"), self._keys.job(_known(job_id))]
+        """Make a delayed job ready now. Raises JobNotFoundError, JobStateError."""
+        keys = [*self._requeue_keys("delayed"), self._keys.job(_valid_id(job_id))]
         code = await self._scripts.run("promote_job", keys, (self._keys.base, job_id, self._waiting))
-        _raise_for_code(job_id, code, "it is not delayed, and only delayed jobs can be promoted")
+        _raise_for_code(job_id, code, "only delayed jobs can be promoted")
 
     async def promote_all(self, progress: Progress | None = None) -> BulkResult:
-        """Make as many jobs due now as are delayed at this moment."""
+        """Make as many jobs ready as are delayed now; jobs that are delayed later stay."""
         delayed = await self._connection.execute("ZCARD", self._keys("delayed"))
 
         async def batch(_: int, size: int) -> Sequence[int]:
-            return await self._batch("promote_all", self._ways("delayed"), (self._keys.base, size, self._waiting))
+            args = (self._keys.base, size, self._waiting)
+            return await self._run_batch("promote_all", self._requeue_keys("delayed"), args)
 
         return await _in_batches(batch, PROMOTE_BATCH, delayed, progress)
 
     async def remove(self, job_id: str) -> None:
-        """Delete a job, wherever it is, with all that belongs to it. Raises NotThere, WrongState."""
-        places = self._named("completed", "failed", "delayed", "active", "wait", "paused", *SIDE_INDEXES)
-        keys = [*places, self._keys.job(_known(job_id)), self._keys.lock(job_id)]
+        """Delete a job in any state. Raises JobNotFoundError, JobStateError."""
+        indexes = self._named("completed", "failed", "delayed", "active", "wait", "paused", *SIDE_INDEXES)
+        keys = [*indexes, self._keys.job(_valid_id(job_id)), self._keys.lock(job_id)]
         _raise_for_code(job_id, await self._scripts.run("remove", keys, (self._keys.base, job_id)), "")
 
     async def clean(
         self, state: State, grace_ms: int, limit: int | None = None, progress: Progress | None = None
     ) -> BulkResult:
-        """Delete the jobs of a state that are older than `grace_ms`, `limit` of them or all; never locked ones."""
+        """Delete jobs of a state that are older than `grace_ms`, `limit` of them or all; locked jobs stay."""
         latest = self._clock.now_ms() - grace_ms
         highest = latest if state in STATES_SCORED_BY_END else "+inf"
 
         async def batch(left: int, size: int) -> Sequence[int]:
             args = (self._keys.base, latest, left, CLEAN_BATCH, size, highest)
-            return await self._batch("clean", self._named(state, *SIDE_INDEXES), args)
+            return await self._run_batch("clean", self._named(state, *SIDE_INDEXES), args)
 
         return await _in_batches(batch, CLEAN_BATCH, limit, progress)
 
     async def update_data(self, job_id: str, data: bytes) -> None:
-        """Replace a job's data, JSON; the next run sees it. Raises NotThere, Malformed."""
+        """Replace a job's data (JSON) for its next run. Raises JobNotFoundError, InvalidDataError."""
         decode_json(data, what="new data")
-        _raise_for_code(job_id, await self._scripts.run("update_data", [self._keys.job(_known(job_id))], [data]), "")
+        _raise_for_code(job_id, await self._scripts.run("update_data", [self._keys.job(_valid_id(job_id))], [data]), "")
 
     def _named(self, *names: str) -> list[str]:
         return [self._keys(name) for name in names]
 
-    def _ways(self, source: str) -> list[str]:
-        """The keys of a way from `source` back to the waiting jobs."""
+    def _requeue_keys(self, source: str) -> list[str]:
+        """The keys to move jobs from `source` to the ready jobs."""
         return self._named(source, "wait", "paused", "meta-paused", "priority")
 
-    async def _batch(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Sequence[int]:
-        found: Sequence[int] = await self._scripts.run(script, keys, args)
-        return found
+    async def _run_batch(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Sequence[int]:
+        counts: Sequence[int] = await self._scripts.run(script, keys, args)
+        return counts
 
-    def _switched(self, code: int, *, is_paused: bool) -> PauseResult:
+    def _pause_result(self, code: int, *, is_paused: bool) -> PauseResult:
         if code < 0:
             raise JobStateError(
-                f"{self._keys('wait')} or {self._keys('paused')} is no list: some other program wrote it"
+                f"{self._keys('wait')} or {self._keys('paused')} is not a list: another program wrote it"
             )
         return PauseResult(is_paused, changed=bool(code))
 
@@ -149,31 +150,31 @@ class QueueAdmin:
 async def _in_batches(
     batch: Callable[[int, int], Awaitable[Sequence[int]]], size: int, limit: int | None, progress: Progress | None
 ) -> BulkResult:
-    """Batch after batch, each told how many were left behind so far and how many it may do at most."""
+    """Run batches until no job is left. `batch` takes how many jobs to skip and its maximum; returns examined, done."""
     done = left = 0
     while limit is None or done < limit:
         wanted = size if limit is None else min(size, limit - done)
-        looked, did = await batch(left, wanted)
-        done, left = done + did, left + looked - did
+        examined, changed = await batch(left, wanted)
+        done, left = done + changed, left + examined - changed
         if progress is not None:
             progress(done)
-        if looked < wanted:
+        if examined < wanted:
             break
     return BulkResult(done, left)
 
 
-def _known(job_id: str) -> str:
-    """The id, if a job can have it. Raises NotThere."""
+def _valid_id(job_id: str) -> str:
+    """The id, if it is a valid job id. Raises JobNotFoundError."""
     if not is_valid_job_id(job_id):
-        raise JobNotFoundError(f"there is no job {job_id!r}: the name belongs to the queue itself")
+        raise JobNotFoundError(f"there is no job {job_id!r}: this is the name of a key of the queue")
     return job_id
 
 
-def _raise_for_code(job_id: str, code: int, elsewhere: str) -> None:
-    """Turn Bull's return codes into errors."""
+def _raise_for_code(job_id: str, code: int, wrong_state: str) -> None:
+    """Raise the error for a return code of Bull's scripts."""
     if code == 0:
-        raise JobNotFoundError(f"there is no job {job_id!r}: it was removed, or removed itself when it ended")
+        raise JobNotFoundError(f"there is no job {job_id!r}: it was removed, or finished and was not kept")
     if code == -1:
         raise JobStateError(f"job {job_id!r} is locked; {JOB_LOCKED_MESSAGE}")
     if code < 0:
-        raise JobStateError(f"job {job_id!r} was left alone: {elsewhere}")
+        raise JobStateError(f"job {job_id!r} was not changed: {wrong_state}")

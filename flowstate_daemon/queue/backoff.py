@@ -1,4 +1,4 @@
-"""When a failed job is tried again. Pure; the engine asks, the queue's scripts write what it says."""
+"""The delay before the next attempt of a failed job. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 from flowstate_daemon.base.errors import PermanentError
 from flowstate_daemon.queue.job import Backoff, JobOptions
 
-MAX_DELAY_MS = 365 * 24 * 3600 * 1000  # far enough, and exact as a score of the delayed set
+MAX_DELAY_MS = 365 * 24 * 3600 * 1000  # one year, which is an exact score in `delayed`
 MAX_DOUBLINGS = 50
 
 
@@ -19,18 +19,18 @@ def next_delay_ms(
     jitter: float = 0.0,
     rng: Random | None = None,
 ) -> int:
-    """The wait before the next try, after so many have failed; 0 is at once, as in Bull without a backoff.
+    """The delay before the next attempt, after `attempts_made_after` failed ones; 0 without a backoff, as in Bull.
 
-    `jitter` is the share of the wait that is left to chance. `at_least_ms`, what the other side asked for, wins
-    over everything. Raises Final when the job asks for a kind of backoff that does not exist.
+    `jitter` is the random share of the delay. `at_least_ms` is the minimum that the provider asked for and is always
+    respected. Raises PermanentError for an unknown kind of backoff.
     """
-    wait_ms = 0.0 if options.backoff is None else _wait_ms(options.backoff, attempts_made_after)
+    delay_ms = 0.0 if options.backoff is None else _delay_ms(options.backoff, attempts_made_after)
     if jitter and rng is not None:
-        wait_ms *= 1 - jitter * rng.random()
-    return min(max(round(wait_ms), at_least_ms), MAX_DELAY_MS)
+        delay_ms *= 1 - jitter * rng.random()
+    return min(max(round(delay_ms), at_least_ms), MAX_DELAY_MS)
 
 
-def _wait_ms(backoff: Backoff, made: int) -> float:
+def _delay_ms(backoff: Backoff, made: int) -> float:
     base_ms = min(max(backoff.delay_ms, 0), MAX_DELAY_MS)
     match backoff.kind:
         case "fixed":

@@ -328,7 +328,8 @@ def release_args(jobs: Sequence[Job]) -> Iterable[Argument]:
 
 def job_keys(keys: Keys, jobs: Iterable[Job], *, logs: bool = True) -> list[str]:
     """The keys of each job: hash, lock and, unless `logs` is False, log."""
-    base, names = keys.base, []
+    base = keys.base
+    names: list[str] = []
     for job in jobs:
         name = f"{base}{job.id}"
         names += (name, f"{name}:lock", f"{name}:logs") if logs else (name, f"{name}:lock")

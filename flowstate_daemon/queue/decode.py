@@ -1,7 +1,7 @@
-"""Jobs out of what stands in Redis: the options of any producer, the fields that a claim returns. Pure.
+"""Decoding of jobs from Redis: the options of any producer, the fields that a claim returns. Pure.
 
-Reading never raises. Where Bull shrugs (a missing delay, attempts as text) so do we; what no worker could follow
-becomes a problem in words, and the job fails with it at its first try. Nothing of the data is repeated there.
+Decoding a job never raises. What Bull tolerates (a missing delay, attempts as text) is accepted. What no worker could
+process becomes the job's `invalid_reason`, which contains none of its data: the job fails with it at the first attempt.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.queue.job import DEFAULTS, KEEP, REMOVE, Backoff, Job, JobOptions, Retention, decode_json
 
 STAMP = b'"timestamp":'
-DIGITS = 13  # of a time in ms, until the year 2286
+DIGITS = 13  # of a Unix time in ms, until the year 2286
 MAX_CACHED_LENGTH = 1024
-DEFAULT_NAME = "__default__"  # Bull's word
+DEFAULT_NAME = "__default__"  # as in Bull
 
 Row = Sequence[Any]
-"""name, data, opts, timestamp, attemptsMade, priority, stacktrace, envelope, id and, of data too long, its length."""
+"""name, data, opts, timestamp, attemptsMade, priority, stacktrace, storedRequest, id, [length of too long data]."""
 
 
 class _Opts(msgspec.Struct, rename="camel"):
-    """The members that we look at, of whatever type they are."""
+    """The members that are used, of any type."""
 
     attempts: Any = None
     backoff: Any = None
@@ -42,46 +42,46 @@ _OPTS = msgspec.json.Decoder(_Opts)
 
 
 def decode_job(row: Row, max_data_bytes: int) -> Job:
-    """The job that a claim has returned."""
+    """The job in one row of a claim's reply."""
     name, data, opts, timestamp, made, priority, stacktrace, stored_request, job_id = row[:9]
-    options, problem = decode_options(opts)
-    if len(row) > 9:  # noqa: PLR2004 - the tenth is the length of data that was left behind
-        problem = f"the job's data has {row[9]} bytes, more than the {max_data_bytes} that are read"
+    options, invalid_reason = decode_options(opts)
+    if len(row) > 9:  # noqa: PLR2004 - the tenth is the length of data that was not returned
+        invalid_reason = f"the job's data has {row[9]} bytes, more than the maximum of {max_data_bytes}"
     return Job(
         job_id.decode("utf-8", "replace"),
         DEFAULT_NAME if name is None else name.decode("utf-8", "replace"),
         data or b"{}",
         options,
         _instant(timestamp),
-        max(_instant(made), 0),  # fewer than none would be tried again nearly for ever
+        max(_instant(made), 0),  # with a negative number it would be attempted almost for ever
         _instant(priority),
         stacktrace or b"[]",
-        problem,
+        invalid_reason,
         stored_request.decode("ascii", "replace") if stored_request else None,
     )
 
 
 def decode_options(text: bytes | None) -> tuple[JobOptions, str | None]:
-    """Options, and what is wrong with them. Texts that differ in nothing but their time are parsed once."""
+    """The options, and why they are invalid. Texts that differ only in the timestamp are parsed once."""
     if not text:
         return DEFAULTS, None
     if len(text) <= MAX_CACHED_LENGTH and b'"repeat"' not in text:
-        # A quote inside JSON text is escaped, so this can only be a member's name.
+        # A quote inside a JSON string is escaped, so this can only be the name of a member.
         before, found, after = text.partition(STAMP)
         if found and after[:DIGITS].isdigit() and after[0] != ord("0") and after[DIGITS : DIGITS + 1] in b",}":
-            return _parsed(before + b'"timestamp":0' + after[DIGITS:])
-    return _read_options(text)
+            return _parse_cached(before + b'"timestamp":0' + after[DIGITS:])
+    return _parse_options(text)
 
 
-def _read_options(text: bytes) -> tuple[JobOptions, str | None]:
+def _parse_options(text: bytes) -> tuple[JobOptions, str | None]:
     try:
         opts = _OPTS.decode(text)
         raw = decode_json(text, what="options") if opts.repeat else {}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return DEFAULTS, _problem(text)
-    except InvalidDataError as malformed:
-        return DEFAULTS, malformed.reason
-    timeout_ms, problem = _timeout(opts.timeout)
+        return DEFAULTS, _invalid_reason(text)
+    except InvalidDataError as error:
+        return DEFAULTS, error.reason
+    timeout_ms, invalid_reason = _timeout(opts.timeout)
     limit = _number(opts.stack_trace_limit)
     options = JobOptions(
         attempts=_attempts(opts.attempts),
@@ -94,23 +94,23 @@ def _read_options(text: bytes) -> tuple[JobOptions, str | None]:
         repeat=opts.repeat if isinstance(opts.repeat, dict) and opts.repeat else None,
         raw=raw,
     )
-    return options, problem
+    return options, invalid_reason
 
 
-_parsed = lru_cache(maxsize=256)(_read_options)
+_parse_cached = lru_cache(maxsize=256)(_parse_options)
 
 
-def _problem(text: bytes) -> str:
-    """Why the options cannot be read, in words."""
+def _invalid_reason(text: bytes) -> str:
+    """Why the options cannot be parsed."""
     try:
         parsed = decode_json(text, what="options")
-    except InvalidDataError as malformed:
-        return malformed.reason
+    except InvalidDataError as error:
+        return error.reason
     return f"the job's options are a JSON {type(parsed).__name__}, not an object"
 
 
 def _instant(text: bytes | None) -> int:
-    """A whole number from a hash field; 0 for anything else."""
+    """An integer from a hash field; 0 for anything else."""
     if text is None:
         return 0
     try:
@@ -121,7 +121,7 @@ def _instant(text: bytes | None) -> int:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also from text, as JavaScript's arithmetic reads it; None for anything else."""
+    """A finite number, also from text as in JavaScript; None for anything else."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -137,7 +137,7 @@ def _number(value: Any) -> float | None:
 
 
 def _attempts(value: Any) -> int:
-    """All tries; whatever is no number means one run, as Bull's comparison comes out."""
+    """The maximum number of attempts; anything that is not a number means one, as in Bull's comparison."""
     number = _number(value)
     return 1 if number is None else max(1, math.ceil(min(number, 1e9)))
 
@@ -164,7 +164,7 @@ def _timeout(value: Any) -> tuple[int | None, str | None]:
 
 
 def decode_retention(value: Any) -> Retention:
-    """What to keep of the ended, from any form that Bull takes; null, with which Bull loses the job, keeps all."""
+    """The retention of finished jobs, from any form that Bull accepts; null keeps all (Bull loses the job)."""
     if isinstance(value, dict):
         count, age = _number(value.get("count")), _number(value.get("age"))
     elif isinstance(value, bool | str):

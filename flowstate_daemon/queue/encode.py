@@ -1,4 +1,4 @@
-"""What we put into Redis for others to read: strict JSON, options and events as node writes them. Pure."""
+"""Encoding of jobs, options and events as npm `bull` writes them, in strict JSON. Pure."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 
 PLAIN = frozenset({str, bool, NoneType})
 NUMBERS, OBJECTS, LISTS = (int, float), (dict, Mapping), (list, tuple)
-LATEST_MS = 2**41 - 1  # in 2039: a later due time is no exact score of the delayed set
+LATEST_MS = 2**41 - 1  # in 2039; a later due time is not an exact score in `delayed`
 
 
 def encode_json(value: Any, *, what: str = "data") -> bytes:
-    """JSON text that node reads as the same value. Raises Malformed."""
+    """JSON text that node decodes to the same value. Raises InvalidDataError."""
     try:
         _check(value, what)
         return msgspec.json.encode(value)
     except RecursionError as error:
         raise InvalidDataError(f"the {what} is nested too deeply") from error
     except UnicodeEncodeError as error:
-        raise InvalidDataError(f"the {what} holds half a surrogate pair, which is no text") from error
+        raise InvalidDataError(f"the {what} contains half a surrogate pair, which is not valid text") from error
 
 
 def _check(value: Any, what: str) -> None:
-    """Every part of every job comes by here: what most of them are is asked first, and by the quickest question."""
+    """Called for every value of every job, so the most frequent types are checked first, with the fastest test."""
     if type(value) in PLAIN:
         return
     if isinstance(value, NUMBERS):
@@ -38,32 +38,32 @@ def _check(value: Any, what: str) -> None:
     elif isinstance(value, OBJECTS):
         for name, part in value.items():
             if not isinstance(name, str):
-                raise InvalidDataError(f"the {what} holds a member whose name is no text")
+                raise InvalidDataError(f"the {what} contains a member whose name is not a string")
             if type(part) not in PLAIN:
                 _check(part, what)
     elif isinstance(value, LISTS):
         for part in value:
             _check(part, what)
     elif not isinstance(value, str):
-        raise InvalidDataError(f"the {what} holds a {type(value).__name__}, which JSON does not have")
+        raise InvalidDataError(f"the {what} contains a {type(value).__name__}, which JSON cannot represent")
 
 
 def _check_number(value: float, what: str) -> None:
     if isinstance(value, int):
         if abs(value) > MAX_SAFE_INTEGER:
-            raise InvalidDataError(f"the {what} holds a whole number beyond 2^53, which node cannot read exactly")
+            raise InvalidDataError(f"the {what} contains an integer beyond 2^53, which node cannot represent exactly")
     elif not math.isfinite(value):
-        raise InvalidDataError(f"the {what} holds a number that JSON does not have (NaN or infinite)")
+        raise InvalidDataError(f"the {what} contains a number that JSON cannot represent (NaN or infinite)")
 
 
 def encode_data(value: Any) -> bytes:
-    """A job's data; what JavaScript takes for nothing is stored as an empty object, as Bull does."""
+    """A job's data; a falsy value in JavaScript is stored as an empty object, as in Bull."""
     empty = value is None or value is False or value == "" or (isinstance(value, int | float) and value == 0)
     return b"{}" if empty else encode_json(value)
 
 
 def encode_options(job: NewJob, timestamp: int) -> bytes:
-    """A job's `opts`, its members in the order in which Bull's producers write them."""
+    """A job's `opts`, with the members in the order of Bull's producers."""
     opts: dict[str, Any] = {
         "attempts": job.attempts,
         "backoff": _backoff(job.backoff),
@@ -100,21 +100,21 @@ def _debounce(job: NewJob) -> dict[str, Any] | None:
 
 
 def validate_new_job(job: NewJob, timestamp: int) -> None:
-    """Refuse what would break the queue or could never run. Raises Malformed."""
+    """Reject jobs that would break the queue or could never run. Raises InvalidDataError."""
     if job.job_id is not None and not is_valid_job_id(job.job_id):
-        raise InvalidDataError("the job id is the name of one of the queue's own keys, or empty")
+        raise InvalidDataError("the job id is empty, or the name of a key of the queue")
     if not 0 <= job.priority <= MAX_SAFE_INTEGER:
         raise InvalidDataError("the priority is negative or too large; 1 is the most urgent, 0 is none")
     if job.delay_ms < 0 or not 0 < timestamp + job.delay_ms <= LATEST_MS:
-        raise InvalidDataError("the delay is negative, or leads beyond the year 2038")
+        raise InvalidDataError("the delay is negative, or ends after the year 2038")
     if job.attempts < 1:
-        raise InvalidDataError("a job needs one attempt at least")
+        raise InvalidDataError("a job needs at least one attempt")
     if job.debounce_id == "" or (job.debounce_ms is not None and job.debounce_ms < 1):
-        raise InvalidDataError("a debounce needs an id, and a time of one millisecond at least")
+        raise InvalidDataError("a debounce needs an id, and a time of at least one millisecond")
 
 
 def finished_event(job_id: str, val: str) -> bytes:
-    """The payload of `completed` and `failed`; a listener that cannot parse it takes its node process down."""
+    """The payload of `completed` and `failed`. A node listener that cannot parse it crashes its process."""
     return msgspec.json.encode({"jobId": job_id, "val": val})
 
 
@@ -123,7 +123,7 @@ def progress_event(job_id: str, progress: bytes) -> bytes:
 
 
 def clean_text(text: str) -> str:
-    """Text that UTF-8 can hold."""
+    """The text with characters replaced that UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -133,7 +133,7 @@ Argument = str | bytes | int
 
 
 def add_args(jobs: Sequence[NewJob], keys: Keys, now_ms: int, max_data_bytes: int) -> tuple[list[str], list[Argument]]:
-    """The jobs' own keys and arguments. Raises Malformed."""
+    """The keys and arguments of the jobs for `add.lua`. Raises InvalidDataError."""
     names: list[str] = []
     args: list[Argument] = []
     for job in jobs:
@@ -150,7 +150,7 @@ def _arguments(job: NewJob, now_ms: int, max_data_bytes: int) -> tuple[Argument,
     validate_new_job(job, timestamp)
     data = encode_data(job.data)
     if len(data) > max_data_bytes:
-        raise InvalidDataError(f"the data has {len(data)} bytes, more than the {max_data_bytes} that a worker reads")
+        raise InvalidDataError(f"the data has {len(data)} bytes, more than the maximum of {max_data_bytes}")
     return (
         job.job_id or "",
         job.name,
@@ -166,9 +166,9 @@ def _arguments(job: NewJob, now_ms: int, max_data_bytes: int) -> tuple[Argument,
     )
 
 
-def decode_added(answer: Sequence[Any]) -> list[AddResult]:
-    """One Added for each job, in their order."""
+def decode_added(reply: Sequence[Any]) -> list[AddResult]:
+    """The result of each job, in order."""
     return [
         AddResult(job_id.decode("utf-8", "replace"), ADD_OUTCOMES[outcome])
-        for job_id, outcome in zip(answer[::2], answer[1::2], strict=True)
+        for job_id, outcome in zip(reply[::2], reply[1::2], strict=True)
     ]

@@ -1,7 +1,7 @@
-"""Waiting for a job's end: Python's own `job.finished()`, for `enqueue --wait` and for tests.
+"""Bull's pub/sub events: pause, resume and due times for the worker, finished jobs for `enqueue --wait`.
 
-An event is the only sign of a job that removes itself when it ends, so one listens before adding. Events get
-lost with a connection: every wait also looks at the queue now and then.
+A job that removes itself when it finishes leaves only its event, so subscribe before adding the job. Events are lost
+with a connection, so waiting for a job also polls the queue.
 """
 
 from __future__ import annotations
@@ -17,31 +17,35 @@ import msgspec
 import structlog
 
 from flowstate_daemon.base.errors import StoreUnavailableError
-from flowstate_daemon.redis_client.connection import Connection, PubSub, translate_errors
+from flowstate_daemon.redis_client.connection import Connection, Subscriber, subscribe, translate_errors
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
 
-CONFIRM_S = 5.0
+log = structlog.get_logger()
+
+POLL_INTERVAL_S = 5.0
+RECONNECT_DELAY_S = 0.5
+CACHE_SIZE = 10_000  # results of finished jobs that no caller has waited for yet
 
 
 @dataclass(frozen=True, slots=True)
 class QueueEvent:
-    """One announcement; `due_ms` is set for `delayed`, and 0 for `listening`, which may have missed some."""
+    """One event. `due_ms` is set for `delayed`, and 0 for `listening`: events before the subscription were missed."""
 
     kind: Literal["listening", "delayed", "paused", "resumed"]
     due_ms: int | None = None
 
 
 class QueueEvents:
-    """The ear of one daemon. One task at a time may listen."""
+    """The events of one queue. Only one task at a time may call `next`."""
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection = connection
         self._channels = {keys(kind).encode(): kind for kind in ("delayed", "paused", "resumed")}
-        self._pubsub: PubSub | None = None
+        self._pubsub: Subscriber | None = None
 
     async def next(self, timeout_s: float) -> QueueEvent | None:
-        """The next announcement, or None after `timeout_s`. Raises Outage; the next call connects again."""
+        """The next event, or None after `timeout_s`. Raises StoreUnavailableError; the next call connects again."""
         try:
             with translate_errors():
                 if self._pubsub is None:
@@ -49,28 +53,25 @@ class QueueEvents:
                     return QueueEvent("listening", due_ms=0)
                 return await self._receive(self._pubsub, timeout_s)
         except BaseException:
-            # Also when cancelled: an answer read by halves would be taken for the next one's beginning.
+            # Also when cancelled: the rest of a partly read reply would be read as the begin of the next one.
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Stop listening; `next` would begin anew."""
+        """Unsubscribe; the next call of `next` subscribes again."""
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def _listen(self) -> None:
-        self._pubsub = pubsub = self._connection.pubsub()
-        await pubsub.subscribe(*self._channels)
-        for _ in self._channels:
-            if await pubsub.get_message(timeout=CONFIRM_S) is None:
-                raise StoreUnavailableError("Redis did not confirm a subscription in time: look at its load")
+        self._pubsub = self._connection.pubsub()
+        await subscribe(self._pubsub, *self._channels)
 
-    async def _receive(self, pubsub: PubSub, timeout_s: float) -> QueueEvent | None:
+    async def _receive(self, pubsub: Subscriber, timeout_s: float) -> QueueEvent | None:
         message = await pubsub.get_message(timeout=timeout_s)
-        return None if message is None else self._read(message)
+        return None if message is None else self._decode(message)
 
-    def _read(self, message: dict[str, Any]) -> QueueEvent | None:
+    def _decode(self, message: dict[str, Any]) -> QueueEvent | None:
         kind = self._channels.get(message["channel"]) if message["type"] == "message" else None
         if kind == "delayed":
             due_ms = _due(message["data"])
@@ -81,23 +82,16 @@ class QueueEvents:
 
 
 def _due(payload: bytes) -> int | None:
-    """A due time, rounded up: Bull's scripts publish fractions."""
+    """A due time in ms, rounded up: Bull's scripts publish fractions."""
     try:
         return math.ceil(float(payload))
     except (ValueError, OverflowError):
         return None
 
 
-log = structlog.get_logger()
-
-POLL_INTERVAL_S = 5.0
-RECONNECT_DELAY_S = 0.5  # after a lost connection, before the next try to listen
-CACHE_SIZE = 10_000  # ends that nobody has asked for yet
-
-
 @dataclass(frozen=True, slots=True)
 class FinishedJob:
-    """How a job ended. `gone`: removed, or ended unheard and kept nowhere; `returnvalue` is JSON text."""
+    """The result of a job. `gone`: removed, or finished and not kept. `returnvalue` is JSON text."""
 
     id: str
     state: Literal["completed", "failed", "gone"]
@@ -106,7 +100,7 @@ class FinishedJob:
 
     @property
     def value(self) -> Any:
-        """What the handler returned, parsed; None for anything that is not JSON."""
+        """The return value of the handler, parsed; None when it is not valid JSON."""
         try:
             return None if self.returnvalue is None else msgspec.json.decode(self.returnvalue)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -114,33 +108,34 @@ class FinishedJob:
 
 
 class FinishedEvent(msgspec.Struct, frozen=True):
-    """Bull's payload on the channels of ends; node omits `val` when a handler returned nothing."""
+    """Bull's payload of `completed` and `failed`; node omits `val` when a handler returned nothing."""
 
     job_id: str = msgspec.field(name="jobId")
     val: str | None = None
 
 
 class JobWaiter:
-    """Hears the ends of all jobs of a queue from `async with` on; uses the connection's one subscriber."""
+    """Receives the events of finished jobs from `async with` on. Uses the only subscriber of the connection."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, look_every_s: float = POLL_INTERVAL_S) -> None:
+    def __init__(self, connection: Connection, keys: Keys, *, poll_interval_s: float = POLL_INTERVAL_S) -> None:
         self._keys = keys
-        self._look_every_s = look_every_s
+        self._poll_interval_s = poll_interval_s
         self._channels = {keys("completed").encode(): "completed", keys("failed").encode(): "failed"}
         self._scripts = Scripts(connection)
         self._pubsub = connection.pubsub()
-        self._received: OrderedDict[str, FinishedJob] = OrderedDict()
-        self._news = asyncio.Condition()
+        self._finished: OrderedDict[str, FinishedJob] = OrderedDict()
+        self._changed = asyncio.Condition()
         self._listener: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
             with translate_errors():
-                await self._subscribe()
+                # Waits for the confirmation: every event after `async with` is received.
+                await subscribe(self._pubsub, *self._channels)
         except BaseException:
             await self._pubsub.aclose()  # type: ignore[no-untyped-call]
             raise
-        self._listener = asyncio.create_task(self._listen(), name="watch")
+        self._listener = asyncio.create_task(self._listen(), name="job_waiter")
         return self
 
     async def __aexit__(
@@ -148,48 +143,42 @@ class JobWaiter:
     ) -> None:
         assert self._listener is not None
         self._listener.cancel()
-        [end] = await asyncio.gather(self._listener, return_exceptions=True)
+        [result] = await asyncio.gather(self._listener, return_exceptions=True)
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        if isinstance(end, Exception):
-            raise end  # a bug, no outage: those are outlived
+        if isinstance(result, Exception):
+            raise result  # a bug: the listener handles outages itself
 
     async def wait(self, job_id: str, timeout_s: float) -> FinishedJob:
-        """Wait for the job's end; one that was heard is told once. Raises TimeoutError, Outage."""
+        """Wait until the job has finished; each result is returned once. Raises TimeoutError, StoreUnavailableError."""
         async with asyncio.timeout(timeout_s) as scope:
-            # `wait_for` in Python 3.11, within redis-py, may swallow the cancellation that ends the wait.
+            # `wait_for` of Python 3.11, used by redis-py, may swallow the cancellation at the deadline: check it too.
             while not scope.expired():
-                end = self._received.pop(job_id, None) or await self._look(job_id)
-                if end is None and not scope.expired():
-                    end = await self._receive(job_id, self._look_every_s)
-                if end is not None:
-                    return end
+                job = self._finished.pop(job_id, None) or await self._poll(job_id)
+                if job is None and not scope.expired():
+                    job = await self._wait_for_event(job_id, self._poll_interval_s)
+                if job is not None:
+                    return job
         raise TimeoutError
 
-    async def _subscribe(self) -> None:
-        await self._pubsub.subscribe(*self._channels)
-        for _ in self._channels:  # the server's word that it listens for us from now on
-            if await self._pubsub.get_message(timeout=CONFIRM_S) is None:
-                raise StoreUnavailableError("Redis did not confirm a subscription in time: look at its load")
-
-    async def _look(self, job_id: str) -> FinishedJob | None:
-        """Ask the queue itself; what was heard meanwhile wins, for it knows the value of a job now gone."""
+    async def _poll(self, job_id: str) -> FinishedJob | None:
+        """Read the job's state. For a job that is gone, prefer its event, which contains the return value."""
         keys = [self._keys("completed"), self._keys("failed"), self._keys.job(job_id)]
         state, value, reason = await self._scripts.run("is_finished", keys, [job_id])
         if not state:
             return None
         if state == b"gone":
-            return await self._receive(job_id, RECONNECT_DELAY_S) or FinishedJob(job_id, "gone")
+            return await self._wait_for_event(job_id, RECONNECT_DELAY_S) or FinishedJob(job_id, "gone")
         if state == b"completed":
             return FinishedJob(job_id, "completed", returnvalue=value)
         return FinishedJob(job_id, "failed", reason=None if reason is None else reason.decode(errors="replace"))
 
-    async def _receive(self, job_id: str, within_s: float) -> FinishedJob | None:
+    async def _wait_for_event(self, job_id: str, timeout_s: float) -> FinishedJob | None:
         try:
-            async with asyncio.timeout(within_s), self._news:
-                await self._news.wait_for(lambda: job_id in self._received)
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: job_id in self._finished)
         except TimeoutError:
             return None
-        return self._received.pop(job_id, None)
+        return self._finished.pop(job_id, None)
 
     async def _listen(self) -> None:
         while True:
@@ -200,19 +189,19 @@ class JobWaiter:
                 log.warning("job_waiter_disconnected", reason=outage.reason)
                 await asyncio.sleep(RECONNECT_DELAY_S)
                 continue
-            end = self._read(message) if message is not None else None
-            if end is not None:
-                await self._note(end)
+            job = self._decode(message) if message is not None else None
+            if job is not None:
+                await self._record(job)
 
-    async def _note(self, end: FinishedJob) -> None:
-        async with self._news:
-            self._received[end.id] = end
-            while len(self._received) > CACHE_SIZE:
-                self._received.popitem(last=False)
-            self._news.notify_all()
+    async def _record(self, job: FinishedJob) -> None:
+        async with self._changed:
+            self._finished[job.id] = job
+            while len(self._finished) > CACHE_SIZE:
+                self._finished.popitem(last=False)
+            self._changed.notify_all()
 
-    def _read(self, message: dict[str, Any]) -> FinishedJob | None:
-        """An event as some worker wrote it; None when it is not one."""
+    def _decode(self, message: dict[str, Any]) -> FinishedJob | None:
+        """The job in an event of any worker; None when the payload is not one."""
         try:
             event = msgspec.json.decode(message["data"], type=FinishedEvent)
         except (msgspec.DecodeError, TypeError):
@@ -223,6 +212,6 @@ class JobWaiter:
 
 
 async def wait_until_finished(connection: Connection, keys: Keys, job_id: str, timeout_s: float) -> FinishedJob:
-    """Wait for the end of one job that exists already. Raises TimeoutError, Outage."""
-    async with JobWaiter(connection, keys) as watch:
-        return await watch.wait(job_id, timeout_s)
+    """Wait until an existing job has finished. Raises TimeoutError, StoreUnavailableError."""
+    async with JobWaiter(connection, keys) as waiter:
+        return await waiter.wait(job_id, timeout_s)

@@ -1,7 +1,6 @@
-"""The queue as one looks at it, for metrics, web and command line. Reads only; the engine never comes here.
+"""Read access to the queue for metrics, web and command line. The worker does not use this module.
 
-Every question is one command, because hosted Redis bills by the command. Answers are snapshots: the queue
-moves on meanwhile.
+Every method runs one command where possible, because hosted Redis bills by the command. Results are snapshots.
 """
 
 from __future__ import annotations
@@ -20,18 +19,29 @@ from flowstate_daemon.redis_client.scripts import Scripts
 from flowstate_daemon.redis_client.server_info import ClientInfo, foreign_workers, has_name_prefix, list_clients
 
 MASK = "••••••"
-MAX_DEPTH = 100  # levels of nesting; a mail has three
+MAX_DEPTH = 100  # levels of nesting; job data of an email has three
 SECRET_NAME = re.compile(
     r"otp|code|pass|secret|token|api_?key|authorization|cookie|credential|(^|_)pin$", re.IGNORECASE
 )
 SECRET_PARAMETER = re.compile(r"([?&;#](?:\w*(?:otp|code|pass|secret|token|key|sig)\w*)=)[^&;#\s\"']+", re.IGNORECASE)
+PAGE_SIZE = 200  # jobs read in one script call, about a millisecond of server time
+STATE_LOOKUP_ORDER = ("completed", "failed", "delayed", "active", "wait", "paused")
+STATES: dict[bytes, State] = {
+    b"completed": "completed",
+    b"failed": "failed",
+    b"delayed": "delayed",
+    b"active": "active",
+    b"wait": "wait",
+    b"paused": "paused",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One job. Instants are Unix ms, None where the hash says nothing; `state` is None for a job in no list.
+    """One job. Times are Unix ms, None when absent; `state` is None for a job in no list.
 
-    `data`, `options`, `progress` and `returnvalue` are parsed JSON, or the raw text where they are not JSON.
+    `data`, `options`, `progress` and `returnvalue` are parsed JSON, or the raw text when they are not valid JSON.
+    `notes` are the problems found in the hash.
     """
 
     id: str
@@ -60,25 +70,27 @@ class JobView:
     notes: tuple[str, ...] = ()
 
     def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
-        """The job as JSON types; `data` and unknown fields are shown unmasked only on demand."""
+        """The job as JSON types; `data` and unknown fields are masked unless `reveal` is set."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         if not reveal:
-            plain |= {"data": self.redacted_data(), "others": dict.fromkeys(self.extra_fields, MASK)}
+            plain |= {"data": self.redacted_data(), "extra_fields": dict.fromkeys(self.extra_fields, MASK)}
         return plain | {"stacktrace": list(self.stacktrace), "notes": list(self.notes)}
 
     def redacted_data(self) -> Any:
-        """`data` without one-time codes, passwords and tokens: what may be shown to anybody."""
+        """`data` without one-time codes, passwords and tokens."""
         if not isinstance(self.data, dict):
-            return f"{len(str(self.data))} characters, hidden because they are not a mail's data"
-        return redact(self.data)
+            return f"{len(str(self.data))} characters, hidden because they are not the data of an email"
+        return redact_json(self.data)
 
 
-def redact(value: Any, *, secret: bool = False) -> Any:
-    """A copy of parsed JSON with everything masked that is named like a secret, however deep it lies."""
+def redact_json(value: Any, *, secret: bool = False) -> Any:
+    """A copy of parsed JSON in which every value with a name like a secret is masked, at any depth."""
     if isinstance(value, dict):
-        return {name: redact(part, secret=secret or bool(SECRET_NAME.search(name))) for name, part in value.items()}
+        return {
+            name: redact_json(part, secret=secret or bool(SECRET_NAME.search(name))) for name, part in value.items()
+        }
     if isinstance(value, list):
-        return [redact(part, secret=secret) for part in value]
+        return [redact_json(part, secret=secret) for part in value]
     if secret and value not in (None, "", True, False):
         return MASK
     return SECRET_PARAMETER.sub(rf"\g<1>{MASK}", value) if isinstance(value, str) else value
@@ -86,7 +98,7 @@ def redact(value: Any, *, secret: bool = False) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class JobLocation:
-    """What the scripts return about a job besides its hash; `score` is that of the zset it is in, if any."""
+    """What the scripts return about a job besides its hash; `score` is its score in the zset of its state, if any."""
 
     state: State | None
     score: float | None
@@ -94,47 +106,47 @@ class JobLocation:
     log_count: int
 
 
-def build_job_view(job_id: str, pairs: Mapping[bytes, bytes], found: JobLocation) -> JobView:
-    """Read a hash that anybody may have written. Never raises."""
-    hash_ = _HashReader(pairs)
-    options = hash_.json("opts", default={})
+def build_job_view(job_id: str, pairs: Mapping[bytes, bytes], location: JobLocation) -> JobView:
+    """Read the hash of a job of any producer. Never raises."""
+    reader = _HashReader(pairs)
+    options = reader.json("opts", default={})
     attempts = options.get("attempts") if isinstance(options, dict) else None
-    trace = hash_.json("stacktrace", default=[])
-    due = found.state == "delayed" and found.score is not None
+    trace = reader.json("stacktrace", default=[])
+    due = location.state == "delayed" and location.score is not None
     return JobView(
         id=job_id,
-        state=found.state,
-        name=hash_.text("name") or "",
-        data=hash_.json("data", default={}),
+        state=location.state,
+        name=reader.text("name") or "",
+        data=reader.json("data", default={}),
         options=options,
-        timestamp=hash_.number("timestamp"),
-        delay_ms=hash_.number("delay") or 0,
-        due_at=math.ceil((found.score or 0) / 4096) if due else None,
-        priority=hash_.number("priority") or 0,
+        timestamp=reader.number("timestamp"),
+        delay_ms=reader.number("delay") or 0,
+        due_at=math.ceil((location.score or 0) / 4096) if due else None,
+        priority=reader.number("priority") or 0,
         attempts=attempts if isinstance(attempts, int) and attempts > 0 else 1,
-        attempts_made=hash_.number("attemptsMade") or 0,
-        processed_at=hash_.number("processedOn"),
-        finished_at=hash_.number("finishedOn"),
-        retried_at=hash_.number("retriedOn"),
-        stalled_count=hash_.number("stalledCounter") or 0,
-        failed_reason=hash_.text("failedReason"),
+        attempts_made=reader.number("attemptsMade") or 0,
+        processed_at=reader.number("processedOn"),
+        finished_at=reader.number("finishedOn"),
+        retried_at=reader.number("retriedOn"),
+        stalled_count=reader.number("stalledCounter") or 0,
+        failed_reason=reader.text("failedReason"),
         stacktrace=tuple(str(line) for line in trace) if isinstance(trace, list) else (str(trace),),
-        progress=hash_.json("progress", default=None),
-        returnvalue=hash_.json("returnvalue", default=None),
-        debounce_id=hash_.text("deid"),
-        locked=found.locked,
-        log_count=found.log_count,
-        extra_fields=hash_.rest(),
-        notes=tuple(hash_.notes),
+        progress=reader.json("progress", default=None),
+        returnvalue=reader.json("returnvalue", default=None),
+        debounce_id=reader.text("deid"),
+        locked=location.locked,
+        log_count=location.log_count,
+        extra_fields=reader.rest(),
+        notes=tuple(reader.notes),
     )
 
 
 class _HashReader:
-    """The fields of one hash: taken out one by one, what is wrong is noted, what nobody took is the rest."""
+    """Reads and removes the fields of one hash; `notes` collects invalid fields, `rest` returns those not read."""
 
     def __init__(self, pairs: Mapping[bytes, bytes]) -> None:
         self._fields = {decode_text(name): decode_text(value) for name, value in pairs.items()}
-        self.notes: list[str] = [] if self._fields else ["there is no hash under this id"]
+        self.notes: list[str] = [] if self._fields else ["the job has no hash"]
 
     def text(self, name: str) -> str | None:
         return self._fields.pop(name, None)
@@ -154,7 +166,7 @@ class _HashReader:
         if text is None:
             return default
         try:
-            return _printable(json.loads(text, parse_constant=_refuse, parse_float=_parse_finite), MAX_DEPTH)
+            return _printable(json.loads(text, parse_constant=_reject_constant, parse_float=_parse_finite), MAX_DEPTH)
         except (ValueError, RecursionError):
             self.notes.append(f"{name} is not valid JSON")
             return text
@@ -164,21 +176,21 @@ class _HashReader:
 
 
 def decode_text(text: bytes) -> str:
-    """Text that can be printed and sent, whatever the bytes are."""
+    """The bytes as printable text; invalid UTF-8 is replaced."""
     return text.decode(errors="replace")
 
 
-def _refuse(constant: str) -> Any:
+def _reject_constant(constant: str) -> Any:
     raise ValueError(constant)
 
 
 def _parse_finite(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _refuse(text)
+    return number if math.isfinite(number) else _reject_constant(text)
 
 
 def _printable(value: Any, depth: int) -> Any:
-    """JSON from JavaScript may hold halves of surrogate pairs, which no UTF-8 encoder accepts."""
+    """A copy without halves of surrogate pairs, which JSON of JavaScript may contain and UTF-8 cannot encode."""
     if depth < 0:
         raise ValueError("nested too deeply")
     if isinstance(value, str):
@@ -190,21 +202,9 @@ def _printable(value: Any, depth: int) -> Any:
     return value
 
 
-PAGE_SIZE = 200  # jobs read in one script: about a millisecond of the server's time
-STATE_LOOKUP_ORDER = ("completed", "failed", "delayed", "active", "wait", "paused")
-STATES: dict[bytes, State] = {
-    b"completed": "completed",
-    b"failed": "failed",
-    b"delayed": "delayed",
-    b"active": "active",
-    b"wait": "wait",
-    b"paused": "paused",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many jobs are in each state; each job is counted once."""
+    """The number of jobs in each state; each job is counted once."""
 
     wait: int
     active: int
@@ -216,11 +216,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot(Counts):
-    """The queue at one instant. Instants are Unix ms, None where there is no such job.
+    """The queue at one point in time. Times are Unix ms, None when there is no such job.
 
-    `oldest_waiting_ms` is when the longest waiting job was added: exact but for jobs that are `lifo` or come
-    from a stall, which stand at the tail out of order. A delayed job counts from its adding.
-    `journal` is the number of outcomes on their way to the ledger.
+    `oldest_waiting_ms` is the time when the oldest waiting job was added. It is not exact while `lifo` or stalled jobs
+    wait, which are out of order. For a delayed job it is also the time when it was added.
+    `journal` is the number of entries in the journal.
     """
 
     is_paused: bool
@@ -231,7 +231,7 @@ class Snapshot(Counts):
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The worker processes connected, node's and ours; `note` says why none are known if nobody can know."""
+    """The connected worker processes, Bull's and daemons; `note` says why they cannot be listed."""
 
     clients: tuple[ClientInfo, ...]
     note: str | None = None
@@ -252,33 +252,33 @@ class Inspector:
         self._scripts = Scripts(connection)
 
     async def snapshot(self) -> Snapshot:
-        """Everything that the metrics need."""
+        """All values that the metrics need."""
         names = ("wait", "active", "delayed", "paused", "completed", "failed", "meta-paused", "priority")
         keys = [*(self._keys(name) for name in names), self._keys.own("journal")]
-        answer = await self._scripts.run("snapshot", keys, [self._keys.base])
-        wait, active, delayed, paused, completed, failed, stopped, oldest, due, journal = answer
+        reply = await self._scripts.run("snapshot", keys, [self._keys.base])
+        wait, active, delayed, paused, completed, failed, is_paused, oldest, due, journal = reply
         return Snapshot(
-            wait, active, delayed, paused, completed, failed, bool(stopped), _instant(oldest), _instant(due), journal
+            wait, active, delayed, paused, completed, failed, bool(is_paused), _instant(oldest), _instant(due), journal
         )
 
     async def counts(self) -> Counts:
-        """How many jobs are in each state."""
+        """The number of jobs in each state."""
         return await self.snapshot()
 
     async def is_paused(self) -> bool:
         return bool(await self._connection.execute("EXISTS", self._keys("meta-paused")))
 
     async def state(self, job_id: str) -> State | None:
-        """The state of a job; None when it is in none, which Bull calls stuck, or unknown."""
-        answer = await self._scripts.run("state", self._places(), [job_id])
-        return None if answer is None else STATES[answer]
+        """The state of a job; None when there is no such job, or it is in no state (in Bull: stuck)."""
+        state = await self._scripts.run("state", self._state_keys(), [job_id])
+        return None if state is None else STATES[state]
 
     async def job(self, job_id: str) -> JobView | None:
-        """One job with everything known of it; None when there is no such job."""
+        """One job with all its fields; None when there is no such job."""
         if not is_valid_job_id(job_id):
             return None
-        own = [self._keys.job(job_id), self._keys.lock(job_id), self._keys.logs(job_id)]
-        state, *rest = await self._scripts.run("get_job", [*self._places(), *own], [job_id])
+        job_keys = [self._keys.job(job_id), self._keys.lock(job_id), self._keys.logs(job_id)]
+        state, *rest = await self._scripts.run("get_job", [*self._state_keys(), *job_keys], [job_id])
         if not state and not rest[-1]:
             return None
         return _view(job_id, STATES.get(state), rest)
@@ -304,18 +304,18 @@ class Inspector:
         ]
 
     async def workers(self) -> Workers:
-        """The processes that work on this queue, as Bull's `getWorkers()` counts them."""
+        """The workers of this queue, as Bull's `getWorkers()` counts them."""
         clients = await list_clients(self._connection)
         if clients is None:
-            return Workers((), "this Redis refuses CLIENT LIST: the workers cannot be counted")
+            return Workers((), "this Redis does not allow CLIENT LIST: the workers cannot be listed")
         return Workers(tuple(client for client in clients if has_name_prefix(client.name, self._keys.client_name)))
 
     async def foreign_workers(self) -> Workers:
-        """Those of the workers that are no daemon of ours: Bull's own, in node."""
+        """The workers that are not daemons: Bull's, in node."""
         workers = await self.workers()
         return Workers(foreign_workers(workers, self._keys.client_name), workers.note)
 
-    def _places(self) -> list[str]:
+    def _state_keys(self) -> list[str]:
         return [self._keys(name) for name in STATE_LOOKUP_ORDER]
 
 
@@ -325,5 +325,5 @@ def _instant(at_ms: int) -> int | None:
 
 def _view(job_id: str, state: State | None, rest: Sequence[Any]) -> JobView:
     score, locked, rows, flat = rest
-    found = JobLocation(state, float(score) if score else None, bool(locked), rows)
-    return build_job_view(job_id, dict(zip(flat[::2], flat[1::2], strict=True)), found)
+    location = JobLocation(state, float(score) if score else None, bool(locked), rows)
+    return build_job_view(job_id, dict(zip(flat[::2], flat[1::2], strict=True)), location)

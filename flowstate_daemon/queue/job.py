@@ -1,7 +1,7 @@
-"""A job in Bull 4's sense, and what travels between the queue and those who use it: all plain data.
+"""A Bull 4 job, its options, and the arguments and results of the transitions. Plain data.
 
-`reading` makes these from what stands in Redis, `writing` the reverse. What is wrong with a job that somebody
-else wrote stands in `Job.problem`; nobody has to expect an exception from a job.
+`decode` builds jobs from Redis, `encode` does the reverse. A job of another producer may be invalid; the reason is in
+`Job.invalid_reason`, and decoding raises no exception.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError
 
-MAX_SAFE_INTEGER = 2**53 - 1  # beyond this, node reads another number than we wrote
+MAX_SAFE_INTEGER = 2**53 - 1  # node cannot represent larger integers exactly
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 State = Literal["wait", "active", "delayed", "paused", "completed", "failed"]
@@ -26,7 +26,7 @@ Outcome = Literal["added", "duplicated", "debounced"]
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait between tries: `fixed` or `exponential` (base x 2^(n-1))."""
+    """The delay between attempts: `fixed` or `exponential` (base x 2^(n-1))."""
 
     kind: str
     delay_ms: float
@@ -34,9 +34,9 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What stays of an ended job: all but the newest `count` go, and all older than `age_s` seconds.
+    """Which finished jobs are kept: the newest `count`, and none older than `age_s` seconds. None sets no limit.
 
-    `count` 0 removes the job itself at once, as Bull's `true` does; None sets no limit.
+    `count` 0 removes the job as soon as it finishes, like Bull's `true`.
     """
 
     count: int | None = None
@@ -49,9 +49,9 @@ REMOVE = Retention(count=0)
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """The members of a job's `opts` that a worker honours; Bull's defaults where a member is absent.
+    """The members of a job's `opts` that a worker uses; Bull's defaults where a member is absent.
 
-    `raw` is the whole of it, but only for repeatable jobs, whose successor inherits what we do not know.
+    `raw` contains all members, but only for repeatable jobs: the next job inherits the unknown ones.
     """
 
     attempts: int = 1
@@ -70,9 +70,9 @@ DEFAULTS = JobOptions()
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One claimed job. Instants are Unix ms; `data` and `stacktrace` are the JSON texts found in the hash.
+    """One claimed job. Times are Unix ms; `data` and `stacktrace` are the JSON texts of the hash.
 
-    `envelope` names the sealed request that an earlier try has left behind.
+    `stored_request_id` is that of the stored request of an earlier attempt, if there is one.
     """
 
     id: str
@@ -88,20 +88,20 @@ class Job:
 
     @property
     def attempt(self) -> int:
-        """The number of the try under way, counted from 1."""
+        """The number of the current attempt, counted from 1."""
         return self.attempts_made + 1
 
     def payload(self) -> Any:
-        """The job's data, parsed. Raises Malformed."""
+        """The job's data, parsed. Raises InvalidDataError."""
         return decode_json(self.data, what="data")
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be added. `priority` 0 is none, 1 the most urgent; `timestamp` is now unless given.
+    """A job to add. `priority` 0 is none, 1 the most urgent; `timestamp` is now unless given.
 
-    A second job with the same `job_id` is not added, nor one with the same `debounce_id` while the first lives or,
-    with `debounce_ms`, until that time is over.
+    A second job with the same `job_id` is not added. A second job with the same `debounce_id` is not added while the
+    first one exists or, with `debounce_ms`, until that time has passed.
     """
 
     name: str
@@ -123,7 +123,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class AddResult:
-    """The id of the job that now does the work: a new one, or the one that was there already."""
+    """The id of the new job, or of the existing one that made it unnecessary."""
 
     id: str
     outcome: Outcome = "added"
@@ -131,9 +131,9 @@ class AddResult:
 
 @dataclass(frozen=True, slots=True)
 class JobSucceeded:
-    """A run that succeeded; `returnvalue` is JSON text, as is `journal`, the outcome for the ledger, empty for none.
+    """A successful run. `returnvalue` is JSON text, as is `journal`, the outcome for the ledger (empty for none).
 
-    `data`, JSON, takes the place of the job's own where the job is kept: what it says must not stay. Empty: it stays.
+    `data`, JSON, replaces the job's data if the job is kept, because that contains a secret. Empty: the data stays.
     """
 
     job: Job
@@ -144,7 +144,7 @@ class JobSucceeded:
 
 @dataclass(frozen=True, slots=True)
 class JobRetried:
-    """A failed attempt that another one follows, after `delay_ms`; `stacktrace` is the job's whole JSON array."""
+    """A failed attempt; the next one follows after `delay_ms`. `stacktrace` is the job's whole JSON array."""
 
     job: Job
     reason: str
@@ -155,7 +155,7 @@ class JobRetried:
 
 @dataclass(frozen=True, slots=True)
 class JobFailed:
-    """A failed attempt that none follows; `stacktrace` is the job's whole JSON array, `data` as in `Finished`."""
+    """A failed last attempt. `stacktrace` is the job's whole JSON array; `data` as in `JobSucceeded`."""
 
     job: Job
     reason: str
@@ -165,17 +165,17 @@ class JobFailed:
 
 
 class WriteResult(Enum):
-    """What became of the wish to write an ending down. Only OK has changed the job."""
+    """The result of writing a transition. Only OK has changed the job."""
 
     OK = "written"
-    JOB_NOT_FOUND = "the job was removed meanwhile"
-    LOCK_LOST = "the lock ran out or is another worker's"
-    NOT_ACTIVE = "the job was moved out of `active` meanwhile"
+    JOB_NOT_FOUND = "the job was removed"
+    LOCK_LOST = "the lock expired or is held by another worker"
+    NOT_ACTIVE = "the job was moved out of `active`"
 
 
 @dataclass(frozen=True, slots=True)
 class PromoteResult:
-    """How many due jobs became ready, and when the next one is due."""
+    """The number of due jobs that became ready, and when the next one is due."""
 
     moved: int
     next_due_ms: int | None
@@ -183,7 +183,7 @@ class PromoteResult:
 
 @dataclass(frozen=True, slots=True)
 class StalledResult:
-    """What a stalled check found; empty when another worker has checked within the interval."""
+    """The ids that a stalled check requeued or failed; empty when another worker has checked within the interval."""
 
     requeued: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
@@ -191,27 +191,27 @@ class StalledResult:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryResult:
-    """Jobs of this instance that nobody ran any more: back at the front of the queue, or given up."""
+    """The ids of recovered jobs of this instance: requeued at the front, or failed after too many recoveries."""
 
     requeued: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
 
 
 def decode_json(text: bytes, *, what: str) -> Any:
-    """Parse JSON that a stranger wrote. Raises Malformed with a reason that does not repeat the text."""
+    """Parse untrusted JSON. Raises InvalidDataError, whose reason does not contain the text."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidDataError(f"the job's {what} {_fault(text, error)}") from error
+        raise InvalidDataError(f"the job's {what} {_invalid_reason(text, error)}") from error
 
 
-def _fault(text: bytes, error: Exception) -> str:
-    if SURROGATE_ESCAPE.search(text) and _is_json_to_node(text):
-        return "holds half a surrogate pair, such as an emoji cut in two"
+def _invalid_reason(text: bytes, error: Exception) -> str:
+    if SURROGATE_ESCAPE.search(text) and _is_valid_in_node(text):
+        return "contains half a surrogate pair, for example a truncated emoji"
     return f"is not valid JSON: {error}"
 
 
-def _is_json_to_node(text: bytes) -> bool:
+def _is_valid_in_node(text: bytes) -> bool:
     try:
         json.loads(text)
     except (ValueError, RecursionError):

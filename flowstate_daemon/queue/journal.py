@@ -1,7 +1,7 @@
-"""Outcomes on their way from the settling scripts to the ledger: a list in Redis, oldest first.
+"""The journal: a Redis list of outcomes for the ledger, oldest first.
 
-The scripts `finish`, `retry` and `fail` append to it in the same call that ends a run. The ledger writer peeks, stores
-and drops; several may do so at once, and whatever one has dropped the others pass over.
+The scripts `complete`, `retry` and `fail` append to it in the call that settles a job. Ledger writers read entries,
+store them and drop them. Several may do so at the same time: entries that one has dropped are skipped by the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from flowstate_daemon.redis_client.scripts import Scripts
 
 
 class Journal:
-    """The reading end of the journal; every call raises Outage when Redis is away."""
+    """Reads and drops entries. All methods raise StoreUnavailableError when Redis is unreachable."""
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection = connection
@@ -22,12 +22,12 @@ class Journal:
         self._scripts = Scripts(connection)
 
     async def peek(self, count: int) -> list[bytes]:
-        """The oldest entries, at most so many; they stay where they are."""
-        found: list[bytes] = await self._connection.execute("LRANGE", self._key, 0, count - 1) if count > 0 else []
-        return found
+        """The oldest entries, at most `count`; they stay in the journal."""
+        entries: list[bytes] = await self._connection.execute("LRANGE", self._key, 0, count - 1) if count > 0 else []
+        return entries
 
     async def drop(self, entries: Sequence[bytes]) -> int:
-        """Remove exactly these from the head, as far as they are still there; returns how many."""
+        """Remove these entries from the head, if they are still there; returns how many were removed."""
         return int(await self._scripts.run("journal_drop", [self._key], entries)) if entries else 0
 
     async def length(self) -> int:

@@ -1,7 +1,7 @@
-"""The instance lease: one live daemon per instance id, so that a restarted one reclaims its own jobs at once.
+"""The instance lease: one live daemon per instance id, so that a restarted daemon recovers its own jobs at once.
 
-`daemon` acquires it before any work and releases it last; its keeper renews it every `RENEW_S`. A holder that
-died is known by its connections: the server drops them with the process, long before the lease runs out.
+The daemon acquires the lease before it claims jobs and releases it last; `LeaseRenewer` renews it every `RENEW_S`. A
+dead holder is detected by its closed connections, long before the lease expires.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ log = structlog.get_logger()
 
 TTL_MS = 75_000
 RENEW_S = 30.0
-# The server may notice the closed socket of a killed process a moment after the next one started.
+# The server may notice the closed socket of a killed process shortly after the next one has started.
 MAX_CHECKS = 10
 CHECK_INTERVAL_S = 0.1
-REMEDY = "stop that one, or give this one a FLOWSTATE_QUEUE_INSTANCE_ID of its own"
+REMEDY = "stop that daemon, or set another FLOWSTATE_QUEUE_INSTANCE_ID for this one"
 
 
 def connection_name(keys: Keys, token: str) -> str:
-    """How a daemon names its blocking connection: Bull's tools see a worker, the lease sees which one."""
+    """The name of a daemon's blocking connection: Bull's tools count it as a worker, the lease reads the token."""
     return f"{keys.client_name}:{token}"
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has the lease, as last seen; `left_ms` is what remains of it."""
+    """The holder of the lease when it was last checked; `left_ms` is the remaining time to live."""
 
     token: str
     left_ms: int
 
 
 class Lease:
-    """The right to work under one instance id. The connection must carry `connection_name(keys, token)`."""
+    """The lease of one instance id. The connection must have the name `connection_name(keys, token)`."""
 
     def __init__(
         self, connection: Connection, keys: Keys, *, instance_id: str, token: str, ttl_ms: int = TTL_MS
@@ -55,11 +55,11 @@ class Lease:
         self._scripts = Scripts(connection)
 
     async def acquire(self) -> bool:
-        """Take the lease; True when a dead predecessor had left it behind. Raises LeaseTaken, Outage."""
-        # Our own name must stand in CLIENT LIST before our token stands in the lease: a rival that starts now
-        # would otherwise take us for dead. It is also the proof that the server shows names at all.
+        """Acquire the lease; True when a dead predecessor held it. Raises LeaseHeldError, StoreUnavailableError."""
+        # Our connection must be in CLIENT LIST before our token is in the lease: otherwise another daemon that starts
+        # now would consider this one dead. It also proves that the server shows the names of connections.
         await self._connection.execute_blocking("PING")
-        holder = await self._take(dead="")
+        holder = await self._try_acquire(dead="")
         if holder is None:
             return False
         while holder is not None:
@@ -68,21 +68,21 @@ class Lease:
         return True
 
     async def renew(self) -> None:
-        """Keep the lease for another `TTL_MS`. Raises LeaseTaken when it is lost, Outage."""
+        """Renew the lease for `TTL_MS`. Raises LeaseHeldError when it was lost, StoreUnavailableError."""
         if not await self._scripts.run("lease_renew", [self._key], [self._token, self._ttl_ms]):
-            raise self._taken(None)
+            raise self._held_error(None)
 
     async def release(self) -> bool:
-        """Give the lease back, so that the next start need not look around; False when it was lost before."""
+        """Release the lease, so that the next start need not check for a live holder; False when it was lost before."""
         return bool(await self._scripts.run("lease_release", [self._key], [self._token]))
 
-    async def _take(self, *, dead: str) -> Holder | None:
-        """One atomic try; the holder when it was in vain."""
-        answer = await self._scripts.run("lease_take", [self._key], [self._token, dead, self._ttl_ms])
-        return None if answer[0] else Holder(answer[1].decode(errors="replace"), answer[2])
+    async def _try_acquire(self, *, dead: str) -> Holder | None:
+        """One atomic try; returns the holder when it failed."""
+        reply = await self._scripts.run("lease_take", [self._key], [self._token, dead, self._ttl_ms])
+        return None if reply[0] else Holder(reply[1].decode(errors="replace"), reply[2])
 
     async def _take_over(self, holder: Holder) -> Holder | None:
-        """Replace a dead holder; None when done, the new holder when somebody else was faster."""
+        """Replace a dead holder. Returns None when done, or the new holder when another daemon was faster."""
         alive: list[ClientInfo] = []
         for _ in range(MAX_CHECKS):
             clients = await list_clients(self._connection)
@@ -90,26 +90,26 @@ class Lease:
                 return await self._wait_for_expiry(holder)
             alive = self._named(clients, holder.token)
             if not alive:
-                return await self._take(dead=holder.token)
+                return await self._try_acquire(dead=holder.token)
             await asyncio.sleep(CHECK_INTERVAL_S)
-        raise self._taken(alive[0])
+        raise self._held_error(alive[0])
 
     async def _wait_for_expiry(self, holder: Holder) -> Holder | None:
-        """Where the server does not show its clients: a lease that is renewed has a living holder."""
+        """Without CLIENT LIST: a lease that is renewed has a live holder, one that expires is free."""
         log.warning(
             "lease_holder_unknown",
             instance=self._instance_id,
             wait_s=round(holder.left_ms / 1000, 1),
-            remedy="allow CLIENT LIST and CLIENT SETNAME, or leave the id to one daemon",
+            remedy="allow CLIENT LIST and CLIENT SETNAME, and use the instance id for one daemon only",
         )
         seen = holder
         while True:
             await asyncio.sleep(min(CHECK_INTERVAL_S * 5, max(seen.left_ms, 10) / 1000))
-            now = await self._take(dead="")
+            now = await self._try_acquire(dead="")
             if now is None or now.token != holder.token:
                 return now
             if now.left_ms > seen.left_ms:
-                raise self._taken(None)
+                raise self._held_error(None)
             seen = now
 
     def _named(self, clients: list[ClientInfo], token: str) -> list[ClientInfo]:
@@ -120,6 +120,6 @@ class Lease:
             if has_name_prefix(client.name, name) or has_name_prefix(client.name, secondary_name(name))
         ]
 
-    def _taken(self, client: ClientInfo | None) -> LeaseHeldError:
-        where = f" connected from {client.address}" if client is not None else ""
-        return LeaseHeldError(f"instance id {self._instance_id!r} is held by another running daemon{where}: {REMEDY}")
+    def _held_error(self, client: ClientInfo | None) -> LeaseHeldError:
+        address = f" connected from {client.address}" if client is not None else ""
+        return LeaseHeldError(f"instance id {self._instance_id!r} is held by another running daemon{address}: {REMEDY}")

@@ -26,6 +26,7 @@ from flowstate_daemon.config.settings import RedisSettings
 from flowstate_daemon.redis_client.discovery import Address, ClusterResolver, OneShotClient, PrimaryResolver, Sentinels
 
 OnCommand: TypeAlias = Callable[[float], None]
+Subscriber: TypeAlias = PubSub
 
 COMMAND_TIMEOUT_S = 5.0
 POOL_SIZE = 16  # made as they are needed: a code's request is sealed while twelve others may be
@@ -88,6 +89,14 @@ def to_unavailable(error: refused.RedisError) -> StoreUnavailableError | None:
 def is_read_only_replica(error: BaseException | None) -> bool:
     """Whether the server has become a replica, which until its first copy answers reads from the past."""
     return isinstance(error, refused.ReadOnlyError) or str(error).startswith("UNBLOCKED")
+
+
+async def subscribe(pubsub: Subscriber, *channels: str | bytes) -> None:
+    """Subscribe and wait until the server has confirmed all channels. Raises StoreUnavailableError."""
+    await pubsub.subscribe(*channels)
+    for _ in channels:
+        if await pubsub.get_message(timeout=COMMAND_TIMEOUT_S) is None:
+            raise StoreUnavailableError("Redis did not confirm a subscription in time: look at its load")
 
 
 @contextmanager
@@ -269,7 +278,7 @@ class Connection:
         for each in (self._commands, self._blocking):
             await each.connection_pool.disconnect()
 
-    def pubsub(self) -> PubSub:
+    def pubsub(self) -> Subscriber:
         """A subscriber on a connection of its own; wrap its calls in `outages()`."""
         return self._subscriber.pubsub()
 

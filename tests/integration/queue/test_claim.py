@@ -118,7 +118,7 @@ async def test_data_that_is_too_long_stays_there(
     bull = BullQueue(connection, keys, clock, token="me/2", max_data_bytes=20)
     await stage.put("1", "wait", data='"%s"' % ("x" * 19))
     (job,) = await bull.claim(1)
-    assert job.invalid_reason == "the job's data has 21 bytes, more than the 20 that are read"
+    assert job.invalid_reason == "the job's data has 21 bytes, more than the maximum of 20"
     assert job.data == b"{}"
 
 

@@ -72,7 +72,7 @@ async def test_odd_messages_are_passed_over(watch: JobWaiter, keys: Keys, redis:
 async def test_lost_event(connection: Connection, keys: Keys, stage: QueueFixture) -> None:
     """When nothing is heard, the queue itself is asked now and then."""
     await stage.put("1", "active")
-    async with JobWaiter(connection, keys, look_every_s=0.1) as watch:
+    async with JobWaiter(connection, keys, poll_interval_s=0.1) as watch:
         waiting = asyncio.create_task(watch.wait("1", 5))
         await asyncio.wait([waiting], timeout=0.2)
         assert not waiting.done()

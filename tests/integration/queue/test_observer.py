@@ -56,7 +56,7 @@ async def test_a_glance_is_what_a_claim_would_give(
     await stage.snapshot()
     seen = await observer.read_jobs(["1", "2", "3", "wait", "2:lock"])
     assert await stage.diff() == {}
-    assert "more than the 1000" in (seen["2"].invalid_reason or "")
+    assert "more than the maximum of 1000" in (seen["2"].invalid_reason or "")
     claimed = {job.id: job for job in await bull.claim(2)}
     assert seen.keys() == claimed.keys()
     assert seen["1"] == claimed["1"]

@@ -212,7 +212,7 @@ def test_data_that_was_too_long() -> None:
     """The problem says how long it is and how much is read."""
     assert (
         decode_job([*row(data=None), 500], 100).invalid_reason
-        == "the job's data has 500 bytes, more than the 100 that are read"
+        == "the job's data has 500 bytes, more than the maximum of 100"
     )
 
 

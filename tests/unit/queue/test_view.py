@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.queue.inspector import MASK, JobLocation, JobView, build_job_view, redact
+from flowstate_daemon.queue.inspector import MASK, JobLocation, JobView, build_job_view, redact_json
 
 FIELDS = [
     "name", "data", "opts", "timestamp", "delay", "priority", "deid", "processedOn", "attemptsMade",
@@ -128,13 +128,13 @@ def test_secrets_are_masked(name: str) -> None:
 
 def test_everything_below_a_secret_name_is_masked() -> None:
     """A secret that is a structure is masked leaf by leaf."""
-    assert redact({"tokens": ["a", {"b": "c"}, None, True]}) == {"tokens": [MASK, {"b": MASK}, None, True]}
+    assert redact_json({"tokens": ["a", {"b": "c"}, None, True]}) == {"tokens": [MASK, {"b": MASK}, None, True]}
 
 
 def test_tokens_in_links_are_masked() -> None:
     """An invitation's link is shown without what makes it work."""
     link = "https://x.y/projects/1?token=abc123&lang=fr#code=9"
-    assert redact({"acceptUrl": link}) == {"acceptUrl": f"https://x.y/projects/1?token={MASK}&lang=fr#code={MASK}"}
+    assert redact_json({"acceptUrl": link}) == {"acceptUrl": f"https://x.y/projects/1?token={MASK}&lang=fr#code={MASK}"}
 
 
 @pytest.mark.parametrize("data", ['{"otpCode":"123456"', '"123456"', '["123456"]', "123456"])
@@ -157,4 +157,4 @@ def test_masking_keeps_the_shape(value: Any) -> None:
             return {name: shape(each) for name, each in part.items()}
         return [shape(each) for each in part] if isinstance(part, list) else None
 
-    assert shape(redact(value)) == shape(value)
+    assert shape(redact_json(value)) == shape(value)
