@@ -8,10 +8,41 @@ key, a token or a full address.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# What became of one request to the provider; the label of its metric.
+ResultClass = Literal[
+    "accepted",
+    "already_accepted",
+    "in_progress",
+    "server_error",
+    "rate_limited",
+    "quota_exceeded",
+    "refused",
+    "rejected",
+    "timeout",
+    "network_error",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """The provider's rate headers: `remaining` of `limit` requests until `reset_s` seconds from now."""
+
+    limit: int
+    remaining: int
+    reset_s: float
 
 
 class FlowstateError(Exception):
-    """Base class of all errors that the daemon raises itself."""
+    """Base class of all errors that the daemon raises itself.
+
+    `delivery` sets `result` and `rate_limit` on the error of a request to the provider.
+    """
+
+    result: ResultClass | None = None
+    rate_limit: RateLimit | None = None
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -8,28 +8,18 @@ creates a new series.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
+from flowstate_daemon.base.errors import ResultClass
 
 Child = TypeVar("Child")
 
 OTHER_LABEL = "other"
 OUTCOMES = ("sent", "skipped", "expired", "retried", "failed", "released")
 SCHEDULED_MAIL_EVENTS = ("planned", "enqueued", "skipped", "rescheduled", "outcome_unknown")
-# The result classes of `delivery/responses.py`; a test compares the two lists.
-PROVIDER_RESULTS = (
-    "accepted",
-    "already_accepted",
-    "in_progress",
-    "server_error",
-    "rate_limited",
-    "quota_exceeded",
-    "refused",
-    "rejected",
-    "timeout",
-    "network_error",
-)
+PROVIDER_RESULTS: tuple[str, ...] = get_args(ResultClass)
 
 JOB_DURATION_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)
@@ -163,15 +153,15 @@ class Metrics:
     def set_schedule_blocked(self, kind: str, *, waits: bool) -> None:
         self._blocked[kind].set(waits)
 
-    def observe_provider_request(self, answer: str, seconds: float) -> None:
-        """One finished request; `answer` is one of PROVIDER_RESULTS."""
-        self._request_duration[answer].observe(seconds)
+    def observe_provider_request(self, result: ResultClass, seconds: float) -> None:
+        """One finished request."""
+        self._request_duration[result].observe(seconds)
 
-    def set_provider_account_ok(self, is_open: bool) -> None:
-        self._account_ok.set(is_open)
+    def set_provider_account_ok(self, ok: bool) -> None:
+        self._account_ok.set(ok)
 
-    def set_provider_circuit_open(self, is_resting: bool) -> None:
-        self._circuit_open.set(is_resting)
+    def set_provider_circuit_open(self, is_open: bool) -> None:
+        self._circuit_open.set(is_open)
 
     def observe_batch_size(self, mails: int) -> None:
         """One request with this many emails was stored and may be sent."""

@@ -39,8 +39,6 @@ from flowstate_daemon.database.scheduled_mails import ScheduledMails
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
-from flowstate_daemon.delivery.responses import RateLimit
-from flowstate_daemon.delivery.transport import OnAnswer
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
 from flowstate_daemon.mail.message import Email
@@ -76,11 +74,12 @@ from flowstate_daemon.web.pages import Pages
 from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from flowstate_daemon.web.webhooks import Webhooks
+from flowstate_daemon.worker.executor import ProcessorPool
 from flowstate_daemon.worker.handler import MailHandler
 from flowstate_daemon.worker.ledger_services import LedgerWriter, Pruner
 from flowstate_daemon.worker.lookups import RecipientLoader, ScheduledMailGuard
 from flowstate_daemon.worker.results import OutcomeRecorder
-from flowstate_daemon.worker.worker import Records, Way, Worker, WorkerOptions
+from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +139,13 @@ class SchedulerComponents:
 log = structlog.get_logger()
 
 
-def build_gateway(config: Config, on_answer: OnAnswer) -> Gateway:
+def build_gateway(config: Config) -> Gateway:
     """Resend when there is a key, else the outbox."""
     key = config.resend.api_key
     if key is None:
         return Outbox(config.outbox.folder)
     settings = ResendOptions(key.get_secret_value(), config.resend.api_url, config.resend.timeout_s, MAX_TOTAL_REQUESTS)
-    return ResendGateway(settings, on_answer=on_answer)
+    return ResendGateway(settings)
 
 
 def build_database_pool(config: Config) -> asyncpg.Pool | None:
@@ -201,8 +200,8 @@ class Components:
             on_round_trip=self.metrics.observe_redis_command,
         )
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
-        self.gateway = build_gateway(config, self._received)
-        self.records = self._build_records()
+        self.gateway = build_gateway(config)
+        self.ledger_writer, self.pruner = self._build_ledger_services()
         self.gate = SendGate(self.health, self.metrics, self.clock)
         self.dispatcher = self._build_dispatcher()
         self.branding = self.build_branding(config.mail)
@@ -216,14 +215,9 @@ class Components:
         self.unsubscribe: Unsubscribe | None = None
         self.web = self._build_web()
         upcoming = None if self.scheduler is None else self.scheduler.planner.upcoming
-        self.dashboard = StatusReporter(self.inspector, lambda: len(self.worker.inflight), context, upcoming)
+        self.dashboard = StatusReporter(self.inspector, lambda: len(self.worker.in_flight), context, upcoming)
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._line)
         self.lag_meter = EventLoopLagMonitor(self.metrics, self.health.register("loop"), self.clock)
-
-    def _received(self, answer: str, seconds: float, rate: RateLimit | None) -> None:
-        """One answer of the provider, or a request that got none."""
-        self.metrics.observe_provider_request(answer, seconds)
-        self.dispatcher.receive(rate)
 
     def _line(self) -> str:
         """What systemd shows."""
@@ -233,14 +227,20 @@ class Components:
         return RecipientLoader(Suppressions(pool, self.clock), UserLanguages(pool, self.clock))
 
     def _build_dispatcher(self) -> Dispatcher:
-        request_store = RequestStore(
-            self.connection, self.keys, self.clock, token=self._token, on_stored=self.metrics.observe_batch_size
-        )
+        request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
         rate_limiter = RateLimiter(
             self.connection, self.keys, self.clock, assumed_rate=self.config.resend.initial_requests_per_second
         )
+        self._processors = self.health.register(ProcessorPool.name)
+        self._processors.idle()  # in shadow mode the pool never starts
         dispatcher = Dispatcher(
-            self.gateway, request_store, rate_limiter, self.gate, self.health.register("bus"), self.clock
+            self.gateway,
+            request_store,
+            rate_limiter,
+            self.gate,
+            self.health.register(Dispatcher.name),
+            ServiceContext(self.health, self.metrics, self.clock),
+            self._processors,
         )
         self.metrics.track_send_queue(
             lambda: dispatcher.queued, lambda: dispatcher.in_flight, lambda: rate_limiter.limit
@@ -281,23 +281,32 @@ class Components:
             jitter=queue.backoff_jitter,
             shutdown_timeout_s=queue.shutdown_timeout_s,
         )
-        signals = QueueEvents(self.connection, self.keys)
-        context = ServiceContext(self.health, self.metrics, self.clock)
-        sources = () if self.scheduler is None else self.scheduler.services
-        way = Way(self.sender.perform, self.gate, self.dispatcher, self.records, sources)
-        return Worker(self.bull, signals, self.lease, way, settings, context)
+        return Worker(
+            self.bull,
+            QueueEvents(self.connection, self.keys),
+            self.lease,
+            self.sender.perform,
+            self.gate,
+            settings,
+            ServiceContext(self.health, self.metrics, self.clock),
+            dispatcher=self.dispatcher,
+            processors=self._processors,
+            recorder=OutcomeRecorder(self.keys, self.clock),
+            ledger_writer=self.ledger_writer,
+            pruner=self.pruner,
+            producers=() if self.scheduler is None else self.scheduler.services,
+        )
 
-    def _build_records(self) -> Records:
-        """With Postgres, outcomes go on to the ledger; without, the newest stay in Redis."""
-        recorder = OutcomeRecorder(self.keys, self.clock)
+    def _build_ledger_services(self) -> tuple[LedgerWriter | None, Pruner | None]:
+        """With Postgres, outcomes are moved to the ledger; without it, the newest stay in Redis."""
         if self.pool is None:
-            return Records(recorder)
+            return None, None
         ledger = Ledger(self.pool, self.clock)
         journal = Journal(self.connection, self.keys)
-        writer = LedgerWriter(journal, ledger, Migrator(self.pool), self.health.register("ledger_writer"))
+        writer = LedgerWriter(journal, ledger, Migrator(self.pool), self.health.register(LedgerWriter.name))
         keep_days = self.config.database.retention_days
-        pruner = Pruner(ledger, self.health.register("pruner"), self.clock, keep_days=keep_days)
-        return Records(recorder, (writer, pruner), writer.wake)
+        pruner = Pruner(ledger, self.health.register(Pruner.name), self.clock, keep_days=keep_days)
+        return writer, pruner
 
     def build_branding(self, mail: MailSettings) -> BrandedComponents:
         """Compile what the section `mail` decides. Pure, and slow enough to be done beside the loop."""

@@ -1,1 +1,1 @@
-"""Database: the only room that speaks Postgres. It reads what the application owns, and writes only what is ours."""
+"""All access to Postgres: reads the application's tables, and writes only to the daemon's own schema."""

@@ -1,7 +1,7 @@
-"""What the application's database says about people, their tasks and their focus sessions, for many people at a time.
+"""Reads the application's users, tasks and focus sessions, for many users at a time.
 
-The feeder asks just before mails are made; the schedule's builders turn the answers into contexts. Nothing here
-decides who gets what, and nothing is written. Each question costs one query, two for the week of focus.
+The scheduler reads them just before it builds emails. Nothing here decides who gets an email, and nothing is written.
+Each method is one query, two for the weekly focus report.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from zoneinfo import ZoneInfo
 
 from flowstate_daemon.database.app_database import AppDatabase
 
-MAX_USERS_PER_QUERY = 500  # in one question
+MAX_USERS_PER_QUERY = 500
 MAX_DUE_TASKS = 50
 MAX_OVERDUE_TASKS = 10
 MAX_FOCUS_TASKS = 3
 WEEK = timedelta(days=7)
 LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
-# What people call in their preferences what the catalogue calls a kind.
+# The key of each kind in the application's notification preferences.
 NOTIFICATIONS: Mapping[str, str] = {
     "task-reminder": "taskReminders",
     "overdue-summary": "overdueSummary",
@@ -32,7 +32,7 @@ NOTIFICATIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class TimeWindow:
-    """A stretch of one person's time, `ends_at` not included; `item` asks for one task only. Instants are aware."""
+    """An interval of one user's data, `ends_at` exclusive; `task_id` limits it to one task. Instants are aware."""
 
     user_id: str
     begins_at: datetime
@@ -43,7 +43,7 @@ class TimeWindow:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody as the application stores them. `language` and `zone` are as they wrote them, None for no text."""
+    """A user as the application stores them. `language` and `zone` are unchecked, None when not set."""
 
     user_id: str
     email: str = field(repr=False)
@@ -80,7 +80,7 @@ NO_TASKS = TaskList(0, ())
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """Sessions summed up; `ratings` is the sum of the `rated` ones' ratings."""
+    """Totals of sessions; `ratings` is the sum of the ratings of the `rated` sessions."""
 
     sessions: int = 0
     minutes: int = 0
@@ -101,7 +101,7 @@ NO_FOCUS = Focus()
 
 @dataclass(frozen=True, slots=True)
 class FocusByTask:
-    """Minutes that one task got. `task_id` None: those of all sessions that had no task."""
+    """Minutes of one task. `task_id` None: those of all sessions without a task."""
 
     task_id: str | None
     title: str | None = field(repr=False)
@@ -110,7 +110,7 @@ class FocusByTask:
 
 @dataclass(frozen=True, slots=True)
 class FocusWeek:
-    """A week of focus, the week before it, its days by ISO weekday (1 is Monday), and the tasks with most minutes."""
+    """Totals of a week, of the week before it, of its days by ISO weekday (1 is Monday), and its top tasks."""
 
     week: Focus
     before: Focus
@@ -122,40 +122,40 @@ NO_FOCUS_WEEK = FocusWeek(NO_FOCUS, NO_FOCUS, {}, ())
 
 
 class AppData:
-    """Asks for up to MOST_PEOPLE at a time. All methods raise Outage; Unreadable names what a query lacked.
+    """Reads data of up to MAX_USERS_PER_QUERY users at a time; users without data are missing in the results.
 
-    People of whom nothing is known are left out of the answers.
+    All methods raise StoreUnavailableError; AppTablesUnavailableError names what a query cannot read.
     """
 
-    def __init__(self, application: AppDatabase) -> None:
-        self._application = application
+    def __init__(self, database: AppDatabase) -> None:
+        self._database = database
 
     async def users(self, ids: Sequence[str]) -> dict[str, User]:
-        """People by id, deleted ones included; ids that nobody has are missing."""
+        """Users by id, deleted ones included; unknown ids are missing."""
         rows = await self._fetch("get_users", ("users",), list(ids), list(NOTIFICATIONS.values()))
-        return {row["user_id"]: _recipient(row) for row in rows}
+        return {row["user_id"]: _user(row) for row in rows}
 
-    async def tasks_due(self, windows: Sequence[TimeWindow], most: int = MAX_DUE_TASKS) -> dict[TimeWindow, TaskList]:
+    async def tasks_due(self, windows: Sequence[TimeWindow], limit: int = MAX_DUE_TASKS) -> dict[TimeWindow, TaskList]:
         """Open tasks due inside each window, the earliest first."""
         columns = zip(*((w.user_id, w.begins_at, w.ends_at, w.task_id) for w in windows), strict=True)
-        rows = await self._fetch("list_due_tasks", ("tasks", "projects"), *map(list, columns), most) if windows else []
+        rows = await self._fetch("list_due_tasks", ("tasks", "projects"), *map(list, columns), limit) if windows else []
         return {windows[number - 1]: _tasks(group) for number, group in groupby(rows, key=lambda row: row["number"])}
 
-    async def tasks_overdue(self, windows: Sequence[TimeWindow], most: int = MAX_OVERDUE_TASKS) -> dict[str, TaskList]:
-        """Open tasks due before each window's end, by person, the oldest first; the count is the true one."""
+    async def tasks_overdue(self, windows: Sequence[TimeWindow], limit: int = MAX_OVERDUE_TASKS) -> dict[str, TaskList]:
+        """Open tasks due before each window's end, by user, the oldest first; the total counts all of them."""
         ends = [window.ends_at for window in windows]
-        rows = await self._fetch("list_overdue_tasks", ("tasks",), _ids(windows), ends, most)
+        rows = await self._fetch("list_overdue_tasks", ("tasks",), _ids(windows), ends, limit)
         return {user_id: _tasks(group) for user_id, group in groupby(rows, key=lambda row: row["user_id"])}
 
-    async def focus_weeks(self, windows: Sequence[TimeWindow], most: int = MAX_FOCUS_TASKS) -> dict[str, FocusWeek]:
-        """Sessions begun inside each window, by person, and in the window of the same length before it."""
-        cuts = {window.user_id: week_boundaries(window) for window in windows}
-        ids = [user_id for user_id, instants in cuts.items() for _ in instants]
-        instants = [instant for list_ in cuts.values() for instant in list_]
+    async def focus_weeks(self, windows: Sequence[TimeWindow], limit: int = MAX_FOCUS_TASKS) -> dict[str, FocusWeek]:
+        """Totals of sessions begun inside each window, by user, and in the week before it."""
+        boundaries = {window.user_id: week_boundaries(window) for window in windows}
+        ids = [user_id for user_id, instants in boundaries.items() for _ in instants]
+        instants = [instant for list_ in boundaries.values() for instant in list_]
         tables = ("focus_sessions", "tasks")
         days = await self._fetch("list_focus_by_day", tables, ids, instants)
         begins, ends = [window.begins_at for window in windows], [window.ends_at for window in windows]
-        top = await self._fetch("list_focus_by_task", tables, _ids(windows), begins, ends, most)
+        top = await self._fetch("list_focus_by_task", tables, _ids(windows), begins, ends, limit)
         tops = {user_id: list(rows) for user_id, rows in groupby(top, key=lambda row: row["user_id"])}
         by_id = {window.user_id: window for window in windows}
         return {
@@ -164,27 +164,27 @@ class AppData:
         }
 
     async def _fetch(self, name: str, tables: Iterable[str], *arguments: Any) -> list[Any]:
-        async with self._application.connection(tables) as connection:
-            return list(await connection.fetch(self._application.sql(name), *arguments))
+        async with self._database.connection(tables) as connection:
+            return list(await connection.fetch(self._database.sql(name), *arguments))
 
 
 def week_boundaries(window: TimeWindow) -> list[datetime]:
-    """Where the parts of a window begin and the last one ends: the week before, then one part for each local day."""
-    cuts = [_days_before(window.begins_at, window.zone, WEEK), window.begins_at]
+    """The boundaries of a window's intervals: the week before it, then one interval for each local day."""
+    boundaries = [_days_before(window.begins_at, window.zone, WEEK), window.begins_at]
     day = window.begins_at.astimezone(window.zone).date() + timedelta(days=1)
     while (midnight := start_of_day(day, window.zone)) < window.ends_at:
-        cuts.append(midnight)
+        boundaries.append(midnight)
         day += timedelta(days=1)
-    return [*cuts, window.ends_at]
+    return [*boundaries, window.ends_at]
 
 
 def start_of_day(day: date, zone: ZoneInfo) -> datetime:
-    """The instant at which a day begins; where midnight is skipped, the first one after it."""
+    """The instant at which a local day begins; where midnight does not exist, the first instant after it."""
     return datetime.combine(day, time.min, zone).astimezone(UTC)
 
 
 def _days_before(instant: datetime, zone: ZoneInfo, span: timedelta) -> datetime:
-    """The same time of the day some days earlier, whatever the clocks did between."""
+    """The same local time some days earlier, also across clock changes."""
     return (instant.astimezone(zone) - span).astimezone(UTC)
 
 
@@ -192,7 +192,7 @@ def _ids(windows: Iterable[TimeWindow]) -> list[str]:
     return [window.user_id for window in windows]
 
 
-def _recipient(row: Any) -> User:
+def _user(row: Any) -> User:
     language, refused = row["language"], set(row["refused"])
     return User(
         user_id=row["user_id"],
@@ -224,7 +224,7 @@ def _task(row: dict[str, Any]) -> Task:
 
 
 def _focus_week(window: TimeWindow, rows: Iterable[Any], top: Iterable[Any]) -> FocusWeek:
-    """The first part is the week before; a weekday that begins and ends the week has two parts."""
+    """Interval 1 is the week before; a weekday that begins and ends the week has two intervals."""
     week = before = NO_FOCUS
     days: dict[int, Focus] = {}
     first = window.begins_at.astimezone(window.zone).date()

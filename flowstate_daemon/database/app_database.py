@@ -1,7 +1,7 @@
-"""The border to the application's own tables, which are read and never written.
+"""Connections for reading the application's own tables, which the daemon never writes.
 
-`facts.py` and the planner work inside `at_application`. What a query is refused for is looked up in the catalogue and
-named, with the statement that mends it, so that one missing table stops the mails that need it and no others.
+`app_data.py` and `planning.py` use them. When a query is refused, the catalogue is searched for the cause, which is
+reported with the statement that fixes it; one missing table then stops only the kinds of email that need it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from flowstate_daemon.database.queries import sql
 from flowstate_daemon.database.server_info import COLUMNS_BY_TABLE, find_missing_access, quote_identifier
 
 PUBLIC = "public"
-SCHEMA_PLACEHOLDER = "{app}"  # what stands for the application's schema in SQL files
-# How a server refuses to read tables that are not as this version knows them.
+SCHEMA_PLACEHOLDER = "{app}"  # replaced by the application's schema in SQL files
+# Errors of the server when tables are not as this version expects them.
 UNREADABLE_ERRORS = (
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
@@ -33,39 +33,43 @@ UNKNOWN_REMEDY = "run: flowstate-daemon migrate, and if that does not help: flow
 
 
 class AppTablesUnavailableError(StoreUnavailableError):
-    """Tables of the application are missing, different, or closed to this role: whoever needs them waits for a person.
+    """Tables of the application are missing, changed, or not readable by this role, until an operator fixes that.
 
-    An outage, because everything else goes on and nothing is lost; a class of its own, because waiting mends nothing.
+    A StoreUnavailableError, because everything else continues and nothing is lost; a subclass, because waiting does not
+    help.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class AppDatabase:
-    """Where the application's tables are. `schema` comes from DATABASE_URL."""
+    """The application's tables: a pool and their schema, which comes from DATABASE_URL."""
 
     pool: asyncpg.Pool
     schema: str = PUBLIC
 
     def sql(self, name: str) -> str:
-        """The text of a query on the application's tables. An unknown name is a KeyError: a bug."""
+        """The text of a query on the application's tables. Raises KeyError for an unknown name, which is a bug."""
         return sql(name).replace(SCHEMA_PLACEHOLDER, quote_identifier(self.schema))
 
     @asynccontextmanager
     async def connection(
         self, tables: Iterable[str] = COLUMNS_BY_TABLE, *, wait_s: float = COMMAND_TIMEOUT_S
     ) -> AsyncIterator[asyncpg.Connection]:
-        """A connection for queries on these tables. Raises Outage; Unreadable names what is missing there."""
+        """A connection for queries on these tables.
+
+        Raises StoreUnavailableError; AppTablesUnavailableError names what is missing.
+        """
         async with acquire(self.pool, wait_s=wait_s) as connection:
             try:
                 yield connection
             except UNREADABLE_ERRORS as error:
-                raise await self._explained(connection, error, tables) from error
+                raise await self._explain(connection, error, tables) from error
 
-    async def _explained(
+    async def _explain(
         self, connection: asyncpg.Connection, error: asyncpg.PostgresError, tables: Iterable[str]
     ) -> AppTablesUnavailableError:
-        """Outside of a transaction the connection can be used again at once."""
+        """Find out what is missing. The connection can be used again, because the failed query has ended."""
         with translate_errors():
-            lacks = await find_missing_access(connection, self.schema, tables)
-        text = "; ".join(map(str, lacks)) or f"{error.message}; {UNKNOWN_REMEDY}"
+            missing = await find_missing_access(connection, self.schema, tables)
+        text = "; ".join(map(str, missing)) or f"{error.message}; {UNKNOWN_REMEDY}"
         return AppTablesUnavailableError(f"Postgres: {text}")

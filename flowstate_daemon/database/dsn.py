@@ -1,7 +1,7 @@
-"""Turns Prisma's DATABASE_URL into what asyncpg understands. Pure; `pool.py` connects with the result.
+"""Converts Prisma's DATABASE_URL into arguments of asyncpg. Pure; `pool.py` connects with the result.
 
-asyncpg hands every parameter that it does not know to the server, which refuses it: Prisma's own have to go, and
-those that mean something here become arguments.
+asyncpg passes unknown parameters to the server, which rejects them: parameters of Prisma are removed, and those that
+apply to asyncpg become arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 from flowstate_daemon.base.errors import ConfigError
 
 CONNECT_TIMEOUT_S = 10.0
-# What asyncpg and the server know by these names.
+# Parameters that asyncpg or the server knows.
 SUPPORTED_PARAMETERS = frozenset(
     {
         *("host", "port", "user", "password", "database", "dbname", "passfile", "target_session_attrs"),
@@ -24,7 +24,7 @@ SUPPORTED_PARAMETERS = frozenset(
         *("application_name", "options"),
     }
 )
-# What is already so, whatever they say: no prepared statements, no check of certificates without `strict`.
+# Parameters whose effect is always on: no prepared statements, no certificate check without `sslaccept=strict`.
 IGNORED_PARAMETERS = frozenset({"pgbouncer", "statement_cache_size", "uselibpqcompat"})
 HOST = re.compile(r"(\[[0-9A-Za-z:.%]+\]|[^:\[\]]*)(:\d{1,5})?")
 REMEDY = "expected postgresql://user:password@host:5432/database, special characters of a password as %XX"
@@ -32,7 +32,7 @@ REMEDY = "expected postgresql://user:password@host:5432/database, special charac
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
-    """Where Postgres is and how to talk to it. `repr` leaves the address out: it holds a password."""
+    """The address of Postgres and the connection arguments. `repr` omits the address: it contains a password."""
 
     dsn: str
     schema: str
@@ -45,11 +45,11 @@ class Dsn:
 
 
 def clean_dsn(url: str) -> Dsn:
-    """Read a DATABASE_URL. Raises ConfigError, which repeats nothing of it."""
+    """Parse a DATABASE_URL. Raises ConfigError, whose message contains no part of it."""
     parts = _parts(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     kept = {name: value for name, value in given.items() if name in SUPPORTED_PARAMETERS}
-    # A pooler may stand in between without anybody saying so, and would mix up prepared statements.
+    # There may be a connection pooler that the URL does not mention, and poolers mix up prepared statements.
     connect: dict[str, Any] = {"statement_cache_size": 0, "timeout": _seconds(given.pop("connect_timeout", ""))}
     max_size = _count(given.pop("connection_limit", ""))
     schema = given.pop("schema", "") or "public"
@@ -61,41 +61,41 @@ def clean_dsn(url: str) -> Dsn:
         schema=schema,
         connect=connect,
         max_size=max_size,
-        warnings=tuple(f"DATABASE_URL: the parameter {name} has no meaning here and is left out" for name in unknown),
+        warnings=tuple(f"DATABASE_URL: the parameter {name} is not supported and is ignored" for name in unknown),
     )
 
 
 def _parts(url: str) -> SplitResult:
-    """The URL in parts, once it is certain that none of them is a torn password."""
+    """The URL split into parts, if none of them can be a fragment of an unescaped password."""
     try:
         parts = urlsplit(url.strip())
     except ValueError:
-        raise ConfigError([f"DATABASE_URL: is no URL; {REMEDY}"]) from None
+        raise ConfigError([f"DATABASE_URL: is not a URL; {REMEDY}"]) from None
     if parts.scheme not in {"postgresql", "postgres"}:
-        raise ConfigError([f"DATABASE_URL: is not for Postgres; {REMEDY}"])
+        raise ConfigError([f"DATABASE_URL: is not a Postgres URL; {REMEDY}"])
     hosts = parts.netloc.rpartition("@")[2].split(",")
     if not all(HOST.fullmatch(host) for host in hosts) or "@" in parts.path or parts.fragment:
-        raise ConfigError([f"DATABASE_URL: the part with the host makes no sense; {REMEDY}"])
+        raise ConfigError([f"DATABASE_URL: the host is invalid; {REMEDY}"])
     return parts
 
 
 def _resolve_tls(given: dict[str, str], kept: dict[str, str], connect: dict[str, Any]) -> None:
-    """Node's and Prisma's ways to say it, in libpq's words."""
+    """Translate TLS parameters of Node and Prisma into those of libpq."""
     if kept.get("sslmode") == "no-verify":
         kept["sslmode"] = "require"
     if "sslkey" in kept and "sslcert" in given:
-        kept["sslcert"] = given.pop("sslcert")  # without a key it is Prisma's name for the authority
+        kept["sslcert"] = given.pop("sslcert")  # without a key, Prisma uses this name for the CA
     if given.pop("sslaccept", "") == "strict":
         if "sslcert" in given:
             kept.setdefault("sslrootcert", given.pop("sslcert"))
         if "sslrootcert" in kept:
             kept["sslmode"] = "verify-full"
         else:
-            connect["ssl"] = True  # asyncpg: verify against the system's authorities
+            connect["ssl"] = True  # asyncpg: verify against the system's CAs
 
 
 def _seconds(text: str) -> float:
-    """A time limit; Prisma's 0 means none, and there always is one here."""
+    """A timeout; 0 means none in Prisma, but here there always is one."""
     return float(text) if text.isdecimal() and int(text) else CONNECT_TIMEOUT_S
 
 

@@ -1,7 +1,7 @@
-"""Brings our schema to what this version of the code needs; any number of daemons may try at once.
+"""Migrates the daemon's schema to the version that the code needs; any number of daemons may do so at once.
 
-Each file in `migrations/` runs once, in a transaction together with its entry in the list. Files that were applied
-never change: their checksum is compared, and a database that knows more than the code is left alone.
+Each file in `migrations/` runs once, in one transaction with its row in the table of migrations. Applied files never
+change: their checksums are compared. A database that is newer than the code is not changed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from flowstate_daemon.database.queries import sql
 log = structlog.get_logger()
 
 FILE = re.compile(r"(\d{4})_([a-z][a-z_]*)\.sql")
-LOCK = 0x466C6F77_53746174  # any number that nobody else takes
+LOCK = 0x466C6F77_53746174  # an arbitrary number for the advisory lock
 MIGRATION_S = 600.0
 
 
 class SchemaMismatchError(StoreUnavailableError):
-    """The schema is not what this code was written for. An operator has to act; mails go out meanwhile."""
+    """The schema does not fit this code. An operator has to act; emails are still sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class Migration:
 
 @cache
 def known_migrations() -> tuple[Migration, ...]:
-    """What this version of the code brings along, in order, numbered from 1 without a gap."""
+    """The migrations of this version, in order, numbered from 1 without a gap."""
     found = []
     for file in (files(__package__) / "migrations").iterdir():
         if file.name.endswith(".sql"):
             match = FILE.fullmatch(file.name)
             if match is None:
-                raise ValueError(f"{file.name}: a migration is called NNNN_name.sql")
+                raise ValueError(f"{file.name}: migrations are named NNNN_name.sql")
             found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
     found.sort(key=lambda migration: migration.version)
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
@@ -84,21 +84,21 @@ def pending_migrations(known: Sequence[Migration], applied: Sequence[Mapping[str
 
 
 class Migrator:
-    """Applies what is pending."""
+    """Applies pending migrations."""
 
     def __init__(self, pool: asyncpg.Pool, known: Sequence[Migration] | None = None) -> None:
         self._pool = pool
         self._known = known_migrations() if known is None else known
 
     async def pending(self) -> list[Migration]:
-        """What is left to apply; changes nothing. Raises Outage, SchemaRefused."""
+        """The migrations still to apply. Raises StoreUnavailableError, SchemaMismatchError."""
         async with schema_connection(self._pool) as connection:
             found = await connection.fetchrow(sql("find_schema"))
             applied = await connection.fetch(sql("list_migrations")) if found["has_migrations"] else []
         return pending_migrations(self._known, applied)
 
     async def apply(self) -> list[Migration]:
-        """Apply what is pending and return it; another migrator may have been faster. Raises Outage, SchemaRefused."""
+        """Apply pending migrations; returns those that this call applied, another daemon may have applied others."""
         done: list[Migration] = []
         if not await self.pending():
             return done

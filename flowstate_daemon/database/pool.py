@@ -1,7 +1,7 @@
-"""Connections to FlowState's Postgres, and the border where its errors get a fate.
+"""Connections to Postgres, and the translation of its errors.
 
-What waiting or an operator can mend becomes an Outage that says how; a wrong address is a ConfigError; anything else,
-such as SQL that the server does not understand, is a bug of ours and stays what it is.
+An error that time or an operator can fix becomes a StoreUnavailableError with a remedy; an invalid address is a
+ConfigError; any other error, such as invalid SQL, is a bug and is raised unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from asyncpg import exceptions as refused
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.database.dsn import Dsn
 
-POOL_SIZE = 8  # two loops that read for senders, four of the calendar, two that write
+POOL_SIZE = 8  # two for lookups of workers, four for the scheduler, two for the ledger
 COMMAND_TIMEOUT_S = 30.0
 CLOSE_S = 5.0
 JSONB_VERSION = b"\x01"
@@ -29,19 +29,19 @@ REMEDIES: tuple[tuple[type[Exception], str], ...] = (
     (refused.TooManyConnectionsError, "raise max_connections, or put connection_limit into DATABASE_URL"),
     (refused.InsufficientResourcesError, "Postgres is out of disk, memory or connections"),
     (refused.ReadOnlySQLTransactionError, "this is a replica; point DATABASE_URL at the primary"),
-    (refused.QueryCanceledError, "Postgres was too slow: look at its load"),
+    (refused.QueryCanceledError, "Postgres was too slow: check its load"),
     (refused.OperatorInterventionError, "Postgres is starting or stopping and will be back"),
-    (refused.TransactionRollbackError, "another transaction was in the way"),
+    (refused.TransactionRollbackError, "a concurrent transaction conflicted"),
     (refused.PostgresConnectionError, UNREACHABLE),
-    (refused.PostgresSystemError, "Postgres has trouble with its files: see its log"),
+    (refused.PostgresSystemError, "Postgres has a file system error: see its log"),
     (refused.InternalClientError, UNREACHABLE),
-    (TimeoutError, "Postgres did not answer in time: look at its load and at the network"),
+    (TimeoutError, "Postgres did not answer in time: check its load and the network"),
     (OSError, UNREACHABLE),
 )
 
 
 def to_unavailable(error: Exception) -> StoreUnavailableError | None:
-    """The outage behind an error of asyncpg or of the network, or None when it is a bug of ours."""
+    """The StoreUnavailableError for an error of asyncpg or of the network, or None when the error is a bug."""
     for cls, remedy in REMEDIES:
         if isinstance(error, cls):
             return StoreUnavailableError(f"Postgres: {str(error) or type(error).__name__}; {remedy}")
@@ -50,20 +50,20 @@ def to_unavailable(error: Exception) -> StoreUnavailableError | None:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Translate what asyncpg and the network raise inside the block."""
+    """Translate errors of asyncpg and of the network inside the block."""
     try:
         yield
     except refused.ClientConfigurationError as error:
         raise ConfigError([f"DATABASE_URL: {error}"]) from error
     except (asyncpg.PostgresError, refused.InternalClientError, OSError) as error:
-        outage = to_unavailable(error)
-        if outage is None:
+        unavailable = to_unavailable(error)
+        if unavailable is None:
             raise
-        raise outage from error
+        raise unavailable from error
 
 
 def create_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> asyncpg.Pool:
-    """A pool that is still to be opened; it connects when it is first needed, so Postgres may be away at the start."""
+    """A pool that is not open yet; it connects on first use, so Postgres may be unreachable at start."""
     return asyncpg.create_pool(
         dsn.dsn,
         min_size=0,
@@ -77,7 +77,7 @@ def create_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> asyncpg.Pool:
 
 @asynccontextmanager
 async def opened(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Pool]:
-    """The pool, usable for the length of the block."""
+    """Open the pool inside the block."""
     with translate_errors():
         await pool
     try:
@@ -88,34 +88,34 @@ async def opened(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Pool]:
 
 @asynccontextmanager
 async def open_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> AsyncIterator[asyncpg.Pool]:
-    """Both at once."""
+    """Create a pool and open it inside the block."""
     async with opened(create_pool(dsn, size=size)) as pool:
         yield pool
 
 
 @asynccontextmanager
 async def acquire(pool: asyncpg.Pool, *, wait_s: float = COMMAND_TIMEOUT_S) -> AsyncIterator[asyncpg.Connection]:
-    """A connection for the length of the block, inside which every outage is called one. Raises Outage."""
+    """A connection inside the block, with translated errors. Raises StoreUnavailableError."""
     with translate_errors():
         async with pool.acquire(timeout=wait_s) as connection:
             try:
                 yield connection
             except asyncpg.InterfaceError as error:
-                # The same class says "used wrongly" and "lost a moment ago": the connection knows which it was.
-                if _on_connection_lost(connection):
+                # asyncpg raises this class for wrong use and for a lost connection: only the connection knows which.
+                if _is_connection_lost(connection):
                     raise StoreUnavailableError(f"Postgres: {error}; {UNREACHABLE}") from error
                 raise
 
 
-def _on_connection_lost(connection: asyncpg.Connection) -> bool:
+def _is_connection_lost(connection: asyncpg.Connection) -> bool:
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:
-        return True  # the pool has taken it back already
+        return True  # the pool has already taken it back
 
 
 async def _register_json_codec(connection: asyncpg.Connection) -> None:
-    """Give jsonb as objects instead of text, in both directions."""
+    """Encode and decode jsonb as Python objects instead of text."""
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -126,11 +126,11 @@ async def _register_json_codec(connection: asyncpg.Connection) -> None:
 
 
 async def _skip_reset(_connection: asyncpg.Connection) -> None:
-    """Nobody here changes a session, so that there is nothing to put back: one question less each time."""
+    """Skip asyncpg's reset query: the daemon never changes session state."""
 
 
 async def _close(pool: asyncpg.Pool) -> None:
-    """Close in order, but do not wait for ever for a connection that hangs."""
+    """Close gracefully, but terminate connections that hang."""
     try:
         async with asyncio.timeout(CLOSE_S):
             await pool.close()
@@ -147,7 +147,7 @@ NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, async
 async def schema_connection(
     pool: asyncpg.Pool, *, wait_s: float = COMMAND_TIMEOUT_S
 ) -> AsyncIterator[asyncpg.Connection]:
-    """A connection for work on our tables. Raises Outage, also while the tables are not there yet."""
+    """A connection for our own tables. Raises StoreUnavailableError, also while the tables do not exist yet."""
     try:
         async with acquire(pool, wait_s=wait_s) as connection:
             yield connection
@@ -156,11 +156,11 @@ async def schema_connection(
 
 
 def normalise_address(address: str) -> str:
-    """The one spelling under which an address is stored and looked up."""
+    """The normalised form in which an address is stored and looked up."""
     return clean_text(address.strip().lower(), MAX_ADDRESS_LENGTH)
 
 
-def clean_text(text: str, longest: int) -> str:
-    """Text as Postgres takes it: no NUL, no half of a surrogate pair, not longer than that."""
-    text = text[:longest].replace("\0", "\N{REPLACEMENT CHARACTER}")
+def clean_text(text: str, max_length: int) -> str:
+    """Text that Postgres can store: no NUL, no lone surrogate, at most `max_length` characters."""
+    text = text[:max_length].replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

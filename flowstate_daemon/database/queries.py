@@ -1,7 +1,7 @@
-"""The SQL files of this room: found, checked, and handed out by name.
+"""Loads and checks the SQL files of this package; `sql` returns a query by name.
 
-A file holds queries, each under `-- name: x`, a description, and one line for each numbered parameter. What is not
-explained, or explained and not used, is refused, so that a query can be read without its caller.
+Each query has a line `-- name: x`, a description, and one line for each numbered parameter. Undocumented and unused
+parameters are errors, so that a query can be read without its caller.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ PARAMETER = re.compile(r"\$(\d+)")
 
 
 class QueryFileError(ValueError):
-    """A SQL file breaks the rules above: a mistake of whoever wrote it."""
+    """A SQL file breaks the rules above: a bug."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query: what it is called, what it is for, how many parameters it takes, and its text."""
+    """One query: its name, description, number of parameters, and SQL text."""
 
     name: str
     description: str
@@ -33,13 +33,13 @@ class Query:
 
 
 def sql(name: str) -> str:
-    """The text of a query. An unknown name is a KeyError: a bug."""
+    """The SQL text of a query. Raises KeyError for an unknown name, which is a bug."""
     return load_queries()[name].text
 
 
 @cache
 def load_queries() -> Mapping[str, Query]:
-    """All queries in `sql/`, by name. Raises BadQuery; called at start, so that none is found wrong at night."""
+    """All queries in `sql/`, by name. Raises QueryFileError; called at start, so that errors show at once."""
     found: dict[str, Query] = {}
     for file in sorted((files(__package__) / "sql").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".sql"):
@@ -51,7 +51,7 @@ def load_queries() -> Mapping[str, Query]:
 
 
 def parse(text: str, file: str) -> Iterator[Query]:
-    """The queries of one file. Raises BadQuery."""
+    """Parse the queries of one file. Raises QueryFileError."""
     opening, *parts = HEADER.split(text)
     if any(line and not line.startswith("--") for line in opening.splitlines()):
         raise QueryFileError(f"{file}: there is SQL before the first name")
@@ -59,18 +59,20 @@ def parse(text: str, file: str) -> Iterator[Query]:
         yield _query(name, part.strip().splitlines(), f"{file}: {name}")
 
 
-def _query(name: str, lines: list[str], place: str) -> Query:
+def _query(name: str, lines: list[str], location: str) -> Query:
     if not NAME.fullmatch(name):
-        raise QueryFileError(f"{place}: a name consists of small letters and _")
+        raise QueryFileError(f"{location}: a name consists of small letters and _")
     head = [line for line in lines[: _head_length(lines)] if line]
     text = [line for line in head if not line.startswith("-- $")]
     body = "\n".join(lines[_head_length(lines) :]).strip()
     if not text or not body:
-        raise QueryFileError(f"{place}: there is no {'SQL' if text else 'description'}")
+        raise QueryFileError(f"{location}: there is no {'SQL' if text else 'description'}")
     explained = [int(match[1]) for line in head if (match := PARAMETER_DOC.match(line))]
     used = {int(number) for number in PARAMETER.findall(body)}
     if explained != list(range(1, len(explained) + 1)) or used != set(explained):
-        raise QueryFileError(f"{place}: uses parameters {sorted(used)}, explains {explained} as `-- $1 meaning (type)`")
+        raise QueryFileError(
+            f"{location}: uses parameters {sorted(used)}, explains {explained} as `-- $1 meaning (type)`"
+        )
     return Query(name, " ".join(line.removeprefix("--").strip() for line in text), len(used), body)
 
 

@@ -1,7 +1,7 @@
-"""Who gets no mail: suppressed addresses, and kinds that people have unsubscribed from.
+"""What is known of recipients: suppressions, unsubscribes, and the language they have chosen.
 
-The command line and the windows change it, the engine asks before it sends. Provider events add to it in
-`ledger.py`, together with the event. Nothing is remembered here between two calls.
+The command line and the web pages change them, workers read them before sending. Provider events add suppressions in
+`ledger.py`, in the same statement as the event. Nothing is cached here.
 """
 
 from __future__ import annotations
@@ -23,55 +23,58 @@ from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus
 log = structlog.get_logger()
 
 QUERY_TIMEOUT_S = 5.0
-DENIED_RETRY_S = 600.0  # how long not to ask again where the answer was no
+DENIED_RETRY_S = 600.0  # how long to wait after a refused or slow query
 ACCESS_DENIED = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
-    asyncpg.UndefinedFunctionError,  # `preferences` is no JSON
+    asyncpg.UndefinedFunctionError,  # `preferences` is not JSON
     asyncpg.InvalidSchemaNameError,
 )
 
 
 class UserLanguages:
-    """Reads `users.preferences`."""
+    """Reads the language from `users.preferences`; without access emails use the default language."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
-        self._closed_until = 0.0
-        self._said = False
+        self._denied_until = 0.0
+        self._logged = False
 
     async def languages_of(self, addresses: Sequence[str]) -> Mapping[str, str]:
-        """What up to 500 people have chosen, as they wrote it; who has chosen nothing is left out. Raises Outage."""
-        if self._clock.monotonic() < self._closed_until:
+        """The unchecked language of up to 500 users by address; users without one are missing.
+
+        Raises StoreUnavailableError.
+        """
+        if self._clock.monotonic() < self._denied_until:
             return {}
-        spelt = {
+        spellings = {
             address: (clean_text(address, MAX_ADDRESS_LENGTH), normalise_address(address)) for address in addresses
         }
         try:
             async with asyncio.timeout(QUERY_TIMEOUT_S), acquire(self._pool) as connection:
-                found = await self._fetched(connection, sorted({key for keys in spelt.values() for key in keys}))
+                found = await self._fetch(connection, sorted({key for keys in spellings.values() for key in keys}))
         except TimeoutError:
-            self._close("Postgres is slow to read the table of users", "look at its load and its locks")
+            self._deny("Postgres is slow to read the table of users", "check its load and its locks")
             return {}
-        chosen = ((address, found.get(keys[0]) or found.get(keys[1])) for address, keys in spelt.items())
+        chosen = ((address, found.get(keys[0]) or found.get(keys[1])) for address, keys in spellings.items())
         return {address: language for address, language in chosen if language}
 
-    async def _fetched(self, connection: asyncpg.Connection, keys: Sequence[str]) -> Mapping[str, str]:
+    async def _fetch(self, connection: asyncpg.Connection, keys: Sequence[str]) -> Mapping[str, str]:
         try:
             rows = await connection.fetch(sql("get_user_languages"), keys)
         except ACCESS_DENIED as error:
-            self._close(str(error), "GRANT USAGE ON SCHEMA public and SELECT ON public.users to the daemon's role")
+            self._deny(str(error), "GRANT USAGE ON SCHEMA public and SELECT ON public.users to the daemon's role")
             return {}
-        self._said = False
+        self._logged = False
         return {row["email"]: row["language"] for row in rows}
 
-    def _close(self, reason: str, remedy: str) -> None:
-        """Ask no more for a while, and say so the first time."""
-        self._closed_until = self._clock.monotonic() + DENIED_RETRY_S
-        if not self._said:
-            self._said = True
+    def _deny(self, reason: str, remedy: str) -> None:
+        """Skip queries for DENIED_RETRY_S, and log the first time."""
+        self._denied_until = self._clock.monotonic() + DENIED_RETRY_S
+        if not self._logged:
+            self._logged = True
             log.warning("user_languages_unavailable", reason=reason, remedy=remedy)
 
 
@@ -81,7 +84,7 @@ REASONS = ("bounced", "complained", "manual")
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """Why one address is not written to, and since when."""
+    """Why one address gets no email, and since when."""
 
     address: str = field(repr=False)
     reason: str
@@ -90,46 +93,46 @@ class Suppression:
 
 
 class Suppressions:
-    """Reads and changes the tables `suppressions` and `unsubscribes`. Addresses come in any spelling."""
+    """Reads and changes `suppressions` and `unsubscribes`. Addresses are normalised here."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
 
     async def page(self, count: int = PAGE, after: Suppression | None = None) -> list[Suppression]:
-        """One page, by address; the next one begins `after` the last of this."""
-        place = (after.address, after.reason) if after else ("", "")
+        """One page of suppressions, ordered by address; the next page starts `after` the last one of this."""
+        position = (after.address, after.reason) if after else ("", "")
         async with schema_connection(self._pool) as connection:
-            return _read(await connection.fetch(sql("list_suppressions"), *place, count))
+            return _read(await connection.fetch(sql("list_suppressions"), *position, count))
 
     async def find(self, address: str) -> list[Suppression]:
-        """All that stands against one address."""
+        """All suppressions of one address."""
         async with schema_connection(self._pool) as connection:
             return _read(await connection.fetch(sql("find_suppressions"), normalise_address(address)))
 
     async def add(self, address: str, reason: str, note: str | None = None) -> bool:
-        """Write to an address no more, for one of REASONS; False when that stood already."""
+        """Suppress an address for one of REASONS; False when it already was."""
         if reason not in REASONS:
-            raise ValueError(f"no reason to suppress an address: {reason}")
+            raise ValueError(f"not a reason to suppress an address: {reason}")
         text = None if note is None else clean_text(note, MAX_TEXT_LENGTH)
         async with schema_connection(self._pool) as connection:
             arguments = (normalise_address(address), reason, self._clock.now(), text)
             return bool(await connection.fetchval(sql("add_suppression"), *arguments))
 
     async def remove(self, address: str) -> list[str]:
-        """Let an address be written to again; returns the reasons that stood against it."""
+        """Remove all suppressions of an address; returns their reasons."""
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(sql("remove_suppressions"), normalise_address(address))
         return sorted(row["reason"] for row in rows)
 
     async def unsubscribe(self, address: str, kind: str = ALL_KINDS) -> bool:
-        """Send no more mail of this kind; False when that stood already."""
+        """Unsubscribe an address from a kind; False when it already was."""
         arguments = (normalise_address(address), clean_text(kind, MAX_WORD_LENGTH), self._clock.now())
         async with schema_connection(self._pool) as connection:
             return bool(await connection.fetchval(sql("add_unsubscribe"), *arguments))
 
     async def resubscribe(self, address: str, kind: str = ALL_KINDS) -> list[str]:
-        """The way back, from one kind or from all; returns the kinds that were unsubscribed."""
+        """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(
                 sql("remove_unsubscribes"), normalise_address(address), clean_text(kind, MAX_WORD_LENGTH)
@@ -137,15 +140,15 @@ class Suppressions:
         return sorted(row["kind"] for row in rows)
 
     async def status_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
-        """What stands against up to 500 people, in one query, under the spellings that were asked for."""
-        spelt = {address: normalise_address(address) for address in addresses}
+        """The status of up to 500 addresses in one query, by address as given."""
+        spellings = {address: normalise_address(address) for address in addresses}
         async with schema_connection(self._pool) as connection:
-            rows = await connection.fetch(sql("get_recipient_status"), list(spelt.values()))
-        found = {row["address"]: _facts(row["suppressed"], row["unsubscribed"]) for row in rows}
-        return {address: found[key] for address, key in spelt.items()}
+            rows = await connection.fetch(sql("get_recipient_status"), list(spellings.values()))
+        found = {row["address"]: _status(row["suppressed"], row["unsubscribed"]) for row in rows}
+        return {address: found[key] for address, key in spellings.items()}
 
 
-def _facts(suppressed: Sequence[str], unsubscribed: Sequence[str]) -> RecipientStatus:
+def _status(suppressed: Sequence[str], unsubscribed: Sequence[str]) -> RecipientStatus:
     return RecipientStatus(frozenset(suppressed), frozenset(unsubscribed))
 
 

@@ -1,7 +1,7 @@
-"""What the daemon reads of the application's tables, and the words for what is missing there.
+"""Facts about the Postgres server, our schema, and the access to the application's tables.
 
-`application.py` asks when a query was refused, `cli check` before anything is. Only the catalogue is looked at, which
-every role may read.
+`app_database.py` reads them when a query was refused, `flowstate-daemon check` beforehand. All of them come from the
+catalogue, which every role may read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMNS_BY_TABLE: Mapping[str, tuple[str, ...]] = {
     "projects": ("id", "name"),
     "focus_sessions": ("userId", "taskId", "plannedDuration", "actualDuration", "startTime", "focusRating"),
 }
-# Which of them each kind of mail stands on.
+# The tables that each kind of scheduled email needs.
 TABLES_BY_SCHEDULE: Mapping[str, tuple[str, ...]] = {
     "task-reminder": ("users", "tasks", "projects"),
     "overdue-summary": ("users", "tasks"),
@@ -37,7 +37,7 @@ TABLES_BY_SCHEDULE: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class MissingAccess:
-    """Something that is not there or may not be read, and what mends it. `table` None: all of them."""
+    """Something that is missing or may not be read, and how to fix it. `table` None: all tables."""
 
     finding: str
     remedy: str
@@ -50,17 +50,19 @@ class MissingAccess:
 async def find_missing_access(
     connection: asyncpg.Connection, schema: str, tables: Iterable[str] = COLUMNS_BY_TABLE
 ) -> list[MissingAccess]:
-    """What keeps this role from reading these tables of the application; empty when nothing does."""
+    """What this role cannot read of these tables of the application."""
     asked = [(table, column) for table in tables for column in COLUMNS_BY_TABLE[table]]
     arguments = (schema, [table for table, _ in asked], [column for _, column in asked])
     return evaluate_access(schema, await connection.fetch(sql("get_table_access"), *arguments))
 
 
 def evaluate_access(schema: str, rows: Sequence[Mapping[str, Any]]) -> list[MissingAccess]:
-    """The lacks behind what the catalogue says, the widest first, each once. Pure."""
+    """The missing access in these rows of the catalogue, the widest first, each once. Pure."""
     role = quote_identifier(rows[0]["role"]) if rows else ""
     if not all(row["has_schema"] for row in rows):
-        return [MissingAccess(f"there is no schema {schema}", "put the application's into DATABASE_URL: ?schema=…")]
+        return [
+            MissingAccess(f"there is no schema {schema}", "set the application's schema in DATABASE_URL: ?schema=…")
+        ]
     found: dict[str, MissingAccess] = {}
     if not all(row["may_use_schema"] for row in rows):
         grant = f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role}"
@@ -80,9 +82,9 @@ def evaluate_access(schema: str, rows: Sequence[Mapping[str, Any]]) -> list[Miss
 
 
 def quote_identifier(name: str) -> str:
-    """A name as SQL takes it, whatever is in it.
+    """A quoted SQL identifier.
 
-    >>> quoted('a"b')
+    >>> quote_identifier('a"b')
     '"a""b"'
     """
     doubled = name.replace('"', '""')
@@ -94,7 +96,7 @@ ROUND_TRIPS = 3
 
 @dataclass(frozen=True, slots=True)
 class SchemaRights:
-    """This role and our schema. `exists` False: it may be made when `may_make`; `closed` tables are out of reach."""
+    """The privileges of this role on our schema. `can_create`: whether it may create a schema that does not exist."""
 
     exists: bool
     can_create: bool
@@ -105,7 +107,7 @@ class SchemaRights:
 
 @dataclass(frozen=True, slots=True)
 class PostgresInfo:
-    """One Postgres. `pooled`: something like PgBouncer stands in between; `skew_s`: its clock is ahead by so much."""
+    """One server. `pooled`: the connection goes through a pooler; `skew_s`: how far its clock is ahead of ours."""
 
     version: str
     number: int
@@ -119,7 +121,7 @@ class PostgresInfo:
 
 
 async def inspect_server(pool: asyncpg.Pool, clock: Clock) -> PostgresInfo:
-    """Ask the server about itself. Raises Outage."""
+    """Read facts about the server. Raises StoreUnavailableError."""
     async with acquire(pool) as connection:
         times = []
         for _ in range(ROUND_TRIPS):
@@ -148,16 +150,16 @@ def _schema(row: asyncpg.Record, closed: tuple[str, ...]) -> SchemaRights:
 
 
 async def time_zone_mismatch(pool: asyncpg.Pool, zone: str, clock: Clock) -> str | None:
-    """Whether Python and Postgres agree on a zone's winter and summer; None when they do. Raises Outage."""
+    """How Python and Postgres differ on a time zone; None when they agree. Raises StoreUnavailableError."""
     year = clock.now().year
     instants = [datetime(year, month, 15, 12, tzinfo=UTC) for month in (1, 7)]
     try:
-        own = [instant.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for instant in instants]
+        ours = [instant.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for instant in instants]
     except (ZoneInfoNotFoundError, ValueError):
         return f"this machine does not know the time zone {zone}"
     async with acquire(pool) as connection:
         try:
-            other = await connection.fetchval(sql("get_local_times"), zone, instants)
+            theirs = await connection.fetchval(sql("get_local_times"), zone, instants)
         except asyncpg.InvalidParameterValueError:
             return f"Postgres does not know the time zone {zone}"
-    return None if other == own else f"this machine and Postgres disagree on the hours of {zone}"
+    return None if theirs == ours else f"this machine and Postgres disagree on the local time in {zone}"

@@ -1,1 +1,1 @@
-"""Delivery: the only room that speaks to the provider."""
+"""Delivery: the only package that talks to the email provider."""

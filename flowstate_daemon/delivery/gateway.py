@@ -1,4 +1,4 @@
-"""What the engine asks of a provider. Two implementations: `resend_gateway` and, without a key, `outbox`."""
+"""The interface to an email provider. Implemented by `resend_gateway` and by `outbox`, which writes files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, TypeAlias
 
+from flowstate_daemon.base.errors import RateLimit
 from flowstate_daemon.mail.message import Accepted, Email
 
 MAX_BATCH_SIZE: Final = 100
-MAX_BATCHED_MAIL_SIZE: Final = 256 * 1024  # characters of one mail: a hundred of them are a request of 25 MB
+MAX_BATCHED_MAIL_SIZE: Final = 256 * 1024  # characters of one email: a hundred of them are a request of 25 MB
 SINGLE_PATH: Final = "/emails"
 BATCH_PATH: Final = "/emails/batch"
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The provider has not taken this mail of a request, and why; the others of the request are not touched."""
+    """The provider rejected this email of a request; the other emails of the request are not affected."""
 
     reason: str
 
@@ -25,19 +26,20 @@ Result: TypeAlias = Accepted | Rejected
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """What became of each mail of a request, in the order of its body."""
+class SendResult:
+    """The response to one request: a result for each email, in the order of the body, and the rate headers."""
 
     results: tuple[Result, ...]
+    rate_limit: RateLimit | None = None
 
 
 def size(email: Email) -> int:
-    """How long a mail is, in characters."""
+    """The size of an email, in characters."""
     return len(email.html) + len(email.text)
 
 
 class Gateway(Protocol):
-    """A way out for mails. `open` connects, `close` closes; many coroutines may `deliver` at once."""
+    """Sends emails. `open` connects, `close` closes; several coroutines may call `send` at the same time."""
 
     name: ClassVar[str]
 
@@ -46,29 +48,29 @@ class Gateway(Protocol):
     async def close(self) -> None: ...
 
     def can_batch(self, email: Email) -> bool:
-        """May this mail travel with others in one request?"""
+        """Whether this email may share a request with others."""
         ...
 
     def encode(self, email: Email) -> bytes:
-        """The mail as its part of a request: the same bytes for the same mail. Raises Final."""
+        """The email as its part of a request: the same bytes for the same email. Raises PermanentError."""
         ...
 
-    def build_request(self, written: Sequence[bytes]) -> tuple[str, bytes]:
-        """Path and body of the request for mails that were written before."""
+    def build_request(self, encoded: Sequence[bytes]) -> tuple[str, bytes]:
+        """Path and body of the request for encoded emails."""
         ...
 
-    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:
-        """Hand over a composed request of `mails` mails, at most once per `idempotency_key` within 24 h.
+    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> SendResult:
+        """Send a request of `mails` emails; the provider accepts it at most once per `idempotency_key` within 24 h.
 
-        The key has 1 to 256 characters.
+        The key has 1 to 256 characters. Each error carries the class of the result and the rate headers.
 
         Raises:
-            Retry: the outcome is unknown or the provider is ill: try again with the same key.
-            InProgress: the provider works on this request already: ask again after `after_ms`.
-            AcceptedEarlier: the provider has taken it before, with another body.
-            Throttled: not processed, the whole pool slows down for `after_ms`.
-            QuotaExhausted: not processed, nor will others be until `until_ms`.
-            LaneClosed: key, account or domain are refused: no mail can leave.
-            Final: the request as a whole will never be accepted; none of its mails was.
+            RetryableError: the outcome is unknown or the provider fails: try again with the same key.
+            RequestInProgressError: the provider still processes this request: ask again after `after_ms`.
+            AlreadyAcceptedError: the provider accepted this key before, with another body.
+            RateLimitedError: not processed; every sender waits for `after_ms`.
+            QuotaExceededError: not processed; nor will other requests be until `until_ms`.
+            ProviderRefusedError: key, account or domain are refused: no email can be sent.
+            PermanentError: the request as a whole will never be accepted; none of its emails was.
         """
         ...

@@ -1,7 +1,6 @@
-"""A gateway that writes mails to a folder instead of sending them: for development and rehearsal.
+"""A gateway that writes emails to a folder instead of sending them: for development and tests.
 
-Chosen by `daemon` when there is no provider key. Mails hold one-time codes, so folder and files are for their
-owner's eyes only.
+The emails contain one-time codes, so only the owner of the folder can read it and its files.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from flowstate_daemon.delivery.gateway import (
     BATCH_PATH,
     MAX_BATCHED_MAIL_SIZE,
     SINGLE_PATH,
-    Delivery,
     Rejected,
     Result,
+    SendResult,
     size,
 )
 from flowstate_daemon.mail.message import Accepted, Email
 
-# A link in a header is one long word; Python would fold it by encoding it, and then it is no link.
+# Python folds a long header by encoding it, and an encoded link no longer works as a link.
 EML_POLICY = SMTP.clone(max_line_length=998)
 
 
 class Outbox:
-    """One `.eml` file per mail: a second delivery under the same key replaces the same files."""
+    """Writes one `.eml` file per email; a second request with the same key replaces the same files."""
 
     name: ClassVar[str] = "outbox"
 
@@ -51,33 +50,33 @@ class Outbox:
         await asyncio.to_thread(self._make_folder)
 
     async def close(self) -> None:
-        """Nothing is held open between mails."""
+        """Nothing stays open between two requests."""
 
     def can_batch(self, email: Email) -> bool:
-        """As a provider would have it, so that a rehearsal takes the same ways."""
+        """The limit of the provider, so that the same batches are built as in production."""
         return size(email) <= MAX_BATCHED_MAIL_SIZE
 
     def encode(self, email: Email) -> bytes:
-        """The mail as JSON. Raises Final."""
+        """The email as JSON. Raises PermanentError."""
         try:
             return msgspec.json.encode(email)
         except UnicodeEncodeError as error:
-            raise PermanentError("this mail holds half a character (a lone surrogate)") from error
+            raise PermanentError("this email contains a lone surrogate (half a character)") from error
 
-    def build_request(self, written: Sequence[bytes]) -> tuple[str, bytes]:
-        """A list, under the paths that a provider would have."""
-        return SINGLE_PATH if len(written) == 1 else BATCH_PATH, b"[%b]" % b",".join(written)
+    def build_request(self, encoded: Sequence[bytes]) -> tuple[str, bytes]:
+        """A JSON list, with the paths that the provider has."""
+        return SINGLE_PATH if len(encoded) == 1 else BATCH_PATH, b"[%b]" % b",".join(encoded)
 
-    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:  # noqa: ARG002
-        """Write the mails. Raises Final when the only one is at fault, LaneClosed when the folder is."""
+    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> SendResult:  # noqa: ARG002
+        """Write the emails. Raises PermanentError for an invalid single email, ProviderRefusedError for the folder."""
         emails = msgspec.json.decode(body, type=list[Email])
         results = await asyncio.to_thread(self._write_all, emails, idempotency_key)
         if path == SINGLE_PATH and isinstance(results[0], Rejected):
             raise PermanentError(results[0].reason)
-        return Delivery(results)
+        return SendResult(results)
 
     def path(self, provider_id: str) -> Path:
-        """Where the mail of that id lies."""
+        """The file of the email with that id."""
         return self.folder / f"{provider_id}.eml"
 
     def _make_folder(self) -> None:
@@ -90,21 +89,21 @@ class Outbox:
             ) from error
 
     def _write_all(self, emails: Sequence[Email], key: str) -> tuple[Result, ...]:
-        return tuple(self._write(_mail_id(key, place), email) for place, email in enumerate(emails))
+        return tuple(self._write(_mail_id(key, position), email) for position, email in enumerate(emails))
 
-    def _write(self, digest: str, email: Email) -> Result:
+    def _write(self, mail_id: str, email: Email) -> Result:
         try:
-            content = self._compose(digest, email)
+            content = self._compose(mail_id, email)
         except (ValueError, LookupError, MessageError) as error:
-            return Rejected(f"this mail cannot be written as RFC 5322 text ({type(error).__name__})")
+            return Rejected(f"this email cannot be written as RFC 5322 text ({type(error).__name__})")
         try:
-            self._replace(self.path(digest), content)
+            self._replace(self.path(mail_id), content)
         except OSError as error:
             raise ProviderRefusedError(f"the outbox folder cannot be written: {error.strerror}") from error
-        return Accepted(provider_id=digest, provider=self.name)
+        return Accepted(provider_id=mail_id, provider=self.name)
 
     def _replace(self, path: Path, content: bytes) -> None:
-        """All or nothing: whoever reads the folder sees whole mails only."""
+        """Replace the file in one step: a reader of the folder never sees half an email."""
         handle, draft = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -115,22 +114,22 @@ class Outbox:
                 Path(draft).unlink()
             raise
 
-    def _compose(self, digest: str, email: Email) -> bytes:
+    def _compose(self, mail_id: str, email: Email) -> bytes:
         message = EmailMessage(policy=EML_POLICY)
         message["From"] = email.sender
         message["To"] = email.to
         message["Subject"] = email.subject
         message["Date"] = format_datetime(self._clock.now())
-        message["Message-ID"] = f"<{digest}@outbox.invalid>"
+        message["Message-ID"] = f"<{mail_id}@outbox.invalid>"
         message["X-Flowstate-Kind"] = email.kind
         for name, value in email.headers.items():
             message[name] = value
         message.set_content(email.text)
         message.add_alternative(email.html, subtype="html")
-        message.set_boundary(f"={digest}=")
+        message.set_boundary(f"={mail_id}=")
         return message.as_bytes()
 
 
-def _mail_id(key: str, place: int) -> str:
-    """A file name for the mail at that place of a request, whatever characters the key has."""
-    return hashlib.sha256(f"{place}:{key}".encode("utf-8", "replace")).hexdigest()[:32]
+def _mail_id(key: str, position: int) -> str:
+    """A safe file name for the email at that position of a request, whatever characters the key has."""
+    return hashlib.sha256(f"{position}:{key}".encode("utf-8", "replace")).hexdigest()[:32]

@@ -1,6 +1,6 @@
-"""The way out through Resend: its SDK builds requests, `transport` carries them, `answers` reads the replies.
+"""Sends through Resend: its SDK builds the requests, `transport` sends them, `responses` interprets the responses.
 
-Built by `daemon`, and by `cli` for `check`. Nothing here logs, so no key is ever logged.
+Nothing here logs, so no key is ever logged.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from flowstate_daemon.delivery.gateway import (
     BATCH_PATH,
     MAX_BATCHED_MAIL_SIZE,
     SINGLE_PATH,
-    Delivery,
     Rejected,
     Result,
+    SendResult,
     size,
 )
-from flowstate_daemon.delivery.responses import parse_results, safe_text
-from flowstate_daemon.delivery.transport import OnAnswer, RequestFailedError, Transport, raw_body
+from flowstate_daemon.delivery.responses import parse_rate_limit, parse_results, redact_provider_text
+from flowstate_daemon.delivery.transport import RequestFailedError, Transport, raw_body
 from flowstate_daemon.mail.message import Email
 
 
 @dataclass(frozen=True, slots=True)
 class ResendOptions:
-    """Where and how to reach Resend over `concurrency` connections; the key stays out of `repr`."""
+    """How to reach Resend, over at most `concurrency` connections. `repr` does not show the key."""
 
     api_key: str = field(repr=False)
     api_url: str = "https://api.resend.com"
@@ -41,25 +41,25 @@ class ResendOptions:
 
 
 class KeyStatus(Enum):
-    """What the provider thinks of our key."""
+    """What our key may do."""
 
     FULL = "full access"
     SENDING = "may send only"
     REFUSED = "refused"
-    UNKNOWN = "no answer"
+    UNKNOWN = "no response"
 
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
-    """The provider's word on the key, and the state of each domain where the key may ask for it."""
+    """The status of the key, and the state of each domain if the key may list them."""
 
-    standing: KeyStatus
+    status: KeyStatus
     reason: str = ""
     domains: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
-        return self.standing in (KeyStatus.FULL, KeyStatus.SENDING)
+        return self.status in (KeyStatus.FULL, KeyStatus.SENDING)
 
 
 class ResendGateway:
@@ -67,16 +67,10 @@ class ResendGateway:
 
     name: ClassVar[str] = "resend"
 
-    def __init__(
-        self, settings: ResendOptions, *, clock: Clock | None = None, on_answer: OnAnswer | None = None
-    ) -> None:
-        """`on_answer(class, seconds, rate)` hears of every answer, and of every request that got none."""
-        self._settings = settings
+    def __init__(self, options: ResendOptions, *, clock: Clock | None = None) -> None:
+        self._options = options
         self._transport = Transport(
-            timeout_s=settings.timeout_s,
-            concurrency=settings.concurrency,
-            clock=clock or Clock(),
-            on_answer=on_answer,
+            timeout_s=options.timeout_s, concurrency=options.concurrency, clock=clock or Clock()
         )
 
     async def open(self) -> None:
@@ -90,78 +84,81 @@ class ResendGateway:
         await self._transport.close()
 
     def can_batch(self, email: Email) -> bool:
-        """Attachments, which batches exclude, no mail of ours has; giants would make a request too long to carry."""
+        """Large emails are sent alone: a hundred of them would make a request that is too large."""
         return size(email) <= MAX_BATCHED_MAIL_SIZE
 
     def encode(self, email: Email) -> bytes:
-        """The mail as the API wants it. Raises Final."""
+        """The email in the form of the API. Raises PermanentError."""
         try:
             return msgspec.json.encode(_parameters(email))
         except UnicodeEncodeError as error:
             raise PermanentError(
-                "the mail holds half a character (a lone surrogate), which no provider can be told"
+                "the email contains a lone surrogate (half a character), which cannot be encoded"
             ) from error
 
-    def build_request(self, written: Sequence[bytes]) -> tuple[str, bytes]:
-        """One mail goes to the single endpoint, several to the batch endpoint."""
-        if len(written) == 1:
-            return SINGLE_PATH, written[0]
-        return BATCH_PATH, b"[%b]" % b",".join(written)
+    def build_request(self, encoded: Sequence[bytes]) -> tuple[str, bytes]:
+        """One email uses the single endpoint, several use the batch endpoint."""
+        if len(encoded) == 1:
+            return SINGLE_PATH, encoded[0]
+        return BATCH_PATH, b"[%b]" % b",".join(encoded)
 
-    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> Delivery:
-        """Hand over one composed request. Raises as `Gateway.deliver` says."""
+    async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> SendResult:
+        """Send one request. Raises the errors that `Gateway.send` lists."""
         self._configure_sdk()
         try:
             content = await self._send(path, body, idempotency_key)
         except ResendError as error:
             raise _to_error(error) from error
+        rate_limit = parse_rate_limit(content.get("http_headers", {}))  # the SDK adds the headers to the content
         results = parse_results(content, mails, self.name)
         if results is None:
-            raise RetryableError(f"Resend's answer does not fit a request of {mails} mails")
-        return Delivery(tuple(_redact_result(result) for result in results))
+            mismatch = RetryableError(f"Resend's response does not fit a request of {mails} emails")
+            mismatch.result, mismatch.rate_limit = "accepted", rate_limit
+            raise mismatch
+        return SendResult(tuple(_redact_result(result) for result in results), rate_limit)
 
     async def _send(self, path: str, body: bytes, key: str) -> Any:
         if path == SINGLE_PATH:
             return await resend.Emails.send_async(raw_body(body), {"idempotency_key": key})
-        # Where the provider does not know this option (any more), one bad mail has the whole batch refused.
+        # If the provider does not support this option, one invalid email makes it reject the whole batch.
         options: resend.Batch.SendOptions = {"idempotency_key": key, "batch_validation": "permissive"}
         return await resend.Batch.send_async([raw_body(body)], options)
 
     async def check(self) -> KeyCheck:
-        """Is the key good? Asks for the domains; a key that may only send is refused that, and is fine."""
+        """Check the key by listing the domains. A key that may only send is refused the list, and is valid."""
         self._configure_sdk()
         try:
             content = await resend.Domains.list_async()
         except ResendError as error:
-            result = _to_error(error)
+            reason = _to_error(error)
             if error.error_type == "restricted_api_key":
                 return KeyCheck(KeyStatus.SENDING)
-            refused = isinstance(result, ProviderRefusedError)
-            return KeyCheck(KeyStatus.REFUSED if refused else KeyStatus.UNKNOWN, result.reason)
+            refused = isinstance(reason, ProviderRefusedError)
+            return KeyCheck(KeyStatus.REFUSED if refused else KeyStatus.UNKNOWN, reason.reason)
         domains = {str(row.get("name")): str(row.get("status")) for row in content.get("data", [])}
         return KeyCheck(KeyStatus.FULL, domains=domains)
 
     def _configure_sdk(self) -> None:
         """Point the SDK's module globals at this gateway.
 
-        The SDK has no client object: key, address and HTTP client are globals, which it reads when a call
-        starts, before its first await. Setting them just before each call therefore keeps several gateways in
-        one event loop apart, which setting them once would not.
+        The SDK has no client object. It reads key, address and HTTP client from module globals when a call starts,
+        before its first await. Setting them just before each call therefore keeps several gateways in one event
+        loop apart.
         """
-        resend.api_key = self._settings.api_key
-        resend.api_url = self._settings.api_url.rstrip("/")
+        resend.api_key = self._options.api_key
+        resend.api_url = self._options.api_url.rstrip("/")
         resend.default_async_http_client = self._transport
 
 
 def _redact_result(result: Result) -> Result:
-    """The provider's words on a refused mail, fit to be stored and shown."""
+    """The provider's message about a rejected email, redacted so that it may be stored and shown."""
     if isinstance(result, Rejected):
-        return Rejected(f"Resend: {safe_text(result.reason) or 'no message'} (refused in a batch)")
+        return Rejected(f"Resend: {redact_provider_text(result.reason) or 'no message'} (refused in a batch)")
     return result
 
 
 def _parameters(email: Email) -> dict[str, Any]:
-    """The mail's members, always in the same order: the same mail is the same bytes."""
+    """The members of the email, always in the same order: the same email gives the same bytes."""
     parameters: dict[str, Any] = {
         "from": email.sender,
         "to": [email.to],
@@ -177,8 +174,10 @@ def _parameters(email: Email) -> dict[str, Any]:
 
 
 def _to_error(error: ResendError) -> FlowstateError:
-    """What an error out of the SDK means; one that is not ours is the SDK's own trouble with an answer."""
-    if isinstance(error, RequestFailedError) and error.result.error is not None:
-        return error.result.error
+    """Our own error out of the SDK's; any other one means that the SDK could not use the response."""
+    if isinstance(error, RequestFailedError):
+        return error.error
     cause = type(error.__context__ or error).__name__
-    return RetryableError(f"Resend's library could not use the answer ({cause})")
+    unusable = RetryableError(f"Resend's library could not use the response ({cause})")
+    unusable.result = "server_error"
+    return unusable

@@ -1,14 +1,14 @@
-"""The wire under the provider's SDK: one shared aiohttp session; answers are judged before the SDK sees them.
+"""HTTP transport for the provider's SDK: one shared aiohttp session, responses classified before the SDK sees them.
+it.
 
-The SDK turns network trouble, HTML pages and bugs alike into one error of code 500. It lets errors of its own
-family pass, so what went wrong travels through it as an `Undelivered`, with the fate inside. Used by
-`resend_gateway` only; knows nothing of mails.
+The SDK turns network errors, HTML pages and bugs alike into one error with code 500, but it lets errors of its own
+class pass. So a classified error travels through it inside a RequestFailedError.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,42 +18,32 @@ from resend.exceptions import ResendError
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import ProviderRefusedError, RetryableError
-from flowstate_daemon.delivery.responses import (
-    Classification,
-    RateLimit,
-    Response,
-    ResultClass,
-    classify,
-    parse_rate_limit,
-)
+from flowstate_daemon.base.errors import FlowstateError, ProviderRefusedError, RateLimit, ResultClass, RetryableError
+from flowstate_daemon.delivery.responses import Classification, Response, classify, parse_rate_limit
 
 USER_AGENT = f"flowstate-daemon/{__version__}"
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 60.0  # a one-time code after a quiet minute should not wait for a TLS handshake
 CONNECTION_ERRORS = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
-MAX_RESPONSE_BYTES = 1_048_576  # bytes; that to a hundred mails has five thousand
+MAX_RESPONSE_BYTES = 1_048_576  # the response to a hundred emails has about five thousand
 
-RAW_BODY_KEY = (
-    "sealed"  # the SDK copies what it is given, dicts and lists by their members: the bytes travel as a member
-)
-
-OnAnswer = Callable[[str, float, RateLimit | None], None]
+# The SDK copies the parameters that it is given member by member, so the body travels as one member.
+RAW_BODY_KEY = "raw_body"
 
 
 class ResponseTooLargeError(aiohttp.ClientError):
-    """An answer that is none: whatever sends it does not stop."""
+    """The response is too long to come from the provider."""
 
 
 class RequestFailedError(ResendError):
-    """No acceptance: carries the verdict through the SDK, which passes on only errors of its own family."""
+    """Carries our error through the SDK, which passes on only errors of its own class."""
 
-    def __init__(self, result: Classification) -> None:
-        super().__init__(0, result.error_type, str(result.error), "")
-        self.result = result
+    def __init__(self, error: FlowstateError, error_type: str = "") -> None:
+        super().__init__(0, error_type, str(error), "")
+        self.error = error
 
 
-# The first class that fits names the metrics' word, the fate and the reason.
+# The first class that matches names the result for the metrics, the error and its reason.
 EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[RetryableError | ProviderRefusedError], str], ...] = (
     (
         aiohttp.ClientConnectorCertificateError,
@@ -61,12 +51,12 @@ EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[RetryableError
         ProviderRefusedError,
         "the provider's TLS certificate is not trusted; check RESEND_API_URL and the machine's certificates",
     ),
-    (aiohttp.InvalidURL, "refused", ProviderRefusedError, "the provider's address is no URL; check RESEND_API_URL"),
+    (aiohttp.InvalidURL, "refused", ProviderRefusedError, "the provider's address is not a URL; check RESEND_API_URL"),
     (
         ResponseTooLargeError,
         "network_error",
         RetryableError,
-        f"the answer is longer than {MAX_RESPONSE_BYTES} bytes: not the provider's own",
+        f"the response is longer than {MAX_RESPONSE_BYTES} bytes: it is not the provider's own",
     ),
     (aiohttp.ConnectionTimeoutError, "timeout", RetryableError, "no connection to the provider within {limit_s:g} s"),
     (TimeoutError, "timeout", RetryableError, "the provider did not answer within {limit_s:g} s"),
@@ -78,22 +68,21 @@ EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[RetryableError
 
 
 def classify_exception(error: Exception, timeout_s: float) -> Classification:
-    """The verdict on a request that got no answer: its outcome is unknown unless it could not even start."""
-    word, result, reason = next(row[1:] for row in EXCEPTION_RESULTS if isinstance(error, row[0]))
+    """The meaning of a request without a response: the outcome is unknown unless the request could not even start."""
+    result, error_class, reason = next(row[1:] for row in EXCEPTION_RESULTS if isinstance(error, row[0]))
     limit_s = CONNECT_TIMEOUT_S if isinstance(error, aiohttp.ConnectionTimeoutError) else timeout_s
     number = getattr(error, "errno", None)
     cause = os.strerror(number) if number else type(error).__name__
-    return Classification(word, result(reason.format(limit_s=limit_s, cause=cause)))
+    return Classification(result, error_class(reason.format(limit_s=limit_s, cause=cause)))
 
 
 class Transport(resend.AsyncHTTPClient):
-    """The SDK's HTTP client, with at most `concurrency` connections, kept alive and shared by all sends."""
+    """The SDK's HTTP client, with at most `concurrency` connections, kept alive and shared by all requests."""
 
-    def __init__(self, *, timeout_s: float, concurrency: int, clock: Clock, on_answer: OnAnswer | None) -> None:
+    def __init__(self, *, timeout_s: float, concurrency: int, clock: Clock) -> None:
         self._timeout_s = timeout_s
         self._concurrency = concurrency
         self._clock = clock
-        self._on_answer = on_answer
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -120,52 +109,44 @@ class Transport(resend.AsyncHTTPClient):
         files: dict[str, Any] | None = None,
         data: dict[str, str] | None = None,
     ) -> tuple[bytes, int, Mapping[str, str]]:
-        """One request for the SDK. Raises Undelivered unless the provider has accepted it."""
+        """One request for the SDK. Raises RequestFailedError unless the provider accepted it."""
         if files is not None or data is not None:
             raise NotImplementedError("the daemon sends JSON only")
-        started = self._clock.monotonic()
-        body = _stored_bytes(json) if json else None
-        worn = {**headers, "User-Agent": USER_AGENT, "Content-Type": "application/json"}
+        body = _raw_body_of(json) if json else None
+        sent_headers = {**headers, "User-Agent": USER_AGENT, "Content-Type": "application/json"}
         try:
-            answer = await self._exchange(method, url, worn, body)
+            response = await self._exchange(method, url, sent_headers, body)
         except (aiohttp.ClientError, OSError) as error:  # the builtin TimeoutError is an OSError
-            result = classify_exception(error, self._timeout_s)
-            self._tell(result, started, None)
-            raise RequestFailedError(result) from error
-        result = classify(answer, self._clock.now())
-        self._tell(result, started, parse_rate_limit(answer.headers))
-        if result.error is not None:
-            raise RequestFailedError(result)
-        # The body has been read as JSON, whatever its label says; the SDK goes by the label.
-        return answer.body, answer.status, {**answer.headers, "content-type": "application/json"}
-
-    def _tell(self, result: Classification, started: float, rate: RateLimit | None) -> None:
-        if self._on_answer is not None:
-            self._on_answer(result.result, self._clock.monotonic() - started, rate)
+            raise _failure(classify_exception(error, self._timeout_s), None) from error
+        classification = classify(response, self._clock.now())
+        if classification.error is not None:
+            raise _failure(classification, parse_rate_limit(response.headers))
+        # The body was parsed as JSON, whatever its content type says; the SDK goes by the content type.
+        return response.body, response.status, {**response.headers, "content-type": "application/json"}
 
     async def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
-        """Send, and send again while the connection was a kept one that had died meanwhile.
+        """Send, and send again as long as the request used a kept connection that had died meanwhile.
 
-        The provider may close it at the very moment of our request. Nothing goes out twice: a request is
-        repeated only under its idempotency key, and only until one has gone over a fresh connection.
+        The provider may close a connection at the moment of our request. Nothing is sent twice: a request is
+        repeated only with its idempotency key, and only until it used a new connection.
         """
         repeats = self._concurrency if "Idempotency-Key" in headers else 0
         while True:
-            trail = SimpleNamespace(reused=False)
+            trace = SimpleNamespace(reused=False)
             try:
-                return await self._once(method, url, headers, body, trail)
+                return await self._once(method, url, headers, body, trace)
             except CONNECTION_ERRORS:
-                if not trail.reused or not repeats:
+                if not trace.reused or not repeats:
                     raise
                 repeats -= 1
 
     async def _once(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, trail: SimpleNamespace
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, trace: SimpleNamespace
     ) -> Response:
         if self._session is None:
             raise RuntimeError("the gateway is not open")
         async with self._session.request(
-            method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=trail
+            method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=trace
         ) as response:
             content = await _read(response.content)
             lowered = {name.lower(): value for name, value in response.headers.items()}
@@ -173,7 +154,7 @@ class Transport(resend.AsyncHTTPClient):
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
-    """All of an answer. Raises TooLong."""
+    """The whole body. Raises ResponseTooLargeError."""
     parts: list[bytes] = []
     left = MAX_RESPONSE_BYTES
     async for part in content.iter_any():
@@ -185,14 +166,21 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
 
 
 def raw_body(body: bytes) -> Any:
-    """Parameters for the SDK, whatever it expects, that leave as exactly these bytes."""
+    """Parameters for the SDK, of any type it expects, that are sent as exactly these bytes."""
     return {RAW_BODY_KEY: body}
 
 
-def _stored_bytes(content: dict[str, Any] | list[Any]) -> bytes:
-    batch_sender = content[0] if isinstance(content, list) else content
-    body: bytes = batch_sender[RAW_BODY_KEY]
+def _raw_body_of(content: dict[str, Any] | list[Any]) -> bytes:
+    parameters = content[0] if isinstance(content, list) else content
+    body: bytes = parameters[RAW_BODY_KEY]
     return body
+
+
+def _failure(classification: Classification, rate_limit: RateLimit | None) -> RequestFailedError:
+    error = classification.error
+    assert error is not None, "only a request that was not accepted fails"
+    error.result, error.rate_limit = classification.result, rate_limit
+    return RequestFailedError(error, classification.error_type)
 
 
 async def _mark_connection_reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

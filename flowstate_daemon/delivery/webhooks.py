@@ -1,7 +1,7 @@
-"""What Resend reports about mails: signatures verified on the raw body, reports read into events. Used by `web`.
+"""Resend's webhooks: verifies the signature of the raw body and parses the payload into an event.
 
-The SDK verifies; it says neither which rule was broken nor what a report means. Whatever a report holds beyond the
-few members that we know is ignored, because the provider adds to them.
+The SDK verifies the signature; it tells neither which rule failed nor what the payload means. Unknown members are
+ignored, because the provider adds to them.
 """
 
 from __future__ import annotations
@@ -21,57 +21,57 @@ from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDat
 from flowstate_daemon.mail.message import Bounce, ProviderEvent
 
 TOLERANCE_S = 300  # the SDK's own
-MIN_KEY_BYTES = 16  # bytes; the SDK would take an empty key, under which anybody can sign
+MIN_KEY_BYTES = 16  # the SDK accepts an empty key, with which anyone could sign
 PREFIX = "email."
 BOUNCES: Mapping[str, Bounce] = {"permanent": "permanent", "transient": "transient", "temporary": "transient"}
 
 
 class InvalidSignatureError(FlowstateError):
-    """Not signed under any of our secrets."""
+    """The webhook is not signed with any of our secrets."""
 
 
 class StaleTimestampError(FlowstateError):
-    """Signed too long ago, or in the future: somebody may be playing an old report again."""
+    """The webhook was signed too long ago or in the future: it may be a replay."""
 
 
 class WebhookVerifier:
-    """Reads signed reports; several secrets while one replaces the other."""
+    """Verifies signed webhooks. Several secrets are valid while one replaces another."""
 
     def __init__(self, secrets: Sequence[str], clock: Clock) -> None:
-        """Raises ConfigError for a secret that no provider has given out."""
+        """Raises ConfigError for a secret that does not have the provider's format."""
         if not secrets or not all(map(_is_usable_secret, secrets)):
             raise ConfigError(["the webhook secret must be like whsec_…: copy it from the webhook's page at Resend"])
         self._secrets = tuple(secrets)
         self._clock = clock
 
     def verify(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent | None:
-        """The event in a signed report; None for a report that is not about a mail.
+        """The event of a signed webhook; None if it is not about an email.
 
         Raises:
-            Stale, Forged: the report must not be believed.
-            Malformed: it is signed, but it is no report.
+            StaleTimestampError, InvalidSignatureError: the webhook must not be trusted.
+            InvalidDataError: it is signed, but the payload is invalid.
         """
         signed = {name: headers.get(f"svix-{name}", "") for name in ("id", "timestamp", "signature")}
         sent_s = _parse_timestamp(signed["timestamp"])
         if abs(self._clock.now_ms() // 1000 - sent_s) > TOLERANCE_S:
-            raise StaleTimestampError("the report was signed too long ago, or this machine's clock is wrong")
-        return _event(signed["id"], sent_s, self._verified(signed, body))
+            raise StaleTimestampError("the webhook was signed too long ago, or this machine's clock is wrong")
+        return _parse_event(signed["id"], sent_s, self._verify_signature(signed, body))
 
-    def _verified(self, signed: Mapping[str, str], body: bytes) -> object:
+    def _verify_signature(self, signed: Mapping[str, str], body: bytes) -> object:
         try:
             payload = body.decode()
         except UnicodeDecodeError:
-            raise InvalidSignatureError("the report is no text") from None
+            raise InvalidSignatureError("the body is not UTF-8 text") from None
         for secret in self._secrets:
             options: Any = {"payload": payload, "headers": signed, "webhook_secret": secret}
             try:
                 return resend.Webhooks.verify(options)
             except RecursionError:
-                raise InvalidDataError("Expected a report in JSON, less deeply nested") from None
+                raise InvalidDataError("Expected JSON that is less deeply nested") from None
             except ValueError as refusal:
                 if isinstance(refusal.__cause__, json.JSONDecodeError):  # parsed only once the signature is right
-                    raise InvalidDataError("Expected a report in JSON") from None
-        raise InvalidSignatureError("the signature fits none of our secrets")
+                    raise InvalidDataError("Expected JSON") from None
+        raise InvalidSignatureError("the signature matches none of our secrets")
 
 
 def _is_usable_secret(secret: str) -> bool:
@@ -85,65 +85,65 @@ def _parse_timestamp(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise InvalidSignatureError("the report carries no time of signing") from None
+        raise InvalidSignatureError("the webhook has no valid timestamp") from None
 
 
-def _event(svix_id: str, sent_s: int, report: object) -> ProviderEvent | None:
-    members = _members(report)
-    word = members.get("type")
-    if not isinstance(word, str) or not word:
-        raise InvalidDataError("Expected a report with a type - at `$.type`")
+def _parse_event(svix_id: str, sent_s: int, payload: object) -> ProviderEvent | None:
+    members = _members(payload)
+    event_type = members.get("type")
+    if not isinstance(event_type, str) or not event_type:
+        raise InvalidDataError("Expected an event with a type - at `$.type`")
     data = _members(members.get("data"))
     provider_id = _text(data.get("email_id"))
-    if not word.startswith(PREFIX) or not provider_id:
+    if not event_type.startswith(PREFIX) or not provider_id:
         return None
-    kind = word.removeprefix(PREFIX)
-    bounce = _bounce(data) if kind == "bounced" else None
+    event_type = event_type.removeprefix(PREFIX)
+    bounce = _bounce(data) if event_type == "bounced" else None
     return ProviderEvent(
         svix_id=svix_id,
         provider_id=provider_id,
-        type=kind,
-        at=_instant_ms(members.get("created_at"), sent_s * 1000),
+        type=event_type,
+        at=_parse_time_ms(members.get("created_at"), sent_s * 1000),
         address=_address(data.get("to")),
-        reason=_reason(data, kind),
-        suppress=_suppression(kind, bounce),
+        reason=_reason(data, event_type),
+        suppress=_suppression(event_type, bounce),
         bounce=bounce,
     )
 
 
-def _suppression(kind: str, bounce: Bounce | None) -> str | None:
-    """A full mailbox or an unclear refusal is no reason to give an address up."""
-    if kind == "complained" or (kind == "bounced" and bounce == "permanent"):
-        return kind
+def _suppression(event_type: str, bounce: Bounce | None) -> str | None:
+    """Only complaints and hard bounces suppress an address; a full mailbox or an unclear bounce does not."""
+    if event_type == "complained" or (event_type == "bounced" and bounce == "permanent"):
+        return event_type
     return None
 
 
 def _bounce(data: Mapping[str, Any]) -> Bounce:
-    word = _text(_members(data.get("bounce")).get("type")).lower()
-    return BOUNCES.get(word, "undetermined")
+    bounce_type = _text(_members(data.get("bounce")).get("type")).lower()
+    return BOUNCES.get(bounce_type, "undetermined")
 
 
 def _address(to: object) -> str:
-    """The one recipient. Our mails have one; of several, nobody can say whose address bounced."""
+    """The recipient. Our emails have exactly one; of several, it is unknown which address bounced."""
     if isinstance(to, list):
         to = to[0] if len(to) == 1 else ""
     return parseaddr(_text(to))[1]
 
 
-def _reason(data: Mapping[str, Any], kind: str) -> str | None:
-    """The provider's words about what went wrong, most telling last."""
-    details = _members(data.get({"bounced": "bounce"}.get(kind, kind)))
-    text = [_text(details.get(name)) for name in ("type", "subType", "reason", "message")]
-    return ": ".join(word for word in text if word) or None
+def _reason(data: Mapping[str, Any], event_type: str) -> str | None:
+    """The provider's explanation of what went wrong, from general to specific."""
+    details = _members(data.get({"bounced": "bounce"}.get(event_type, event_type)))
+    parts = [_text(details.get(name)) for name in ("type", "subType", "reason", "message")]
+    return ": ".join(part for part in parts if part) or None
 
 
-def _instant_ms(text: object, otherwise_ms: int) -> int:
+def _parse_time_ms(text: object, default_ms: int) -> int:
     try:
-        instant = datetime.fromisoformat(_text(text))
-        aware = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+        parsed = datetime.fromisoformat(_text(text))
+        aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
         return int(aware.timestamp() * 1000)
     except (ValueError, OverflowError):
-        return otherwise_ms
+        return default_ms
 
 
 def _members(value: object) -> Mapping[str, Any]:

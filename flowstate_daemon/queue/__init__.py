@@ -1,1 +1,1 @@
-"""Queue: the only room that speaks Redis. Bull 4's layout, our own Lua, batches of up to 100 jobs a call."""
+"""The queue in Bull 4's wire format: own Lua scripts for up to 100 jobs a call."""

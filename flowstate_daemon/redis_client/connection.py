@@ -1,7 +1,7 @@
 """Connections to Redis: a small pool for commands, one named connection for blocking pops, one for pub/sub.
 
-Everything that Redis or the network may throw is translated here into `Outage` when waiting helps, and left alone
-when it is a bug of ours. No command is ever repeated by the client library: a repeated write runs twice.
+Errors of Redis and the network become `StoreUnavailableError` when a later retry helps; others are bugs and pass. The
+client library never repeats a command, because a repeated write would run twice.
 """
 
 from __future__ import annotations
@@ -23,54 +23,56 @@ from redis.backoff import NoBackoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.config.settings import RedisSettings
-from flowstate_daemon.redis_client.discovery import Address, ClusterResolver, OneShotClient, PrimaryResolver, Sentinels
+from flowstate_daemon.redis_client.discovery import Address, ClusterResolver, OneShotClient, PrimaryResolver, SentinelResolver
+
+__all__ = ["Connection", "OnCommand", "PubSub", "translate_errors"]
 
 OnCommand: TypeAlias = Callable[[float], None]
 Subscriber: TypeAlias = PubSub
 
 COMMAND_TIMEOUT_S = 5.0
-POOL_SIZE = 16  # made as they are needed: a code's request is sealed while twelve others may be
-# Waiting and trying again helps against these answers, which redis-py reports as plain ResponseErrors.
+POOL_SIZE = 16  # opened on demand; twelve bulk requests may be saved at a time, and a code must not wait for them
+# Errors after which a retry helps, which redis-py reports as plain ResponseError.
 TRANSIENT_PREFIXES = (
     "NOREPLICAS", "BUSY ", "TRYAGAIN", "UNKILLABLE", "LOADING", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM",
-    "DB index",  # out of range: the server has fewer databases than REDIS_URL says
-    "UNBLOCKED",  # a primary that is demoted ends all blocking pops so
+    "DB index",  # out of range: the server has fewer databases than in REDIS_URL
+    "UNBLOCKED",  # a primary that becomes a replica ends all blocking pops with it
 )  # fmt: skip
 REDIRECTIONS = 4
 CROSS_SLOT_MESSAGE = (
-    "FLOWSTATE_QUEUE_PREFIX: this Redis is a cluster, and the prefix spreads the queue over its nodes; put braces "
-    "around it, like {bull}, here and in the backend's Bull"
+    "FLOWSTATE_QUEUE_PREFIX: this Redis is a cluster, and with this prefix the keys of the queue are on several nodes; put "
+    "braces around it, like {bull}, here and in the backend's Bull"
 )
-# What TLS and its absence look like from the other side.
+# Errors that TLS, or the lack of it, causes.
 TLS_HINTS = (
-    ("CERTIFICATE_VERIFY_FAILED", "its certificate is signed by nobody known: set FLOWSTATE_REDIS_CA_FILE"),
-    ("WRONG_VERSION_NUMBER", "it speaks no TLS there: begin REDIS_URL with redis://, or name its TLS port"),
-    ("RECORD_LAYER_FAILURE", "it speaks no TLS there: begin REDIS_URL with redis://, or name its TLS port"),
+    ("CERTIFICATE_VERIFY_FAILED", "the authority of its certificate is not trusted: set FLOWSTATE_REDIS_CA_FILE"),
+    ("WRONG_VERSION_NUMBER", "this port does not use TLS: begin REDIS_URL with redis://, or use its TLS port"),
+    ("RECORD_LAYER_FAILURE", "this port does not use TLS: begin REDIS_URL with redis://, or use its TLS port"),
     (
         "Timeout connecting",
-        "is the way there open, and does it speak TLS if, and only if, REDIS_URL begins with rediss://?",
+        "does a firewall block it? does it speak TLS if, and only if, REDIS_URL begins with rediss://?",
     ),
-    ("Connection reset by peer", "is Redis running? if it wants TLS, begin REDIS_URL with rediss://"),
-    ("Connection closed by server", "is Redis running? if it wants TLS, begin REDIS_URL with rediss://"),
+    ("Connection reset by peer", "is Redis running? if it requires TLS, begin REDIS_URL with rediss://"),
+    ("Connection closed by server", "is Redis running? if it requires TLS, begin REDIS_URL with rediss://"),
 )
-SCRIPT_ACL_ERROR = "ACL failure in script"  # how a refusal inside a script begins, without the code that names it
+SCRIPT_ACL_ERROR = "ACL failure in script"  # begin of a permission error inside a script, which has no error code
 REMEDIES = (
     (refused.AuthenticationError, "check REDIS_URL or REDIS_PASSWORD"),
     (refused.NoPermissionError, "grant the Redis user the command named"),
     (refused.BusyLoadingError, "Redis is loading its data and will answer soon"),
     (refused.ReadOnlyError, "this is a replica or a primary in fail-over; point REDIS_URL at the primary"),
     (refused.OutOfMemoryError, "Redis is full: raise maxmemory or remove keys (maxmemory-policy must be noeviction)"),
-    (refused.AskError, "the cluster moves our slot to another node"),
-    (refused.TryAgainError, "the cluster moves our slot to another node"),
+    (refused.AskError, "the cluster is moving the queue's hash slot to another node"),
+    (refused.TryAgainError, "the cluster is moving the queue's hash slot to another node"),
     (refused.TimeoutError, "Redis did not answer in time: look at its load and at the network"),
     (refused.ConnectionError, "is Redis running, and is REDIS_URL right?"),
 )
 
 
 def to_unavailable(error: refused.RedisError) -> StoreUnavailableError | None:
-    """The outage behind an error of redis-py, or None when the error is a bug of ours."""
+    """The StoreUnavailableError for an error of redis-py, or None when the error is a bug."""
     if isinstance(error, refused.MovedError):
-        return None  # no outage: the command goes to another node
+        return None  # the command is sent to another node
     for sign, hint in TLS_HINTS:
         if isinstance(error, refused.ConnectionError | refused.TimeoutError) and sign.lower() in str(error).lower():
             return StoreUnavailableError(f"Redis: {str(error).rstrip('.')}; {hint}")
@@ -87,7 +89,7 @@ def to_unavailable(error: refused.RedisError) -> StoreUnavailableError | None:
 
 
 def is_read_only_replica(error: BaseException | None) -> bool:
-    """Whether the server has become a replica, which until its first copy answers reads from the past."""
+    """Whether the server has become a replica, whose data may be outdated until its first synchronization."""
     return isinstance(error, refused.ReadOnlyError) or str(error).startswith("UNBLOCKED")
 
 
@@ -101,7 +103,7 @@ async def subscribe(pubsub: Subscriber, *channels: str | bytes) -> None:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Translate what redis-py raises inside the block."""
+    """Translate the errors of redis-py inside the block. Raises StoreUnavailableError, ConfigError."""
     try:
         yield
     except refused.ClusterCrossSlotError as error:
@@ -116,16 +118,16 @@ def translate_errors() -> Iterator[None]:
 
 
 class _FastPackingConnection(AbstractConnection):
-    """Packs commands in C: redis-py's own asyncio packer takes half a millisecond for a batch of 100 jobs."""
+    """Packs commands in C: the packer of redis-py takes half a millisecond for a batch of 100 jobs."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        if isinstance(args[0], str) and " " in args[0]:  # redis-py writes some of its own commands in one word
+        if isinstance(args[0], str) and " " in args[0]:  # redis-py passes some of its own commands as one string
             args = (*args[0].split(), *args[1:])
         return [hiredis.pack_command(args)]
 
 
 class _DiscoveringConnection(_FastPackingConnection, TcpConnection):
-    """Asks where to connect, if there is somebody to ask."""
+    """Resolves the address before every connect, if there is a resolver."""
 
     resolver: ClassVar[Callable[[], PrimaryResolver | None]]
 
@@ -142,32 +144,32 @@ class _DiscoveringConnection(_FastPackingConnection, TcpConnection):
             raise
 
 
-def _packing(
+def _connection_class(
     kind: type[AbstractConnection], resolver: Callable[[], PrimaryResolver | None]
 ) -> type[AbstractConnection]:
-    """The same kind of connection (TCP, TLS, Unix socket) with the faster packer, and who to ask for its place."""
+    """The class for the same kind of connection (TCP, TLS, Unix socket) with the faster packer and the resolver."""
     if issubclass(kind, UnixDomainSocketConnection):
         return type(kind.__name__, (_FastPackingConnection, kind), {})
     return type(kind.__name__, (_DiscoveringConnection, kind), {"resolver": staticmethod(resolver)})
 
 
 async def _on_connect(name: str, connection: AbstractConnection) -> None:
-    """Greet the server on every connect, and give it the connection's name."""
+    """Run the handshake and set the name of the connection, on every connect."""
     await connection.on_connect()
     await connection.send_command("CLIENT", "SETNAME", name)
     try:
         await connection.read_response()
     except refused.ResponseError:
-        return  # some hosted Redis refuse CLIENT: the name is a courtesy to tools, and the lease knows another way
+        return  # some hosted Redis reject CLIENT; the name is optional: the lease works without it
 
 
 def secondary_name(client_name: str) -> str:
-    """The name of a worker's further connections: not counted as workers, and yet known as the same process."""
+    """The name of a daemon's other connections: not counted as workers, but recognized by the lease."""
     return f"flowstate:{client_name}"
 
 
 class Connection:
-    """All connections of one daemon to the Redis that holds the queue. Replies are bytes."""
+    """All connections of one process to the Redis of the queue. Replies are bytes."""
 
     def __init__(
         self,
@@ -175,20 +177,18 @@ class Connection:
         *,
         client_name: str,
         block_s: float = 20.0,
-        on_round_trip: OnCommand | None = None,
-        sentinels: Sentinels | None = None,
+        on_command: OnCommand | None = None,
+        sentinels: SentinelResolver | None = None,
     ) -> None:
-        """`block_s` is the longest blocking pop; `on_round_trip` hears how many seconds each command took.
+        """`block_s` is the maximum duration of a blocking pop; `on_command` gets the duration of each command in seconds.
 
-        With `sentinels` the URL's host counts for nothing: they tell where the primary is.
-
-        The blocking connection bears `client_name`, which is what Bull's `getWorkers()` counts; the others
-        `beside(client_name)`, by which the lease sees that this process lives.
+        With `sentinels` the host of the URL is not used. The blocking connection is named `client_name`, which Bull's
+        `getWorkers()` counts; the others `secondary_name(client_name)`, by which the lease recognizes a live process.
         """
         self.block_s = block_s
         self._url = url
         self._resolver: PrimaryResolver | None = sentinels
-        self._on_round_trip = on_round_trip
+        self._on_command = on_command
         self._clock = Clock()
         other = secondary_name(client_name)
         self._commands = self._client(url, other, size=POOL_SIZE, timeout_s=COMMAND_TIMEOUT_S)
@@ -207,11 +207,11 @@ class Connection:
             redis_connect_func=partial(_on_connect, name),
             driver_info=None,
         )
-        pool.connection_class = _packing(pool.connection_class, lambda: self._resolver)
+        pool.connection_class = _connection_class(pool.connection_class, lambda: self._resolver)
         return Redis(connection_pool=pool)
 
     async def open(self) -> None:
-        """Reach the server once. Raises Outage."""
+        """Check that the server is reachable. Raises StoreUnavailableError."""
         await self.execute("PING")
 
     async def close(self) -> None:
@@ -221,77 +221,77 @@ class Connection:
                 await client.connection_pool.disconnect()
 
     async def execute(self, *command: str | bytes | float) -> Any:
-        """Run one command. Raises Outage when Redis is away."""
+        """Run one command. Raises StoreUnavailableError."""
         started = self._clock.monotonic()
-        answer = await self._ask(self._commands, command)
-        if self._on_round_trip is not None:
-            self._on_round_trip(self._clock.monotonic() - started)
-        return answer
+        reply = await self._execute(self._commands, command)
+        if self._on_command is not None:
+            self._on_command(self._clock.monotonic() - started)
+        return reply
 
     async def execute_blocking(self, *command: str | bytes | float) -> Any:
-        """Run one blocking command on the connection kept for that. Raises Outage."""
-        return await self._ask(self._blocking, command)
+        """Run one blocking command on its own connection. Raises StoreUnavailableError."""
+        return await self._execute(self._blocking, command)
 
     async def pin_to_slot(self, slot: int) -> None:
-        """Stay with the node that serves this slot of the cluster, wherever it goes. Raises Outage."""
+        """Connect to the cluster node that serves this hash slot, also after it moves. Raises StoreUnavailableError."""
         if self._resolver is None:
-            given = parse_url(self._url)
-            seed = Address(given.get("host", "localhost"), given.get("port", 6379))
+            options = parse_url(self._url)
+            seed = Address(options.get("host", "localhost"), options.get("port", 6379))
             self._resolver = cluster = ClusterResolver(slot, [seed], OneShotClient(self._url))
             with translate_errors():
                 here = await cluster.resolve()
             if here != seed:
-                await self._leave()
+                await self._disconnect()
 
-    async def _ask(self, client: Redis, command: tuple[str | bytes | float, ...]) -> Any:
+    async def _execute(self, client: Redis, command: tuple[str | bytes | float, ...]) -> Any:
         for _ in range(REDIRECTIONS):
             try:
                 with translate_errors():
                     return await client.execute_command(*command)  # type: ignore[no-untyped-call]
             except refused.MovedError as moved:
-                await self._follow(moved)  # whoever says so has executed nothing
+                await self._follow(moved)  # the node has not executed the command, so it can be sent again
             except StoreUnavailableError as outage:
-                await self._look_elsewhere(outage.__cause__)
+                await self._drop_connections(outage.__cause__)
                 raise
-        raise StoreUnavailableError("Redis: the cluster sends us from node to node: it is being rebuilt")
+        raise StoreUnavailableError("Redis: the cluster redirects from node to node: it is being reconfigured")
 
     async def _follow(self, moved: refused.MovedError) -> None:
-        given = parse_url(self._url)
-        place = Address(moved.host or given.get("host", "localhost"), moved.port)
+        options = parse_url(self._url)
+        address = Address(moved.host or options.get("host", "localhost"), moved.port)
         if not isinstance(self._resolver, ClusterResolver):
             self._resolver = ClusterResolver(moved.slot_id, [], OneShotClient(self._url))
-        self._resolver.redirect(place)
-        await self._leave()
+        self._resolver.redirect(address)
+        await self._disconnect()
 
-    async def _look_elsewhere(self, cause: BaseException | None) -> None:
-        """Leave connections on which nothing good will come any more."""
+    async def _drop_connections(self, cause: BaseException | None) -> None:
+        """Close connections that may lead to a server that is no longer the primary."""
         if is_read_only_replica(cause):
-            # A demoted primary keeps its connections: only new ones find the new primary behind the same name.
-            await self._leave()
+            # A demoted primary keeps its connections open: only a new connection finds the new primary.
+            await self._disconnect()
         elif self._resolver is not None and isinstance(cause, refused.ConnectionError | refused.TimeoutError):
-            # The primary may be another one by now, and a machine that has died closes nothing.
+            # The primary may have changed, and a dead machine does not close its connections.
             self._resolver.invalidate()
             await self._commands.connection_pool.disconnect(inuse_connections=False)
             await self._blocking.connection_pool.disconnect()
 
-    async def _leave(self) -> None:
+    async def _disconnect(self) -> None:
         for each in (self._commands, self._blocking):
             await each.connection_pool.disconnect()
 
     def pubsub(self) -> Subscriber:
-        """A subscriber on a connection of its own; wrap its calls in `outages()`."""
+        """A subscriber on its own connection. Call its methods inside `translate_errors()`."""
         return self._subscriber.pubsub()
 
 
 def from_settings(
-    redis: RedisSettings, *, client_name: str, block_s: float = 20.0, on_round_trip: OnCommand | None = None
+    redis: RedisSettings, *, client_name: str, block_s: float = 20.0, on_command: OnCommand | None = None
 ) -> Connection:
-    """The connection that the settings ask for: to one address, or to the primary that sentinels know."""
+    """The connection for these settings: to one address, or to the primary found through sentinels."""
     url = redis.url.get_secret_value()
     sentinels = None
     if redis.sentinels:
         password = redis.sentinel_password.get_secret_value() if redis.sentinel_password else None
         login = {"username": redis.sentinel_username, "password": password}
-        places = [Address(host, port) for host, port in redis.sentinel_addresses()]
-        sentinels = Sentinels(places, redis.sentinel_master, OneShotClient(url, login))
-    return Connection(url, client_name=client_name, block_s=block_s, on_round_trip=on_round_trip, sentinels=sentinels)
+        addresses = [Address(host, port) for host, port in redis.sentinel_addresses()]
+        sentinels = SentinelResolver(addresses, redis.sentinel_master, url, login)
+    return Connection(url, client_name=client_name, block_s=block_s, on_command=on_command, sentinels=sentinels)

@@ -1,7 +1,7 @@
-"""Where the primary is that holds our queue: asked of sentinels, or of the nodes of a cluster, at every new connection.
+"""Discovery of the primary that holds the queue, through Redis Sentinel or from the nodes of a Redis Cluster.
 
-`Connection` asks before it connects, and says when nobody was there. All keys of a queue lie in one slot, so that a
-cluster is one node for us: the one that serves the slot now.
+`Connection` resolves the address before every connect, and invalidates it when connecting fails. All keys of a queue
+are in one hash slot, so in a cluster only the node that serves this slot is used.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from redis import exceptions as refused
-from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 
 QUERY_TIMEOUT_S = 2.0
@@ -25,130 +26,143 @@ class Address(NamedTuple):
 
 
 class PrimaryResolver(Protocol):
-    """Somebody who knows where the primary is."""
+    """Finds the address of the primary."""
 
     async def resolve(self) -> Address:
-        """Where it is now. Raises redis-py's ConnectionError when nobody knows."""
+        """The current address. Raises redis-py's ConnectionError when it cannot be found."""
 
     def invalidate(self) -> None:
-        """Hear that nobody answered there."""
+        """Called when the resolved address could not be reached."""
+
+
+def _options(url: str, login: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+    """The connection options of a URL without host, port and database; `login` replaces its login."""
+    options: dict[str, Any] = {**parse_url(url), **({} if login is None else login)}
+    return {name: value for name, value in options.items() if name not in ("host", "port", "db")}
 
 
 class OneShotClient:
-    """Asks one server one question, on a connection for that alone, with the login and the TLS of a URL."""
+    """Runs single commands, each on its own connection, with the login and the TLS options of a URL."""
 
-    def __init__(self, url: str, login: Mapping[str, str | None] | None = None) -> None:
-        """`login` replaces the URL's."""
-        given: dict[str, Any] = {**parse_url(url), **({} if login is None else login)}
-        for name in ("host", "port", "db"):
-            given.pop(name, None)
-        self._kind: type[Connection] = given.pop("connection_class", Connection)
-        self._given = given
+    def __init__(self, url: str) -> None:
+        self._options = _options(url)
+        self._connection_class: type[Connection] = self._options.pop("connection_class", Connection)
 
-    async def execute(self, place: Address, *question: str) -> Any:
-        """The answer. Raises what redis-py raises."""
-        connection = self._kind(
-            host=place.host,
-            port=place.port,
+    async def execute(self, address: Address, *command: str) -> Any:
+        """The reply. Raises the errors of redis-py."""
+        connection = self._connection_class(
+            host=address.host,
+            port=address.port,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=QUERY_TIMEOUT_S,
             socket_connect_timeout=QUERY_TIMEOUT_S,
             driver_info=None,
-            **self._given,
+            **self._options,
         )
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command(*question)
+            await connection.send_command(*command)
             return await connection.read_response()
         finally:
             await connection.disconnect(nowait=True)
 
 
-class Sentinels:
-    """A group of sentinels that watch over the primary `master`."""
+class SentinelResolver:
+    """Asks Redis Sentinels for the address of the primary `master`."""
 
-    def __init__(self, places: Sequence[Address], master: str, asker: OneShotClient) -> None:
-        self._places = list(places)
+    def __init__(
+        self, addresses: Sequence[Address], master: str, url: str, login: Mapping[str, str | None] | None = None
+    ) -> None:
+        """The options of `url` apply to the sentinels too, except host, port and database; `login` replaces its login."""
+        self._names = ", ".join(f"{host}:{port}" for host, port in addresses)
         self._master = master
-        self._asker = asker
+        options = _options(url, login)
+        options["ssl"] = issubclass(options.pop("connection_class", Connection), SSLConnection)
+        self._sentinel = Sentinel(
+            addresses,
+            sentinel_kwargs={
+                **options,
+                "protocol": 2,
+                "retry": Retry(NoBackoff(), 0),
+                "socket_timeout": QUERY_TIMEOUT_S,
+                "socket_connect_timeout": QUERY_TIMEOUT_S,
+                "driver_info": None,
+            },
+        )  # type: ignore[no-untyped-call]
 
     async def resolve(self) -> Address:
-        reasons = []
-        for place in tuple(self._places):
-            try:
-                answer = await self._asker.execute(place, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master)
-            except (refused.RedisError, OSError) as error:
-                reasons.append(f"{place.host}:{place.port}: {error}")
-                continue
-            if answer is not None:
-                self._prefer(place)
-                return Address(answer[0].decode(), int(answer[1]))
-            reasons.append(f"{place.host}:{place.port} knows no primary called {self._master}")
-        raise refused.ConnectionError(f"no sentinel tells where the primary is ({'; '.join(reasons)})")
+        try:
+            host, port = await self._sentinel.discover_master(self._master)
+        except (refused.RedisError, OSError) as error:
+            # The text of MasterNotFoundError lists the options of each connection, its password included.
+            detail = "" if isinstance(error, MasterNotFoundError) else f": {error}"
+            raise refused.ConnectionError(
+                f"none of the sentinels {self._names} is reachable and knows a primary called {self._master}{detail}"
+            ) from None
+        finally:
+            for client in self._sentinel.sentinels:
+                await client.aclose()
+        return Address(host, port)
 
     def invalidate(self) -> None:
-        """Each connection asks anew: nothing is remembered that could be wrong."""
-
-    def _prefer(self, place: Address) -> None:
-        self._places.remove(place)
-        self._places.insert(0, place)
+        """Nothing to do: no address is cached, every connection asks again."""
 
 
 class ClusterResolver:
-    """The nodes of a cluster, of which one serves our slot."""
+    """Finds the node of a cluster that serves one hash slot."""
 
-    def __init__(self, slot: int, seeds: Iterable[Address], asker: OneShotClient) -> None:
+    def __init__(self, slot: int, seeds: Iterable[Address], client: OneShotClient) -> None:
         self._slot = slot
         self._known = list(seeds)
-        self._asker = asker
-        self._place: Address | None = None
+        self._client = client
+        self._address: Address | None = None
 
     async def resolve(self) -> Address:
-        if self._place is None:
-            self._place = await self._search()
-        return self._place
+        if self._address is None:
+            self._address = await self._search()
+        return self._address
 
     def invalidate(self) -> None:
-        """Ask all nodes again, that one last."""
-        if self._place is not None and self._place in self._known:
-            self._known.remove(self._place)
-            self._known.append(self._place)
-        self._place = None
+        """Search again, and ask the node that failed last."""
+        if self._address is not None and self._address in self._known:
+            self._known.remove(self._address)
+            self._known.append(self._address)
+        self._address = None
 
-    def redirect(self, place: Address) -> None:
-        """A node says that the slot is there now: ask that one first."""
-        self._known = [place, *(known for known in self._known if known != place)]
-        self._place = None
+    def redirect(self, address: Address) -> None:
+        """Called when a node replied MOVED: ask the new node first."""
+        self._known = [address, *(known for known in self._known if known != address)]
+        self._address = None
 
     async def _search(self) -> Address:
         reasons = []
-        for place in tuple(self._known):
+        for address in tuple(self._known):
             try:
-                found = slot_owner(await self._asker.execute(place, "CLUSTER", "SLOTS"), self._slot, place)
+                found = slot_owner(await self._client.execute(address, "CLUSTER", "SLOTS"), self._slot, address)
             except (refused.RedisError, OSError) as error:
-                reasons.append(f"{place.host}:{place.port}: {error}")
+                reasons.append(f"{address.host}:{address.port}: {error}")
                 continue
             if found:
                 self._known += [node for node in found if node not in self._known]
                 return found[0]
-            reasons.append(f"{place.host}:{place.port}: nobody serves slot {self._slot}")
-        raise refused.ConnectionError(f"no node of the cluster tells where our slot is ({'; '.join(reasons)})")
+            reasons.append(f"{address.host}:{address.port}: no node serves slot {self._slot}")
+        raise refused.ConnectionError(f"no node of the cluster returned the address of the queue's hash slot ({'; '.join(reasons)})")
 
 
-def slot_owner(answer: Sequence[Any], slot: int, asked: Address) -> list[Address]:
-    """Of CLUSTER SLOTS the primary that serves a slot, then all other nodes; empty when nobody does. Pure."""
+def slot_owner(reply: Sequence[Any], slot: int, asked: Address) -> list[Address]:
+    """From CLUSTER SLOTS, the primary of a slot, then all other nodes; empty when no node serves it. Pure."""
     first: Address | None = None
     others: list[Address] = []
-    for start, end, *nodes in answer:
-        places = [_place(node, asked) for node in nodes]
-        others += places
-        if start <= slot <= end and places:
-            first = places[0]
-    return [] if first is None else [first, *dict.fromkeys(place for place in others if place != first)]
+    for start, end, *nodes in reply:
+        addresses = [_address_of(node, asked) for node in nodes]
+        others += addresses
+        if start <= slot <= end and addresses:
+            first = addresses[0]
+    return [] if first is None else [first, *dict.fromkeys(address for address in others if address != first)]
 
 
-def _place(node: Sequence[Any], asked: Address) -> Address:
-    """A node without an address of its own is the one that was asked."""
+def _address_of(node: Sequence[Any], asked: Address) -> Address:
+    """The address of a node; a node that does not know its own host is the one that was asked."""
     host = (node[0] or b"").decode()
     return Address(asked.host if host in {"", "?"} else host, int(node[1]))

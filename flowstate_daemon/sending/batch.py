@@ -1,6 +1,7 @@
-"""What waits on the bus: parcels, one mail each, and loads, the mails of one request. Plain data and pure functions.
+"""Emails that wait to be sent, and batches: the emails of one request. Plain data and pure functions.
 
-A sender makes a parcel and awaits its fate; the bus puts parcels into loads; the carrier takes a load to the provider.
+A handler creates an OutgoingMail and awaits its `result`; the dispatcher groups emails into a Batch; the batch sender
+sends the batch and resolves the results.
 """
 
 from __future__ import annotations
@@ -16,24 +17,22 @@ from flowstate_daemon.base.errors import FlowstateError, MailExpired, StaleDecis
 from flowstate_daemon.delivery.gateway import Rejected, Result
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.job import Job
-from flowstate_daemon.sending.request_store import StoredRequest
+from flowstate_daemon.sending.request_store import JobRef, StoredRequest
 
-JobRef = tuple[str, int]
 OUTCOME_UNKNOWN = (
-    "parked: the request that held this mail is no longer known, and it may have been sent; "
+    "parked: the request that contained this email is no longer known, and the email may have been sent; "
     "look it up at the provider, then retry or remove the job"
 )
-
-EXPIRED_REASON = "the code ran out before it could leave"
-# What was held up for longer is judged anew: its person may have unsubscribed meanwhile, or its hour be over.
+EXPIRED_REASON = "the code expired before it could be sent"
+# A decision older than this is made again: meanwhile the recipient may have unsubscribed, or a deadline have passed.
 DECISION_MAX_AGE_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
 class OutgoingMail:
-    """One mail on its way; `fate` is what its sender awaits, and done when nobody waits for it any more.
+    """One email to be sent. The handler awaits `result`; a done result means that nobody waits for the email any more.
 
-    `build_email` renders the mail: at once for a new job, and only when it is needed for a job that was sealed before.
+    `build_email` renders the email: at once for a new job, and only if needed for a job that has a stored request.
     """
 
     job: Job
@@ -43,15 +42,15 @@ class OutgoingMail:
     expires_at: int | None = None
     stored_request_id: str | None = None
     sequence: int | None = None
-    queued_at: float = 0.0  # monotonic seconds, as `left_at`: since when it waits, and since when no more
+    queued_at: float = 0.0  # monotonic seconds, as `sent_at`: between the two the email waited
     sent_at: float | None = None
     result: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    _mail: Email | None = None
-    _written: bytes | None = None
+    _email: Email | None = None
+    _encoded: bytes | None = None
 
     @property
     def job_ref(self) -> JobRef:
-        """How the mail's job is named in an envelope."""
+        """The job's name in a stored request."""
         return self.job.id, self.job.timestamp
 
     def expired(self, now_ms: int) -> bool:
@@ -62,19 +61,19 @@ class OutgoingMail:
         return self.result.done()
 
     @property
-    def mail(self) -> Email:
-        return self._mail or self.render()
+    def email(self) -> Email:
+        return self._email or self.render()
 
     def render(self) -> Email:
-        """Make the mail now, in the sender's time instead of the bus's."""
-        self._mail = self.build_email()
-        return self._mail
+        """Render the email now. The handler calls this, so that the dispatcher's loop does not have to."""
+        self._email = self.build_email()
+        return self._email
 
-    def encoded(self, write: Callable[[Email], bytes]) -> bytes:
-        """The mail as its part of a request, made once. Raises Final."""
-        if self._written is None:
-            self._written = write(self.mail)
-        return self._written
+    def encoded(self, encode: Callable[[Email], bytes]) -> bytes:
+        """The email as its part of a request, encoded once. Raises PermanentError."""
+        if self._encoded is None:
+            self._encoded = encode(self.email)
+        return self._encoded
 
     def accept(self, accepted: Accepted) -> None:
         if not self.result.done():
@@ -87,9 +86,10 @@ class OutgoingMail:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """The mails of one request, sealed or not yet.
+    """The emails of one request, which is stored before its first try.
 
-    `doubtful`: an earlier try may have reached the provider. `tries`: it shows whether the provider is well again.
+    `maybe_delivered`: an earlier try may have reached the provider. `is_probe`: this request tests whether the provider
+    works again while the circuit is open.
     """
 
     mails: list[OutgoingMail]
@@ -100,17 +100,17 @@ class Batch:
 
     @property
     def pending(self) -> list[OutgoingMail]:
-        """Those that somebody still waits for."""
+        """The emails whose result is still awaited."""
         return [mail for mail in self.mails if not mail.done]
 
     @property
     def urgent(self) -> bool:
-        """Is there a code in it?"""
+        """Whether the batch contains a code."""
         return any(mail.urgent for mail in self.pending)
 
     @property
     def complete(self) -> bool:
-        """Is every member of the sealed request still in our hands?"""
+        """Whether this process still holds the job of every member of the stored request."""
         return self.stored_request is not None and len(self.pending) == len(self.stored_request.members)
 
     def fail(self, error: FlowstateError) -> None:
@@ -119,23 +119,22 @@ class Batch:
 
 
 def expire_stale(mails: Sequence[OutgoingMail], now_ms: int, *, held_at: float) -> None:
-    """End codes that have run out, and hand back what was judged long before `held_at`, when none were let through.
+    """Expire codes, and release emails whose decision was made long before `held_at`, when sending was last blocked.
 
-    A slow provider is no reason to judge anew: where mails always wait for long, nobody's turn would ever come.
+    A slow provider alone does not make a decision stale: if emails always wait that long, none would ever be sent.
     """
     for mail in mails:
         if mail.expired(now_ms):
             mail.fail(MailExpired(EXPIRED_REASON))
         elif not mail.urgent and held_at - mail.queued_at > DECISION_MAX_AGE_S:
-            mail.fail(StaleDecisionError("no mails could leave for so long that it must be judged anew"))
+            mail.fail(StaleDecisionError("sending was blocked for so long that the decision must be made again"))
 
 
 def idempotency_key(path: str, body: bytes, members: Sequence[JobRef]) -> str:
-    """The same for the same mails of the same jobs, and for no others.
+    """The same key for the same emails of the same jobs, and for no others.
 
-    Not a random name: a Redis that has forgotten its last second, or an answer that was lost, leads to the same
-    request being sealed anew, which the provider then knows. Bull's ids restart after `obliterate`, so a job needs its
-    timestamp beside its id.
+    The key is not random: after Redis lost its last second, or after a lost response, the same request may be stored
+    again, and the provider then recognizes it. Bull's ids restart after `obliterate`, so the timestamp belongs to it.
     """
     digest = hashlib.sha256(msgspec.json.encode([path, members]))
     digest.update(body)
@@ -143,10 +142,10 @@ def idempotency_key(path: str, body: bytes, members: Sequence[JobRef]) -> str:
 
 
 def encode_results(results: Sequence[Result]) -> bytes:
-    """The provider's answer as it is kept with an envelope."""
+    """The results of a request as they are kept with the stored request."""
     return msgspec.json.encode(list(results))
 
 
-def decode_results(answer: bytes) -> tuple[Result, ...]:
-    rows = msgspec.json.decode(answer, type=list[dict[str, str]])
+def decode_results(response: bytes) -> tuple[Result, ...]:
+    rows = msgspec.json.decode(response, type=list[dict[str, str]])
     return tuple(Rejected(row["reason"]) if "reason" in row else Accepted(**row) for row in rows)

@@ -1,8 +1,8 @@
-"""Takes one sealed load to the provider and sees to what its answer means for each of its mails.
+"""Sends one stored batch to the provider and decides what the response means for each of its emails.
 
-Called by the bus, in a task for each request. What has to go again is handed back to it. The rules that keep
-mails from being sent twice: what may have reached the provider goes again as the same bytes under the same key;
-a request is only broken up when the provider has surely not taken it and all its jobs are still in our hands.
+The dispatcher calls it in a task per request, and queues again what it returns. Two rules prevent double sends: what
+may have reached the provider is sent again as the same bytes with the same key; and a request is split up only if the
+provider has certainly not processed it and this process still holds all its jobs.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from flowstate_daemon.base.errors import (
     PermanentError,
     ProviderRefusedError,
     QuotaExceededError,
+    RateLimit,
     RateLimitedError,
     RequestInProgressError,
     StoreUnavailableError,
 )
 from flowstate_daemon.base.event_loop import UrgentPriority
-from flowstate_daemon.delivery.gateway import Delivery, Gateway, Rejected, Result
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.delivery.gateway import Gateway, Rejected, Result, SendResult
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.sending.batch import (
     EXPIRED_REASON,
     OUTCOME_UNKNOWN,
     Batch,
-    JobRef,
     OutgoingMail,
     decode_results,
     encode_results,
 )
 from flowstate_daemon.sending.rate_limiter import RateLimiter
-from flowstate_daemon.sending.request_store import TTL_MS, RequestStore, StoredRequest
+from flowstate_daemon.sending.request_store import TTL_MS, JobRef, RequestStore, StoredRequest
 from flowstate_daemon.sending.send_gate import SendGate
 
 log = structlog.get_logger()
@@ -47,16 +48,15 @@ log = structlog.get_logger()
 ALREADY_ACCEPTED_ID = "accepted-earlier"
 REDIS_RETRY_S = 0.5
 MAX_WAIT_S = 30.0
-MIN_LOGGED_WAIT_S = 5.0  # shorter rests are everyday
-QUOTA_RETRY_S = 10.0  # a code asks again in this time whether the quota is really used up
+MIN_LOGGED_WAIT_S = 5.0  # shorter waits are usual
+QUOTA_RETRY_S = 10.0  # after this time a code tries again whether the quota is really exceeded
 
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """What goes onto the bus again, after a rest: loads as they are, parcels to be put together anew.
+    """What must be queued again after `after_s` seconds: batches as they are, and emails to be grouped anew.
 
-    `sample` is a mail that goes alone and decides for the `others`, if it is refused too. `answered`: the provider has
-    said something.
+    `sample` is sent alone and decides for the `others` if it is rejected too.
     """
 
     batches: Sequence[Batch] = ()
@@ -64,285 +64,332 @@ class Requeue:
     after_s: float = 0.0
     sample: OutgoingMail | None = None
     others: Sequence[tuple[OutgoingMail, PermanentError]] = ()
-    answered: bool = True
 
 
 NO_REQUEUE = Requeue()
-UNANSWERED = Requeue(answered=False)
 
 
 class BatchSender:
-    """One provider, its lane and its pace; the envelopes of what is under way."""
+    """Sends stored batches through one gateway, and records what the responses say about account, rate and health."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it uses every part of the package
         self,
         gateway: Gateway,
         request_store: RequestStore,
         rate_limiter: RateLimiter,
         gate: SendGate,
-        right_of_way: UrgentPriority,
+        urgent_priority: UrgentPriority,
+        metrics: Metrics,
         clock: Clock,
     ) -> None:
         self._gateway = gateway
         self._request_store = request_store
         self._rate_limiter = rate_limiter
         self._gate = gate
-        self._right_of_way = right_of_way
+        self._urgent_priority = urgent_priority
+        self._metrics = metrics
         self._clock = clock
 
-    async def send(self, load: Batch) -> Requeue:
-        """Make the request and settle its mails; returns what must go again."""
-        stored_request = load.stored_request
-        assert stored_request is not None, "only sealed loads travel"
-        if self._clock.now_ms() - stored_request.saved_at > TTL_MS:
-            return await self._too_old(load)
-        if await self._without_late(load):
-            return Requeue(mails=load.pending, answered=False)
-        for mail in load.mails:
-            self._right_of_way.finished(mail.job.id)
-            mail.sent_at = mail.sent_at or self._clock.monotonic()
-        try:
-            delivery = await self._gateway.send(
-                stored_request.path, stored_request.body, stored_request.key, len(stored_request.members)
-            )
-        except AlreadyAcceptedError:
-            log.warning("already_accepted", mails=len(stored_request.members))
-            self._gate.record_accepted()
-            earlier = Accepted(ALREADY_ACCEPTED_ID, self._gateway.name)
-            return await self._delivered(load, Delivery((earlier,) * len(stored_request.members)))
-        except PermanentError as final:
-            self._gate.record_accepted()  # the request is refused, so the account is not
-            return await self._refused(load, final)
-        except (QuotaExceededError, ProviderRefusedError) as closed:
-            return await self._not_now(load, closed)
-        except (RateLimitedError, RequestInProgressError) as wait:
-            self._gate.cancel_probe()
-            return await self._again(load, wait)
-        except FlowstateError as unknown:
-            return self._unanswered(load, unknown)
-        self._gate.record_accepted()
-        return await self._delivered(load, delivery)
-
     async def store(self, stored_request: StoredRequest) -> tuple[bool, set[str]]:
-        """Write a request down: whether it stands, and whose jobs are no longer ours. Until Redis has answered.
+        """Save a request, trying until Redis responds. Returns whether it is saved, and which jobs were lost.
 
-        A call that was executed without being heard has bound its mails to these bytes, and whoever takes one of them
-        up sends them: then no other request may be made of them.
+        A call that Redis executed although its reply was lost has bound the jobs to these bytes, and whoever takes one
+        of the jobs sends them: then no other request may be made of these emails.
         """
         in_doubt = False
         while True:
             try:
                 lost = await self._request_store.save(stored_request)
-                return not lost or (in_doubt and await self._request_store.load(stored_request.id) is not None), lost
+                saved = not lost or (in_doubt and await self._request_store.load(stored_request.id) is not None)
             except StoreUnavailableError as outage:
                 if not in_doubt:
                     log.warning("request_not_stored", mails=len(stored_request.members), reason=outage.reason)
                 in_doubt = True
                 await asyncio.sleep(REDIS_RETRY_S)
+                continue
+            if not lost:
+                self._metrics.observe_batch_size(len(stored_request.members))
+            return saved, lost
+
+    async def send(self, batch: Batch) -> Requeue:
+        """Make the request and resolve its emails. Returns what must be queued again."""
+        stored_request = batch.stored_request
+        assert stored_request is not None, "only stored batches are sent"
+        if self._clock.now_ms() - stored_request.saved_at > TTL_MS:
+            return await self._abandon(batch)
+        if await self._remove_expired(batch):
+            return Requeue(mails=batch.pending)
+        for mail in batch.mails:
+            self._urgent_priority.finished(mail.job.id)
+            mail.sent_at = mail.sent_at or self._clock.monotonic()
+        refusal = self._gate.refusal
+        try:
+            response = await self._request(stored_request)
+        except FlowstateError as error:
+            requeue = await self._handle_error(batch, error)
+            if requeue is None:
+                return self._keep_for_retry(batch, error)
+            rate_limit = error.rate_limit
+        else:
+            self._gate.record_accepted()
+            requeue = await self._handle_results(batch, response.results)
+            rate_limit = response.rate_limit
+        # From here on the provider has responded, even if with a refusal.
+        self._gate.circuit_breaker.record_success()
+        await self._share(rate_limit, refusal)
+        return requeue
 
     async def resolve(self, mails: Sequence[OutgoingMail], results: Mapping[JobRef, Result]) -> None:
-        """End parcels of one request by what is known of their mails; the accepted first, they need no writing."""
-        refused: list[tuple[OutgoingMail, Rejected]] = []
-        async for mail in self._right_of_way.chunked(mails):
+        """Settle emails of one request by their results. Accepted emails come first: they need no call to Redis."""
+        rejected: list[tuple[OutgoingMail, Rejected]] = []
+        async for mail in self._urgent_priority.chunked(mails):
             result = results[mail.job_ref]
             if isinstance(result, Accepted):
                 mail.accept(result)
             else:
-                refused.append((mail, result))
-        if refused:
-            await self._freed([mail for mail, _ in refused])
-        for mail, result in refused:
+                rejected.append((mail, result))
+        if rejected:
+            await self._detach_rejected([mail for mail, _ in rejected])
+        for mail, result in rejected:
             mail.fail(PermanentError(result.reason))
 
-    async def _delivered(self, load: Batch, delivery: Delivery) -> Requeue:
-        stored_request = load.stored_request
-        assert stored_request is not None
-        results = dict(zip(stored_request.members, delivery.results, strict=True))
-        refused = [result for result in delivery.results if isinstance(result, Rejected)]
-        if len(results) > 1 and len(refused) == len(results) and load.complete and await self._broken_up(load):
-            return _sampled([(mail, results[mail.job_ref]) for mail in load.pending])
-        if len(results) > 1:
-            # For members that are in other hands, or come back after a crash.
-            await self._ignore_unavailable(
-                self._request_store.save_response(stored_request.id, encode_results(delivery.results))
+    async def _request(self, stored_request: StoredRequest) -> SendResult:
+        started = self._clock.monotonic()
+        try:
+            response = await self._gateway.send(
+                stored_request.path, stored_request.body, stored_request.key, len(stored_request.members)
             )
-        if any(not mail.urgent for mail in load.mails):
+        except FlowstateError as error:
+            if error.result is not None:
+                self._metrics.observe_provider_request(error.result, self._clock.monotonic() - started)
+            raise
+        self._metrics.observe_provider_request("accepted", self._clock.monotonic() - started)
+        return response
+
+    async def _handle_error(self, batch: Batch, error: FlowstateError) -> Requeue | None:
+        """What a response that is an error means; None if the outcome is unknown."""
+        assert batch.stored_request is not None
+        match error:
+            case AlreadyAcceptedError():
+                log.warning("already_accepted", mails=len(batch.stored_request.members))
+                self._gate.record_accepted()
+                earlier = Accepted(ALREADY_ACCEPTED_ID, self._gateway.name)
+                return await self._handle_results(batch, (earlier,) * len(batch.stored_request.members))
+            case PermanentError():
+                self._gate.record_accepted()  # the request is rejected, so the account is accepted
+                return await self._split_rejected(batch, error)
+            case QuotaExceededError() | ProviderRefusedError():
+                return await self._hold(batch, error)
+            case RateLimitedError() | RequestInProgressError():
+                self._gate.cancel_probe()
+                return await self._send_again(batch, error)
+        return None
+
+    async def _share(self, rate_limit: RateLimit | None, refusal_before: str | None) -> None:
+        """Tell the other daemons what the response said about the rate and the account."""
+        try:
+            await self._rate_limiter.update_from_headers(rate_limit)
+            if self._gate.refusal != refusal_before:
+                await self._rate_limiter.publish_refusal(self._gate.refusal)
+        except StoreUnavailableError as outage:
+            log.warning("rate_limit_not_shared", reason=outage.reason)
+
+    async def _handle_results(self, batch: Batch, results: Sequence[Result]) -> Requeue:
+        stored_request = batch.stored_request
+        assert stored_request is not None
+        by_job = dict(zip(stored_request.members, results, strict=True))
+        all_rejected = all(isinstance(result, Rejected) for result in results)
+        if len(results) > 1 and all_rejected and batch.complete and await self._detach_all(batch):
+            return _sample_rejected([(mail, by_job[mail.job_ref]) for mail in batch.pending])
+        if len(results) > 1:
+            # For members that another worker holds, or that come back after a crash. Saved before the emails are
+            # resolved, because settling the last job deletes the stored request.
+            await self._ignore_unavailable(
+                self._request_store.save_response(stored_request.id, encode_results(results))
+            )
+        if any(not mail.urgent for mail in batch.mails):
             self._gate.quota_restored()
-        while load.pending:  # others may join while these are settled
-            await self.resolve(load.pending, results)
+        while batch.pending:  # resumed members may join while these are resolved
+            await self.resolve(batch.pending, by_job)
         return NO_REQUEUE
 
-    async def _refused(self, load: Batch, final: PermanentError) -> Requeue:
-        """Nothing of it was sent. Halves find the mail that is at fault, and send the others."""
-        if not load.complete or not await self._broken_up(load):
-            load.fail(final)
+    async def _split_rejected(self, batch: Batch, error: PermanentError) -> Requeue:
+        """Nothing of the request was sent. Sending its halves finds the invalid email and sends the others."""
+        if not batch.complete or not await self._detach_all(batch):
+            batch.fail(error)
             return NO_REQUEUE
-        live = load.pending
-        if len(live) <= 1:
-            load.fail(final)
+        pending = batch.pending
+        if len(pending) <= 1:
+            batch.fail(error)
             return NO_REQUEUE
-        log.warning("batch_rejected", mails=len(live), reason=final.reason)
-        middle = len(live) // 2
-        return Requeue(batches=(Batch(live[:middle]), Batch(live[middle:])))
+        log.warning("batch_rejected", mails=len(pending), reason=error.reason)
+        middle = len(pending) // 2
+        return Requeue(batches=(Batch(pending[:middle]), Batch(pending[middle:])))
 
-    async def _not_now(self, load: Batch, closed: QuotaExceededError | ProviderRefusedError) -> Requeue:
-        """Nothing was processed, nor will it be for some time: codes must not be tied to what waits."""
+    async def _hold(self, batch: Batch, error: QuotaExceededError | ProviderRefusedError) -> Requeue:
+        """Nothing was processed, and nothing will be for some time: detach codes from the bulk emails that wait."""
         after_s = 0.0
-        if isinstance(closed, QuotaExceededError):
-            self._gate.quota_exceeded(closed.reason)
+        if isinstance(error, QuotaExceededError):
+            self._gate.quota_exceeded(error.reason)
             after_s = QUOTA_RETRY_S
-            await self._ignore_unavailable(self._rate_limiter.pause_bulk(closed.until_ms, closed.reason))
+            await self._ignore_unavailable(self._rate_limiter.pause_bulk(error.until_ms, error.reason))
         else:
-            self._gate.block(closed.reason)
-        if load.maybe_delivered or not load.complete or not await self._broken_up(load):
-            return Requeue(batches=(load,), after_s=after_s)
-        return Requeue(mails=load.pending, after_s=after_s)
+            self._gate.block(error.reason)
+        if batch.maybe_delivered or not batch.complete or not await self._detach_all(batch):
+            return Requeue(batches=(batch,), after_s=after_s)
+        return Requeue(mails=batch.pending, after_s=after_s)
 
-    def _unanswered(self, load: Batch, unknown: FlowstateError) -> Requeue:
-        """Nobody knows what became of it. Fields and envelope stay: whoever tries again sends the same bytes.
+    def _keep_for_retry(self, batch: Batch, error: FlowstateError) -> Requeue:
+        """The outcome is unknown. The stored request stays: whoever tries again sends the same bytes.
 
-        An attempt of each job, unless it is the provider's illness and not the job's: then bulk waits on the bus.
+        It counts as an attempt of each job, unless the provider fails for all: then bulk emails wait in the queue.
         """
         self._gate.cancel_probe()
-        self._gate.circuit_breaker.record_failure(unknown.reason, tried=load.is_probe)
-        load.maybe_delivered = True
-        waits = self._gate.circuit_breaker.resting and not load.is_probe
-        for mail in load.pending:
+        self._gate.circuit_breaker.record_failure(error.reason, is_probe=batch.is_probe)
+        batch.maybe_delivered = True
+        waits = self._gate.circuit_breaker.is_open and not batch.is_probe
+        for mail in batch.pending:
             if mail.urgent or not waits:
-                mail.fail(unknown)
-        return Requeue(batches=(load,), answered=False)
+                mail.fail(error)
+        return Requeue(batches=(batch,))
 
-    async def _again(self, load: Batch, wait: RateLimitedError | RequestInProgressError) -> Requeue:
-        """The same request, later; no attempt of anybody's."""
-        after_s = wait.after_ms / 1000
-        if isinstance(wait, RequestInProgressError):
-            load.maybe_delivered = True
-            load.waits += 1
-            return Requeue(batches=(load,), after_s=min(after_s * load.waits, MAX_WAIT_S))
+    async def _send_again(self, batch: Batch, error: RateLimitedError | RequestInProgressError) -> Requeue:
+        """The same request again, later; not an attempt of its jobs."""
+        after_s = error.after_ms / 1000
+        if isinstance(error, RequestInProgressError):
+            batch.maybe_delivered = True
+            batch.waits += 1
+            return Requeue(batches=(batch,), after_s=min(after_s * batch.waits, MAX_WAIT_S))
         if after_s >= MIN_LOGGED_WAIT_S:
             log.warning(
                 "provider_rate_limited",
                 retry_after_s=after_s,
-                remedy="if this is usual, ask the provider for a higher rate",
+                remedy="if this happens regularly, ask the provider for a higher rate",
             )
-        paused = await self._ignore_unavailable(self._rate_limiter.back_off(wait.after_ms))
-        return Requeue(batches=(load,), after_s=0.0 if paused else after_s)
+        shared = await self._ignore_unavailable(self._rate_limiter.back_off(error.after_ms))
+        return Requeue(batches=(batch,), after_s=0.0 if shared else after_s)
 
-    async def _too_old(self, load: Batch) -> Requeue:
-        """Held back for so long that the provider may have forgotten the key: the same bytes are no longer safe."""
+    async def _abandon(self, batch: Batch) -> Requeue:
+        """The request is so old that the provider may have forgotten the key: its bytes must not be sent again."""
         self._gate.cancel_probe()
-        if not load.maybe_delivered and load.complete and await self._broken_up(load):
-            return Requeue(mails=load.pending, answered=False)
-        load.fail(PermanentError(OUTCOME_UNKNOWN))
-        return UNANSWERED
+        if not batch.maybe_delivered and batch.complete and await self._detach_all(batch):
+            return Requeue(mails=batch.pending)
+        batch.fail(PermanentError(OUTCOME_UNKNOWN))
+        return NO_REQUEUE
 
-    async def _without_late(self, load: Batch) -> bool:
-        """End codes that ran out while their request waited; False when it goes as it is, even with some in it."""
+    async def _remove_expired(self, batch: Batch) -> bool:
+        """Drop codes that expired while their request waited. False if it is sent as it is, even with some in it."""
         now_ms = self._clock.now_ms()
-        late = [mail for mail in load.pending if mail.expired(now_ms)]
-        if not late:
+        expired = [mail for mail in batch.pending if mail.expired(now_ms)]
+        if not expired:
             return False
-        if len(late) < len(load.pending) and (
-            load.maybe_delivered or not load.complete or not await self._broken_up(load)
+        if len(expired) < len(batch.pending) and (
+            batch.maybe_delivered or not batch.complete or not await self._detach_all(batch)
         ):
             return False
         self._gate.cancel_probe()
-        for mail in late:
+        for mail in expired:
             mail.fail(MailExpired(EXPIRED_REASON))
         return True
 
-    async def _broken_up(self, load: Batch) -> bool:
-        """Take the envelope back, so that its mails may travel in other company."""
-        if load.stored_request is None or not await self._unsealed(load.stored_request.id, load.pending):
+    async def _detach_all(self, batch: Batch) -> bool:
+        """Delete the stored request, so that its emails may be grouped anew."""
+        if batch.stored_request is None or not await self._detach(batch.stored_request.id, batch.pending):
             return False
-        for mail in load.mails:
+        for mail in batch.mails:
             mail.stored_request_id = None
         return True
 
-    async def _freed(self, refused: Sequence[OutgoingMail]) -> None:
-        """Surely not sent, so a human's retry must be a new request: free all but those that another worker has."""
-        eid = refused[0].stored_request_id
-        if eid is None or await self._unsealed(eid, refused):
-            return
-        for mail in refused:
-            await self._unsealed(eid, [mail])
+    async def _detach_rejected(self, mails: Sequence[OutgoingMail]) -> None:
+        """Rejected emails were certainly not sent, so a manual retry must make a new request.
 
-    async def _unsealed(self, eid: str, mails: Sequence[OutgoingMail]) -> bool:
-        """Until Redis has answered: neither a refusal nor a new request may go before this is written."""
+        Detaching all in one call fails if another worker owns one of the jobs; then each is detached by itself.
+        """
+        stored_request_id = mails[0].stored_request_id
+        if stored_request_id is None or await self._detach(stored_request_id, mails):
+            return
+        for mail in mails:
+            await self._detach(stored_request_id, [mail])
+
+    async def _detach(self, stored_request_id: str, mails: Sequence[OutgoingMail]) -> bool:
+        """Retry until Redis responds: no result may be reported, and no new request made, before this is written."""
         while True:
             try:
-                return await self._request_store.detach(eid, [mail.job.id for mail in mails])
+                return await self._request_store.detach(stored_request_id, [mail.job.id for mail in mails])
             except StoreUnavailableError:
                 await asyncio.sleep(REDIS_RETRY_S)
 
-    async def _ignore_unavailable(self, telling: Awaitable[object]) -> bool:
-        """Share what was learnt; while Redis is away, nobody else starts requests either."""
+    async def _ignore_unavailable(self, call: Awaitable[object]) -> bool:
+        """Share information through Redis; while Redis is unavailable, no other daemon starts requests either."""
         try:
-            await telling
+            await call
         except StoreUnavailableError as outage:
-            log.warning("store_unavailable", service="carrier", reason=outage.reason)
+            log.warning("store_unavailable", service="batch_sender", reason=outage.reason)
             return False
         return True
 
 
-def _sampled(refused: Sequence[tuple[OutgoingMail, Result]]) -> Requeue:
-    """All mails of a batch refused one by one: it may be the account's fault, which only a single request tells."""
-    others = [(mail, PermanentError(result.reason)) for mail, result in refused[1:] if isinstance(result, Rejected)]
-    return Requeue(sample=refused[0][0], others=others)
+def _sample_rejected(rejected: Sequence[tuple[OutgoingMail, Result]]) -> Requeue:
+    """Every email of a batch was rejected: the cause may be the account, which only a single request reveals."""
+    others = [(mail, PermanentError(result.reason)) for mail, result in rejected[1:] if isinstance(result, Rejected)]
+    return Requeue(sample=rejected[0][0], others=others)
 
 
 class ResumedBatches:
-    """The sealed requests that came back, by the id of their envelope."""
+    """Stored requests of earlier tries, by id: their emails arrive one by one and are sent in the same request."""
 
-    def __init__(self, request_store: RequestStore, batch_sender: BatchSender, enter: Callable[[Batch], None]) -> None:
+    def __init__(
+        self, request_store: RequestStore, batch_sender: BatchSender, enqueue: Callable[[Batch], None]
+    ) -> None:
         self._request_store = request_store
         self._batch_sender = batch_sender
-        self._enter = enter
-        self._loads: dict[str, Batch] = {}
+        self._enqueue = enqueue
+        self._batches: dict[str, Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, mail: OutgoingMail, eid: str) -> None:
-        """Let a parcel travel in its envelope, whoever of its company is there already or comes later."""
-        mail.stored_request_id = eid
-        load = self._loads.get(eid)
-        if load is not None and load.pending and (load.urgent or not mail.urgent):
-            load.mails.append(mail)
+    def add(self, mail: OutgoingMail, stored_request_id: str) -> None:
+        """Send an email in its stored request, together with the other members that arrive before it is sent."""
+        mail.stored_request_id = stored_request_id
+        batch = self._batches.get(stored_request_id)
+        # An urgent email does not join a bulk batch that already waits in the queue: that would not move it forward.
+        if batch is not None and batch.pending and (batch.urgent or not mail.urgent):
+            batch.mails.append(mail)
         else:
-            self._loads[eid] = load = Batch([mail], maybe_delivered=True)
-            task = asyncio.create_task(self._open(eid, load), name="rejoin")
+            self._batches[stored_request_id] = batch = Batch([mail], maybe_delivered=True)
+            task = asyncio.create_task(self._load(stored_request_id, batch), name="resume")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        mail.result.add_done_callback(partial(self._ended, eid, load))
+        mail.result.add_done_callback(partial(self._forget_if_done, stored_request_id, batch))
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _open(self, eid: str, load: Batch) -> None:
+    async def _load(self, stored_request_id: str, batch: Batch) -> None:
         try:
-            stored_request = await self._request_store.load(eid)
+            stored_request = await self._request_store.load(stored_request_id)
         except FlowstateError as error:
-            load.fail(error)
+            batch.fail(error)
             return
         if stored_request is not None and stored_request.response is None:
-            load.stored_request = stored_request
-            self._park_foreign_workers(load, stored_request.members)
-            self._enter(load)
+            batch.stored_request = stored_request
+            self._park_unknown(batch, stored_request.members)
+            self._enqueue(batch)
             return
-        answer = stored_request.response if stored_request is not None else None
-        results = (
-            dict(zip(stored_request.members, decode_results(answer), strict=True)) if stored_request and answer else {}
-        )
-        while load.pending:  # others may join while these end
-            self._park_foreign_workers(load, results)
-            await self._batch_sender.resolve(load.pending, results)
+        results: dict[JobRef, Result] = {}
+        if stored_request is not None and stored_request.response is not None:
+            results = dict(zip(stored_request.members, decode_results(stored_request.response), strict=True))
+        while batch.pending:  # other members may join while these are resolved
+            self._park_unknown(batch, results)
+            await self._batch_sender.resolve(batch.pending, results)
 
-    def _park_foreign_workers(self, load: Batch, known: Container[JobRef]) -> None:
-        for mail in load.pending:
+    def _park_unknown(self, batch: Batch, known: Container[JobRef]) -> None:
+        """Emails that the stored request does not contain may or may not have been sent."""
+        for mail in batch.pending:
             if mail.job_ref not in known:
                 mail.fail(PermanentError(OUTCOME_UNKNOWN))
 
-    def _ended(self, eid: str, load: Batch, _result: asyncio.Future[Accepted]) -> None:
-        if not load.pending and self._loads.get(eid) is load:
-            del self._loads[eid]
+    def _forget_if_done(self, stored_request_id: str, batch: Batch, _result: asyncio.Future[Accepted]) -> None:
+        if not batch.pending and self._batches.get(stored_request_id) is batch:
+            del self._batches[stored_request_id]

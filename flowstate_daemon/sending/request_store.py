@@ -1,7 +1,7 @@
-"""Sealed requests: the exact bytes and the key of a request, written down before its first try.
+"""Stored requests: the exact bytes and the idempotency key of a request, saved in Redis before its first try.
 
-The bus seals; every later try, here or in another process, opens the envelope and sends the same bytes under the same
-key, so that the provider can tell a repetition. `complete.lua` and `fail.lua` count the members down.
+Every later try, here or in another process, loads the request and sends the same bytes with the same key, so that the
+provider recognizes a repetition. `complete.lua` and `fail.lua` delete it when its last member is settled.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from flowstate_daemon.redis_client.scripts import Scripts
 
 log = structlog.get_logger()
 
-# The provider knows a key for 24 h: what was opened at the last moment must still get there in that time.
+# The provider remembers a key for 24 h: a request loaded at the last moment must still arrive in that time.
 TTL_MS = 23 * 3_600_000
-COMPRESS_OFF_THREAD_BYTES = 16_384  # bytes; compressing more than this on the loop would hold up a one-time code
-ZLIB_LEVEL = 1  # five times as fast as zlib's default, and half a megabyte of mails still shrinks to a tenth
+COMPRESS_OFF_THREAD_BYTES = 16_384  # compressing more than this on the event loop would delay a code
+ZLIB_LEVEL = 1  # five times as fast as the default, and half a megabyte of emails still shrinks to a tenth
 MAX_JOBS = 100
 FIELDS = ("path", "body", "key", "members", "saved_at", "response")
 
@@ -33,9 +33,9 @@ JobRef = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """A sealed request. `members` are id and timestamp of its jobs, in body order.
+    """A request that is saved before its first try. `members` are id and timestamp of its jobs, in body order.
 
-    `answer` is the provider's, where it is known; `sealed_at`, Unix ms, is set by those who opened it.
+    `response` holds the encoded results of the provider's response, if known; `saved_at` is in Unix ms.
     """
 
     id: str
@@ -48,29 +48,19 @@ class StoredRequest:
 
 
 class RequestStore:
-    """The sealed requests of one queue, in the hands of the worker `token`; every call raises Outage."""
+    """The stored requests of one queue, for the worker `token`. Every call raises StoreUnavailableError."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        keys: Keys,
-        clock: Clock,
-        *,
-        token: str,
-        on_stored: Callable[[int], None] = lambda _mails: None,
-    ) -> None:
-        """`on_sealed` hears how many mails each sealed request holds."""
+    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, token: str) -> None:
         self._connection = connection
         self._keys = keys
         self._clock = clock
         self._token = token
-        self._on_stored = on_stored
         self._scripts = Scripts(connection)
 
     async def save(self, stored_request: StoredRequest) -> set[str]:
-        """Write it down and bind its members to it.
+        """Save the request and bind its jobs to it.
 
-        Returns the ids that are not ours any more; if there is one, nothing was written.
+        Returns the ids of jobs that this worker does not own any more; if there is one, nothing was written.
         """
         members = stored_request.members
         if not 1 <= len(members) <= MAX_JOBS:
@@ -87,13 +77,11 @@ class RequestStore:
         )
         keys = self._member_keys(stored_request.id, [job_id for job_id, _ in members])
         lost = await self._scripts.run("request_save", keys, [*args, *(timestamp for _, timestamp in members)])
-        if not lost:
-            self._on_stored(len(members))
         return {members[position - 1][0] for position in lost}
 
     async def load(self, stored_request_id: str) -> StoredRequest | None:
-        """What was sealed; None when it has run out, was settled, or cannot be read."""
-        path, body, key, members, stored_at, answer = await self._connection.execute(
+        """The stored request; None if it has expired, is settled, or cannot be read."""
+        path, body, key, members, saved_at, response = await self._connection.execute(
             "HMGET", self._key(stored_request_id), *FIELDS
         )
         if body is None:
@@ -101,22 +89,22 @@ class RequestStore:
         try:
             return StoredRequest(
                 stored_request_id, path.decode(), await _on_thread(body, zlib.decompress), key.decode(),
-                msgspec.json.decode(members, type=tuple[JobRef, ...]), answer, int(stored_at),
+                msgspec.json.decode(members, type=tuple[JobRef, ...]), response, int(saved_at),
             )  # fmt: skip
-        except (zlib.error, ValueError, AttributeError):  # another's hand was in it
+        except (zlib.error, ValueError, AttributeError):  # something else changed it
             log.exception(
                 "stored_request_unreadable",
                 stored_request=stored_request_id,
-                remedy="its jobs are parked: see what was sent",
+                remedy="its jobs are parked: look up at the provider what was sent",
             )
             return None
 
-    async def save_response(self, stored_request_id: str, answer: bytes) -> bool:
-        """Keep the provider's answer for members that are settled later; False when there is no envelope any more."""
-        return bool(await self._scripts.run("request_save_response", [self._key(stored_request_id)], [answer]))
+    async def save_response(self, stored_request_id: str, response: bytes) -> bool:
+        """Keep the results for members that are settled later; False if the stored request does not exist any more."""
+        return bool(await self._scripts.run("request_save_response", [self._key(stored_request_id)], [response]))
 
     async def detach(self, stored_request_id: str, job_ids: Sequence[str]) -> bool:
-        """Free refused members. False when one of them is not ours any more: then nothing is written."""
+        """Unbind jobs from the request. False, and nothing is written, if this worker does not own all of them."""
         if not job_ids:
             return True
         keys = self._member_keys(stored_request_id, job_ids)
@@ -136,6 +124,6 @@ def _compress(body: bytes) -> bytes:
     return zlib.compress(body, ZLIB_LEVEL)
 
 
-async def _on_thread(body: bytes, work: Callable[[bytes], bytes]) -> bytes:
-    """Long bodies leave the loop alone; a thread for a short one would take longer than the work."""
-    return await asyncio.to_thread(work, body) if len(body) > COMPRESS_OFF_THREAD_BYTES else work(body)
+async def _on_thread(body: bytes, transform: Callable[[bytes], bytes]) -> bytes:
+    """Run on a thread for a long body; for a short one the thread would take longer than the work."""
+    return await asyncio.to_thread(transform, body) if len(body) > COMPRESS_OFF_THREAD_BYTES else transform(body)

@@ -1,7 +1,7 @@
-"""Whether mails may leave at all: a refused key or account closes the lane.
+"""Whether emails may be sent: the circuit breaker for a failing provider, and the send gate for a refused account.
 
-The bus asks before each request. A closed lane lets one probe through from time to time and opens again by itself
-when the provider accepts it; meanwhile jobs stay where they are and burn no attempts.
+The dispatcher asks before each request. A blocked gate lets one probe through from time to time and opens by itself
+when the provider accepts it. Meanwhile the jobs wait and use no attempts.
 """
 
 from __future__ import annotations
@@ -17,167 +17,168 @@ log = structlog.get_logger()
 FAILURE_THRESHOLD = 5
 MIN_OPEN_S = 5.0
 MAX_OPEN_S = 60.0
+MIN_PROBE_INTERVAL_S = 15.0
+MAX_PROBE_INTERVAL_S = 300.0
 POLL_INTERVAL_S = 5.0
 
 
 class CircuitBreaker:
-    """What the lane knows of the provider's health; for the one bus of this process."""
+    """Pauses bulk emails while the provider fails; the circuit is open while they are paused. Codes are still sent."""
 
     def __init__(self, health: HealthRegistry, metrics: Metrics, clock: Clock) -> None:
         self._health = health
         self._metrics = metrics
         self._clock = clock
         self._failures = 0
-        self._rest_s = MIN_OPEN_S
-        self._well_since = -MAX_OPEN_S
-        self._attempts_at = 0.0
-        self._trying = False
-        self.resting = False
+        self._open_s = MIN_OPEN_S
+        self._closed_at = -MAX_OPEN_S
+        self._probe_at = 0.0
+        self._probing = False
+        self.is_open = False
 
     def wait_s(self) -> float:
-        """0 when a request for bulk may start now, else how long to wait before asking again."""
-        if not self.resting:
+        """0 if a request for bulk emails may start now, else how long to wait before asking again."""
+        if not self.is_open:
             return 0.0
-        if self._trying:
+        if self._probing:
             return POLL_INTERVAL_S
-        return max(self._attempts_at - self._clock.monotonic(), 0.0)
+        return max(self._probe_at - self._clock.monotonic(), 0.0)
 
     def start_request(self) -> bool:
-        """A request for bulk starts; while bulk rests it is the one that tries. Says whether it is that."""
-        self._trying = self.resting
-        return self.resting
+        """A request for bulk emails starts. Returns whether it is the probe of an open circuit."""
+        self._probing = self.is_open
+        return self.is_open
 
     def retry_now(self) -> None:
-        """Do not wait until the rest is over."""
-        self._attempts_at = self._clock.monotonic()
+        """Allow the next probe at once."""
+        self._probe_at = self._clock.monotonic()
 
     def cancel_probe(self) -> None:
-        """The request that was to try has not gone out: another one may."""
-        self._trying = False
+        """The probe was not sent: another request may be the probe."""
+        self._probing = False
 
-    def record_failure(self, reason: str, *, tried: bool) -> None:
-        """A request has had no answer of use; `tried`: it was the one that tried while bulk rests."""
+    def record_failure(self, reason: str, *, is_probe: bool) -> None:
+        """A request got no usable response."""
         self._failures += 1
-        if tried or (not self.resting and self._failures >= FAILURE_THRESHOLD):
-            self._rest(reason)
+        if is_probe or (not self.is_open and self._failures >= FAILURE_THRESHOLD):
+            self._open(reason)
 
     def record_success(self) -> None:
-        """The provider has answered, be it with a refusal."""
+        """The provider responded, even if with a refusal."""
         self._failures = 0
-        if self.resting:
+        if self.is_open:
             log.warning("provider_circuit_closed")
-            self._resume()
+            self._close()
 
     def reset_if_idle(self) -> None:
-        """Nothing waits to be sent, so nobody can try: the next mail will show, and one failure is enough then."""
-        if self.resting and self.wait_s() <= 0:
+        """Nothing waits to be sent, so there is no probe: close the circuit, and open it at the next failure."""
+        if self.is_open and self.wait_s() <= 0:
             self._failures = FAILURE_THRESHOLD - 1
-            self._resume()
+            self._close()
 
-    def _rest(self, reason: str) -> None:
+    def _open(self, reason: str) -> None:
         now = self._clock.monotonic()
-        if self.resting or now - self._well_since < MAX_OPEN_S:
-            self._rest_s = min(self._rest_s * 2, MAX_OPEN_S)
+        # Soon after the last time the circuit was open, the provider has not recovered: wait longer than then.
+        if self.is_open or now - self._closed_at < MAX_OPEN_S:
+            self._open_s = min(self._open_s * 2, MAX_OPEN_S)
         else:
-            self._rest_s = MIN_OPEN_S
-        if not self.resting:
+            self._open_s = MIN_OPEN_S
+        if not self.is_open:
             log.error(
                 "provider_circuit_opened",
                 reason=reason,
-                remedy="bulk rests, and one mail tries from time to time; codes go on",
+                remedy="bulk emails are paused, one email probes the provider from time to time; codes are still sent",
             )
-        self.resting, self._trying, self._attempts_at = True, False, now + self._rest_s
+        self.is_open, self._probing, self._probe_at = True, False, now + self._open_s
         self._health.set_condition("provider", reason)
-        self._metrics.set_provider_circuit_open(is_resting=True)
+        self._metrics.set_provider_circuit_open(is_open=True)
 
-    def _resume(self) -> None:
-        self.resting = self._trying = False
-        self._well_since = self._clock.monotonic()
+    def _close(self) -> None:
+        self.is_open = self._probing = False
+        self._closed_at = self._clock.monotonic()
         self._health.clear_condition("provider")
-        self._metrics.set_provider_circuit_open(is_resting=False)
-
-
-MIN_PROBE_INTERVAL_S = 15.0
-MAX_PROBE_INTERVAL_S = 300.0
+        self._metrics.set_provider_circuit_open(is_open=False)
 
 
 class SendGate:
-    """One lane to one provider, for the one bus of this process."""
+    """Blocks all requests while the provider refuses the account; one gate per process."""
 
     def __init__(self, health: HealthRegistry, metrics: Metrics, clock: Clock) -> None:
         self._health = health
         self._metrics = metrics
         self._clock = clock
-        self._open_at = 0.0
-        self._probe_after_s = MIN_PROBE_INTERVAL_S
+        self._probe_at = 0.0
+        self._probe_interval_s = MIN_PROBE_INTERVAL_S
         self._probing = False
-        self._short = False
-        self.closed: str | None = None
+        self._quota_exceeded = False
+        self.refusal: str | None = None  # why the provider refuses the account; None while the gate is open
         self.circuit_breaker = CircuitBreaker(health, metrics, clock)
 
     def wait_s(self, *, urgent: bool = False) -> float:
-        """0 when a request may start now, else how long to wait before asking again."""
-        if self.closed is None:
+        """0 if a request may start now, else how long to wait before asking again."""
+        if self.refusal is None:
             return 0.0 if urgent else self.circuit_breaker.wait_s()
         if self._probing:
             return POLL_INTERVAL_S
-        return min(max(self._open_at - self._clock.monotonic(), 0.0), POLL_INTERVAL_S)
+        return min(max(self._probe_at - self._clock.monotonic(), 0.0), POLL_INTERVAL_S)
 
     def start_request(self) -> None:
-        """A request starts; tell the lane afterwards how it went. In a closed lane it is the probe."""
-        self._probing = self.closed is not None
+        """A request starts; while the gate is blocked it is the probe. Its result must be recorded afterwards."""
+        self._probing = self.refusal is not None
 
     def record_accepted(self) -> None:
-        """The provider took a request, so the account works."""
-        if self.closed is None:
+        """The provider accepted a request, so it accepts the account."""
+        if self.refusal is None:
             return
-        log.warning("provider_account_restored", after=self.closed)
-        self.closed = None
+        log.warning("provider_account_restored", after=self.refusal)
+        self.refusal = None
         self._probing = False
-        self._probe_after_s = MIN_PROBE_INTERVAL_S
-        self._health.clear_condition("lane")
-        self._metrics.set_provider_account_ok(is_open=True)
+        self._probe_interval_s = MIN_PROBE_INTERVAL_S
+        self._health.clear_condition("account")
+        self._metrics.set_provider_account_ok(ok=True)
 
     def retry_now(self) -> None:
-        """Somebody has mended what was wrong, and asks not to wait any longer."""
-        self._open_at = self._clock.monotonic()
+        """An operator fixed the cause and asks to try at once."""
+        self._probe_at = self._clock.monotonic()
         self.circuit_breaker.retry_now()
 
     def cancel_probe(self) -> None:
-        """The request said nothing about the account (network, provider ill): the next one may probe."""
+        """The request said nothing about the account (network fault, provider failure): the next one may probe."""
         self._probing = False
         self.circuit_breaker.cancel_probe()
 
     def quota_exceeded(self, reason: str) -> None:
-        """The quota is used up: bulk waits, which an operator must see."""
-        if not self._short:
+        """The quota is exceeded: bulk emails wait, and the daemon is not ready."""
+        if not self._quota_exceeded:
             log.error(
-                "provider_quota_exceeded", reason=reason, remedy="bulk mails wait until it is back; or enlarge the plan"
+                "provider_quota_exceeded",
+                reason=reason,
+                remedy="bulk emails wait until it is reset; or enlarge the plan",
             )
-        self._short = True
+        self._quota_exceeded = True
         self._health.set_condition("quota", reason)
 
     def quota_restored(self) -> None:
-        """Bulk was accepted, so there is quota."""
-        if self._short:
+        """Bulk emails were accepted, so there is quota."""
+        if self._quota_exceeded:
             log.info("provider_quota_restored")
-            self._short = False
+            self._quota_exceeded = False
             self._health.clear_condition("quota")
 
     def block(self, reason: str) -> None:
-        """The provider refuses key, account or domain: every mail would fail."""
-        if self.closed is not None and not self._probing:
-            return  # one of many requests under way when the lane closed
-        if self.closed is None:
+        """The provider refuses key, account or domain: every email would fail."""
+        if self.refusal is not None and not self._probing:
+            return  # one of several requests that were in flight when the gate was blocked
+        if self.refusal is None:
             log.error(
                 "provider_account_refused",
                 reason=reason,
-                remedy="mend key, account or domain; the provider retrys by itself",
+                remedy="fix the key, the account or the domain; the daemon tries again by itself",
             )
         else:
-            self._probe_after_s = min(self._probe_after_s * 2, MAX_PROBE_INTERVAL_S)
-        self.closed = reason
+            self._probe_interval_s = min(self._probe_interval_s * 2, MAX_PROBE_INTERVAL_S)
+        self.refusal = reason
         self._probing = False
-        self._open_at = self._clock.monotonic() + self._probe_after_s
-        self._health.set_condition("lane", reason)
-        self._metrics.set_provider_account_ok(is_open=False)
+        self._probe_at = self._clock.monotonic() + self._probe_interval_s
+        self._health.set_condition("account", reason)
+        self._metrics.set_provider_account_ok(ok=False)

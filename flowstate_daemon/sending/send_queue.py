@@ -1,7 +1,7 @@
-"""The order in which mails leave: codes first, then by priority, then by arrival. Pure; the bus asks.
+"""The order in which emails are sent: codes first, then by priority, then by arrival. Pure.
 
-Loose parcels are put together when a request may start; loads stay together: sealed requests, and the parts of one
-that was refused as a whole. A parcel that nobody waits for any more is passed over.
+Single emails are grouped when a request may start. Batches stay together: stored requests, and the parts of a batch
+that was rejected as a whole. An email whose result nobody awaits any more is skipped.
 """
 
 from __future__ import annotations
@@ -22,78 +22,80 @@ class SendQueue:
     """Everything that waits for a request to start."""
 
     def __init__(self) -> None:
-        self._loose: Heap[OutgoingMail] = []
-        self._loads: Heap[Batch] = []
-        self._places = count()
+        self._mails: Heap[OutgoingMail] = []
+        self._batches: Heap[Batch] = []
+        self._sequence = count()
 
     def __len__(self) -> int:
-        """Loose parcels; some of them may be gone."""
-        return len(self._loose)
+        """The number of single emails; some of them may be done."""
+        return len(self._mails)
 
     @property
     def mail_count(self) -> int:
-        """All that wait, loose or in loads; some of the loose may be gone."""
-        return len(self._loose) + sum(len(load.pending) for _, _, load in self._loads)
+        """All waiting emails, single or in batches; some of the single ones may be done."""
+        return len(self._mails) + sum(len(batch.pending) for _, _, batch in self._batches)
 
     def push(self, mail: OutgoingMail) -> None:
-        """Line up; a parcel that comes back takes its old place."""
-        heapq.heappush(self._loose, (self._rank(mail), next(self._places), mail))
+        """Add an email; one that comes back keeps its old position."""
+        heapq.heappush(self._mails, (self._rank(mail), next(self._sequence), mail))
 
-    def push_batch(self, load: Batch) -> None:
-        if load.pending:
-            rank = min(self._rank(mail) for mail in load.pending)
-            heapq.heappush(self._loads, (rank, next(self._places), load))
+    def push_batch(self, batch: Batch) -> None:
+        if batch.pending:
+            rank = min(self._rank(mail) for mail in batch.pending)
+            heapq.heappush(self._batches, (rank, next(self._sequence), batch))
 
     @property
     def empty(self) -> bool:
-        return self._head() is None
+        return self._first_rank() is None
 
     @property
     def has_urgent(self) -> bool:
-        """Is the next to leave a code?"""
-        head = self._head()
-        return head is not None and not head[0]
+        """Whether the next email to be sent is a code."""
+        first = self._first_rank()
+        return first is not None and not first[0]
 
-    def pop(self, fits: Callable[[OutgoingMail], bool], *, most: int, urgent_only: bool) -> Batch | None:
-        """The next request: a load as it is, or the most urgent parcels, of which one that does not fit goes alone."""
-        head = self._head()
-        if head is None:
+    def pop(self, fits: Callable[[OutgoingMail], bool], *, max_mails: int, urgent_only: bool) -> Batch | None:
+        """The next request: a batch as it is, or the most urgent emails; one that does not fit is sent alone."""
+        first_rank = self._first_rank()
+        if first_rank is None:
             return None
-        if self._loads and self._loads[0][0] == head:
-            return heapq.heappop(self._loads)[2]
-        first = heapq.heappop(self._loose)[2]
+        if self._batches and self._batches[0][0] == first_rank:
+            return heapq.heappop(self._batches)[2]
+        first = heapq.heappop(self._mails)[2]
         if not fits(first):
             return Batch([first])
-        return Batch([first, *self._companions(fits, most=most - 1, urgent_only=urgent_only)])
+        return Batch([first, *self._pop_companions(fits, max_mails=max_mails - 1, urgent_only=urgent_only)])
 
-    def _companions(self, fits: Callable[[OutgoingMail], bool], *, most: int, urgent_only: bool) -> list[OutgoingMail]:
-        found: list[OutgoingMail] = []
-        alone: Heap[OutgoingMail] = []
-        while self._loose and len(found) < most:
-            entry = heapq.heappop(self._loose)
+    def _pop_companions(
+        self, fits: Callable[[OutgoingMail], bool], *, max_mails: int, urgent_only: bool
+    ) -> list[OutgoingMail]:
+        companions: list[OutgoingMail] = []
+        kept: Heap[OutgoingMail] = []
+        while self._mails and len(companions) < max_mails:
+            entry = heapq.heappop(self._mails)
             mail = entry[2]
             if urgent_only and not mail.urgent:
-                alone.append(entry)
+                kept.append(entry)
                 break
             if mail.done:
                 continue
             if fits(mail):
-                found.append(mail)
+                companions.append(mail)
             else:
-                alone.append(entry)
-        for entry in alone:
-            heapq.heappush(self._loose, entry)
-        return found
+                kept.append(entry)
+        for entry in kept:
+            heapq.heappush(self._mails, entry)
+        return companions
 
     def _rank(self, mail: OutgoingMail) -> Rank:
         if mail.sequence is None:
-            mail.sequence = next(self._places)
+            mail.sequence = next(self._sequence)
         return not mail.urgent, mail.priority, mail.sequence
 
-    def _head(self) -> Rank | None:
-        while self._loose and self._loose[0][2].done:
-            heapq.heappop(self._loose)
-        while self._loads and not self._loads[0][2].pending:
-            heapq.heappop(self._loads)
-        ranks = [heap[0][0] for heap in (self._loose, self._loads) if heap]
+    def _first_rank(self) -> Rank | None:
+        while self._mails and self._mails[0][2].done:
+            heapq.heappop(self._mails)
+        while self._batches and not self._batches[0][2].pending:
+            heapq.heappop(self._batches)
+        ranks = [heap[0][0] for heap in (self._mails, self._batches) if heap]
         return min(ranks) if ranks else None

@@ -40,7 +40,7 @@ class ShadowWorker(Service):
         self._judged: OrderedDict[str, Prediction] = OrderedDict()
 
     @property
-    def inflight(self) -> Sized:
+    def in_flight(self) -> Sized:
         """Jobs whose end is awaited."""
         return self._judged
 

@@ -1,13 +1,12 @@
-"""Writes down how runs ended: finish, retry, fail or hand back, up to 100 in one call.
+"""Writes the results of jobs to Redis: complete, retry, fail or release, up to 100 in one call.
 
-An ending that cannot be written because Redis is away waits here, while the lock keeper holds the job's lock.
+A result that cannot be written because Redis is unreachable waits here, while the lock renewer keeps the job's lock.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -19,83 +18,89 @@ from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import JobFailed, JobRetried, JobSucceeded, WriteResult
 from flowstate_daemon.worker.in_flight import InFlightJobs, JobRun
+from flowstate_daemon.worker.ledger_services import LedgerWriter
 from flowstate_daemon.worker.results import JobReleased, JobResult
 
 log = structlog.get_logger()
 
+BATCH_SIZE = 100
+IDLE_S = 10.0
+
 
 class JobLogger:
-    """Says what happened, after it has happened."""
+    """Logs and counts the result of a job after it was written."""
 
     def __init__(self, context: ServiceContext) -> None:
         self._metrics = context.metrics
         self._clock = context.clock
         self._health = context.health
 
-    def log(self, ending: JobResult, run: JobRun | None) -> None:
-        """Report one settled ending."""
-        job = ending.job
-        seconds = self._clock.monotonic() - run.taken_at if run else 0.0
-        facts: dict[str, Any] = run.log_fields if run else {}
-        line = {"job_id": job.id, "kind": job.name, "attempt": job.attempt, "seconds": round(seconds, 4), **facts}
-        match ending:
-            case JobSucceeded() if "expired" in facts:
+    def log(self, result: JobResult, run: JobRun | None) -> None:
+        """Log one written result."""
+        job = result.job
+        duration_s = self._clock.monotonic() - run.claimed_at if run else 0.0
+        extra: dict[str, Any] = run.log_fields if run else {}
+        fields = {
+            "job_id": job.id,
+            "kind": job.name,
+            "attempt": job.attempt,
+            "duration_s": round(duration_s, 4),
+            **extra,
+        }
+        match result:
+            case JobSucceeded() if "expired" in extra:
                 self._metrics.mail_expired(job.name)
-                log.warning("mail_expired", **line)
-            case JobSucceeded() if "skipped" in facts:
+                log.warning("mail_expired", **fields)
+            case JobSucceeded() if "skipped" in extra:
                 self._metrics.mail_skipped(job.name)
-                log.info("mail_skipped", **line)
+                log.info("mail_skipped", **fields)
             case JobSucceeded():
                 age_ms = self._clock.now_ms() - job.timestamp
-                self._metrics.mail_sent(job.name, seconds)
+                self._metrics.mail_sent(job.name, duration_s)
                 self._metrics.observe_mail_latency(job.name, age_ms / 1000)
-                log.info("mail_sent", age_ms=age_ms, **line)
+                log.info("mail_sent", age_ms=age_ms, **fields)
             case JobRetried():
                 self._metrics.mail_retried(job.name)
-                self._health.record_error(f"{job.name}: {ending.reason}")
-                log.warning("mail_retried", reason=ending.reason, retry_in_ms=ending.delay_ms, **line)
+                self._health.record_error(f"{job.name}: {result.reason}")
+                log.warning("mail_retried", reason=result.reason, retry_in_ms=result.delay_ms, **fields)
             case JobFailed():
                 self._metrics.mail_failed(job.name)
-                self._health.record_error(f"{job.name}: {ending.reason}")
-                log.error("mail_failed", reason=ending.reason, **line)
+                self._health.record_error(f"{job.name}: {result.reason}")
+                log.error("mail_failed", reason=result.reason, **fields)
             case _:
                 self._metrics.mail_released(job.name)
-                log.info("mail_released", **line)
-
-
-BATCH_SIZE = 100
-IDLE_S = 10.0
+                log.info("mail_released", **fields)
 
 
 class JobCompleter(Service):
-    """The only loop that ends jobs."""
+    """The only service that settles jobs."""
 
-    name: ClassVar[str] = "settler"
+    name: ClassVar[str] = "completer"
 
     def __init__(
         self,
         bull: BullQueue,
-        inflight: InFlightJobs,
-        reporter: JobLogger,
-        right_of_way: UrgentPriority,
+        in_flight: InFlightJobs,
+        job_logger: JobLogger,
+        urgent_priority: UrgentPriority,
         heartbeat: Heartbeat,
-        scheduled_mail: Callable[[], None] | None = None,
+        ledger_writer: LedgerWriter | None = None,
     ) -> None:
-        """`notice` is called when outcomes have been written to the journal."""
+        """`ledger_writer` is woken when outcomes were written to the journal."""
         super().__init__(heartbeat)
-        self._scheduled_mail = scheduled_mail
+        self._ledger_writer = ledger_writer
         self._bull = bull
-        self._inflight = inflight
-        self._reporter = reporter
-        self._right_of_way = right_of_way
+        self._in_flight = in_flight
+        self._job_logger = job_logger
+        self._urgent_priority = urgent_priority
         self._waiting: dict[type, deque[Any]] = {
             cls: deque() for cls in (JobSucceeded, JobRetried, JobFailed, JobReleased)
         }
         self._arrived = asyncio.Event()
 
-    def submit(self, ending: JobResult) -> None:
-        """Take charge of an ending; what waits here is bounded by the jobs in flight."""
-        self._waiting[type(ending)].append(ending)
+    def submit(self, result: JobResult) -> None:
+        """Queue a result to be written. The queue is bounded by the jobs in flight."""
+        self._waiting[type(result)].append(result)
         self._arrived.set()
 
     def stop(self) -> None:
@@ -104,26 +109,27 @@ class JobCompleter(Service):
 
     async def run_once(self) -> None:
         if not any(self._waiting.values()):
-            await self._something_arrived()
-        for endings in self._waiting.values():
-            if endings:
-                await self._settle(endings)
+            await self._wait_for_results()
+        for results in self._waiting.values():
+            if results:
+                await self._write_batch(results)
 
-    async def _settle(self, endings: deque[Any]) -> None:
-        """Write up to one batch; nothing leaves the line before Redis has answered for it.
+    async def _write_batch(self, results: deque[Any]) -> None:
+        """Write up to one batch. A result stays queued until Redis responds, so it is written at least once.
 
-        What was executed without being heard is written again, unless its job is back in our hands under the same lock.
+        Redis may execute a call whose reply is lost; then the result is written again. It must not be if this process
+        has claimed the job again meanwhile: the old result would settle the new run.
         """
-        await self._right_of_way.yield_to_urgent()
-        batch = list(islice(endings, BATCH_SIZE))
-        own = [ending for ending in batch if not self._inflight.is_superseded(ending.job)]
-        written = await self._write(own) if own else []
+        await self._urgent_priority.yield_to_urgent()
+        batch = list(islice(results, BATCH_SIZE))
+        current = [result for result in batch if not self._in_flight.is_superseded(result.job)]
+        written = await self._write(current) if current else []
         for _ in batch:
-            endings.popleft()
-        async for ending, settled in self._right_of_way.chunked(zip(own, written, strict=True)):
-            self._close(ending, settled)
-        if self._scheduled_mail is not None:
-            self._scheduled_mail()
+            results.popleft()
+        async for result, write_result in self._urgent_priority.chunked(zip(current, written, strict=True)):
+            self._finish(result, write_result)
+        if self._ledger_writer is not None:
+            self._ledger_writer.wake()
 
     async def _write(self, batch: list[Any]) -> list[WriteResult]:
         match batch[0]:
@@ -133,17 +139,19 @@ class JobCompleter(Service):
                 return await self._bull.retry(batch)
             case JobFailed():
                 return await self._bull.fail(batch)
-        return await self._bull.release([ending.job for ending in batch])
+        return await self._bull.release([result.job for result in batch])
 
-    def _close(self, ending: JobResult, settled: WriteResult) -> None:
-        run = self._inflight.remove(ending.job)
-        if settled is WriteResult.OK:
-            self._reporter.log(ending, run)
+    def _finish(self, result: JobResult, write_result: WriteResult) -> None:
+        run = self._in_flight.remove(result.job)
+        if write_result is WriteResult.OK:
+            self._job_logger.log(result, run)
         else:
-            # GONE after a repeated call means that the first call was executed and its answer lost on the way.
-            log.warning("result_not_written", job_id=ending.job.id, kind=ending.job.name, reason=settled.name.lower())
+            # JOB_NOT_FOUND after a repeated call means that Redis executed the first call and its reply was lost.
+            log.warning(
+                "result_not_written", job_id=result.job.id, kind=result.job.name, reason=write_result.name.lower()
+            )
 
-    async def _something_arrived(self) -> None:
+    async def _wait_for_results(self) -> None:
         self._arrived.clear()
         try:
             async with asyncio.timeout(IDLE_S):

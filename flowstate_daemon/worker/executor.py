@@ -1,6 +1,6 @@
-"""The pool of sender coroutines: each takes a run, performs it, and hands its ending to the settler.
+"""The processor pool: a fixed number of coroutines that run the handler and submit each result to the completer.
 
-Here, and only here, an exception of a performer becomes an ordinary failed attempt. Knows nothing of Redis.
+This is the only place where an exception of a handler becomes a failed attempt. It does not use Redis.
 """
 
 from __future__ import annotations
@@ -37,85 +37,86 @@ from flowstate_daemon.worker.results import (
 log = structlog.get_logger()
 
 Handler: TypeAlias = Callable[[JobRun], Awaitable[Any]]
-"""Does one job; returns its JSON-able result or raises by fate."""
+"""Processes one job. Returns a JSON-able value, or raises the error that decides what becomes of the job."""
 
 
 class ProcessorPool:
-    """`size` coroutines that perform runs until they are cancelled."""
+    """`size` coroutines that process runs until they are cancelled."""
 
-    name: ClassVar[str] = "senders"
+    name: ClassVar[str] = "processors"
 
-    def __init__(  # noqa: PLR0913 - the pool stands between all parts of a run
+    def __init__(  # noqa: PLR0913 - the pool connects all parts of a run
         self,
-        perform: Handler,
-        inflight: InFlightJobs,
+        handler: Handler,
+        in_flight: InFlightJobs,
         completer: JobCompleter,
-        right_of_way: UrgentPriority,
+        urgent_priority: UrgentPriority,
         heartbeat: Heartbeat,
-        rules: RetryPolicy,
+        retry_policy: RetryPolicy,
         *,
         size: int,
         recorder: OutcomeRecorder | None = None,
     ) -> None:
-        """`scribe` adds to each ending what the ledger wants of it."""
-        self._perform = perform
-        self._inflight = inflight
+        """`recorder` adds the outcome for the ledger to each result."""
+        self._handler = handler
+        self._in_flight = in_flight
         self._completer = completer
-        self._rules = rules
+        self._retry_policy = retry_policy
         self._recorder = recorder
         self._size = size
-        self._right_of_way = right_of_way
+        self._urgent_priority = urgent_priority
         self._bulk_queue: asyncio.Queue[JobRun] = asyncio.Queue()
         self._ready_queue: asyncio.Queue[JobRun] = asyncio.Queue()
-        self._rng = random.Random()  # noqa: S311 - jitter, not secrecy
+        self._rng = random.Random()  # noqa: S311 - for jitter, not for secrets
         self.heartbeat = heartbeat
         self.heartbeat.idle()
 
     def submit(self, run: JobRun) -> None:
-        """Give a claimed run to the next idle coroutine, a code at once; the caller has counted the free slots."""
+        """Queue a claimed run for the next free coroutine; codes are ready at once. The caller counted free slots."""
         urgent = run.job.priority == URGENT_PRIORITY
         if urgent:
-            self._right_of_way.started(run.job.id)
+            self._urgent_priority.started(run.job.id)
         (self._ready_queue if urgent else self._bulk_queue).put_nowait(run)
         if self.heartbeat.is_idle:
             self.heartbeat.beat()
 
     async def run(self) -> None:
-        """Keep `size` senders at work; returns when cancelled."""
-        async with asyncio.TaskGroup() as crew:
-            crew.create_task(self._feed_bulk(), name="usher")
+        """Run the coroutines; ends only when cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._feed_bulk(), name="bulk-feeder")
             for number in range(self._size):
-                crew.create_task(self._work(), name=f"sender-{number}")
+                group.create_task(self._work(), name=f"processor-{number}")
 
     async def _feed_bulk(self) -> None:
-        """A claim of fifty begins in pieces: the first steps of all at once would hold up a code that comes then."""
+        """Start bulk runs in chunks: the first steps of fifty runs at once would delay a code that arrives then."""
         while True:
             self._ready_queue.put_nowait(await self._bulk_queue.get())
             if self._ready_queue.qsize() >= CHUNK_SIZE:
-                await self._right_of_way.yield_to_urgent()
+                await self._urgent_priority.yield_to_urgent()
 
     async def _work(self) -> None:
         while True:
             run = await self._ready_queue.get()
-            ending = await self._process(run)
+            result = await self._process(run)
             run.finished = True
-            self._inflight.free_slot()
-            if ending is None:
-                self._inflight.remove(run.job)
+            self._in_flight.free_slot()
+            if result is None:
+                self._in_flight.remove(run.job)
             else:
-                self._completer.submit(ending if self._recorder is None else self._recorder.attach(run, ending))
+                self._completer.submit(result if self._recorder is None else self._recorder.attach(run, result))
             self.heartbeat.beat()
-            if not self._inflight.busy:
+            if not self._in_flight.busy:
                 self.heartbeat.idle()
 
     async def _process(self, run: JobRun) -> JobResult | None:
-        """Perform one run; None when its result is nobody's business any more."""
-        if run.called_off is None:
+        """Process one run. None if its result must not be written."""
+        if run.abort_reason is None:
             run.task = task = asyncio.current_task()
             try:
-                return result_for_return(run.job, await self._performed(run))
+                return result_for_return(run.job, await self._run_handler(run))
             except asyncio.CancelledError:
-                if run.called_off is None or task is None:
+                # `run.abort` cancels this task; any other cancellation is the end of the pool.
+                if run.abort_reason is None or task is None:
                     raise
                 task.uncancel()
             except LockLostError:
@@ -126,23 +127,23 @@ class ProcessorPool:
                     run.log_fields[run.skip_reason] = error.reason
                 elif not isinstance(error, FlowstateError):
                     log.exception("handler_error", job_id=run.job.id, kind=run.job.name)
-                return result_for_error(run.job, error, self._rules, self._rng)
+                return result_for_error(run.job, error, self._retry_policy, self._rng)
             finally:
                 run.task = None
-        return JobReleased(run.job) if run.called_off is AbortReason.RELEASED else None
+        return JobReleased(run.job) if run.abort_reason is AbortReason.RELEASED else None
 
-    async def _performed(self, run: JobRun) -> Any:
+    async def _run_handler(self, run: JobRun) -> Any:
         job = run.job
         if job.invalid_reason is not None:
             raise InvalidDataError(job.invalid_reason)
         if job.options.timeout_ms is None:
-            return await self._perform(run)
-        scope = asyncio.timeout(job.options.timeout_ms / 1000)
+            return await self._handler(run)
+        deadline = asyncio.timeout(job.options.timeout_ms / 1000)
         try:
-            async with scope:
-                return await self._perform(run)
+            async with deadline:
+                return await self._handler(run)
         except TimeoutError:
-            if not scope.expired():
+            if not deadline.expired():
                 raise
-            # Bull's own words, which tools and people know.
+            # The message of Bull, which tools and operators know.
             raise RetryableError(f"Promise timed out after {job.options.timeout_ms} milliseconds") from None

@@ -1,4 +1,4 @@
-"""Claims jobs: free slots first, then that many in one call; sleeps in a blocking pop while there are none."""
+"""Claims as many jobs as there are free slots, in one call; waits in a blocking pop while there are none."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from flowstate_daemon.worker.in_flight import InFlightJobs
 
 log = structlog.get_logger()
 
-CLAIM_SIZE = 50  # jobs in one claim: Redis is held up for a millisecond, and so is a code behind it
+CLAIM_SIZE = 50  # jobs in one claim: it occupies Redis for a millisecond, which also delays a code
 POLL_INTERVAL_S = 5.0
-# While bulk fills its slots, how long a code in the queue is not noticed; longer while nothing moves.
+# While bulk emails fill their slots, the queue is polled for codes this often; less often while no job finishes.
 URGENT_POLL_INTERVALS_S = (0.01, 0.05)
 
 
 class Fetcher(Service):
-    """The only loop that claims jobs."""
+    """The only service that claims jobs."""
 
     name: ClassVar[str] = "fetcher"
 
-    def __init__(  # noqa: PLR0913 - the fetcher joins queue, slots, lane and pool
+    def __init__(  # noqa: PLR0913 - the fetcher connects queue, slots, send gate and pool
         self,
         bull: BullQueue,
-        inflight: InFlightJobs,
+        in_flight: InFlightJobs,
         pool: ProcessorPool,
         gate: SendGate,
         context: ServiceContext,
@@ -40,87 +40,87 @@ class Fetcher(Service):
     ) -> None:
         super().__init__(heartbeat)
         self._bull = bull
-        self._inflight = inflight
+        self._in_flight = in_flight
         self._pool = pool
         self._gate = gate
-        self._look_s = URGENT_POLL_INTERVALS_S[0]
-        self._still = False
+        self._poll_s = URGENT_POLL_INTERVALS_S[0]
+        self._unchanged = False
         self._metrics = context.metrics
         self._clock = context.clock
         self._max_recoveries = max_recoveries
-        # At start and after a lost answer there may be jobs in `active` under our name that nobody runs.
-        self._in_doubt = True
+        # At startup and after a lost reply, `active` may contain jobs of this instance that no process runs.
+        self._must_recover = True
 
     async def run_once(self) -> None:
-        wanted, urgent_only = self._wanted()
-        if wanted <= 0:
-            await self.run_until_stopped(self.wait(POLL_INTERVAL_S, self._inflight.wait_for_change()))
+        count, urgent_only = self._claim_size()
+        if count <= 0:
+            await self.run_until_stopped(self.wait(POLL_INTERVAL_S, self._in_flight.wait_for_change()))
             return
-        if self._in_doubt:
+        if self._must_recover:
             await self._recover()
-        if await self._claim(wanted, urgent_only=urgent_only):
+        if await self._claim(count, urgent_only=urgent_only):
             return
         if urgent_only:
-            await self._rest_until_room()
+            await self._wait_for_slots()
         else:
             await self._sleep_until_work()
 
-    async def _rest_until_room(self) -> None:
-        """Until there are slots for a portion of bulk, or it is time to look for codes again."""
-        before = self._inflight.changes
-        await self.run_until_stopped(self.wait(self._look_s, self._room()))
-        shortest, longest = URGENT_POLL_INTERVALS_S
-        self._still = self._inflight.changes == before
-        self._look_s = min(self._look_s * 2, longest) if self._still else shortest
+    async def _wait_for_slots(self) -> None:
+        """Wait until there are slots for a full claim of bulk emails, or it is time to poll for codes again."""
+        before = self._in_flight.changes
+        await self.run_until_stopped(self.wait(self._poll_s, self._slots_for_full_claim()))
+        min_s, max_s = URGENT_POLL_INTERVALS_S
+        self._unchanged = self._in_flight.changes == before
+        self._poll_s = min(self._poll_s * 2, max_s) if self._unchanged else min_s
 
-    async def _room(self) -> None:
-        while self._inflight.free < self._portion:
-            await self._inflight.wait_for_change()
+    async def _slots_for_full_claim(self) -> None:
+        while self._in_flight.free < self._full_claim:
+            await self._in_flight.wait_for_change()
 
     async def _sleep_until_work(self) -> None:
-        """One blocking pop after another, with nothing in between: an idle queue costs three commands a minute."""
+        """Repeat the blocking pop with nothing in between: an idle queue costs three commands a minute."""
         while not self.stopping:
             self.progress()
             if await self.run_until_stopped(self._bull.wait_for_jobs()):
                 return
 
-    def _wanted(self) -> tuple[int, bool]:
-        """How many jobs to claim now, and whether codes only, because other mails fill their slots.
+    def _claim_size(self) -> tuple[int, bool]:
+        """How many jobs to claim now, and whether only codes, because bulk emails fill their slots.
 
-        A closed lane wants one at most: the probe that finds it open again.
+        While the send gate is blocked, at most one: the probe that can open it again.
         """
-        if self._gate.closed:
-            return (0 if self._inflight.busy else 1), False
-        free = self._inflight.free
-        if free >= self._portion:
-            return self._portion, False
-        if free > 0 and self._still:
-            # Room for a portion may never come: the mails in hand may be slow ones, and slots are there to be used.
+        if self._gate.refusal:
+            return (0 if self._in_flight.busy else 1), False
+        free = self._in_flight.free
+        if free >= self._full_claim:
+            return self._full_claim, False
+        if free > 0 and self._unchanged:
+            # The jobs in flight may be slow, and the slots of a full claim never free at once: use those that are free.
             return free, False
-        return min(self._inflight.free_for_urgent, CLAIM_SIZE), True
+        return min(self._in_flight.free_for_urgent, CLAIM_SIZE), True
 
     @property
-    def _portion(self) -> int:
-        """At most half the slots, so that Redis fetches for one half while the other half works."""
-        return min(CLAIM_SIZE, self._inflight.half_capacity)
+    def _full_claim(self) -> int:
+        """At most half of the slots, so that one half is claimed while the other half is processed."""
+        return min(CLAIM_SIZE, self._in_flight.half_capacity)
 
-    async def _claim(self, wanted: int, *, urgent_only: bool) -> bool:
+    async def _claim(self, count: int, *, urgent_only: bool) -> bool:
         try:
-            jobs = await self._bull.claim(wanted, urgent_only=urgent_only)
+            jobs = await self._bull.claim(count, urgent_only=urgent_only)
         except StoreUnavailableError:
-            self._in_doubt = True
+            self._must_recover = True
             raise
-        self._still = self._still and not jobs
+        self._unchanged = self._unchanged and not jobs
         now = self._clock.monotonic()
         for job in jobs:
-            self._pool.submit(self._inflight.add(job, now))
+            self._pool.submit(self._in_flight.add(job, now))
         self._metrics.jobs_claimed(len(jobs))
         return bool(jobs)
 
     async def _recover(self) -> None:
-        """Bring back what a dead process of this instance held, and what a lost answer left behind."""
-        recovered = await self._bull.recover_own_jobs(self._inflight.ids(), limit=self._max_recoveries)
-        self._in_doubt = False
+        """Put back the jobs that an earlier process of this instance held, and those whose claim lost its reply."""
+        recovered = await self._bull.recover_own_jobs(self._in_flight.ids(), limit=self._max_recoveries)
+        self._must_recover = False
         if recovered.requeued or recovered.failed:
             log.warning("jobs_recovered", requeued=len(recovered.requeued), failed=len(recovered.failed))
             self._metrics.jobs_recovered(len(recovered.requeued) + len(recovered.failed))

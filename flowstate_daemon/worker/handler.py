@@ -1,4 +1,4 @@
-"""One job's way: read, decide, render, onto the bus. Called by the pool; knows nothing of Redis."""
+"""Processes one job: parse, decide, render, send. Called by the processor pool; does not use Redis itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flowstate_daemon.worker.lookups import RecipientLoader, ScheduledMailGuard
 
 
 class MailHandler:
-    """Turns a job into a mail and sees it off."""
+    """Turns a job into an email and sends it."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class MailHandler:
         clock: Clock,
         mail_guard: ScheduledMailGuard | None = None,
     ) -> None:
-        """Without `people`, nothing is known that could stand against a mail; without `leaves`, no mail needs one."""
-        self.renderer = renderer  # may be replaced while the house runs; what is sealed already stays as it is
+        """Without `recipients` nothing is known about an address; without `mail_guard` no email needs a send claim."""
+        self.renderer = renderer  # a reload replaces it; stored requests stay as they are
         self._dispatcher = dispatcher
         self._recipients = recipients
         self._clock = clock
@@ -42,9 +42,13 @@ class MailHandler:
         self._render_lock = asyncio.Lock()
 
     async def perform(self, run: JobRun) -> dict[str, Any]:
-        """Send one job's mail; the result becomes the job's return value. Raises FlowstateError by fate."""
+        """Send the email of one job. The result becomes the job's return value.
+
+        Raises:
+            FlowstateError: the class decides what becomes of the job, see `worker/results.py`.
+        """
         with self._dispatcher.expecting():
-            mail = await self._prepared(run)
+            mail = await self._prepare(run)
         try:
             accepted = await self._dispatcher.send(mail)
         finally:
@@ -53,45 +57,45 @@ class MailHandler:
         run.log_fields["provider_id"] = accepted.provider_id
         return {"id": accepted.provider_id, "provider": accepted.provider}
 
-    async def _prepared(self, run: JobRun) -> OutgoingMail:
-        """Raises Malformed, Expired or Skip."""
+    async def _prepare(self, run: JobRun) -> OutgoingMail:
+        """Raises InvalidDataError, MailExpired or MailSkipped."""
         request = parse_request(run.job.name, run.job.data)
-        run.to = request.to
-        run.log_fields["to"] = mask_address(request.to)
+        run.recipient = request.to
+        run.log_fields["recipient"] = mask_address(request.to)
         urgent = URGENT_PRIORITY in (run.job.priority, KINDS[request.kind].priority)
         if run.job.stored_request_id is None:
-            mail = self._make_outgoing(run.job, await self._decided(run, request, urgent=urgent), urgent=urgent)
-            async with self._at_context(run.job):
+            mail = self._make_outgoing(run.job, await self._decide(run, request, urgent=urgent), urgent=urgent)
+            async with self._render_slot(run.job):
                 mail.render()
             return mail
         mail = self._make_outgoing(run.job, request, urgent=urgent)
         if mail.expired(self._clock.now_ms()):
             raise MailExpired(EXPIRED_REASON)
-        # Anything else that was sealed may have been sent: it is too late to decide otherwise.
+        # An earlier try of the stored request may have sent the email: it is too late for another decision.
         return mail
 
-    async def _decided(self, run: JobRun, request: MailRequest, *, urgent: bool) -> MailRequest:
-        """The request in the person's language. Raises Expired or Skip when the mail must not go."""
-        facts = (
+    async def _decide(self, run: JobRun, request: MailRequest, *, urgent: bool) -> MailRequest:
+        """The request in the recipient's language. Raises MailExpired or MailSkipped if it must not be sent."""
+        status = (
             UNKNOWN_RECIPIENT if self._recipients is None else await self._recipients.load(request.to, urgent=urgent)
         )
-        decision = decide(request, facts, now_ms=self._clock.now_ms(), made_ms=run.job.timestamp)
+        decision = decide(request, status, now_ms=self._clock.now_ms(), made_ms=run.job.timestamp)
         run.decisions.extend(decision.decisions)
         if not decision.send:
             raise (MailExpired if decision.outcome == "expired" else MailSkipped)(decision.reason or "not to be sent")
         if self._mail_guard is not None and await self._mail_guard.check(run.job.id):
             run.decisions.append(Decision("eligible", PASS))
-        return with_locale(facts, request)
+        return with_locale(status, request)
 
     @asynccontextmanager
-    async def _at_context(self, job: Job) -> AsyncIterator[None]:
-        """One mail at a time, so that the loop looks up between them and codes overtake; a code queues for nothing."""
+    async def _render_slot(self, job: Job) -> AsyncIterator[None]:
+        """Render bulk emails one at a time and yield in between, so that codes overtake them; codes do not wait."""
         if job.priority == URGENT_PRIORITY:
             yield
             return
         async with self._render_lock:
             yield
-            await self._dispatcher.right_of_way.yield_to_urgent()
+            await self._dispatcher.urgent_priority.yield_to_urgent()
 
     def _make_outgoing(self, job: Job, request: MailRequest, *, urgent: bool) -> OutgoingMail:
         return OutgoingMail(
@@ -103,8 +107,8 @@ class MailHandler:
         )
 
 
-def with_locale(facts: RecipientStatus | None, request: MailRequest) -> MailRequest:
-    """The job's own language wins, then the person's; without either it is left to the renderer."""
-    if request.locale is not None or facts is None:
+def with_locale(status: RecipientStatus | None, request: MailRequest) -> MailRequest:
+    """The job's own locale wins over the recipient's; without either the renderer uses the default."""
+    if request.locale is not None or status is None:
         return request
-    return replace(request, locale=match_locale(facts.language))
+    return replace(request, locale=match_locale(status.language))

@@ -1,6 +1,6 @@
-"""The jobs that this process holds, from claim to settled: who runs them, and how a run is called off.
+"""The jobs in flight in this process, from claim to settled: their runs, the free slots, and how a run is aborted.
 
-Shared by the loops of this room; knows nothing of Redis. A slot is free when no sender works in it.
+Shared by all services of the worker; does not use Redis. A slot is free when no processor uses it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Literal
 from flowstate_daemon.mail.policy import Decision
 from flowstate_daemon.queue.job import Job
 
-# How many ended jobs may wait to be written down before no more are claimed.
+# When this many finished jobs wait for their result to be written, no more jobs are claimed.
 MAX_UNWRITTEN = 200
 
 
 class AbortReason(Enum):
-    """Why a run was ended from outside."""
+    """Why a run was aborted."""
 
     LOCK_LOST = "another worker owns the job by now"
     RELEASED = "the daemon is shutting down"
@@ -27,32 +27,32 @@ class AbortReason(Enum):
 
 @dataclass(slots=True, eq=False)
 class JobRun:
-    """One try of one job in this process. `taken_at` is monotonic seconds.
+    """One attempt of one job in this process. `claimed_at` is in monotonic seconds.
 
-    `facts` are what the canonical log line will say of it: masked, never a code. `to`, in full, and `chain`, the
-    decisions on its way, are for the ledger; `skipped` says which way a mail was not sent.
+    `log_fields` are added to the log event of the result: masked, never a code. `recipient`, the full address, and
+    `decisions` are for the ledger. `skip_reason` is set if the email was not sent on purpose.
     """
 
     job: Job
-    taken_at: float
+    claimed_at: float
     log_fields: dict[str, Any] = field(default_factory=dict)
-    to: str = ""
+    recipient: str = ""
     decisions: list[Decision] = field(default_factory=list)
     skip_reason: Literal["skipped", "expired"] | None = None
     task: asyncio.Task[None] | None = None
-    called_off: AbortReason | None = None
+    abort_reason: AbortReason | None = None
     finished: bool = False
 
     def abort(self, reason: AbortReason) -> None:
-        """Interrupt the run where it stands; the first reason stays."""
-        if self.called_off is None:
-            self.called_off = reason
+        """Cancel the run; the first reason stays."""
+        if self.abort_reason is None:
+            self.abort_reason = reason
             if self.task is not None:
                 self.task.cancel()
 
 
 class InFlightJobs:
-    """All runs by job id, and the arithmetic of free slots; `reserve` more of them are for urgent jobs only."""
+    """All runs by job id, and the number of free slots; `reserve` more slots are for urgent jobs only."""
 
     def __init__(self, slots: int, reserve: int = 0) -> None:
         self._slots = slots
@@ -67,7 +67,7 @@ class InFlightJobs:
 
     @property
     def busy(self) -> int:
-        """Runs that a sender works on or that wait for one."""
+        """Runs that a processor works on, or that wait for one."""
         return self._busy
 
     @property
@@ -92,34 +92,34 @@ class InFlightJobs:
         return list(self._runs)
 
     def running(self, job_ids: Iterable[str]) -> set[str]:
-        """Those of the jobs whose run has not ended yet."""
+        """Those of the jobs whose run has not finished."""
         return {job_id for job_id in job_ids if (run := self._runs.get(job_id)) is not None and not run.finished}
 
     def add(self, job: Job, now: float) -> JobRun:
-        before = self._runs.get(job.id)
-        if before is not None and not before.finished and before.job.timestamp == job.timestamp:
-            # Its lock had run out, and now is ours once more: two runs would be two mails.
-            before.abort(AbortReason.LOCK_LOST)
+        previous = self._runs.get(job.id)
+        if previous is not None and not previous.finished and previous.job.timestamp == job.timestamp:
+            # The lock expired, and this process claimed the same job again: two runs would send two emails.
+            previous.abort(AbortReason.LOCK_LOST)
         run = JobRun(job, now)
         self._runs[job.id] = run
         self._busy += 1
         return run
 
     def free_slot(self) -> None:
-        """A sender is done with its run; the job stays held until it is settled."""
+        """A processor finished its run; the job stays in flight until it is settled."""
         self._busy -= 1
-        self._note_change()
+        self._notify()
 
     def remove(self, job: Job) -> JobRun | None:
-        """The job's end is written down, or not ours to write. After `obliterate` an id may be in hand twice."""
-        self._note_change()
+        """The result is written or must not be written. After `obliterate`, two jobs in flight may have the same id."""
+        self._notify()
         run = self._runs.get(job.id)
         if run is None or run.job is not job:
             return None
         return self._runs.pop(job.id)
 
     def is_superseded(self, job: Job) -> bool:
-        """Whether we have claimed the same job again: an ending of the run before is written, or not ours to write."""
+        """Whether this process claimed the same job again: the result of the earlier run must not be written."""
         run = self._runs.get(job.id)
         return run is not None and run.job is not job and run.job.timestamp == job.timestamp
 
@@ -129,11 +129,11 @@ class InFlightJobs:
             if run is not None:
                 run.abort(reason)
 
-    def _note_change(self) -> None:
+    def _notify(self) -> None:
         self.changes += 1
         self._changed.set()
 
     async def wait_for_change(self) -> None:
-        """Wait until a slot has become free or a job has been settled."""
+        """Wait until a slot becomes free or a job is settled."""
         self._changed.clear()
         await self._changed.wait()

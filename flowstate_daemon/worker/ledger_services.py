@@ -1,7 +1,7 @@
-"""Moves outcomes from the journal in Redis to the ledger in Postgres, in batches, in its own time.
+"""Moves outcomes from the journal in Redis to the ledger in Postgres, in batches, and prunes the ledger.
 
-Postgres may be away for hours: the batch in hand is kept, the rest waits in Redis, mails go out. An entry leaves the
-journal after it is in the ledger; whatever is moved twice, by us after a crash or by another daemon, counts once.
+Postgres may be unreachable for hours: the current batch is kept, the rest waits in Redis, and emails are still sent. An
+entry is removed from the journal after it is in the ledger; an entry that is written twice is stored once.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from flowstate_daemon.queue.journal import Journal
 
 log = structlog.get_logger()
 
-# Nobody tells us what other daemons, or we ourselves before a crash, have left: look three times a minute.
+# Entries of other daemons, or from before a crash, are not announced: poll three times a minute.
 POLL_INTERVAL_S = 20.0
-# What settles within this time shares one batch: three Redis commands a second instead of three a mail.
+# Outcomes within this time share one batch: three Redis commands a second instead of three per email.
 BATCH_WINDOW_S = 0.5
+INTERVAL_S = 6 * 3600.0
+# Not at startup: the schema may not exist yet, and an urgent restart should not wait for the pruning.
+INITIAL_DELAY_S = 600.0
 
 
 class LedgerWriter(Service):
-    """One of these per daemon; they need not know of each other."""
+    """One per daemon; several daemons may write at the same time."""
 
     name: ClassVar[str] = "ledger_writer"
 
@@ -38,12 +41,12 @@ class LedgerWriter(Service):
         self._journal = journal
         self._ledger = ledger
         self._migrator = migrator
-        self._at_home = False
-        self._in_hand: list[bytes] = []
+        self._schema_ready = False
+        self._batch: list[bytes] = []
         self._arrived = asyncio.Event()
 
     def wake(self) -> None:
-        """An outcome was just written to the journal by this process."""
+        """This process has just written an outcome to the journal."""
         self._arrived.set()
 
     def stop(self) -> None:
@@ -51,42 +54,42 @@ class LedgerWriter(Service):
         self._arrived.set()
 
     async def run_once(self) -> None:
-        if not self._at_home:
-            # Here instead of at the start of the house: it must open while Postgres is away.
-            self.heartbeat.idle()  # another migrator may be at work for minutes
+        if not self._schema_ready:
+            # Migrations run here and not at startup, because the daemon must start while Postgres is unreachable.
+            self.heartbeat.idle()  # another daemon may be migrating for minutes
             await self._migrator.apply()
-        # An outage may end with another database than it began with: after one, look again.
-        self._at_home = False
-        if not self._in_hand:
+        # After an outage the database may be another one, such as a restored backup: check the schema again.
+        self._schema_ready = False
+        if not self._batch:
             self._arrived.clear()
-            self._in_hand = await self._journal.peek(WRITE_BATCH_SIZE)
-        full = len(self._in_hand) == WRITE_BATCH_SIZE
-        if self._in_hand:
-            await self._move()
-        self._at_home = True
+            self._batch = await self._journal.peek(WRITE_BATCH_SIZE)
+        full = len(self._batch) == WRITE_BATCH_SIZE
+        if self._batch:
+            await self._write_batch()
+        self._schema_ready = True
         if not full and not self.stopping:
-            await self._something_arrives()
+            await self._wait_for_entries()
 
-    async def _move(self) -> None:
-        outcomes, rejects = split_valid(self._in_hand)
+    async def _write_batch(self) -> None:
+        outcomes, rejects = split_valid(self._batch)
         if rejects:
             log.error("journal_entries_rejected", count=len(rejects), reason=rejects[0].reason)
             await self._ledger.reject(rejects)
             self.progress()
         written = await self._ledger.write(outcomes)
         self.progress()
-        dropped = await self._journal.drop(self._in_hand)
-        log.debug("ledger_written", entries=len(self._in_hand), new=written, dropped=dropped)
-        self._in_hand = []
+        dropped = await self._journal.drop(self._batch)
+        log.debug("ledger_written", entries=len(self._batch), new=written, dropped=dropped)
+        self._batch = []
 
-    async def _something_arrives(self) -> None:
+    async def _wait_for_entries(self) -> None:
         self.progress()
         await self.wait(POLL_INTERVAL_S, self._arrived.wait())
         await self.sleep(BATCH_WINDOW_S)
 
 
 def split_valid(entries: Sequence[bytes]) -> tuple[list[Outcome], list[RejectedEntry]]:
-    """The outcomes among the entries, and what is none. Pure."""
+    """The valid outcomes among the entries, and the invalid entries. Pure."""
     outcomes, rejects = [], []
     for raw in entries:
         try:
@@ -96,13 +99,8 @@ def split_valid(entries: Sequence[bytes]) -> tuple[list[Outcome], list[RejectedE
     return outcomes, rejects
 
 
-INTERVAL_S = 6 * 3600.0
-# Not at the start: the schema may not be there yet, and whoever restarts in a hurry has other worries.
-INITIAL_DELAY_S = 600.0
-
-
 class Pruner(PeriodicService):
-    """One of these per daemon; what one is just deleting, another passes over."""
+    """Deletes old outcomes. One per daemon; a row that another daemon is deleting is skipped."""
 
     name: ClassVar[str] = "pruner"
 
@@ -112,6 +110,6 @@ class Pruner(PeriodicService):
         self._keep_days = keep_days
 
     async def run_once(self) -> None:
-        self.heartbeat.idle()  # a first run over a long past may take minutes
-        gone = await self._ledger.prune(self._keep_days)
-        log.info("ledger_pruned", rows=gone, retention_days=self._keep_days)
+        self.heartbeat.idle()  # the first run may have to delete for minutes
+        rows = await self._ledger.prune(self._keep_days)
+        log.info("ledger_pruned", rows=rows, retention_days=self._keep_days)

@@ -1,4 +1,4 @@
-"""Moves due jobs from `delayed` to the wait list: sleeps until the next one is due or a nearer one is announced."""
+"""Maintenance services: renew locks and the instance lease, promote delayed jobs, check for stalled jobs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from flowstate_daemon.worker.in_flight import AbortReason, InFlightJobs
 
 log = structlog.get_logger()
 
+# Events may be lost: check the delayed set at least this often.
+MAX_SLEEP_S = 60.0
+HEARTBEAT_TIMEOUT_S = 10.0
+
 
 class LockRenewer(PeriodicService):
-    """Renews at half of the locks' life; the last loop to stop."""
+    """Renews the locks of jobs in flight at half of their lifetime; the last service to stop."""
 
-    name: ClassVar[str] = "lock_keeper"
+    name: ClassVar[str] = "lock_renewer"
 
     def __init__(
         self,
         bull: BullQueue,
-        inflight: InFlightJobs,
+        in_flight: InFlightJobs,
         metrics: Metrics,
         heartbeat: Heartbeat,
         clock: Clock,
@@ -35,25 +39,25 @@ class LockRenewer(PeriodicService):
     ) -> None:
         super().__init__(heartbeat, clock, every_s=lock_ms / 2000)
         self._bull = bull
-        self._inflight = inflight
+        self._in_flight = in_flight
         self._metrics = metrics
 
     async def run_once(self) -> None:
-        held = self._inflight.ids()
+        held = self._in_flight.ids()
         if not held:
             return
-        # Who has ended meanwhile has given the lock back, or is told so when the ending is written.
-        lost = self._inflight.running(await self._bull.extend_locks(held))
+        # A job that finished meanwhile has returned its lock, or learns that it is lost when its result is written.
+        lost = self._in_flight.running(await self._bull.extend_locks(held))
         if lost:
             log.warning("locks_lost", job_ids=sorted(lost))
             self._metrics.locks_lost(len(lost))
-            self._inflight.abort(lost, AbortReason.LOCK_LOST)
+            self._in_flight.abort(lost, AbortReason.LOCK_LOST)
 
 
 class LeaseRenewer(PeriodicService):
-    """Two calls a minute, the price of noticing a second daemon under one name."""
+    """Renews the instance lease, two calls a minute. This detects a second daemon with the same instance id."""
 
-    name: ClassVar[str] = "lease_keeper"
+    name: ClassVar[str] = "lease_renewer"
 
     def __init__(self, lease: Lease, heartbeat: Heartbeat, clock: Clock) -> None:
         super().__init__(heartbeat, clock, every_s=RENEW_S)
@@ -63,20 +67,15 @@ class LeaseRenewer(PeriodicService):
         await self._lease.renew()
 
 
-# Announcements are fire and forget: look at the set at least this often.
-MAX_SLEEP_S = 60.0
-HEARTBEAT_TIMEOUT_S = 10.0
-
-
 class Promoter(Service):
-    """One timer for the whole delayed set."""
+    """Moves due jobs from `delayed` to the wait list, with one timer for the whole set."""
 
     name: ClassVar[str] = "promoter"
 
-    def __init__(self, bull: BullQueue, signals: QueueEvents, heartbeat: Heartbeat, clock: Clock) -> None:
+    def __init__(self, bull: BullQueue, events: QueueEvents, heartbeat: Heartbeat, clock: Clock) -> None:
         super().__init__(heartbeat)
         self._bull = bull
-        self._signals = signals
+        self._events = events
         self._clock = clock
 
     async def run_once(self) -> None:
@@ -85,21 +84,21 @@ class Promoter(Service):
         await self._sleep_until(promoted.next_due_ms)
 
     async def _sleep_until(self, due_ms: int | None) -> None:
-        """Sleep until `due_ms`, or until something nearer is announced."""
+        """Sleep until `due_ms`, or until an event announces an earlier job."""
         wake_ms = self._clock.now_ms() + int(MAX_SLEEP_S * 1000)
         if due_ms is not None:
             wake_ms = min(wake_ms, due_ms)
         while (left_ms := wake_ms - self._clock.now_ms()) > 0 and not self.stopping:
-            signal = await self.run_until_stopped(self._signals.next(min(left_ms / 1000, HEARTBEAT_TIMEOUT_S)))
+            event = await self.run_until_stopped(self._events.next(min(left_ms / 1000, HEARTBEAT_TIMEOUT_S)))
             self.progress()
-            if signal is not None and signal.due_ms is not None:
-                wake_ms = min(wake_ms, signal.due_ms)
+            if event is not None and event.due_ms is not None:
+                wake_ms = min(wake_ms, event.due_ms)
 
 
 class StalledJobChecker(PeriodicService):
-    """Checks once an interval, first at the start; all workers of a queue share one check by a key in Redis."""
+    """Checks for stalled jobs at startup and once per interval; a key in Redis shares one check between all workers."""
 
-    name: ClassVar[str] = "reclaimer"
+    name: ClassVar[str] = "stalled_checker"
 
     def __init__(
         self,
@@ -118,7 +117,7 @@ class StalledJobChecker(PeriodicService):
         self._max_stalled = max_stalled
 
     async def run_once(self) -> None:
-        reclaimed = await self._bull.check_stalled(max_stalled=self._max_stalled, interval_ms=self._interval_ms)
-        if reclaimed.requeued or reclaimed.failed:
-            log.warning("jobs_stalled", requeued=list(reclaimed.requeued), failed=list(reclaimed.failed))
-            self._metrics.jobs_stalled(len(reclaimed.requeued) + len(reclaimed.failed))
+        stalled = await self._bull.check_stalled(max_stalled=self._max_stalled, interval_ms=self._interval_ms)
+        if stalled.requeued or stalled.failed:
+            log.warning("jobs_stalled", requeued=list(stalled.requeued), failed=list(stalled.failed))
+            self._metrics.jobs_stalled(len(stalled.requeued) + len(stalled.failed))

@@ -1,4 +1,7 @@
-"""What becomes of a run: from what the sender returned or raised to what is written down. Pure."""
+"""The result of a job: what the handler returned or raised decides what is written to Redis. Pure.
+
+This is where a retry is decided.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,12 @@ from flowstate_daemon.worker.in_flight import JobRun
 
 MAX_REASON_LENGTH = 2_000
 MAX_TRACE_LENGTH = 8_000
+MAX_KIND_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True)
 class JobReleased:
-    """The run was no attempt: the job goes back to the front of its queue as it was."""
+    """The run does not count as an attempt: the job returns unchanged to the front of its queue."""
 
     job: Job
 
@@ -46,21 +50,21 @@ JobResult: TypeAlias = JobSucceeded | JobRetried | JobFailed | JobReleased
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The daemon's own part in a retry; everything else stands in the job's options."""
+    """The daemon's part in a retry; everything else is in the job's options."""
 
     jitter: float = 0.0
 
 
-def result_for_return(job: Job, result: Any) -> JobResult:
-    """The ending of a run that returned. A result that JSON cannot hold is replaced by null, never lost."""
+def result_for_return(job: Job, value: Any) -> JobResult:
+    """The result of a run that returned. A value that JSON cannot represent becomes null; the email was sent."""
     try:
-        return JobSucceeded(job, msgspec.json.encode(result))
+        return JobSucceeded(job, msgspec.json.encode(value))
     except (TypeError, UnicodeEncodeError, msgspec.MsgspecError):
         return JobSucceeded(job, b"null")
 
 
-def result_for_error(job: Job, error: BaseException, rules: RetryPolicy, rng: random.Random) -> JobResult:
-    """The ending of a run that raised."""
+def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: random.Random) -> JobResult:
+    """The result of a run that raised."""
     match error:
         case MailExpired():
             return result_for_return(job, {"expired": error.reason})
@@ -77,23 +81,23 @@ def result_for_error(job: Job, error: BaseException, rules: RetryPolicy, rng: ra
             return JobReleased(job)
         case PermanentError():
             return JobFailed(job, failure_reason(error), append_stacktrace(job, error))
-    return _retry_or_fail(job, error, rules, rng)
+    return _retry_or_fail(job, error, policy, rng)
 
 
-def _retry_or_fail(job: Job, error: BaseException, rules: RetryPolicy, rng: random.Random) -> JobResult:
+def _retry_or_fail(job: Job, error: BaseException, policy: RetryPolicy, rng: random.Random) -> JobResult:
     reason, trace = failure_reason(error), append_stacktrace(job, error)
     if job.attempt >= job.options.attempts:
         return JobFailed(job, reason, trace)
-    request_ms = error.after_ms if isinstance(error, RetryableError) else 0
+    min_delay_ms = error.after_ms if isinstance(error, RetryableError) else 0
     try:
-        delay_ms = next_delay_ms(job.options, job.attempt, at_least_ms=request_ms, jitter=rules.jitter, rng=rng)
-    except PermanentError as unusable:
-        return JobFailed(job, f"{reason} (no retry: {unusable.reason})", trace)
+        delay_ms = next_delay_ms(job.options, job.attempt, at_least_ms=min_delay_ms, jitter=policy.jitter, rng=rng)
+    except PermanentError as invalid:
+        return JobFailed(job, f"{reason} (no retry: {invalid.reason})", trace)
     return JobRetried(job, reason, trace, delay_ms)
 
 
 def failure_reason(error: BaseException) -> str:
-    """The reason as Bull's tools show it: never empty, never endless, always valid UTF-8."""
+    """The reason as Bull's tools show it: not empty, of limited length, valid UTF-8."""
     text = error.reason if isinstance(error, FlowstateError) else str(error)
     text = text.encode("utf-8", "replace").decode()
     return text[:MAX_REASON_LENGTH] or type(error).__name__
@@ -104,7 +108,7 @@ def append_stacktrace(job: Job, error: BaseException) -> bytes:
     try:
         traces = msgspec.json.decode(job.stacktrace or b"[]", type=list[str])
     except (msgspec.DecodeError, UnicodeDecodeError):
-        traces = []  # node reads broken stack traces as none, too
+        traces = []  # Node ignores invalid stack traces too
     traces.append(_trace(error))
     limit = job.options.stack_trace_limit
     if limit is not None:
@@ -113,35 +117,32 @@ def append_stacktrace(job: Job, error: BaseException) -> bytes:
 
 
 def _trace(error: BaseException) -> str:
-    """Our own errors are facts of the mail's life; only a bug needs to say where in the code it happened."""
+    """Our own errors need no traceback: only a bug has to show where in the code it happened."""
     if isinstance(error, FlowstateError):
         return f"{type(error).__name__}: {failure_reason(error)}"
     text = "".join(traceback.format_exception(error, limit=-12))
     return text.encode("utf-8", "replace").decode()[-MAX_TRACE_LENGTH:]
 
 
-MAX_KIND_LENGTH = 100
-
-
 class OutcomeRecorder:
-    """Writes the outcome of each run in the form that `database.outcome` reads."""
+    """Adds the outcome for the ledger to each result, in the form that `database.ledger.parse_outcome` reads."""
 
     def __init__(self, keys: Keys, clock: Clock) -> None:
         self._base = keys.base
         self._clock = clock
 
-    def attach(self, run: JobRun, ending: JobResult) -> JobResult:
-        """The same ending, ready to be settled."""
-        match ending:
+    def attach(self, run: JobRun, result: JobResult) -> JobResult:
+        """The same result with its journal entry, and with the job's data without codes."""
+        match result:
             case JobSucceeded():
                 outcome = run.skip_reason or "sent"
                 reason = run.log_fields.get("skipped") or run.log_fields.get("expired")
-                return replace(ending, journal=self._entry(run, outcome, reason), data=self._left(run))
+                return replace(result, journal=self._entry(run, outcome, reason), data=self._redacted_data(run))
             case JobRetried():
-                return replace(ending, journal=self._entry(run, "retried", ending.reason))
+                return replace(result, journal=self._entry(run, "retried", result.reason))
             case JobFailed():
-                return replace(ending, journal=self._entry(run, "failed", ending.reason), data=self._left(run))
-        return ending
+                return replace(result, journal=self._entry(run, "failed", result.reason), data=self._redacted_data(run))
+        return result
 
     def _entry(self, run: JobRun, outcome: str, reason: str | None) -> bytes:
         job = run.job
@@ -150,7 +151,7 @@ class OutcomeRecorder:
             "at": self._clock.now_ms(),
             "job_id": job.id,
             "kind": job.name[:MAX_KIND_LENGTH],
-            "to": run.to,
+            "to": run.recipient,
             "attempt": job.attempt,
             "outcome": outcome,
             "provider_id": run.log_fields.get("provider_id"),
@@ -159,9 +160,9 @@ class OutcomeRecorder:
         }
         try:
             return msgspec.json.encode(entry)
-        except UnicodeEncodeError:  # a name with half an emoji
+        except UnicodeEncodeError:  # the kind or the id contains a lone surrogate
             return msgspec.json.encode({**entry, "kind": ascii(entry["kind"]), "job_id": ascii(job.id)})
 
     @staticmethod
-    def _left(run: JobRun) -> bytes:
+    def _redacted_data(run: JobRun) -> bytes:
         return redact_codes(run.job.name, run.job.data)

@@ -1,16 +1,17 @@
-"""The loops of this room, put together: started in the order of need, drained in the order of a mail's way."""
+"""The worker: all services that process jobs, started in order of dependency and drained in the order of a job."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 import structlog
 
 from flowstate_daemon.base.errors import LeaseHeldError, ServiceCrashedError
 from flowstate_daemon.base.event_loop import UrgentPriority
+from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import Service, ServiceContext, run_until
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.events import QueueEvents
@@ -21,6 +22,7 @@ from flowstate_daemon.worker.completer import JobCompleter, JobLogger
 from flowstate_daemon.worker.executor import Handler, ProcessorPool
 from flowstate_daemon.worker.fetcher import Fetcher
 from flowstate_daemon.worker.in_flight import AbortReason, InFlightJobs
+from flowstate_daemon.worker.ledger_services import LedgerWriter, Pruner
 from flowstate_daemon.worker.maintenance import LeaseRenewer, LockRenewer, Promoter, StalledJobChecker
 from flowstate_daemon.worker.results import OutcomeRecorder, RetryPolicy
 
@@ -28,13 +30,13 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-# After the drain's deadline, how long the settler may still write what was handed back.
+# After the shutdown timeout, how long the completer may still write the released jobs.
 RELEASE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Numbers of the engine: slots, Bull's lock and stall settings, the drain's deadline."""
+    """Concurrency, Bull's lock and stall settings, and the shutdown timeout."""
 
     concurrency: int = 300
     urgent_concurrency: int = 20
@@ -46,128 +48,116 @@ class WorkerOptions:
     shutdown_timeout_s: float = 25.0
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
-    """Who writes outcomes down: the scribe beside each ending, and the loops that carry them on."""
-
-    recorder: OutcomeRecorder | None = None
-    services: tuple[Service, ...] = ()
-    scheduled_mail: Callable[[], None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """What a run goes through: the performer, the lane, the bus if it posts to one, and who writes its outcome down.
-
-    `sources` are loops that bring new jobs; they stop with those that claim.
-    """
-
-    perform: Handler
-    gate: SendGate
-    dispatcher: Dispatcher | None = None
-    records: Records = field(default_factory=Records)
-    sources: tuple[Service, ...] = ()
-
-
 def raise_service_failure(group: ExceptionGroup) -> NoReturn:
-    """One loop has ended the house: by losing the lease, which is told as such, or by a bug, told whole in the log."""
+    """Raise what ended the services: the lost lease as it is, or a bug, which is logged with its traceback."""
     error: BaseException | None = group.subgroup(LeaseHeldError)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if error is not None:
         raise error
-    log.critical(
-        "service_crashed", exc_info=group, remedy="a supervisor should start the daemon again; please report this"
-    )
-    raise ServiceCrashedError("a loop of the daemon had a bug; the log's line loop_bug tells which") from group
+    log.critical("service_crashed", exc_info=group, remedy="the supervisor restarts the daemon; please report this bug")
+    raise ServiceCrashedError("a service of the daemon has a bug; the log event service_crashed shows it") from group
 
 
 class Worker:
-    """Runs jobs of one queue with one performer until it is told to stop."""
+    """Processes the jobs of one queue with one handler until it is stopped."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the worker connects everything that a job passes
         self,
         bull: BullQueue,
-        signals: QueueEvents,
+        events: QueueEvents,
         lease: Lease,
-        way: Way,
-        settings: WorkerOptions,
+        handler: Handler,
+        gate: SendGate,
+        options: WorkerOptions,
         context: ServiceContext,
+        *,
+        dispatcher: Dispatcher | None = None,
+        processors: Heartbeat | None = None,
+        recorder: OutcomeRecorder | None = None,
+        ledger_writer: LedgerWriter | None = None,
+        pruner: Pruner | None = None,
+        producers: tuple[Service, ...] = (),
     ) -> None:
+        """`dispatcher` is None if the handler does not send. `producers` add jobs and stop together with the fetcher.
+
+        `processors` is the heartbeat of the processor pool, if the dispatcher shares it.
+        """
         health, metrics, clock = context.health, context.metrics, context.clock
-        self._settings = settings
+        self._options = options
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._dispatcher = dispatcher = way.dispatcher
-        right_of_way = UrgentPriority(clock) if dispatcher is None else dispatcher.right_of_way
-        self.inflight = InFlightJobs(settings.concurrency, settings.urgent_concurrency)
-        reporter = JobLogger(context)
-        self._records = way.records
-        self._sources = way.sources
-        self._completer = JobCompleter(
-            bull, self.inflight, reporter, right_of_way, health.register("settler"), self._records.scheduled_mail
+        self._force = asyncio.Event()
+        self.in_flight = InFlightJobs(options.concurrency, options.urgent_concurrency)
+        metrics.track_jobs_in_flight(lambda: self.in_flight.busy)
+        urgent_priority = UrgentPriority(clock) if dispatcher is None else dispatcher.urgent_priority
+        completer = JobCompleter(
+            bull, self.in_flight, JobLogger(context), urgent_priority, health.register(JobCompleter.name), ledger_writer
         )
-        rules = RetryPolicy(jitter=settings.jitter)
-        size = settings.concurrency + settings.urgent_concurrency
         self._pool = ProcessorPool(
-            way.perform,
-            self.inflight,
-            self._completer,
-            right_of_way,
-            health.register("senders"),
-            rules,
-            size=size,
-            recorder=self._records.recorder,
+            handler,
+            self.in_flight,
+            completer,
+            urgent_priority,
+            processors or health.register(ProcessorPool.name),
+            RetryPolicy(jitter=options.jitter),
+            size=options.concurrency + options.urgent_concurrency,
+            recorder=recorder,
         )
-        if dispatcher is not None:
-            dispatcher.watch(self._pool.heartbeat)
-        self._fetcher = Fetcher(
+        fetcher = Fetcher(
             bull,
-            self.inflight,
+            self.in_flight,
             self._pool,
-            way.gate,
+            gate,
             context,
-            health.register("fetcher"),
-            max_recoveries=settings.max_recoveries,
+            health.register(Fetcher.name),
+            max_recoveries=options.max_recoveries,
         )
-        metrics.track_jobs_in_flight(lambda: self.inflight.busy)
-        self._promoter = Promoter(bull, signals, health.register("promoter"), clock)
-        self._stalled_checker = StalledJobChecker(
+        promoter = Promoter(bull, events, health.register(Promoter.name), clock)
+        stalled_checker = StalledJobChecker(
             bull,
             metrics,
-            health.register("reclaimer"),
+            health.register(StalledJobChecker.name),
             clock,
-            interval_ms=settings.stalled_interval_ms,
-            max_stalled=settings.max_stalled_count,
+            interval_ms=options.stalled_interval_ms,
+            max_stalled=options.max_stalled_count,
         )
-        self._lock_keeper = LockRenewer(
-            bull, self.inflight, metrics, health.register("lock_keeper"), clock, lock_ms=settings.lock_duration_ms
+        lock_renewer = LockRenewer(
+            bull,
+            self.in_flight,
+            metrics,
+            health.register(LockRenewer.name),
+            clock,
+            lock_ms=options.lock_duration_ms,
         )
-        self._lease_keeper = LeaseRenewer(lease, health.register("lease_keeper"), clock)
+        lease_renewer = LeaseRenewer(lease, health.register(LeaseRenewer.name), clock)
+        # What settles jobs and keeps their locks starts first and stops last; what brings new jobs stops first.
+        optional = [service for service in (dispatcher, ledger_writer, pruner) if service is not None]
+        self._settling: list[Service] = [completer, lock_renewer, lease_renewer, *optional]
+        self._claiming: list[Service] = [*producers, promoter, stalled_checker, fetcher]
 
     @property
     def stopping(self) -> bool:
         return self._stop.is_set()
 
     def set_shutdown_timeout(self, seconds: float) -> None:
-        """Change how long a drain that has not begun may last."""
-        self._settings = replace(self._settings, shutdown_timeout_s=seconds)
+        """Change the shutdown timeout; has no effect on a drain that has begun."""
+        self._options = replace(self._options, shutdown_timeout_s=seconds)
 
     async def run_until_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Await `work`, which must be safe to cancel; None when `stop()` came first."""
         return await run_until(self._stop, work)
 
     def stop(self) -> None:
-        """Drain: take nothing new, let runs end until the deadline, hand back the rest."""
+        """Drain: claim no more jobs, let runs finish until the shutdown timeout, release the rest."""
         self._stop.set()
 
     def force_stop(self) -> None:
-        """Hand back now."""
-        self._hurry.set()
+        """Release all jobs in flight now."""
+        self._force.set()
         self._stop.set()
 
     async def run(self) -> None:
-        """Run all loops until `stop()`. Raises LeaseTaken, or LoopBug when a loop has one."""
+        """Run all services until `stop()`. Raises LeaseHeldError, or ServiceCrashedError if a service has a bug."""
         try:
             await self._run()
         except ExceptionGroup as group:
@@ -175,46 +165,40 @@ class Worker:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            # What writes down and what holds on start before what claims.
-            keepers: list[Service] = [self._completer, self._lock_keeper, self._lease_keeper]
-            if self._dispatcher is not None:
-                keepers.append(self._dispatcher)
-            keepers.extend(self._records.services)
-            for keeper in keepers:
-                group.create_task(keeper.run(), name=keeper.name)
-            senders = group.create_task(self._pool.run(), name=self._pool.name)
-            movers = (*self._sources, self._promoter, self._stalled_checker, self._fetcher)
-            moving = [group.create_task(mover.run(), name=mover.name) for mover in movers]
+            for service in self._settling:
+                group.create_task(service.run(), name=service.name)
+            processors = group.create_task(self._pool.run(), name=self._pool.name)
+            claiming = [group.create_task(service.run(), name=service.name) for service in self._claiming]
             try:
                 await self._stop.wait()
-                log.info("draining", in_flight=len(self.inflight), deadline_s=self._settings.shutdown_timeout_s)
-                for mover in movers:
-                    mover.stop()
-                await asyncio.wait(moving)
+                log.info("draining", in_flight=len(self.in_flight), deadline_s=self._options.shutdown_timeout_s)
+                for service in self._claiming:
+                    service.stop()
+                await asyncio.wait(claiming)
                 await self._drain()
-                senders.cancel()
+                processors.cancel()
             finally:
-                # Locks are renewed until the last job has ended. After a bug in one loop all are told as well: the
-                # group cancels each once, and a library may swallow that (see `unless`).
-                for service in (*movers, *keepers):
+                # Locks are renewed until the last job is settled. After a bug in one service all others are stopped
+                # too: the group cancels each once, and a library may swallow that (see `run_until`).
+                for service in (*self._claiming, *self._settling):
                     service.stop()
 
     async def _drain(self) -> None:
-        hurry = asyncio.ensure_future(self._hurry.wait())
-        ended = asyncio.ensure_future(self._none_left())
+        forced = asyncio.ensure_future(self._force.wait())
+        settled = asyncio.ensure_future(self._all_settled())
         await asyncio.wait(
-            (hurry, ended), timeout=self._settings.shutdown_timeout_s, return_when=asyncio.FIRST_COMPLETED
+            (forced, settled), timeout=self._options.shutdown_timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
-        hurry.cancel()
-        if not ended.done():
-            self.inflight.abort(self.inflight.ids(), AbortReason.RELEASED)
-            await asyncio.wait((ended,), timeout=RELEASE_TIMEOUT_S)
-        ended.cancel()
-        if len(self.inflight):
+        forced.cancel()
+        if not settled.done():
+            self.in_flight.abort(self.in_flight.ids(), AbortReason.RELEASED)
+            await asyncio.wait((settled,), timeout=RELEASE_TIMEOUT_S)
+        settled.cancel()
+        if len(self.in_flight):
             log.warning(
-                "jobs_left_active", jobs=len(self.inflight), remedy="the next start of this instance takes them up"
+                "jobs_left_active", jobs=len(self.in_flight), remedy="this instance recovers them when it starts again"
             )
 
-    async def _none_left(self) -> None:
-        while len(self.inflight):
-            await self.inflight.wait_for_change()
+    async def _all_settled(self) -> None:
+        while len(self.in_flight):
+            await self.in_flight.wait_for_change()

@@ -29,7 +29,7 @@ from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.worker.executor import Handler
 from flowstate_daemon.worker.in_flight import JobRun
-from flowstate_daemon.worker.worker import Way, Worker, WorkerOptions
+from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 
 def cpu_s(pid: int | str = "self") -> float:
@@ -55,7 +55,7 @@ def build(url: str, prefix: str, perform: Handler, concurrency: int) -> tuple[Wo
     lease = Lease(connection, keys, instance_id="bench", token=token)
     bull = BullQueue(connection, keys, clock, token=token)
     settings = WorkerOptions(concurrency=concurrency)
-    return Worker(bull, QueueEvents(connection, keys), lease, Way(perform, gate), settings, context), connection, lease
+    return Worker(bull, QueueEvents(connection, keys), lease, perform, gate, settings, context), connection, lease
 
 
 async def drain(url: str, prefix: str, jobs: int, concurrency: int) -> dict[str, float]:
@@ -74,8 +74,8 @@ async def drain(url: str, prefix: str, jobs: int, concurrency: int) -> dict[str,
     await lease.acquire()
     running = asyncio.create_task(worker.run())
     await all_done.wait()
-    while len(worker.inflight):
-        await worker.inflight.wait_for_change()
+    while len(worker.in_flight):
+        await worker.in_flight.wait_for_change()
     seconds = clock.monotonic() - started
     worker.stop()
     await running

@@ -32,8 +32,8 @@ async def latency(url: str, prefix: str) -> dict[str, float]:
         added = clock.monotonic()
         await bull.add(NewJob(name="otp", data={}, priority=1))
         waits.append((await arrived.get() - added) * 1000)
-        while len(worker.inflight):
-            await worker.inflight.wait_for_change()
+        while len(worker.in_flight):
+            await worker.in_flight.wait_for_change()
     worker.stop()
     await running
     await lease.release()

@@ -132,4 +132,4 @@ async def test_30_obliterate_under_a_running_job_leaves_no_stub(
 
 async def held_by(w: WorkerHarness) -> int:
     """How many jobs the worker still thinks of."""
-    return len(w.worker.inflight)
+    return len(w.worker.in_flight)

@@ -28,7 +28,9 @@ async def kept(redis: Redis, keys: Keys, ending: str) -> list[str]:
     return members
 
 
-async def test_01_a_plain_job_completes_as_bull_records_it(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
+async def test_01_a_plain_job_completes_as_bull_records_it(
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
+) -> None:
     """Times have 13 digits, the value is JSON, the score is the end, nothing stays locked or active."""
     job_id = await q.add("welcome", {"type": "welcome", "to": "ada@example.org", "context": {"name": "Ada"}})
     await q.hears("completed", job_id)
@@ -64,7 +66,9 @@ async def test_03_finished_resolves_at_once_although_the_job_removes_itself(q: N
     assert time.monotonic() - begun < 1.3
 
 
-async def test_04_finished_rejects_with_the_recorded_reason(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
+async def test_04_finished_rejects_with_the_recorded_reason(
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
+) -> None:
     """The rejection's message, the hash and the event carry the same words."""
     job_id = await q.add("throw", {"message": HOSTILE})
     with pytest.raises(NodeError) as refused:
@@ -86,7 +90,9 @@ async def test_05_an_unknown_name_is_an_ordinary_failed_attempt(
     assert len(q.received("failed", job_id)) == 1
 
 
-async def test_09_remove_on_fail_keeps_nothing_or_the_newest(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
+async def test_09_remove_on_fail_keeps_nothing_or_the_newest(
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
+) -> None:
     """`true` removes hash, logs and entry but still tells; a number keeps exactly the newest so many."""
     job_id = await q.add("report", {"message": "no"}, removeOnFail=True)
     assert (await q.hears("failed", job_id)).args[1] == "no"

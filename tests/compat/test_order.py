@@ -55,7 +55,9 @@ async def test_14_a_custom_id_added_twice_runs_once(q: NodeQueue, w: WorkerHarne
     assert started(q) == ["reminder-7", last]
 
 
-async def test_15_two_thousand_jobs_in_bulk_all_complete(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
+async def test_15_two_thousand_jobs_in_bulk_all_complete(
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
+) -> None:
     """Each completes once, and nothing is left waiting, active or prioritised."""
     kinds = flowstate_mails.KINDS
     jobs = [

@@ -44,7 +44,9 @@ async def test_06_exponential_backoff_waits_two_then_four_seconds(
     assert await number(redis, keys, job_id, "attemptsMade") == 3
 
 
-async def test_07_without_backoff_a_retry_is_immediate(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
+async def test_07_without_backoff_a_retry_is_immediate(
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
+) -> None:
     """Three runs, three stack traces, and `delayed` is never touched."""
     await redis.config_set("notify-keyspace-events", "Kz")
     touched = redis.pubsub()
@@ -61,7 +63,9 @@ async def test_07_without_backoff_a_retry_is_immediate(q: NodeQueue, w: WorkerHa
     assert len(json.loads((await hash_of(redis, keys, job_id))["stacktrace"])) == 3
 
 
-async def test_08_a_number_as_backoff_is_a_fixed_delay(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
+async def test_08_a_number_as_backoff_is_a_fixed_delay(
+    q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
+) -> None:
     """The second run starts no earlier than the delay and within half a second of it."""
     job_id = await q.add("throw", {"message": "no"}, attempts=2, backoff=500)
     await due_of(redis, keys, job_id)

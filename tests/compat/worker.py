@@ -29,7 +29,7 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.worker.in_flight import JobRun
-from flowstate_daemon.worker.worker import Way, Worker, WorkerOptions
+from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 STOP_WITHIN_S = 10.0
 
@@ -98,7 +98,8 @@ class WorkerHarness:
             self._bull,
             QueueEvents(self._connection, keys),
             self._lease,
-            Way(self._perform, SendGate(context.health, context.metrics, clock)),
+            self._perform,
+            SendGate(context.health, context.metrics, clock),
             settings,
             context,
         )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from flowstate_daemon.config.loader import load
 from flowstate_daemon.daemon.daemon import Daemon
-from flowstate_daemon.delivery.gateway import Delivery
+from flowstate_daemon.delivery.gateway import SendResult
 from flowstate_daemon.redis_client.scripts import load_scripts
 from tests.support.daemon import eventually
 
@@ -63,7 +63,7 @@ class CrashingDaemon:
             return await self._unless_dead(self._call(*command))
         return await self._operation(name, self._call(*command))
 
-    async def _crashing_deliver(self, path: str, body: bytes, key: str, mails: int) -> Delivery:
+    async def _crashing_deliver(self, path: str, body: bytes, key: str, mails: int) -> SendResult:
         return await self._operation(f"POST {path}", self._deliver(path, body, key, mails))
 
     async def _operation(self, name: str, operation: Awaitable[T]) -> T:

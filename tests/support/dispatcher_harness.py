@@ -12,6 +12,7 @@ from uuid import uuid4
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.bull_queue import BullQueue
@@ -61,17 +62,19 @@ class DispatcherHarness:
         self.request_store = RequestStore(self.connection, self.keys, self.clock, token=self.token)
         self.rate_limiter = RateLimiter(self.connection, self.keys, self.clock, assumed_rate=self.assumed_rate)
         self.health = HealthRegistry(self.gate_clock)
-        self.gate = SendGate(self.health, Metrics(), self.gate_clock)
+        self.metrics = Metrics()
+        self.gate = SendGate(self.health, self.metrics, self.gate_clock)
+        context = ServiceContext(HealthRegistry(self.clock), self.metrics, self.clock)
         settings = ResendOptions(self.fake.api_key, self.fake.url, timeout_s=self.timeout_s)
-        self.gateway = ResendGateway(settings, on_answer=lambda _word, _seconds, rate: self.dispatcher.receive(rate))
+        self.gateway = ResendGateway(settings)
         await self.gateway.open()
         self.dispatcher = Dispatcher(
             self.gateway,
             self.request_store,
             self.rate_limiter,
             self.gate,
-            HealthRegistry(self.clock).register("bus"),
-            self.clock,
+            context.health.register(Dispatcher.name),
+            context,
         )
         self._running = asyncio.create_task(self.dispatcher.run())
 

@@ -31,17 +31,17 @@ def evaluate_key(found: KeyCheck, config: Config) -> list[CheckResult]:
     """What the provider's word on the key means for the sender's domain. Pure."""
     place = config.resend.api_url
     if not found.usable:
-        text = f"{place}: {found.standing.value}: {found.reason}"
-        if found.standing is KeyStatus.UNKNOWN:
+        text = f"{place}: {found.status.value}: {found.reason}"
+        if found.status is KeyStatus.UNKNOWN:
             return [unreachable("provider", text, "check RESEND_API_URL and the way out to it")]
         return [fail("provider", text, "check RESEND_API_KEY; make a new key in the provider's dashboard")]
-    return [ok("provider", f"{place}: the key has {found.standing.value}"), evaluate_domain(found, config)]
+    return [ok("provider", f"{place}: the key has {found.status.value}"), evaluate_domain(found, config)]
 
 
 def evaluate_domain(found: KeyCheck, config: Config) -> CheckResult:
     """A key that may only send may not ask for domains either. Pure."""
     domain = config.mail.from_address.rpartition("@")[2].rstrip(">").lower()
-    if found.standing is KeyStatus.SENDING:
+    if found.status is KeyStatus.SENDING:
         return ok("sender domain", f"{domain}: a key that may only send cannot tell whether it is verified")
     if domain == SANDBOX_DOMAIN:
         return warn("sender domain", f"{domain} reaches your own address only", "verify a domain of yours")

@@ -76,7 +76,9 @@ async def test_daemons_that_write_the_same_do_not_block_each_other(pool: asyncpg
 
 async def test_hostile_text_is_kept_as_text(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """NUL bytes, broken Unicode and SQL in any field come through the journal as harmless text."""
-    raw = journal_entry(outcome(1, reason="@@", decisions=(Decision("@@", "@@", "@@"),), kind="@@", job_id="@@", to="@@"))
+    raw = journal_entry(
+        outcome(1, reason="@@", decisions=(Decision("@@", "@@", "@@"),), kind="@@", job_id="@@", to="@@")
+    )
     for hostile in (rb"NUL \u0000 half \ud83d '; DROP TABLE users; --", b"no UTF-8: \xff\xfe", rb"\u202e \u001b[31m"):
         assert await ledger.write([parse_outcome(raw.replace(b"@@", hostile))]) == 1
         (row,) = await rows_in(pool, "mails")
@@ -207,7 +209,9 @@ async def test_explain_tells_newest_first(pool: asyncpg.Pool, ledger: Ledger) ->
             outcome(1, 3, at=late, provider_id="re-1"),
             outcome(1, 1, outcome="retried", provider_id=None, reason="the provider was ill"),
             outcome(1, 2, outcome="retried", provider_id=None),
-            outcome(2, outcome="skipped", provider_id=None, decisions=(Decision("preference", "skip", "unsubscribed"),)),
+            outcome(
+                2, outcome="skipped", provider_id=None, decisions=(Decision("preference", "skip", "unsubscribed"),)
+            ),
             outcome(4, to="bob@example.org"),
         ]
     )

@@ -10,11 +10,9 @@ import pytest
 
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
-from flowstate_daemon.delivery.responses import RateLimit
 from flowstate_daemon.mail.message import Accepted, Email
 from tests.support.fake_resend import FakeResend
 
-Output = list[tuple[str, float, RateLimit | None]]
 OpenGateway = Callable[..., Awaitable[ResendGateway]]
 
 
@@ -39,8 +37,8 @@ def composed(gateway: Gateway, *emails: Email) -> tuple[str, bytes]:
 async def send(gateway: Gateway, email: Email, *, idempotency_key: str) -> Accepted:
     """Send one mail alone."""
     path, body = composed(gateway, email)
-    delivery = await gateway.send(path, body, idempotency_key, 1)
-    [accepted] = delivery.results
+    response = await gateway.send(path, body, idempotency_key, 1)
+    [accepted] = response.results
     assert isinstance(accepted, Accepted)
     return accepted
 
@@ -59,19 +57,13 @@ async def fake() -> AsyncIterator[FakeResend]:
 
 
 @pytest.fixture
-def output() -> Output:
-    """What `on_answer` heard from every gateway of the test."""
-    return []
-
-
-@pytest.fixture
-async def open_gateway(fake: FakeResend, output: Output) -> AsyncIterator[OpenGateway]:
+async def open_gateway(fake: FakeResend) -> AsyncIterator[OpenGateway]:
     """Opens gateways to the fake, with settings changed at will, and closes them at the end."""
     async with AsyncExitStack() as stack:
 
         async def opened(**changes: object) -> ResendGateway:
             settings = ResendOptions(**({"api_key": fake.api_key, "api_url": fake.url} | changes))  # type: ignore[arg-type]
-            gateway = ResendGateway(settings, on_answer=lambda *heard: output.append(heard))
+            gateway = ResendGateway(settings)
             await gateway.open()
             stack.push_async_callback(gateway.close)
             return gateway

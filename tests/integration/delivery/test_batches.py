@@ -54,7 +54,7 @@ async def test_an_answer_that_does_not_fit_decides_nothing(
 ) -> None:
     """Too few ids for the mails: nobody knows who was accepted, so the same bytes go again later."""
     fake.script(Answer(200, body, {"content-type": "application/json"}))
-    with pytest.raises(RetryableError, match="2 mails"):
+    with pytest.raises(RetryableError, match="2 emails"):
         await gateway.send(*composed(gateway, mail(0), mail(1)), "k", 2)
 
 

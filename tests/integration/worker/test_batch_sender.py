@@ -86,7 +86,7 @@ async def test_an_account_refused_mail_by_mail_burns_nobody(harness: DispatcherH
     fake.script(Answer(200, {"data": [], "errors": errors}, {"content-type": "application/json"}))
     fake.script(error(403, "validation_error", "The domain is not verified."))
     tasks = [harness.post(job) for job in jobs]
-    await eventually(lambda: _is(harness.gate.closed is not None), "the lane closed")
+    await eventually(lambda: _is(harness.gate.refusal is not None), "the lane closed")
     assert not any(task.done() for task in tasks)
     harness.gate_clock.advance(MIN_PROBE_INTERVAL_S + 1)
     harness.dispatcher._wake_up.set()
@@ -214,11 +214,13 @@ async def test_a_job_without_its_envelope_is_parked(harness: DispatcherHarness, 
 async def test_a_closed_lane_keeps_the_mails_and_lets_codes_go_first(
     harness: DispatcherHarness, fake: FakeResend, redis: Redis
 ) -> None:
-    """A refused key costs no attempt; nothing stays sealed, so what leaves first is decided when the provider retrys."""
+    """A refused key costs no attempt; nothing stays sealed, so what leaves first is decided when the provider
+    retrys.
+    """
     harness.fake.api_key = "re_Another0_abcdefghijklmnop"
     jobs = await harness.jobs(4)
     tasks = [harness.post(job) for job in jobs]
-    await eventually(lambda: _is(harness.gate.closed is not None), "the lane closed")
+    await eventually(lambda: _is(harness.gate.refusal is not None), "the lane closed")
     await eventually(lambda: _free(harness, redis, jobs), "the jobs unsealed")
     [code] = await harness.jobs(1, CODE)
     tasks.append(harness.post(code))
@@ -261,7 +263,7 @@ async def test_what_is_in_doubt_is_never_broken_up(
     await wait_for_results([harness.post(job) for job in jobs])
     fake.script(error(403, "invalid_api_key"))
     tasks = [harness.post(job) for job in await harness.released(jobs)]
-    await eventually(lambda: _is(harness.gate.closed is not None), "the lane closed")
+    await eventually(lambda: _is(harness.gate.refusal is not None), "the lane closed")
     assert all([await bound(harness, redis, job) for job in jobs])
     harness.gate_clock.advance(MIN_PROBE_INTERVAL_S + 1)
     harness.dispatcher._wake_up.set()
@@ -281,7 +283,7 @@ async def test_what_another_worker_holds_a_part_of_is_never_broken_up(
     await redis.set(harness.keys.lock(jobs[2].id), "another/worker")
     harness.fake.verified = {"another.dev"}
     fake.release()
-    await eventually(lambda: _is(harness.gate.closed is not None), "the lane closed")
+    await eventually(lambda: _is(harness.gate.refusal is not None), "the lane closed")
     await asyncio.sleep(0.05)
     assert all([await bound(harness, redis, job) for job in jobs])
     harness.fake.verified = None

@@ -39,7 +39,7 @@ async def test_the_new_run_keeps_its_job(
     clock = Clock()
     bull, inflight = BullQueue(connection, keys, clock, token="me/1"), InFlightJobs(5)
     context = ServiceContext(HealthRegistry(clock), Metrics(), clock)
-    heartbeat = context.health.register("settler")
+    heartbeat = context.health.register(JobCompleter.name)
     completer = JobCompleter(bull, inflight, JobLogger(context), UrgentPriority(clock), heartbeat)
     await bull.add_many([NewJob("welcome", {}, attempts=3)])
     [first] = await bull.claim(1)

@@ -128,7 +128,7 @@ async def test_a_lost_lock_is_found_before_anything_is_sent(
     assert await redis.hget(harness.keys.job(jobs[1].id), "storedRequest") is None
 
 
-async def test_who_is_called_off_does_not_leave(harness: DispatcherHarness, fake: FakeResend) -> None:
+async def test_who_is_abort_reason_does_not_leave(harness: DispatcherHarness, fake: FakeResend) -> None:
     """A sender that is cancelled while its mail waits takes the mail along."""
     harness.gate.block("wait a moment")
     jobs = await harness.jobs(3)
@@ -207,7 +207,7 @@ async def _fallen_ill(harness: DispatcherHarness, fake: FakeResend) -> asyncio.T
     for job in jobs[1:]:
         await wait_for_results([harness.post(job)])
     waiting = harness.post(jobs[0])
-    await eventually(lambda: _is(harness.gate.circuit_breaker.resting), "bulk rests")
+    await eventually(lambda: _is(harness.gate.circuit_breaker.is_open), "bulk rests")
     return waiting
 
 
@@ -271,7 +271,7 @@ async def test_what_a_closed_lane_held_up_for_long_is_judged_anew(
     async with DispatcherHarness(connection, keys, fake, clock=clock) as harness:
         tasks = [harness.post(job) for job in [*await harness.jobs(1), *await harness.jobs(1, CODE)]]
         await eventually(
-            lambda: _is(bool(harness.gate.closed) and harness.dispatcher.queued == len(tasks)), "both wait"
+            lambda: _is(bool(harness.gate.refusal) and harness.dispatcher.queued == len(tasks)), "both wait"
         )
         clock.advance(held_s)
         harness.dispatcher._wake_up.set()
@@ -288,7 +288,7 @@ async def test_somebody_who_has_mended_the_key_need_not_wait(harness: Dispatcher
     fake.script(error(403, "invalid_api_key", "API key is invalid."))
     [job] = await harness.jobs(1)
     task = harness.post(job)
-    await eventually(lambda: _is(bool(harness.gate.closed)), "closed")
+    await eventually(lambda: _is(bool(harness.gate.refusal)), "closed")
     recipient = RateLimiter(harness.connection, harness.keys, harness.clock)
     assert "API key is invalid" in (await recipient.state()).refusal
     await recipient.request_retry()

@@ -36,7 +36,9 @@ def unheard(harness: DispatcherHarness, monkeypatch: pytest.MonkeyPatch) -> asyn
 async def both_under_way(
     harness: DispatcherHarness, unheard: asyncio.Event
 ) -> tuple[list[Any], list[asyncio.Task[Accepted]]]:
-    await harness.connection.execute("SCRIPT", "LOAD", load_scripts()["request_save"].text)  # or the first call would be a miss
+    await harness.connection.execute(
+        "SCRIPT", "LOAD", load_scripts()["request_save"].text
+    )  # or the first call would be a miss
     jobs = await harness.jobs(2)
     tasks = [harness.post(job) for job in jobs]
     async with asyncio.timeout(5):

@@ -39,7 +39,7 @@ async def test_unsubscribing_counts_while_the_lane_is_closed(
     built, left = life.daemon.components, []
 
     async def over() -> bool:
-        if built.gate.closed and not built.dispatcher.in_flight and built.dispatcher.queued == 2 and not left:
+        if built.gate.refusal and not built.dispatcher.in_flight and built.dispatcher.queued == 2 and not left:
             assert built.pool is not None
             left.append(await Suppressions(built.pool, Clock()).unsubscribe("ada@mail.dev", KIND))
             built.gate.retry_now()

@@ -103,7 +103,7 @@ def test_provider_account_ok(metrics: Metrics) -> None:
 def test_provider_circuit_open(metrics: Metrics) -> None:
     """0 at the start and 1 while bulk sending is paused."""
     assert value(metrics, "provider_circuit_open") == 0
-    metrics.set_provider_circuit_open(is_resting=True)
+    metrics.set_provider_circuit_open(is_open=True)
     assert value(metrics, "provider_circuit_open") == 1
 
 

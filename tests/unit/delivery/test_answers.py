@@ -16,19 +16,19 @@ from flowstate_daemon.base.errors import (
     PermanentError,
     ProviderRefusedError,
     QuotaExceededError,
+    RateLimit,
     RateLimitedError,
     RequestInProgressError,
     RetryableError,
 )
 from flowstate_daemon.delivery.responses import (
     Classification,
-    RateLimit,
     Response,
     classify,
     is_acceptance,
     parse_rate_limit,
     retry_after_ms,
-    safe_text,
+    redact_provider_text,
 )
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
@@ -246,7 +246,7 @@ def test_rate_headers(headers: dict[str, str], rate: RateLimit | None) -> None:
 )
 def test_foreign_words_are_masked(foreign: str, shown: str) -> None:
     """Addresses, keys, tokens, codes and control characters never reach a reason; ordinary words do."""
-    assert safe_text(foreign) == shown
+    assert redact_provider_text(foreign) == shown
 
 
 LOCAL = st.from_regex(r"[a-z][a-z0-9.+_-]{4,20}", fullmatch=True)
@@ -255,13 +255,13 @@ LOCAL = st.from_regex(r"[a-z][a-z0-9.+_-]{4,20}", fullmatch=True)
 @given(before=st.text(max_size=40), local=LOCAL, after=st.sampled_from(["", " ", ">", ",", '"', "; x"]))
 def test_no_address_survives(before: str, local: str, after: str) -> None:
     """Wherever an address stands in the provider's words, its local part is gone from ours."""
-    assert f"{local}@" not in safe_text(f"{before} {local}@mail.dev{after}")
+    assert f"{local}@" not in redact_provider_text(f"{before} {local}@mail.dev{after}")
 
 
 @given(before=st.text(max_size=40), code=st.from_regex(r"[0-9]{6}", fullmatch=True), after=st.text(max_size=40))
 def test_no_code_survives(before: str, code: str, after: str) -> None:
     """No six-digit number that the provider repeats stands in our words."""
-    assert code not in safe_text(f"{before}{code}{after}")
+    assert code not in redact_provider_text(f"{before}{code}{after}")
 
 
 HEADER = st.one_of(st.text(max_size=20), st.integers().map(str), st.just("Mon, 02 Mar 2026 08:00:30 GMT"))

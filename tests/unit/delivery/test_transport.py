@@ -6,7 +6,6 @@ import errno
 import inspect
 import socket
 import ssl
-from typing import get_args
 
 import aiohttp
 import pytest
@@ -15,8 +14,6 @@ from aiohttp.client_reqrep import ConnectionKey
 from resend.exceptions import ResendError
 
 from flowstate_daemon.base.errors import ProviderRefusedError, RetryableError
-from flowstate_daemon.base.metrics import PROVIDER_RESULTS
-from flowstate_daemon.delivery.responses import Classification, ResultClass
 from flowstate_daemon.delivery.transport import RequestFailedError, Transport, classify_exception
 
 KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
@@ -69,14 +66,9 @@ def test_what_no_mail_can_pass_closes_the_lane(error: Exception) -> None:
 
 def test_verdicts_travel_in_the_sdks_own_family() -> None:
     """The SDK lets only its own errors pass, so ours must be one of them."""
-    error = RequestFailedError(Classification("server_error", RetryableError("words"), "kind"))
+    error = RequestFailedError(RetryableError("words"), "kind")
     assert isinstance(error, ResendError)
     assert (str(error), error.error_type) == ("words", "kind")
-
-
-def test_the_metrics_know_every_word() -> None:
-    """The classes that the transport tells are those that the metrics count."""
-    assert set(PROVIDER_RESULTS) == set(get_args(ResultClass))
 
 
 def test_the_sdk_calls_us_as_we_expect() -> None:

@@ -22,14 +22,14 @@ def circuit_breaker(health: HealthRegistry, clock: FakeClock) -> CircuitBreaker:
 
 def fall_ill(circuit_breaker: CircuitBreaker) -> None:
     for _ in range(FAILURE_THRESHOLD):
-        circuit_breaker.record_failure("503", tried=False)
+        circuit_breaker.record_failure("503", is_probe=False)
 
 
 def fail_to_try(circuit_breaker: CircuitBreaker, clock: FakeClock) -> float:
     """Wait for the next try and let it fail; how long that was."""
     rest_s = circuit_breaker.wait_s()
     clock.advance(rest_s)
-    circuit_breaker.record_failure("503", tried=circuit_breaker.start_request())
+    circuit_breaker.record_failure("503", is_probe=circuit_breaker.start_request())
     return rest_s
 
 
@@ -37,7 +37,7 @@ def test_a_few_failures_with_answers_between_them_change_nothing(circuit_breaker
     """Only what fails in a row is an illness."""
     for _ in range(3):
         for _ in range(FAILURE_THRESHOLD - 1):
-            circuit_breaker.record_failure("503", tried=False)
+            circuit_breaker.record_failure("503", is_probe=False)
         circuit_breaker.record_success()
     assert circuit_breaker.wait_s() == 0
     assert not circuit_breaker.start_request()
@@ -105,5 +105,5 @@ def test_with_nothing_to_send_health_does_not_stay_red(
     clock.advance(MIN_OPEN_S)
     circuit_breaker.reset_if_idle()
     assert health.problems() == {}
-    circuit_breaker.record_failure("503", tried=False)
+    circuit_breaker.record_failure("503", is_probe=False)
     assert circuit_breaker.wait_s() > 0

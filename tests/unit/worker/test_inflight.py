@@ -56,5 +56,5 @@ def test_of_two_runs_of_one_job_the_newer_goes_on() -> None:
     inflight = InFlightJobs(3)
     old, other = inflight.add(job(1), 0.0), inflight.add(replace(job(2), timestamp=7), 0.0)
     new, unlike = inflight.add(job(1), 1.0), inflight.add(job(2), 1.0)
-    assert [run.called_off for run in (old, new, other, unlike)] == [AbortReason.LOCK_LOST, None, None, None]
+    assert [run.abort_reason for run in (old, new, other, unlike)] == [AbortReason.LOCK_LOST, None, None, None]
     assert [inflight.is_superseded(run.job) for run in (old, new, other, unlike)] == [True, False, False, False]

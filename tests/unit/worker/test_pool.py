@@ -35,10 +35,10 @@ class Floor:
         self.inflight = InFlightJobs(SIZE)
         way = UrgentPriority(clock)
         heartbeat = context.health.register
-        completer = JobCompleter(bull, self.inflight, JobLogger(context), way, heartbeat("settler"))
+        completer = JobCompleter(bull, self.inflight, JobLogger(context), way, heartbeat(JobCompleter.name))
         self.begun: list[str] = []
         self.pool = ProcessorPool(
-            self._begin, self.inflight, completer, way, heartbeat("senders"), RetryPolicy(), size=SIZE
+            self._begin, self.inflight, completer, way, heartbeat(ProcessorPool.name), RetryPolicy(), size=SIZE
         )
 
     async def _begin(self, run: JobRun) -> None:

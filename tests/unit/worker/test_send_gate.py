@@ -50,7 +50,7 @@ def test_a_closed_lane_turns_health_red_and_lets_one_probe_through(
 ) -> None:
     """After a while one request may try; the others wait for its answer."""
     gate.block("the key is invalid")
-    assert health.problems() == {"lane": "the key is invalid"}
+    assert health.problems() == {"account": "the key is invalid"}
     assert not passes(gate)
     clock.advance(MIN_PROBE_INTERVAL_S + 0.001)
     assert passes(gate)
@@ -86,4 +86,4 @@ def test_a_probe_that_says_nothing_leaves_its_turn_to_the_next(gate: SendGate, c
     assert passes(gate)
     gate.cancel_probe()
     assert passes(gate)
-    assert gate.closed == "bad key"
+    assert gate.refusal == "bad key"

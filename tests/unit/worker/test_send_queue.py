@@ -31,7 +31,7 @@ def mail(number: int, priority: int = 5, *, small: bool = True) -> OutgoingMail:
 
 
 def small(one: OutgoingMail) -> bool:
-    return one.mail.html == "small"
+    return one.email.html == "small"
 
 
 def numbers(load: Batch | None) -> list[int]:
@@ -49,7 +49,7 @@ def line_of(*mails: OutgoingMail) -> SendQueue:
 def take(
     line: SendQueue, most: int = 100, *, urgent_only: bool = False, fits: Callable[[OutgoingMail], bool] = small
 ) -> list[int]:
-    return numbers(line.pop(fits, most=most, urgent_only=urgent_only))
+    return numbers(line.pop(fits, max_mails=most, urgent_only=urgent_only))
 
 
 @given(st.lists(st.sampled_from([1, 1, 5, 10]), max_size=60), st.integers(1, 20))
@@ -107,4 +107,4 @@ def test_the_gone_are_passed_over() -> None:
         one.result.over = True  # type: ignore[attr-defined]
     assert take(line) == [1, 3]
     assert line.empty
-    assert line.pop(small, most=1, urgent_only=False) is None
+    assert line.pop(small, max_mails=1, urgent_only=False) is None
