@@ -197,7 +197,7 @@ class Components:
             config.redis,
             client_name=SHADOW_NAME if is_shadow(config) else connection_name(self.keys, self._token),
             block_s=config.redis.block_timeout_s,
-            on_round_trip=self.metrics.observe_redis_command,
+            on_command=self.metrics.observe_redis_command,
         )
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config)
