@@ -23,7 +23,13 @@ from redis.backoff import NoBackoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.config.settings import RedisSettings
-from flowstate_daemon.redis_client.discovery import Address, ClusterResolver, OneShotClient, PrimaryResolver, SentinelResolver
+from flowstate_daemon.redis_client.discovery import (
+    Address,
+    ClusterResolver,
+    OneShotClient,
+    PrimaryResolver,
+    SentinelResolver,
+)
 
 __all__ = ["Connection", "OnCommand", "PubSub", "translate_errors"]
 

@@ -147,7 +147,9 @@ class ClusterResolver:
                 self._known += [node for node in found if node not in self._known]
                 return found[0]
             reasons.append(f"{address.host}:{address.port}: no node serves slot {self._slot}")
-        raise refused.ConnectionError(f"no node of the cluster returned the address of the queue's hash slot ({'; '.join(reasons)})")
+        raise refused.ConnectionError(
+            f"no node of the cluster returned the address of the queue's hash slot ({'; '.join(reasons)})"
+        )
 
 
 def slot_owner(reply: Sequence[Any], slot: int, asked: Address) -> list[Address]:

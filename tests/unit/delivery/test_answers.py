@@ -27,8 +27,8 @@ from flowstate_daemon.delivery.responses import (
     classify,
     is_acceptance,
     parse_rate_limit,
-    retry_after_ms,
     redact_provider_text,
+    retry_after_ms,
 )
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
