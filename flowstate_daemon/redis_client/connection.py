@@ -46,8 +46,8 @@ TRANSIENT_PREFIXES = (
 )  # fmt: skip
 REDIRECTIONS = 4
 CROSS_SLOT_MESSAGE = (
-    "FLOWSTATE_QUEUE_PREFIX: this Redis is a cluster, and with this prefix the keys of the queue are on several nodes; put "
-    "braces around it, like {bull}, here and in the backend's Bull"
+    "FLOWSTATE_QUEUE_PREFIX: this Redis is a cluster, and with this prefix the keys of the queue are on several nodes; "
+    "put braces around it, like {bull}, here and in the backend's Bull"
 )
 # Errors that TLS, or the lack of it, causes.
 TLS_HINTS = (
@@ -186,7 +186,7 @@ class Connection:
         on_command: OnCommand | None = None,
         sentinels: SentinelResolver | None = None,
     ) -> None:
-        """`block_s` is the maximum duration of a blocking pop; `on_command` gets the duration of each command in seconds.
+        """`block_s` is the maximum duration of a blocking pop; `on_command` gets each command's duration in seconds.
 
         With `sentinels` the host of the URL is not used. The blocking connection is named `client_name`, which Bull's
         `getWorkers()` counts; the others `secondary_name(client_name)`, by which the lease recognizes a live process.

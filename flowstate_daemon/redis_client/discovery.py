@@ -74,7 +74,7 @@ class SentinelResolver:
     def __init__(
         self, addresses: Sequence[Address], master: str, url: str, login: Mapping[str, str | None] | None = None
     ) -> None:
-        """The options of `url` apply to the sentinels too, except host, port and database; `login` replaces its login."""
+        """Options of `url` apply to the sentinels too, except host, port and database; `login` replaces the login."""
         self._names = ", ".join(f"{host}:{port}" for host, port in addresses)
         self._master = master
         options = _options(url, login)
