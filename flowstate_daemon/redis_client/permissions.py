@@ -1,7 +1,7 @@
-"""What this user may do on this Redis: every command, key and channel that the daemon needs, tried in earnest.
+"""The permissions of the Redis user, found by running every command on keys and channels that the daemon needs.
 
-`check` asks. Everything is tried on a key of its own that is gone afterwards, or without an effect; asking the server
-for its rules instead would need more rights than the work itself.
+The commands use a key of their own, which is deleted afterwards, or have no effect. Reading the ACL rules instead would
+need more permissions than the daemon.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flowstate_daemon.redis_client.connection import Connection, translate_error
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
 
-# One of each command in `lua/`; a test compares.
+# Every command of the Lua scripts; a test compares the lists.
 SCRIPT_COMMANDS = (
     "SET $ 1 PX 10000", "GET $", "MGET $", "EXISTS $", "TYPE $", "PTTL $", "PEXPIRE $ 10000", "INCR $", "INCRBY $ 1",
     "RENAME $ $", "TIME", "PUBLISH @ 0",
@@ -38,7 +38,7 @@ CONFIRM_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What is missing; `keys` and `channels` say that some of the queue's are out of reach. `user` None: unknown."""
+    """The missing permissions. `keys` and `channels`: access to some of the queue's is denied. `user` None: unknown."""
 
     user: str | None
     commands: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Permissions:
 
 
 class PermissionCheck:
-    """Tries one user's rights on one queue."""
+    """Checks the permissions of the connected user on one queue."""
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection = connection
@@ -61,73 +61,79 @@ class PermissionCheck:
         self._missing: list[str] = []
         self._keys_denied = False
         self._channels_denied = False
-        self._tried = 0
+        self._checked = 0
 
     async def run(self) -> Permissions:
-        """Try everything. Raises Outage when Redis is away."""
-        await self._try("eval", "EVAL", "return 1", "0")
-        await self._try("evalsha", "EVALSHA", "0" * 40, "0")  # no such script: the right to it was looked at before
-        await self._commands()
-        no_one = uuid.uuid4().hex
-        await self._try("exists", "EXISTS", *(self._keys(name) for name in ("wait", "active", "paused", "id")))
-        await self._try("zrem", "ZREM", self._keys("delayed"), no_one)  # takes nothing away, and needs the right to
-        await self._try("blmove", "BLMOVE", self._own, self._own, "RIGHT", "RIGHT", "0.01", blocking=True)
-        await self._listen()
+        """Check all permissions. Raises StoreUnavailableError."""
+        await self._check("eval", "EVAL", "return 1", "0")
+        await self._check(
+            "evalsha", "EVALSHA", "0" * 40, "0"
+        )  # the script does not exist; Redis checks the permission first
+        await self._check_script_commands()
+        unknown_id = uuid.uuid4().hex
+        await self._check("exists", "EXISTS", *(self._keys(name) for name in ("wait", "active", "paused", "id")))
+        await self._check(
+            "zrem", "ZREM", self._keys("delayed"), unknown_id
+        )  # removes nothing, but needs the permission
+        await self._check("blmove", "BLMOVE", self._own, self._own, "RIGHT", "RIGHT", "0.01", blocking=True)
+        await self._check_channels()
         return Permissions(
             await self._user(),
             tuple(sorted(set(self._missing))),
             self._keys_denied,
             self._channels_denied,
-            self._tried,
+            self._checked,
         )
 
-    async def _commands(self) -> None:
-        """As the daemon runs them, within a script; one by one where this user may not run one on these keys."""
-        said: list[bytes] = []
+    async def _check_script_commands(self) -> None:
+        """Run the commands in a script, like the daemon; one by one when the user may not run the script."""
+        errors: list[bytes] = []
         try:
-            said = await Scripts(self._connection).run("check_permissions", [self._own], [self._own, *SCRIPT_COMMANDS])
+            errors = await Scripts(self._connection).run(
+                "check_permissions", [self._own], [self._own, *SCRIPT_COMMANDS]
+            )
         except StoreUnavailableError as outage:
-            self._note("evalsha", str(outage.__cause__), outage)
+            self._record_or_raise("evalsha", str(outage.__cause__), outage)
             for command in SCRIPT_COMMANDS:
                 text = [{"$": self._own, "@": self._own}.get(word, word) for word in command.split()]
-                await self._try(text[0].lower(), *text)
-        for command, text_said in zip(SCRIPT_COMMANDS, said, strict=False):
-            self._judge(command.split()[0].lower(), text_said.decode(errors="replace"))
-        self._tried += len(said)
+                await self._check(text[0].lower(), *text)
+        for command, error in zip(SCRIPT_COMMANDS, errors, strict=False):
+            self._record(command.split()[0].lower(), error.decode(errors="replace"))
+        self._checked += len(errors)
 
-    async def _try(self, name: str, *command: str, blocking: bool = False) -> None:
-        """Raises Outage when it failed for another reason than the user's rights."""
-        ask = self._connection.execute_blocking if blocking else self._connection.execute
-        self._tried += 1
+    async def _check(self, name: str, *command: str, blocking: bool = False) -> None:
+        """Run one command. Raises StoreUnavailableError when it failed for another reason than a missing permission."""
+        execute = self._connection.execute_blocking if blocking else self._connection.execute
+        self._checked += 1
         try:
-            await ask(*command)
+            await execute(*command)
         except StoreUnavailableError as outage:
-            self._note(name, str(outage.__cause__), outage)
+            self._record_or_raise(name, str(outage.__cause__), outage)
         except refused.ResponseError as error:
-            self._judge(name, str(error))
+            self._record(name, str(error))
 
-    async def _listen(self) -> None:
-        """Subscribe to what the daemon hears, which changes nothing."""
+    async def _check_channels(self) -> None:
+        """Subscribe to the channels of the daemon."""
         pubsub = self._connection.pubsub()
-        self._tried += 1
+        self._checked += 1
         try:
             with translate_errors():
                 await pubsub.subscribe(*(self._keys(kind) for kind in CHANNELS))
                 await pubsub.get_message(timeout=CONFIRM_S)
         except StoreUnavailableError as outage:
-            self._note("subscribe", str(outage.__cause__), outage)
+            self._record_or_raise("subscribe", str(outage.__cause__), outage)
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
-    def _note(self, name: str, text: str, outage: StoreUnavailableError) -> None:
-        """Raises the outage unless it is a matter of rights."""
+    def _record_or_raise(self, name: str, text: str, outage: StoreUnavailableError) -> None:
+        """Record a missing permission, or raise `outage` when it has another cause."""
         if isinstance(outage.__cause__, refused.NoPermissionError):
             text = f"NOPERM {text}"
-        if not self._judge(name, text):
+        if not self._record(name, text):
             raise outage
 
-    def _judge(self, name: str, text: str) -> bool:
-        """Whether the words are a refusal, noted as one of commands, keys or channels."""
+    def _record(self, name: str, text: str) -> bool:
+        """Whether the text is a permission error; it is recorded as one of commands, keys or channels."""
         if not NOPERM_PATTERN.search(text):
             return False
         if "channel" in text:
@@ -140,11 +146,11 @@ class PermissionCheck:
 
     async def _user(self) -> str | None:
         try:
-            answer = await self._connection.execute("ACL", "WHOAMI")
+            reply = await self._connection.execute("ACL", "WHOAMI")
         except StoreUnavailableError as outage:
             if isinstance(outage.__cause__, refused.NoPermissionError):
                 return None
             raise
         except refused.ResponseError:
             return None
-        return bytes(answer).decode(errors="replace")
+        return bytes(reply).decode(errors="replace")

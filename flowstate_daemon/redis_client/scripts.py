@@ -1,6 +1,6 @@
-"""The Lua files of this room: found, checked, joined with their includes, and run by digest.
+"""Loads the Lua scripts of all packages with their includes, and runs them by digest.
 
-`Scripts` knows names and shapes, not meanings; return codes become errors in the verbs of `bull` and `operator`.
+`Scripts` does not interpret results; the callers turn return codes into results and errors.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from flowstate_daemon.redis_client.connection import Connection
 
 INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
 ROOT = __package__.partition(".")[0]
-PACKAGES = ("queue", "sending", "shadow")  # shadow/ may be deleted after a migration
+PACKAGES = ("queue", "sending", "shadow")  # shadow/ may be absent
 KEY_LINE = re.compile(r"^--\s+KEYS\[(\d+)\]", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One transition: its Lua text, its SHA-1 (which is Redis's name for it) and its number of fixed keys."""
+    """One script: its Lua text, its SHA-1 for EVALSHA and its number of fixed keys."""
 
     name: str
     text: str
@@ -36,15 +36,15 @@ class Script:
 
 @cache
 def load_scripts() -> Mapping[str, Script]:
-    """All scripts by file name without its ending, from the `lua/` folder of each package that has one."""
+    """All scripts by file name without extension, from the `lua/` folder of each package."""
     folders = [folder for name in PACKAGES if (folder := files(ROOT) / name / "lua").is_dir()]
-    parts = {name: text for folder in folders for name, text in _texts(folder / "includes")}
-    found = {}
+    includes = {name: text for folder in folders for name, text in _texts(folder / "includes")}
+    scripts = {}
     for name, source in (script for folder in folders for script in _texts(folder)):
-        text = INCLUDE.sub(lambda match: parts[match[1]], source)
+        text = INCLUDE.sub(lambda match: includes[match[1]], source)
         sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        found[name] = Script(name, text, sha, len(KEY_LINE.findall(source)))
-    return found
+        scripts[name] = Script(name, text, sha, len(KEY_LINE.findall(source)))
+    return scripts
 
 
 def _texts(folder: Traversable) -> Iterator[tuple[str, str]]:
@@ -56,13 +56,13 @@ def _texts(folder: Traversable) -> Iterator[tuple[str, str]]:
 
 
 class Scripts:
-    """Runs scripts by digest and loads what the server has forgotten (restart, fail-over, SCRIPT FLUSH)."""
+    """Runs scripts by digest, and loads a script that the server does not have (restart, fail-over, SCRIPT FLUSH)."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | float]) -> Any:
-        """Run `lua/<name>.lua`. Raises Outage; anything else that Redis answers is a bug of ours."""
+        """Run `lua/<name>.lua`. Raises StoreUnavailableError; any other error of Redis is a bug."""
         script = load_scripts()[name]
         try:
             return await self._connection.execute("EVALSHA", script.sha, len(keys), *keys, *args)

@@ -1,6 +1,6 @@
-"""What the Redis server is and how it is set up, for `check` and for the daemon's start.
+"""Properties of the Redis server and its clients, for `check` and the start of the daemon.
 
-Hosted servers refuse some of these questions: what cannot be known is None.
+Hosted servers reject some of the commands; an unknown value is None.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DAEMON_NAME_PATTERN = re.compile(r":[A-Za-z0-9._-]{1,64}/[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """One connection as the server sees it; `name` is empty where none was given."""
+    """One connection in CLIENT LIST; `name` is empty when it has none."""
 
     name: str
     address: str
@@ -33,20 +33,20 @@ class ClientInfo:
 
 
 async def list_clients(connection: Connection) -> list[ClientInfo] | None:
-    """All connections of the server, or None when it does not say. Raises Outage."""
+    """All connections of the server, or None when it does not list them. Raises StoreUnavailableError."""
     try:
-        answer = await connection.execute("CLIENT", "LIST")
+        reply = await connection.execute("CLIENT", "LIST")
     except StoreUnavailableError as outage:
         if isinstance(outage.__cause__, refused.NoPermissionError):
             return None
         raise
     except refused.ResponseError:
         return None
-    return [parse_client(line) for line in answer.decode(errors="replace").splitlines() if line]
+    return [parse_client(line) for line in reply.decode(errors="replace").splitlines() if line]
 
 
 def parse_client(line: str) -> ClientInfo:
-    """One line of CLIENT LIST; fields that are missing or odd become empty or 0."""
+    """One line of CLIENT LIST; missing or invalid fields become empty or 0."""
     fields = dict(part.partition("=")[::2] for part in line.split(" "))
     return ClientInfo(
         fields.get("name", ""), fields.get("addr", ""), _parse_int(fields.get("age")), _parse_int(fields.get("idle"))
@@ -58,15 +58,15 @@ def _parse_int(text: str | None) -> int:
 
 
 def has_name_prefix(client_name: str, prefix: str) -> bool:
-    """Whether a connection's name is `prefix` itself or `prefix:` and more.
+    """Whether a connection's name is `prefix` or starts with `prefix:`.
 
-    Bull matches by prefix alone and so counts the workers of queue `abcd` under `abc`.
+    Bull compares the prefix only, and so counts the workers of queue `abcd` for `abc`.
     """
     return client_name == prefix or client_name.startswith(f"{prefix}:")
 
 
 def foreign_workers(clients: Iterable[ClientInfo], worker_name: str) -> tuple[ClientInfo, ...]:
-    """Of the queue's workers those that are no daemon of ours: a name of ours ends in instance and boot id."""
+    """The workers of the queue that are not daemons: the name of a daemon ends with instance id and boot id."""
     return tuple(
         client
         for client in clients
@@ -75,15 +75,14 @@ def foreign_workers(clients: Iterable[ClientInfo], worker_name: str) -> tuple[Cl
     )
 
 
-# BLMOVE, by which an idle daemon waits, came with 6.2.
-MIN_VERSION = (6, 2)
+MIN_VERSION = (6, 2)  # for BLMOVE
 ROUND_TRIPS = 9
 NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryInfo:
-    """What the server has and has lost; `limit` 0: it may take all that the machine has."""
+    """Memory use and evictions of the server; `limit` 0 means no limit."""
 
     policy: str | None = None
     used: int | None = None
@@ -98,7 +97,7 @@ class MemoryInfo:
 
 @dataclass(frozen=True, slots=True)
 class PersistenceInfo:
-    """What a crash of the server would cost. `write_error`: the last write to its disk failed."""
+    """Persistence of the server. `write_error`: its last write to disk failed."""
 
     append_only: bool | None = None
     fsync: str | None = None
@@ -108,9 +107,9 @@ class PersistenceInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """The server at the other end. `round_trip_ms` is the median of a few; `skew_s` how far its clock is ahead of ours.
+    """The Redis server. `round_trip_ms` is the median of several PINGs; `skew_s` how far its clock is ahead of ours.
 
-    None means that it would not say.
+    None means unknown.
     """
 
     name: str
@@ -124,7 +123,7 @@ class ServerInfo:
 
     @property
     def too_old(self) -> bool:
-        """Whether it is known to be older than what we need; 0 is a server that hides its version."""
+        """Whether it is older than MIN_VERSION; version 0 means that the server hides it."""
         return (0,) < self.version[:2] < MIN_VERSION
 
     @property
@@ -135,43 +134,45 @@ class ServerInfo:
 
 
 async def inspect_server(connection: Connection, clock: Clock) -> ServerInfo:
-    """Ask the server about itself. Raises Outage."""
-    output = await _info(connection)
-    version = output.get("valkey_version") or output.get("redis_version", "0")
-    cluster = output.get("cluster_enabled")
+    """Read the properties of the server. Raises StoreUnavailableError."""
+    info = await _info(connection)
+    version = info.get("valkey_version") or info.get("redis_version", "0")
+    cluster = info.get("cluster_enabled")
     return ServerInfo(
-        name="Valkey" if "valkey_version" in output else "Redis",
+        name="Valkey" if "valkey_version" in info else "Redis",
         version=tuple(int(part) for part in NUMBER.findall(version)),
-        role=output.get("role"),
+        role=info.get("role"),
         cluster=None if cluster is None else cluster == "1",
-        memory=await _memory(connection, output),
-        persistence=await _persistence(connection, output),
+        memory=await _memory(connection, info),
+        persistence=await _persistence(connection, info),
         round_trip_ms=await _round_trip(connection, clock),
         skew_s=await _skew(connection, clock),
     )
 
 
 async def pin_cluster_slot(connection: Connection, keys: Keys) -> None:
-    """In a cluster, stay with the node that serves the queue. Raises ConfigError when that would be several, Outage."""
-    output = await _info(connection, "cluster")
-    if output.get("cluster_enabled") != "1":
+    """In a cluster, connect to the node of the queue. Raises ConfigError when the keys are on several nodes."""
+    info = await _info(connection, "cluster")
+    if info.get("cluster_enabled") != "1":
         return
     if not keys.hash_tagged:
         tagged = f"{{{keys.prefix}}}"
-        reason = f"this Redis is a cluster, and the prefix {keys.prefix} spreads the queue over its nodes"
+        reason = (
+            f"this Redis is a cluster, and with the prefix {keys.prefix} the keys of the queue are on several nodes"
+        )
         remedy = f"set FLOWSTATE_QUEUE_PREFIX='{tagged}', and prefix: '{tagged}' in the backend's Bull"
         raise ConfigError([f"FLOWSTATE_QUEUE_PREFIX: {reason}; {remedy}"])
     await connection.pin_to_slot(key_slot(keys.base.encode()))
 
 
 async def _info(connection: Connection, *sections: str) -> dict[str, str]:
-    """INFO as redis-py parses it, as text; empty where the server refuses."""
-    answer = await _call_or_none(connection, "INFO", *sections)
-    return {} if answer is None else {str(name): str(value) for name, value in answer.items()}
+    """INFO as parsed by redis-py, with text values; empty when the server rejects it."""
+    reply = await _call_or_none(connection, "INFO", *sections)
+    return {} if reply is None else {str(name): str(value) for name, value in reply.items()}
 
 
 async def _call_or_none(connection: Connection, *command: str) -> Any:
-    """The answer, or None where this user or this server may not be asked. Raises Outage."""
+    """The reply, or None when the user or the server does not allow the command. Raises StoreUnavailableError."""
     try:
         return await connection.execute(*command)
     except StoreUnavailableError as outage:
@@ -182,32 +183,32 @@ async def _call_or_none(connection: Connection, *command: str) -> Any:
         return None
 
 
-async def _memory(connection: Connection, output: Mapping[str, str]) -> MemoryInfo:
+async def _memory(connection: Connection, info: Mapping[str, str]) -> MemoryInfo:
     return MemoryInfo(
-        policy=output.get("maxmemory_policy") or await _setting(connection, "maxmemory-policy"),
-        used=_count(output.get("used_memory")),
-        limit=_count(output.get("maxmemory")),
-        evicted=_count(output.get("evicted_keys")) or 0,
+        policy=info.get("maxmemory_policy") or await _setting(connection, "maxmemory-policy"),
+        used=_count(info.get("used_memory")),
+        limit=_count(info.get("maxmemory")),
+        evicted=_count(info.get("evicted_keys")) or 0,
     )
 
 
-async def _persistence(connection: Connection, output: Mapping[str, str]) -> PersistenceInfo:
-    on = output.get("aof_enabled")
+async def _persistence(connection: Connection, info: Mapping[str, str]) -> PersistenceInfo:
+    on = info.get("aof_enabled")
     points = await _setting(connection, "save")
     return PersistenceInfo(
         append_only=None if on is None else on == "1",
         fsync=await _setting(connection, "appendfsync"),
         snapshots=None if points is None else bool(points),
-        write_error="err" in {output.get("aof_last_write_status"), output.get("rdb_last_bgsave_status")},
+        write_error="err" in {info.get("aof_last_write_status"), info.get("rdb_last_bgsave_status")},
     )
 
 
 async def _setting(connection: Connection, name: str) -> str | None:
-    answer = await _call_or_none(connection, "CONFIG", "GET", name)
-    if isinstance(answer, dict):
-        values = [value.decode() for value in answer.values()]
+    reply = await _call_or_none(connection, "CONFIG", "GET", name)
+    if isinstance(reply, dict):
+        values = [value.decode() for value in reply.values()]
     else:
-        values = [part.decode() for part in answer[1::2]] if isinstance(answer, list) else []
+        values = [part.decode() for part in reply[1::2]] if isinstance(reply, list) else []
     return values[0] if values else None
 
 
@@ -221,13 +222,13 @@ async def _round_trip(connection: Connection, clock: Clock) -> float:
 
 
 async def _skew(connection: Connection, clock: Clock) -> float | None:
-    """The server's clock against ours, at the middle of the question."""
+    """How far the server's clock is ahead of ours, measured at the middle of the round trip."""
     before_ms = clock.now_ms()
-    answer = await _call_or_none(connection, "TIME")
+    reply = await _call_or_none(connection, "TIME")
     middle_ms = (before_ms + clock.now_ms()) / 2
-    if not isinstance(answer, list | tuple):
+    if not isinstance(reply, list | tuple):
         return None
-    seconds, micros = answer
+    seconds, micros = reply
     return round(float(seconds) + float(micros) / 1e6 - middle_ms / 1000, 3)
 
 
