@@ -54,7 +54,7 @@ def _rate_limiter(context: QueueContext) -> RateLimiter:
 
 def _fields(state: RateLimitState) -> dict[str, object]:
     return {
-        "account": f"refused: {state.provider_refusal}" if state.provider_refusal else "accepting",
+        "account": f"refused: {state.refusal}" if state.refusal else "accepting",
         "requests a second": state.limit or "the provider has reported no limit",
         "slower by": f"{round((state.slowdown - 1) * 100)} %" if state.slowdown > 1 else None,
         "blocked for": format_duration(state.blocked_for_ms) if state.blocked_for_ms else None,

@@ -26,7 +26,7 @@ SIGNAL_TTL_MS = 600_000  # longer than the time between two probes of a refused 
 class RateLimitState:
     """The shared rate limit for display; `limit` None: no limit is known.
 
-    `provider_refusal` is the reason why the provider refuses the account, from the last daemon that tried.
+    `refusal` is the reason why the provider refuses the account, from the last daemon that tried.
     """
 
     limit: float | None
@@ -35,7 +35,7 @@ class RateLimitState:
     bulk_paused_ms: int
     reason: str
     recent_requests: int
-    provider_refusal: str = ""
+    refusal: str = ""
 
 
 class RateLimiter:
