@@ -30,8 +30,9 @@ from flowstate_daemon.queue.job import REMOVE, NewJob
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.bench.flowstate import cpu_s, rss_mb
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon
 from tests.support.fake_resend import API_KEY
+from tests.support.waiting import eventually
 
 IN_A_BATCH = 100
 CODE_EVERY_S = 0.05

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue, OpenNode
 from tests.compat.worker import StartWorker, WorkerHarness
-from tests.support.waiting import eventually, number, passed
+from tests.support.waiting import clock_passed, eventually, number
 
 pytestmark = pytest.mark.node
 
@@ -88,7 +88,7 @@ async def test_26_clean_takes_the_old_and_keeps_the_young(
     added = [await q.add(name, {"message": "no"}) for _ in range(5)]
     await q.hears(ending, times=5)
     assert await q.call("clean", 60_000, ending) == []
-    await passed(redis, await number(redis, keys, added[-1], "finishedOn"))
+    await clock_passed(redis, await number(redis, keys, added[-1], "finishedOn"))
     assert sorted(await q.call("clean", 0, ending)) == sorted(added)
     assert not await redis.exists(keys(ending), *(keys.job(job_id) for job_id in added))
 
@@ -122,7 +122,7 @@ async def test_30_obliterate_under_a_running_job_leaves_no_stub(
     await q.hears("active", held)
     await q.call("pause")
     await q.call("obliterate", {"force": True})
-    await eventually(lambda: held_by(w), 0)
+    await eventually(lambda: held_by(w), equals=0)
     hashes = [key async for key in redis.scan_iter(keys("*"), _type="HASH")]
     assert not [key for key in hashes if not key.startswith(keys.own("")) and not await redis.hexists(key, "name")]
     assert await q.add("echo", {"n": 1}) == "1"

@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue
 from tests.compat.flowstate_mails import KINDS, all_nine
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend, error
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.node
 

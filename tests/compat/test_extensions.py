@@ -118,6 +118,6 @@ async def test_a_broken_job_fails_and_the_others_go_on(
     await redis.lpush(keys("wait"), "broken")
     failed = await q.hears("failed", "broken")
     assert (await hash_of(redis, keys, "broken"))["failedReason"] == failed.args[1] != ""
-    await eventually(lambda: redis.zcard(keys("failed")), 1)
+    await eventually(lambda: redis.zcard(keys("failed")), equals=1)
     assert not await redis.exists(keys("active"), keys.lock("broken"))
     await q.hears("completed", await q.add("echo", {}))

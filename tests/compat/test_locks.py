@@ -62,9 +62,9 @@ async def test_19_tools_count_one_worker_a_process(q: NodeQueue, start_worker: S
         return len(await q.call("getWorkers"))
 
     two = [await start_worker(), await start_worker()]
-    await eventually(workers, 2)
+    await eventually(workers, equals=2)
     await asyncio.gather(*(worker.stop() for worker in two))
-    await eventually(workers, 0, within_s=5)
+    await eventually(workers, equals=0, within_s=5)
 
 
 async def test_24_a_node_worker_recovers_the_job_of_a_killed_one(

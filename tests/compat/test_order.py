@@ -84,7 +84,7 @@ async def test_17_a_pause_lets_running_jobs_end_and_starts_none(
     await q.add_bulk([{"name": "echo", "data": {"ms": 20}} for _ in range(50)])
     await q.hears("completed", times=5)
     await q.call("pause")
-    await eventually(lambda: redis.exists(keys("active")), 0)
+    await eventually(lambda: redis.exists(keys("active")), equals=0)
     await q.hears("waiting", await q.add("echo", {}))
     assert not await redis.exists(keys("wait"))
     assert await redis.llen(keys("paused")) == 51 - len(q.received("completed"))
@@ -99,7 +99,7 @@ async def test_18_each_job_is_counted_once_in_every_state(q: NodeQueue, w: Worke
     counts: dict[str, int] = dict.fromkeys(("waiting", "active", "completed", "failed", "delayed", "paused"), 0)
 
     async def moved(job_id: str, state: str) -> None:
-        await eventually(lambda: q.state(job_id), state)
+        await eventually(lambda: q.state(job_id), equals=state)
         counts[state] += 1
         assert await q.counts() == counts
 

@@ -218,4 +218,4 @@ async def test_42_python_and_node_read_the_same_queue(
             assert [job.data for job in jobs] == [job["data"] for job in page]
             for job in page:
                 assert await inspector.state(job["id"]) == await q.state(job["id"]) == state
-    await eventually(lambda: q.state(slow), "completed")
+    await eventually(lambda: q.state(slow), equals="completed")

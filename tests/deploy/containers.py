@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from tests.support.daemon import eventually
+from tests.support.waiting import eventually
 
 HERE = Path(__file__).parent
 PODMAN = HERE / "podman.sh"

@@ -12,8 +12,8 @@ import aiohttp
 
 from flowstate_daemon.dev.embedded import free_port
 from tests.deploy.guest import CommandResult, NspawnGuest
-from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "/src"

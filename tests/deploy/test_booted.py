@@ -10,8 +10,8 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.deploy.service import APP, SETTINGS, SOURCE, Host, Unit, asked, sent
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 

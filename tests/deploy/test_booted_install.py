@@ -14,9 +14,9 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.deploy.service import APP, ENVIRONMENT, INSTALL_S, MAKE, SETTINGS, Host, Unit, sent
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 from tests.support.proxy import FaultProxy
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 

@@ -22,8 +22,8 @@ import yaml
 from flowstate_daemon import __version__
 from flowstate_daemon.dev.embedded import free_port
 from tests.deploy.containers import HERE, PODMAN, called, podman
-from tests.support.daemon import eventually
 from tests.support.fake_resend import API_KEY
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 

@@ -31,7 +31,7 @@ async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_pat
         instance: str = "test",
         *,
         module: str = "flowstate_daemon",
-        handed_over: socket.socket | None = None,
+        inherited_socket: socket.socket | None = None,
         **settings: str,
     ) -> Daemon:
         environment = {
@@ -41,7 +41,7 @@ async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_pat
             "RESEND_API_KEY": provider.api_key,
             **settings,
         }
-        made.append(Daemon(environment, tmp_path, instance=instance, module=module, handed_over=handed_over))
+        made.append(Daemon(environment, tmp_path, instance=instance, module=module, inherited_socket=inherited_socket))
         return made[-1]
 
     yield make

@@ -14,9 +14,10 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import is_green, is_red
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend
 from tests.support.proxy import FaultProxy
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend
+from tests.support.waiting import eventually
 
 
 async def asked(daemon: Daemon, *text: str) -> tuple[int, str]:

@@ -8,9 +8,9 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import is_green, is_red
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
 from tests.support.redis_topologies import cluster, watched
+from tests.support.waiting import eventually
 
 MAILS = 200
 

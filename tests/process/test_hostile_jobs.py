@@ -12,8 +12,8 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import seed
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
+from tests.support.waiting import eventually
 
 AGAIN = '{"attempts":2,"backoff":{"type":"fixed","delay":10}}'
 WELCOME = json.dumps({"type": "welcome", "to": "a@example.org", "context": {"name": "A"}})

@@ -15,8 +15,9 @@ from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend
+from tests.support.waiting import eventually
 
 MAILS = 10_000
 KILLS = 20

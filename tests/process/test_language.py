@@ -14,8 +14,8 @@ from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
-from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
+from tests.support.waiting import eventually
 
 NO_ONE = "nobody@example.org"
 AMELIE, BEN, FATOU = (f"{name}@flowstate.example" for name in ("amelie", "ben", "fatou"))

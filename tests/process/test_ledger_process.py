@@ -25,8 +25,8 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import seed
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import eventually
 from tests.support.fake_resend import Answer, FakeResend, error
+from tests.support.waiting import eventually
 
 ADDRESS = "person-0@example.org"
 CODE = "493027"

@@ -21,9 +21,9 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.flowstate_mails import CONTEXTS, PRIORITIES
 from tests.process.conftest import MakeDaemon
-from tests.support.daemon import eventually
 from tests.support.fake_resend import AcceptedMail, FakeResend, error
 from tests.support.proxy import FaultProxy
+from tests.support.waiting import eventually
 
 CODE = "482913"
 

@@ -15,8 +15,8 @@ from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
-from tests.support.daemon import eventually
 from tests.support.fake_resend import FakeResend
+from tests.support.waiting import eventually
 
 
 async def enqueue(connection: Connection, keys: Keys, count: int, *, first: int = 0) -> list[str]:

@@ -17,9 +17,10 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend
 from tests.support.systemd import NotifyListener
+from tests.support.waiting import eventually
 
 WATCHDOG_S = 2.0
 
@@ -158,7 +159,7 @@ async def test_sockets_of_a_socket_unit_are_used(make_daemon: MakeDaemon, tmp_pa
     """A caller who came before the daemon is answered by it, and the configured port stays free."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(True)
-        daemon = make_daemon(handed_over=listener)
+        daemon = make_daemon(inherited_socket=listener)
         configured, daemon.port = daemon.port, listener.getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: daemon\r\nConnection: close\r\n\r\n")
@@ -175,7 +176,7 @@ async def test_no_caller_is_turned_away_by_a_restart(make_daemon: MakeDaemon) ->
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         answers: list[int] = []
         done = asyncio.Event()
-        first, second = (make_daemon(handed_over=listener) for _ in range(2))
+        first, second = (make_daemon(inherited_socket=listener) for _ in range(2))
         first.port = second.port = listener.getsockname()[1]
 
         async def call() -> None:

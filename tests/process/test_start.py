@@ -12,7 +12,7 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import is_red, seed
-from tests.support.daemon import eventually
+from tests.support.waiting import eventually
 
 STALE_S = 27.0  # a little longer than a loop may be silent
 

@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from tests.process.conftest import MakeDaemon
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend
+from tests.support.waiting import eventually
 
 RECIPIENTS = 1_500
 KILLS = 4

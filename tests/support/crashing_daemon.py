@@ -13,7 +13,7 @@ from flowstate_daemon.config.loader import load
 from flowstate_daemon.daemon.daemon import Daemon
 from flowstate_daemon.delivery.gateway import SendResult
 from flowstate_daemon.redis_client.scripts import load_scripts
-from tests.support.daemon import eventually
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The daemon as a child process: started from its console script, watched through its own windows, killed at will."""
+"""The daemon as a child process: started with `run`, observed through HTTP and its log, killed at any time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,11 +16,10 @@ from typing import Any, Self
 import aiohttp
 
 from flowstate_daemon.dev.embedded import free_port
+from tests.support.waiting import WITHIN_S, eventually
 
-PATIENCE_S = 20.0
-TICK_S = 0.01
-# What systemd does between fork and exec: the socket becomes descriptor 3, and the process learns that it is meant.
-HAND_OVER = """
+# What systemd does between fork and exec: the socket becomes descriptor 3, and LISTEN_PID names the process.
+PASS_SOCKET = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
@@ -28,18 +27,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str, *, within_s: float = PATIENCE_S) -> None:
-    """Wait until the condition holds. Fails with `what` when it does not come true in time."""
-    try:
-        async with asyncio.timeout(within_s):
-            while not await condition():
-                await asyncio.sleep(TICK_S)
-    except TimeoutError:
-        raise AssertionError(f"not within {within_s} s: {what}") from None
-
-
 class Daemon:
-    """One `flowstate-daemon run`, with a configuration made of environment variables only."""
+    """One `flowstate-daemon run`, configured by environment variables only."""
 
     def __init__(
         self,
@@ -48,9 +37,9 @@ class Daemon:
         *,
         instance: str = "test",
         module: str = "flowstate_daemon",
-        handed_over: socket.socket | None = None,
+        inherited_socket: socket.socket | None = None,
     ) -> None:
-        """`module` is what is run instead, `handed_over` a listening socket as a socket unit hands it over."""
+        """`module` is run instead of the daemon; `inherited_socket` is a listening socket, as from a socket unit."""
         self.port = free_port()
         self.folder = folder
         self._environment = {
@@ -62,9 +51,9 @@ class Daemon:
             **environment,
         }
         self._command = [sys.executable, "-m", module, "run"]
-        self._handed_over = handed_over
-        if handed_over is not None:
-            self._command = [sys.executable, "-c", HAND_OVER, str(handed_over.fileno()), *self._command]
+        self._inherited_socket = inherited_socket
+        if inherited_socket is not None:
+            self._command = [sys.executable, "-c", PASS_SOCKET, str(inherited_socket.fileno()), *self._command]
         self.process: asyncio.subprocess.Process | None = None
         self._log = folder / f"daemon-{instance}-{self.port}.log"
 
@@ -77,11 +66,11 @@ class Daemon:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=() if self._handed_over is None else (self._handed_over.fileno(),),
+                pass_fds=() if self._inherited_socket is None else (self._inherited_socket.fileno(),),
             )
 
-    async def ready(self, *, within_s: float = PATIENCE_S) -> None:
-        """Wait until `/health/ready` says 200."""
+    async def ready(self, *, within_s: float = WITHIN_S) -> None:
+        """Wait until `/health/ready` returns 200."""
 
         async def is_ready() -> bool:
             assert self.process is not None
@@ -94,7 +83,7 @@ class Daemon:
             raise AssertionError(f"{error}\n{self.log_text()}") from None
 
     async def look(self, path: str, *, within_s: float = 5.0) -> tuple[int, str]:
-        """Status and body of a page; status 0 while nobody answers."""
+        """Status and body of a page; status 0 when the connection fails."""
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=within_s)) as session,
@@ -108,14 +97,14 @@ class Daemon:
         assert self.process is not None
         self.process.send_signal(number)
 
-    async def ended(self, *, within_s: float = PATIENCE_S) -> int:
-        """The exit code, once the process has ended by itself."""
+    async def ended(self, *, within_s: float = WITHIN_S) -> int:
+        """Wait until the process has ended by itself; returns the exit code."""
         assert self.process is not None
         async with asyncio.timeout(within_s):
             return await self.process.wait()
 
     async def kill(self) -> None:
-        """kill -9, and wait until the kernel has buried it."""
+        """Kill the process with SIGKILL and wait until it has ended."""
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
@@ -124,7 +113,7 @@ class Daemon:
         return self._log.read_text() if self._log.exists() else ""
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log's events of that name, parsed."""
+        """The log events with that name, parsed."""
         lines = (line for line in self.log_text().splitlines() if line.startswith("{"))
         return [event for event in map(json.loads, lines) if event.get("event") == name]
 

@@ -28,7 +28,7 @@ from redis.crc import key_slot
 
 from flowstate_daemon.dev.embedded import LOOPBACK, free_port, valkey_binary
 from flowstate_daemon.dev.process import ManagedProcess
-from tests.support.daemon import eventually
+from tests.support.waiting import eventually
 
 SLOTS = 16384
 

@@ -1,4 +1,4 @@
-"""Waiting for conditions, with a deadline, and looking at jobs: tests wait for what they claim, not for a while."""
+"""Waiting for conditions with a deadline, and reading jobs: tests wait for what they claim, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ from flowstate_daemon.redis_client.keys import Keys
 
 T = TypeVar("T")
 
-WITHIN_S = 10.0
-LOOK_S = 0.02
+WITHIN_S = 20.0
+POLL_INTERVAL_S = 0.01
 
 
-async def eventually(look: Callable[[], Awaitable[T]], wanted: Any = None, *, within_s: float = WITHIN_S) -> T:
-    """Look until the answer is true (or equals `wanted`); fail with the last answer after `within_s`."""
-    deadline = asyncio.get_running_loop().time() + within_s
-    while True:
-        found = await look()
-        if (found == wanted) if wanted is not None else found:
-            return found
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {within_s} s; last seen: {found!r}, wanted: {wanted!r}")
-        await asyncio.sleep(LOOK_S)
+async def eventually(
+    read: Callable[[], Awaitable[T]], what: str = "", *, equals: Any = None, within_s: float = WITHIN_S
+) -> T:
+    """Call `read` until its result is true, or equals `equals`, and return it. Fails with `what` after `within_s`."""
+    last: Any = None
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                last = await read()
+                if last == equals if equals is not None else last:
+                    return last  # type: ignore[no-any-return]
+                await asyncio.sleep(POLL_INTERVAL_S)
+    except TimeoutError:
+        wanted = "" if equals is None else f", wanted: {equals!r}"
+        raise AssertionError(f"not within {within_s} s: {what} (last result: {last!r}{wanted})") from None
 
 
-async def passed(redis: Redis, instant_ms: int) -> None:
-    """Wait until the wall clock has left an instant behind."""
+async def clock_passed(redis: Redis, instant_ms: int) -> None:
+    """Wait until the clock of the Redis server is past a time."""
 
-    async def look() -> bool:
+    async def is_past() -> bool:
         seconds, micros = await redis.time()
         return bool(seconds * 1000 + micros // 1000 > instant_ms)
 
-    await eventually(look)
+    await eventually(is_past, "the clock of Redis is past that time")
 
 
 async def hash_of(redis: Redis, keys: Keys, job_id: str) -> dict[str, str]:
@@ -45,5 +50,5 @@ async def hash_of(redis: Redis, keys: Keys, job_id: str) -> dict[str, str]:
 
 
 async def number(redis: Redis, keys: Keys, job_id: str, field: str) -> int:
-    """One field of a job's hash that must be there and be a whole number."""
+    """A field of a job's hash that must be present and an integer."""
     return int((await hash_of(redis, keys, job_id))[field])

@@ -16,7 +16,6 @@ from flowstate_daemon.queue.job import JobSucceeded, NewJob
 from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.server_info import pin_cluster_slot
-from tests.support.daemon import eventually
 from tests.support.redis_topologies import (
     RedisCluster,
     SentinelGroup,
@@ -26,6 +25,7 @@ from tests.support.redis_topologies import (
     tls_server,
     watched,
 )
+from tests.support.waiting import eventually
 
 TAGGED = Keys("{bull}", "email")
 

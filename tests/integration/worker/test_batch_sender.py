@@ -20,9 +20,9 @@ from flowstate_daemon.sending.batch_sender import ALREADY_ACCEPTED_ID
 from flowstate_daemon.sending.request_store import TTL_MS, StoredRequest
 from flowstate_daemon.sending.send_gate import MIN_PROBE_INTERVAL_S
 from tests.support.clock import FakeClock
-from tests.support.daemon import eventually
 from tests.support.dispatcher_harness import CODE, DispatcherHarness, mail_of, wait_for_results
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
+from tests.support.waiting import eventually
 
 BAD = {"to": "nobody"}
 

@@ -20,9 +20,9 @@ from flowstate_daemon.sending.dispatcher import MAX_REQUESTS
 from flowstate_daemon.sending.rate_limiter import RateLimiter
 from flowstate_daemon.sending.send_gate import FAILURE_THRESHOLD, MAX_OPEN_S, MIN_OPEN_S, MIN_PROBE_INTERVAL_S
 from tests.support.clock import FakeClock
-from tests.support.daemon import eventually
 from tests.support.dispatcher_harness import CODE, REMINDER, DispatcherHarness, wait_for_results
 from tests.support.fake_resend import FakeResend, ReceivedRequest, error
+from tests.support.waiting import eventually
 
 
 def recipients(incoming: ReceivedRequest) -> list[str]:

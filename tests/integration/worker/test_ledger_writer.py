@@ -20,9 +20,9 @@ from flowstate_daemon.dev.embedded import EmbeddedPostgres
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.worker import ledger_services as module
 from flowstate_daemon.worker.ledger_services import LedgerWriter, split_valid
-from tests.support.daemon import eventually
 from tests.support.journal import ListJournal
 from tests.support.ledger_entries import journal_entry, outcome
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import acquire, open_pool
 from flowstate_daemon.worker.ledger_services import INITIAL_DELAY_S, Pruner
 from tests.support.clock import START, FakeClock
-from tests.support.daemon import eventually
 from tests.support.ledger_entries import outcome
+from tests.support.waiting import eventually
 
 
 async def test_old_outcomes_go_and_young_ones_stay(database_url: str, clock: FakeClock) -> None:
