@@ -187,7 +187,7 @@ async def test_a_refused_key_closes_the_lane_and_keeps_the_jobs(
         await eventually(lambda: is_green(daemon), "ready")
         await enqueue(connection, keys, 10)
         await eventually(lambda: is_red(daemon), "ready is red")
-        assert "lane" in (await daemon.look("/health/ready"))[1]
+        assert "account" in (await daemon.look("/health/ready"))[1]
         assert "re_wrong_key" not in daemon.log_text()
     assert await redis.zcard(keys("failed")) == 0
     assert await redis.llen(keys("wait")) + await redis.llen(keys("active")) == 10
