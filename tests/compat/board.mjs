@@ -6,10 +6,10 @@ import { ExpressAdapter } from '@bull-board/express';
 import express from 'express';
 
 export function serveBoard(queue) {
-  const windows = new ExpressAdapter();
-  createBullBoard({ queues: [new BullAdapter(queue)], serverAdapter: windows });
+  const adapter = new ExpressAdapter();
+  createBullBoard({ queues: [new BullAdapter(queue)], serverAdapter: adapter });
   const app = express();
-  app.use(windows.getRouter());
+  app.use(adapter.getRouter());
   return new Promise((resolve, reject) => {
     const server = app.listen(0, '127.0.0.1', (error) => (error ? reject(error) : resolve(server.address().port)));
     queue.once('close', () => server.close());

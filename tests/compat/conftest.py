@@ -1,4 +1,4 @@
-"""The node side of the compatibility tests: installed once, one process for the session, one queue a test."""
+"""Fixtures of the compatibility tests: npm packages installed once, one node process a session, one queue a test."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.compat.packages import MissingPackagesError, install
 from tests.compat.worker import StartChild, StartWorker, WorkerHarness, start_child
 
 
-def do_without(reason: str) -> None:
-    """Skip here, fail in CI: a run that tested nothing must not look green there."""
+def skip_or_fail(reason: str) -> None:
+    """Skip, but fail in CI, where a run without these tests must not pass."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -26,16 +26,16 @@ def do_without(reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def node_modules() -> None:
-    """npm's packages in the versions of the lock file."""
+    """The npm packages in the versions of the lock file."""
     try:
         install()
     except MissingPackagesError as missing:
-        do_without(str(missing))
+        skip_or_fail(str(missing))
 
 
 @pytest.fixture(scope="session")
 async def driver(node_modules: None) -> AsyncIterator[Driver]:
-    """One node process with npm bull for the whole session; it must still stand at the end."""
+    """One node process with npm bull for the whole session; it must not have crashed at the end."""
     driver = await Driver.start()
     yield driver
     await driver.close()
@@ -58,17 +58,17 @@ async def open_node(driver: Driver, valkey_url: str, keys: Keys) -> AsyncIterato
 
 @pytest.fixture
 async def q(open_node: OpenNode) -> NodeQueue:
-    """npm bull's `Queue`, as the checklist calls it."""
+    """A `Queue` of npm bull."""
     return await open_node()
 
 
 @pytest.fixture
 async def start_worker(valkey_url: str, keys: Keys) -> AsyncIterator[StartWorker]:
-    """Starts Python workers on the test's queue, with settings of the engine; stops them afterwards."""
+    """Starts Python workers on the test's queue, with options of the worker; stops them afterwards."""
     started: list[WorkerHarness] = []
 
-    async def start_worker(on: Keys | None = None, **settings: Any) -> WorkerHarness:
-        started.append(WorkerHarness(valkey_url, on or keys, WorkerOptions(**settings)))
+    async def start_worker(on: Keys | None = None, **options: Any) -> WorkerHarness:
+        started.append(WorkerHarness(valkey_url, on or keys, WorkerOptions(**options)))
         await started[-1].start()
         return started[-1]
 
@@ -78,17 +78,17 @@ async def start_worker(valkey_url: str, keys: Keys) -> AsyncIterator[StartWorker
 
 @pytest.fixture
 async def w(start_worker: StartWorker) -> WorkerHarness:
-    """The Python worker W, as the checklist calls it."""
+    """A Python worker on the queue of the test."""
     return await start_worker()
 
 
 @pytest.fixture
 async def start_child_worker(valkey_url: str, keys: Keys) -> AsyncIterator[StartChild]:
-    """Starts Python workers as processes of their own; kills what is left of them afterwards."""
+    """Starts Python workers in their own processes; kills those still running afterwards."""
     started: list[Process] = []
 
-    async def start_child_worker(**settings: Any) -> Process:
-        started.append(await start_child(valkey_url, keys, WorkerOptions(**settings)))
+    async def start_child_worker(**options: Any) -> Process:
+        started.append(await start_child(valkey_url, keys, WorkerOptions(**options)))
         return started[-1]
 
     yield start_child_worker

@@ -1,6 +1,6 @@
-"""Python's end of driver.mjs: one node process with npm bull, asked over a pipe.
+"""The Python side of driver.mjs: one node process with npm bull, which executes commands sent over a pipe.
 
-Every question has a deadline. An uncaught error in node fails the question, and every later one.
+Every command has a timeout. An uncaught error in node fails the current command and all later ones.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ RECEIVED = (
 
 
 class NodeError(Exception):
-    """What node answered instead of a value: the message of the error it threw."""
+    """An error thrown in node, with its message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in node. `at` is node's wall time in ms."""
+    """An event of npm bull. `at` is node's wall time in ms."""
 
     name: str
     at: int
@@ -38,7 +38,7 @@ class Event:
 
     @property
     def job_id(self) -> str:
-        """The job's id, for events that are about one job."""
+        """The id of the job, for events of one job."""
         return str(self.args[0])
 
 
@@ -48,7 +48,7 @@ class Driver:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._numbers = count(1)
-        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, asyncio.Future[Any]] = {}
         self._queues: dict[str, NodeQueue] = {}
         self._reader = asyncio.create_task(self._read(), name="node driver")
         self.fatal: str | None = None
@@ -74,11 +74,11 @@ class Driver:
         return queue
 
     async def ask(self, command: str, *, within_s: float = WITHIN_S, **fields: Any) -> Any:
-        """Send one command and await its value. Raises NodeError with what node threw."""
+        """Send one command and return its value. Raises NodeError."""
         if self.fatal:
             raise NodeError(self.fatal)
         number = next(self._numbers)
-        future = self._asked[number] = asyncio.get_running_loop().create_future()
+        future = self._pending[number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
         line = json.dumps({"id": number, "command": command, **fields})
         self._process.stdin.write(f"{line}\n".encode())
@@ -86,10 +86,10 @@ class Driver:
             async with asyncio.timeout(within_s):
                 return await future
         finally:
-            del self._asked[number]
+            del self._pending[number]
 
     async def close(self) -> None:
-        """Node leaves when its input ends."""
+        """Close the input of node, which ends its process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -101,7 +101,7 @@ class Driver:
         await self._reader
 
     async def ended(self) -> int:
-        """Await the end of the process, whoever brings it about."""
+        """Wait until the process has ended."""
         return await self._process.wait()
 
     async def _read(self) -> None:
@@ -117,21 +117,21 @@ class Driver:
                 queue.events.append(Event(message["event"].removeprefix("global:"), message["at"], message["args"]))
         elif "fatal" in message:
             self.fatal = message["fatal"]
-        elif (future := self._asked.get(message["id"])) is not None and not future.done():
+        elif (future := self._pending.get(message["id"])) is not None and not future.done():
             if "error" in message:
                 future.set_exception(NodeError(message["error"]))
             else:
                 future.set_result(message["value"])
 
     def _fail(self, reason: str) -> None:
-        for future in self._asked.values():
+        for future in self._pending.values():
             if not future.done():
                 future.set_exception(NodeError(reason))
 
 
 @dataclass(slots=True)
 class NodeQueue:
-    """One `Queue` object in the node process, and the events it has seen."""
+    """One `Queue` object in the node process, and the events it has received."""
 
     driver: Driver
     handle: str
@@ -156,11 +156,11 @@ class NodeQueue:
         return await self.driver.ask("job", queue=self.handle, job=job_id, method=method, args=args, within_s=within_s)
 
     async def process(self, name: str = "*", *, concurrency: int = 1, **behaviour: Any) -> None:
-        """Work on jobs: kind "return", "echo", "throw" or "die", after `ms`. Each run is an event."""
+        """Process jobs: kind "return", "echo", "throw" or "die", after `ms`. Each run emits an event."""
         await self.driver.ask("process", queue=self.handle, name=name, concurrency=concurrency, behaviour=behaviour)
 
     async def board(self) -> str:
-        """Serve bull-board over this queue; returns its URL."""
+        """Start bull-board for this queue; returns its URL."""
         return f"http://127.0.0.1:{await self.driver.ask('board', queue=self.handle)}"
 
     async def counts(self) -> dict[str, int]:
@@ -170,16 +170,18 @@ class NodeQueue:
         return str(await self.job(job_id, "getState"))
 
     def received(self, name: str, job_id: str | None = None) -> list[Event]:
-        """The events of this name (about this job) so far."""
+        """The events with this name (of this job) so far."""
         return [e for e in self.events if e.name == name and (job_id is None or e.job_id == job_id)]
 
-    async def hears(self, name: str, job_id: str | None = None, *, times: int = 1, within_s: float = WITHIN_S) -> Event:
-        """Wait until an event has come `times` times; returns the last of them."""
+    async def wait_for_event(
+        self, name: str, job_id: str | None = None, *, times: int = 1, within_s: float = WITHIN_S
+    ) -> Event:
+        """Wait until an event was received `times` times; returns the last of them."""
 
-        async def look() -> list[Event]:
+        async def matching() -> list[Event]:
             return self.received(name, job_id)[times - 1 :]
 
-        return (await eventually(look, within_s=within_s))[0]
+        return (await eventually(matching, f"event {name}", within_s=within_s))[0]
 
     async def close(self) -> None:
         await self.driver.ask("close", queue=self.handle)

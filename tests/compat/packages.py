@@ -1,4 +1,4 @@
-"""npm's packages for the node side of tests and benchmark: installed once, in the versions of the lock file."""
+"""Installs the npm packages for the compatibility tests and the benchmark, in the versions of the lock file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ INSTALL_S = 300
 
 
 class MissingPackagesError(Exception):
-    """There is no node, or npm could not install; the text is for people."""
+    """node is missing, or npm failed; the text is for the reader of the test report."""
 
 
 def install() -> None:
-    """See to it that the packages are there. Raises MissingPackagesError."""
+    """Install the packages unless they are installed. Raises MissingPackagesError."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        raise MissingPackagesError("node and npm are needed to run npm bull; they are not on the PATH")
+        raise MissingPackagesError("node and npm are required to run npm bull, but are not on the PATH")
     with LOCK.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes, and one of them installs
         if INSTALLED.exists() and INSTALLED.stat().st_mtime >= LOCK.stat().st_mtime:
@@ -28,4 +28,4 @@ def install() -> None:
         npm = subprocess.run(["npm", "ci"], cwd=HERE, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     if npm.returncode:
         last = "\n".join(npm.stderr.strip().splitlines()[-5:])
-        raise MissingPackagesError(f"`npm ci` in tests/compat failed (is there a way to a package registry?):\n{last}")
+        raise MissingPackagesError(f"`npm ci` in tests/compat failed (is a package registry reachable?):\n{last}")

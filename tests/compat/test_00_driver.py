@@ -17,9 +17,9 @@ async def test_node_talks_to_itself(q: NodeQueue) -> None:
     await q.process("hello", kind="return", value={"a": 1}, ms=50)
     job_id = await q.add("hello", {"x": 1})
     assert await q.job(job_id, "finished") == {"a": 1}
-    done = await q.hears("completed", job_id)
+    done = await q.wait_for_event("completed", job_id)
     assert done.args[:2] == [job_id, '{"a":1}']
-    assert (await q.hears("run")).args[0]["data"] == {"x": 1}
+    assert (await q.wait_for_event("run")).args[0]["data"] == {"x": 1}
 
 
 async def test_the_nine_mails_are_stored_as_the_backend_stores_them(q: NodeQueue) -> None:

@@ -38,8 +38,8 @@ async def test_21_bull_board_shows_retries_and_cleans(
     """Pages render, logs and workers show, one retry and "retry all" run, "clean" cleans."""
     done = await q.add("report", {})
     failed = [await q.add("report", {"message": str(n)}) for n in range(3)]
-    await q.hears("completed", done)
-    await q.hears("failed", times=3)
+    await q.wait_for_event("completed", done)
+    await q.wait_for_event("failed", times=3)
 
     async with board.get("/queue/email") as html:
         assert "<html" in await html.text()
@@ -53,12 +53,12 @@ async def test_21_bull_board_shows_retries_and_cleans(
 
     await q.job(failed[0], "update", {})
     await board.put(f"/api/queues/email/{failed[0]}/retry")
-    await q.hears("completed", failed[0])
+    await q.wait_for_event("completed", failed[0])
     for job_id in failed[1:]:
         await q.job(job_id, "update", {})
     async with board.put("/api/queues/email/retry/failed") as answer:
         assert (await answer.json())["retried"] == 2
-    await q.hears("completed", times=4)
+    await q.wait_for_event("completed", times=4)
     assert (await page(board, "failed"))["counts"]["failed"] == 0
 
     # "clean" spares what ended in the last five seconds: let the four look older than that.
@@ -73,8 +73,8 @@ async def test_21_bull_board_shows_retries_and_cleans(
 async def test_22_progress_and_logs_reach_node(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """A listener hears the progress, the hash holds it, and the log's rows come in order."""
     job_id = await q.add("report", {})
-    assert (await q.hears("progress", job_id)).args[1] == 50
-    await q.hears("completed", job_id)
+    assert (await q.wait_for_event("progress", job_id)).args[1] == 50
+    await q.wait_for_event("completed", job_id)
     assert await redis.hget(keys.job(job_id), "progress") == "50"
     logs = await q.call("getJobLogs", job_id)
     assert logs == {"logs": ["half of it", "nearly there"], "count": 2}
@@ -86,7 +86,7 @@ async def test_26_clean_takes_the_old_and_keeps_the_young(
 ) -> None:
     """`clean(60000)` finds nothing to do, `clean(0)` returns all ids and removes their hashes."""
     added = [await q.add(name, {"message": "no"}) for _ in range(5)]
-    await q.hears(ending, times=5)
+    await q.wait_for_event(ending, times=5)
     assert await q.call("clean", 60_000, ending) == []
     await clock_passed(redis, await number(redis, keys, added[-1], "finishedOn"))
     assert sorted(await q.call("clean", 0, ending)) == sorted(added)
@@ -104,9 +104,9 @@ async def test_29_a_prefix_in_braces_keeps_all_keys_in_one_slot(
     q = await open_node(prefix=keys.prefix)
     await start_worker(keys)
     done = await q.add("echo", {"said": "hello"})
-    await q.hears("completed", done)
+    await q.wait_for_event("completed", done)
     failed = await q.add("throw", {"message": "no"}, attempts=2, backoff=100)
-    await q.hears("failed", failed)
+    await q.wait_for_event("failed", failed)
     await q.add("echo", {}, delay=60_000)
     assert len(await q.call("getWorkers")) == 1
     new = {key async for key in redis.scan_iter("*")} - before
@@ -119,14 +119,14 @@ async def test_30_obliterate_under_a_running_job_leaves_no_stub(
 ) -> None:
     """The worker drops the job it held and writes nothing; the next job gets id 1 and runs."""
     held = await q.add("echo", {"ms": 500})
-    await q.hears("active", held)
+    await q.wait_for_event("active", held)
     await q.call("pause")
     await q.call("obliterate", {"force": True})
     await eventually(lambda: held_by(w), equals=0)
     hashes = [key async for key in redis.scan_iter(keys("*"), _type="HASH")]
     assert not [key for key in hashes if not key.startswith(keys.own("")) and not await redis.hexists(key, "name")]
     assert await q.add("echo", {"n": 1}) == "1"
-    await q.hears("completed", "1")
+    await q.wait_for_event("completed", "1")
     assert not q.received("completed", "2")
 
 

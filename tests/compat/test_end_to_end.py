@@ -107,7 +107,7 @@ async def test_what_the_provider_gets_is_the_mail(
     async with daemon:
         await daemon.ready()
         (job_id,) = await q.add_bulk([all_nine()[0]])
-        await q.hears("completed", job_id)
+        await q.wait_for_event("completed", job_id)
     (mail,) = provider.accepted
     assert mail.key.startswith("flowstate-")
     assert mail.body["from"] == "FlowState <hello@flowstate.example>"

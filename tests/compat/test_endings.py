@@ -13,7 +13,7 @@ from flowstate_daemon.worker.results import MAX_REASON_LENGTH
 from tests.compat import flowstate_mails
 from tests.compat.driver import NodeError, NodeQueue
 from tests.compat.worker import WorkerHarness
-from tests.support.waiting import hash_of, number, passed
+from tests.support.waiting import clock_passed, hash_of, number
 
 pytestmark = pytest.mark.node
 
@@ -33,7 +33,7 @@ async def test_01_a_plain_job_completes_as_bull_records_it(
 ) -> None:
     """Times have 13 digits, the value is JSON, the score is the end, nothing stays locked or active."""
     job_id = await q.add("welcome", {"type": "welcome", "to": "ada@example.org", "context": {"name": "Ada"}})
-    await q.hears("completed", job_id)
+    await q.wait_for_event("completed", job_id)
     job = await hash_of(redis, keys, job_id)
     assert len(job["processedOn"]) == len(job["finishedOn"]) == 13
     assert job["timestamp"] <= job["processedOn"] <= job["finishedOn"]
@@ -49,7 +49,7 @@ async def test_02_mails_with_flowstates_options_leave_nothing_behind(
     added = [
         await q.add(kind, flowstate_mails.data(kind), **flowstate_mails.options(kind)) for kind in flowstate_mails.KINDS
     ]
-    await q.hears("completed", times=len(added))
+    await q.wait_for_event("completed", times=len(added))
     remaining = {key async for key in redis.scan_iter(keys("*")) if not key.startswith(keys.own(""))}
     # The gate of the stalled check is there only if a check had something to look at.
     assert remaining - {keys("stalled-check")} == {keys("id")}
@@ -74,7 +74,7 @@ async def test_04_finished_rejects_with_the_recorded_reason(
     with pytest.raises(NodeError) as refused:
         await q.job(job_id, "finished")
     assert str(refused.value) == HOSTILE == await redis.hget(keys.job(job_id), "failedReason")
-    assert (await q.hears("failed", job_id)).args[1] == HOSTILE
+    assert (await q.wait_for_event("failed", job_id)).args[1] == HOSTILE
 
 
 async def test_05_an_unknown_name_is_an_ordinary_failed_attempt(
@@ -82,7 +82,7 @@ async def test_05_an_unknown_name_is_an_ordinary_failed_attempt(
 ) -> None:
     """It runs as often as its attempts say, with Bull's own words, and fails once."""
     job_id = await q.add("nobody-knows", {}, attempts=2, backoff=100)
-    await q.hears("failed", job_id)
+    await q.wait_for_event("failed", job_id)
     job = await hash_of(redis, keys, job_id)
     assert job["failedReason"] == "Missing process handler for job type nobody-knows"
     assert job["attemptsMade"] == "2"
@@ -95,12 +95,12 @@ async def test_09_remove_on_fail_keeps_nothing_or_the_newest(
 ) -> None:
     """`true` removes hash, logs and entry but still tells; a number keeps exactly the newest so many."""
     job_id = await q.add("report", {"message": "no"}, removeOnFail=True)
-    assert (await q.hears("failed", job_id)).args[1] == "no"
+    assert (await q.wait_for_event("failed", job_id)).args[1] == "no"
     assert not await redis.exists(keys.job(job_id), keys.logs(job_id), keys("failed"))
     added = []
     for count in range(5):
         added.append(await q.add("report", {"message": str(count)}, removeOnFail=2))
-        await q.hears("failed", added[-1])
+        await q.wait_for_event("failed", added[-1])
     assert await kept(redis, keys, "failed") == added[-2:]
     assert [await redis.exists(keys.logs(job_id)) for job_id in added] == [0, 0, 0, 1, 1]
 
@@ -112,7 +112,7 @@ async def test_10_remove_on_complete_keeps_by_count_and_by_age(
 
     async def run(request: object) -> str:
         job_id = await q.add("echo", {}, removeOnComplete=request)
-        await q.hears("completed", job_id)
+        await q.wait_for_event("completed", job_id)
         return job_id
 
     added = [await run(3) for _ in range(5)]
@@ -120,7 +120,7 @@ async def test_10_remove_on_complete_keeps_by_count_and_by_age(
     added.append(await run({"count": 2}))
     assert await kept(redis, keys, "completed") == added[-2:]
     for _ in range(2):
-        await passed(redis, await number(redis, keys, added[-1], "finishedOn") + 1_050)
+        await clock_passed(redis, await number(redis, keys, added[-1], "finishedOn") + 1_050)
         added.append(await run({"age": 1}))
         assert await kept(redis, keys, "completed") == added[-1:]
 
@@ -133,6 +133,6 @@ async def test_31_hostile_text_of_200_kb_makes_the_round_trip(
     job_id = await q.add("echo", {"said": long})
     assert await q.job(job_id, "finished") == {"said": long}
     failing = await q.add("throw", {"message": long})
-    reason = (await q.hears("failed", failing)).args[1]
+    reason = (await q.wait_for_event("failed", failing)).args[1]
     assert reason == long[:MAX_REASON_LENGTH] == await redis.hget(keys.job(failing), "failedReason")
     assert (await q.job(failing, "toJSON"))["stacktrace"]

@@ -26,7 +26,7 @@ async def test_node_and_python_workers_share_a_queue(
         for n in range(1000)
     ]
     added = await q.add_bulk(jobs)
-    await q.hears("completed", times=1000, within_s=30)
+    await q.wait_for_event("completed", times=1000, within_s=30)
     assert sorted(event.job_id for event in q.received("completed")) == sorted(added)
     assert (await q.counts())["completed"] == 1000
     by_node = len(node.received("run"))
@@ -37,7 +37,7 @@ async def test_node_and_python_workers_share_a_queue(
 async def test_a_repeatable_job_goes_on_until_its_limit(q: NodeQueue, w: WorkerHarness) -> None:
     """Every run is followed by the next; after the last there is none."""
     await q.call("add", "echo", {"n": 1}, {"repeat": {"every": 200, "limit": 3}})
-    await q.hears("completed", times=3)
+    await q.wait_for_event("completed", times=3)
     assert all(event.job_id.startswith("repeat:") for event in q.received("completed"))
     assert (await q.counts())["delayed"] == 0
     assert len(await q.call("getRepeatableJobs")) == 1
@@ -64,7 +64,7 @@ async def test_the_next_run_is_the_one_that_bull_would_write(
         await queue.call("add", "echo", {"n": 1}, {"repeat": repeat})
         first = await only_delayed(redis, names)
         await queue.job(first, "promote")
-        await queue.hears("completed", first)
+        await queue.wait_for_event("completed", first)
         job_id = await only_delayed(redis, names)
         job = await queue.job(job_id, "toJSON")
         due = int(await redis.zscore(names("delayed"), job_id) or 0) >> 12
@@ -86,11 +86,11 @@ async def test_a_debounced_job_frees_its_debounce_id(q: NodeQueue, w: WorkerHarn
     await q.call("pause")
     first = await q.add("echo", {}, debounce={"id": "ada"})
     assert await q.add("echo", {}, debounce={"id": "ada"}) == first
-    await q.hears("debounced")
+    await q.wait_for_event("debounced")
     await q.call("resume")
-    await q.hears("completed", first)
+    await q.wait_for_event("completed", first)
     second = await q.add("echo", {}, debounce={"id": "ada"})
-    await q.hears("completed", second)
+    await q.wait_for_event("completed", second)
     assert second != first
 
 
@@ -116,8 +116,8 @@ async def test_a_broken_job_fails_and_the_others_go_on(
     }
     await redis.hset(keys.job("broken"), mapping=job)
     await redis.lpush(keys("wait"), "broken")
-    failed = await q.hears("failed", "broken")
+    failed = await q.wait_for_event("failed", "broken")
     assert (await hash_of(redis, keys, "broken"))["failedReason"] == failed.args[1] != ""
     await eventually(lambda: redis.zcard(keys("failed")), equals=1)
     assert not await redis.exists(keys("active"), keys.lock("broken"))
-    await q.hears("completed", await q.add("echo", {}))
+    await q.wait_for_event("completed", await q.add("echo", {}))

@@ -16,7 +16,7 @@ from tests.support.waiting import eventually, number
 
 pytestmark = pytest.mark.node
 
-SHORT = {"lock_ms": 1000, "stalled_interval_ms": 1000}
+SHORT = {"lock_duration_ms": 1000, "stalled_interval_ms": 1000}
 SHORT_IN_NODE = {"lockDuration": 1000, "stalledInterval": 1000}
 
 
@@ -24,7 +24,7 @@ async def running_in_child(q: NodeQueue, start: StartChild, *, ms: int, **settin
     """A child worker in the middle of a job that takes `ms`."""
     child = await start(**settings)
     job_id = await q.add("echo", {"ms": ms})
-    await q.hears("active", job_id)
+    await q.wait_for_event("active", job_id)
     return child, job_id
 
 
@@ -34,7 +34,7 @@ async def test_16_a_lock_is_renewed_as_long_as_its_job_runs(
     """Over four lifetimes of the lock a third of it is always left, and no stalled check keeps the id."""
     w = await start_worker(lock_duration_ms=1500, stalled_interval_ms=500)
     job_id = await q.add("echo", {"ms": 6_000})
-    await q.hears("active", job_id)
+    await q.wait_for_event("active", job_id)
     marked = longest = 0
     while not q.received("completed", job_id):
         async with redis.pipeline(transaction=True) as look:
@@ -49,7 +49,7 @@ async def test_16_a_lock_is_renewed_as_long_as_its_job_runs(
         marked = marked + 1 if stalled else 0
         longest = max(longest, marked)
         await asyncio.sleep(0.05)
-    await q.hears("completed", job_id)
+    await q.wait_for_event("completed", job_id)
     assert longest * 0.05 < 2 * 0.75  # two renewals
     assert len(q.received("active", job_id)) == 1
     assert not q.received("stalled")
@@ -75,7 +75,7 @@ async def test_24_a_node_worker_recovers_the_job_of_a_killed_one(
     child, job_id = await running_in_child(q, start_child_worker, ms=60_000, **SHORT)
     child.kill()
     await q.process("*", kind="return", value="by node")
-    await q.hears("completed", job_id, within_s=15)
+    await q.wait_for_event("completed", job_id, within_s=15)
     assert len(q.received("completed", job_id)) == len(q.received("stalled", job_id)) == 1
     assert await number(redis, keys, job_id, "stalledCounter") == 1
     assert await redis.hget(keys.job(job_id), "returnvalue") == '"by node"'
@@ -88,7 +88,7 @@ async def test_24_a_second_python_worker_recovers_it_too(
     child, job_id = await running_in_child(q, start_child_worker, ms=3_000, **SHORT)
     child.kill()
     await start_worker(**SHORT)
-    await q.hears("completed", job_id, within_s=15)
+    await q.wait_for_event("completed", job_id, within_s=15)
     assert len(q.received("completed", job_id)) == len(q.received("stalled", job_id)) == 1
     assert await number(redis, keys, job_id, "stalledCounter") == 1
 
@@ -111,7 +111,7 @@ async def test_25_a_stopped_worker_lets_its_job_end(q: NodeQueue, start_child_wo
     """SIGTERM in mid-job, with time to drain: the job completes, then the process ends well."""
     child, job_id = await running_in_child(q, start_child_worker, ms=1_000, shutdown_timeout_s=10)
     child.terminate()
-    await q.hears("completed", job_id)
+    await q.wait_for_event("completed", job_id)
     assert await child.wait() == 0
     assert len(q.received("active", job_id)) == 1
 

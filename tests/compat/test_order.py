@@ -27,7 +27,7 @@ async def test_12_priorities_run_in_bulls_order(q: NodeQueue, start_worker: Star
     for name, priority in [("a", 10), ("b", 5), ("c", 1), ("d", 1), ("e", 0), ("f", 10)]:
         ids[name] = await q.add("echo", {}, **({"priority": priority} if priority else {}))
     await q.call("resume")
-    await q.hears("completed", times=6)
+    await q.wait_for_event("completed", times=6)
     assert started(q) == [ids[name] for name in "cdbafe"]
 
 
@@ -38,7 +38,7 @@ async def test_13_a_lifo_job_runs_next(q: NodeQueue, start_worker: StartWorker) 
     plain = [await q.add("echo", {}) for _ in range(10)]
     lifo = await q.add("echo", {}, lifo=True)
     await q.call("resume")
-    await q.hears("completed", times=11)
+    await q.wait_for_event("completed", times=11)
     assert started(q) == [lifo, *plain]
 
 
@@ -47,11 +47,11 @@ async def test_14_a_custom_id_added_twice_runs_once(q: NodeQueue, w: WorkerHarne
     await q.call("pause")
     assert await q.add("echo", {"n": 1}, jobId="reminder-7") == "reminder-7"
     assert await q.add("echo", {"n": 2}, jobId="reminder-7") == "reminder-7"
-    await q.hears("duplicated", "reminder-7")
+    await q.wait_for_event("duplicated", "reminder-7")
     await q.call("resume")
     assert await q.job("reminder-7", "finished") == {"n": 1}
     last = await q.add("echo", {})
-    await q.hears("completed", last)
+    await q.wait_for_event("completed", last)
     assert started(q) == ["reminder-7", last]
 
 
@@ -69,7 +69,7 @@ async def test_15_two_thousand_jobs_in_bulk_all_complete(
         for number in range(2000)
     ]
     added = await q.add_bulk(jobs)
-    await q.hears("completed", times=2000, within_s=30)
+    await q.wait_for_event("completed", times=2000, within_s=30)
     assert sorted(event.job_id for event in q.received("completed")) == sorted(added)
     assert len(set(added)) == 2000
     assert not any((await q.counts()).values())
@@ -82,14 +82,14 @@ async def test_17_a_pause_lets_running_jobs_end_and_starts_none(
     """Between `paused` and `resumed` no job becomes active; afterwards all are done."""
     await start_worker(concurrency=2)
     await q.add_bulk([{"name": "echo", "data": {"ms": 20}} for _ in range(50)])
-    await q.hears("completed", times=5)
+    await q.wait_for_event("completed", times=5)
     await q.call("pause")
     await eventually(lambda: redis.exists(keys("active")), equals=0)
-    await q.hears("waiting", await q.add("echo", {}))
+    await q.wait_for_event("waiting", await q.add("echo", {}))
     assert not await redis.exists(keys("wait"))
     assert await redis.llen(keys("paused")) == 51 - len(q.received("completed"))
     await q.call("resume")
-    await q.hears("completed", times=51)
+    await q.wait_for_event("completed", times=51)
     names = [event.name for event in q.events]
     assert "active" not in names[names.index("paused") : names.index("resumed")]
 
@@ -110,7 +110,7 @@ async def test_18_each_job_is_counted_once_in_every_state(q: NodeQueue, w: Worke
     await q.call("pause")
     await moved(await q.add("echo", {}), "paused")
     await q.call("resume")
-    await q.hears("completed", times=2)
+    await q.wait_for_event("completed", times=2)
     await q.add_bulk([{"name": "echo", "data": {"ms": 5}} for _ in range(300)])
     total = sum(counts.values()) + 300
 
@@ -125,7 +125,7 @@ async def test_18_each_job_is_counted_once_in_every_state(q: NodeQueue, w: Worke
 async def test_27_a_burst_is_told_in_events(q: NodeQueue, w: WorkerHarness) -> None:
     """Twenty jobs: twenty `active`, twenty `completed`, and `drained` after the last was claimed."""
     added = await q.add_bulk([{"name": "echo", "data": {"ms": 10}} for _ in range(20)])
-    await q.hears("completed", times=20)
+    await q.wait_for_event("completed", times=20)
     assert sorted(started(q)) == sorted(added)
     assert sorted(event.job_id for event in q.received("completed")) == sorted(added)
 

@@ -39,8 +39,8 @@ async def test_32_node_reads_a_job_as_python_wrote_it(q: NodeQueue, bull: BullQu
     backoff = Backoff("exponential", 2000)
     added = await bull.add(NewJob("welcome", data, priority=5, attempts=4, backoff=backoff))
     await q.process("welcome", kind="echo")
-    seen = (await q.hears("run")).args[0]
-    await q.hears("completed", added.id)
+    seen = (await q.wait_for_event("run")).args[0]
+    await q.wait_for_event("completed", added.id)
     assert (seen["id"], seen["name"], seen["data"]) == (added.id, "welcome", data)
     assert isinstance(seen["id"], str)
     assert seen["opts"]["attempts"] == 4
@@ -83,7 +83,7 @@ async def test_34_an_idle_node_worker_starts_a_delayed_job_in_time(
     score = await redis.zscore(keys("delayed"), added.id)
     job = await hash_of(redis, keys, added.id)
     assert score == ((int(job["timestamp"]) + 500) << 12) + int(await redis.get(keys("id")) or 0) % 4096
-    run = await q.hears("run")
+    run = await q.wait_for_event("run")
     assert 500 <= run.at - int(job["timestamp"]) < 700
 
 
@@ -97,7 +97,7 @@ async def test_35_a_job_added_while_paused_waits_in_paused(
     assert await redis.lrange(keys("paused"), 0, -1) == [job.id for job in added]
     assert not await redis.exists(keys("wait"))
     await q.call("resume")
-    await q.hears("completed", times=2)
+    await q.wait_for_event("completed", times=2)
 
 
 async def test_36_an_existing_id_is_a_duplicate(q: NodeQueue, bull: BullQueue) -> None:
@@ -107,11 +107,11 @@ async def test_36_an_existing_id_is_a_duplicate(q: NodeQueue, bull: BullQueue) -
     first = await bull.add(NewJob("any", {"n": 1}, job_id="slot-7"))
     again = await bull.add(NewJob("any", {"n": 2}, job_id="slot-7"))
     assert first.id == again.id == "slot-7"
-    assert (await q.hears("duplicated")).job_id == "slot-7"
+    assert (await q.wait_for_event("duplicated")).job_id == "slot-7"
     await q.call("resume")
     assert await q.job("slot-7", "finished") == {"n": 1}
     last = await bull.add(NewJob("any", {}))
-    await q.hears("completed", last.id)
+    await q.wait_for_event("completed", last.id)
     assert len(q.received("run")) == 2
 
 
@@ -121,7 +121,7 @@ async def test_37_node_applies_the_backoff_that_python_wrote(
     """Two failing runs with the delay between them; Python then reads the reason and both stack traces."""
     await q.process(kind="throw", message='no "luck"')
     added = await bull.add(NewJob("any", {}, attempts=2, backoff=Backoff("fixed", 300)))
-    await q.hears("failed", added.id)
+    await q.wait_for_event("failed", added.id)
     first, second = q.received("run")
     assert 300 <= second.at - first.at < 900
     job = await Inspector(connection, keys).job(added.id)
@@ -154,7 +154,7 @@ async def test_39_five_thousand_jobs_in_batches(q: NodeQueue, bull: BullQueue, r
     assert len({job.id for job in added}) == 5000
     assert await redis.get(keys("id")) == "5000"
     await q.process(kind="return", concurrency=100)
-    await q.hears("completed", times=5000, within_s=30)
+    await q.wait_for_event("completed", times=5000, within_s=30)
     assert (await q.counts())["completed"] == 5000
 
 
@@ -162,10 +162,10 @@ async def test_40_node_obeys_pythons_pause(q: NodeQueue, operator: QueueAdmin) -
     """`isPaused()` and the events follow Python's pause and resume."""
     await operator.pause()
     assert await q.call("isPaused") is True
-    await q.hears("paused")
+    await q.wait_for_event("paused")
     await operator.resume()
     assert await q.call("isPaused") is False
-    await q.hears("resumed")
+    await q.wait_for_event("resumed")
 
 
 async def test_41_a_job_retried_by_python_runs_in_node(
@@ -174,7 +174,7 @@ async def test_41_a_job_retried_by_python_runs_in_node(
     """Python's retry clears and stamps what Bull's does; the node worker runs the job again."""
     job_id = await q.add("any", {})
     await q.process(kind="throw", message="no luck")
-    await q.hears("failed", job_id)
+    await q.wait_for_event("failed", job_id)
     await q.call("pause")
     await operator.retry(job_id)
     job = await hash_of(redis, keys, job_id)
@@ -183,7 +183,7 @@ async def test_41_a_job_retried_by_python_runs_in_node(
     assert job["attemptsMade"] == "1"
     assert await redis.lrange(keys("paused"), 0, -1) == [job_id]
     await q.call("resume")
-    await q.hears("failed", job_id, times=2)
+    await q.wait_for_event("failed", job_id, times=2)
     assert await number(redis, keys, job_id, "attemptsMade") == 2
 
 
@@ -198,10 +198,10 @@ async def test_42_python_and_node_read_the_same_queue(
         await q.add("good", {"n": n})
         await bull.add(NewJob("bad", {"n": n}))
         await bull.add(NewJob("good", {"n": n}, delay_ms=60_000 + n))
-    await q.hears("failed", times=7)
-    await q.hears("completed", times=7)
+    await q.wait_for_event("failed", times=7)
+    await q.wait_for_event("completed", times=7)
     slow = await q.add("slow", {})
-    await q.hears("active", slow)
+    await q.wait_for_event("active", slow)
     await q.call("pause")
     for n in range(3):
         await q.add("good", {"n": n}, priority=n)

@@ -40,7 +40,7 @@ async def test_06_exponential_backoff_waits_two_then_four_seconds(
         assert not await redis.exists(keys("active"), keys.lock(job_id))
         assert not q.received("failed")
         await q.job(job_id, "promote")  # nobody needs to wait for the rest of it
-    await q.hears("failed", job_id)
+    await q.wait_for_event("failed", job_id)
     assert await number(redis, keys, job_id, "attemptsMade") == 3
 
 
@@ -52,7 +52,7 @@ async def test_07_without_backoff_a_retry_is_immediate(
     touched = redis.pubsub()
     await touched.subscribe(f"__keyspace@0__:{keys('delayed')}", keys("the end"))
     job_id = await q.add("throw", {"message": "no"}, attempts=3)
-    await q.hears("failed", job_id)
+    await q.wait_for_event("failed", job_id)
     await redis.config_set("notify-keyspace-events", "")
     await redis.publish(keys("the end"), "")
     async for message in touched.listen():
@@ -70,7 +70,7 @@ async def test_08_a_number_as_backoff_is_a_fixed_delay(
     job_id = await q.add("throw", {"message": "no"}, attempts=2, backoff=500)
     await due_of(redis, keys, job_id)
     first = await number(redis, keys, job_id, "processedOn")
-    await q.hears("failed", job_id)
+    await q.wait_for_event("failed", job_id)
     second = await number(redis, keys, job_id, "processedOn")
     assert 500 <= second - first < 1000
 
@@ -78,7 +78,7 @@ async def test_08_a_number_as_backoff_is_a_fixed_delay(
 async def test_11_a_delayed_job_starts_when_due(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """It starts within 300 ms of its due time, its hash then has no delay, and `waiting` is announced."""
     job_id = await q.add("echo", {}, delay=1000)
-    await q.hears("completed", job_id)
+    await q.wait_for_event("completed", job_id)
     job = await hash_of(redis, keys, job_id)
     assert 1000 <= int(job["processedOn"]) - int(job["timestamp"]) < 1300
     assert job["delay"] == "0"
@@ -90,15 +90,15 @@ async def test_20_a_failed_job_retried_by_hand_runs_once_more(
 ) -> None:
     """Another failure counts one attempt more; a success, after its data were mended, completes it."""
     job_id = await q.add("throw", {"message": "no"})
-    await q.hears("failed", job_id)
+    await q.wait_for_event("failed", job_id)
     await q.job(job_id, "retry")
-    await q.hears("failed", job_id, times=2)
+    await q.wait_for_event("failed", job_id, times=2)
     job = await hash_of(redis, keys, job_id)
     assert len(job["retriedOn"]) == 13
     assert job["attemptsMade"] == "2"
     await q.job(job_id, "update", {"mended": True})
     await q.job(job_id, "retry")
-    await q.hears("completed", job_id)
+    await q.wait_for_event("completed", job_id)
     assert await q.state(job_id) == "completed"
     assert json.loads((await hash_of(redis, keys, job_id))["returnvalue"]) == {"mended": True}
 
@@ -108,15 +108,15 @@ async def test_23_a_time_limit_fails_the_job_and_frees_the_worker(
 ) -> None:
     """The job fails after its own limit, in Bull's words, and the worker takes the next one."""
     job_id = await q.add("echo", {"ms": 30_000}, timeout=200)
-    failed = await q.hears("failed", job_id)
+    failed = await q.wait_for_event("failed", job_id)
     assert failed.args[1] == "Promise timed out after 200 milliseconds"
     assert 200 <= failed.at - await number(redis, keys, job_id, "processedOn") < 700
     following = await q.add("echo", {})
-    await q.hears("completed", following)
+    await q.wait_for_event("completed", following)
 
 
 async def test_28_a_promoted_job_starts_at_once(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
     """`job.promote()` on a job due in a minute: it runs within a second."""
     job_id = await q.add("echo", {}, delay=60_000)
     await q.job(job_id, "promote")
-    await q.hears("completed", job_id, within_s=1.0)
+    await q.wait_for_event("completed", job_id, within_s=1.0)

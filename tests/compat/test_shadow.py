@@ -95,7 +95,7 @@ async def test_the_same_nine_mails_come_out_the_same(
         await q.process(kind="return", ms=1_000, concurrency=9)
         ids = await q.add_bulk(all_nine())
         for job_id in ids:
-            await q.hears("completed", job_id)
+            await q.wait_for_event("completed", job_id)
         assert await compared(shadow, 9) == {"same": 9, "different": 0, "unseen": 0}
         lines = await judged(shadow, 9)
     assert {line["kind"] for line in lines} == set(KINDS)
@@ -136,7 +136,7 @@ async def test_a_job_is_judged_once_however_often_it_is_tried(q: NodeQueue, make
         await shadow.ready(within_s=60.0)
         await q.process(kind="throw", ms=20, message="no")
         job_id = await q.add("welcome", data("welcome"), attempts=3, backoff=20)
-        await q.hears("failed", job_id)
+        await q.wait_for_event("failed", job_id)
         assert await compared(shadow, 1) == {"same": 0, "different": 1, "unseen": 0}
         assert len(await judged(shadow, 1)) == 1
     assert len(q.received("run")) == 3

@@ -1,6 +1,6 @@
-"""W, the Python worker of the checklist: the daemon's own engine with scripted performers instead of mail.
+"""The Python worker under test: the daemon's worker with scripted handlers instead of emails.
 
-In the test's process by default; as a child (`python -m tests.compat.worker`) where it must be killed.
+It runs in the test's process, or as a child process (`python -m tests.compat.worker`) when a test kills it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STOP_WITHIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a performer gets: the parsed data, and the two verbs it may use meanwhile."""
+    """The argument of a handler: the parsed data, and methods to report progress and to log."""
 
     bull: BullQueue
     run: JobRun
@@ -49,7 +49,7 @@ class Call:
         await self.bull.log(self.run.job.id, row)
 
 
-Performer: TypeAlias = Callable[[Call], Awaitable[Any]]
+ScriptedHandler: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
 async def echo(call: Call) -> Any:
@@ -59,21 +59,21 @@ async def echo(call: Call) -> Any:
 
 
 async def throw(call: Call) -> Any:
-    """Fail with `message`, if there is one: an ordinary failed attempt."""
+    """Fail with `message`, if there is one, as an ordinary failed attempt."""
     if "message" in call.data:
         raise RetryableError(call.data["message"])
     return call.data
 
 
 async def report(call: Call) -> Any:
-    """Progress 50, two rows of log; then as `throw`."""
+    """Report progress 50 and two log rows, then do the same as `throw`."""
     await call.report(50)
     await call.log("half of it")
     await call.log("nearly there")
     return await throw(call)
 
 
-PERFORMERS: dict[str, Performer] = {
+HANDLERS: dict[str, ScriptedHandler] = {
     "echo": echo,
     "throw": throw,
     "report": report,
@@ -82,25 +82,27 @@ PERFORMERS: dict[str, Performer] = {
 
 
 class WorkerHarness:
-    """One engine on one queue, as the daemon builds it."""
+    """One worker on one queue, built as the daemon builds it."""
 
-    def __init__(self, url: str, keys: Keys, settings: WorkerOptions) -> None:
+    def __init__(self, url: str, keys: Keys, options: WorkerOptions) -> None:
         clock = Clock()
         instance = f"w{uuid4().hex[:8]}"
         token = f"{instance}/{uuid4().hex}"
         self._connection = Connection(url, client_name=connection_name(keys, token), block_s=5.0)
         repeats = RepeatableJobs(self._connection, keys, clock, token=token)
-        self._bull = BullQueue(self._connection, keys, clock, token=token, lock_ms=settings.lock_ms, repeats=repeats)
+        self._bull = BullQueue(
+            self._connection, keys, clock, token=token, lock_ms=options.lock_duration_ms, repeats=repeats
+        )
         self._lease = Lease(self._connection, keys, instance_id=instance, token=token)
-        context = ServiceContext(HealthRegistry(clock), Metrics(PERFORMERS), clock)
+        context = ServiceContext(HealthRegistry(clock), Metrics(HANDLERS), clock)
         self.token = token
         self.worker = Worker(
             self._bull,
             QueueEvents(self._connection, keys),
             self._lease,
-            self._perform,
+            self._handle,
             SendGate(context.health, context.metrics, clock),
-            settings,
+            options,
             context,
         )
         self._running: asyncio.Task[None] | None = None
@@ -108,10 +110,10 @@ class WorkerHarness:
     async def start(self) -> None:
         await self._connection.open()
         await self._lease.acquire()
-        self._running = asyncio.create_task(self.worker.run(), name="W")
+        self._running = asyncio.create_task(self.worker.run(), name="worker")
 
     async def ended(self) -> None:
-        """Await the end of the engine; raises what it raised."""
+        """Wait until the worker has stopped; raises its error."""
         if self._running is None:
             return
         running, self._running = self._running, None
@@ -124,21 +126,21 @@ class WorkerHarness:
         async with asyncio.timeout(STOP_WITHIN_S):
             await self.ended()
 
-    async def _perform(self, run: JobRun) -> Any:
-        performer = PERFORMERS.get(run.job.name)
-        if performer is None:
-            parse_request(run.job.name, run.job.data)  # the product's own words about a name it does not know
-            raise AssertionError(f"{run.job.name} is a kind of mail that no performer plays")
-        return await performer(Call(self._bull, run, run.job.payload()))
+    async def _handle(self, run: JobRun) -> Any:
+        handler = HANDLERS.get(run.job.name)
+        if handler is None:
+            parse_request(run.job.name, run.job.data)  # raises the product's error for an unknown name
+            raise AssertionError(f"{run.job.name} is a kind of email without a scripted handler")
+        return await handler(Call(self._bull, run, run.job.payload()))
 
 
 StartWorker: TypeAlias = Callable[..., Awaitable[WorkerHarness]]
 StartChild: TypeAlias = Callable[..., Awaitable[Process]]
 
 
-async def start_child(url: str, keys: Keys, settings: WorkerOptions) -> Process:
-    """W in a process of its own, to be killed by the test."""
-    numbers = (settings.concurrency, settings.lock_ms, settings.stalled_interval_ms, settings.shutdown_timeout_s)
+async def start_child(url: str, keys: Keys, options: WorkerOptions) -> Process:
+    """Start the worker in its own process, which the test can kill."""
+    numbers = (options.concurrency, options.lock_duration_ms, options.stalled_interval_ms, options.shutdown_timeout_s)
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.compat.worker", url, keys.prefix, keys.name, *map(str, numbers),
         stdout=DEVNULL,
@@ -146,7 +148,7 @@ async def start_child(url: str, keys: Keys, settings: WorkerOptions) -> Process:
 
 
 async def main() -> None:
-    """The child: work until SIGTERM."""
+    """The child process: work until SIGTERM."""
     parser = argparse.ArgumentParser()
     for name in ("url", "prefix", "name"):
         parser.add_argument(name)

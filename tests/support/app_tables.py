@@ -1,4 +1,4 @@
-"""Rows in the application's tables, one call each, for tests that need people whom the sample people are not."""
+"""Inserts rows into the application's tables, for tests that need other users than the sample data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import asyncpg
 
 
 def stored(*parts: int) -> datetime:
-    """An instant in UTC, without a zone as the application stores it."""
+    """An instant in UTC without a time zone, as the application stores it."""
     return datetime(*parts, tzinfo=UTC).replace(tzinfo=None)  # type: ignore[misc,arg-type]
 
 
 class AppTables:
-    """Writes what the NestJS backend would."""
+    """Writes rows as the NestJS backend does."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self.connection = connection
@@ -35,7 +35,7 @@ class AppTables:
         return user_id
 
     async def task(self, user_id: str, title: str, due: datetime | str | None, **columns: Any) -> str:
-        """`due` as a text is taken as Postgres reads it: 'infinity', '0044-03-15 BC'."""
+        """`due` as text is parsed by Postgres: 'infinity', '0044-03-15 BC'."""
         key = columns.pop("id", str(uuid4()))
         instant = None if isinstance(due, str) else due
         values = {"id": key, "userId": user_id, "title": title, "dueDate": instant, "updatedAt": stored(2026, 1, 1)}

@@ -1,6 +1,6 @@
-"""A year of people all over the world, what is due to them, and what the calendar therefore owes them. Pure.
+"""A year of users in many time zones, and the scheduled emails expected for them. Pure.
 
-The dues are reckoned here without cron and without the daemon's code: date by date, from the zone's own rules.
+The due times are computed without cron and without the daemon's code: date by date, from the rules of the time zone.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ZONES = (
 
 @dataclass(frozen=True, slots=True)
 class LocalTimes:
-    """One kind's hour of the day and the end of its catch-up, on each person's own clock; `weekly` is on Sundays."""
+    """Due time and deadline of a kind in local time; `weekly` means on Sundays."""
 
     due: time
     until: time
@@ -90,7 +90,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class ZoneCase:
-    """One slot: whose, of which kind, on which local date."""
+    """The key of one scheduled email."""
 
     kind: str
     user_id: str
@@ -99,7 +99,7 @@ class ZoneCase:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedMail:
-    """When a slot's mail is to leave, and from when on it is too late."""
+    """When an email is due, and from when on it is too late."""
 
     at: datetime
     until: datetime
@@ -110,12 +110,12 @@ def recipient_in(zone: str) -> str:
 
 
 def instant(day: date, hour: time, zone: str) -> datetime:
-    """When a clock first shows this; where it is put forward across the hour, as much later as it is put forward."""
+    """The first instant of a local time; a skipped local time moves by the length of the gap."""
     return datetime.combine(day, hour, tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
 
 def dues(zones: Iterable[str], starts_at: datetime, ends_at: datetime) -> dict[ZoneCase, ExpectedMail]:
-    """All slots that a daemon owes which begins at one instant and ends at another; what is still open counts."""
+    """All emails expected of a daemon that runs from `starts_at` to `ends_at`; open deadlines before that count."""
     owed = {}
     for zone in zones:
         for day in days(starts_at.date() - 2 * DAY, ends_at.date() + 2 * DAY):
@@ -136,7 +136,7 @@ def days(first: date, end: date) -> Iterator[date]:
 
 
 def clock_changes(zones: Iterable[str], starts_at: datetime, ends_at: datetime) -> set[tuple[str, date]]:
-    """Local dates on which somebody's clock is turned, each with the day after."""
+    """Local dates with a clock change, each with the day after, by user."""
     found = set()
     for zone in zones:
         for day in days(starts_at.date(), ends_at.date()):

@@ -1,4 +1,4 @@
-"""Outcomes for tests: one call, one believable entry."""
+"""Outcomes and journal entries for tests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flowstate_daemon.database.ledger import Decision, Outcome
 from tests.support.clock import START
 
 START_MS = int(START.timestamp() * 1000)
-CHAIN = (Decision("eligible", "send"), Decision("suppression", "send"), Decision("rate", "send", "waited 0.2 s"))
+DECISIONS = (Decision("eligible", "send"), Decision("suppression", "send"), Decision("rate", "send", "waited 0.2 s"))
 
 
 def outcome(number: int = 1, attempt: int = 1, **changes: Any) -> Outcome:
-    """What became of a try of mail `number`, which was settled `number` seconds after the start."""
+    """The outcome of an attempt of email `number`, `number` seconds after START."""
     entry = Outcome(
         key=f"bull:email:{number}:{START_MS}:{attempt}",
         at=START_MS + number * 1000 + attempt,
@@ -25,11 +25,11 @@ def outcome(number: int = 1, attempt: int = 1, **changes: Any) -> Outcome:
         attempt=attempt,
         outcome="sent",
         provider_id=f"re-{number}",
-        decisions=CHAIN,
+        decisions=DECISIONS,
     )
     return replace(entry, **changes)
 
 
 def journal_entry(entry: Outcome) -> bytes:
-    """The entry as the settling script writes it."""
+    """The entry as the Lua scripts write it to the journal."""
     return msgspec.json.encode(entry)

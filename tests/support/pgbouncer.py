@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode before the tests' Postgres, as Supabase, Neon and many hosts put one there."""
+"""PgBouncer in transaction mode in front of the tests' Postgres, as hosted Postgres services run it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SERVERS = 2  # fewer than clients, so that a client's next statement runs on ano
 
 
 def pgbouncer() -> Path | None:
-    """The machine's own, where there is one."""
+    """The installed binary, if any."""
     found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     return None if found is None else Path(found)
 
 
 @asynccontextmanager
 async def pooled(url: str, binary: Path) -> AsyncIterator[str]:
-    """The URL of the same database through a pooler that hands out servers by the transaction."""
+    """The URL of the same database through PgBouncer in transaction mode."""
     parts = urlsplit(url)
     port, folder = free_port(), Path(tempfile.mkdtemp(prefix="flowstate-pgbouncer-"))
     folder.chmod(0o755)

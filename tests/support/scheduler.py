@@ -1,7 +1,7 @@
-"""The calendar on real stores with time moved by hand: its own planner, feeder and reconciler, and a postman.
+"""The scheduler on real stores with a fake clock: its planner, enqueuer and reconciler, and a fake worker.
 
-The postman does what the engine does for a mail, without rendering: claim, leave, finish with an outcome in the
-journal, and the ledger writer's move to Postgres. He keeps what he has carried.
+The fake worker does what a worker does for an email, without rendering: claim the job, claim the scheduled email,
+complete with an outcome in the journal; then it moves the journal to the ledger. It keeps the emails that it has delivered.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.support.clock import FakeClock
 
 @dataclass(frozen=True, slots=True)
 class DeliveredMail:
-    """One mail that has left: to whom, of which kind, when, saying what."""
+    """One delivered email."""
 
     kind: str
     to: str
@@ -53,37 +53,35 @@ class DeliveredMail:
 
 
 class FakeWorker:
-    """Carries the mails of one queue."""
+    """Processes the jobs of one queue without sending."""
 
-    def __init__(
-        self, bull: BullQueue, journal: Journal, dependencies_pool: asyncpg.Pool, keys: Keys, clock: FakeClock
-    ) -> None:
-        self.carried: list[DeliveredMail] = []
+    def __init__(self, bull: BullQueue, journal: Journal, pool: asyncpg.Pool, keys: Keys, clock: FakeClock) -> None:
+        self.delivered: list[DeliveredMail] = []
         self.refused: list[str] = []
         self._bull = bull
         self._journal = journal
-        self._ledger = Ledger(dependencies_pool, clock)
+        self._ledger = Ledger(pool, clock)
         self._recorder = OutcomeRecorder(keys, clock)
         self._clock = clock
-        self._mail_guard = ScheduledMailGuard(ScheduledMails(dependencies_pool, clock))
+        self._mail_guard = ScheduledMailGuard(ScheduledMails(pool, clock))
 
-    async def round(self) -> int:
-        """Carry all that waits, and write it down. Returns how many mails left."""
-        before = len(self.carried)
+    async def run_once(self) -> int:
+        """Process all waiting jobs and write the ledger; returns how many emails were delivered."""
+        before = len(self.delivered)
         while jobs := await self._bull.claim(100):
-            await self._bull.complete(await asyncio.gather(*map(self._carry, jobs)))
-        await self.file()
-        return len(self.carried) - before
+            await self._bull.complete(await asyncio.gather(*map(self._process, jobs)))
+        await self.write_ledger()
+        return len(self.delivered) - before
 
-    async def file(self) -> None:
-        """What the ledger writer does: journal to ledger."""
+    async def write_ledger(self) -> None:
+        """Move the journal to the ledger, as the ledger writer does."""
         while entries := await self._journal.peek(500):
             outcomes, rejects = split_valid(entries)
             assert rejects == []
             await self._ledger.write(outcomes)
             await self._journal.drop(entries)
 
-    async def _carry(self, job: Job) -> JobSucceeded:
+    async def _process(self, job: Job) -> JobSucceeded:
         data = msgspec.json.decode(job.data)
         run = JobRun(job, self._clock.monotonic(), recipient=data["to"])
         try:
@@ -92,14 +90,14 @@ class FakeWorker:
             self.refused.append(job.id)
             run.skip_reason, run.log_fields["skipped"] = "skipped", skip.reason
         else:
-            self.carried.append(DeliveredMail(job.name, data["to"], self._clock.now(), job.id, data["context"]))
-        ending = self._recorder.attach(run, result_for_return(job, None))
-        assert isinstance(ending, JobSucceeded)
-        return ending
+            self.delivered.append(DeliveredMail(job.name, data["to"], self._clock.now(), job.id, data["context"]))
+        result = self._recorder.attach(run, result_for_return(job, None))
+        assert isinstance(result, JobSucceeded)
+        return result
 
 
 class SchedulerHarness:
-    """One daemon's calendar, with its postman."""
+    """The scheduler of one daemon, with a fake worker."""
 
     def __init__(
         self, scheduler: SchedulerComponents, fake_worker: FakeWorker, clock: FakeClock, pool: asyncpg.Pool
@@ -113,33 +111,33 @@ class SchedulerHarness:
         await self.scheduler.planner.plan_due()
 
     async def enqueue_due(self) -> int:
-        """Feed until nothing is left that fits."""
+        """Enqueue until nothing more is due or fits."""
         total = 0
-        while fed := await self.scheduler.enqueuer.enqueue_due():
-            total += fed
+        while processed := await self.scheduler.enqueuer.enqueue_due():
+            total += processed
         return total
 
     async def tick(self) -> int:
-        """All that a daemon does at one instant. Returns how many mails left."""
+        """Everything a daemon does at one instant; returns how many emails were delivered."""
         await self.plan()
         await self.enqueue_due()
-        return await self.fake_worker.round()
+        return await self.fake_worker.run_once()
 
     async def scheduled_mails(self) -> list[asyncpg.Record]:
-        """All slots, in their order."""
+        """All rows, ordered by due time."""
         async with self.pool.acquire() as connection:
             return list(
                 await connection.fetch("SELECT * FROM flowstate_daemon.scheduled_mails ORDER BY due_at, kind, user_id")
             )
 
     async def outcomes(self) -> dict[tuple[str, str], tuple[str, str | None]]:
-        """What became of each slot, by kind and person; of several the latest."""
+        """State and reason of each row by kind and user; the latest of several."""
         return {(row["kind"], row["user_id"]): (row["state"], row["reason"]) for row in await self.scheduled_mails()}
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerDatabase:
-    """What daemons share and what outlives them: both stores, the queue, and time."""
+    """What daemons share: both stores, the queue, and the clock."""
 
     pool: asyncpg.Pool
     schema: str
@@ -147,11 +145,11 @@ class SchedulerDatabase:
     keys: Keys
     clock: FakeClock
 
-    def stage(self, **settings: str) -> SchedulerHarness:
+    def harness(self, **settings: str) -> SchedulerHarness:
         """A daemon that has just started, with these settings of [schedule]."""
         environ = {f"FLOWSTATE_SCHEDULE_{name}".upper(): value for name, value in settings.items()}
         config = load({**environ, "FRONTEND_URL": "https://flowstate.example"})
-        bull = BullQueue(self.connection, self.keys, self.clock, token=f"stage/{uuid4().hex}")
+        bull = BullQueue(self.connection, self.keys, self.clock, token=f"harness/{uuid4().hex}")
         dependencies = Dependencies(AppDatabase(self.pool, self.schema), self.connection, self.keys, bull)
         context = ServiceContext(HealthRegistry(self.clock), Metrics(KINDS), self.clock)
         fake_worker = FakeWorker(bull, Journal(self.connection, self.keys), self.pool, self.keys, self.clock)
@@ -159,10 +157,10 @@ class SchedulerDatabase:
 
 
 @asynccontextmanager
-async def scheduler_stage(
+async def scheduler_harness(
     database_url: str, connection: Connection, keys: Keys, clock: FakeClock, **settings: str
 ) -> AsyncIterator[SchedulerHarness]:
-    """A calendar with these settings of [schedule], on a migrated database."""
+    """A scheduler with these settings of [schedule], on a migrated database."""
     dsn = clean_dsn(database_url)
     async with open_pool(dsn) as pool:
-        yield SchedulerDatabase(pool, dsn.schema, connection, keys, clock).stage(**settings)
+        yield SchedulerDatabase(pool, dsn.schema, connection, keys, clock).harness(**settings)

@@ -1,4 +1,4 @@
-"""A database with our schema in it, for each test its own."""
+"""A migrated database for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger: everything once, in any order, whatever it contains; nothing bad holds up the rest."""
+"""The ledger stores everything once, in any order; invalid entries do not hold up the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowstate_daemon.database.pool import acquire
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.message import ProviderEvent
 from tests.support.clock import START, FakeClock
-from tests.support.ledger_entries import CHAIN, START_MS, journal_entry, outcome
+from tests.support.ledger_entries import DECISIONS, START_MS, journal_entry, outcome
 
 HOSTILE = "NUL \0, half an emoji \ud83d, ; DROP TABLE users; -- ' \" \\ $1 %s \u202e \x1b[31m"
 
@@ -32,7 +32,7 @@ def event(type_: str, second: int = 0, **changes: Any) -> ProviderEvent:
     return replace(made, **changes)
 
 
-async def test_an_outcome_is_stored_whole(pool: asyncpg.Pool, ledger: Ledger) -> None:
+async def test_outcome_is_stored_completely(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """Every field of an entry is in its row."""
     entry = outcome(7, attempt=2, reason="the provider said no", outcome="failed")
     assert await ledger.write([entry]) == 1
@@ -48,12 +48,12 @@ async def test_an_outcome_is_stored_whole(pool: asyncpg.Pool, ledger: Ledger) ->
         "attempt": 2,
         "provider_id": "re-7",
         "reason": "the provider said no",
-        "decisions": [{"check": step.check, "result": step.result, "reason": step.reason} for step in CHAIN],
+        "decisions": [{"check": step.check, "result": step.result, "reason": step.reason} for step in DECISIONS],
     }
 
 
-async def test_writing_again_adds_nothing(pool: asyncpg.Pool, ledger: Ledger) -> None:
-    """The same entries, twice in one call and once more, are there once; the first version stays."""
+async def test_write_is_idempotent(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """The same entries, twice in one call and once more, are stored once; the first version stays."""
     entries = [outcome(number) for number in range(50)]
     assert await ledger.write([*entries, *reversed(entries)]) == 50
     assert await ledger.write([replace(entry, reason="later") for entry in entries]) == 0
@@ -61,21 +61,21 @@ async def test_writing_again_adds_nothing(pool: asyncpg.Pool, ledger: Ledger) ->
     assert {row["reason"] for row in await rows_in(pool, "mails")} == {None}
 
 
-async def test_one_try_may_have_two_outcomes(ledger: Ledger) -> None:
-    """A try that is retried and later found sent has both on record."""
+async def test_one_attempt_may_have_two_outcomes(ledger: Ledger) -> None:
+    """An attempt that is retried and later found sent has both outcomes."""
     assert await ledger.write([outcome(outcome="retried"), outcome(outcome="sent")]) == 2
 
 
-async def test_daemons_that_write_the_same_do_not_block_each_other(pool: asyncpg.Pool, ledger: Ledger) -> None:
-    """Five writers with the same entries in different orders all come through, and each entry is there once."""
+async def test_concurrent_writers_do_not_deadlock(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Five writers with the same entries in different orders succeed, and each entry is stored once."""
     entries = [outcome(number) for number in range(500)]
     orders = (entries, entries[::-1], entries[250:] + entries[:250], entries[::2] + entries[1::2], entries)
     assert sum(await asyncio.gather(*(ledger.write(order) for order in orders))) == 500
     assert len(await rows_in(pool, "mails")) == 500
 
 
-async def test_hostile_text_is_kept_as_text(pool: asyncpg.Pool, ledger: Ledger) -> None:
-    """NUL bytes, broken Unicode and SQL in any field come through the journal as harmless text."""
+async def test_hostile_text_is_stored_as_text(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """NUL bytes, broken Unicode and SQL in any field are stored as harmless text."""
     raw = journal_entry(
         outcome(1, reason="@@", decisions=(Decision("@@", "@@", "@@"),), kind="@@", job_id="@@", to="@@")
     )
@@ -89,8 +89,8 @@ async def test_hostile_text_is_kept_as_text(pool: asyncpg.Pool, ledger: Ledger) 
             await connection.execute("DELETE FROM flowstate_daemon.mails")
 
 
-async def test_entries_that_postgres_refuses_do_not_hold_up_the_rest(pool: asyncpg.Pool, ledger: Ledger) -> None:
-    """Among 500 entries three cannot be stored: 497 are, and the three are set aside with the reason."""
+async def test_entries_rejected_by_postgres_do_not_hold_up_the_rest(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Of 500 entries 497 are stored, and three are rejected with the reason."""
     entries = [outcome(number) for number in range(500)]
     entries[3] = replace(entries[3], reason="raw NUL \0")
     entries[250] = replace(entries[250], at=LATEST_MS * 10)
@@ -104,8 +104,8 @@ async def test_entries_that_postgres_refuses_do_not_hold_up_the_rest(pool: async
     assert len(await rows_in(pool, "journal_rejects")) == 3
 
 
-async def test_rejects_are_kept_raw_and_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
-    """Any bytes can be set aside, twice is once, and a huge one is cut."""
+async def test_rejects_are_stored_raw_and_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Any bytes can be rejected, repeated ones are stored once, and huge ones truncated."""
     rejects = [
         RejectedEntry(b"\0\xff not JSON", "why \0"),
         RejectedEntry(b"x" * 100_000, "too long"),
@@ -120,8 +120,8 @@ ORDERLY = ("sent", "delivery_delayed", "delivered", "opened")
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1), (1, 3, 0, 2)])
-async def test_the_furthest_state_wins_in_any_order(pool: asyncpg.Pool, ledger: Ledger, order: tuple[int, ...]) -> None:
-    """Events may come in any order, one at a time and again, also before the mail's own entry."""
+async def test_furthest_state_wins_in_any_order(pool: asyncpg.Pool, ledger: Ledger, order: tuple[int, ...]) -> None:
+    """Events may arrive in any order, repeatedly, and before the row of their email."""
     for number in (*order, *order):
         await ledger.record_events([event(ORDERLY[number], number)])
     await ledger.write([outcome()])
@@ -143,20 +143,20 @@ async def test_the_furthest_state_wins_in_any_order(pool: asyncpg.Pool, ledger: 
         ([event("sent", 1), event("something_new", 2)], "sent", ()),
     ],
 )
-async def test_rank_goes_before_time_and_bad_ends_stand_apart(
+async def test_state_ranks_before_time_and_problems_are_flags(
     pool: asyncpg.Pool, ledger: Ledger, events: list[ProviderEvent], state: str | None, marks: tuple[str, ...]
 ) -> None:
-    """The state is the highest rank, the later of equals; what ended badly is told beside it."""
+    """The state is the one of highest rank, the latest of equals; problems are reported as flags."""
     await ledger.write([outcome()])
     assert await ledger.record_events(events) == len(events)
     (record,) = await MailHistory(pool).explain("ada@example.org")
     assert (record.state, record.flags) == (state, marks)
 
 
-async def test_a_new_event_suppresses_and_a_repeated_one_does_not(
+async def test_new_event_suppresses_and_a_repeated_one_does_not(
     pool: asyncpg.Pool, ledger: Ledger, clock: FakeClock
 ) -> None:
-    """A hard bounce enters the list with its event; when an operator has removed it, a replay changes nothing."""
+    """A hard bounce adds a suppression with its event; after an operator removed it, a replay changes nothing."""
     suppressions = Suppressions(pool, clock)
     bounce = event("bounced", 3, address="ADA@example.org", reason="no such mailbox", suppress="bounced")
     assert await ledger.record_events([bounce, bounce]) == 1
@@ -168,7 +168,7 @@ async def test_a_new_event_suppresses_and_a_repeated_one_does_not(
 
 
 async def test_hostile_events_are_stored(pool: asyncpg.Pool, ledger: Ledger) -> None:
-    """NUL bytes, endless text, times out of this world: a webhook's content never raises."""
+    """NUL bytes, huge texts and impossible times in a webhook never raise."""
     long = "x\0" * 5_000
     events = [ProviderEvent(long, long, long, at, long, HOSTILE) for at in (-1, 2**60)]
     assert await ledger.record_events(events) == 1
@@ -176,17 +176,17 @@ async def test_hostile_events_are_stored(pool: asyncpg.Pool, ledger: Ledger) -> 
 
 
 async def test_concurrent_events_are_counted_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
-    """The provider delivers to five daemons at once: each event is new to one of them."""
+    """When five daemons receive the same event, it is new to one of them."""
     events = [event("bounced", n, address=f"p{n % 20}@example.org", suppress="bounced") for n in range(200)]
     orders = (events, events[::-1], events[100:] + events[:100], events[::2] + events[1::2], events)
     assert sum(await asyncio.gather(*(ledger.record_events(order) for order in orders))) == 200
     assert len(await rows_in(pool, "suppressions")) == 20
 
 
-async def test_prune_takes_what_is_too_old_in_small_batches(
+async def test_prune_deletes_old_rows_in_small_batches(
     pool: asyncpg.Pool, ledger: Ledger, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Old mails, events and rejects go, also when several prune at once; young ones and the suppression list stay."""
+    """Old rows are deleted, also by concurrent prunes; recent rows and the suppressions stay."""
     monkeypatch.setattr(ledger_module, "PRUNE_BATCH_SIZE", 7)
     day_ms = 86_400_000
     await ledger.write([outcome(number, at=START_MS - number * day_ms) for number in range(100)])
@@ -200,8 +200,8 @@ async def test_prune_takes_what_is_too_old_in_small_batches(
     assert len(await rows_in(pool, "suppressions")) == 1
 
 
-async def test_explain_tells_newest_first(pool: asyncpg.Pool, ledger: Ledger) -> None:
-    """Mails of one person by their last try, newest first; the tries of each in order with their decisions."""
+async def test_explain_returns_newest_first(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Emails to an address by their last attempt, newest first; attempts in order with their decisions."""
     late = START_MS + 3_600_000
     await ledger.write(
         [

@@ -1,4 +1,4 @@
-"""Postgres as it is: reached, asked, away, coming back, and refusing us for reasons that an operator can mend."""
+"""Connections to a real Postgres: reachable, unreachable, restarting, and refused for reasons an operator can fix."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def reach(url: str) -> object:
         return await ask(pool, "SELECT 1")
 
 
-async def test_prismas_own_parameters_do_not_disturb(postgres_url: str) -> None:
-    """The server would refuse to know them."""
+async def test_prisma_parameters_are_removed(postgres_url: str) -> None:
+    """The server would reject them."""
     assert await reach(f"{postgres_url}&schema=public&connection_limit=5&pgbouncer=true") == 1
 
 
@@ -36,19 +36,21 @@ async def test_prismas_own_parameters_do_not_disturb(postgres_url: str) -> None:
         (("postgres@", "nobody_known@"), "check the user and the password"),
     ],
 )
-async def test_a_refusal_is_an_outage_with_its_remedy(postgres_url: str, change: tuple[str, str], remedy: str) -> None:
-    """What an operator can mend while the daemon runs does not end it, and the reason says what to mend."""
+async def test_refused_connection_raises_store_unavailable_with_remedy(
+    postgres_url: str, change: tuple[str, str], remedy: str
+) -> None:
+    """What an operator can fix does not end the daemon, and the reason says how to fix it."""
     with pytest.raises(StoreUnavailableError, match=remedy):
         await reach(postgres_url.replace(*change))
 
 
-async def test_nobody_listening_is_an_outage() -> None:
-    """A closed port is told as such."""
+async def test_closed_port_raises_store_unavailable() -> None:
+    """The reason names the closed port."""
     with pytest.raises(StoreUnavailableError, match="is Postgres running"):
         await reach(f"postgresql://u:geheim@127.0.0.1:{free_port()}/d")
 
 
-async def test_a_server_that_never_answers_is_an_outage_in_time() -> None:
+async def test_silent_server_raises_store_unavailable_in_time() -> None:
     """A port that accepts and stays silent costs the connect timeout, no more."""
     served = asyncio.Event()
 
@@ -67,21 +69,21 @@ async def test_a_server_that_never_answers_is_an_outage_in_time() -> None:
         await server.wait_closed()
 
 
-async def test_a_wrong_parameter_is_a_mistake_of_the_configuration(postgres_url: str) -> None:
+async def test_invalid_parameter_raises_config_error(postgres_url: str) -> None:
     """Waiting would not help against an sslmode that does not exist."""
     with pytest.raises(ConfigError, match="sslmode"):
         await reach(f"{postgres_url}&sslmode=perhaps")
 
 
-async def test_jsonb_comes_and_goes_as_objects(database_url: str) -> None:
-    """Preferences are read as what they are, any shape."""
+async def test_jsonb_is_converted_to_objects(database_url: str) -> None:
+    """Preferences of any shape are read as Python objects."""
     async with open_pool(clean_dsn(database_url)) as pool:
         for value in ({"timezone": "Europe/Paris", "deep": [1, None, True]}, [], "text", 7, None):
             assert await ask(pool, "SELECT $1::jsonb", value) == value
 
 
-async def test_a_bug_in_our_sql_is_no_outage(database_url: str) -> None:
-    """Nonsense ends the house instead of being tried for ever."""
+async def test_invalid_sql_is_not_translated(database_url: str) -> None:
+    """A bug ends the daemon instead of being retried for ever."""
     async with open_pool(clean_dsn(database_url)) as pool:
         with pytest.raises(asyncpg.PostgresSyntaxError):
             await ask(pool, "SELEKT 1")
@@ -89,8 +91,8 @@ async def test_a_bug_in_our_sql_is_no_outage(database_url: str) -> None:
             await ask(pool, "SELECT 1", "one argument too many")
 
 
-async def test_the_pool_outlives_a_restart_of_postgres() -> None:
-    """It opens while Postgres is away, says Outage as long as that lasts, and works again afterwards by itself."""
+async def test_pool_survives_a_restart_of_postgres() -> None:
+    """It opens while Postgres is down, raises StoreUnavailableError until it is up, and recovers by itself."""
     async with EmbeddedPostgres(settings=NON_DURABLE_SETTINGS) as daemon:
         await daemon.stop()
         async with open_pool(clean_dsn(daemon.url()), size=2) as pool:
@@ -102,8 +104,8 @@ async def test_the_pool_outlives_a_restart_of_postgres() -> None:
                 assert await ask(pool, "SELECT 1") == 1
 
 
-async def test_using_a_lost_connection_is_an_outage(database_url: str) -> None:
-    """A connection cut by an administrator says Outage at once, and still when it is used again."""
+async def test_lost_connection_raises_store_unavailable(database_url: str) -> None:
+    """A connection cut by an administrator raises at once, and again when it is used."""
 
     async def cut_and_use(pool: asyncpg.Pool, administrator: asyncpg.Connection, *, twice: bool) -> None:
         async with acquire(pool) as connection:
@@ -120,8 +122,8 @@ async def test_using_a_lost_connection_is_an_outage(database_url: str) -> None:
                 await cut_and_use(pool, administrator, twice=twice)
 
 
-async def test_a_held_connection_does_not_stop_the_closing(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing waits its seconds for a query that runs for minutes, and then cuts it."""
+async def test_busy_connection_does_not_block_close(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits CLOSE_S for a long query, and then terminates it."""
     monkeypatch.setattr(pool_module, "CLOSE_S", 0.2)
     async with open_pool(clean_dsn(database_url)) as pool:
         begun = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Through PgBouncer in transaction mode: two servers for many clients, and each statement may run on another one."""
+"""Through PgBouncer in transaction mode: many clients share two server connections, statement by statement."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def pooled_url(database_url: str) -> AsyncIterator[str]:
         yield f"{url}{PRISMA}"
 
 
-async def test_daemons_that_migrate_at_once_through_a_pooler_do_it_once(pooled_url: str) -> None:
-    """The lock belongs to the transaction, not to a session that others use as well."""
+async def test_concurrent_migrations_through_a_pooler_run_once(pooled_url: str) -> None:
+    """The lock belongs to the transaction, not to a session that others share."""
 
     async def migrate() -> int:
         async with open_pool(clean_dsn(pooled_url)) as pool:
@@ -38,8 +38,8 @@ async def test_daemons_that_migrate_at_once_through_a_pooler_do_it_once(pooled_u
     assert sum(done) == len(known_migrations())
 
 
-async def test_many_questions_at_once_get_their_own_answers(pooled_url: str) -> None:
-    """A prepared statement would be looked for on a server that does not have it, or has another one of that name."""
+async def test_concurrent_queries_get_their_own_results(pooled_url: str) -> None:
+    """A prepared statement would be looked up on a server that does not have it."""
     async with open_pool(clean_dsn(pooled_url)) as pool:
 
         async def ask(number: int) -> bool:
@@ -51,7 +51,7 @@ async def test_many_questions_at_once_get_their_own_answers(pooled_url: str) -> 
         assert all(await asyncio.gather(*(ask(number) for number in range(300))))
 
 
-async def test_what_the_daemon_writes_arrives_through_a_pooler(pooled_url: str) -> None:
+async def test_writes_work_through_a_pooler(pooled_url: str) -> None:
     """Arrays, JSON and several statements in one transaction."""
     async with open_pool(clean_dsn(pooled_url)) as pool:
         await Migrator(pool).apply()
@@ -61,8 +61,8 @@ async def test_what_the_daemon_writes_arrives_through_a_pooler(pooled_url: str) 
     assert sum(bool(recipient.suppressed) for recipient in facts.values()) == 20
 
 
-async def test_check_sees_the_pooler(pooled_url: str, database_url: str) -> None:
-    """The process id that a client is told is not the server's own."""
+async def test_pooler_is_detected(pooled_url: str, database_url: str) -> None:
+    """The process id that a client receives is not that of the server."""
     for url, through in ((pooled_url, True), (database_url, False)):
         async with open_pool(clean_dsn(url), size=1) as pool:
             assert (await inspect_server(pool, Clock())).pooled is through

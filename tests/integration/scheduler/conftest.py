@@ -1,4 +1,4 @@
-"""A migrated database with nobody in it, a hand to write people there, and a calendar on it."""
+"""A migrated database without users, helpers to add some, and a scheduler on it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.app_tables import AppTables
 from tests.support.clock import FakeClock
-from tests.support.scheduler import SchedulerHarness, scheduler_stage
+from tests.support.scheduler import SchedulerHarness, scheduler_harness
 
 
 @pytest.fixture
 async def migrated_url(database_url: str) -> str:
-    """A database of the test's own with the application's tables and ours."""
+    """A database for one test with the application's tables and ours."""
     async with open_pool(clean_dsn(database_url)) as pool:
         await Migrator(pool).apply()
     return database_url
@@ -27,16 +27,16 @@ async def migrated_url(database_url: str) -> str:
 
 @pytest.fixture
 async def app(migrated_url: str) -> AsyncIterator[AppTables]:
-    """The hand of the NestJS backend."""
+    """Writes the application's tables, as the NestJS backend does."""
     connection = await asyncpg.connect(migrated_url)
     yield AppTables(connection)
     await connection.close()
 
 
 @pytest.fixture
-async def stage(
+async def harness(
     migrated_url: str, connection: Connection, keys: Keys, clock: FakeClock
 ) -> AsyncIterator[SchedulerHarness]:
-    """One daemon's calendar. It is Monday, 09:00 in Paris."""
-    async with scheduler_stage(migrated_url, connection, keys, clock) as stage:
-        yield stage
+    """The scheduler of one daemon. It is Monday, 09:00 in Paris."""
+    async with scheduler_harness(migrated_url, connection, keys, clock) as harness:
+        yield harness

@@ -1,4 +1,4 @@
-"""Schedules run and rehearsed by hand on real stores: the right people, never twice, and a rehearsal writes nothing."""
+"""Manual runs and dry runs on real stores: the right recipients, no duplicates, and a dry run writes nothing."""
 
 from __future__ import annotations
 
@@ -22,63 +22,63 @@ NOON_TOMORROW = stored(2026, 3, 3, 12)  # it is Monday 2 March, 09:00 in Paris
 
 
 @pytest.fixture
-def by_hand(stage: SchedulerHarness, migrated_url: str, clock: FakeClock) -> ManualRuns:
+def manual_runs(harness: SchedulerHarness, migrated_url: str, clock: FakeClock) -> ManualRuns:
     config = load({"DATABASE_URL": migrated_url, "FRONTEND_URL": "https://flowstate.example"})
-    return build_manual_runs(config, stage.pool, clock)
+    return build_manual_runs(config, harness.pool, clock)
 
 
 async def due(app: AppTables, name: str, title: str = "Call back", **columns: Any) -> None:
-    """Somebody with a task due tomorrow."""
+    """A user with a task due tomorrow."""
     await app.user(name, **columns)
     await app.task(name, title, NOON_TOMORROW)
 
 
-async def dry_run(by_hand: ManualRuns, request: RunRequest) -> list[DryRunItem]:
-    return [one async for one in by_hand.dry_run(request)]
+async def dry_run(manual_runs: ManualRuns, request: RunRequest) -> list[DryRunItem]:
+    return [one async for one in manual_runs.dry_run(request)]
 
 
-async def test_a_run_plans_and_the_feeder_sends(
-    by_hand: ManualRuns, stage: SchedulerHarness, app: AppTables, clock: FakeClock
+async def test_manual_run_plans_and_enqueuer_sends(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:
-    """Long before its hour a schedule can be run; when the clock strikes, nobody gets a second mail."""
+    """A schedule can be run before its due time; at the due time nobody gets a second email."""
     clock.jump(-3 * 3600)
     await due(app, "ada")
-    ran = await by_hand.run(RunRequest(KIND, clock.now()))
+    ran = await manual_runs.run(RunRequest(KIND, clock.now()))
     assert (ran.found, ran.recipients, ran.scheduled, ran.reopened) == (1, 1, 1, 0)
-    assert await stage.tick() == 1
-    assert (await by_hand.run(RunRequest(KIND, clock.now()))).scheduled == 0
+    assert await harness.tick() == 1
+    assert (await manual_runs.run(RunRequest(KIND, clock.now()))).scheduled == 0
     clock.jump(3 * 3600)
-    assert await stage.tick() == 0
-    assert [row["source"] for row in await stage.scheduled_mails()] == ["manual"]
+    assert await harness.tick() == 0
+    assert [row["source"] for row in await harness.scheduled_mails()] == ["manual"]
 
 
-async def test_force_sends_once_more(
-    by_hand: ManualRuns, stage: SchedulerHarness, app: AppTables, clock: FakeClock
+async def test_force_sends_again(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:
-    """What has ended opens again with a job of its own; what still waits is left alone."""
+    """Ended emails are planned again with a new job id; waiting ones are not changed."""
     await due(app, "ada")
-    await by_hand.run(RunRequest(KIND, clock.now()))
-    assert (await by_hand.run(RunRequest(KIND, clock.now(), force=True))).reopened == 0
-    assert await stage.tick() == 1
-    ran = await by_hand.run(RunRequest(KIND, clock.now(), force=True))
+    await manual_runs.run(RunRequest(KIND, clock.now()))
+    assert (await manual_runs.run(RunRequest(KIND, clock.now(), force=True))).reopened == 0
+    assert await harness.tick() == 1
+    ran = await manual_runs.run(RunRequest(KIND, clock.now(), force=True))
     assert (ran.reopened, ran.scheduled) == (1, 0)
-    assert await stage.tick() == 1
-    assert len({mail.job_id for mail in stage.fake_worker.carried}) == 2
-    assert [row["source"] for row in await stage.scheduled_mails()] == ["forced"]
+    assert await harness.tick() == 1
+    assert len({mail.job_id for mail in harness.fake_worker.delivered}) == 2
+    assert [row["source"] for row in await harness.scheduled_mails()] == ["forced"]
 
 
-async def test_a_rehearsal_tells_everybody_and_writes_nothing(
-    by_hand: ManualRuns, stage: SchedulerHarness, app: AppTables, clock: FakeClock
+async def test_dry_run_lists_all_recipients_and_writes_nothing(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:
-    """Who gets what, rendered; and each reason why somebody does not."""
+    """A dry run shows the rendered email of each recipient, or the reason why there is none."""
     await due(app, "ada", "<b>Call</b>", preferences={"language": "fr"}, fullName="Ada")
     await due(app, "bea", isEmailVerified=False)
     await due(app, "cem", deletedAt=stored(2026, 3, 1))
     await due(app, "dan", preferences={"notifications": {"taskReminders": False}})
     await due(app, "eva")
     await due(app, "fay", email="no address")
-    await Suppressions(stage.pool, clock).unsubscribe("eva@example.org", KIND)
-    found = {one.user_id: one for one in await dry_run(by_hand, RunRequest(KIND, clock.now()))}
+    await Suppressions(harness.pool, clock).unsubscribe("eva@example.org", KIND)
+    found = {one.user_id: one for one in await dry_run(manual_runs, RunRequest(KIND, clock.now()))}
     assert {name: one.reason for name, one in found.items()} == {
         "ada": "",
         "bea": "the user has not verified the address",
@@ -94,37 +94,39 @@ async def test_a_rehearsal_tells_everybody_and_writes_nothing(
     assert "demain" in mail.subject
     document = found["ada"].to_dict(bodies=True)
     assert (document["sends"], document["text"]) == (True, mail.text)
-    assert await stage.scheduled_mails() == []
-    assert await stage.tick() == 1  # the clock's own round finds everything as it was
+    assert await harness.scheduled_mails() == []
+    assert await harness.tick() == 1  # the clock's own round finds everything as it was
 
 
-async def test_a_rehearsal_knows_what_was_sent(
-    by_hand: ManualRuns, stage: SchedulerHarness, app: AppTables, clock: FakeClock
+async def test_dry_run_reports_mails_already_sent(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:
-    """After the day's mail a run would send nothing, and says so; forced, it would."""
+    """After the email of the day a run would send nothing, and reports that; a forced run would send."""
     await due(app, "ada")
-    await stage.tick()
-    (one,) = await dry_run(by_hand, RunRequest(KIND, clock.now()))
+    await harness.tick()
+    (one,) = await dry_run(manual_runs, RunRequest(KIND, clock.now()))
     assert (one.would_send, one.reason) == (False, "already sent for that date")
-    (forced,) = await dry_run(by_hand, RunRequest(KIND, clock.now(), force=True))
+    (forced,) = await dry_run(manual_runs, RunRequest(KIND, clock.now(), force=True))
     assert forced.would_send
 
 
-async def test_an_instant_is_another_date_elsewhere(by_hand: ManualRuns, app: AppTables, clock: FakeClock) -> None:
-    """At 20:00 UTC it is tomorrow in Auckland: the same run speaks of different days."""
+async def test_one_instant_covers_different_local_dates(
+    manual_runs: ManualRuns, app: AppTables, clock: FakeClock
+) -> None:
+    """At 20:00 UTC it is already tomorrow in Auckland: one run covers different local dates."""
     morning = datetime(2026, 3, 3, 6)  # noqa: DTZ001 - as the application stores it
     for name, zone in (("ada", "Pacific/Auckland"), ("ben", "Europe/Paris")):
         await app.user(name, preferences={"timezone": zone})
         await app.task(name, "Call back", morning)
     at = datetime(2026, 3, 1, 20, tzinfo=UTC)
-    assert {one.user_id for one in await dry_run(by_hand, RunRequest(KIND, at))} == {"ada"}
-    assert {one.user_id for one in await dry_run(by_hand, RunRequest(KIND, at + timedelta(days=1)))} == {"ben"}
+    assert {one.user_id for one in await dry_run(manual_runs, RunRequest(KIND, at))} == {"ada"}
+    assert {one.user_id for one in await dry_run(manual_runs, RunRequest(KIND, at + timedelta(days=1)))} == {"ben"}
 
 
-async def test_a_thousand_people_come_in_portions(
-    by_hand: ManualRuns, app: AppTables, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+async def test_large_dry_run_is_read_in_pages(
+    manual_runs: ManualRuns, app: AppTables, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everybody once and in order, with at most five hundred in one question."""
+    """Every recipient is returned once and in order, with at most five hundred per query."""
     await app.connection.execute(
         """INSERT INTO users (id, email, password, "isEmailVerified", "updatedAt")
         SELECT 'u' || n, n || '@mail.example', '', true, now() FROM generate_series(1, 1201) AS n"""
@@ -134,28 +136,28 @@ async def test_a_thousand_people_come_in_portions(
         SELECT 't' || n, 'u' || n, 'x', '2026-03-03 12:00', now() FROM generate_series(1, 1201) AS n"""
     )
     asked: list[int] = []
-    check = by_hand._eligibility.check
+    check = manual_runs._eligibility.check
 
     async def counted(schedule: Any, mails: Any) -> Any:
         asked.append(len(mails))
         return await check(schedule, mails)
 
-    monkeypatch.setattr(by_hand._eligibility, "check", counted)
-    found = [one.user_id for one in await dry_run(by_hand, RunRequest(KIND, clock.now()))]
+    monkeypatch.setattr(manual_runs._eligibility, "check", counted)
+    found = [one.user_id for one in await dry_run(manual_runs, RunRequest(KIND, clock.now()))]
     assert len(found) == len(set(found)) == 1201
     assert asked == [500, 500, 201]
 
 
-async def test_the_overview_tells_what_is_next_and_what_was_last(
-    by_hand: ManualRuns, stage: SchedulerHarness, app: AppTables, clock: FakeClock
+async def test_overview_lists_next_and_last_runs(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:
-    """Zones with the same instant stand together; the last round is told with what became of its slots."""
+    """Zones due at the same instant are grouped; the last run is reported with the states of its emails."""
     await due(app, "ada")
     await due(app, "ben", preferences={"timezone": "Europe/Berlin"})
     await due(app, "cem", preferences={"timezone": "Asia/Tokyo"}, isEmailVerified=False)
-    await stage.tick()
-    reminder, overdue, report = await by_hand.overview()
-    assert [one.name for one in (reminder, overdue, report)] == by_hand.names
+    await harness.tick()
+    reminder, overdue, report = await manual_runs.overview()
+    assert [one.name for one in (reminder, overdue, report)] == manual_runs.names
     assert [(following.at, following.zones) for following in reminder.next] == [
         (datetime(2026, 3, 3, 0, tzinfo=UTC), ("Asia/Tokyo",)),
         (datetime(2026, 3, 3, 8, tzinfo=UTC), ("Europe/Berlin", "Europe/Paris")),
@@ -169,26 +171,26 @@ async def test_the_overview_tells_what_is_next_and_what_was_last(
     ("name", "days", "reason"),
     [("weekly", 0, "no schedule has that name"), (KIND, 1, "only the last 31 days"), (KIND, -32, "only the")],
 )
-async def test_senseless_wishes_are_refused(
-    by_hand: ManualRuns, clock: FakeClock, name: str, days: int, reason: str
+async def test_invalid_run_requests_are_refused(
+    manual_runs: ManualRuns, clock: FakeClock, name: str, days: int, reason: str
 ) -> None:
-    """Nothing is sent for a day that has not come, or that nobody remembers."""
+    """A run for a future day or one too long ago is refused."""
     with pytest.raises(InvalidRunRequestError, match=reason):
-        await by_hand.run(RunRequest(name, clock.now() + timedelta(days=days)))
+        await manual_runs.run(RunRequest(name, clock.now() + timedelta(days=days)))
 
 
-async def test_a_missing_table_is_named(by_hand: ManualRuns, stage: SchedulerHarness, clock: FakeClock) -> None:
-    """Reports need sessions; reminders can still be rehearsed."""
-    await stage.pool.execute("DROP TABLE focus_sessions")
+async def test_missing_table_is_named(manual_runs: ManualRuns, harness: SchedulerHarness, clock: FakeClock) -> None:
+    """Reports need sessions; a dry run of reminders still works."""
+    await harness.pool.execute("DROP TABLE focus_sessions")
     with pytest.raises(AppTablesUnavailableError, match="focus_sessions"):
-        await by_hand.run(RunRequest("focus-report", clock.now()))
-    assert await dry_run(by_hand, RunRequest(KIND, clock.now())) == []
+        await manual_runs.run(RunRequest("focus-report", clock.now()))
+    assert await dry_run(manual_runs, RunRequest(KIND, clock.now())) == []
 
 
-async def test_without_our_tables_the_remedy_is_named(
-    by_hand: ManualRuns, stage: SchedulerHarness, clock: FakeClock
+async def test_missing_schema_is_reported_with_the_remedy(
+    manual_runs: ManualRuns, harness: SchedulerHarness, clock: FakeClock
 ) -> None:
-    """Who has not migrated is told to."""
-    await stage.pool.execute("DROP SCHEMA flowstate_daemon CASCADE")
+    """Without migrations the error names the command to run."""
+    await harness.pool.execute("DROP SCHEMA flowstate_daemon CASCADE")
     with pytest.raises(StoreUnavailableError, match="flowstate-daemon migrate"):
-        await by_hand.overview()
+        await manual_runs.overview()

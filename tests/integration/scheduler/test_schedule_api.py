@@ -1,4 +1,4 @@
-"""Schedules over authenticated HTTP: listed, run, rehearsed; strange orders are refused in words and change nothing."""
+"""Schedules over authenticated HTTP: listed, run and dry-run; invalid requests are refused and change nothing."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ SELECT 't' || id, id, 'Write', timestamp '2026-03-03 12:00', now() FROM users
 
 
 @pytest.fixture
-def by_hand(stage: SchedulerHarness, migrated_url: str, clock: FakeClock) -> ManualRuns:
+def manual_runs(harness: SchedulerHarness, migrated_url: str, clock: FakeClock) -> ManualRuns:
     config = load({"DATABASE_URL": migrated_url, "FRONTEND_URL": "https://flowstate.example"})
-    return build_manual_runs(config, stage.pool, clock)
+    return build_manual_runs(config, harness.pool, clock)
 
 
 @pytest.fixture
-async def client(by_hand: ManualRuns, clock: FakeClock) -> AsyncIterator[ClientSession]:
-    endpoint = HttpServer(Schedules(BearerAuth([TOKEN], clock), by_hand, clock).routes(), host="127.0.0.1", port=0)
+async def client(manual_runs: ManualRuns, clock: FakeClock) -> AsyncIterator[ClientSession]:
+    endpoint = HttpServer(Schedules(BearerAuth([TOKEN], clock), manual_runs, clock).routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}", headers=headers) as session:
@@ -59,19 +59,19 @@ async def many(app: AppTables, count: int) -> None:
     await app.connection.execute(TASKS)
 
 
-async def test_nobody_runs_anything_without_the_token(
-    client: ClientSession, app: AppTables, stage: SchedulerHarness
+async def test_requests_without_the_token_are_refused(
+    client: ClientSession, app: AppTables, harness: SchedulerHarness
 ) -> None:
-    """The old backend let anybody do that."""
+    """The legacy backend accepted them from anyone."""
     await due(app, "ada")
     assert (await posted(client, Authorization="Bearer x"))[0] == 401
     async with client.get("/api/v1/schedules", headers={"Authorization": ""}) as response:
         assert response.status == 401
-    assert await stage.scheduled_mails() == []
+    assert await harness.scheduled_mails() == []
 
 
-async def test_the_list_says_when_each_is_next(client: ClientSession, app: AppTables) -> None:
-    """All three, zone by zone, with what the last run has brought."""
+async def test_list_shows_next_runs(client: ClientSession, app: AppTables) -> None:
+    """All three schedules by time zone, with the result of the last run."""
     await app.user("ada", {"timezone": "Asia/Tokyo"})
     async with client.get("/api/v1/schedules") as response:
         output = {one["name"]: one for one in await response.json()}
@@ -80,21 +80,21 @@ async def test_the_list_says_when_each_is_next(client: ClientSession, app: AppTa
     assert output["task-reminder"]["last"] is None
 
 
-async def test_a_run_is_sent_once(client: ClientSession, app: AppTables, stage: SchedulerHarness) -> None:
-    """202 with the numbers; a second one finds the slot taken; `force` opens what has ended."""
+async def test_run_is_planned_once(client: ClientSession, app: AppTables, harness: SchedulerHarness) -> None:
+    """202 with the counts; a second run finds existing rows; `force` reopens ended ones."""
     await due(app, "ada")
     status, ran = await posted(client)
     assert (status, ran["recipients"], ran["scheduled"]) == (202, 1, 1)
-    assert await stage.tick() == 1
+    assert await harness.tick() == 1
     assert (await posted(client))[1]["scheduled"] == 0
     assert (await posted(client, b'{"force": true}'))[1]["reopened"] == 1
-    assert await stage.tick() == 1
+    assert await harness.tick() == 1
 
 
-async def test_a_rehearsal_is_one_document_and_writes_nothing(
-    client: ClientSession, app: AppTables, stage: SchedulerHarness
+async def test_dry_run_is_one_document_and_writes_nothing(
+    client: ClientSession, app: AppTables, harness: SchedulerHarness
 ) -> None:
-    """More people than one page holds: who gets what, and why others do not."""
+    """More recipients than one page holds: each with its email or the reason why there is none."""
     await many(app, 600)
     await due(app, "bob", isEmailVerified=False)
     status, output = await posted(client, b'{"dry_run": true, "bodies": true}')
@@ -103,7 +103,7 @@ async def test_a_rehearsal_is_one_document_and_writes_nothing(
     assert [one["reason"] for one in output["recipients"] if not one["sends"]] == [
         "the user has not verified the address"
     ]
-    assert await stage.scheduled_mails() == []
+    assert await harness.scheduled_mails() == []
 
 
 @pytest.mark.parametrize(
@@ -122,27 +122,27 @@ async def test_a_rehearsal_is_one_document_and_writes_nothing(
         (b'{"at": "2020-03-02T09:00:00Z", "dry_run": true}', "at"),
     ],
 )
-async def test_strange_orders_are_refused(
-    client: ClientSession, app: AppTables, stage: SchedulerHarness, body: bytes, named: str
+async def test_invalid_requests_are_refused(
+    client: ClientSession, app: AppTables, harness: SchedulerHarness, body: bytes, named: str
 ) -> None:
-    """400 with words about what was expected, and nothing is planned."""
+    """400 with a description of what is expected, and nothing is planned."""
     await due(app, "ada")
     status, output = await posted(client, body)
     assert (status, named in output["reason"]) == (400, True), output
-    assert await stage.scheduled_mails() == []
+    assert await harness.scheduled_mails() == []
 
 
-async def test_what_does_not_exist_or_is_too_long(client: ClientSession) -> None:
-    """An unknown schedule is told those that there are; nobody needs five kilobytes for an order."""
+async def test_unknown_schedule_and_oversized_body_are_refused(client: ClientSession) -> None:
+    """An unknown schedule is answered with the known names; a body of five kilobytes is refused."""
     status, output = await posted(client, path="/api/v1/schedules/pigeons/run")
     assert (status, "task-reminder" in output["reason"]) == (404, True)
     assert (await posted(client, b" " * (MAX_BODY_BYTES + 1)))[0] == 413
 
 
-async def test_one_at_a_time_and_whoever_hangs_up_blocks_nobody(
-    client: ClientSession, app: AppTables, stage: SchedulerHarness
+async def test_one_dry_run_at_a_time_and_a_disconnect_frees_it(
+    client: ClientSession, app: AppTables, harness: SchedulerHarness
 ) -> None:
-    """While one rehearses, another is told to wait; a client that goes away in the middle is no error of ours."""
+    """During a dry run another request must wait; a client that disconnects causes no error."""
     await many(app, 2000)
     with capture_logs() as lines:
         response = await client.post(RUN, data=b'{"dry_run": true, "bodies": true}')
@@ -153,11 +153,11 @@ async def test_one_at_a_time_and_whoever_hangs_up_blocks_nobody(
             while (await posted(client))[0] == 409:
                 await asyncio.sleep(0.05)
     assert [line for line in lines if line["log_level"] in ("error", "critical")] == []
-    assert len(await stage.scheduled_mails()) == 2000
+    assert len(await harness.scheduled_mails()) == 2000
 
 
-async def test_an_outage_in_the_middle_ends_the_document(client: ClientSession, app: AppTables) -> None:
-    """What was told so far is a whole document, which says that it is not all."""
+async def test_outage_during_a_dry_run_completes_the_document(client: ClientSession, app: AppTables) -> None:
+    """The partial result is valid JSON that reports that it is incomplete."""
     await many(app, 1200)
     response = await client.post(RUN, data=b'{"dry_run": true, "bodies": true}')
     await app.connection.execute("ALTER TABLE users RENAME TO u")

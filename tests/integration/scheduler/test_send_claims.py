@@ -1,4 +1,4 @@
-"""Leave to send, as the engine asks for it."""
+"""Claims on scheduled emails, as workers request them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support.scheduler import SchedulerHarness
 @pytest.mark.parametrize(
     "job_id", ["scheduled.\0", "scheduled.\ufffd", "scheduled.", "scheduled.task-reminder.20260302.x"]
 )
-async def test_a_job_that_only_sounds_like_a_slot_s_gets_no_leave(stage: SchedulerHarness, job_id: str) -> None:
-    """A producer may call a job what it likes, also what Postgres does not take; nobody waits for ever for it."""
-    mail_guard = ScheduledMailGuard(stage.scheduler.scheduled_mails)
+async def test_unknown_job_id_gets_no_claim(harness: SchedulerHarness, job_id: str) -> None:
+    """A producer may choose any job id, also one that Postgres cannot store; no job waits for ever."""
+    mail_guard = ScheduledMailGuard(harness.scheduler.scheduled_mails)
     async with asyncio.timeout(5):
         with pytest.raises(MailSkipped, match="no such scheduled email"):
             await mail_guard.check(job_id)

@@ -1,4 +1,4 @@
-"""Who gets no mail: the list, the way back, and the question that is asked before each batch."""
+"""Suppressions and unsubscribes: adding, removing, paging, and the lookup before each batch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def suppressions(pool: asyncpg.Pool, clock: FakeClock) -> Suppressions:
     return Suppressions(pool, clock)
 
 
-async def test_an_address_is_found_in_any_spelling(suppressions: Suppressions) -> None:
-    """Case and blanks around do not matter, neither on the way in nor out."""
+async def test_address_is_found_in_any_spelling(suppressions: Suppressions) -> None:
+    """Case and surrounding blanks do not matter, in storage and in lookups."""
     assert await suppressions.add(" Ada@Example.ORG", "manual", "asked by phone\0") is True
     assert await suppressions.add("ada@example.org", "manual") is False
     (found,) = await suppressions.find("ADA@EXAMPLE.ORG ")
@@ -31,22 +31,22 @@ async def test_an_address_is_found_in_any_spelling(suppressions: Suppressions) -
     assert await suppressions.remove("ada@example.org") == []
 
 
-async def test_reasons_stand_beside_each_other_and_go_together(suppressions: Suppressions) -> None:
-    """A complaint does not hide a bounce; removing an address removes all that stood against it."""
+async def test_reasons_are_stored_separately_and_removed_together(suppressions: Suppressions) -> None:
+    """A complaint does not hide a bounce; removing an address removes all its reasons."""
     for reason in ("complained", "bounced"):
         await suppressions.add("ada@example.org", reason)
     assert [one.reason for one in await suppressions.find("ada@example.org")] == ["bounced", "complained"]
     assert await suppressions.remove("ada@example.org") == ["bounced", "complained"]
 
 
-async def test_an_unknown_reason_is_a_bug(suppressions: Suppressions) -> None:
-    """Only what the policy knows how to judge can be stored."""
+async def test_unknown_reason_raises_value_error(suppressions: Suppressions) -> None:
+    """Only reasons that the policy knows can be stored."""
     with pytest.raises(ValueError, match="not a reason"):
         await suppressions.add("ada@example.org", "mood")
 
 
-async def test_pages_lose_nobody(suppressions: Suppressions) -> None:
-    """Page after page gives every row once, by address, also where one address fills the end of a page."""
+async def test_pages_return_every_row_once(suppressions: Suppressions) -> None:
+    """Page after page gives every row once, ordered by address, also when one address crosses pages."""
     for number in range(5):
         for reason in ("bounced", "manual"):
             await suppressions.add(f"p{number}@example.org", reason)
@@ -59,8 +59,8 @@ async def test_pages_lose_nobody(suppressions: Suppressions) -> None:
     ]
 
 
-async def test_the_way_back_from_one_kind_and_from_all(suppressions: Suppressions) -> None:
-    """Each kind can be taken back alone; * takes back everything."""
+async def test_resubscribe_to_one_kind_and_to_all(suppressions: Suppressions) -> None:
+    """Each kind can be undone alone; * undoes all."""
     for kind in ("task-reminder", "focus-report", "*"):
         assert await suppressions.unsubscribe("ada@example.org", kind) is True
     assert await suppressions.unsubscribe("ada@example.org") is False
@@ -73,8 +73,8 @@ async def test_the_way_back_from_one_kind_and_from_all(suppressions: Suppression
     assert await suppressions.resubscribe("ada@example.org") == []
 
 
-async def test_facts_for_500_people_in_one_query(pool: asyncpg.Pool, suppressions: Suppressions) -> None:
-    """Everybody asked for has an answer under the spelling that was asked for, the unknown and the odd too."""
+async def test_status_of_500_addresses_in_one_query(pool: asyncpg.Pool, suppressions: Suppressions) -> None:
+    """Every address has a status under its given spelling, unknown and odd ones too."""
     await suppressions.add("p7@example.org", "bounced")
     await suppressions.add("p7@example.org", "complained")
     await suppressions.unsubscribe("P9@example.org", "task-reminder")
@@ -87,7 +87,7 @@ async def test_facts_for_500_people_in_one_query(pool: asyncpg.Pool, suppression
     assert await suppressions.status_for([]) == {}
 
 
-async def test_adding_at_once_adds_once(suppressions: Suppressions) -> None:
-    """Several daemons may say the same at the same time."""
+async def test_concurrent_adds_add_once(suppressions: Suppressions) -> None:
+    """Several daemons may add the same suppression at the same time."""
     added = await asyncio.gather(*(suppressions.add("ada@example.org", "bounced") for _ in range(5)))
     assert sorted(added) == [False] * 4 + [True]

@@ -1,4 +1,4 @@
-"""Which language people have chosen, read from the application's table as far as we may."""
+"""The language of users, read from the application's table as far as the role may."""
 
 from __future__ import annotations
 
@@ -40,17 +40,15 @@ async def add(pool: asyncpg.Pool, preferences: Sequence[Any], address: str = "p{
     return addresses
 
 
-async def test_people_have_what_they_chose(bare_pool: asyncpg.Pool, languages: UserLanguages) -> None:
-    """Whoever has chosen something is told as they wrote it; nobody else is."""
+async def test_chosen_languages_are_returned(bare_pool: asyncpg.Pool, languages: UserLanguages) -> None:
+    """Users with a language get it as they wrote it; others are missing."""
     await add(bare_pool, [{"language": "fr"}, {"language": "pt-BR"}, {"language": None}, {}, None])
     asked = [f"p{number}@example.org" for number in range(6)]
     assert await languages.languages_of(asked) == {"p0@example.org": "fr", "p1@example.org": "pt-BR"}
 
 
-async def test_the_spelling_of_the_job_need_not_be_the_application_s(
-    bare_pool: asyncpg.Pool, languages: UserLanguages
-) -> None:
-    """Most applications store addresses in small letters, some as they were typed."""
+async def test_address_is_found_in_another_spelling(bare_pool: asyncpg.Pool, languages: UserLanguages) -> None:
+    """Most applications store addresses in lower case, some as typed."""
     await add(bare_pool, [{"language": "fr"}])
     await add(bare_pool, [{"language": "fr"}], "Q{}@example.org")
     found = await languages.languages_of(["P0@Example.org", "Q0@example.org", "q0@example.org", "a\0b", "\ud800"])
@@ -58,10 +56,10 @@ async def test_the_spelling_of_the_job_need_not_be_the_application_s(
 
 
 @pytest.mark.parametrize("nonsense", ["fr", ["fr"], 7, True, {"language": ["fr"]}, {"language": {"fr": "x" * 9999}}])
-async def test_broken_preferences_are_bearable(
+async def test_invalid_preferences_do_not_affect_others(
     bare_pool: asyncpg.Pool, languages: UserLanguages, nonsense: Any
 ) -> None:
-    """Whatever stands there, the others of the batch have their language, and nothing endless comes back."""
+    """Whatever one user's preferences hold, the others get their language, and long values are truncated."""
     addresses = await add(bare_pool, [nonsense, {"language": "fr"}])
     found = await languages.languages_of(addresses)
     assert found[addresses[1]] == "fr"
@@ -79,10 +77,10 @@ async def owner(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.mark.parametrize("change", REFUSALS, ids=lambda change: change[:28])
-async def test_a_table_that_cannot_be_read_is_said_once(
+async def test_unreadable_table_is_logged_once(
     owner: asyncpg.Connection, database_url: str, clock: FakeClock, change: str
 ) -> None:
-    """No right, no table, no column, another type: everybody gets the default language, and the remedy is told."""
+    """Without right, table, column or type all users get the default language, and the remedy is logged."""
     await owner.execute(change)
     async with open_pool(clean_dsn(database_url.replace("postgres@", "reader@"))) as pool:
         languages = UserLanguages(pool, clock)
@@ -95,8 +93,8 @@ async def test_a_table_that_cannot_be_read_is_said_once(
     assert "GRANT" in warning["remedy"]
 
 
-async def test_a_right_granted_later_is_noticed(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
-    """The table is asked again after a while, and not before."""
+async def test_right_granted_later_is_used(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
+    """The table is queried again after DENIED_RETRY_S, and not before."""
     languages = UserLanguages(bare_pool, clock)
     await bare_pool.execute("ALTER TABLE users RENAME TO hidden")
     assert await languages.languages_of(["p0@example.org"]) == {}
@@ -107,8 +105,8 @@ async def test_a_right_granted_later_is_noticed(bare_pool: asyncpg.Pool, clock: 
     assert await languages.languages_of(["p0@example.org"]) == {"p0@example.org": "fr"}
 
 
-async def test_postgres_away_is_an_outage(clock: FakeClock) -> None:
-    """As for everything else that is asked before a mail leaves."""
+async def test_unreachable_postgres_raises_store_unavailable(clock: FakeClock) -> None:
+    """As in every other query before an email is sent."""
     async with open_pool(clean_dsn(f"postgresql://u@127.0.0.1:{free_port()}/d")) as pool:
         with pytest.raises(StoreUnavailableError):
             await UserLanguages(pool, clock).languages_of(["p0@example.org"])

@@ -1,4 +1,4 @@
-"""Tables of the application that are missing, different or closed: named, with what mends it; nothing else stops."""
+"""Missing, changed or unreadable tables of the application are named with the fix, and nothing else stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowstate_daemon.database.app_database import AppDatabase, AppTablesUnavail
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.server_info import COLUMNS_BY_TABLE, find_missing_access
-from tests.integration.database.test_facts import day, week
+from tests.integration.database.test_app_data import day, week
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ async def as_role(role: str, database_url: str) -> AsyncIterator[asyncpg.Pool]:
         yield pool
 
 
-async def test_the_whole_application_is_readable(bare_pool: asyncpg.Pool) -> None:
-    """The tables as Prisma makes them lack nothing that is asked of them."""
+async def test_complete_application_has_no_missing_access(bare_pool: asyncpg.Pool) -> None:
+    """The tables created by Prisma lack nothing."""
     async with bare_pool.acquire() as connection:
         assert await find_missing_access(connection, "public") == []
 
 
-async def test_a_missing_table_is_named_and_others_go_on(bare_pool: asyncpg.Pool) -> None:
-    """Reports stop without sessions, reminders do not; the connection of the refusal goes on working."""
+async def test_missing_table_is_named_and_others_work(bare_pool: asyncpg.Pool) -> None:
+    """Without sessions reports fail, reminders work; the connection of the failed query remains usable."""
     await bare_pool.execute("DROP TABLE focus_sessions")
     facts = AppData(AppDatabase(bare_pool))
     with pytest.raises(
@@ -53,22 +53,22 @@ async def test_a_missing_table_is_named_and_others_go_on(bare_pool: asyncpg.Pool
     assert await facts.tasks_due([day("ada", 10)]) == {}
 
 
-async def test_a_missing_column_is_named(bare_pool: asyncpg.Pool) -> None:
-    """A column that a later version of the application has renamed is told by its old name."""
+async def test_missing_column_is_named(bare_pool: asyncpg.Pool) -> None:
+    """A renamed column is reported by its old name."""
     await bare_pool.execute("""ALTER TABLE tasks RENAME "dueDate" TO due""")
     with pytest.raises(AppTablesUnavailableError, match=r'the table public\.tasks has no column "dueDate"'):
         await AppData(AppDatabase(bare_pool)).tasks_overdue([day("ada", 10)])
 
 
-async def test_a_column_of_another_type_is_no_crash(bare_pool: asyncpg.Pool) -> None:
-    """Nothing is missing, and still the query cannot run: Postgres' own words and where to look."""
+async def test_column_of_another_type_is_reported(bare_pool: asyncpg.Pool) -> None:
+    """Nothing is missing, and the query still fails: the message of Postgres and what to run."""
     await bare_pool.execute("""ALTER TABLE tasks ALTER "dueDate" TYPE text""")
     with pytest.raises(AppTablesUnavailableError, match=r"operator does not exist.*flowstate-daemon check"):
         await AppData(AppDatabase(bare_pool)).tasks_due([day("ada", 10)])
 
 
-async def test_another_schema_is_found_or_missed(bare_pool: asyncpg.Pool) -> None:
-    """Prisma's `schema` parameter says where the tables are, even under a hostile name."""
+async def test_other_schema_is_used(bare_pool: asyncpg.Pool) -> None:
+    """Prisma's `schema` parameter names the schema, even with a hostile name."""
     name = 'flow"; DROP TABLE users; --'
     facts = AppData(AppDatabase(bare_pool, name))
     with pytest.raises(AppTablesUnavailableError, match="there is no schema flow"):
@@ -79,7 +79,7 @@ async def test_another_schema_is_found_or_missed(bare_pool: asyncpg.Pool) -> Non
 
 
 async def test_missing_grants_are_named_one_by_one(bare_pool: asyncpg.Pool, as_role: asyncpg.Pool, role: str) -> None:
-    """What is written down as the remedy, run as it stands, is enough for every query."""
+    """The remedies, run unchanged, are enough for every query."""
     await bare_pool.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
     facts = AppData(AppDatabase(as_role))
     with pytest.raises(AppTablesUnavailableError, match=f'GRANT USAGE ON SCHEMA "public" TO "{role}"'):
@@ -95,8 +95,8 @@ async def test_missing_grants_are_named_one_by_one(bare_pool: asyncpg.Pool, as_r
     assert await facts.tasks_due([day("ada", 10)]) == await facts.tasks_overdue([day("ada", 10)]) == {}
 
 
-async def test_one_closed_table_closes_no_other(bare_pool: asyncpg.Pool, as_role: asyncpg.Pool, role: str) -> None:
-    """Without rights on tasks there are still people and, with a remedy in the log, no reminders."""
+async def test_unreadable_table_affects_no_other(bare_pool: asyncpg.Pool, as_role: asyncpg.Pool, role: str) -> None:
+    """Without access to tasks users can be read, and the error has a remedy."""
     await bare_pool.execute(f'GRANT SELECT ON users TO "{role}"')
     facts = AppData(AppDatabase(as_role))
     assert await facts.users(["ada"]) == {}
@@ -104,8 +104,8 @@ async def test_one_closed_table_closes_no_other(bare_pool: asyncpg.Pool, as_role
         await facts.tasks_due([day("ada", 10)])
 
 
-async def test_a_lost_server_is_an_ordinary_outage(bare_pool: asyncpg.Pool) -> None:
-    """Only what a person must mend is called unreadable."""
+async def test_lost_server_is_not_reported_as_missing_access(bare_pool: asyncpg.Pool) -> None:
+    """Only what an operator must fix raises AppTablesUnavailableError."""
     with pytest.raises(StoreUnavailableError) as caught:
         async with AppDatabase(bare_pool).connection() as connection:
             await connection.fetch("SELECT pg_terminate_backend(pg_backend_pid())")

@@ -1,4 +1,4 @@
-"""Facts about people, read for many at a time from tables that may hold anything Postgres takes."""
+"""Data of many users at a time, from tables that may hold anything that Postgres accepts."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def facts(bare_pool: asyncpg.Pool) -> AppData:
     return AppData(border.AppDatabase(bare_pool))
 
 
-async def test_people_as_they_are_stored(app: AppTables, facts: AppData) -> None:
-    """Language, zone and wishes from good preferences; who has none wants everything; nobody is invented."""
+async def test_users_are_read_as_stored(app: AppTables, facts: AppData) -> None:
+    """Language, zone and notifications come from valid preferences; by default all are enabled."""
     refusing = {"timezone": "Asia/Tokyo", "language": "fr", "notifications": {"taskReminders": False}}
     await app.user("ada", refusing, fullName="Ada")
     await app.user("bob", isEmailVerified=False, deletedAt=stored(2026, 1, 2))
@@ -72,8 +72,8 @@ async def test_people_as_they_are_stored(app: AppTables, facts: AppData) -> None
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_strange_preferences_are_none(app: AppTables, facts: AppData, preferences: object) -> None:
-    """Whatever JSON stands there, the person is read; what cannot be understood refuses nothing."""
+async def test_invalid_preferences_are_ignored(app: AppTables, facts: AppData, preferences: object) -> None:
+    """Whatever JSON the preferences hold, the user is read; invalid values disable nothing."""
     await app.user("ada", preferences)
     ada = (await facts.users(["ada"]))["ada"]
     assert ada.language is None
@@ -89,16 +89,16 @@ async def test_strange_preferences_are_none(app: AppTables, facts: AppData, pref
         ({"notifications": {"focusReport": False, "overdueSummary": True}}, ALL - {"focus-report"}),
     ],
 )
-async def test_a_no_is_heard_in_any_spelling(
+async def test_disabled_notification_is_read_in_any_spelling(
     app: AppTables, facts: AppData, preferences: object, wants: frozenset[str]
 ) -> None:
-    """A refusal as text, or of all notifications at once, counts: in doubt nobody is bothered."""
+    """A refusal as text, or of all notifications at once, counts."""
     await app.user("ada", preferences)
     assert (await facts.users(["ada"]))["ada"].enabled_notifications == wants
 
 
-async def test_tomorrow_has_an_exact_begin_and_end(app: AppTables, facts: AppData) -> None:
-    """Open tasks of the window in the order in which they are due, each with its project; nothing else."""
+async def test_tasks_due_are_limited_to_the_window(app: AppTables, facts: AppData) -> None:
+    """Open tasks of the window ordered by due time, each with its project; nothing else."""
     await app.user("ada")
     project = await app.project("ada", "Autumn")
     await app.task("ada", "last ms", stored(2026, 3, 10, 22, 59, 59, 999_000))
@@ -121,8 +121,8 @@ async def test_tomorrow_has_an_exact_begin_and_end(app: AppTables, facts: AppDat
     assert tasks.total == 2
 
 
-async def test_each_window_is_its_owners_own(app: AppTables, facts: AppData) -> None:
-    """Two people in two zones: the same instant is tomorrow for one of them only, and none sees the other's tasks."""
+async def test_windows_belong_to_their_users(app: AppTables, facts: AppData) -> None:
+    """For two users in two zones an instant is tomorrow for one only, and neither sees the other's tasks."""
     for name in ("ada", "bob"):
         await app.user(name)
         await app.task(name, f"{name}'s", stored(2026, 3, 9, 20))
@@ -133,8 +133,8 @@ async def test_each_window_is_its_owners_own(app: AppTables, facts: AppData) -> 
     }
 
 
-async def test_one_task_may_be_asked_for(app: AppTables, facts: AppData) -> None:
-    """With an item the window holds that task, if it is still due then, and no other."""
+async def test_window_can_be_limited_to_one_task(app: AppTables, facts: AppData) -> None:
+    """With a task id the window holds that task, if it is still due then, and no other."""
     await app.user("ada")
     first, _ = [await app.task("ada", title, stored(2026, 3, 10, 12)) for title in ("one", "two")]
     moved = await app.task("ada", "moved", stored(2026, 3, 20))
@@ -143,8 +143,8 @@ async def test_one_task_may_be_asked_for(app: AppTables, facts: AppData) -> None
     assert [(window.task_id, tasks.total) for window, tasks in found.items()] == [(first, 1)]
 
 
-async def test_ten_oldest_and_the_true_count(app: AppTables, facts: AppData) -> None:
-    """The list is cut in the database, the count is not; today is not overdue."""
+async def test_overdue_tasks_are_limited_but_counted(app: AppTables, facts: AppData) -> None:
+    """The list is limited in the database, the count is not; today is not overdue."""
     await app.user("ada")
     await app.connection.execute(
         """INSERT INTO tasks (id, "userId", title, "dueDate", "updatedAt")
@@ -160,8 +160,8 @@ async def test_ten_oldest_and_the_true_count(app: AppTables, facts: AppData) -> 
 @pytest.mark.parametrize(
     "due", ["-infinity", "0044-03-15 BC", "0001-01-01", "infinity", "9999-12-31 23:59", "294276-12-31"]
 )
-async def test_impossible_dates_are_read(app: AppTables, facts: AppData, due: str) -> None:
-    """Dates that no Python datetime holds crash nothing; the past is overdue, the far future is not."""
+async def test_dates_beyond_datetime_are_read(app: AppTables, facts: AppData, due: str) -> None:
+    """Dates that Python cannot represent raise nothing; the past is overdue, the far future is not."""
     await app.user("ada")
     await app.task("ada", "odd", due)
     found = await facts.tasks_overdue([day("ada", 9)])
@@ -170,8 +170,8 @@ async def test_impossible_dates_are_read(app: AppTables, facts: AppData, due: st
     assert await facts.tasks_due([day("ada", 10)]) == {}
 
 
-async def test_titles_may_be_missing_or_endless(app: AppTables, facts: AppData) -> None:
-    """A title of a megabyte is cut where it lies; an empty one, or none, is None."""
+async def test_titles_may_be_missing_or_huge(app: AppTables, facts: AppData) -> None:
+    """A title of a megabyte is truncated in the database; an empty or missing one is None."""
     await app.user("ada")
     await app.connection.execute("ALTER TABLE tasks ALTER COLUMN title DROP NOT NULL")
     for number, title in enumerate(("x" * 1_000_000, "", None)):
@@ -180,8 +180,8 @@ async def test_titles_may_be_missing_or_endless(app: AppTables, facts: AppData) 
     assert [task.title for task in first] == ["x" * 500, None, None]
 
 
-async def test_a_week_of_focus(app: AppTables, facts: AppData) -> None:
-    """Sums by local weekday, ratings of rated sessions only, the week before apart, and the tasks with most minutes."""
+async def test_focus_week_totals(app: AppTables, facts: AppData) -> None:
+    """Totals by local weekday, ratings of rated sessions only, the week before apart, and the top tasks."""
     await app.user("ada")
     tasks = {title: await app.task("ada", title, None) for title in ("a", "b", "c", "d")}
     for start, actual, columns in (
@@ -203,7 +203,7 @@ async def test_a_week_of_focus(app: AppTables, facts: AppData) -> None:
 
 
 async def test_absurd_sessions_are_bounded(app: AppTables, facts: AppData) -> None:
-    """Negative minutes count as none and endless ones as a day: one broken row does not drown a week."""
+    """Negative minutes count as none and huge ones as a day, so that one broken row does not spoil a week."""
     await app.user("ada")
     for actual, planned in ((-5, 25), (2**31 - 1, 25), (None, -(2**31)), (0, 25)):
         await app.session("ada", stored(2026, 3, 10, 12), planned, actualDuration=actual)
@@ -213,8 +213,8 @@ async def test_absurd_sessions_are_bounded(app: AppTables, facts: AppData) -> No
     assert [(top.title, top.minutes) for top in found.top] == [(None, 1440)]
 
 
-async def test_hundreds_of_people_cost_one_query(app: AppTables, facts: AppData) -> None:
-    """Five hundred people are read together, whatever is asked."""
+async def test_hundreds_of_users_cost_one_query(app: AppTables, facts: AppData) -> None:
+    """Every method reads five hundred users at once."""
     await app.connection.execute(
         """INSERT INTO users (id, email, password, "updatedAt") SELECT 'u' || n, n || '@x.example', '', now()
         FROM generate_series(1, 500) AS n"""
@@ -235,7 +235,7 @@ async def test_hundreds_of_people_cost_one_query(app: AppTables, facts: AppData)
     assert await facts.focus_weeks(windows) == {}
 
 
-async def test_nobody_is_asked_about_nobody(facts: AppData) -> None:
+async def test_empty_batch_returns_nothing(facts: AppData) -> None:
     """An empty batch is answered without an error."""
     assert [await facts.users([]), await facts.tasks_due([]), await facts.tasks_overdue([])] == [{}, {}, {}]
     assert await facts.focus_weeks([]) == {}

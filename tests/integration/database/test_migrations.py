@@ -1,4 +1,4 @@
-"""Our schema comes about once, by whoever is first, with few rights, and never at the application's cost."""
+"""Our schema is migrated once by any daemon, with few privileges, and without changes to the application's schema."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def public_state(pool: asyncpg.Pool) -> list[tuple[str, ...]]:
     return [*map(tuple, shape), *rows]
 
 
-async def test_migrations_run_once_and_leave_nothing_pending(bare_pool: asyncpg.Pool) -> None:
+async def test_migrations_run_once(bare_pool: asyncpg.Pool) -> None:
     """All are pending before, none after, and a second run does nothing."""
     migrator = Migrator(bare_pool)
     assert await migrator.pending() == ALL
@@ -62,8 +62,8 @@ async def test_migrations_run_once_and_leave_nothing_pending(bare_pool: asyncpg.
     assert await migrator.apply() == []
 
 
-async def test_several_migrators_at_once_share_the_work(database_url: str) -> None:
-    """Eight daemons on eight connections: every migration is applied by exactly one of them, and nobody fails."""
+async def test_concurrent_migrators_apply_each_migration_once(database_url: str) -> None:
+    """Eight daemons on eight connections: exactly one applies each migration, and none fails."""
     async with open_pool(clean_dsn(database_url), size=8) as pool:
         done = await asyncio.gather(*(Migrator(pool).apply() for _ in range(8)))
         assert sorted(step.version for steps in done for step in steps) == [step.version for step in ALL]
@@ -71,8 +71,8 @@ async def test_several_migrators_at_once_share_the_work(database_url: str) -> No
             assert await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
-async def test_a_failing_migration_leaves_nothing_behind(bare_pool: asyncpg.Pool) -> None:
-    """What it did before it failed is undone, earlier ones stay, and a mended one can follow."""
+async def test_failed_migration_is_rolled_back(bare_pool: asyncpg.Pool) -> None:
+    """Its changes are undone, earlier migrations stay, and a fixed one can follow."""
     bad = Migration(2, "bad", "CREATE TABLE flowstate_daemon.half (x int); SELECT 1 / 0;")
     with pytest.raises(asyncpg.DivisionByZeroError):
         await Migrator(bare_pool, [ALL[0], bad]).apply()
@@ -81,22 +81,22 @@ async def test_a_failing_migration_leaves_nothing_behind(bare_pool: asyncpg.Pool
     assert await Migrator(bare_pool).apply() == ALL[1:]
 
 
-async def test_a_newer_database_is_left_alone(pool: asyncpg.Pool) -> None:
-    """A daemon that knows less than the database refuses, in words that an operator understands."""
+async def test_newer_database_is_refused(pool: asyncpg.Pool) -> None:
+    """A daemon older than the database refuses with a message for operators."""
     for ask in (Migrator(pool, ALL[:1]).pending, Migrator(pool, ALL[:1]).apply):
         with pytest.raises(SchemaMismatchError, match="older than the database"):
             await ask()
 
 
-async def test_a_changed_migration_is_refused(pool: asyncpg.Pool) -> None:
-    """What was applied must be what the file says now."""
+async def test_changed_migration_is_refused(pool: asyncpg.Pool) -> None:
+    """An applied migration must equal its file."""
     changed = [Migration(1, ALL[0].name, ALL[0].text + "-- one more remark\n"), *ALL[1:]]
     with pytest.raises(SchemaMismatchError, match="0001_ledger was applied with another content"):
         await Migrator(pool, changed).apply()
 
 
-async def test_missing_tables_are_an_outage_with_the_remedy(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
-    """Who works on a schema that is not there is told what to run, and may wait for it."""
+async def test_missing_schema_is_reported_with_the_remedy(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
+    """Without the schema every query raises StoreUnavailableError with the command to run."""
     with pytest.raises(StoreUnavailableError, match="run: flowstate-daemon migrate"):
         await MailHistory(bare_pool).explain("ada@example.org")
     with pytest.raises(StoreUnavailableError, match="run: flowstate-daemon migrate"):
@@ -119,10 +119,8 @@ async def modest_url(database_url: str, bare_pool: asyncpg.Pool) -> AsyncIterato
         await admin.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
-async def test_a_role_with_nothing_but_the_schema_is_enough(
-    bare_pool: asyncpg.Pool, modest_url: str, clock: FakeClock
-) -> None:
-    """Without the schema it is told what an administrator has to run; with it, everything works."""
+async def test_role_with_its_own_schema_is_enough(bare_pool: asyncpg.Pool, modest_url: str, clock: FakeClock) -> None:
+    """Without the schema the error names the statement for an administrator; with it, everything works."""
     role = modest_url.partition("://")[2].partition("@")[0]
     async with open_pool(clean_dsn(modest_url)) as modest:
         with pytest.raises(StoreUnavailableError, match="CREATE SCHEMA flowstate_daemon AUTHORIZATION"):
@@ -139,8 +137,8 @@ async def test_a_role_with_nothing_but_the_schema_is_enough(
                 await connection.execute("DELETE FROM public.users")
 
 
-async def test_the_application_sees_no_difference(database_url: str, bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
-    """Shape, rights and rows of `public` are the same before and after migrating, writing and pruning."""
+async def test_application_schema_is_not_changed(database_url: str, bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
+    """Structure, privileges and rows of `public` are the same after migrating, writing and pruning."""
     await add_users(database_url, datetime(2026, 3, 2, 8, tzinfo=UTC))
     before = await public_state(bare_pool)
     await Migrator(bare_pool).apply()
