@@ -93,7 +93,7 @@ async def morning(database_url: str, redis_url: str) -> dict[str, Any]:
         ground = SchedulerDatabase(
             pool, dsn.schema, connection, Keys("calendar"), FakeClock(EVENING - timedelta(minutes=1))
         )
-        stage = ground.stage()
+        stage = ground.harness()
         await stage.plan()
         before_mb = rss_mb()
         figures = {kind: await _hour(ground, stage, at) for kind, at in HOURS.items()}

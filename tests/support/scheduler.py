@@ -1,7 +1,7 @@
 """The scheduler on real stores with a fake clock: its planner, enqueuer and reconciler, and a fake worker.
 
 The fake worker does what a worker does for an email, without rendering: claim the job, claim the scheduled email,
-complete with an outcome in the journal; then it moves the journal to the ledger. It keeps the emails that it has delivered.
+complete with an outcome in the journal. It then moves the journal to the ledger, and keeps the delivered emails.
 """
 
 from __future__ import annotations

@@ -78,12 +78,13 @@ async def test_claimed_mail_fails_after_a_flush(
 async def test_outcome_in_the_journal_is_respected(app: AppTables, harness: SchedulerHarness, clock: FakeClock) -> None:
     """While the ledger writer lags behind, the reconciler finds the outcome in the journal and changes nothing."""
     await queued(app, harness)
-    file, harness.fake_worker.file = harness.fake_worker.file, _nothing  # type: ignore[method-assign]
+    worker = harness.fake_worker
+    write_ledger, worker.write_ledger = worker.write_ledger, _nothing  # type: ignore[method-assign]
     assert await harness.fake_worker.run_once() == 1
     clock.advance(3600)
     await harness.scheduler.reconciler.run_once()
     assert (await state_of(harness))[0] == "queued"
-    await file()
+    await write_ledger()
     assert await state_of(harness) == ("sent", None)
 
 
