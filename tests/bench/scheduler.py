@@ -1,7 +1,7 @@
 """The calendar for many people: how long the planning of a morning takes, and how fast mails get into the queue.
 
 `python -m tests.bench.calendar [--full]`; part of `make bench`. In full these are a million people, of whom a fifth has
-something due, all in one zone: the worst morning. The planner and the feeder are the daemon's own, in a process of
+something due, all in one zone: the worst morning. The planner and the enqueuer are the daemon's own, in a process of
 their own (this module with `--morning`), so that its memory is theirs.
 """
 
@@ -127,7 +127,7 @@ async def _hour(ground: SchedulerDatabase, stage: SchedulerHarness, at: datetime
 
 
 async def _take_away(ground: SchedulerDatabase) -> None:
-    """What senders do in their own time: the list ahead of the feeder is empty again."""
+    """What workers do between two batches: empty the queue."""
     keys, call = ground.keys, ground.connection.execute
     jobs = [keys.job(job_id.decode()) for job_id in await call("LRANGE", keys("wait"), 0, -1)]
     await call("UNLINK", keys("wait"), keys("priority"), *jobs)

@@ -68,10 +68,10 @@ WITH written AS (
 SELECT count(*) FROM written;
 
 -- name: insert_events
--- Provider events, each once, and in the same statement the suppressions that new ones bring: a repeated event does
--- not undo what an operator has removed meanwhile. Returns how many events were new.
--- $1 the webhook's ids (text[])
--- $2 the provider's ids of the mails (text[])
+-- Insert provider events idempotently, and add the suppressions of new events in the same statement: a repeated event
+-- does not restore a suppression that an operator has removed. Returns the number of new events.
+-- $1 webhook ids (text[])
+-- $2 provider ids of the emails (text[])
 -- $3 types (text[])
 -- $4 Unix milliseconds (bigint[])
 -- $5 addresses, normalised (text[])

@@ -1,4 +1,4 @@
-"""DATABASE_URL as deployments write it, made fit for asyncpg."""
+"""DATABASE_URL as deployments write it, converted for asyncpg."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def query(url: str) -> dict[str, list[str]]:
     return parse_qs(urlsplit(clean_dsn(url).dsn).query)
 
 
-def test_prismas_usual_form_loses_its_schema() -> None:
-    """`?schema=public` becomes a field; what is left connects, under our own name, without prepared statements."""
+def test_schema_parameter_is_removed() -> None:
+    """`?schema=public` becomes a field; the rest connects with our application name, without prepared statements."""
     dsn = clean_dsn(PRISMA)
     assert dsn.dsn == "postgresql://user:pass@host:5432/flowstate?application_name=flowstate-daemon"
     assert (dsn.schema, dsn.max_size, dsn.warnings) == ("public", None, ())
     assert dsn.connect == {"statement_cache_size": 0, "timeout": CONNECT_TIMEOUT_S}
 
 
-def test_what_means_something_here_becomes_an_argument() -> None:
-    """connection_limit, connect_timeout and schema are obeyed, pgbouncer always is, the rest is named and left out."""
+def test_supported_prisma_parameters_become_arguments() -> None:
+    """connection_limit, connect_timeout and schema apply, pgbouncer always does, others are reported and removed."""
     dsn = clean_dsn(
         "postgres://u@h/d?schema=app&connection_limit=3&connect_timeout=5&pgbouncer=true&pool_timeout=9&channel_binding=x"
     )
@@ -36,14 +36,14 @@ def test_what_means_something_here_becomes_an_argument() -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "", "many", "-1"])
-def test_senseless_numbers_fall_back(value: str) -> None:
-    """A limit of nothing, or one that is no number, is none."""
+def test_invalid_numbers_mean_the_default(value: str) -> None:
+    """A limit of zero, or one that is not a number, is ignored."""
     dsn = clean_dsn(f"{PRISMA}&connection_limit={value}&connect_timeout={value}")
     assert (dsn.max_size, dsn.connect["timeout"]) == (None, CONNECT_TIMEOUT_S)
 
 
-def test_tls_is_never_weaker_than_asked_for() -> None:
-    """Prisma's sslaccept=strict verifies, against its own authority or the system's; no-verify still encrypts."""
+def test_tls_is_never_weaker_than_requested() -> None:
+    """sslaccept=strict verifies, against the given CA or the system's; no-verify still encrypts."""
     assert query(f"{PRISMA}&sslmode=no-verify")["sslmode"] == ["require"]
     assert query(f"{PRISMA}&sslmode=verify-full&sslrootcert=/ca.pem")["sslmode"] == ["verify-full"]
     assert clean_dsn(f"{PRISMA}&sslmode=require&sslaccept=strict").connect["ssl"] is True
@@ -62,8 +62,8 @@ def test_tls_is_never_weaker_than_asked_for() -> None:
         "postgresql:///d",
     ],
 )
-def test_other_forms_of_an_address_stay_as_they_are(url: str) -> None:
-    """Sockets, IPv6, several hosts and none go through."""
+def test_other_forms_of_an_address_are_kept(url: str) -> None:
+    """Sockets, IPv6, several hosts and no host are accepted."""
     kept, given_ = urlsplit(clean_dsn(url).dsn), urlsplit(url)
     assert (kept.netloc, kept.path) == (given_.netloc, given_.path)
     assert parse_qs(kept.query).items() >= parse_qs(given_.query).items()
@@ -81,8 +81,8 @@ def test_other_forms_of_an_address_stay_as_they_are(url: str) -> None:
         "geheim",
     ],
 )
-def test_a_torn_address_is_refused_without_repeating_it(url: str) -> None:
-    """An unquoted character in a password makes nonsense of the rest: it is said how to write it, not what it was."""
+def test_unescaped_password_is_refused_without_being_shown(url: str) -> None:
+    """The message says how to escape it, and contains no part of it."""
     with pytest.raises(ConfigError, match="%XX") as caught:
         clean_dsn(url)
     assert "geh" not in caught.value.reason
@@ -90,8 +90,8 @@ def test_a_torn_address_is_refused_without_repeating_it(url: str) -> None:
 
 
 @given(user=st.text(min_size=1), password=st.text(min_size=1), schema=st.text(min_size=1))
-def test_a_quoted_login_stays_and_is_never_shown(user: str, password: str, schema: str) -> None:
-    """Any login that is quoted arrives as it was, and `repr` keeps it to itself."""
+def test_escaped_credentials_are_kept_and_never_shown(user: str, password: str, schema: str) -> None:
+    """Any escaped credentials are passed unchanged, and `repr` omits them."""
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     dsn = clean_dsn(f"postgresql://{login}@host/d?schema={quote(schema, safe='')}")
     assert urlsplit(dsn.dsn).netloc == f"{login}@host"

@@ -1,4 +1,4 @@
-"""Journal entries: whatever can be understood is kept and made storable, the rest is Malformed and nothing else."""
+"""Journal entries: everything parseable is kept in storable form, the rest raises InvalidDataError only."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def entry(**changes: Any) -> bytes:
     return json.dumps({**ENTRY, **changes}).encode()
 
 
-def test_an_entry_is_read() -> None:
-    """All fields arrive, the address normalised, the mail's key without the attempt."""
+def test_entry_is_parsed() -> None:
+    """All fields are parsed, with the address normalised and the key without the attempt."""
     found = parse_outcome(entry())
     assert found == Outcome(
         ENTRY["key"], START_MS, "7", "welcome", "ada@example.org", 2, "failed", None, "refused",
@@ -43,8 +43,8 @@ def test_an_entry_is_read() -> None:
     assert found.mail_key == f"bull:email:7:{START_MS}"
 
 
-def test_what_lua_makes_of_nothing_is_understood() -> None:
-    """An empty list comes as {}, what is nil does not come at all, and newer fields are passed over."""
+def test_empty_values_of_lua_are_parsed() -> None:
+    """An empty list is {}, nil fields are absent, and unknown newer fields are ignored."""
     sparse = {name: value for name, value in ENTRY.items() if name not in {"provider_id", "reason", "to"}}
     found = parse_outcome(json.dumps({**sparse, "decisions": {}, "new_field": 1}).encode())
     assert (found.decisions, found.reason, found.to) == ((), None, "")
@@ -66,29 +66,29 @@ def test_what_lua_makes_of_nothing_is_understood() -> None:
         {"job_id": None},
     ],
 )
-def test_a_wrong_field_is_malformed_and_not_repeated(changes: dict[str, Any]) -> None:
-    """The reason names the place and never a value."""
+def test_invalid_field_raises_without_its_value(changes: dict[str, Any]) -> None:
+    """The reason names the field and never a value."""
     with pytest.raises(InvalidDataError, match="Expected a journal entry") as caught:
         parse_outcome(entry(**changes, reason="geheim"))
     assert "geheim" not in caught.value.reason
 
 
 @pytest.mark.parametrize("raw", [b"", b"null", b"[]", b"{", b"\xff", b"NaN", b"[" * 100_000, b"{}" * 3, b"\0"])
-def test_rubbish_is_malformed(raw: bytes) -> None:
-    """Bytes of any kind are answered with Malformed alone."""
+def test_garbage_raises_invalid_data(raw: bytes) -> None:
+    """Any bytes raise InvalidDataError only."""
     with pytest.raises(InvalidDataError):
         parse_outcome(raw)
 
 
-def test_broken_text_does_not_cost_the_outcome() -> None:
-    """NUL, half an emoji and bytes that are no UTF-8 in a reason are replaced."""
+def test_broken_text_does_not_lose_the_outcome() -> None:
+    """NUL, a lone surrogate and invalid UTF-8 in a reason are replaced."""
     assert parse_outcome(entry(reason="a\0b")).reason == "a\N{REPLACEMENT CHARACTER}b"
     assert parse_outcome(entry(reason="a\ud83d")).reason == "a?"
     assert parse_outcome(entry(reason="@@").replace(b"@@", b"a\xff")).reason == "a\N{REPLACEMENT CHARACTER}"
 
 
-def test_secrets_and_addresses_do_not_reach_the_ledger() -> None:
-    """Reasons and decisions are scrubbed, whoever wrote them."""
+def test_secrets_and_addresses_are_redacted() -> None:
+    """Reasons and decisions are redacted, whoever wrote them."""
     words = "key re_abcdef123456 token=geheim for eve@example.org"
     found = parse_outcome(entry(reason=words, decisions=[{"check": "s", "result": "v", "reason": words}]))
     for text in (found.reason, found.decisions[0].reason):
@@ -96,8 +96,8 @@ def test_secrets_and_addresses_do_not_reach_the_ledger() -> None:
         assert not any(secret in text for secret in ("abcdef", "geheim", "eve@"))
 
 
-def test_long_things_are_cut_and_long_keys_stay_apart() -> None:
-    """Nothing is longer than an index or a reader bears; two long keys that differ at the end do not become one."""
+def test_long_texts_are_truncated_and_long_keys_stay_unique() -> None:
+    """Nothing is longer than its limit; two long keys that differ at the end stay different."""
     keys = [f"bull:email:{'x' * 5_000}{number}:{START_MS}:{attempt}" for number in (1, 2) for attempt in (1, 2)]
     found = [parse_outcome(entry(key=key, reason="r" * 9_000, kind="k" * 9_000)) for key in keys]
     assert len({one.key for one in found}) == 4
@@ -108,15 +108,15 @@ def test_long_things_are_cut_and_long_keys_stay_apart() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_malformed(raw: bytes) -> None:
-    """No input raises anything else."""
+def test_any_bytes_are_parsed_or_invalid(raw: bytes) -> None:
+    """No input raises another error."""
     with contextlib.suppress(InvalidDataError):
         parse_outcome(raw)
 
 
 @given(st.text(), st.text(min_size=1), st.text())
 def test_any_text_becomes_storable(reason: str, kind: str, to: str) -> None:
-    """Whatever stands in an entry: no NUL, valid UTF-8, and reading the result again changes nothing."""
+    """Any text has no NUL, is valid UTF-8, and cleaning it again changes nothing."""
     found = parse_outcome(entry(reason=reason, kind=kind, to=to))
     for text in (found.reason, found.kind, found.to):
         assert text is not None
@@ -126,11 +126,11 @@ def test_any_text_becomes_storable(reason: str, kind: str, to: str) -> None:
 
 
 @given(st.text())
-def test_a_normalised_address_stays_as_it_is(text: str) -> None:
-    """Looking up what was stored finds it."""
+def test_normalising_an_address_is_idempotent(text: str) -> None:
+    """A stored address is found again."""
     assert normalise_address(normalise_address(text)) == normalise_address(text)
 
 
-def test_the_stand_in_for_tests_is_a_believable_entry() -> None:
-    """What other tests put into the journal reads back as itself."""
+def test_journal_entry_of_the_tests_is_valid() -> None:
+    """The entries that other tests use parse to themselves."""
     assert parse_outcome(journal_entry(outcome(3))) == outcome(3)

@@ -1,4 +1,4 @@
-"""SQL files: each query is named, described and explained, and used; migrations keep to our schema."""
+"""SQL files: each query is named, documented and used; migrations stay in our schema."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flowstate_daemon.database.migrations import (
 )
 from flowstate_daemon.database.queries import QueryFileError, load_queries, parse
 
-ROOM = Path(flowstate_daemon.database.__file__).parent
+PACKAGE = Path(flowstate_daemon.database.__file__).parent
 GOOD = (
     "-- A file.\n\n-- name: find_it\n-- Finds it.\n-- $1 what (text)\n-- $2 how many (integer)\nSELECT $1\nLIMIT $2;\n"
 )
 
 
-def test_a_query_has_name_words_and_text() -> None:
-    """Header and text are told apart, and the text is what the server gets."""
+def test_query_has_name_description_and_text() -> None:
+    """Header and text are separated, and the text is what the server gets."""
     (query,) = parse(GOOD, "x.sql")
     assert (query.name, query.description, query.parameters) == ("find_it", "Finds it.", 2)
     assert query.text == "SELECT $1\nLIMIT $2;"
@@ -43,15 +43,15 @@ def test_a_query_has_name_words_and_text() -> None:
         ("-- A file.", "SELECT 1;", "before the first name"),
     ],
 )
-def test_what_is_not_explained_is_refused(old: str, new: str, reason: str) -> None:
-    """Each way to break the rules is found, with the file and the query in the message."""
+def test_undocumented_query_is_refused(old: str, new: str, reason: str) -> None:
+    """Each violation of the rules is reported with the file and the query."""
     with pytest.raises(QueryFileError, match=reason):
         list(parse(GOOD.replace(old, new, 1), "x.sql"))
 
 
-def test_every_query_is_used_and_every_used_one_exists() -> None:
+def test_queries_in_python_and_sql_are_the_same() -> None:
     """Names in Python and in SQL are the same set."""
-    code = "\n".join(path.read_text() for path in ROOM.glob("*.py"))
+    code = "\n".join(path.read_text() for path in PACKAGE.glob("*.py"))
     used = {name for name in load_queries() if f'"{name}"' in code}
     asked = set(re.findall(r'\bsql\("(\w+)"\)', code))
     assert used == set(load_queries())
@@ -59,10 +59,10 @@ def test_every_query_is_used_and_every_used_one_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*ROOM.glob("sql/*.sql"), *ROOM.glob("migrations/*.sql")]), ids=lambda p: p.name
+    "path", sorted([*PACKAGE.glob("sql/*.sql"), *PACKAGE.glob("migrations/*.sql")]), ids=lambda p: p.name
 )
 def test_sql_writes_to_our_schema_only(path: Path) -> None:
-    """Every relation that is made, changed or written is named with our schema, and the search path is left alone."""
+    """Every relation that is created, changed or written is named with our schema; the search path is not changed."""
     text = re.sub(r"--.*", "", path.read_text())
     makes = r"CREATE TABLE|CREATE VIEW|INDEX \w+ ON|ALTER \w+|DROP \w+"
     writes = r"INSERT INTO|(?<!FOR )UPDATE|DELETE FROM|TRUNCATE"
@@ -71,9 +71,9 @@ def test_sql_writes_to_our_schema_only(path: Path) -> None:
     assert not re.search(r"\bpublic\b|search_path|SET ROLE", text)
 
 
-@pytest.mark.parametrize("path", sorted((ROOM / "migrations").iterdir()), ids=lambda path: path.name)
-def test_migrations_say_what_may_run_beside_them(path: Path) -> None:
-    """Each file is called NNNN_name.sql and its head names the older versions that may go on running."""
+@pytest.mark.parametrize("path", sorted((PACKAGE / "migrations").iterdir()), ids=lambda path: path.name)
+def test_migrations_name_compatible_versions(path: Path) -> None:
+    """Each file is named NNNN_name.sql and its header names the older versions that may keep running."""
     assert FILE.fullmatch(path.name)
     head = re.match(r"(?:--.*\n)+", path.read_text())
     assert head is not None
@@ -84,8 +84,8 @@ def applied(*migrations: Migration) -> list[dict[str, object]]:
     return [{"version": one.version, "name": one.name, "checksum": one.checksum} for one in migrations]
 
 
-def test_what_is_outstanding_follows_from_the_list() -> None:
-    """Nothing applied, some, all; more than is known and something else than is known are refused."""
+def test_pending_migrations_follow_from_the_applied_ones() -> None:
+    """None, some or all applied; a newer database and a changed migration are refused."""
     known = [Migration(number, f"m_{number}", f"SELECT {number}") for number in (1, 2, 3)]
     assert pending_migrations(known, []) == known
     assert pending_migrations(known, applied(*known[:2])) == known[2:]

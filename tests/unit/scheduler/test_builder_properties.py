@@ -1,4 +1,4 @@
-"""Whatever the facts hold, a builder says something that can be sent, or says why not."""
+"""Builders return a sendable email or a reason, for any data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowstate_daemon.scheduler import focus_report, overdue_summary, task_remin
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 from tests.unit.scheduler.builder_inputs import LINKS, mail, user
 
-# Titles as people write and paste them: controls, marks of direction, emoji, markup, halves of pairs, header lines.
+# Titles as users paste them: control characters, direction marks, emoji, markup, header lines.
 TEXT = (
     st.none()
     | st.text(max_size=300)
@@ -61,7 +61,7 @@ def scheduled_mails(draw: st.DrawFn, kind: str) -> ScheduledMail:
 
 
 @pytest.mark.parametrize(
-    ("kind", "builder", "facts"),
+    ("kind", "builder", "data"),
     [
         ("task-reminder", task_reminder, st.none() | TASKS),
         ("overdue-summary", overdue_summary, st.none() | TASKS),
@@ -69,10 +69,10 @@ def scheduled_mails(draw: st.DrawFn, kind: str) -> ScheduledMail:
     ],
     ids=["task-reminder", "overdue-summary", "focus-report"],
 )
-def test_whatever_the_facts_hold(kind: str, builder: object, facts: st.SearchStrategy[object]) -> None:
-    """The context passes the reading of jobs and renders as a mail with one line of subject, in any language."""
+def test_any_data_builds_a_sendable_mail(kind: str, builder: object, data: st.SearchStrategy[object]) -> None:
+    """The context parses like a job's and renders with a subject of one line, in any language."""
 
-    @given(TEXT, LANGUAGE, facts, scheduled_mails(kind))
+    @given(TEXT, LANGUAGE, data, scheduled_mails(kind))
     @settings(max_examples=150, deadline=None)
     def claim(name: str | None, language: str | None, known: object, scheduled: ScheduledMail) -> None:
         built = builder.build(user(name, language), known, scheduled, LINKS)  # type: ignore[attr-defined]
@@ -87,15 +87,15 @@ def test_whatever_the_facts_hold(kind: str, builder: object, facts: st.SearchStr
 
 @given(scheduled_mails("focus-report"))
 @settings(max_examples=200, deadline=None)
-def test_the_parts_of_a_week_are_in_order(scheduled: ScheduledMail) -> None:
-    """Whatever clocks do, the instants between the parts ascend, and there are eight local dates at most."""
+def test_boundaries_of_a_week_are_ordered(scheduled: ScheduledMail) -> None:
+    """With any clock change the boundaries ascend, and the week has at most eight local dates."""
     cuts = week_boundaries(focus_report.window(scheduled))
     assert cuts == sorted(cuts)
     assert 9 <= len(cuts) <= 10
 
 
-def test_huge_sums_stay_within_what_a_mail_shows() -> None:
-    """A sum that no mail accepts is cut, not refused."""
+def test_huge_totals_are_limited() -> None:
+    """A total beyond the limit of the email is limited, not refused."""
     week = FocusWeek(Focus(1, 2**62), Focus(1, 2**62), {1: Focus(1, 2**62)}, (FocusByTask("t", "x", 2**62),))
     day = date(2026, 3, 15)
     due_at = datetime(2026, 3, 15, 16, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Weekly reports: sums, the best day, ratings of what was rated, the week before."""
+"""Weekly focus reports: totals, the best day, ratings of rated sessions, the week before."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ WEEK = FocusWeek(
 )
 
 
-def test_a_week_is_told() -> None:
-    """Hours and minutes, the average rounded as the application rounds, the best day, the tasks, the week before."""
+def test_week_with_sessions_is_reported() -> None:
+    """Hours and minutes, the average rounded as in the application, the best day, the tasks, the week before."""
     output = context(build(user(), WEEK, scheduled_mail(KIND, hour=17), LINKS))
     assert output == {
         "userName": "Ada Lovelace",
@@ -50,8 +50,8 @@ def test_a_week_is_told() -> None:
     }
 
 
-def test_what_is_not_known_is_not_claimed() -> None:
-    """Without ratings, minutes or a week before, the mail says so instead of zero."""
+def test_unknown_values_are_not_shown_as_zero() -> None:
+    """Without ratings, minutes or a week before, the email omits them."""
     output = context(
         build(user(), FocusWeek(Focus(1), NO_FOCUS, {3: Focus(1)}, ()), scheduled_mail(KIND, hour=17), LINKS)
     )
@@ -60,20 +60,20 @@ def test_what_is_not_known_is_not_claimed() -> None:
     assert (output["previousMinutes"], output["previousSessions"], output["top"]) == (None, None, [])
 
 
-def test_sessions_of_no_length_are_a_week_too() -> None:
+def test_sessions_without_minutes_count() -> None:
     """The week before had sessions: its minutes are 0, not unknown."""
     output = context(build(user(), FocusWeek(Focus(1, 5), Focus(3, 0), {}, ()), scheduled_mail(KIND, hour=17), LINKS))
     assert (output["previousMinutes"], output["previousSessions"]) == (0, 3)
 
 
-@pytest.mark.parametrize("facts", [None, NO_FOCUS_WEEK])
-def test_a_week_without_sessions_is_not_told(facts: FocusWeek | None) -> None:
-    """Nobody is told that nothing happened."""
-    assert build(user(), facts, scheduled_mail(KIND), LINKS) == NothingToSend("no focus session in the last seven days")
+@pytest.mark.parametrize("data", [None, NO_FOCUS_WEEK])
+def test_week_without_sessions_is_skipped(data: FocusWeek | None) -> None:
+    """No session means no report."""
+    assert build(user(), data, scheduled_mail(KIND), LINKS) == NothingToSend("no focus session in the last seven days")
 
 
-def test_weeks_touch_and_never_overlap() -> None:
-    """Each session stands in exactly one report, also over a change of the clocks."""
+def test_weeks_are_adjacent_and_do_not_overlap() -> None:
+    """Each session is in exactly one report, also across a clock change."""
     days = [date(2026, 3, 15) + timedelta(weeks=week) for week in range(4)]
     windows = [window(scheduled_mail(KIND, day, hour=17)) for day in days]
     assert all(one.ends_at == following.begins_at for one, following in pairwise(windows))

@@ -1,4 +1,4 @@
-"""Overdue summaries: the true count, the oldest tasks, days as people count them."""
+"""Overdue summaries: the total count, the oldest tasks, days in local time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def due(*parts: int) -> Task:
     return Task("t-1", "Call back", due_at=datetime(*parts, tzinfo=UTC))  # type: ignore[misc,arg-type]
 
 
-def test_the_count_is_true_and_the_list_is_short() -> None:
-    """Ten of thousands are listed; the number is that of all."""
+def test_all_tasks_are_counted_and_ten_listed() -> None:
+    """Ten of thousands are listed; the count covers all."""
     tasks = TaskList(50_000, (due(2026, 3, 9, 12), due(2026, 3, 14, 12)))
     output = context(build(user(), tasks, scheduled_mail(KIND, hour=7), LINKS))
     assert output == {
@@ -48,17 +48,17 @@ def test_the_count_is_true_and_the_list_is_short() -> None:
         ("Europe/Paris", Task("t-1", None), 1),
     ],
 )
-def test_days_are_local_days(zone: str, task: Task, days: int) -> None:
-    """Midnight where the person lives makes a day, not 24 hours."""
+def test_days_overdue_are_local_days(zone: str, task: Task, days: int) -> None:
+    """A day ends at local midnight, not after 24 hours."""
     assert days_overdue(task, scheduled_mail(KIND, hour=7, zone=ZoneInfo(zone))) == days
 
 
-@pytest.mark.parametrize("facts", [None, NO_TASKS])
-def test_nothing_overdue_is_said(facts: TaskList | None) -> None:
-    """Who has caught up meanwhile gets no mail."""
-    assert build(user(), facts, scheduled_mail(KIND), LINKS) == NothingToSend("nothing overdue")
+@pytest.mark.parametrize("data", [None, NO_TASKS])
+def test_no_overdue_task_is_skipped(data: TaskList | None) -> None:
+    """A user who has completed all tasks by now gets no email."""
+    assert build(user(), data, scheduled_mail(KIND), LINKS) == NothingToSend("nothing overdue")
 
 
 def test_today_is_not_overdue() -> None:
-    """The window ends where the person's today begins."""
+    """The window ends where the user's local today begins."""
     assert window(scheduled_mail(KIND, hour=7)).ends_at == datetime(2026, 3, 14, 23, tzinfo=UTC)

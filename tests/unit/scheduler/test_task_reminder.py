@@ -1,4 +1,4 @@
-"""Reminders: the right day, every task, one mail or one a task."""
+"""Task reminders: the right day, every task, one email in total or one per task."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CALL = Task("t 1", "Call the printer", "Autumn", 4, 45)
 NAMELESS = Task("t-2", None, None, 99, -5)
 
 
-def test_all_tasks_stand_in_one_mail() -> None:
-    """The old fields tell of the first task, the new ones of all."""
+def test_all_tasks_are_in_one_mail() -> None:
+    """The legacy fields describe the first task, the new ones all tasks."""
     output = context(build(user(), TaskList(2, (CALL, NAMELESS)), scheduled_mail(KIND), LINKS))
     assert output == {
         "userName": "Ada Lovelace",
@@ -44,26 +44,26 @@ def test_all_tasks_stand_in_one_mail() -> None:
     }
 
 
-def test_unknown_things_take_the_words_of_the_backend() -> None:
-    """No name, no project and no numbers: what producers write for them."""
+def test_missing_values_get_the_texts_of_the_backend() -> None:
+    """Without name, project and numbers, the texts are those of legacy producers."""
     output = context(build(user(None), TaskList(1, (NAMELESS,)), scheduled_mail(KIND), LINKS))
     assert (output["userName"], output["projectName"]) == ("there", "Personal")
     assert (output["priority"], output["estimatedTime"], output["taskTitle"]) == (0, 0, "…")
 
 
 @pytest.mark.parametrize(("task_id", "reason"), [("", "nothing due tomorrow"), ("t-2", "the task is done")])
-@pytest.mark.parametrize("facts", [None, NO_TASKS])
-def test_nothing_due_is_said(facts: TaskList | None, task_id: str, reason: str) -> None:
-    """A task completed at 08:59 is not reminded at 09:00, and the ledger says why."""
-    built = build(user(), facts, scheduled_mail(KIND, task_id=task_id), LINKS)
+@pytest.mark.parametrize("data", [None, NO_TASKS])
+def test_no_task_due_is_skipped(data: TaskList | None, task_id: str, reason: str) -> None:
+    """A task completed at 08:59 is not in the reminder of 09:00, and the ledger has the reason."""
+    built = build(user(), data, scheduled_mail(KIND, task_id=task_id), LINKS)
     assert isinstance(built, NothingToSend)
     assert built.reason.startswith(reason)
 
 
-def test_the_language_is_the_persons_own() -> None:
-    """Who has chosen none leaves it to the configuration."""
-    facts = TaskList(1, (CALL,))
-    built = [build(user(language=language), facts, scheduled_mail(KIND), LINKS) for language in ("fr", None)]
+def test_language_is_that_of_the_user() -> None:
+    """Without a chosen language the configured default applies."""
+    data = TaskList(1, (CALL,))
+    built = [build(user(language=language), data, scheduled_mail(KIND), LINKS) for language in ("fr", None)]
     assert [made.locale for made in built] == ["fr", None]  # type: ignore[union-attr]
 
 
@@ -78,8 +78,8 @@ def test_the_language_is_the_persons_own() -> None:
         ("America/Santiago", date(2026, 9, 5), datetime(2026, 9, 6, 4, tzinfo=UTC), 23),  # there is no midnight
     ],
 )
-def test_tomorrow_is_the_persons_own(zone: str, day: date, begins: datetime, hours: int) -> None:
-    """From one local midnight to the next, however long the day is and wherever it lies."""
+def test_tomorrow_is_local(zone: str, day: date, begins: datetime, hours: int) -> None:
+    """The window is from one local midnight to the next, whatever the length of the day."""
     asked = window(scheduled_mail(KIND, day, zone=ZoneInfo(zone), task_id="t-1"))
     assert asked.begins_at == begins
     assert (asked.ends_at - asked.begins_at).total_seconds() == hours * 3600
