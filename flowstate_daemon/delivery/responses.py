@@ -40,7 +40,7 @@ MAX_TEXT_LENGTH = 200
 DEFAULT_RATE_LIMIT_WAIT_MS = (100, 1_000, 60_000)  # minimum, default without `retry-after`, maximum
 MAX_RETRY_AFTER_MS = 300_000
 IN_PROGRESS_WAIT_MS = 1_000
-# The provider does not tell when the billing month starts, and the plan may be enlarged at any time: try once an hour.
+# The start of the billing month is unknown, and the plan may be enlarged at any time: try once an hour.
 MONTHLY_QUOTA_MS = 3_600_000
 
 ADDRESS = re.compile(r"[^\s<>()\[\]\"',;:=]+(?:@|%40)[^\s<>()\[\]\"'`,;:]+", re.IGNORECASE)

@@ -1,8 +1,8 @@
 """HTTP transport for the provider's SDK: one shared aiohttp session, responses classified before the SDK sees them.
 it.
 
-The SDK turns network errors, HTML pages and bugs alike into one error with code 500, but it lets errors of its own
-class pass. So a classified error travels through it inside a RequestFailedError.
+The SDK turns network errors, HTML pages and bugs alike into one error with code 500, but it passes on errors of its own
+class. So a classified error travels through it inside a RequestFailedError.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Transport(resend.AsyncHTTPClient):
         return response.body, response.status, {**response.headers, "content-type": "application/json"}
 
     async def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
-        """Send, and send again as long as the request used a kept connection that had died meanwhile.
+        """Send, and send again as long as the request used a kept connection that had already died.
 
         The provider may close a connection at the moment of our request. Nothing is sent twice: a request is
         repeated only with its idempotency key, and only until it used a new connection.

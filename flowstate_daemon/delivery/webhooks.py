@@ -1,6 +1,6 @@
 """Resend's webhooks: verifies the signature of the raw body and parses the payload into an event.
 
-The SDK verifies the signature; it tells neither which rule failed nor what the payload means. Unknown members are
+The SDK verifies the signature; it reports neither which rule failed nor what the payload means. Unknown members are
 ignored, because the provider adds to them.
 """
 

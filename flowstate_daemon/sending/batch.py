@@ -24,13 +24,13 @@ OUTCOME_UNKNOWN = (
     "look it up at the provider, then retry or remove the job"
 )
 EXPIRED_REASON = "the code expired before it could be sent"
-# A decision older than this is made again: meanwhile the recipient may have unsubscribed, or a deadline have passed.
+# A decision older than this is made again: since then the recipient may have unsubscribed, or a deadline have passed.
 DECISION_MAX_AGE_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
 class OutgoingMail:
-    """One email to be sent. The handler awaits `result`; a done result means that nobody waits for the email any more.
+    """One email to be sent. The handler awaits `result`; a done result means that the email is not needed any more.
 
     `build_email` renders the email: at once for a new job, and only if needed for a job that has a stored request.
     """

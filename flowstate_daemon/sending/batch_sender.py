@@ -186,7 +186,7 @@ class BatchSender:
         return None
 
     async def _share(self, rate_limit: RateLimit | None, refusal_before: str | None) -> None:
-        """Tell the other daemons what the response said about the rate and the account."""
+        """Publish what the response said about the rate and the account to the other daemons."""
         try:
             await self._rate_limiter.update_from_headers(rate_limit)
             if self._gate.refusal != refusal_before:

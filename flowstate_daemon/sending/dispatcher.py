@@ -152,7 +152,7 @@ class Dispatcher(Service):
     def _is_full(self) -> bool:
         """Codes have additional requests that bulk emails cannot use."""
         if not self._rate_limiter.limit_known:
-            return bool(self._tasks)  # the first response tells the rate limit
+            return bool(self._tasks)  # the first response contains the rate limit
         if self._queue.has_urgent:
             return len(self._tasks) >= MAX_TOTAL_REQUESTS
         return len(self._tasks) - self._urgent_tasks >= MAX_REQUESTS

@@ -120,7 +120,7 @@ class RateLimiter:
         self._paused_until = self._clock.monotonic() + remaining_ms / 1e3
 
     async def publish_refusal(self, reason: str | None) -> None:
-        """Tell all daemons why the provider refuses the account; None: it does not refuse it any more."""
+        """Publish to all daemons why the provider refuses the account; None: it does not refuse it any more."""
         if reason is None:
             await self._connection.execute("DEL", self._refusal)
         else:

@@ -1,6 +1,6 @@
 """Whether emails may be sent: the circuit breaker for a failing provider, and the send gate for a refused account.
 
-The dispatcher asks before each request. A blocked gate lets one probe through from time to time and opens by itself
+The dispatcher asks before each request. A blocked gate permits one probe from time to time and opens by itself
 when the provider accepts it. Meanwhile the jobs wait and use no attempts.
 """
 

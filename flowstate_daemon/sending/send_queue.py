@@ -1,7 +1,7 @@
 """The order in which emails are sent: codes first, then by priority, then by arrival. Pure.
 
 Single emails are grouped when a request may start. Batches stay together: stored requests, and the parts of a batch
-that was rejected as a whole. An email whose result nobody awaits any more is skipped.
+that was rejected as a whole. An email whose result is done is skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The house in shadow mode: what is left out of the configuration, and what stands in the engine's place."""
+"""Builds the shadow worker, which replaces the worker in shadow mode, and disables what shadow mode must not use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowstate_daemon.shadow.observer import QueueObserver
 from flowstate_daemon.shadow.shadow import ShadowWorker
 from flowstate_daemon.worker.lookups import RecipientLoader
 
-SHADOW_NAME = "flowstate-daemon-shadow"  # no worker's: tools that count workers must not find one
+SHADOW_NAME = "flowstate-daemon-shadow"  # not the name of a worker: tools that count workers must not find one
 
 
 def is_shadow(config: Config) -> bool:
@@ -22,7 +22,7 @@ def is_shadow(config: Config) -> bool:
 
 
 def apply_mode(config: Config) -> Config:
-    """What a mode rules out is not even built: a shadow has neither the provider's key nor a calendar. Pure."""
+    """Without the provider's key and the schedules in shadow mode, so that their components are not built. Pure."""
     if not is_shadow(config):
         return config
     resend = config.resend.model_copy(update={"api_key": None})
@@ -37,7 +37,7 @@ def build_shadow(
     recipients: RecipientLoader | None,
     context: ServiceContext,
 ) -> ShadowWorker | None:
-    """None for a daemon that sends."""
+    """None if the daemon is not in shadow mode."""
     if not is_shadow(config):
         return None
     keys = Keys(config.queue.prefix, config.queue.name)

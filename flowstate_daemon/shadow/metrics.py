@@ -1,4 +1,4 @@
-"""What a shadow counts, beside the numbers of every daemon. A daemon that sends has none of these."""
+"""The metrics of shadow mode. A daemon that sends does not have them."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ COMPARISONS = ("same", "different", "unseen")
 
 
 class ShadowMetrics:
-    """Jobs judged, and jobs compared, by kind; also as plain totals, for the log's last word."""
+    """Predictions and comparisons by kind; `totals` has them without the kind, for the log event at the end."""
 
     def __init__(self, metrics: Metrics, kinds: Iterable[str]) -> None:
         kinds = tuple(kinds)
         self.totals = dict.fromkeys((*PREDICTIONS, *COMPARISONS), 0)
-        judged = Counter(
+        predictions = Counter(
             "flowstate_shadow_predictions_total",
-            "Jobs judged without being claimed, by kind and by what would have been done.",
+            "Jobs evaluated without being claimed, by kind and by what this daemon would do.",
             ("kind", "predicted"),
             registry=metrics.registry,
         )
-        compared = Counter(
+        comparisons = Counter(
             "flowstate_shadow_comparisons_total",
-            "Jobs that another worker has ended, by kind and by whether it did the same.",
+            "Jobs that another worker finished, by kind and by whether it did the same.",
             ("kind", "result"),
             registry=metrics.registry,
         )
-        self._judged = {word: LabelCache(kinds, _of(judged, word)) for word in PREDICTIONS}
-        self._compared = {word: LabelCache(kinds, _of(compared, word)) for word in COMPARISONS}
+        self._predictions = {value: LabelCache(kinds, _by_kind(predictions, value)) for value in PREDICTIONS}
+        self._comparisons = {value: LabelCache(kinds, _by_kind(comparisons, value)) for value in COMPARISONS}
 
     def predicted(self, kind: str, prediction: str) -> None:
         """`prediction` is one of PREDICTIONS."""
         self.totals[prediction] += 1
-        self._judged[prediction][kind].inc()
+        self._predictions[prediction][kind].inc()
 
     def compared(self, kind: str, result: str) -> None:
         """`result` is one of COMPARISONS."""
         self.totals[result] += 1
-        self._compared[result][kind].inc()
+        self._comparisons[result][kind].inc()
 
 
-def _of(counter: Counter, word: str) -> Callable[[str], Counter]:
-    return lambda kind: counter.labels(kind, word)
+def _by_kind(counter: Counter, value: str) -> Callable[[str], Counter]:
+    return lambda kind: counter.labels(kind, value)

@@ -1,7 +1,7 @@
-"""The queue as a shadow sees it: what happens to its jobs, and what they are. Reads and listens, never writes.
+"""Observes a queue for shadow mode: the events of its jobs, and their data. Reads and subscribes, never writes.
 
-`work/shadow.py` follows the backend's own worker with it. Hears every announcement of the queue by one pattern, so that
-a Redis user with the right to read, and to listen to `&<prefix>:<name>:*`, is enough.
+One pattern subscription receives every event of the queue. The Redis user only needs permission to read, and to
+subscribe to `&<prefix>:<name>:*`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EventType = Literal["waiting", "active", "completed", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """Something that happened to a job; `words` are the JSON of its result, or why it failed for good."""
+    """An event of a job. `payload` is the JSON of its return value, or the reason why it failed."""
 
     type: EventType
     job_id: str
@@ -40,9 +40,9 @@ class JobEvent:
 
 
 class QueueObserver:
-    """Watches one queue. One task at a time may listen.
+    """Observes one queue. Only one task at a time may listen.
 
-    `deaf` says that something may have been missed, until whoever listens has looked around and says otherwise.
+    `missed_events`: events may have been missed; whoever listens clears it after reading the pending jobs.
     """
 
     def __init__(self, connection: Connection, keys: Keys, *, max_data_bytes: int) -> None:
@@ -51,16 +51,16 @@ class QueueObserver:
         self._max_data_bytes = max_data_bytes
         self._scripts = Scripts(connection)
         self._pubsub: PubSub | None = None
-        self.deaf = True
-        self._knocked = False
+        self.missed_events = True
+        self._ping_sent = False
 
     @property
     def listening(self) -> bool:
         return self._pubsub is not None
 
     async def listen(self) -> None:
-        """Miss nothing from here on. Raises Outage."""
-        self.deaf, self._knocked = True, False
+        """Subscribe: from here on no event is missed. Raises StoreUnavailableError."""
+        self.missed_events, self._ping_sent = True, False
         self._pubsub = pubsub = self._connection.pubsub()
         try:
             with translate_errors():
@@ -71,7 +71,7 @@ class QueueObserver:
             raise
         if confirmed is None:
             await self.close()
-            raise StoreUnavailableError("Redis did not confirm a subscription in time: look at its load")
+            raise StoreUnavailableError("Redis did not confirm a subscription in time: check its load")
 
     async def close(self) -> None:
         """Stop listening."""
@@ -80,44 +80,44 @@ class QueueObserver:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def next_events(self, timeout_s: float) -> list[JobEvent]:
-        """What was announced since the last call, up to a hundred; empty after `timeout_s`. Raises Outage."""
+        """The events since the last call, up to a hundred; empty after `timeout_s`. Raises StoreUnavailableError."""
         pubsub = self._pubsub
         if pubsub is None:
-            raise StoreUnavailableError("Redis: nobody listens")
+            raise StoreUnavailableError("Redis: not subscribed")
         received: list[JobEvent] = []
         try:
             with translate_errors():
                 message = await pubsub.get_message(timeout=timeout_s)
                 if message is None:
-                    await self._knock(pubsub)
+                    await self._ping(pubsub)
                 while message is not None:
-                    self._knocked = False
-                    if (sign := self._read(message)) is not None:
-                        received.append(sign)
+                    self._ping_sent = False
+                    if (event := self._parse(message)) is not None:
+                        received.append(event)
                     message = await pubsub.get_message(timeout=0) if len(received) < BATCH_SIZE else None
         except BaseException:
-            # Also when cancelled: an answer read by halves would be taken for the next one's beginning.
+            # Also when cancelled: a half-read reply would be taken for the beginning of the next one.
             await self.close()
             raise
         return received
 
-    async def _knock(self, pubsub: PubSub) -> None:
-        """A connection that a network has silently forgotten looks like a queue where nothing happens."""
-        if self._knocked:
-            raise StoreUnavailableError("Redis: the connection that listens is dead")
-        self._knocked = True
+    async def _ping(self, pubsub: PubSub) -> None:
+        """Send a ping: without it, a dead connection looks like a queue without events."""
+        if self._ping_sent:
+            raise StoreUnavailableError("Redis: the subscribed connection is dead")
+        self._ping_sent = True
         await pubsub.ping()
 
-    async def pending_ids(self, most: int) -> list[str]:
-        """Ids of jobs that are in hand, or that are the next `most` to run. Raises Outage."""
+    async def pending_ids(self, limit: int) -> list[str]:
+        """Ids of active jobs and of the next `limit` jobs to run. Raises StoreUnavailableError."""
         found: list[str] = []
         for state in PENDING_LISTS:
-            ids = await self._connection.execute("LRANGE", self._keys(state), -most, -1)
+            ids = await self._connection.execute("LRANGE", self._keys(state), -limit, -1)
             found.extend(decode_text(job_id) for job_id in reversed(ids))
         return found
 
     async def read_jobs(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        """The jobs among these ids that are there, at most a hundred. Raises Outage."""
+        """The jobs with these ids, at most a hundred; a missing job is left out. Raises StoreUnavailableError."""
         ids = [job_id for job_id in job_ids if is_valid_job_id(job_id)]
         if not ids:
             return {}
@@ -125,19 +125,19 @@ class QueueObserver:
         rows = await self._scripts.run("read_jobs", keys, [self._max_data_bytes, *ids])
         return {job_id: decode_job(row, self._max_data_bytes) for job_id, row in zip(ids, rows, strict=True) if row}
 
-    def _read(self, message: dict[str, Any]) -> JobEvent | None:
-        """An announcement that tells of a job's way; None for any other."""
+    def _parse(self, message: dict[str, Any]) -> JobEvent | None:
+        """The event in a message; None for a message that is not about a job's progress."""
         if message["type"] == "psubscribe":
-            self.deaf = True  # the library has connected anew
+            self.missed_events = True  # the library has reconnected
         if message["type"] != "pmessage":
             return None
-        what, _, _ = decode_text(message["channel"]).removeprefix(self._keys.base).partition("@")
-        if what in {"waiting", "active"}:
-            return JobEvent(cast("EventType", what), decode_text(message["data"]))
-        if what not in {"completed", "failed"}:
+        event_type, _, _ = decode_text(message["channel"]).removeprefix(self._keys.base).partition("@")
+        if event_type in {"waiting", "active"}:
+            return JobEvent(cast("EventType", event_type), decode_text(message["data"]))
+        if event_type not in {"completed", "failed"}:
             return None
         try:
             event = msgspec.json.decode(message["data"], type=FinishedEvent)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        return JobEvent(cast("EventType", what), event.job_id, event.val or "")
+        return JobEvent(cast("EventType", event_type), event.job_id, event.val or "")

@@ -1,6 +1,6 @@
-"""The engine's stand-in for a take-over: follows the queue beside the worker of old, and tells what it would have done.
+"""The shadow worker: follows the queue beside the legacy worker and logs what this daemon would have done.
 
-It reads and listens only: claims nothing, sends nothing, writes nothing down. The house runs it in the engine's place.
+It only reads and subscribes: it claims, sends and writes nothing. It replaces the worker in shadow mode.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from flowstate_daemon.worker.worker import raise_service_failure
 
 log = structlog.get_logger()
 
-MAX_BACKLOG_READ = (
-    1_000  # jobs of a backlog that are read before their turn; the others are read when a worker takes them
-)
-MAX_PENDING = 10_000  # jobs whose end is awaited
+MAX_BACKLOG_READ = 1_000  # waiting jobs that are read in advance; the others are read when a worker claims them
+MAX_PENDING = 10_000  # predictions that wait for the outcome of the other worker
 
 
 class ShadowWorker(Service):
-    """Judges each job that it sees, and compares at the job's end."""
+    """Predicts the outcome of each job, and compares it with the outcome of the other worker."""
 
     name: ClassVar[str] = "shadow"
 
@@ -37,25 +35,25 @@ class ShadowWorker(Service):
         self.dry_run = dry_run
         self._observer = observer
         self._metrics = metrics
-        self._judged: OrderedDict[str, Prediction] = OrderedDict()
+        self._predictions: OrderedDict[str, Prediction] = OrderedDict()
 
     @property
     def in_flight(self) -> Sized:
-        """Jobs whose end is awaited."""
-        return self._judged
+        """Jobs whose outcome is awaited."""
+        return self._predictions
 
-    def set_shutdown_timeout(self, _drain_s: float) -> None:
-        """Nothing is in hand: there is nothing to drain."""
+    def set_shutdown_timeout(self, _seconds: float) -> None:
+        """Does nothing: a shadow worker has no jobs in flight to drain."""
 
     def force_stop(self) -> None:
         self.stop()
 
     async def listen(self) -> None:
-        """Hear all that happens from here on. Raises Outage."""
+        """Subscribe: from here on no event is missed. Raises StoreUnavailableError."""
         await self._observer.listen()
 
     async def run(self) -> None:
-        """Follow the queue until `stop()`. Raises LoopBug."""
+        """Follow the queue until `stop()`. Raises ServiceCrashedError."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(super().run(), name=self.name)
@@ -63,70 +61,70 @@ class ShadowWorker(Service):
             raise_service_failure(bug)
         finally:
             await self._observer.close()
-        log.info("shadow_summary", awaited=len(self._judged), **self._metrics.totals)
+        log.info("shadow_summary", awaited=len(self._predictions), **self._metrics.totals)
 
     async def run_once(self) -> None:
         if not self._observer.listening:
             await self.listen()
-        if self._observer.deaf:
-            # Whatever stands there was announced before anybody listened.
-            await self._judge(await self._observer.pending_ids(MAX_BACKLOG_READ))
-            self._observer.deaf = False
-        if signs := await self.run_until_stopped(self._observer.next_events(HEARTBEAT_TIMEOUT_S)):
-            await self._follow(signs)
+        if self._observer.missed_events:
+            # The jobs that are already in the queue were announced before the subscription.
+            await self._predict(await self._observer.pending_ids(MAX_BACKLOG_READ))
+            self._observer.missed_events = False
+        if events := await self.run_until_stopped(self._observer.next_events(HEARTBEAT_TIMEOUT_S)):
+            await self._follow(events)
 
-    async def _follow(self, signs: Sequence[JobEvent]) -> None:
-        await self._judge(sign.job_id for sign in signs)
-        for sign in signs:
-            if sign.type in {"completed", "failed"}:
-                self._compare(sign)
+    async def _follow(self, events: Sequence[JobEvent]) -> None:
+        await self._predict(event.job_id for event in events)
+        for event in events:
+            if event.type in {"completed", "failed"}:
+                self._compare(event)
 
-    async def _judge(self, job_ids: Iterable[str]) -> None:
-        """Each job once, however often it is tried."""
-        new = [job_id for job_id in dict.fromkeys(job_ids) if job_id not in self._judged]
+    async def _predict(self, job_ids: Iterable[str]) -> None:
+        """Predict each job once, however often it is attempted."""
+        new = [job_id for job_id in dict.fromkeys(job_ids) if job_id not in self._predictions]
         for first in range(0, len(new), BATCH_SIZE):
             jobs = await self._observer.read_jobs(new[first : first + BATCH_SIZE])
-            results = await asyncio.gather(*(self.dry_run.predict(job) for job in jobs.values()))
-            for job_id, result in zip(jobs, results, strict=True):
-                self._note(job_id, result)
+            predictions = await asyncio.gather(*(self.dry_run.predict(job) for job in jobs.values()))
+            for job_id, prediction in zip(jobs, predictions, strict=True):
+                self._record(job_id, prediction)
             self.progress()
 
-    def _note(self, job_id: str, result: Prediction) -> None:
-        self._judged[job_id] = result
-        while len(self._judged) > MAX_PENDING:
-            self._judged.popitem(last=False)
-        self._metrics.predicted(result.kind, result.outcome)
+    def _record(self, job_id: str, prediction: Prediction) -> None:
+        self._predictions[job_id] = prediction
+        while len(self._predictions) > MAX_PENDING:
+            self._predictions.popitem(last=False)
+        self._metrics.predicted(prediction.kind, prediction.outcome)
         log.info(
             "shadow_predicted",
             job_id=job_id,
-            kind=result.kind,
-            predicted=result.outcome,
-            reason=result.reason,
-            recipient=result.to,
-            html_bytes=result.size,
+            kind=prediction.kind,
+            predicted=prediction.outcome,
+            reason=prediction.reason,
+            recipient=prediction.recipient,
+            html_bytes=prediction.html_bytes,
         )
 
-    def _compare(self, sign: JobEvent) -> None:
-        result, observed = self._judged.pop(sign.job_id, None), observed_outcome(sign)
-        if result is None:
+    def _compare(self, event: JobEvent) -> None:
+        prediction, observed = self._predictions.pop(event.job_id, None), observed_outcome(event)
+        if prediction is None:
             self._metrics.compared("", "unseen")
             log.info(
                 "shadow_missed",
-                job_id=sign.job_id,
+                job_id=event.job_id,
                 observed=observed.outcome,
-                reason="it was gone before it could be read",
+                reason="it was removed before it could be read",
             )
-        elif matches(result, observed):
-            self._metrics.compared(result.kind, "same")
+        elif matches(prediction, observed):
+            self._metrics.compared(prediction.kind, "same")
         else:
-            self._metrics.compared(result.kind, "different")
+            self._metrics.compared(prediction.kind, "different")
             log.warning(
                 "shadow_mismatch",
-                job_id=sign.job_id,
-                kind=result.kind,
-                predicted=result.outcome,
-                reason=result.reason,
+                job_id=event.job_id,
+                kind=prediction.kind,
+                predicted=prediction.outcome,
+                reason=prediction.reason,
                 observed=observed.outcome,
                 observed_reason=observed.reason,
-                remedy="docs/takeover.md tells what each difference means",
+                remedy="docs/takeover.md explains each difference",
             )

@@ -70,7 +70,7 @@ class BatchLoader(Generic[V]):
             except Exception as error:  # noqa: BLE001 - also a bug must reach the callers: they would wait for ever
                 for future in batch.values():
                     future.set_exception(error)
-                    future.exception()  # marks it as retrieved: the caller may have been cancelled meanwhile
+                    future.exception()  # marks it as retrieved: the caller may have been cancelled
             else:
                 for future, value in zip(batch.values(), values, strict=True):
                     future.set_result(value)

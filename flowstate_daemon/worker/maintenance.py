@@ -46,7 +46,7 @@ class LockRenewer(PeriodicService):
         held = self._in_flight.ids()
         if not held:
             return
-        # A job that finished meanwhile has returned its lock, or learns that it is lost when its result is written.
+        # A job that has just finished has returned its lock, or learns that it is lost when its result is written.
         lost = self._in_flight.running(await self._bull.extend_locks(held))
         if lost:
             log.warning("locks_lost", job_ids=sorted(lost))

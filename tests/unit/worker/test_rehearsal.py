@@ -48,8 +48,8 @@ async def test_a_mail_is_rendered_in_the_persons_language(clock: FakeClock) -> N
     welcome = job("welcome", {"name": "Ada"}, clock.now_ms())
     french = await dry_run(clock, RecipientStatus(), asked=True).predict(welcome)
     english = await dry_run(clock).predict(welcome)
-    assert (french.outcome, french.to) == ("send", "a***@example.org")
-    assert french.size != english.size > 1_000
+    assert (french.outcome, french.recipient) == ("send", "a***@example.org")
+    assert french.html_bytes != english.html_bytes > 1_000
 
 
 @pytest.mark.parametrize(
