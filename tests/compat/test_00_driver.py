@@ -12,7 +12,7 @@ from tests.compat.driver import Driver, NodeError, NodeQueue
 pytestmark = pytest.mark.node
 
 
-async def test_node_talks_to_itself(q: NodeQueue) -> None:
+async def test_node_processes_its_own_job(q: NodeQueue) -> None:
     """A job that npm bull adds and works on shows as events, with its value."""
     await q.process("hello", kind="return", value={"a": 1}, ms=50)
     job_id = await q.add("hello", {"x": 1})

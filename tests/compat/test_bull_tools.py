@@ -71,7 +71,7 @@ async def test_21_bull_board_shows_retries_and_cleans(
 
 
 async def test_22_progress_and_logs_reach_node(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:
-    """A listener hears the progress, the hash holds it, and the log's rows come in order."""
+    """A listener receives the progress, the hash contains it, and the log rows are in order."""
     job_id = await q.add("report", {})
     assert (await q.wait_for_event("progress", job_id)).args[1] == 50
     await q.wait_for_event("completed", job_id)

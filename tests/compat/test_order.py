@@ -122,7 +122,7 @@ async def test_18_each_job_is_counted_once_in_every_state(q: NodeQueue, w: Worke
     await eventually(all_done)
 
 
-async def test_27_a_burst_is_told_in_events(q: NodeQueue, w: WorkerHarness) -> None:
+async def test_27_a_burst_is_published_in_events(q: NodeQueue, w: WorkerHarness) -> None:
     """Twenty jobs: twenty `active`, twenty `completed`, and `drained` after the last was claimed."""
     added = await q.add_bulk([{"name": "echo", "data": {"ms": 10}} for _ in range(20)])
     await q.wait_for_event("completed", times=20)

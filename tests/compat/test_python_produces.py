@@ -23,13 +23,13 @@ pytestmark = pytest.mark.node
 
 @pytest.fixture
 def bull(connection: Connection, keys: Keys) -> BullQueue:
-    """The Python producer: the verbs of the queue, on the machine's own time."""
+    """The Python producer, with the real clock."""
     return BullQueue(connection, keys, Clock(), token="producer/1")
 
 
 @pytest.fixture
 def operator(connection: Connection, keys: Keys) -> QueueAdmin:
-    """The Python side's hands."""
+    """The queue administration of Python."""
     return QueueAdmin(connection, keys, Clock(), token="operator/1")
 
 
@@ -101,7 +101,7 @@ async def test_35_a_job_added_while_paused_waits_in_paused(
 
 
 async def test_36_an_existing_id_is_a_duplicate(q: NodeQueue, bull: BullQueue) -> None:
-    """Node hears of the duplicate and runs the job once."""
+    """Node receives the duplicate event and runs the job once."""
     await q.process(kind="echo")
     await q.call("pause")
     first = await bull.add(NewJob("any", {"n": 1}, job_id="slot-7"))

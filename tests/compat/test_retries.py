@@ -85,10 +85,10 @@ async def test_11_a_delayed_job_starts_when_due(q: NodeQueue, w: WorkerHarness, 
     assert q.received("waiting", job_id)
 
 
-async def test_20_a_failed_job_retried_by_hand_runs_once_more(
+async def test_20_a_failed_job_retried_manually_runs_once_more(
     q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
-    """Another failure counts one attempt more; a success, after its data were mended, completes it."""
+    """Another failure counts one attempt more; a success, after its data was corrected, completes it."""
     job_id = await q.add("throw", {"message": "no"})
     await q.wait_for_event("failed", job_id)
     await q.job(job_id, "retry")
@@ -106,7 +106,7 @@ async def test_20_a_failed_job_retried_by_hand_runs_once_more(
 async def test_23_a_time_limit_fails_the_job_and_frees_the_worker(
     q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
-    """The job fails after its own limit, in Bull's words, and the worker takes the next one."""
+    """The job fails after its own limit, with Bull's message, and the worker takes the next one."""
     job_id = await q.add("echo", {"ms": 30_000}, timeout=200)
     failed = await q.wait_for_event("failed", job_id)
     assert failed.args[1] == "Promise timed out after 200 milliseconds"

@@ -85,10 +85,10 @@ async def everything(url: str, keys: Keys) -> dict[bytes, tuple[bytes, int]]:
         }
 
 
-async def test_the_same_nine_mails_come_out_the_same(
+async def test_the_nine_kinds_are_rendered_like_bulls(
     q: NodeQueue, make_shadow: MakeShadow, provider: FakeResend
 ) -> None:
-    """Bull's worker takes and ends every job as if nobody looked on; the shadow has rendered each, and sent none."""
+    """Bull's worker processes every job as usual; the shadow renders each, and sends none."""
     shadow = make_shadow()
     async with shadow:
         await shadow.ready(within_s=60.0)
@@ -106,8 +106,8 @@ async def test_the_same_nine_mails_come_out_the_same(
     assert provider.accepted == []
 
 
-async def test_differences_are_told_with_both_reasons(q: NodeQueue, make_shadow: MakeShadow) -> None:
-    """Bull sends an old code and a mail to nowhere, and fails at one that is all right."""
+async def test_differences_are_logged_with_both_reasons(q: NodeQueue, make_shadow: MakeShadow) -> None:
+    """Bull sends an expired code and an email to an invalid address, and fails a valid one."""
     shadow = make_shadow()
     async with shadow:
         await shadow.ready(within_s=60.0)
@@ -129,7 +129,7 @@ async def test_differences_are_told_with_both_reasons(q: NodeQueue, make_shadow:
     assert output["overdue-summary"]["observed_reason"] == "Missing helper: formatDate"
 
 
-async def test_a_job_is_judged_once_however_often_it_is_tried(q: NodeQueue, make_shadow: MakeShadow) -> None:
+async def test_a_job_is_predicted_once_however_often_it_is_tried(q: NodeQueue, make_shadow: MakeShadow) -> None:
     """A retry is not an end; the last failure is."""
     shadow = make_shadow()
     async with shadow:
@@ -179,7 +179,7 @@ async def received_so_far(redis: Redis, monitor: Any) -> set[str]:
 
 
 async def test_it_says_what_it_is(q: NodeQueue, make_shadow: MakeShadow, redis: Redis, keys: Keys) -> None:
-    """Health says shadow, it is counted as no worker, takes no instance id, and leaves when it is told."""
+    """Health says shadow, it is counted as no worker, takes no instance id, and stops on SIGTERM."""
     shadow = make_shadow()
     async with shadow:
         await shadow.ready(within_s=60.0)
@@ -192,7 +192,7 @@ async def test_it_says_what_it_is(q: NodeQueue, make_shadow: MakeShadow, redis: 
 
 
 async def test_a_shadow_that_lost_redis_looks_again(make_shadow: MakeShadow, redis: Redis, keys: Keys) -> None:
-    """What was announced while it heard nothing stands in the queue."""
+    """Jobs whose events were missed are found in the queue."""
     shadow = make_shadow()
     async with shadow:
         await shadow.ready(within_s=60.0)

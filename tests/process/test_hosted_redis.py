@@ -9,7 +9,7 @@ from tests.process.conftest import MakeDaemon
 from tests.process.test_faults import is_green, is_red
 from tests.process.test_lifecycle import enqueue
 from tests.support.fake_resend import FakeResend
-from tests.support.redis_topologies import cluster, watched
+from tests.support.redis_topologies import cluster, sentinel_group
 from tests.support.waiting import eventually
 
 MAILS = 200
@@ -32,7 +32,7 @@ async def test_a_daemon_outlives_the_death_of_a_watched_primary(
     make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
 ) -> None:
     """Mails wait on the primary when it dies; the sentinel promotes the replica, and they go out from there."""
-    async with watched() as group:
+    async with sentinel_group() as group:
         sentinels = {"FLOWSTATE_REDIS_SENTINELS": f"127.0.0.1:{group.sentinel.port}"}
         async with make_daemon(REDIS_URL=group.primary.url, **sentinels) as daemon:
             await daemon.ready()

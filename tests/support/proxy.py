@@ -1,4 +1,4 @@
-"""A TCP proxy that loses things on purpose: the only way tests make a network or a peer fail.
+"""A TCP proxy that injects faults: the only way in which tests make a network or a peer fail.
 
 `async with FaultProxy(host, port) as proxy`, then point the client to `proxy.port`. Knows no protocol. Faults
 are switches that may be turned at any time; those that wait for bytes act on the next bytes that pass.
@@ -57,7 +57,7 @@ class FaultProxy:
 
     @property
     def open_connections(self) -> int:
-        """Connections that stand now."""
+        """Open connections."""
         return len(self._links)
 
     async def admit(self) -> None:
@@ -66,26 +66,26 @@ class FaultProxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Refuse new connections; those that stand stay."""
+        """Refuse new connections; open ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def freeze(self) -> None:
-        """Let nothing pass, in either direction, and close nothing: a peer that hangs."""
+        """Forward nothing in either direction, and close nothing, like a peer that hangs."""
         self._flowing.clear()
 
     def unfreeze(self) -> None:
         self._flowing.set()
 
     def cut(self) -> None:
-        """Reset all standing connections, on both sides."""
+        """Reset all open connections, on both sides."""
         for writers in list(self._links.values()):
             for writer in writers:
                 _reset(writer)
 
     def redirect_to(self, host: str, port: int) -> None:
-        """Where new connections lead from now on, as when a name is given to another machine."""
+        """Forward new connections to another address, as after a DNS change."""
         self._target = (host, port)
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -104,7 +104,7 @@ class FaultProxy:
             self._links[task].append(far_writer)
             await self._both_ways((reader, writer), (far_reader, far_writer))
         except OSError:
-            _reset(writer)  # nobody behind us
+            _reset(writer)  # no server behind the proxy
         except asyncio.CancelledError:
             _reset(writer)  # the test is over; the server's own callback would report a cancelled task
         finally:
@@ -129,7 +129,7 @@ class FaultProxy:
         writer.close()
 
     async def _return(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """The replies' way, which is where most faults lie."""
+        """Forward the replies, with the faults that concern them."""
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK):
                 await self._delay()

@@ -1,4 +1,4 @@
-"""Redis as hosts offer it: a cluster of several nodes, a primary with replica and sentinel, a server that wants TLS.
+"""Redis topologies: a cluster of several nodes, a primary with replica and sentinel, a server with TLS.
 
 Cluster and sentinels are the embedded Valkey in other roles. It speaks no TLS: for that a redis-server of the machine
 is used, where there is one.
@@ -34,13 +34,13 @@ SLOTS = 16384
 
 
 class Server:
-    """One server process with options of its own; `client` asks it directly."""
+    """One server process with its own options; `client` is connected to it directly."""
 
     def __init__(
         self, *options: str, binary: Path | None = None, plain: bool = True, first: Sequence[str] = ()
     ) -> None:
         """`first` are words before the options, such as the name of a configuration file."""
-        self.port, self.dispatcher = free_port(), free_port()
+        self.port, self.bus_port = free_port(), free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="flowstate-redis-"))
         self._child = ManagedProcess("redis", self.folder, last_signal=Signals.SIGTERM)
         listen = ("--port", str(self.port)) if plain else ("--port", "0", "--tls-port", str(self.port))
@@ -96,7 +96,7 @@ class RedisCluster:
             first, last = (-(-SLOTS * part // 3) for part in (number, number + 1))
             await node.run("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
         for node in (*self.primaries[1:], self.replica):
-            await node.run("CLUSTER", "MEET", LOOPBACK, self.primaries[0].port, self.primaries[0].dispatcher)
+            await node.run("CLUSTER", "MEET", LOOPBACK, self.primaries[0].port, self.primaries[0].bus_port)
         for node in (*self.primaries, self.replica):
             await eventually(lambda node=node: self._knows_all(node), "all nodes know each other")  # type: ignore[misc]
         await self.replica.run("CLUSTER", "REPLICATE", (await self.owner.run("CLUSTER", "MYID")).decode())
@@ -118,7 +118,7 @@ async def cluster(key: str) -> AsyncIterator[RedisCluster]:
         nodes = []
         for _ in range(4):
             node = Server("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no")
-            node._command += ["--cluster-port", str(node.dispatcher)]
+            node._command += ["--cluster-port", str(node.bus_port)]
             nodes.append(await opened.enter_async_context(node))
         formed = RedisCluster(nodes, key)
         await formed.form()
@@ -143,8 +143,8 @@ class SentinelGroup:
 
 
 @asynccontextmanager
-async def watched(password: str = "") -> AsyncIterator[SentinelGroup]:
-    """Both stores want `password`, if there is one; the sentinel wants none."""
+async def sentinel_group(password: str = "") -> AsyncIterator[SentinelGroup]:
+    """Primary and replica require `password`, if there is one; the sentinel requires none."""
     secret = ("--requirepass", password, "--masterauth", password) if password else ()
     async with AsyncExitStack() as opened:
         primary = await opened.enter_async_context(Server(*secret))

@@ -1,4 +1,4 @@
-"""A queue set up by hand for tests of single transitions: put jobs anywhere, then ask what a call has changed."""
+"""A queue for tests of single transitions: put jobs into any state, then compare what a call has changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ZSETS = ("delayed", "completed", "failed")
 
 
 class QueueFixture:
-    """One queue's keys. `changes()` compares all of them with what they were at `remember()`."""
+    """The keys of one queue. `diff()` compares all of them with the last `snapshot()`."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self.redis = redis
@@ -34,7 +34,7 @@ class QueueFixture:
         if priority and state in ("wait", "paused"):
             await self.redis.zadd(self.keys("priority"), {job_id: priority})
         if locked:
-            await self.redis.set(self.keys.lock(job_id), "somebody", px=30_000)
+            await self.redis.set(self.keys.lock(job_id), "another/1", px=30_000)
 
     async def dump(self) -> dict[str, Any]:
         """All keys of the queue, by their names after the prefix."""
@@ -71,7 +71,7 @@ class QueueFixture:
 
 
 class PublishedEvents:
-    """What was published on the queue's channels, in order."""
+    """The events published on the channels of the queue, in order."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis

@@ -1,4 +1,4 @@
-"""Sealed requests for tests, and what became of them."""
+"""Stored requests for tests."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ WELCOME = {"type": "welcome", "to": "ada@example.org", "context": {"name": "Zoë
 
 
 def stored(now: int, data: str = "{}", priority: int = 0, **opts: object) -> dict[str, str]:
-    """A job's hash as it stands after an ordinary add."""
+    """The hash of a job after an ordinary add."""
     known = {"attempts": 1, "removeOnComplete": False, "removeOnFail": False, **opts, "delay": 0, "timestamp": now}
     return {
         "name": "welcome",
@@ -31,7 +31,7 @@ def stored(now: int, data: str = "{}", priority: int = 0, **opts: object) -> dic
 
 
 async def test_add_as_flowstate_does(stage: QueueFixture, bull: BullQueue, now: int) -> None:
-    """The hash, the list, the priority and the counter come out as Bull writes them; listeners hear of it."""
+    """Hash, list, priority and counter are as Bull writes them, and events are published."""
     received = await stage.received()
     backoff = Backoff("exponential", 2000)
     job = NewJob("welcome", WELCOME, priority=5, attempts=4, backoff=backoff, remove_on_complete=REMOVE)
@@ -116,7 +116,7 @@ async def test_an_urgent_job_passes_a_long_line(redis: Redis, bull: BullQueue, k
 
 
 async def test_a_known_id_is_a_duplicate(stage: QueueFixture, bull: BullQueue, now: int) -> None:
-    """Nothing changes but the counter; the producer gets the same id, listeners hear of it."""
+    """Nothing changes but the counter; the producer gets the same id, and an event is published."""
     assert await bull.add(NewJob("welcome", {"n": 1}, job_id="slot")) == AddResult("slot")
     await stage.snapshot()
     received = await stage.received()

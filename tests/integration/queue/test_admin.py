@@ -52,7 +52,7 @@ async def test_pause_of_nothing(stage: QueueFixture, operator: QueueAdmin) -> No
 
 
 async def test_resume(stage: QueueFixture, operator: QueueAdmin) -> None:
-    """Resuming is the reverse, and leaves what else stands in `meta`."""
+    """Resuming is the reverse, and keeps other fields of `meta`."""
     await stage.put("1", "paused")
     await stage.redis.set(stage.keys("meta-paused"), 1)
     await stage.redis.hset(stage.keys("meta"), mapping={"paused": 1, "version": "x"})
@@ -149,8 +149,8 @@ async def test_only_failed_jobs_are_retried(stage: QueueFixture, operator: Queue
 
 
 @pytest.mark.parametrize("verb", ["retry", "remove"])
-async def test_locked_jobs_are_left_alone(stage: QueueFixture, operator: QueueAdmin, verb: str) -> None:
-    """What a worker is at can neither be retried nor removed, and the reason says until when."""
+async def test_locked_jobs_are_not_changed(stage: QueueFixture, operator: QueueAdmin, verb: str) -> None:
+    """A job that a worker processes can neither be retried nor removed; the reason says until when."""
     await stage.put("1", "failed", locked=True, **FAILED)
     await stage.snapshot()
     with pytest.raises(JobStateError, match="lock"):

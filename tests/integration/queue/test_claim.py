@@ -1,4 +1,4 @@
-"""Claiming jobs: from the tail of `wait`, locked in the same call, whatever stands there."""
+"""Claiming jobs: from the tail of `wait`, locked in the same call, whatever the list contains."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.support.clock import FakeClock
 
 
-async def test_take(stage: QueueFixture, bull: BullQueue, now: int) -> None:
-    """The job moves to active with lock and start; its priority and its mark of the stalled check go."""
+async def test_claim_moves_a_job_to_active(stage: QueueFixture, bull: BullQueue, now: int) -> None:
+    """The job moves to `active` with lock and start time; its priority and its entry in `stalled` are removed."""
     await stage.put("1", "wait", priority=5, attemptsMade=1, stacktrace='["no"]', data='{"a":1}')
     await stage.put("2", "wait", priority=9)
     await stage.redis.sadd(stage.keys("stalled"), "1", "x")
@@ -37,8 +37,8 @@ async def test_take(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     assert 29_000 < await stage.redis.pttl(stage.keys.lock("1")) <= 30_000
 
 
-async def test_take_many(stage: QueueFixture, bull: BullQueue, rival: BullQueue) -> None:
-    """Two workers share the queue; the most urgent come first, active has the newest at its head."""
+async def test_two_workers_share_the_queue(stage: QueueFixture, bull: BullQueue, rival: BullQueue) -> None:
+    """The most urgent jobs are claimed first; `active` has the newest at its head."""
     await bull.add_many([NewJob("x", n, priority=1 + n % 2) for n in range(7)])
     mine, other = await bull.claim(4), await rival.claim(100)
     assert [job.id for job in mine] == ["1", "3", "5", "7"]
@@ -51,8 +51,8 @@ async def test_take_many(stage: QueueFixture, bull: BullQueue, rival: BullQueue)
     assert "priority" not in everything
 
 
-async def test_drained_is_said_once(stage: QueueFixture, bull: BullQueue) -> None:
-    """The first empty claim after work says so; idle claims are silent."""
+async def test_drained_is_published_once(stage: QueueFixture, bull: BullQueue) -> None:
+    """The first empty claim after a job publishes `drained`; later ones publish nothing."""
     await stage.put("1", "wait")
     await bull.claim(5)
     received = await stage.received()
@@ -62,7 +62,7 @@ async def test_drained_is_said_once(stage: QueueFixture, bull: BullQueue) -> Non
 
 
 async def test_never_while_paused(stage: QueueFixture, bull: BullQueue) -> None:
-    """Nothing is taken from a paused queue."""
+    """No job of a paused queue is claimed."""
     await stage.put("1", "paused")
     await stage.redis.set(stage.keys("meta-paused"), 1)
     await stage.snapshot()
@@ -70,8 +70,8 @@ async def test_never_while_paused(stage: QueueFixture, bull: BullQueue) -> None:
     assert await stage.diff() == {}
 
 
-async def test_strays_of_a_paused_queue_are_saved(stage: QueueFixture, bull: BullQueue) -> None:
-    """What somebody pushed into `wait` while paused joins the others, before a resume could destroy it."""
+async def test_jobs_in_wait_of_a_paused_queue_are_kept(stage: QueueFixture, bull: BullQueue) -> None:
+    """Jobs pushed to `wait` of a paused queue are moved to `paused`, where a resume does not destroy them."""
     await stage.put("1", "paused", priority=2)
     await stage.put("2", "wait", priority=1)
     await stage.put("3", "wait")
@@ -82,8 +82,8 @@ async def test_strays_of_a_paused_queue_are_saved(stage: QueueFixture, bull: Bul
     assert await stage.diff() == {"wait": None, "paused": ["3", "1", "2"]}
 
 
-async def test_ghosts_and_strangers_leave_the_list(stage: QueueFixture, bull: BullQueue, now: int) -> None:
-    """Ids without a job, stubs that Bull left behind and keys of other kinds are dropped; the job behind them runs."""
+async def test_claim_drops_ids_without_a_job(stage: QueueFixture, bull: BullQueue, now: int) -> None:
+    """Ids without a job, stubs of Bull and keys of other types are dropped; the next job is claimed."""
     await stage.put("1", "wait")
     await stage.redis.rpush(stage.keys("wait"), "ghost", "stub", "text", "list")
     await stage.redis.hset(stage.keys("stub"), "processedOn", 1)
@@ -101,7 +101,7 @@ async def test_ghosts_and_strangers_leave_the_list(stage: QueueFixture, bull: Bu
 
 
 async def test_one_id_twice_runs_once(stage: QueueFixture, bull: BullQueue) -> None:
-    """An id that is queued again while it is in hand is dropped; a foreign lock does not stop a claim, as in Bull."""
+    """An id that is queued again while in flight is dropped; another lock does not prevent a claim, as in Bull."""
     await stage.put("1", "wait")
     await stage.redis.rpush(stage.keys("wait"), "1")
     assert [job.id for job in await bull.claim(1)] == ["1"]
@@ -114,7 +114,7 @@ async def test_one_id_twice_runs_once(stage: QueueFixture, bull: BullQueue) -> N
 async def test_data_that_is_too_long_stays_there(
     stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock
 ) -> None:
-    """The job comes with a problem in words instead of its data."""
+    """The job has an invalid_reason instead of its data."""
     bull = BullQueue(connection, keys, clock, token="me/2", max_data_bytes=20)
     await stage.put("1", "wait", data='"%s"' % ("x" * 19))
     (job,) = await bull.claim(1)
@@ -122,8 +122,8 @@ async def test_data_that_is_too_long_stays_there(
     assert job.data == b"{}"
 
 
-async def test_broken_jobs_are_taken_with_a_problem(stage: QueueFixture, bull: BullQueue) -> None:
-    """Options that are no JSON stop neither the claim nor the other jobs."""
+async def test_invalid_jobs_are_claimed_with_a_reason(stage: QueueFixture, bull: BullQueue) -> None:
+    """Options that are not JSON prevent neither the claim nor the other jobs."""
     await stage.put("1", "wait", opts="{oops")
     await stage.put("2", "wait", data="{oops", attemptsMade="many", timestamp="soon")
     broken, careless = await bull.claim(2)
@@ -133,8 +133,8 @@ async def test_broken_jobs_are_taken_with_a_problem(stage: QueueFixture, bull: B
     assert (careless.attempts_made, careless.timestamp, careless.invalid_reason) == (0, 0, None)
 
 
-async def test_the_limiter_of_bull_workers_is_told(stage: QueueFixture, bull: BullQueue) -> None:
-    """A job that a rate-limited node worker has put off is struck from its books, group or not."""
+async def test_claim_removes_the_job_from_bulls_rate_limiter(stage: QueueFixture, bull: BullQueue) -> None:
+    """A job that a rate-limited node worker has delayed is removed from its limiter keys, with or without group."""
     limited, grouped = stage.keys("limiter:limited"), stage.keys("limiter:g:limited")
     await stage.put("1", "wait")
     await stage.put("2:g", "wait")
@@ -172,7 +172,7 @@ async def test_the_number_is_checked(bull: BullQueue, count: int) -> None:
 
 
 async def test_waiting_for_work(redis: Redis, bull: BullQueue, keys: Keys) -> None:
-    """The wait ends with the first job and takes nothing away; without one it gives up."""
+    """The wait ends with the first job and removes nothing; without a job it times out."""
     assert await bull.wait_for_jobs() is False
     await redis.rpush(keys("wait"), "2", "1")
     assert await bull.wait_for_jobs() is True

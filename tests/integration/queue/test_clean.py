@@ -1,4 +1,4 @@
-"""Cleaning a state of old jobs: every key is compared, so that nothing else goes."""
+"""Cleaning old jobs of a state: every key is compared, so that nothing else is deleted."""
 
 from __future__ import annotations
 

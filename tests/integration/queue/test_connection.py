@@ -38,7 +38,7 @@ async def test_the_blocking_connection_has_the_workers_name(
     assert names.count(keys.client_name) == 1
 
 
-async def test_nobody_there(unused_tcp_port: int) -> None:
+async def test_no_server(unused_tcp_port: int) -> None:
     """A refused connection is an outage with a remedy, not a bug."""
     connection = Connection(f"redis://127.0.0.1:{unused_tcp_port}", client_name="x")
     with pytest.raises(StoreUnavailableError, match="REDIS_URL"):

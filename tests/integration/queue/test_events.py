@@ -1,4 +1,4 @@
-"""The ear: due times, pause and resume, also after the connection broke."""
+"""Queue events: due times, pause and resume, also after a lost connection."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def signals(connection: Connection, keys: Keys) -> AsyncIterator[QueueEven
     await signals.close()
 
 
-async def test_what_is_heard(signals: QueueEvents, redis: Redis, keys: Keys) -> None:
-    """Due times are rounded up, pause and resume have names; what nobody can read is passed over."""
+async def test_events_are_decoded(signals: QueueEvents, redis: Redis, keys: Keys) -> None:
+    """Due times are rounded up, pause and resume have names; invalid payloads are ignored."""
     for channel, payload in [
         ("delayed", "1795428238206.0002"),
         ("delayed", "soon"),
@@ -40,7 +40,7 @@ async def test_what_is_heard(signals: QueueEvents, redis: Redis, keys: Keys) -> 
     assert await signals.next(0.01) is None
 
 
-async def test_our_own_delayed_jobs_are_heard(signals: QueueEvents, bull: BullQueue, now: int) -> None:
+async def test_own_delayed_jobs_are_received(signals: QueueEvents, bull: BullQueue, now: int) -> None:
     """An add with a delay wakes whoever waits for due jobs."""
     waiting = asyncio.create_task(signals.next(5))
     await bull.add(NewJob("x", {}, delay_ms=500))

@@ -1,4 +1,4 @@
-"""Looking at the queue: right, complete, in one command each, and without changing a key."""
+"""The inspector: correct, complete, one command a call, and no key changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def reads_only(stage: QueueFixture) -> AsyncIterator[None]:
 
 
 async def test_empty_queue(inspector: Inspector) -> None:
-    """A queue that nobody ever used is simply empty."""
+    """A queue that was never used is empty."""
     assert await inspector.snapshot() == Snapshot(0, 0, 0, 0, 0, 0, False, None, None, 0)
     assert await inspector.job("1") is None
     assert await inspector.state("1") is None

@@ -68,7 +68,7 @@ async def test_nothing_to_write_makes_no_key(bull: BullQueue, stage: QueueFixtur
 
 
 async def test_whose_outcome_counts(bull: BullQueue, stage: QueueFixture, journal: Journal, end: End) -> None:
-    """That of a job which was removed meanwhile, too; not that of a job which another worker has or will run again."""
+    """Also that of a removed job; not that of a job that another worker holds or will run again."""
     jobs = await take(bull, 5)
     gone, lost, taken, misplaced, _ = jobs
     await stage.redis.delete(stage.keys(gone.id))
@@ -86,7 +86,7 @@ async def test_whose_outcome_counts(bull: BullQueue, stage: QueueFixture, journa
     assert await journal.peek(10) == [b"gone", b"ours"]
 
 
-async def test_a_stranger_in_its_place(bull: BullQueue, stage: QueueFixture, end: End) -> None:
+async def test_a_foreign_key_under_the_journals_name(bull: BullQueue, stage: QueueFixture, end: End) -> None:
     """A key of another kind does not stop an ending."""
     await stage.redis.set(stage.keys.own("journal"), "x")
     assert await end(await take(bull, 2), [b"a", b"b"]) == [WriteResult.OK] * 2
@@ -105,8 +105,8 @@ async def test_the_newest_stay(
     assert await journal.peek(10) == [b"2", b"3", b"4"]
 
 
-async def test_peek_leaves_and_drop_takes(journal: Journal, stage: QueueFixture) -> None:
-    """Only what was read is dropped, from the head; what came in meanwhile stays."""
+async def test_peek_keeps_and_drop_removes_entries(journal: Journal, stage: QueueFixture) -> None:
+    """Only entries that were read are dropped, from the head; new ones stay."""
     key = stage.keys.own("journal")
     await stage.redis.rpush(key, "a", "b", "c")
     seen = await journal.peek(2)

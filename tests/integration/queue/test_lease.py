@@ -114,7 +114,7 @@ async def test_killed_holder_is_succeeded_at_once(daemons: Daemons, redis: Redis
 
 
 async def test_live_process_is_not_succeeded(daemons: Daemons, redis: Redis, key: str) -> None:
-    """As long as the holder's process lives, nobody else gets the lease."""
+    """As long as the holder's process lives, no other daemon acquires the lease."""
     async with daemons.process("vm1/a"):
         with pytest.raises(LeaseHeldError):
             await daemons.lease("vm1/b").acquire()
@@ -130,7 +130,7 @@ async def test_one_successor_wins(daemons: Daemons, redis: Redis, key: str) -> N
     assert await redis.get(key) == f"vm1/{'abc'[results.index(True)]}"
 
 
-async def test_similar_token_is_somebody_else(daemons: Daemons) -> None:
+async def test_a_token_with_the_same_prefix_is_another_holder(daemons: Daemons) -> None:
     """A connection whose token merely begins like the holder's is no sign of life."""
     await daemons.lease("vm1/a").acquire()
     alive = Connection(daemons.url, client_name=connection_name(daemons.keys, "vm1/aa"))
@@ -177,14 +177,14 @@ async def silent_url(request: pytest.FixtureRequest, redis: Redis, valkey_url: s
 
 
 async def test_silent_server_outwaits_a_dead_holder(daemons: Daemons, silent_url: str, redis: Redis, key: str) -> None:
-    """Where the server does not tell who lives, a lease that nobody renews is taken when it has run out."""
+    """When the server does not list clients, a lease that is not renewed is acquired after it expired."""
     await redis.set(key, "vm1/dead", px=700)
     assert await daemons.lease("vm1/b", url=silent_url).acquire() is True
     assert await redis.get(key) == "vm1/b"
 
 
 async def test_silent_server_shows_life_by_renewal(daemons: Daemons, silent_url: str, redis: Redis, key: str) -> None:
-    """Where the server does not tell who lives, a lease that is renewed is refused."""
+    """When the server does not list clients, a lease that is renewed is not acquired."""
     holder = daemons.lease("vm1/a", url=silent_url, ttl_ms=5000)
     await holder.acquire()
     second = asyncio.create_task(daemons.lease("vm1/b", url=silent_url).acquire())

@@ -10,7 +10,7 @@ from tests.integration.queue.queue_fixture import QueueFixture
 
 
 async def test_extend_locks(stage: QueueFixture, bull: BullQueue, rival: BullQueue) -> None:
-    """Ours get their full life and leave the stalled check's books; what is gone or another's is told."""
+    """Own locks are renewed and removed from `stalled`; missing and foreign ones are returned."""
     for job_id in ("1", "2", "3", "4"):
         await stage.put(job_id, "wait")
     await bull.claim(3)

@@ -1,4 +1,4 @@
-"""Looking on: what is heard, what is read, and that nothing moves."""
+"""The observer of the shadow mode: received events, read jobs, and no changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def observer(elsewhere: Connection, keys: Keys) -> AsyncIterator[QueueObse
     await observer.close()
 
 
-async def test_a_jobs_way_is_heard(observer: QueueObserver, bull: BullQueue) -> None:
+async def test_events_of_a_job_are_received(observer: QueueObserver, bull: BullQueue) -> None:
     """Added, taken, ended: with the result's JSON or the reason."""
     await observer.listen()
     for name in ("welcome", "otp"):
@@ -47,10 +47,10 @@ async def test_a_jobs_way_is_heard(observer: QueueObserver, bull: BullQueue) -> 
     assert await observer.next_events(0.01) == []
 
 
-async def test_a_glance_is_what_a_claim_would_give(
+async def test_read_jobs_returns_what_claim_returns(
     observer: QueueObserver, bull: BullQueue, stage: QueueFixture
 ) -> None:
-    """The same jobs, data that is too long included; ids that name nothing are left out, and nothing has moved."""
+    """The same jobs, also with too long data; ids without a job are omitted, and no key changes."""
     await bull.add(NewJob("welcome", {"to": "ada@example.org"}, priority=5, attempts=3))
     await bull.add(NewJob("welcome", {"to": "x" * 2_000}))
     await stage.snapshot()
@@ -62,10 +62,8 @@ async def test_a_glance_is_what_a_claim_would_give(
     assert seen["1"] == claimed["1"]
 
 
-async def test_who_stands_there_is_told_in_the_order_of_their_turn(
-    observer: QueueObserver, stage: QueueFixture
-) -> None:
-    """Those in hand first, then the next to run, not more than asked for."""
+async def test_pending_ids_are_in_the_order_of_execution(observer: QueueObserver, stage: QueueFixture) -> None:
+    """Active jobs first, then the next to run, up to the given number."""
     for job_id, state in (("1", "active"), ("2", "wait"), ("3", "wait"), ("4", "wait"), ("5", "paused")):
         await stage.put(job_id, state)
     await stage.put("6", "delayed")
@@ -75,9 +73,9 @@ async def test_who_stands_there_is_told_in_the_order_of_their_turn(
 async def test_a_lost_connection_is_noticed(observer: QueueObserver, bull: BullQueue, connection: Connection) -> None:
     """Something may have been missed: whoever listens again must look around, too."""
     await observer.listen()
-    observer.deaf = False
+    observer.missed_events = False
     await connection.execute("CLIENT", "KILL", "TYPE", "pubsub")
-    while not observer.deaf:
+    while not observer.missed_events:
         with suppress(StoreUnavailableError):
             await observer.next_events(5.0)
         if not observer.listening:
@@ -87,12 +85,12 @@ async def test_a_lost_connection_is_noticed(observer: QueueObserver, bull: BullQ
 
 
 async def nothing(observer: QueueObserver) -> int:
-    """How often nothing was heard."""
+    """How often no event was received."""
     return [await observer.next_events(0.5) for _ in range(4)].count([])
 
 
 async def test_a_connection_that_fell_silent_is_noticed(valkey_url: str, keys: Keys, bull: BullQueue) -> None:
-    """A network that forgets a connection tells nobody; a queue where nothing happens looks the same, but answers."""
+    """A connection that the network dropped silently is detected; an idle queue looks the same, but replies."""
     where = urlsplit(valkey_url)
     async with FaultProxy(where.hostname or "", where.port or 0) as proxy:
         connection = Connection(f"redis://127.0.0.1:{proxy.port}", client_name="behind")
@@ -101,17 +99,17 @@ async def test_a_connection_that_fell_silent_is_noticed(valkey_url: str, keys: K
         assert await nothing(observer) == 4
         proxy.freeze()
         await bull.add(NewJob("welcome", {}))
-        with pytest.raises(StoreUnavailableError, match="the connection that listens is dead"):
+        with pytest.raises(StoreUnavailableError, match="the subscribed connection is dead"):
             await nothing(observer)
         proxy.unfreeze()
         await observer.listen()
-        assert observer.deaf
+        assert observer.missed_events
         await observer.close()
         await connection.close()
 
 
-async def test_noise_is_not_heard(observer: QueueObserver, connection: Connection, keys: Keys) -> None:
-    """Anybody may publish on these channels."""
+async def test_invalid_events_are_ignored(observer: QueueObserver, connection: Connection, keys: Keys) -> None:
+    """Other programs may publish on these channels."""
     await observer.listen()
     for channel, text in (("completed", b"{"), ("failed", b"\xff"), ("completed", b"7"), ("progress", b"1")):
         await connection.execute("PUBLISH", keys(channel), text)

@@ -9,7 +9,7 @@ from tests.support.clock import FakeClock
 
 
 async def test_promote(stage: QueueFixture, bull: BullQueue, now: int) -> None:
-    """Due jobs become ready by priority and due time, lose their delay and are announced; the next due time is told."""
+    """Due jobs become ready by priority and due time, lose their delay and are published, like the next due time."""
     await stage.put("1", "delayed", at=now - 10, delay=500)
     await stage.put("2", "delayed", at=now - 20, delay=500)
     await stage.put("3", "delayed", at=now, delay=500, priority=5)
@@ -51,7 +51,7 @@ async def test_promote_while_paused(stage: QueueFixture, bull: BullQueue, now: i
     assert (await stage.dump())["paused"] == ["1"]
 
 
-async def test_ghosts_only_leave(stage: QueueFixture, bull: BullQueue, now: int) -> None:
+async def test_ids_without_a_job_are_only_removed(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """An id without a job, or under which something else stands, is dropped; due jobs beside it are not lost."""
     await stage.put("1", "delayed", at=now)
     await stage.redis.zadd(stage.keys("delayed"), {"ghost": 0, "text": 1})
@@ -62,7 +62,7 @@ async def test_ghosts_only_leave(stage: QueueFixture, bull: BullQueue, now: int)
 
 
 async def test_nothing_delayed(stage: QueueFixture, bull: BullQueue) -> None:
-    """Nothing to do is said by nobody."""
+    """Without due jobs nothing is published."""
     received = await stage.received()
     assert await bull.promote() == PromoteResult(0, None)
     assert await stage.dump() == {}

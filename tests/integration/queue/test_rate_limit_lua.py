@@ -1,4 +1,4 @@
-"""The arithmetic of the shared rate, run by the server's own Lua against a clock that the tests move."""
+"""The arithmetic of the shared rate limit, run by the Lua of the server with a simulated clock."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def run_daemons(rhythm: Rhythm, *, seconds: int, daemons: int, random: Ran
 
 
 def overruns(arrivals: list[float], limit: int, phase: float) -> int:
-    """How many requests a provider refuses whose windows of one second begin at `phase`."""
+    """How many requests a provider rejects whose one-second intervals begin at `phase`."""
     windows = Counter(int((at - phase) // S) for at in arrivals)
     return sum(max(0, count - limit) for count in windows.values())
 
@@ -99,7 +99,7 @@ async def test_many_more_than_allowed_ask(redis: Redis) -> None:
 
 
 async def test_the_urgent_own_the_next_start(redis: Redis) -> None:
-    """One that was told to wait gets the next start, though bulk asks before it; then bulk goes on."""
+    """An urgent request that had to wait gets the next token, though bulk asks before it; then bulk continues."""
     rhythm = Rhythm(redis, limit=2)
     assert await rhythm.ask(0) == 0
     assert await rhythm.ask(100 * MS, urgent=True) == 425 * MS
@@ -168,7 +168,7 @@ async def test_refusals_that_go_on(redis: Redis) -> None:
 
 
 async def test_a_wild_retry_after(redis: Redis) -> None:
-    """Nobody is held for longer than five minutes, whatever a header says."""
+    """Requests are blocked for at most five minutes, whatever a header says."""
     rhythm = Rhythm(redis, limit=10)
     await rhythm.slow_down(0, 86_400 * S)
     assert await rhythm.ask(0) == 300 * S

@@ -1,4 +1,4 @@
-"""The pacer on a real server: what it writes, what it hears, what several daemons do to each other."""
+"""The rate limiter on a real server: the keys it writes, and how several instances share the rate."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_only_news_is_written(stage: QueueFixture, rate_limiter: RateLimit
 
 
 async def test_an_assumed_rate(stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock) -> None:
-    """It holds until the provider tells its own, and is not told to the others as the provider's word."""
+    """It applies until the provider's limit is known, and is not stored as the provider's limit."""
     rate_limiter = RateLimiter(connection, keys, clock, assumed_rate=0.5)
     assert (rate_limiter.has_limit, rate_limiter.limit_known) == (True, True)
     assert await rate_limiter.acquire() == 0.0
@@ -96,7 +96,7 @@ async def test_an_assumed_rate(stage: QueueFixture, connection: Connection, keys
 
 
 async def test_a_refusal_holds_all(rate_limiter: RateLimiter, other: RateLimiter, clock: FakeClock) -> None:
-    """After a 429 nobody starts, urgent or not, with or without a limit; who was told at once, others in a second."""
+    """After a 429 no request starts, urgent or not, with or without a limit; other instances see it within a second."""
     await other.acquire()
     await rate_limiter.back_off(3_000)
     assert 2.5 < await rate_limiter.acquire(urgent=True) <= 3.0
@@ -110,7 +110,7 @@ async def test_a_refusal_holds_all(rate_limiter: RateLimiter, other: RateLimiter
 async def test_bulk_is_paused_and_let_go(
     stage: QueueFixture, rate_limiter: RateLimiter, other: RateLimiter, clock: FakeClock
 ) -> None:
-    """The pause stops bulk everywhere, tells why, lets urgent mails pass, and ends by a word or by itself."""
+    """The pause stops bulk email in all instances, with its reason, not urgent email; it is lifted or expires."""
     await rate_limiter.pause_bulk(clock.now_ms() + 60_000, "quota")
     assert rate_limiter.bulk_paused
     assert await rate_limiter.acquire() == 5.0
@@ -130,8 +130,8 @@ async def test_bulk_is_paused_and_let_go(
     assert not rate_limiter.bulk_paused
 
 
-async def test_what_windows_show(rate_limiter: RateLimiter) -> None:
-    """Limit, slowing, rest and recent starts are told; of an empty Redis as well."""
+async def test_state(rate_limiter: RateLimiter) -> None:
+    """Limit, slowdown, block and recent requests are returned, also from an empty Redis."""
     assert await rate_limiter.state() == RateLimitState(None, 1.0, 0, 0, "", 0)
     await rate_limiter.update_from_headers(Rate(10, 9))
     await rate_limiter.acquire()
@@ -142,15 +142,15 @@ async def test_what_windows_show(rate_limiter: RateLimiter) -> None:
     assert 900 < state.blocked_for_ms <= 1_000
 
 
-async def test_a_closed_lane_is_told_to_everybody(rate_limiter: RateLimiter, other: RateLimiter) -> None:
-    """Why, until it is open again."""
+async def test_a_refusal_is_shared_with_all_instances(rate_limiter: RateLimiter, other: RateLimiter) -> None:
+    """With its reason, until the provider accepts the account again."""
     await rate_limiter.publish_refusal("the key is invalid")
     assert (await other.state()).refusal == "the key is invalid"
     await other.publish_refusal(None)
     assert (await rate_limiter.state()).refusal == ""
 
 
-async def test_a_wish_to_try_reaches_every_daemon_once(
+async def test_a_retry_request_reaches_every_instance_once(
     rate_limiter: RateLimiter, other: RateLimiter, clock: FakeClock
 ) -> None:
     """And bulk that waits for a quota goes on."""

@@ -48,7 +48,7 @@ async def test_the_dead_processs_jobs(stage: QueueFixture, bull: BullQueue, dead
 
 
 async def test_a_lost_answer(stage: QueueFixture, bull: BullQueue) -> None:
-    """Jobs with our own lock that we do not know are handed back without being counted; those in hand stay."""
+    """Jobs with our own lock that are not in flight are requeued without being counted; those in flight stay."""
     await bull.add_many([NewJob("x", n) for n in range(3)])
     jobs = await bull.claim(3)
     await stage.snapshot()
@@ -87,7 +87,7 @@ async def test_what_is_left_to_the_stalled_check(stage: QueueFixture, bull: Bull
     assert await stage.diff() == {}
 
 
-async def test_ghosts_only_leave(stage: QueueFixture, bull: BullQueue) -> None:
+async def test_ids_without_a_job_are_only_removed(stage: QueueFixture, bull: BullQueue) -> None:
     """A job that was removed while its worker died is not made again."""
     await stage.redis.rpush(stage.keys("active"), "ghost")
     await stage.redis.set(stage.keys.lock("ghost"), "me/1")

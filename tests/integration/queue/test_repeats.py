@@ -77,7 +77,7 @@ async def test_data_comes_from_the_hash(stage: QueueFixture, repeats: Repeatable
 async def test_without_any_data_the_successor_is_still_readable(
     stage: QueueFixture, repeats: RepeatableJobs, clock: FakeClock
 ) -> None:
-    """A job whose hash vanished meanwhile, and whose data was never read, is followed by one with empty data."""
+    """When the hash of the claimed job was removed and its data not returned, the next job has empty data."""
     await stage.redis.zadd(stage.keys("repeat"), {KEY: 0})
     await repeats.schedule_next(replace(claimed({"repeat": {"every": 60_000}}), data=b""))
     assert (await stage.dump())[f"{ID}{clock.now_ms() + 60_000}"]["data"] == "{}"
@@ -116,7 +116,7 @@ async def test_nothing_follows(stage: QueueFixture, repeats: RepeatableJobs, opt
     assert await stage.diff() == {}
 
 
-async def test_wrong_definition_is_told(stage: QueueFixture, repeats: RepeatableJobs) -> None:
+async def test_invalid_definition_is_logged(stage: QueueFixture, repeats: RepeatableJobs) -> None:
     """An error in the definition never stops the job: it is a warning with a remedy, and nothing is written."""
     with capture_logs() as logs:
         await repeats.schedule_next(claimed({"repeat": {"cron": "nonsense"}}))

@@ -1,4 +1,4 @@
-"""Sealed requests: written whole or not at all, the same bytes for everybody, gone with their last member."""
+"""Stored requests: saved completely or not at all, the same bytes for every process, deleted with their last job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def test_seal_and_open(stage: QueueFixture, bull: BullQueue, request_store: RequestStore, now: int) -> None:
+async def test_save_and_load(stage: QueueFixture, bull: BullQueue, request_store: RequestStore, now: int) -> None:
     """Bytes, key and members are written with a time to live, each member is bound, nothing else changes."""
     jobs = await take(stage, bull, "1", 'b"é')
     before = await stage.dump()
@@ -58,7 +58,7 @@ async def test_seal_and_open(stage: QueueFixture, bull: BullQueue, request_store
 
 
 @pytest.mark.parametrize("what", ["lost", "taken", "gone", "other", "text"])
-async def test_nothing_is_sealed_for_a_lost_job(
+async def test_nothing_is_saved_for_a_lost_job(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore, what: str
 ) -> None:
     """If one member is not ours any more, its id comes back and not a single key has changed."""
@@ -82,7 +82,9 @@ async def test_nothing_is_sealed_for_a_lost_job(
     assert await left(stage) == "2"
 
 
-async def test_sealed_anew(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+async def test_save_again_replaces_the_request(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore
+) -> None:
     """The same id again replaces all of it, an old answer too; another id takes the members over."""
     jobs = await take(stage, bull, "1", "2")
     await request_store.save(template(jobs))
@@ -107,14 +109,14 @@ async def test_odd_timestamps_are_the_same_job(
 
 @pytest.mark.parametrize("count", [0, 101])
 async def test_the_number_is_checked(request_store: RequestStore, count: int) -> None:
-    """Between 1 and 100 mails a request."""
+    """Between 1 and 100 emails a request."""
     members = tuple((str(number), BORN) for number in range(count))
     with pytest.raises(ValueError, match="between 1 and 100"):
         await request_store.save(StoredRequest("e1", "/emails", b"", "k", members))
 
 
 async def test_an_answer_is_kept(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
-    """It is there for whoever opens the envelope next; no envelope comes to life by it."""
+    """The next load returns it; saving a response creates no request."""
     await request_store.save(template(await take(stage, bull, "1")))
     assert await request_store.save_response("e1", b'["id"]') is True
     opened = await request_store.load("e1")
@@ -125,7 +127,7 @@ async def test_an_answer_is_kept(stage: QueueFixture, bull: BullQueue, request_s
     assert await stage.diff() == {}
 
 
-async def test_unseal(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+async def test_detach(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
     """Refused members are free again, the others stay bound; a repeated call changes nothing; the last deletes it."""
     jobs = await take(stage, bull, "1", "2", "3")
     await request_store.save(template(jobs))
@@ -145,8 +147,10 @@ async def test_unseal(stage: QueueFixture, bull: BullQueue, request_store: Reque
     assert await left(stage) is None
 
 
-async def test_unseal_leaves_others_bindings(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
-    """A member that is in another envelope by now stays there."""
+async def test_detach_keeps_references_to_other_requests(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore
+) -> None:
+    """A job that is in another request by now stays there."""
     jobs = await take(stage, bull, "1", "2")
     await request_store.save(template(jobs))
     await request_store.save(template(jobs[:1], eid="e2"))
@@ -156,10 +160,10 @@ async def test_unseal_leaves_others_bindings(stage: QueueFixture, bull: BullQueu
 
 
 @pytest.mark.parametrize("holder", [None, "you/1"])
-async def test_unseal_needs_all(
+async def test_detach_requires_all_locks(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore, holder: str | None
 ) -> None:
-    """If another worker may hold one of them, nothing is freed: it may send the sealed bytes."""
+    """If another worker may hold one of them, nothing is detached: it may send the stored bytes."""
     await request_store.save(template(await take(stage, bull, "1", "2")))
     await stage.redis.delete(stage.keys.lock("2"))
     if holder:
@@ -173,7 +177,7 @@ async def test_unseal_needs_all(
 async def test_what_cannot_be_read_is_none(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore, field: str
 ) -> None:
-    """An envelope that somebody has damaged is as good as gone: its jobs are parked, no daemon dies of it."""
+    """A damaged request is treated as missing: its jobs are parked, no daemon crashes."""
     await request_store.save(template(await take(stage, bull, "1")))
     key = stage.keys.own("request:e1")
     if field == "path":
@@ -183,10 +187,10 @@ async def test_what_cannot_be_read_is_none(
     assert await request_store.load("e1") is None
 
 
-async def test_two_workers_never_seal_one_job_twice(
+async def test_two_workers_never_save_one_job_twice(
     connection: Connection, elsewhere: Connection, stage: QueueFixture, keys: Keys, clock: FakeClock
 ) -> None:
-    """While locks change hands at random, no request is sealed with a job whose lock is another's."""
+    """While locks change holders at random, no request is saved with a job that another worker has locked."""
     random = Random(3)
     bull = BullQueue(connection, keys, clock, token="me/2")
     await bull.add_many([NewJob("x", {}) for _ in range(40)])
@@ -211,7 +215,7 @@ async def test_two_workers_never_seal_one_job_twice(
         assert any(stored[token])
         for turn, ids in enumerate(stored[token]):
             assert await left(stage, f"{token[0]}{turn}") == (str(len(ids)) if ids else None)
-    # From here on nobody steals: what a worker seals now are exactly the jobs whose locks it has.
+    # From here on no lock changes: a worker can save exactly the jobs whose locks it holds.
     for token, mine in hands.items():
         request_store = RequestStore(mine, keys, clock, token=token)
         other = {job.id for job in jobs if await stage.redis.get(keys.lock(job.id)) != token}
@@ -219,7 +223,7 @@ async def test_two_workers_never_seal_one_job_twice(
 
 
 async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
-    """After kill -9 of an append-only server the envelope, its answer and the bindings are there."""
+    """After kill -9 of an append-only server the request, its response and the references still exist."""
     async with EmbeddedValkey(appendonly=True) as daemon:
         connection = Connection(daemon.url, client_name="x")
         bull = BullQueue(connection, keys, clock, token="me/2")
@@ -234,7 +238,7 @@ async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
         opened: Any = None
         async with asyncio.timeout(10):
             while opened is None:
-                opened = await _tried(request_store)
+                opened = await _load_if_reachable(request_store)
         assert opened == StoredRequest(
             "e1", stored.path, stored.body, stored.key, stored.members, b"[1]", clock.now_ms()
         )
@@ -246,7 +250,7 @@ async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
 
 
 async def test_a_long_body(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
-    """A megabyte of similar mails is compressed, and comes back byte for byte."""
+    """A megabyte of similar emails is compressed, and loaded with the same bytes."""
     body = b"[" + b",".join(_mail(number) for number in range(100)) + b"]"
     jobs = await take(stage, bull, *(str(number) for number in range(1, 101)))
     await request_store.save(template(jobs, body=body))
@@ -267,8 +271,8 @@ def _noise(size: int) -> bytes:
     return Random(5).randbytes(size)
 
 
-async def _tried(request_store: RequestStore) -> StoredRequest | None:
-    """The envelope, once the server answers again."""
+async def _load_if_reachable(request_store: RequestStore) -> StoredRequest | None:
+    """The request, once the server replies again."""
     try:
         return await request_store.load("e1")
     except StoreUnavailableError:

@@ -1,4 +1,4 @@
-"""Sealed requests whose members end: counted once each, kept for a retry, let go of when they have run out."""
+"""Stored requests whose jobs finish: each job is counted once, a retry keeps the request, an expired one is dropped."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def operator(connection: Connection, keys: Keys, clock: FakeClock) -> QueueAdmin
 async def test_the_last_member_takes_it_along(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore
 ) -> None:
-    """Finished members are counted in the call that finishes them; retried and failed ones keep their envelope."""
+    """Completed jobs are counted in the call that completes them; retried and failed ones keep their request."""
     first, second, third, fourth = await take(stage, bull, "1", "2", "3", "4", opts='{"attempts":3}')
     await request_store.save(template([first, second, third, fourth]))
     assert await bull.complete([JobSucceeded(first), JobSucceeded(second), JobSucceeded(second)]) == [
@@ -60,7 +60,7 @@ async def test_the_last_member_takes_it_along(
 
 
 async def test_a_failed_job_that_is_not_kept(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
-    """Nobody can retry it, so its part of the envelope goes with it."""
+    """It cannot be retried, so its reference to the request is counted down."""
     jobs = await take(stage, bull, "1", "2", opts='{"removeOnFail":true}')
     await request_store.save(template(jobs))
     await bull.fail([JobFailed(jobs[0], "no", b"[]")])
@@ -72,7 +72,7 @@ async def test_a_failed_job_that_is_not_kept(stage: QueueFixture, bull: BullQueu
 async def test_a_parked_job_is_free(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore, operator: QueueAdmin
 ) -> None:
-    """A job that fails without its envelope is sent afresh when somebody retries it; with it, the same bytes go."""
+    """A failed job is retried with its stored request; without one, it is sent in a new request."""
     parked, kept = await take(stage, bull, "1", "2")
     await request_store.save(template([parked]))
     await request_store.save(template([kept], eid="e2"))
@@ -83,7 +83,7 @@ async def test_a_parked_job_is_free(
     assert [job.stored_request_id for job in await bull.claim(5)] == ["e2"]
 
 
-async def test_an_envelope_that_ran_out_before_the_retry(
+async def test_a_stored_request_that_expired_before_the_retry(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore, operator: QueueAdmin
 ) -> None:
     """A person who retries a failed job a day later wants it sent, not parked again."""
@@ -99,7 +99,7 @@ async def test_an_envelope_that_ran_out_before_the_retry(
 async def test_new_data_is_sent_afresh(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore, operator: QueueAdmin
 ) -> None:
-    """Whoever changes the data of a job does not want the sealed bytes any more."""
+    """After the data of a job was changed, the stored bytes are not used for it."""
     (job,) = await take(stage, bull, "1", opts='{"attempts":3}')
     await request_store.save(template([job]))
     await bull.retry([JobRetried(job, "no", b"[]")])
@@ -107,7 +107,7 @@ async def test_new_data_is_sent_afresh(
     assert [job.stored_request_id for job in await bull.claim(1)] == [None]
 
 
-async def test_strangers_in_the_envelopes_place(
+async def test_foreign_keys_under_the_name_of_a_stored_request(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore
 ) -> None:
     """A key of another kind, or a count that is none, does not stop an ending."""

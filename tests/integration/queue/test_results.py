@@ -18,7 +18,7 @@ REMOVED = {"removeOnComplete": True, "removeOnFail": True}
 async def take(
     stage: QueueFixture, bull: BullQueue, *job_ids: str, opts: dict[str, Any] | None = None, **fields: Any
 ) -> list[Job]:
-    """Jobs in hand, with a mark of the stalled check each; what follows is compared with this."""
+    """Claims jobs, each with an entry in `stalled`, and takes the snapshot for later comparison."""
     for job_id in job_ids:
         await stage.put(job_id, "wait", opts=json.dumps(opts or {}), **fields)
     jobs = await bull.claim(len(job_ids))
@@ -28,12 +28,12 @@ async def take(
 
 
 def left(*job_ids: str) -> dict[str, Any]:
-    """What is gone once the only jobs in hand have left `active`."""
+    """The keys that are removed with the last active job."""
     return {"active": None, "stalled": {"x"}, **{f"{job_id}:lock": None for job_id in job_ids}}
 
 
 async def test_finish_and_keep(stage: QueueFixture, bull: BullQueue, now: int, clock: FakeClock) -> None:
-    """Value and end are written, the job stands in `completed` with its end as score, the event carries the value."""
+    """Value and finish time are written, the job is in `completed` with that score, the event has the value."""
     (job,) = await take(stage, bull, "1")
     clock.advance(2)
     received = await stage.received()
@@ -146,7 +146,7 @@ async def test_retry_at_once(stage: QueueFixture, bull: BullQueue) -> None:
 
 
 async def test_fail(stage: QueueFixture, bull: BullQueue, now: int) -> None:
-    """The whole failure is written, the job stands in `failed`, the event carries the reason."""
+    """The failure is written, the job is in `failed`, the event has the reason."""
     (job,) = await take(stage, bull, "1", opts={"attempts": 3}, attemptsMade=2)
     received = await stage.received()
     before = await stage.dump()
@@ -272,7 +272,7 @@ async def test_one_job_twice_in_a_call(stage: QueueFixture, bull: BullQueue) -> 
 
 
 async def test_two_workers(stage: QueueFixture, bull: BullQueue, rival: BullQueue) -> None:
-    """Nobody ends another's job."""
+    """A worker cannot settle a job of another worker."""
     (job,) = await take(stage, rival, "1")
     assert await bull.complete([JobSucceeded(job)]) == [WriteResult.LOCK_LOST]
     assert await stage.diff() == {}
@@ -280,7 +280,7 @@ async def test_two_workers(stage: QueueFixture, bull: BullQueue, rival: BullQueu
 
 
 @pytest.mark.parametrize("verb", ["finish", "fail"])
-async def test_the_end_lets_go_of_the_debounce(stage: QueueFixture, bull: BullQueue, verb: str) -> None:
+async def test_a_finished_job_releases_its_debounce(stage: QueueFixture, bull: BullQueue, verb: str) -> None:
     """One without a time is deleted, one with a time runs on; a retry lets go of neither."""
     await bull.add_many(
         [
@@ -310,7 +310,7 @@ async def test_odd_timestamps_are_the_same_job(stage: QueueFixture, bull: BullQu
 
 
 async def test_a_log_that_is_none(stage: QueueFixture, bull: BullQueue) -> None:
-    """A stranger's key in the place of the log does not stop the ending."""
+    """A foreign key under the name of the log does not prevent the transition."""
     (job,) = await take(stage, bull, "1")
     await stage.redis.set(stage.keys.logs("1"), "x")
     assert await bull.fail([JobFailed(job, "no", b"[]")]) == [WriteResult.OK]

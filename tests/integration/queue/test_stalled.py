@@ -43,7 +43,7 @@ async def test_a_stalled_job_goes_back_to_the_front(stage: QueueFixture, bull: B
 
 
 async def test_one_check_an_interval(stage: QueueFixture, bull: BullQueue, rival: BullQueue) -> None:
-    """Within the interval nobody else checks."""
+    """Within the interval no other worker checks."""
     await stall(stage, "1")
     await bull.check_stalled(1, 30_000)
     await stall(stage, "2")
@@ -129,7 +129,7 @@ async def test_retention_of_the_stalled(
     assert {name for name in everything if len(name) == 1} == kept
 
 
-async def test_strangers_do_not_stop_the_check(stage: QueueFixture, bull: BullQueue) -> None:
+async def test_foreign_keys_do_not_stop_the_check(stage: QueueFixture, bull: BullQueue) -> None:
     """Ghosts and keys of other kinds only leave; broken options and counters count as absent."""
     await stall(stage, "1", opts="{oops", stalledCounter="many")
     await stage.redis.rpush(stage.keys("active"), "ghost", "text")
@@ -175,7 +175,7 @@ async def written(stage: QueueFixture) -> list[bytes]:
 
 
 async def test_too_many_stalls_are_an_outcome(stage: QueueFixture, bull: BullQueue, now: int) -> None:
-    """Whoever asks why a mail was not sent is told: the entry is the one that a failed run would have written."""
+    """The journal entry is the same as that of a failed run."""
     data = '{"type":"welcome","to":"ada@mail.dev","context":{}}'
     await stall(stage, "1", stalledCounter=1, attemptsMade=2, name="welcome", timestamp=1700000000000, data=data)
     await bull.check_stalled(1, 30_000)

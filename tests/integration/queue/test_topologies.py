@@ -22,8 +22,8 @@ from tests.support.redis_topologies import (
     Server,
     cluster,
     redis_server,
+    sentinel_group,
     tls_server,
-    watched,
 )
 from tests.support.waiting import eventually
 
@@ -77,16 +77,16 @@ async def test_a_cluster_without_a_hash_tag_is_refused_with_its_remedy(formed: R
     await connection.close()
 
 
-async def test_a_one_shot_command_on_a_spread_queue_is_refused_too(formed: RedisCluster) -> None:
-    """The server's own words about slots would help nobody."""
+async def test_a_cli_command_without_hash_tag_is_rejected_too(formed: RedisCluster) -> None:
+    """The error names the setting, because the server's message about slots does not help."""
     connection = connect(REDIS_URL=formed.other.url)
     with pytest.raises(ConfigError, match=r"like \{bull\}"):
         await BullQueue(connection, Keys("bull", "email"), Clock(), token="x").add(NewJob("welcome", {}))
     await connection.close()
 
 
-async def test_the_queue_is_followed_to_the_node_that_takes_over() -> None:
-    """The slot's owner dies: an outage until the replica has taken over, then all goes on, waiting and hearing, too."""
+async def test_the_new_node_is_used_after_a_cluster_failover() -> None:
+    """When the owner of the slot dies, there is an outage until the failover; then commands, pops and events work."""
     async with cluster(TAGGED.base) as formed:
         connection = connect(REDIS_URL=formed.owner.url)
         await pin_cluster_slot(connection, TAGGED)
@@ -103,8 +103,8 @@ async def test_the_queue_is_followed_to_the_node_that_takes_over() -> None:
         await connection.close()
 
 
-async def test_a_moved_slot_is_followed_without_a_word(formed: RedisCluster) -> None:
-    """A planned hand-over: whoever says MOVED has executed nothing, so the command is told to the right node."""
+async def test_a_moved_slot_is_followed_without_an_error(formed: RedisCluster) -> None:
+    """After a planned failover: a node that replies MOVED has executed nothing, so another node gets the command."""
     connection = connect(REDIS_URL=formed.owner.url)
     await pin_cluster_slot(connection, TAGGED)
     await formed.replica.run("CLUSTER", "FAILOVER")
@@ -121,12 +121,12 @@ async def test_a_moved_slot_is_followed_without_a_word(formed: RedisCluster) -> 
 
 @pytest.fixture
 async def group() -> AsyncIterator[SentinelGroup]:
-    async with watched() as group:
+    async with sentinel_group() as group:
         yield group
 
 
-async def test_sentinels_tell_the_primary_before_and_after_its_death(group: SentinelGroup) -> None:
-    """The first sentinel named is dead, which costs nothing; the primary dies, and the next one is found."""
+async def test_sentinels_find_the_primary_before_and_after_failover(group: SentinelGroup) -> None:
+    """The first sentinel is unreachable, which is tolerated; after the primary dies, the new one is found."""
     sentinels = f"127.0.0.1:1,127.0.0.1:{group.sentinel.port}"
     connection = connect(FLOWSTATE_REDIS_SENTINELS=sentinels)
     await one_mails_life(connection, TAGGED)
@@ -140,22 +140,22 @@ async def test_sentinels_tell_the_primary_before_and_after_its_death(group: Sent
     await connection.close()
 
 
-async def test_sentinels_without_an_answer_are_an_outage_that_names_them(group: SentinelGroup) -> None:
-    """One does not listen, the other knows no such primary."""
+async def test_sentinels_without_a_primary_are_named_in_the_error(group: SentinelGroup) -> None:
+    """One sentinel is unreachable, the other does not know the primary."""
     port = group.sentinel.port
     connection = connect(
-        FLOWSTATE_REDIS_SENTINELS=f"127.0.0.1:1,127.0.0.1:{port}", FLOWSTATE_REDIS_SENTINEL_MASTER="nobody"
+        FLOWSTATE_REDIS_SENTINELS=f"127.0.0.1:1,127.0.0.1:{port}", FLOWSTATE_REDIS_SENTINEL_MASTER="unknown"
     )
     with pytest.raises(
-        StoreUnavailableError, match=f"127.0.0.1:1, 127.0.0.1:{port} is reachable and knows a primary called nobody"
+        StoreUnavailableError, match=f"127.0.0.1:1, 127.0.0.1:{port} is reachable and knows a primary called unknown"
     ):
         await connection.open()
     await connection.close()
 
 
-async def test_the_primary_wants_a_password_and_the_sentinel_none() -> None:
+async def test_password_for_the_primary_and_none_for_the_sentinel() -> None:
     """The login of the URL goes to the primary only."""
-    async with watched("geheim") as group:
+    async with sentinel_group("geheim") as group:
         connection = connect(REDIS_PASSWORD="geheim", FLOWSTATE_REDIS_SENTINELS=f"127.0.0.1:{group.sentinel.port}")
         await connection.open()
         await connection.close()
@@ -174,7 +174,7 @@ def tls_url(server: Server) -> str:
     return f"rediss://:geheim@127.0.0.1:{server.port}"
 
 
-async def test_tls_with_an_authority_of_ones_own(tls: Server) -> None:
+async def test_tls_with_a_private_authority(tls: Server) -> None:
     """By the setting, by the URL's parameter, and with host and port apart."""
     authority = str(tls.folder / "ca.pem")
     apart = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(tls.port), "REDIS_PASSWORD": "geheim", "REDIS_TLS": "true"}
@@ -192,7 +192,7 @@ async def test_tls_with_an_authority_of_ones_own(tls: Server) -> None:
     ("change", "remedy"),
     [(("", ""), "FLOWSTATE_REDIS_CA_FILE"), (("rediss:", "redis:"), "begin REDIS_URL with rediss://")],
 )
-async def test_what_is_wrong_with_tls_is_told(tls: Server, change: tuple[str, str], remedy: str) -> None:
+async def test_tls_errors_name_the_remedy(tls: Server, change: tuple[str, str], remedy: str) -> None:
     """An unknown authority, and no TLS towards a server that wants it."""
     connection = connect(REDIS_URL=tls_url(tls).replace(*change))
     with pytest.raises(StoreUnavailableError, match=remedy):
@@ -200,16 +200,16 @@ async def test_what_is_wrong_with_tls_is_told(tls: Server, change: tuple[str, st
     await connection.close()
 
 
-async def test_tls_towards_a_server_without_it_is_told(valkey_url: str) -> None:
-    """The error of the TLS library says nothing to an operator."""
+async def test_tls_to_a_server_without_tls_names_the_remedy(valkey_url: str) -> None:
+    """The error of the TLS library alone does not help an operator."""
     connection = connect(REDIS_URL=valkey_url.replace("redis:", "rediss:"))
     with pytest.raises(StoreUnavailableError, match="does it speak TLS"):
         await connection.open()
     await connection.close()
 
 
-def test_a_missing_authority_is_a_mistake_of_the_configuration() -> None:
-    """It would otherwise be told at the first connection only."""
+def test_a_missing_authority_is_a_configuration_error() -> None:
+    """Otherwise the error would occur at the first connection only."""
     with pytest.raises(ConfigError, match="FLOWSTATE_REDIS_CA_FILE"):
         load({"FLOWSTATE_REDIS_CA_FILE": "/nowhere/ca.pem"})
 

@@ -1,4 +1,4 @@
-"""The list of what `check` tries is the list of what the scripts use."""
+"""The commands that `check` tries are those that the scripts use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DISPENSABLE = {"INFO"}  # who may not ask for the server's run knows its memory 
 
 
 def test_each_command_of_the_scripts_is_tried() -> None:
-    """A right that nobody has tried would be missing in the middle of the night; one too many would be asked for."""
+    """The list contains every command that a script uses, and no other."""
     used: set[str] = set()
     for script in load_scripts().values():
         used.update(CALLED.findall(script.text))

@@ -41,7 +41,7 @@ async def test_bulk_at_the_tail_does_not_hide_them(stage: QueueFixture, bull: Bu
     assert len((await stage.dump())["wait"]) == 99
 
 
-async def test_ghosts_and_doubles_leave_the_list(stage: QueueFixture, bull: BullQueue) -> None:
+async def test_ids_without_a_job_and_duplicates_are_removed(stage: QueueFixture, bull: BullQueue) -> None:
     """An urgent id without a job is dropped, one that is queued twice runs once."""
     await bull.add_many([NewJob("x", {}, priority=1)])
     await stage.redis.rpush(stage.keys("wait"), "ghost", "1")

@@ -69,7 +69,7 @@ async def test_03_finished_resolves_at_once_although_the_job_removes_itself(q: N
 async def test_04_finished_rejects_with_the_recorded_reason(
     q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
-    """The rejection's message, the hash and the event carry the same words."""
+    """The message of the rejection, the hash and the event contain the same text."""
     job_id = await q.add("throw", {"message": HOSTILE})
     with pytest.raises(NodeError) as refused:
         await q.job(job_id, "finished")
@@ -80,7 +80,7 @@ async def test_04_finished_rejects_with_the_recorded_reason(
 async def test_05_an_unknown_name_is_an_ordinary_failed_attempt(
     q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
-    """It runs as often as its attempts say, with Bull's own words, and fails once."""
+    """It runs as often as its attempts say, with Bull's message, and fails once."""
     job_id = await q.add("nobody-knows", {}, attempts=2, backoff=100)
     await q.wait_for_event("failed", job_id)
     job = await hash_of(redis, keys, job_id)
@@ -93,7 +93,7 @@ async def test_05_an_unknown_name_is_an_ordinary_failed_attempt(
 async def test_09_remove_on_fail_keeps_nothing_or_the_newest(
     q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
-    """`true` removes hash, logs and entry but still tells; a number keeps exactly the newest so many."""
+    """`true` removes hash, logs and entry but still publishes the event; a number keeps exactly the newest so many."""
     job_id = await q.add("report", {"message": "no"}, removeOnFail=True)
     assert (await q.wait_for_event("failed", job_id)).args[1] == "no"
     assert not await redis.exists(keys.job(job_id), keys.logs(job_id), keys("failed"))
@@ -108,7 +108,7 @@ async def test_09_remove_on_fail_keeps_nothing_or_the_newest(
 async def test_10_remove_on_complete_keeps_by_count_and_by_age(
     q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys
 ) -> None:
-    """At every step the set and the hashes agree with the last job's wish for the whole set."""
+    """At every step the set and the hashes agree with the retention of the last job."""
 
     async def run(request: object) -> str:
         job_id = await q.add("echo", {}, removeOnComplete=request)

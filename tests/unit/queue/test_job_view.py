@@ -1,4 +1,4 @@
-"""A job as a person looks at it: nothing that stands in a hash may break the view, no code may be seen in it."""
+"""The view of a job: no content of a hash breaks it, and it shows no code."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_wrong_numbers_are_noted() -> None:
 
 @given(st.dictionaries(st.sampled_from([name.encode() for name in FIELDS]), st.binary(max_size=60)))
 def test_nothing_in_a_hash_breaks_the_view(fields: dict[bytes, bytes]) -> None:
-    """Whatever bytes stand in the fields, the view is made and can be written as JSON, masked or not."""
+    """With any bytes in the fields the view is built and can be encoded as JSON, masked or not."""
     job = build_job_view("1", fields, WAITING)
     json.dumps(job.to_dict(), allow_nan=False).encode()
     json.dumps(job.to_dict(reveal=True), allow_nan=False).encode()
