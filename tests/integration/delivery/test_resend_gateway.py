@@ -25,7 +25,7 @@ from flowstate_daemon.delivery.gateway import Gateway, SendResult
 from flowstate_daemon.delivery.resend_gateway import KeyStatus, ResendGateway, ResendOptions
 from tests.integration.delivery.conftest import OpenGateway, composed, mail, send, until
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
-from tests.unit.delivery.test_answers import ROWS
+from tests.unit.delivery.test_responses import ROWS
 
 
 async def test_a_mail_arrives_whole(gateway: Gateway, fake: FakeResend) -> None:

@@ -1,4 +1,4 @@
-"""What a request that got no answer means, and what the SDK promises us."""
+"""The meaning of a request without a response, and the interface that the SDK expects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("error", "word", "text"),
+    ("error", "expected", "text"),
     [
         (aiohttp.ConnectionTimeoutError(), "timeout", "no connection to the provider within 5 s"),
         (TimeoutError(), "timeout", "the provider did not answer within 15 s"),
@@ -41,10 +41,10 @@ KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
         (ConnectionResetError(), "network_error", "the connection broke"),
     ],
 )
-def test_no_answer_is_an_unknown_outcome(error: Exception, word: str, text: str) -> None:
-    """Timeouts, name service, refused and broken connections: Retry, with words that a person understands."""
+def test_missing_response_is_retryable(error: Exception, expected: str, text: str) -> None:
+    """Timeouts, name resolution, refused and broken connections: RetryableError with a readable reason."""
     result = classify_exception(error, 15)
-    assert result.result == word
+    assert result.result == expected
     assert isinstance(result.error, RetryableError)
     assert text in result.error.reason
 
@@ -56,22 +56,22 @@ def test_no_answer_is_an_unknown_outcome(error: Exception, word: str, text: str)
         aiohttp.InvalidURL("nonsense"),
     ],
 )
-def test_what_no_mail_can_pass_closes_the_lane(error: Exception) -> None:
-    """A certificate that is not trusted and an address that is none are no mail's fault."""
+def test_invalid_address_or_certificate_refuses_every_mail(error: Exception) -> None:
+    """An untrusted certificate or an invalid address is not the fault of an email."""
     result = classify_exception(error, 15)
     assert result.result == "refused"
     assert isinstance(result.error, ProviderRefusedError)
     assert "RESEND_API_URL" in result.error.reason
 
 
-def test_verdicts_travel_in_the_sdks_own_family() -> None:
-    """The SDK lets only its own errors pass, so ours must be one of them."""
-    error = RequestFailedError(RetryableError("words"), "kind")
+def test_request_failed_error_is_an_error_of_the_sdk() -> None:
+    """The SDK passes on only its own errors, so ours must be one of them."""
+    error = RequestFailedError(RetryableError("reason"), "kind")
     assert isinstance(error, ResendError)
-    assert (str(error), error.error_type) == ("words", "kind")
+    assert (str(error), error.error_type) == ("reason", "kind")
 
 
-def test_the_sdk_calls_us_as_we_expect() -> None:
-    """Our `request` takes what the SDK's interface declares, in its order."""
-    other, own = inspect.signature(resend.AsyncHTTPClient.request), inspect.signature(Transport.request)
-    assert list(other.parameters) == list(own.parameters)
+def test_transport_has_the_signature_of_the_sdk() -> None:
+    """Our `request` takes the parameters of the SDK's interface, in its order."""
+    expected, actual = inspect.signature(resend.AsyncHTTPClient.request), inspect.signature(Transport.request)
+    assert list(expected.parameters) == list(actual.parameters)

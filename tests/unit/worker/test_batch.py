@@ -1,4 +1,4 @@
-"""Keys and kept answers of requests."""
+"""Idempotency keys and stored results of requests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RESULT: st.SearchStrategy[Result] = st.builds(Accepted, st.text(), st.text()) | 
 
 
 @given(MEMBERS, st.binary(max_size=50), MEMBERS, st.binary(max_size=50))
-def test_a_key_is_for_one_request(
+def test_idempotency_key_differs_when_any_part_differs(
     members: list[tuple[str, int]], body: bytes, others: list[tuple[str, int]], other_body: bytes
 ) -> None:
-    """The same mails of the same jobs have the same key; any other mail or job makes another one, fit for a header."""
+    """The same emails of the same jobs have the same key; any other email or job gets another, valid in a header."""
     key = idempotency_key("/emails", body, members)
     assert key.isascii()
     assert key.isprintable()
@@ -28,6 +28,6 @@ def test_a_key_is_for_one_request(
 
 
 @given(st.lists(RESULT, max_size=20))
-def test_answers_are_kept_whole(results: list[Result]) -> None:
-    """What was written with the envelope is read back as it was."""
+def test_results_survive_encoding(results: list[Result]) -> None:
+    """Decoding the stored results of a request returns them unchanged."""
     assert decode_results(encode_results(results)) == tuple(results)

@@ -1,4 +1,4 @@
-"""Questions that share a query: nobody who asked is left waiting."""
+"""Lookups that share a query: every caller gets a result or an error."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from flowstate_daemon.worker.lookups import BatchLoader
 
 
-async def test_a_bug_in_a_query_is_told_to_all_who_asked_and_the_next_query_works() -> None:
-    """Whoever waited for ever would hold its job's lock for ever, and look alive."""
+async def test_bug_in_a_query_is_raised_to_every_caller() -> None:
+    """A caller that waited for ever would keep its job's lock and look alive. The next query works again."""
 
-    async def ask(keys: Sequence[str]) -> Mapping[str, str]:
+    async def query(keys: Sequence[str]) -> Mapping[str, str]:
         if "bad" in keys:
             raise ValueError("a bug")
-        return {key: key.upper() for key in keys if key != "unheard"}
+        return {key: key.upper() for key in keys if key != "missing"}
 
-    loader = BatchLoader("test", ask)
+    loader = BatchLoader("test", query)
     async with asyncio.timeout(5):
         ends = await asyncio.gather(loader.load("bad"), loader.load("good"), return_exceptions=True)
         assert [type(end) for end in ends] == [ValueError, ValueError]
-        assert type((await asyncio.gather(loader.load("unheard"), return_exceptions=True))[0]) is KeyError
+        assert type((await asyncio.gather(loader.load("missing"), return_exceptions=True))[0]) is KeyError
         assert await loader.load("good") == "GOOD"

@@ -1,4 +1,4 @@
-"""When bulk rests because the provider is ill, for how long, and who tries meanwhile."""
+"""When the circuit opens because the provider fails, for how long, and which request is the probe."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def circuit_breaker(health: HealthRegistry, clock: FakeClock) -> CircuitBreaker:
     return CircuitBreaker(health, Metrics(), clock)
 
 
-def fall_ill(circuit_breaker: CircuitBreaker) -> None:
+def open_circuit(circuit_breaker: CircuitBreaker) -> None:
     for _ in range(FAILURE_THRESHOLD):
         circuit_breaker.record_failure("503", is_probe=False)
 
 
-def fail_to_try(circuit_breaker: CircuitBreaker, clock: FakeClock) -> float:
-    """Wait for the next try and let it fail; how long that was."""
-    rest_s = circuit_breaker.wait_s()
-    clock.advance(rest_s)
+def fail_probe(circuit_breaker: CircuitBreaker, clock: FakeClock) -> float:
+    """Wait for the next probe and let it fail; returns how long the wait was."""
+    wait_s = circuit_breaker.wait_s()
+    clock.advance(wait_s)
     circuit_breaker.record_failure("503", is_probe=circuit_breaker.start_request())
-    return rest_s
+    return wait_s
 
 
-def test_a_few_failures_with_answers_between_them_change_nothing(circuit_breaker: CircuitBreaker) -> None:
-    """Only what fails in a row is an illness."""
+def test_circuit_stays_closed_when_failures_are_not_consecutive(circuit_breaker: CircuitBreaker) -> None:
+    """Only consecutive failures open the circuit."""
     for _ in range(3):
         for _ in range(FAILURE_THRESHOLD - 1):
             circuit_breaker.record_failure("503", is_probe=False)
@@ -43,16 +43,16 @@ def test_a_few_failures_with_answers_between_them_change_nothing(circuit_breaker
     assert not circuit_breaker.start_request()
 
 
-def test_bulk_rests_and_health_turns_red(circuit_breaker: CircuitBreaker, health: HealthRegistry) -> None:
-    """The reason of the last failure is what operators read."""
-    fall_ill(circuit_breaker)
+def test_open_circuit_pauses_bulk_and_is_not_ready(circuit_breaker: CircuitBreaker, health: HealthRegistry) -> None:
+    """The health reports the reason of the last failure."""
+    open_circuit(circuit_breaker)
     assert circuit_breaker.wait_s() == MIN_OPEN_S
     assert health.problems() == {"provider": "503"}
 
 
-def test_one_tries_and_the_others_wait(circuit_breaker: CircuitBreaker, clock: FakeClock) -> None:
-    """Until it is known how the try went, no second one starts."""
-    fall_ill(circuit_breaker)
+def test_only_one_probe_is_allowed_at_a_time(circuit_breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """No second probe starts until the result of the first is known."""
+    open_circuit(circuit_breaker)
     clock.advance(MIN_OPEN_S)
     assert circuit_breaker.wait_s() == 0
     assert circuit_breaker.start_request()
@@ -61,45 +61,45 @@ def test_one_tries_and_the_others_wait(circuit_breaker: CircuitBreaker, clock: F
     assert circuit_breaker.wait_s() == 0
 
 
-def test_rests_grow_up_to_a_limit(circuit_breaker: CircuitBreaker, clock: FakeClock) -> None:
-    """However long the illness lasts, it is noticed within a minute that it is over."""
-    fall_ill(circuit_breaker)
-    rests = [fail_to_try(circuit_breaker, clock) for _ in range(6)]
-    assert rests == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+def test_probe_interval_grows_up_to_a_limit(circuit_breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """However long the failure lasts, a recovery is noticed within a minute."""
+    open_circuit(circuit_breaker)
+    waits = [fail_probe(circuit_breaker, clock) for _ in range(6)]
+    assert waits == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
 
 
-def test_requests_that_were_under_way_do_not_prolong_the_rest(circuit_breaker: CircuitBreaker) -> None:
-    """A dozen that time out together are one illness."""
-    fall_ill(circuit_breaker)
-    fall_ill(circuit_breaker)
+def test_failures_of_requests_in_flight_do_not_prolong_the_wait(circuit_breaker: CircuitBreaker) -> None:
+    """A dozen requests that time out together count as one failure of the provider."""
+    open_circuit(circuit_breaker)
+    open_circuit(circuit_breaker)
     assert circuit_breaker.wait_s() == MIN_OPEN_S
 
 
-def test_any_answer_ends_the_rest(circuit_breaker: CircuitBreaker, health: HealthRegistry) -> None:
-    """A code that was accepted shows it as well as the one that tries."""
-    fall_ill(circuit_breaker)
+def test_any_response_closes_the_circuit(circuit_breaker: CircuitBreaker, health: HealthRegistry) -> None:
+    """An accepted code shows the recovery just as the probe does."""
+    open_circuit(circuit_breaker)
     circuit_breaker.record_success()
     assert circuit_breaker.wait_s() == 0
     assert health.problems() == {}
 
 
-def test_a_relapse_rests_for_longer_than_the_first_time(circuit_breaker: CircuitBreaker, clock: FakeClock) -> None:
-    """Who answers once a minute is not well; after some time of health it begins anew."""
-    fall_ill(circuit_breaker)
+def test_second_failure_soon_after_recovery_waits_longer(circuit_breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A provider that responds once a minute has not recovered; after a minute without failure the wait starts anew."""
+    open_circuit(circuit_breaker)
     circuit_breaker.record_success()
-    fall_ill(circuit_breaker)
+    open_circuit(circuit_breaker)
     assert circuit_breaker.wait_s() == 2 * MIN_OPEN_S
     circuit_breaker.record_success()
     clock.advance(MAX_OPEN_S)
-    fall_ill(circuit_breaker)
+    open_circuit(circuit_breaker)
     assert circuit_breaker.wait_s() == MIN_OPEN_S
 
 
-def test_with_nothing_to_send_health_does_not_stay_red(
+def test_circuit_closes_when_nothing_waits(
     circuit_breaker: CircuitBreaker, health: HealthRegistry, clock: FakeClock
 ) -> None:
-    """Nobody is there to try; the next failure is enough to rest again."""
-    fall_ill(circuit_breaker)
+    """Without emails there is no probe; the next failure opens the circuit again at once."""
+    open_circuit(circuit_breaker)
     circuit_breaker.reset_if_idle()
     assert health.problems()
     clock.advance(MIN_OPEN_S)

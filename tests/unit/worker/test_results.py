@@ -1,4 +1,4 @@
-"""From what a run raised to what is written down."""
+"""From what a run returned or raised to the result that is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from flowstate_daemon.worker.results import (
     result_for_return,
 )
 
-RULES = RetryPolicy()
+POLICY = RetryPolicy()
 EXPONENTIAL = Backoff("exponential", 2000)
 
 
@@ -45,27 +45,27 @@ def job(made: int = 0, stacktrace: bytes = b"", **options: object) -> Job:
     )
 
 
-def end(of: Job, error: BaseException) -> object:
-    return result_for_error(of, error, RULES, random.Random(0))
+def result_of(of: Job, error: BaseException) -> object:
+    return result_for_error(of, error, POLICY, random.Random(0))
 
 
 @pytest.mark.parametrize(("made", "delay_ms"), [(0, 2000), (1, 4000), (2, 8000)])
-def test_retries_wait_two_four_and_eight_seconds(made: int, delay_ms: int) -> None:
+def test_retry_delay_doubles_from_two_seconds(made: int, delay_ms: int) -> None:
     """The delay before retry n is base x 2^(n-1)."""
-    ending = end(job(made, attempts=4, backoff=EXPONENTIAL), RetryableError("provider is ill"))
-    assert isinstance(ending, JobRetried)
-    assert ending.delay_ms == delay_ms
+    result = result_of(job(made, attempts=4, backoff=EXPONENTIAL), RetryableError("the provider fails"))
+    assert isinstance(result, JobRetried)
+    assert result.delay_ms == delay_ms
 
 
-def test_the_last_attempt_fails_for_good() -> None:
-    """`attempts` counts all tries."""
-    assert isinstance(end(job(3, attempts=4, backoff=EXPONENTIAL), RetryableError("no")), JobFailed)
+def test_last_attempt_fails_the_job() -> None:
+    """`attempts` counts all attempts."""
+    assert isinstance(result_of(job(3, attempts=4, backoff=EXPONENTIAL), RetryableError("no")), JobFailed)
 
 
 @pytest.mark.parametrize("error", [PermanentError("refused"), InvalidDataError("broken")])
-def test_final_errors_burn_no_attempts(error: PermanentError) -> None:
-    """A final error fails the job at once, whatever is left."""
-    assert isinstance(end(job(attempts=9, backoff=EXPONENTIAL), error), JobFailed)
+def test_permanent_error_fails_at_the_first_attempt(error: PermanentError) -> None:
+    """A permanent error fails the job at once, whatever attempts remain."""
+    assert isinstance(result_of(job(attempts=9, backoff=EXPONENTIAL), error), JobFailed)
 
 
 @pytest.mark.parametrize(
@@ -77,58 +77,58 @@ def test_final_errors_burn_no_attempts(error: PermanentError) -> None:
         StaleDecisionError("old"),
     ],
 )
-def test_what_is_not_the_jobs_fault_is_no_attempt(error: Exception) -> None:
-    """Rate limits, closed lanes and outages hand the job back as it was."""
-    assert end(job(attempts=1), error) == JobReleased(job(attempts=1))
+def test_job_is_released_when_the_cause_is_not_the_job(error: Exception) -> None:
+    """Rate limits, a refused account, outages and stale decisions release the job unchanged."""
+    assert result_of(job(attempts=1), error) == JobReleased(job(attempts=1))
 
 
-def test_a_skip_completes_with_its_reason() -> None:
-    """Nothing to send is a success that explains itself."""
-    ending = end(job(), MailSkipped("unsubscribed"))
-    assert isinstance(ending, JobSucceeded)
-    assert json.loads(ending.returnvalue) == {"skipped": "unsubscribed"}
+def test_skipped_mail_completes_with_the_reason() -> None:
+    """An email that is skipped on purpose completes its job."""
+    result = result_of(job(), MailSkipped("unsubscribed"))
+    assert isinstance(result, JobSucceeded)
+    assert json.loads(result.returnvalue) == {"skipped": "unsubscribed"}
 
 
-def test_the_providers_wish_is_a_floor() -> None:
-    """A retry never comes before the provider will accept it."""
-    ending = end(job(attempts=2, backoff=EXPONENTIAL), RetryableError("busy", after_ms=60_000))
-    assert isinstance(ending, JobRetried)
-    assert ending.delay_ms >= 60_000
+def test_retry_waits_at_least_as_long_as_the_provider_asks() -> None:
+    """A retry never comes before the provider accepts it."""
+    result = result_of(job(attempts=2, backoff=EXPONENTIAL), RetryableError("busy", after_ms=60_000))
+    assert isinstance(result, JobRetried)
+    assert result.delay_ms >= 60_000
 
 
-def test_an_unknown_backoff_fails_the_job_and_says_so() -> None:
+def test_unknown_backoff_fails_the_job_with_both_reasons() -> None:
     """Bull leaves such a job locked; here it fails with both reasons."""
-    ending = end(job(attempts=3, backoff=Backoff("fibonacci", 5)), RetryableError("provider is ill"))
-    assert isinstance(ending, JobFailed)
-    assert "provider is ill" in ending.reason
-    assert "fibonacci" in ending.reason
+    result = result_of(job(attempts=3, backoff=Backoff("fibonacci", 5)), RetryableError("the provider fails"))
+    assert isinstance(result, JobFailed)
+    assert "the provider fails" in result.reason
+    assert "fibonacci" in result.reason
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(None, 3), (1, 1), (0, 0)])
-def test_stack_traces_are_kept_to_the_jobs_limit(limit: int | None, kept: int) -> None:
+def test_stack_traces_are_cut_to_the_limit_of_the_job(limit: int | None, kept: int) -> None:
     """The newest traces stay."""
-    ending = end(job(attempts=1, stacktrace=b'["a","b"]', stack_trace_limit=limit), RetryableError("third"))
-    assert isinstance(ending, JobFailed)
-    traces = json.loads(ending.stacktrace)
+    result = result_of(job(attempts=1, stacktrace=b'["a","b"]', stack_trace_limit=limit), RetryableError("third"))
+    assert isinstance(result, JobFailed)
+    traces = json.loads(result.stacktrace)
     assert len(traces) == kept
     assert not kept or "third" in traces[-1]
 
 
 @pytest.mark.parametrize("broken", [b"", b"{", b"7", b"[1]", b"\xff"])
-def test_broken_stack_traces_count_as_none(broken: bytes) -> None:
-    """What somebody else wrote there cannot stop the failure from being recorded."""
-    ending = end(job(attempts=1, stacktrace=broken), RetryableError("no"))
-    assert isinstance(ending, JobFailed)
-    assert len(json.loads(ending.stacktrace)) == 1
+def test_invalid_stack_traces_are_ignored(broken: bytes) -> None:
+    """What another program wrote there cannot prevent the failure from being recorded."""
+    result = result_of(job(attempts=1, stacktrace=broken), RetryableError("no"))
+    assert isinstance(result, JobFailed)
+    assert len(json.loads(result.stacktrace)) == 1
 
 
 @given(st.text())
-def test_reasons_can_always_be_stored(text: str) -> None:
-    """Any message becomes a non-empty reason in valid UTF-8."""
+def test_failure_reason_is_valid_utf8_and_not_empty(text: str) -> None:
+    """Any message becomes a reason that can be stored."""
     assert failure_reason(ValueError(text)).encode()
 
 
 @pytest.mark.parametrize("result", [float("nan"), object(), {1: object()}, "\ud800"])
-def test_a_result_that_json_cannot_hold_becomes_null(result: object) -> None:
-    """A sent mail is never lost over its return value."""
+def test_return_value_that_is_not_json_becomes_null(result: object) -> None:
+    """A sent email is never lost because of its return value."""
     assert result_for_return(job(), result) == JobSucceeded(job(), b"null")

@@ -1,4 +1,4 @@
-"""Whether mails may leave: short of quota, closed, probed, open again."""
+"""Whether emails may be sent: quota exceeded, account refused, probe, account restored."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def gate(health: HealthRegistry, clock: FakeClock) -> SendGate:
 
 
 def passes(gate: SendGate) -> bool:
-    """Start a request, if that may be done now."""
+    """Start a request if the gate allows it; returns whether it does."""
     if gate.wait_s() > 0:
         return False
     gate.start_request()
     return True
 
 
-def test_an_open_lane_lets_everybody_through(gate: SendGate) -> None:
+def test_open_gate_does_not_wait(gate: SendGate) -> None:
     """Nothing waits without a reason."""
     assert passes(gate)
     assert passes(gate)
 
 
-def test_a_used_up_quota_turns_health_red_until_bulk_is_accepted(gate: SendGate, health: HealthRegistry) -> None:
-    """The lane stays open for codes, and the operator sees why nothing else leaves."""
-    gate.quota_exceeded("the daily quota is used up")
-    assert health.problems() == {"quota": "the daily quota is used up"}
+def test_exceeded_quota_is_a_condition_until_bulk_is_accepted(gate: SendGate, health: HealthRegistry) -> None:
+    """The gate stays open for codes, and the health shows why bulk emails wait."""
+    gate.quota_exceeded("the daily quota is exceeded")
+    assert health.problems() == {"quota": "the daily quota is exceeded"}
     assert passes(gate)
     gate.record_accepted()
     assert health.problems()
@@ -45,10 +45,10 @@ def test_a_used_up_quota_turns_health_red_until_bulk_is_accepted(gate: SendGate,
     assert health.problems() == {}
 
 
-def test_a_closed_lane_turns_health_red_and_lets_one_probe_through(
+def test_refused_account_is_a_condition_and_allows_one_probe(
     gate: SendGate, health: HealthRegistry, clock: FakeClock
 ) -> None:
-    """After a while one request may try; the others wait for its answer."""
+    """After a while one request may try; the others wait for its result."""
     gate.block("the key is invalid")
     assert health.problems() == {"account": "the key is invalid"}
     assert not passes(gate)
@@ -57,8 +57,8 @@ def test_a_closed_lane_turns_health_red_and_lets_one_probe_through(
     assert not passes(gate)
 
 
-def test_an_accepted_probe_opens_the_lane(gate: SendGate, health: HealthRegistry, clock: FakeClock) -> None:
-    """The provider retrys by itself."""
+def test_accepted_probe_opens_the_gate(gate: SendGate, health: HealthRegistry, clock: FakeClock) -> None:
+    """The gate opens without an operator."""
     gate.block("the key is invalid")
     clock.advance(MIN_PROBE_INTERVAL_S + 0.001)
     assert passes(gate)
@@ -67,8 +67,8 @@ def test_an_accepted_probe_opens_the_lane(gate: SendGate, health: HealthRegistry
     assert passes(gate)
 
 
-def test_a_refused_probe_waits_longer(gate: SendGate, clock: FakeClock) -> None:
-    """Probes back off, so that a dead key is not hammered."""
+def test_refused_probe_doubles_the_interval(gate: SendGate, clock: FakeClock) -> None:
+    """Probes back off, so that an invalid key is not tried all the time."""
     gate.block("bad key")
     clock.advance(MIN_PROBE_INTERVAL_S + 0.001)
     assert passes(gate)
@@ -79,8 +79,8 @@ def test_a_refused_probe_waits_longer(gate: SendGate, clock: FakeClock) -> None:
     assert passes(gate)
 
 
-def test_a_probe_that_says_nothing_leaves_its_turn_to_the_next(gate: SendGate, clock: FakeClock) -> None:
-    """A network fault during the probe neither opens the lane nor keeps it shut."""
+def test_cancelled_probe_allows_another(gate: SendGate, clock: FakeClock) -> None:
+    """A network fault during the probe neither opens the gate nor keeps it blocked."""
     gate.block("bad key")
     clock.advance(MIN_PROBE_INTERVAL_S + 0.001)
     assert passes(gate)

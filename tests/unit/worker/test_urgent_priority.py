@@ -1,4 +1,4 @@
-"""Bulk gives way to codes between its pieces, and never for long."""
+"""Bulk work yields to codes between chunks, for a bounded time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def way(clock: FakeClock) -> UrgentPriority:
+def priority(clock: FakeClock) -> UrgentPriority:
     return UrgentPriority(clock)
 
 
-async def turns(way: UrgentPriority) -> int:
-    """How many turns of the loop giving way takes."""
-    waiting = asyncio.ensure_future(way.yield_to_urgent())
+async def turns(priority: UrgentPriority) -> int:
+    """How many iterations of the event loop yielding takes."""
+    waiting = asyncio.ensure_future(priority.yield_to_urgent())
     count = 0
     async with asyncio.timeout(5):
         while not waiting.done():
@@ -31,48 +31,48 @@ async def turns(way: UrgentPriority) -> int:
     return count
 
 
-async def test_without_codes_it_costs_one_turn(way: UrgentPriority) -> None:
-    """The loop looks up once, and bulk goes on."""
-    assert await turns(way) <= 3
+async def test_yield_without_codes_takes_one_iteration(priority: UrgentPriority) -> None:
+    """The event loop runs once, and bulk work continues."""
+    assert await turns(priority) <= 3
 
 
-async def test_bulk_waits_until_the_code_is_on_the_wire(way: UrgentPriority, clock: FakeClock) -> None:
-    """From its claim until its request has had the time to be written, a code has the loop for itself."""
-    way.started("7")
-    waiting = asyncio.ensure_future(way.yield_to_urgent())
+async def test_bulk_waits_until_the_code_is_written(priority: UrgentPriority, clock: FakeClock) -> None:
+    """From its claim until its request could be written to the socket, a code has priority on the event loop."""
+    priority.started("7")
+    waiting = asyncio.ensure_future(priority.yield_to_urgent())
     await asyncio.sleep(0)
-    way.finished("7")
+    priority.finished("7")
     await asyncio.sleep(0)
     assert not waiting.done()
     clock.advance(WRITE_GRACE_S)
     await waiting
-    assert await turns(way) <= 3
+    assert await turns(priority) <= 3
 
 
-async def test_one_code_that_leaves_does_not_take_the_right_of_another(way: UrgentPriority, clock: FakeClock) -> None:
-    """Each code has its own."""
-    way.started("7")
-    way.started("8")
-    way.finished("7")
+async def test_finished_code_does_not_end_the_priority_of_another(priority: UrgentPriority, clock: FakeClock) -> None:
+    """Each code has its own priority."""
+    priority.started("7")
+    priority.started("8")
+    priority.finished("7")
     clock.advance(WRITE_GRACE_S)
-    assert await turns(way) > 3
+    assert await turns(priority) > 3
 
 
-async def test_a_code_that_never_leaves_loses_its_right(way: UrgentPriority, clock: FakeClock) -> None:
-    """It was skipped, or waits for the provider: nothing has to be returned."""
-    way.started("7")
+async def test_priority_of_a_code_expires(priority: UrgentPriority, clock: FakeClock) -> None:
+    """The code was skipped, or waits for the provider: nothing has to be released."""
+    priority.started("7")
     clock.advance(URGENT_TIMEOUT_S)
-    assert await turns(way) <= 3
+    assert await turns(priority) <= 3
 
 
-async def test_bulk_never_stands_still(way: UrgentPriority) -> None:
-    """However many codes come, bulk goes on after a moment: here the codes' time never runs out."""
-    way.started("7")
-    assert await turns(way) > 3
+async def test_bulk_continues_however_many_codes_arrive(priority: UrgentPriority) -> None:
+    """Here the priority of the code never expires."""
+    priority.started("7")
+    assert await turns(priority) > 3
 
 
-async def test_mails_leave_pieces_in_order(way: UrgentPriority) -> None:
-    """Every mail once, in order, and others get their turn in between."""
+async def test_chunked_keeps_the_order_and_yields(priority: UrgentPriority) -> None:
+    """Every email once, in order, and other tasks run in between."""
     others = 0
 
     async def other() -> None:
@@ -81,13 +81,13 @@ async def test_mails_leave_pieces_in_order(way: UrgentPriority) -> None:
             others += 1
             await asyncio.sleep(0)
 
-    beside = asyncio.ensure_future(other())
-    assert [mail async for mail in way.chunked(range(3 * CHUNK_SIZE))] == list(range(3 * CHUNK_SIZE))
-    beside.cancel()
+    task = asyncio.ensure_future(other())
+    assert [mail async for mail in priority.chunked(range(3 * CHUNK_SIZE))] == list(range(3 * CHUNK_SIZE))
+    task.cancel()
     assert others >= 3
 
 
-async def test_bulk_that_leaves_gets_no_right(way: UrgentPriority) -> None:
-    """Only what was claimed as a code has any."""
-    way.finished("9")
-    assert await turns(way) <= 3
+async def test_finishing_bulk_gives_no_priority(priority: UrgentPriority) -> None:
+    """Only what was claimed as a code has priority."""
+    priority.finished("9")
+    assert await turns(priority) <= 3

@@ -1,4 +1,4 @@
-"""How claimed jobs begin: codes at once, everything else in pieces."""
+"""How claimed jobs start: codes at once, bulk emails in chunks."""
 
 from __future__ import annotations
 
@@ -25,59 +25,59 @@ from tests.support.clock import FakeClock
 SIZE = 60
 
 
-class Floor:
-    """A pool whose runs note their beginning and then wait for ever; its settler is given nothing to write."""
+class PoolHarness:
+    """A pool whose handler records the start of each run and then waits for ever."""
 
     def __init__(self) -> None:
         clock = FakeClock()
         context = ServiceContext(HealthRegistry(clock), Metrics(), clock)
         bull = BullQueue(Connection("redis://127.0.0.1:1", client_name="test"), Keys("test"), clock, token="test/1")
-        self.inflight = InFlightJobs(SIZE)
-        way = UrgentPriority(clock)
+        self.in_flight = InFlightJobs(SIZE)
+        priority = UrgentPriority(clock)
         heartbeat = context.health.register
-        completer = JobCompleter(bull, self.inflight, JobLogger(context), way, heartbeat(JobCompleter.name))
-        self.begun: list[str] = []
+        completer = JobCompleter(bull, self.in_flight, JobLogger(context), priority, heartbeat(JobCompleter.name))
+        self.started: list[str] = []
         self.pool = ProcessorPool(
-            self._begin, self.inflight, completer, way, heartbeat(ProcessorPool.name), RetryPolicy(), size=SIZE
+            self._handle, self.in_flight, completer, priority, heartbeat(ProcessorPool.name), RetryPolicy(), size=SIZE
         )
 
-    async def _begin(self, run: JobRun) -> None:
-        self.begun.append(run.job.id)
+    async def _handle(self, run: JobRun) -> None:
+        self.started.append(run.job.id)
         await asyncio.Event().wait()
 
     def claim(self, name: str, *, priority: int) -> None:
         job = Job(name, "welcome", b"{}", DEFAULTS, 0, 0, priority, b"[]")
-        self.pool.submit(self.inflight.add(job, 0.0))
+        self.pool.submit(self.in_flight.add(job, 0.0))
 
     async def until(self, count: int) -> None:
-        """Let the loop turn until so many runs have begun."""
+        """Run the event loop until so many runs have started."""
         async with asyncio.timeout(5):
-            while len(self.begun) < count:
+            while len(self.started) < count:
                 await asyncio.sleep(0)
 
 
 @pytest.fixture
-async def floor() -> AsyncIterator[Floor]:
-    floor = Floor()
-    running = asyncio.create_task(floor.pool.run())
-    yield floor
+async def harness() -> AsyncIterator[PoolHarness]:
+    harness = PoolHarness()
+    running = asyncio.create_task(harness.pool.run())
+    yield harness
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_code_does_not_wait_until_a_claim_of_bulk_has_begun(floor: Floor) -> None:
-    """Of fifty reminders claimed before it, no more than two pieces begin before the code."""
+async def test_code_starts_before_claimed_bulk(harness: PoolHarness) -> None:
+    """Of fifty reminders claimed before a code, at most two chunks start before it."""
     for number in range(50):
-        floor.claim(f"bulk-{number}", priority=5)
-    await floor.until(1)
-    floor.claim("code", priority=URGENT_PRIORITY)
-    await floor.until(51)
-    assert floor.begun.index("code") <= 2 * CHUNK_SIZE
+        harness.claim(f"bulk-{number}", priority=5)
+    await harness.until(1)
+    harness.claim("code", priority=URGENT_PRIORITY)
+    await harness.until(51)
+    assert harness.started.index("code") <= 2 * CHUNK_SIZE
 
 
-async def test_all_of_a_claim_begin_in_their_order(floor: Floor) -> None:
-    """Pieces change when they begin, not which goes first."""
+async def test_bulk_starts_in_order_of_the_claim(harness: PoolHarness) -> None:
+    """Chunks change when runs start, not their order."""
     for number in range(50):
-        floor.claim(f"{number}", priority=5)
-    await floor.until(50)
-    assert floor.begun == [f"{number}" for number in range(50)]
+        harness.claim(f"{number}", priority=5)
+    await harness.until(50)
+    assert harness.started == [f"{number}" for number in range(50)]

@@ -1,4 +1,4 @@
-"""What each answer of the provider means."""
+"""The meaning of each response of the provider."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from flowstate_daemon.base.errors import (
     RequestInProgressError,
     RetryableError,
 )
+from flowstate_daemon.delivery.gateway import Rejected
 from flowstate_daemon.delivery.responses import (
     Classification,
     Response,
     classify,
     is_acceptance,
     parse_rate_limit,
+    parse_results,
     redact_provider_text,
     retry_after_ms,
 )
+from flowstate_daemon.mail.message import Accepted
 
 NOW = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 HTML = b"<html><body>Bad gateway</body></html>"
 
-# Each row of the provider's error list: status, type, class for the metrics, fate.
+# Each row of the provider's error list: status, type, result class for the metrics, error class.
 ROWS: list[tuple[int, str, str, type[FlowstateError]]] = [
     (500, "application_error", "server_error", RetryableError),
     (500, "internal_server_error", "server_error", RetryableError),
@@ -70,30 +73,30 @@ ROWS: list[tuple[int, str, str, type[FlowstateError]]] = [
 ]
 
 
-def answer(status: int, body: Any, **headers: str) -> Response:
+def response(status: int, body: Any, **headers: str) -> Response:
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
 
 
 def refusal(status: int, name: str, message: str = "No.", **headers: str) -> Response:
-    return answer(status, {"statusCode": status, "name": name, "message": message}, **headers)
+    return response(status, {"statusCode": status, "name": name, "message": message}, **headers)
 
 
-def result_of(result: Classification) -> FlowstateError:
-    assert result.error is not None
-    return result.error
+def error_of(classification: Classification) -> FlowstateError:
+    assert classification.error is not None
+    return classification.error
 
 
-@pytest.mark.parametrize(("status", "name", "word", "result"), ROWS)
-def test_every_documented_error_has_its_fate(status: int, name: str, word: str, result: type[FlowstateError]) -> None:
-    """Each status and type of the provider's list leads to the fate that the table names, and says so."""
-    verdict = classify(refusal(status, name, "Something is wrong."), NOW)
-    assert (verdict.result, type(verdict.error), verdict.error_type) == (word, result, name)
-    assert f"Resend: Something is wrong. ({status} {name})" in result_of(verdict).reason
+@pytest.mark.parametrize(("status", "name", "result", "error"), ROWS)
+def test_documented_error_maps_to_its_class(status: int, name: str, result: str, error: type[FlowstateError]) -> None:
+    """Each status and type of the provider's list gives the error that the table names, with the provider's message."""
+    classification = classify(refusal(status, name, "Something is wrong."), NOW)
+    assert (classification.result, type(classification.error), classification.error_type) == (result, error, name)
+    assert f"Resend: Something is wrong. ({status} {name})" in error_of(classification).reason
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "word"),
+    ("status", "body", "expected"),
     [
         (200, HTML, "server_error"),
         (200, b"", "server_error"),
@@ -124,17 +127,17 @@ def test_every_documented_error_has_its_fate(status: int, name: str, word: str, 
         (700, b"", "server_error"),
     ],
 )
-def test_answers_that_are_not_the_providers_own_words(status: int, body: Any, word: str) -> None:
-    """A page, nothing, half an answer or a contradiction leaves the outcome open, unless the status tells."""
-    result = classify(answer(status, body, content_type="text/html; charset=utf-8"), NOW)
-    assert result.result == word
-    assert str(status) in result_of(result).reason
+def test_response_that_is_not_from_the_provider(status: int, body: Any, expected: str) -> None:
+    """A page, an empty or incomplete body or a contradiction leaves the outcome unknown, unless the status is clear."""
+    result = classify(response(status, body, content_type="text/html; charset=utf-8"), NOW)
+    assert result.result == expected
+    assert str(status) in error_of(result).reason
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
-def test_an_id_is_an_acceptance(status: int) -> None:
-    """Any 2xx with an id is accepted, whatever its content type says."""
-    assert classify(answer(status, {"id": "abc"}, content_type="text/plain"), NOW) == Classification("accepted")
+def test_any_2xx_with_an_id_is_accepted(status: int) -> None:
+    """Whatever the content type says."""
+    assert classify(response(status, {"id": "abc"}, content_type="text/plain"), NOW) == Classification("accepted")
 
 
 @pytest.mark.parametrize(
@@ -153,8 +156,8 @@ def test_an_id_is_an_acceptance(status: int) -> None:
         ("", None),
     ],
 )
-def test_retry_after_is_read_as_seconds_and_as_date(text: str, ms: int | None) -> None:
-    """Both forms of the header count from now, the past is now, and nonsense is no wish."""
+def test_retry_after_is_parsed_as_seconds_or_date(text: str, ms: int | None) -> None:
+    """Both forms count from now, the past is now, and an invalid value is ignored."""
     assert retry_after_ms({"retry-after": text}, NOW) == ms
 
 
@@ -168,25 +171,25 @@ def test_retry_after_is_read_as_seconds_and_as_date(text: str, ms: int | None) -
         ({"ratelimit_limit": "2", "ratelimit_remaining": "0", "ratelimit_reset": "3"}, 3_000),
     ],
 )
-def test_a_rate_limit_slows_for_a_sane_time(headers: dict[str, str], ms: int) -> None:
-    """The wait is the provider's wish within bounds, its window without a wish, a second without either."""
-    throttled = classify(refusal(429, "rate_limit_exceeded", **headers), NOW).error
-    assert isinstance(throttled, RateLimitedError)
-    assert throttled.after_ms == ms
+def test_rate_limit_wait_is_bounded(headers: dict[str, str], ms: int) -> None:
+    """The wait is `retry-after` within bounds, else the reset of the rate window, else a second."""
+    limited = classify(refusal(429, "rate_limit_exceeded", **headers), NOW).error
+    assert isinstance(limited, RateLimitedError)
+    assert limited.after_ms == ms
 
 
 @pytest.mark.parametrize(("text", "ms"), [("7", 7_000), ("999999", 300_000), ("never", 0)])
-def test_an_ill_provider_may_name_the_time_of_the_next_try(text: str, ms: int) -> None:
-    """`retry-after` on a 5xx becomes the earliest time of the next try, up to five minutes."""
+def test_retry_after_of_a_server_error_delays_the_retry(text: str, ms: int) -> None:
+    """`retry-after` on a 5xx is the minimum delay of the retry, up to five minutes."""
     retry = classify(refusal(503, "service_unavailable", retry_after=text), NOW).error
     assert isinstance(retry, RetryableError)
     assert retry.after_ms == ms
 
 
-def test_quotas_say_when_they_are_back() -> None:
-    """An operator who reads the reason learns when mails will leave again."""
-    assert "00:00 UTC" in result_of(classify(refusal(429, "daily_quota_exceeded"), NOW)).reason
-    assert "billing month" in result_of(classify(refusal(429, "monthly_quota_exceeded"), NOW)).reason
+def test_quota_error_names_the_reset() -> None:
+    """An operator who reads the reason learns when emails will be sent again."""
+    assert "00:00 UTC" in error_of(classify(refusal(429, "daily_quota_exceeded"), NOW)).reason
+    assert "billing month" in error_of(classify(refusal(429, "monthly_quota_exceeded"), NOW)).reason
 
 
 @pytest.mark.parametrize(
@@ -196,16 +199,16 @@ def test_quotas_say_when_they_are_back() -> None:
         ("monthly_quota_exceeded", datetime(2026, 3, 2, 9, 0, tzinfo=UTC)),
     ],
 )
-def test_bulk_waits_until_the_quota_may_be_back(name: str, back: datetime) -> None:
-    """A day's quota is back at midnight UTC; of a month's we do not know, and ask again in an hour."""
-    result = result_of(classify(refusal(429, name), NOW))
+def test_quota_reset_time_depends_on_the_quota(name: str, back: datetime) -> None:
+    """A daily quota is reset at midnight UTC; the reset of a monthly one is unknown, so try again in an hour."""
+    result = error_of(classify(refusal(429, name), NOW))
     assert isinstance(result, QuotaExceededError)
     assert result.until_ms == back.timestamp() * 1000
 
 
-def test_a_key_used_with_another_body_is_explained() -> None:
-    """The reason says that the provider holds the key, so that nobody sends the mail again by hand."""
-    reason = result_of(classify(refusal(409, "invalid_idempotent_request"), NOW)).reason
+def test_reused_key_error_says_that_the_provider_accepted_it() -> None:
+    """The reason says so, so that nobody sends the email again manually."""
+    reason = error_of(classify(refusal(409, "invalid_idempotent_request"), NOW)).reason
     assert "another body" in reason
     assert "accepted it" in reason
 
@@ -222,13 +225,13 @@ def test_a_key_used_with_another_body_is_explained() -> None:
         ({}, None),
     ],
 )
-def test_rate_headers(headers: dict[str, str], rate: RateLimit | None) -> None:
-    """Three plain numbers make a rate, anything less makes none."""
+def test_rate_headers_need_three_plain_numbers(headers: dict[str, str], rate: RateLimit | None) -> None:
+    """Anything less gives no rate limit."""
     assert parse_rate_limit(headers) == rate
 
 
 @pytest.mark.parametrize(
-    ("foreign", "shown"),
+    ("text", "redacted"),
     [
         ("Mail to <ada.l+x@example.org>, refused", "Mail to <a***@example.org>, refused"),
         ("see https://x.test/u?to=ada%40example.org now", "see https://x.test/u?to=*** now"),
@@ -244,23 +247,23 @@ def test_rate_headers(headers: dict[str, str], rate: RateLimit | None) -> None:
         ),
     ],
 )
-def test_foreign_words_are_masked(foreign: str, shown: str) -> None:
+def test_provider_text_is_redacted(text: str, redacted: str) -> None:
     """Addresses, keys, tokens, codes and control characters never reach a reason; ordinary words do."""
-    assert redact_provider_text(foreign) == shown
+    assert redact_provider_text(text) == redacted
 
 
 LOCAL = st.from_regex(r"[a-z][a-z0-9.+_-]{4,20}", fullmatch=True)
 
 
 @given(before=st.text(max_size=40), local=LOCAL, after=st.sampled_from(["", " ", ">", ",", '"', "; x"]))
-def test_no_address_survives(before: str, local: str, after: str) -> None:
-    """Wherever an address stands in the provider's words, its local part is gone from ours."""
+def test_redaction_removes_every_address(before: str, local: str, after: str) -> None:
+    """Wherever an address is in the provider's message, its local part is not in our reason."""
     assert f"{local}@" not in redact_provider_text(f"{before} {local}@mail.dev{after}")
 
 
 @given(before=st.text(max_size=40), code=st.from_regex(r"[0-9]{6}", fullmatch=True), after=st.text(max_size=40))
-def test_no_code_survives(before: str, code: str, after: str) -> None:
-    """No six-digit number that the provider repeats stands in our words."""
+def test_redaction_removes_every_code(before: str, code: str, after: str) -> None:
+    """No six-digit number of the provider's message is in our reason."""
     assert code not in redact_provider_text(f"{before}{code}{after}")
 
 
@@ -281,8 +284,8 @@ ANYTHING = st.recursive(
     headers=st.dictionaries(st.sampled_from(NAMES), HEADER),
     body=st.one_of(st.binary(max_size=60), ANYTHING.map(msgspec.json.encode)),
 )
-def test_any_answer_has_a_fate(status: int, headers: dict[str, str], body: bytes) -> None:
-    """No answer, however strange, raises anything or is accepted without an id; waits stay in bounds."""
+def test_any_response_is_classified(status: int, headers: dict[str, str], body: bytes) -> None:
+    """No response, however strange, raises an exception or is accepted without an id; waits stay in bounds."""
     result = classify(Response(status, headers, body), NOW)
     if result.error is None:
         assert 200 <= status < 300
@@ -294,3 +297,63 @@ def test_any_answer_has_a_fate(status: int, headers: dict[str, str], body: bytes
         assert 100 <= result.error.after_ms <= 60_000
     if isinstance(result.error, RetryableError):
         assert 0 <= result.error.after_ms <= 300_000
+
+
+def rows(*ids: str) -> list[dict[str, str]]:
+    return [{"id": one} for one in ids]
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "expected"),
+    [
+        ({"id": "a"}, 1, ["a"]),
+        ({"data": rows("a", "b")}, 2, ["a", "b"]),
+        ({"data": rows("a", "b"), "errors": []}, 2, ["a", "b"]),
+        ({"data": rows("a", "b"), "errors": None}, 2, ["a", "b"]),
+        ({"data": rows("a", "c"), "errors": [{"index": 1, "message": "bad"}]}, 3, ["a", "!bad", "c"]),
+        (
+            {"data": rows("c"), "errors": [{"index": 1, "message": "y"}, {"index": 0, "message": "x"}]},
+            3,
+            ["!x", "!y", "c"],
+        ),
+        ({"data": [], "errors": [{"index": 0}]}, 1, ["!"]),
+        ({"data": [{"id": "a"}, None], "errors": [{"index": 1, "message": "bad"}]}, 2, ["a", "!bad"]),
+        ({"data": [{"id": "a"}, {"id": None}], "errors": [{"index": 1, "message": 7}]}, 2, ["a", "!"]),
+        ({"id": "a"}, 2, None),
+        ({"id": ""}, 1, None),
+        ({"data": rows("a")}, 2, None),
+        ({"data": rows("a", "b", "c")}, 2, None),
+        ({"data": [{"id": "a"}, {}]}, 2, None),
+        ({"data": rows("a"), "errors": [{"index": 2, "message": "one too far"}]}, 2, None),
+        ({"data": rows("a"), "errors": [{"index": -1, "message": "bad"}]}, 2, None),
+        ({"data": rows("a"), "errors": [{"index": "1", "message": "bad"}]}, 2, None),
+        ({"data": rows("a"), "errors": [{"index": 0}, {"index": 0}]}, 2, None),
+        ({"data": rows("a"), "errors": "bad"}, 2, None),
+        ([], 1, None),
+        (None, 1, None),
+    ],
+)
+def test_results_are_matched_by_index(content: object, count: int, expected: list[str] | None) -> None:
+    """Ids and rejections are matched with their emails; a response that does not fit gives no results."""
+    results = parse_results(content, count, "resend")
+    if expected is None:
+        assert results is None
+        return
+    assert results == tuple(Rejected(text[1:]) if text[:1] == "!" else Accepted(text, "resend") for text in expected)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=100))
+def test_any_pattern_of_rejections_is_matched(accepted: list[bool]) -> None:
+    """Whichever emails of a batch are rejected, each of the others gets its own id."""
+    content = {
+        "data": rows(*[f"id{index}" for index, is_accepted in enumerate(accepted) if is_accepted]),
+        "errors": [
+            {"index": index, "message": f"m{index}"} for index, is_accepted in enumerate(accepted) if not is_accepted
+        ],
+    }
+    assert is_acceptance(content)
+    results = parse_results(content, len(accepted), "resend")
+    assert results == tuple(
+        Accepted(f"id{index}", "resend") if is_accepted else Rejected(f"m{index}")
+        for index, is_accepted in enumerate(accepted)
+    )
