@@ -1,6 +1,6 @@
 // npm bull behind a pipe: reads one JSON command a line from stdin, answers and reports events on stdout.
 //
-// Started by driver.py, once for many tests; each test opens queues under its own prefix. An error that nobody
+// Started by driver.py, once for many tests; each test opens queues under its own prefix. An error that nothing
 // caught ends this process with a `fatal` line, because in a backend it would have ended the backend.
 
 import { createInterface } from 'node:readline';

@@ -1,4 +1,4 @@
-"""FlowState's nine mails as its NestJS backend enqueues them: names, data, priorities and job options.
+"""FlowState's nine kinds of email as its NestJS backend enqueues them: names, data, priorities and job options.
 
 The end-to-end tests send the same mails.
 """
@@ -106,5 +106,5 @@ def options(kind: str) -> dict[str, Any]:
 
 
 def all_nine() -> list[dict[str, Any]]:
-    """The nine mails in the shape of `addBulk`."""
+    """The nine emails as arguments of `addBulk`."""
     return [{"name": kind, "data": data(kind), "opts": options(kind)} for kind in KINDS]

@@ -1,4 +1,4 @@
-"""The main job, whole: npm bull adds FlowState's nine mails, the daemon sends them, `redis-cli` shows the truth."""
+"""End to end: npm bull adds FlowState's nine emails, the daemon sends them, and `redis-cli` shows each state."""
 
 from __future__ import annotations
 

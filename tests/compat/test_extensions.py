@@ -106,7 +106,7 @@ async def test_a_debounced_job_frees_its_debounce_id(q: NodeQueue, w: WorkerHarn
 async def test_a_broken_job_fails_and_the_others_go_on(
     q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys, broken: dict[str, str]
 ) -> None:
-    """It stands in `failed` with a reason, unlocked, instead of stalling as under npm bull; the next job completes."""
+    """It is in `failed` with a reason, unlocked, instead of stalling as in npm bull; the next job completes."""
     job: Any = {
         "name": "echo",
         "timestamp": "1700000000000",

@@ -39,7 +39,7 @@ async def test_06_exponential_backoff_waits_two_then_four_seconds(
         assert due - int(job["processedOn"]) == pytest.approx(delay_ms, abs=50)
         assert not await redis.exists(keys("active"), keys.lock(job_id))
         assert not q.received("failed")
-        await q.job(job_id, "promote")  # nobody needs to wait for the rest of it
+        await q.job(job_id, "promote")  # skip the rest of the delay
     await q.wait_for_event("failed", job_id)
     assert await number(redis, keys, job_id, "attemptsMade") == 3
 
@@ -96,11 +96,11 @@ async def test_20_a_failed_job_retried_manually_runs_once_more(
     job = await hash_of(redis, keys, job_id)
     assert len(job["retriedOn"]) == 13
     assert job["attemptsMade"] == "2"
-    await q.job(job_id, "update", {"mended": True})
+    await q.job(job_id, "update", {"corrected": True})
     await q.job(job_id, "retry")
     await q.wait_for_event("completed", job_id)
     assert await q.state(job_id) == "completed"
-    assert json.loads((await hash_of(redis, keys, job_id))["returnvalue"]) == {"mended": True}
+    assert json.loads((await hash_of(redis, keys, job_id))["returnvalue"]) == {"corrected": True}
 
 
 async def test_23_a_time_limit_fails_the_job_and_frees_the_worker(

@@ -1,4 +1,4 @@
-"""A shadow beside npm bull's own worker: it tells what it would have done, compares, and leaves no trace."""
+"""Shadow mode beside npm bull's worker: it predicts and compares results, and changes nothing."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ async def test_an_answer_is_kept(stage: QueueFixture, bull: BullQueue, request_s
 
 
 async def test_detach(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
-    """Refused members are free again, the others stay bound; a repeated call changes nothing; the last deletes it."""
+    """Rejected jobs are detached, the others keep the request; a repeated call changes nothing; the last deletes it."""
     jobs = await take(stage, bull, "1", "2", "3")
     await request_store.save(template(jobs))
     before = await stage.dump()
