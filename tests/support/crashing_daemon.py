@@ -1,6 +1,6 @@
-"""A daemon in this process that dies at a chosen step between two operations of the send path, as by kill -9.
+"""A daemon in this process that crashes at a chosen step between two operations of the send path, as by kill -9.
 
-From its death on nothing of what it does reaches anybody: calls hang, and its tasks are cancelled where they stand.
+After the crash nothing that it does has an effect: calls hang, and its tasks are cancelled.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ NAMES = {load_scripts()[name].sha: name for name in SEND_PATH}
 
 
 class CrashingDaemon:
-    """A `House` with a life of `steps`; None lives on. `trail` tells which operations it came through."""
+    """A daemon that crashes after `steps`; None: never. `trail` lists the operations before the crash."""
 
     def __init__(self, settings: Mapping[str, str], steps: int | None = None) -> None:
         self.daemon = Daemon(load(settings))
         self.trail: list[str] = []
         self._steps = steps
-        self._dead = asyncio.Event()
+        self._crashed = asyncio.Event()
         self._call = self.daemon.components.connection.execute
-        self._deliver = self.daemon.components.gateway.send
+        self._send = self.daemon.components.gateway.send
         self.daemon.components.connection.execute = self._crashing_call  # type: ignore[method-assign]
-        self.daemon.components.gateway.send = self._crashing_deliver  # type: ignore[method-assign]
+        self.daemon.components.gateway.send = self._crashing_send  # type: ignore[method-assign]
 
     @property
     def crashed(self) -> bool:
-        return self._dead.is_set()
+        return self._crashed.is_set()
 
     async def run_until(self, until: Callable[[], Awaitable[bool]]) -> None:
-        """Work until death, or until all is done; then be gone without a word."""
+        """Run until the crash, or until `until` is true; then stop without a shutdown."""
         running = asyncio.create_task(self.daemon.run())
 
-        async def over() -> bool:
+        async def ended() -> bool:
             assert not running.done(), running
             return self.crashed or await until()
 
         try:
-            await eventually(over, "all done", within_s=20)
+            await eventually(ended, "all done", within_s=20)
         finally:
-            self._dead.set()
+            self._crashed.set()
             # More than once: `wait_for` in Python 3.11 may swallow a cancellation.
             async with asyncio.timeout(10):
                 while not running.done():
@@ -60,17 +60,17 @@ class CrashingDaemon:
     async def _crashing_call(self, *command: Any) -> Any:
         name = NAMES.get(command[1]) if command[0] == "EVALSHA" else None
         if name is None:
-            return await self._unless_dead(self._call(*command))
+            return await self._unless_crashed(self._call(*command))
         return await self._operation(name, self._call(*command))
 
-    async def _crashing_deliver(self, path: str, body: bytes, key: str, mails: int) -> SendResult:
-        return await self._operation(f"POST {path}", self._deliver(path, body, key, mails))
+    async def _crashing_send(self, path: str, body: bytes, key: str, mails: int) -> SendResult:
+        return await self._operation(f"POST {path}", self._send(path, body, key, mails))
 
     async def _operation(self, name: str, operation: Awaitable[T]) -> T:
         """One operation, with a step before it and one after it."""
         self._step(f"before {name}")
         try:
-            result = await self._unless_dead(operation)
+            result = await self._unless_crashed(operation)
         except Exception:
             await self._after(name)
             raise
@@ -86,11 +86,11 @@ class CrashingDaemon:
         if self.crashed:
             return
         if self._steps is not None and len(self.trail) >= self._steps:
-            self._dead.set()
+            self._crashed.set()
         else:
             self.trail.append(name)
 
-    async def _unless_dead(self, operation: Awaitable[T]) -> T:
+    async def _unless_crashed(self, operation: Awaitable[T]) -> T:
         task = asyncio.ensure_future(operation) if not self.crashed else None
         if task is None:
             operation.close()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A bus with everything that is real around it: jobs in Redis, the SDK, a provider on loopback. Tests post to it."""
+"""A dispatcher with real jobs in Redis and the real SDK, and a fake provider on loopback. Tests send through it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CODE, REMINDER = 1, 5
 
 
 def mail_of(job: Job, **changes: Any) -> Email:
-    """The mail of a job: the same whenever it is asked for."""
+    """The email of a job: always the same."""
     fields: dict[str, Any] = {
         "kind": job.name,
         "sender": "FlowState <hello@flowstate.dev>",
@@ -45,13 +45,13 @@ def mail_of(job: Job, **changes: Any) -> Email:
 
 @dataclass
 class DispatcherHarness:
-    """One worker's bus. `seen` are the provider's requests, in the order of their arrival."""
+    """The dispatcher of one worker."""
 
     connection: Connection
     keys: Keys
     fake: FakeResend
     assumed_rate: float | None = None
-    instance: str = "depot"
+    instance: str = "harness"
     clock: Clock = field(default_factory=Clock)
     gate_clock: FakeClock = field(default_factory=FakeClock)
     timeout_s: float = 10.0
@@ -85,11 +85,11 @@ class DispatcherHarness:
         await self.gateway.close()
 
     async def jobs(self, count: int, priority: int = REMINDER) -> list[Job]:
-        """New jobs, in our hands."""
+        """New jobs, claimed by this worker."""
         await self.bull.add_many([NewJob("welcome", {}, priority=priority) for _ in range(count)])
-        return await self.take(count)
+        return await self.claim(count)
 
-    async def take(self, count: int) -> list[Job]:
+    async def claim(self, count: int) -> list[Job]:
         jobs: list[Job] = []
         while len(jobs) < count:
             found = await self.bull.claim(min(100, count - len(jobs)))
@@ -98,16 +98,16 @@ class DispatcherHarness:
         return jobs
 
     async def released(self, jobs: list[Job]) -> list[Job]:
-        """The same jobs as their next taker sees them."""
+        """Release the jobs and claim them again, as after a retry."""
         await self.bull.release(jobs)
-        return await self.take(len(jobs))
+        return await self.claim(len(jobs))
 
     def outgoing_mail(self, job: Job, *, expires_at: int | None = None, **changes: Any) -> OutgoingMail:
         urgent = job.priority == CODE
         return OutgoingMail(job, job.priority, urgent, lambda: mail_of(job, **changes), expires_at=expires_at)
 
     def post(self, job: Job, *, expires_at: int | None = None, **changes: Any) -> asyncio.Task[Accepted]:
-        """Send one job's mail; the task ends with its fate."""
+        """Send the email of one job; the task ends with its result."""
         return asyncio.create_task(self.dispatcher.send(self.outgoing_mail(job, expires_at=expires_at, **changes)))
 
     async def __aenter__(self) -> Self:
@@ -120,14 +120,14 @@ class DispatcherHarness:
 
 @asynccontextmanager
 async def record_requests(fake: FakeResend) -> AsyncIterator[list[ReceivedRequest]]:
-    """Every request that reaches the provider, as it is."""
+    """Record every request that reaches the provider."""
     seen: list[ReceivedRequest] = []
 
-    def note(incoming: ReceivedRequest) -> bool:
+    def record(incoming: ReceivedRequest) -> bool:
         seen.append(incoming)
         return False
 
-    fake.script(Answer(), when=note, times=None)
+    fake.script(Answer(), when=record, times=None)
     yield seen
 
 

@@ -15,11 +15,11 @@ from uuid import uuid4
 import msgspec
 
 from flowstate_daemon.base.clock import Clock
-from tests.support.resend_rules import MOST_IN_BATCH, KeyMemory, Quotas, RateWindow, RequestRejectedError, check_mail
+from tests.support.resend_rules import MAX_BATCH_SIZE, KeyMemory, Quotas, RateWindow, RequestRejectedError, check_mail
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 LONG = 65_536
-PIECE = 10
+CHUNK_SIZE = 10
 API_KEY = "re_Fake0000_abcdefghijklmnop"
 
 
@@ -154,7 +154,7 @@ class ResendApi:
             self.repeated_keys += 1
             return known
         if incoming.key is not None:
-            self.memory.under_way.add(incoming.key)
+            self.memory.in_progress.add(incoming.key)
         try:
             if delay_s:
                 await asyncio.sleep(delay_s)
@@ -163,7 +163,7 @@ class ResendApi:
             self.memory.keep(incoming.key, fingerprint, answer)
             return answer
         finally:
-            self.memory.under_way.discard(incoming.key or "")
+            self.memory.in_progress.discard(incoming.key or "")
 
     async def _accept(self, incoming: ReceivedRequest, headers: dict[str, str]) -> dict[str, Any]:
         if not incoming.headers.get("content-type", "").startswith("application/json"):
@@ -182,8 +182,8 @@ class ResendApi:
     async def _accept_batch(
         self, mails: object, incoming: ReceivedRequest, headers: dict[str, str], *, permissive: bool
     ) -> dict[str, Any]:
-        if not isinstance(mails, list) or not 1 <= len(mails) <= MOST_IN_BATCH:
-            raise RequestRejectedError(422, "validation_error", f"The batch must hold 1 to {MOST_IN_BATCH} emails.")
+        if not isinstance(mails, list) or not 1 <= len(mails) <= MAX_BATCH_SIZE:
+            raise RequestRejectedError(422, "validation_error", f"The batch must hold 1 to {MAX_BATCH_SIZE} emails.")
         errors, good = [], []
         for index, mail in enumerate(mails):
             try:
@@ -192,7 +192,7 @@ class ResendApi:
                 if not permissive or refusal.status == 403:
                     raise
                 errors.append({"index": index, "message": refusal.message})
-            await _look_up(index)
+            await _yield(index)
         headers |= self.quotas.spend(sum(len(recipients) for _, recipients in good))
         taken = [{"id": number} for number in self._take(good, incoming)]
         return {"data": taken, "errors": errors} if permissive else {"data": taken}
@@ -228,11 +228,11 @@ async def _decoded(body: bytes) -> Any:
     mails = []
     for index, mail in enumerate(msgspec.json.decode(body, type=list[msgspec.Raw])):
         mails.append(msgspec.json.decode(mail))
-        await _look_up(index)
+        await _yield(index)
     return mails
 
 
-async def _look_up(index: int) -> None:
+async def _yield(index: int) -> None:
     """After every few mails, let the loop see who else has come: a real provider does not make them wait either."""
-    if index % PIECE == PIECE - 1:
+    if index % CHUNK_SIZE == CHUNK_SIZE - 1:
         await asyncio.sleep(0)

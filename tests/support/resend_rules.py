@@ -1,6 +1,6 @@
 """The rules of Resend's API as documented: error shapes, validation, rate windows, quotas, idempotency keys.
 
-Pure but for the clock it is given. Used by `fake_resend` only.
+Pure except for the clock. Used by `fake_resend` only.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from flowstate_daemon.base.clock import Clock
 
-MOST_RECIPIENTS = 50
-MOST_IN_BATCH = 100
-REMEMBERED_MS = 24 * 3600 * 1000
+MAX_RECIPIENTS = 50
+MAX_BATCH_SIZE = 100
+KEY_LIFETIME_MS = 24 * 3600 * 1000
 
 BARE = r"[^\s<>@,;:\"()\[\]]+@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?\.[A-Za-z]{2,}"
 ADDRESS = re.compile(rf"(?:[^<>\r\n]*<(?P<named>{BARE})>|(?P<bare>{BARE}))")
@@ -24,7 +24,7 @@ DUMMY_DOMAINS = ("example.com", "test.com")
 
 
 class RequestRejectedError(Exception):
-    """An error answer of the API."""
+    """An error response of the API."""
 
     def __init__(self, status: int, name: str, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -60,8 +60,8 @@ def plain_address(text: object, member: str) -> str:
 def recipients(mail: dict[str, Any], member: str, *, refuse_dummies: bool) -> list[str]:
     value = mail.get(member)
     listed = value if isinstance(value, list) else [value]
-    if not listed or len(listed) > MOST_RECIPIENTS:
-        raise invalid(member, f"There must be 1 to {MOST_RECIPIENTS} recipients.")
+    if not listed or len(listed) > MAX_RECIPIENTS:
+        raise invalid(member, f"There must be 1 to {MAX_RECIPIENTS} recipients.")
     plain = [plain_address(one, member) for one in listed]
     if refuse_dummies and any(one.rpartition("@")[2].lower() in DUMMY_DOMAINS for one in plain):
         raise invalid(member, "Please use our testing email address instead of domains like `example.com`.")
@@ -94,7 +94,7 @@ def check_mail(mail: object, *, verified: set[str] | None, refuse_dummies: bool,
     if batch and "attachments" in mail:
         raise invalid("attachments", "It is not supported in batch.")
     domain = plain_address(mail["from"], "from").rpartition("@")[2].lower()
-    everybody = [
+    addresses = [
         one
         for member in ("to", "cc", "bcc")
         if member == "to" or member in mail
@@ -104,7 +104,7 @@ def check_mail(mail: object, *, verified: set[str] | None, refuse_dummies: bool,
     if verified is not None and domain not in verified:
         text = f"The {domain} domain is not verified. Please, add and verify your domain on https://resend.com/domains"
         raise RequestRejectedError(403, "validation_error", text)
-    return everybody
+    return addresses
 
 
 @dataclass(slots=True)
@@ -137,7 +137,7 @@ class RateWindow:
 
 @dataclass(slots=True)
 class Quotas:
-    """Recipients a UTC day and a month; None is no quota. Headers tell the amount used."""
+    """Recipients a UTC day and a month; None is no quota. Headers report the amount used."""
 
     clock: Clock
     daily: int | None = None
@@ -165,7 +165,7 @@ class KeyMemory:
 
     clock: Clock
     answers: dict[str, tuple[bytes, bytes, int]] = field(default_factory=dict)
-    under_way: set[str] = field(default_factory=set)
+    in_progress: set[str] = field(default_factory=set)
 
     @staticmethod
     def print_of(path: str, body: bytes) -> bytes:
@@ -177,11 +177,11 @@ class KeyMemory:
             return None
         if not 1 <= len(key) <= 256:
             raise RequestRejectedError(400, "invalid_idempotency_key", "The key must be between 1-256 chars.")
-        if key in self.under_way:
+        if key in self.in_progress:
             text = "Same idempotency key used while original request is still in progress."
             raise RequestRejectedError(409, "concurrent_idempotent_requests", text)
         known = self.answers.get(key)
-        if known is None or known[2] + REMEMBERED_MS <= self.clock.now_ms():
+        if known is None or known[2] + KEY_LIFETIME_MS <= self.clock.now_ms():
             return None
         if known[0] != fingerprint:
             text = "Same idempotency key used with a different request payload."

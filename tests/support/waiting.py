@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -17,14 +18,15 @@ POLL_INTERVAL_S = 0.01
 
 
 async def eventually(
-    read: Callable[[], Awaitable[T]], what: str = "", *, equals: Any = None, within_s: float = WITHIN_S
+    read: Callable[[], Awaitable[T] | T], what: str = "", *, equals: Any = None, within_s: float = WITHIN_S
 ) -> T:
-    """Call `read` until its result is true, or equals `equals`, and return it. Fails with `what` after `within_s`."""
+    """Call or await `read` until its result is true, or equals `equals`, and return it. Fails after `within_s`."""
     last: Any = None
     try:
         async with asyncio.timeout(within_s):
             while True:
-                last = await read()
+                last = read()
+                last = await last if isawaitable(last) else last
                 if last == equals if equals is not None else last:
                     return last  # type: ignore[no-any-return]
                 await asyncio.sleep(POLL_INTERVAL_S)

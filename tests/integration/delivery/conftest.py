@@ -1,8 +1,7 @@
-"""A provider on loopback, gateways to it, and mails."""
+"""A fake provider on loopback, gateways to it, and emails."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -17,7 +16,7 @@ OpenGateway = Callable[..., Awaitable[ResendGateway]]
 
 
 def mail(number: int = 1, **changes: object) -> Email:
-    """A mail like those of the daemon; `changes` replace its fields."""
+    """An email like those of the daemon; `changes` replace its fields."""
     fields: dict[str, object] = {
         "kind": "otp",
         "sender": "FlowState <hello@flowstate.dev>",
@@ -29,25 +28,18 @@ def mail(number: int = 1, **changes: object) -> Email:
     return Email(**(fields | changes))  # type: ignore[arg-type]
 
 
-def composed(gateway: Gateway, *emails: Email) -> tuple[str, bytes]:
-    """Path and body of the request for these mails."""
+def build_request(gateway: Gateway, *emails: Email) -> tuple[str, bytes]:
+    """Path and body of the request for these emails."""
     return gateway.build_request([gateway.encode(email) for email in emails])
 
 
 async def send(gateway: Gateway, email: Email, *, idempotency_key: str) -> Accepted:
-    """Send one mail alone."""
-    path, body = composed(gateway, email)
+    """Send one email alone."""
+    path, body = build_request(gateway, email)
     response = await gateway.send(path, body, idempotency_key, 1)
     [accepted] = response.results
     assert isinstance(accepted, Accepted)
     return accepted
-
-
-async def until(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
-    """Wait for something that is about to happen. Fails with TimeoutError."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -58,17 +50,17 @@ async def fake() -> AsyncIterator[FakeResend]:
 
 @pytest.fixture
 async def open_gateway(fake: FakeResend) -> AsyncIterator[OpenGateway]:
-    """Opens gateways to the fake, with settings changed at will, and closes them at the end."""
+    """Opens gateways to the fake provider, with changed options, and closes them at the end."""
     async with AsyncExitStack() as stack:
 
-        async def opened(**changes: object) -> ResendGateway:
-            settings = ResendOptions(**({"api_key": fake.api_key, "api_url": fake.url} | changes))  # type: ignore[arg-type]
-            gateway = ResendGateway(settings)
+        async def open_one(**changes: object) -> ResendGateway:
+            options = ResendOptions(**({"api_key": fake.api_key, "api_url": fake.url} | changes))  # type: ignore[arg-type]
+            gateway = ResendGateway(options)
             await gateway.open()
             stack.push_async_callback(gateway.close)
             return gateway
 
-        yield opened
+        yield open_one
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Batches through the official SDK: the sealed bytes, permissive answers and refusals as a whole."""
+"""Batches through the official SDK: exact bytes, permissive responses and rejections of a whole batch."""
 
 from __future__ import annotations
 
@@ -8,60 +8,60 @@ from flowstate_daemon.base.errors import PermanentError, RateLimitedError, Retry
 from flowstate_daemon.delivery.gateway import BATCH_PATH, MAX_BATCHED_MAIL_SIZE, SINGLE_PATH, Rejected
 from flowstate_daemon.delivery.resend_gateway import ResendGateway
 from flowstate_daemon.mail.message import Accepted
-from tests.integration.delivery.conftest import composed, mail
+from tests.integration.delivery.conftest import build_request, mail
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
-async def test_exactly_the_composed_bytes_are_sent(gateway: ResendGateway, fake: FakeResend, count: int) -> None:
-    """What was sealed is what travels, to the endpoint of its path, under its key; ids come back in order."""
+async def test_request_is_sent_as_exactly_the_built_bytes(gateway: ResendGateway, fake: FakeResend, count: int) -> None:
+    """The bytes go to the endpoint of their path with their key; ids come back in order."""
     seen: list[ReceivedRequest] = []
     fake.script(Answer(), when=lambda incoming: seen.append(incoming) or True)  # type: ignore[func-returns-value]
-    path, body = composed(gateway, *(mail(number) for number in range(count)))
+    path, body = build_request(gateway, *(mail(number) for number in range(count)))
     assert path == (SINGLE_PATH if count == 1 else BATCH_PATH)
-    delivery = await gateway.send(path, body, "k", count)
+    response = await gateway.send(path, body, "k", count)
     assert (seen[0].path, seen[0].body, seen[0].key) == (path, body, "k")
     assert [mail.to[0] for mail in fake.accepted] == [f"ada{number}@mail.dev" for number in range(count)]
-    assert delivery.results == tuple(Accepted(accepted.id, "resend") for accepted in fake.accepted)
+    assert response.results == tuple(Accepted(accepted.id, "resend") for accepted in fake.accepted)
 
 
-async def test_the_same_mails_are_the_same_bytes(gateway: ResendGateway) -> None:
-    """Composing twice makes no difference."""
+async def test_same_mails_give_the_same_bytes(gateway: ResendGateway) -> None:
+    """Building the request twice makes no difference."""
     mails = [mail(number, tags={"a": "1"}, headers={"X-A": "b"}) for number in range(3)]
-    assert composed(gateway, *mails) == composed(gateway, *mails)
+    assert build_request(gateway, *emails) == build_request(gateway, *emails)
 
 
-async def test_a_partial_refusal_names_the_refused(gateway: ResendGateway, fake: FakeResend) -> None:
-    """The refused are told why, without their addresses; the others are sent."""
+async def test_partial_rejection_returns_the_rejected_mails(gateway: ResendGateway, fake: FakeResend) -> None:
+    """Rejections have a reason without the address; the other emails are sent."""
     mails = [mail(0), mail(1, to="nobody"), mail(2), mail(3, to="eve@example.com")]
-    results = (await gateway.send(*composed(gateway, *mails), "k", 4)).results
+    results = (await gateway.send(*build_request(gateway, *emails), "k", 4)).results
     assert [isinstance(result, Rejected) for result in results] == [False, True, False, True]
     assert [accepted.to[0] for accepted in fake.accepted] == ["ada0@mail.dev", "ada2@mail.dev"]
     assert all("nobody" not in result.reason for result in results if isinstance(result, Rejected))
 
 
-async def test_a_strict_provider_refuses_the_whole(gateway: ResendGateway, fake: FakeResend) -> None:
-    """Where the permissive option is unknown, one bad mail is the end of its batch, and nothing was sent."""
+async def test_strict_provider_rejects_the_whole_batch(gateway: ResendGateway, fake: FakeResend) -> None:
+    """Without the permissive option, one invalid email makes the provider reject the batch, and nothing is sent."""
     fake.permissive_known = False
     with pytest.raises(PermanentError, match="422"):
-        await gateway.send(*composed(gateway, mail(0), mail(1, to="nobody")), "k", 2)
+        await gateway.send(*build_request(gateway, mail(0), mail(1, to="nobody")), "k", 2)
     assert fake.accepted == []
 
 
 @pytest.mark.parametrize("body", [{"data": [{"id": "a"}]}, {"data": []}, {"id": "a"}])
-async def test_an_answer_that_does_not_fit_decides_nothing(
+async def test_response_that_does_not_fit_is_retryable(
     gateway: ResendGateway, fake: FakeResend, body: dict[str, object]
 ) -> None:
-    """Too few ids for the mails: nobody knows who was accepted, so the same bytes go again later."""
+    """With too few ids it is unknown which email was accepted, so the same bytes are sent again later."""
     fake.script(Answer(200, body, {"content-type": "application/json"}))
     with pytest.raises(RetryableError, match="2 emails"):
-        await gateway.send(*composed(gateway, mail(0), mail(1)), "k", 2)
+        await gateway.send(*build_request(gateway, mail(0), mail(1)), "k", 2)
 
 
-async def test_a_throttled_batch_goes_again_under_its_key(gateway: ResendGateway, fake: FakeResend) -> None:
-    """A 429 was not processed; the same request later is accepted once."""
+async def test_rate_limited_batch_is_sent_again_with_its_key(gateway: ResendGateway, fake: FakeResend) -> None:
+    """A request with status 429 was not processed; repeated with its key it is accepted once."""
     fake.script(error(429, "rate_limit_exceeded", retry_after="2"))
-    path, body = composed(gateway, mail(0), mail(1))
+    path, body = build_request(gateway, mail(0), mail(1))
     with pytest.raises(RateLimitedError):
         await gateway.send(path, body, "k", 2)
     await gateway.send(path, body, "k", 2)
@@ -69,7 +69,7 @@ async def test_a_throttled_batch_goes_again_under_its_key(gateway: ResendGateway
     assert (len(fake.accepted), fake.repeated_keys) == (2, 1)
 
 
-async def test_giants_travel_alone(gateway: ResendGateway) -> None:
-    """A mail that would make batches too long to carry is not put into one."""
-    assert gateway.can_batch(mail())
+async def test_large_mail_cannot_be_batched(gateway: ResendGateway) -> None:
+    """An email that would make a batch too large is not put into one."""
+    assert gateway.can_batch(make_email())
     assert not gateway.can_batch(mail(html="x" * MAX_BATCHED_MAIL_SIZE))

@@ -1,4 +1,4 @@
-"""Mails in a folder instead of on the wire."""
+"""Emails written to a folder instead of sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from flowstate_daemon.base.errors import PermanentError, ProviderRefusedError
 from flowstate_daemon.delivery.gateway import Rejected
 from flowstate_daemon.delivery.outbox import Outbox
-from tests.integration.delivery.conftest import composed, mail, send
+from tests.integration.delivery.conftest import build_request, mail, send
 from tests.support.clock import FakeClock
 
 
@@ -24,8 +24,8 @@ async def outbox(tmp_path: Path, clock: FakeClock) -> Outbox:
     return outbox
 
 
-async def test_a_mail_can_be_read_back(outbox: Outbox) -> None:
-    """The file is one RFC 5322 mail with both bodies, extra headers and the date of the clock."""
+async def test_file_is_a_complete_email(outbox: Outbox) -> None:
+    """An RFC 5322 message with both bodies, extra headers and the date of the clock."""
     email = mail(subject="Überfällig: 3 Aufgaben", text="Grüße\n", headers={"List-Unsubscribe": "<https://x.dev/u>"})
     accepted = await send(outbox, email, idempotency_key="k")
     content = outbox.path(accepted.provider_id).read_bytes()
@@ -41,34 +41,34 @@ async def test_a_mail_can_be_read_back(outbox: Outbox) -> None:
     assert b"\n" not in content.replace(b"\r\n", b"")
 
 
-async def test_a_long_link_stays_a_link(outbox: Outbox) -> None:
-    """The link to unsubscribe stands in its header as it is, neither folded nor encoded."""
+async def test_long_link_in_a_header_is_not_folded(outbox: Outbox) -> None:
+    """The unsubscribe link is in its header as it is, neither folded nor encoded."""
     link = f"<https://mail.flowstate.dev/unsubscribe/{'A-_9' * 120}>"
     accepted = await send(outbox, mail(headers={"List-Unsubscribe": link}), idempotency_key="k")
     content = outbox.path(accepted.provider_id).read_bytes()
     assert f"\r\nList-Unsubscribe: {link}\r\n".encode() in content
 
 
-async def test_one_key_is_one_file(outbox: Outbox) -> None:
-    """Sends of one key, at the same time too, leave one whole file; other keys have files of their own."""
-    one = await asyncio.gather(*(send(outbox, mail(), idempotency_key="k") for _ in range(10)))
-    other = await send(outbox, mail(), idempotency_key="another")
-    assert len(set(one)) == 1
+async def test_same_key_writes_one_file(outbox: Outbox) -> None:
+    """Requests with one key, also concurrent ones, leave one complete file; other keys have their own files."""
+    one = await asyncio.gather(*(send(outbox, make_email(), idempotency_key="k") for _ in range(10)))
+    other = await send(outbox, make_email(), idempotency_key="another")
+    assert len(set(same_key)) == 1
     files = sorted(path.name for path in outbox.folder.iterdir())
-    assert files == sorted(f"{accepted.provider_id}.eml" for accepted in (one[0], other))
-    assert outbox.path(one[0].provider_id).read_bytes().endswith(b"--\r\n")
+    assert files == sorted(f"{accepted.provider_id}.eml" for accepted in (same_key[0], other))
+    assert outbox.path(same_key[0].provider_id).read_bytes().endswith(b"--\r\n")
 
 
-async def test_nobody_else_can_read_it(outbox: Outbox) -> None:
-    """Folder and files are for their owner only: mails hold codes."""
-    accepted = await send(outbox, mail(), idempotency_key="k")
+async def test_only_the_owner_can_read_the_files(outbox: Outbox) -> None:
+    """Emails contain codes."""
+    accepted = await send(outbox, make_email(), idempotency_key="k")
     assert stat.S_IMODE(outbox.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(outbox.path(accepted.provider_id).stat().st_mode) == 0o600
 
 
-async def test_keys_are_no_paths(outbox: Outbox) -> None:
-    """A key with path parts in it stays inside the folder."""
-    accepted = await send(outbox, mail(), idempotency_key="../../etc/passwd\x00")
+async def test_key_with_path_parts_stays_in_the_folder(outbox: Outbox) -> None:
+    """A key cannot escape the folder."""
+    accepted = await send(outbox, make_email(), idempotency_key="../../etc/passwd\x00")
     assert outbox.path(accepted.provider_id).parent == outbox.folder
     assert len(list(outbox.folder.iterdir())) == 1
 
@@ -82,26 +82,26 @@ async def test_keys_are_no_paths(outbox: Outbox) -> None:
         {"text": "\ud800"},
     ],
 )
-async def test_a_mail_that_cannot_be_written_is_final(outbox: Outbox, changes: dict[str, object]) -> None:
-    """Injected header lines and broken text are refused, and nothing is left behind."""
+async def test_invalid_mail_is_a_permanent_error(outbox: Outbox, changes: dict[str, object]) -> None:
+    """Injected header lines and invalid text are rejected, and no file is left behind."""
     with pytest.raises(PermanentError):
-        await send(outbox, mail(**changes), idempotency_key="k")
+        await send(outbox, make_email(**changes), idempotency_key="k")
     assert list(outbox.folder.iterdir()) == []
 
 
-async def test_a_batch_is_settled_one_by_one(outbox: Outbox) -> None:
-    """Of a batch each mail has a file of its own; the one that cannot be written is refused, the others stand."""
-    path, body = composed(outbox, mail(0), mail(1, subject="a\nb"), mail(2))
+async def test_each_mail_of_a_batch_has_its_own_result(outbox: Outbox) -> None:
+    """The email that cannot be written is rejected; the others have their files."""
+    path, body = build_request(outbox, mail(0), mail(1, subject="a\nb"), mail(2))
     first = await outbox.send(path, body, "k", 3)
     assert [isinstance(result, Rejected) for result in first.results] == [False, True, False]
     assert await outbox.send(path, body, "k", 3) == first
     assert len(list(outbox.folder.iterdir())) == 2
 
 
-async def test_a_folder_that_is_none_closes_the_lane(tmp_path: Path) -> None:
-    """A file in the folder's place, or a folder that has gone, is no mail's fault."""
+async def test_unusable_folder_is_provider_refused(tmp_path: Path) -> None:
+    """A file in place of the folder, or a missing folder, is not the fault of an email."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ProviderRefusedError):
         await Outbox(tmp_path / "file").open()
     with pytest.raises(ProviderRefusedError):
-        await send(Outbox(tmp_path / "gone"), mail(), idempotency_key="k")
+        await send(Outbox(tmp_path / "gone"), make_email(), idempotency_key="k")

@@ -1,4 +1,4 @@
-"""A provider, what it has seen, and a bus to it."""
+"""A fake provider, the requests that it received, and a dispatcher that sends to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def fake() -> AsyncIterator[FakeResend]:
 
 @pytest.fixture
 async def seen(fake: FakeResend) -> AsyncIterator[list[ReceivedRequest]]:
-    """The provider's requests, in the order of their arrival."""
+    """The requests that reached the provider, in order of arrival."""
     async with record_requests(fake) as seen:
         yield seen
 

@@ -1,4 +1,4 @@
-"""An ending that Redis executed without being heard, and whose job is back in our hands before it is repeated."""
+"""A result that Redis wrote although its reply was lost, and whose job was claimed again before the retry."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ def retried(job: Job) -> JobResult:
     return JobRetried(job, "no", b"[]")
 
 
-@pytest.mark.parametrize("ending_of", [released, retried])
-async def test_the_new_run_keeps_its_job(
-    connection: Connection, keys: Keys, redis: Redis, monkeypatch: pytest.MonkeyPatch, ending_of: Any
+@pytest.mark.parametrize("make_result", [released, retried])
+async def test_repeated_result_does_not_settle_the_new_run(
+    connection: Connection, keys: Keys, redis: Redis, monkeypatch: pytest.MonkeyPatch, make_result: Any
 ) -> None:
-    """Written again, the old ending would put the job back into the queue under the new run, and it would run twice."""
+    """Written again, the old result would put the job back into the queue under the new run, and it would run twice."""
     clock = Clock()
-    bull, inflight = BullQueue(connection, keys, clock, token="me/1"), InFlightJobs(5)
+    bull, in_flight = BullQueue(connection, keys, clock, token="me/1"), InFlightJobs(5)
     context = ServiceContext(HealthRegistry(clock), Metrics(), clock)
     heartbeat = context.health.register(JobCompleter.name)
-    completer = JobCompleter(bull, inflight, JobLogger(context), UrgentPriority(clock), heartbeat)
+    completer = JobCompleter(bull, in_flight, JobLogger(context), UrgentPriority(clock), heartbeat)
     await bull.add_many([NewJob("welcome", {}, attempts=3)])
     [first] = await bull.claim(1)
-    inflight.add(first, 0.0).finished = True
+    in_flight.add(first, 0.0).finished = True
     call = connection.execute
 
-    async def deaf(*command: Any) -> Any:
+    async def lose_reply(*command: Any) -> Any:
         await call(*command)
         raise StoreUnavailableError("the connection broke")
 
-    completer.submit(ending_of(first))
-    monkeypatch.setattr(connection, "execute", deaf)
+    completer.submit(make_result(first))
+    monkeypatch.setattr(connection, "execute", lose_reply)
     with pytest.raises(StoreUnavailableError):
         await completer.run_once()
     monkeypatch.undo()
     [second] = await bull.claim(1)
-    inflight.add(second, 1.0)
+    in_flight.add(second, 1.0)
     async with asyncio.timeout(5):
         await completer.run_once()
     assert await redis.lrange(keys("active"), 0, -1) == [second.id]

@@ -1,4 +1,4 @@
-"""kill -9 between every two operations of the send path: nothing lost, nothing twice. Every step, not a lucky one."""
+"""kill -9 between every two operations of the send path: nothing lost, nothing sent twice. Every step is tested."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from tests.support.fake_resend import Answer, FakeResend, error
 
 GOOD = [f"person{number}@mail.dev" for number in range(5)]
 BAD = ["eve@example.com"]  # an address that only the provider refuses
-MOST_STEPS = 60
+MAX_STEPS = 60
 BATCH_PATH = "/emails/batch"
 
 
 def partial_refusal(fake: FakeResend) -> None:
-    """A batch of which the provider refuses one mail."""
+    """The provider rejects one email of the batch."""
 
 
 def lost_reply(fake: FakeResend) -> None:
-    """The batch is accepted in part, and the reply lost: a second try with the same bytes."""
+    """The batch is accepted in part, and the response lost: a second try with the same bytes."""
     fake.script(Answer(drop=True), when=lambda incoming: incoming.path == BATCH_PATH)
 
 
 def strict(fake: FakeResend) -> None:
-    """The whole batch is refused for one mail: halves."""
+    """The whole batch is rejected because of one email: it is halved."""
     fake.permissive_known = False
 
 
-def sick(fake: FakeResend) -> None:
-    """An error page, a 409 about a request under way and a 429 on the way to the answer."""
+def failing(fake: FakeResend) -> None:
+    """An error page, a 409 about a request in progress and a 429 before the request is accepted."""
     fake.script(
         Answer(502, "<html>"), error(409, "resource_locked"), error(429, "rate_limit_exceeded", retry_after="0.1")
     )
@@ -48,7 +48,7 @@ def settings(valkey_url: str, keys: Keys, fake: FakeResend) -> dict[str, str]:
     return {
         "REDIS_URL": valkey_url,
         "FLOWSTATE_QUEUE_PREFIX": keys.prefix,
-        "FLOWSTATE_QUEUE_INSTANCE_ID": "mortal",
+        "FLOWSTATE_QUEUE_INSTANCE_ID": "crashing",
         "FLOWSTATE_HTTP_ENABLED": "false",
         "FLOWSTATE_REDIS_BLOCK_TIMEOUT_S": "0.2",
         "RESEND_API_URL": fake.url,
@@ -62,10 +62,10 @@ def job(to: str) -> NewJob:
     return NewJob("welcome", content, priority=5, attempts=4, backoff=Backoff("fixed", 20))
 
 
-async def died_and_lived_on(
+async def crash_and_restart(
     environment: dict[str, str], keys: Keys, redis: Redis, recipients: list[str], steps: int
 ) -> tuple[bool, list[str]]:
-    """One life that ends after `steps`, and one that ends when all is done: whether the first died, and its trail."""
+    """A daemon that crashes after `steps`, and one that ends when all is settled: whether the first did, its steps."""
     connection = Connection(environment["REDIS_URL"], client_name="producer")
     await BullQueue(connection, keys, Clock(), token="test").add_many([job(to) for to in recipients])
     await connection.close()
@@ -82,9 +82,9 @@ async def died_and_lived_on(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("trouble", [partial_refusal, lost_reply, strict, sick])
+@pytest.mark.parametrize("trouble", [partial_refusal, lost_reply, strict, failing])
 @pytest.mark.parametrize("recipients", [[*GOOD[:2], *BAD, *GOOD[2:]], GOOD[:1]], ids=["batch", "single"])
-async def test_death_between_any_two_operations(
+async def test_crash_between_any_two_operations_sends_each_mail_once(
     valkey_url: str,
     keys: Keys,
     redis: Redis,
@@ -92,19 +92,19 @@ async def test_death_between_any_two_operations(
     trouble: Callable[[FakeResend], None],
     recipients: list[str],
 ) -> None:
-    """Wherever it dies, the next life sends what is left, and each person has got exactly one mail."""
+    """Wherever it crashes, the next process sends what is left, and each recipient gets exactly one email."""
     monkeypatch.setattr(responses, "IN_PROGRESS_WAIT_MS", 20)
     wanted = sorted(to for to in recipients if to not in BAD)
-    for steps in range(MOST_STEPS):
+    for steps in range(MAX_STEPS):
         here = Keys(f"{keys.prefix}-{steps}", keys.name)
         async with FakeResend() as fake:
             trouble(fake)
-            died, trail = await died_and_lived_on(settings(valkey_url, here, fake), here, redis, recipients, steps)
+            crashed, trail = await crash_and_restart(settings(valkey_url, here, fake), here, redis, recipients, steps)
             where = f"after {steps} steps: {trail[-1:]}"
             assert sorted(accepted.to[0] for accepted in fake.accepted) == wanted, where
         failed = [await redis.hget(here(job_id), "data") for job_id in await redis.zrange(here("failed"), 0, -1)]
         assert [json.loads(data or "")["to"] for data in failed] == [to for to in recipients if to in BAD], where
         assert [key async for key in redis.scan_iter(f"{here.own('request')}:*")] == [], where
-        if not died:
+        if not crashed:
             return
-    raise AssertionError("a life without an end")
+    raise AssertionError("the daemon never ran to the end")

@@ -1,4 +1,4 @@
-"""What leaves when, and together with whom."""
+"""Which emails are sent when, and in which batch."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from tests.support.waiting import eventually
 
 
 def recipients(incoming: ReceivedRequest) -> list[str]:
-    """Whom a request is for."""
+    """The recipients of a request."""
     content = msgspec.json.decode(incoming.body)
     return [mail["to"][0] for mail in (content if isinstance(content, list) else [content])]
 
 
-async def test_a_lone_mail_takes_the_single_endpoint(harness: DispatcherHarness, fake: FakeResend) -> None:
-    """One mail, one request to /emails, and the provider's id comes back."""
+async def test_single_mail_uses_the_single_endpoint(harness: DispatcherHarness, fake: FakeResend) -> None:
+    """One email is one request to /emails, and the provider's id is returned."""
     [job] = await harness.jobs(1)
     [accepted] = await wait_for_results([harness.post(job)])
     assert accepted == Accepted(fake.accepted[0].id, "resend")
     assert fake.requests == {"POST /emails": 1}
 
 
-async def test_what_waits_leaves_together(harness: DispatcherHarness, fake: FakeResend) -> None:
-    """250 mails at hand are three requests, and each mail gets its own id."""
+async def test_waiting_mails_are_sent_in_full_batches(harness: DispatcherHarness, fake: FakeResend) -> None:
+    """250 waiting emails are three requests, and each email gets its own id."""
     jobs = await harness.jobs(250)
     results = await wait_for_results([harness.post(job) for job in jobs])
     ids = {accepted.to[0]: accepted.id for accepted in fake.accepted}
@@ -48,8 +48,8 @@ async def test_what_waits_leaves_together(harness: DispatcherHarness, fake: Fake
     assert fake.requests == {"POST /emails/batch": 3}
 
 
-async def test_a_batch_waits_for_what_is_being_made(harness: DispatcherHarness, fake: FakeResend) -> None:
-    """A mail that will be ready in a moment travels along, but a moment is not for ever."""
+async def test_batch_waits_for_mails_being_prepared(harness: DispatcherHarness, fake: FakeResend) -> None:
+    """An email that is ready in a moment joins the batch, but the wait is bounded."""
     first, second = await harness.jobs(2)
     with harness.dispatcher.expecting():
         tasks = [harness.post(first)]
@@ -62,15 +62,15 @@ async def test_a_batch_waits_for_what_is_being_made(harness: DispatcherHarness, 
         await wait_for_results([harness.post(third)])
 
 
-async def test_at_each_slot_the_most_urgent_leave(
+async def test_each_token_sends_the_most_urgent_mails(
     connection: Connection, keys: Keys, fake: FakeResend, seen: list[ReceivedRequest]
 ) -> None:
-    """On a limited provider a code leaves with the next slot, at the head of a full request; the rest in order."""
+    """With a rate limit, a code is sent with the next token, first in a full batch; the rest in order."""
     fake.rate.limit = 4
     async with DispatcherHarness(connection, keys, fake, assumed_rate=4) as harness:
         reminders = await harness.jobs(250)
         tasks = [harness.post(job) for job in reminders]
-        await eventually(lambda: _is(len(seen) == 1), "the first request")
+        await eventually(lambda: len(seen) == 1, "the first request")
         [code] = await harness.jobs(1, CODE)
         tasks.append(harness.post(code))
         await wait_for_results(tasks)
@@ -83,57 +83,55 @@ async def test_at_each_slot_the_most_urgent_leave(
     assert fake.answered[429] == 0
 
 
-async def test_on_an_unlimited_provider_codes_go_by_themselves(
+async def test_codes_are_sent_alone_without_a_rate_limit(
     harness: DispatcherHarness, seen: list[ReceivedRequest]
 ) -> None:
-    """Where requests cost nothing, no code is tied to bulk."""
+    """Where requests cost nothing, no code waits for bulk emails."""
     reminders, codes = await harness.jobs(30), await harness.jobs(2, CODE)
     await wait_for_results([harness.post(job) for job in [*reminders, *codes]])
     assert recipients(seen[0]) == [f"person{job.id}@mail.dev" for job in codes]
     assert len(recipients(seen[1])) == 30
 
 
-async def test_codes_have_requests_of_their_own(
+async def test_codes_have_additional_requests(
     harness: DispatcherHarness, fake: FakeResend, seen: list[ReceivedRequest]
 ) -> None:
-    """Eight slow bulk requests under way hold no code up."""
+    """Eight slow requests of bulk emails in flight do not delay a code."""
     await wait_for_results([harness.post(job) for job in await harness.jobs(1)])
     fake.hold()
     bulk = [harness.post(job, html="x" * MAX_BATCHED_MAIL_SIZE) for job in await harness.jobs(12)]
-    await eventually(lambda: _is(len(fake.memory.under_way) == 8), "the requests for bulk")
+    await eventually(lambda: len(fake.memory.in_progress) == 8, "the requests of bulk emails")
     [code] = await harness.jobs(1, CODE)
     task = harness.post(code)
-    await eventually(lambda: _is(len(fake.memory.under_way) == 9), "the code's request")
+    await eventually(lambda: len(fake.memory.in_progress) == 9, "the code's request")
     fake.release()
     await wait_for_results([*bulk, task])
 
 
-async def test_giants_go_alone(harness: DispatcherHarness, fake: FakeResend) -> None:
-    """What the provider's batches exclude goes to the single endpoint, the others go on in batches."""
+async def test_large_mail_is_sent_alone(harness: DispatcherHarness, fake: FakeResend) -> None:
+    """What does not fit into a batch uses the single endpoint; the others are batched."""
     jobs = await harness.jobs(5)
-    giant = "x" * MAX_BATCHED_MAIL_SIZE
-    await wait_for_results([harness.post(job, **({"html": giant} if job is jobs[2] else {})) for job in jobs])
+    large = "x" * MAX_BATCHED_MAIL_SIZE
+    await wait_for_results([harness.post(job, **({"html": large} if job is jobs[2] else {})) for job in jobs])
     assert fake.requests == {"POST /emails": 1, "POST /emails/batch": 1}
 
 
-async def test_a_lost_lock_is_found_before_anything_is_sent(
-    harness: DispatcherHarness, fake: FakeResend, redis: Redis
-) -> None:
-    """A job that another worker has taken meanwhile ends here without a mail; its company leaves."""
+async def test_lost_lock_is_detected_before_sending(harness: DispatcherHarness, fake: FakeResend, redis: Redis) -> None:
+    """A job that another worker owns ends here without an email; the others of its batch are sent."""
     jobs = await harness.jobs(4)
     await redis.set(harness.keys.lock(jobs[1].id), "another/worker")
     results = await wait_for_results([harness.post(job) for job in jobs])
     assert isinstance(results[1], LockLostError)
-    assert [accepted.to[0] for accepted in fake.accepted] == [f"person{jobs[place].id}@mail.dev" for place in (0, 2, 3)]
+    assert [accepted.to[0] for accepted in fake.accepted] == [f"person{jobs[index].id}@mail.dev" for index in (0, 2, 3)]
     assert await redis.hget(harness.keys.job(jobs[1].id), "storedRequest") is None
 
 
-async def test_who_is_abort_reason_does_not_leave(harness: DispatcherHarness, fake: FakeResend) -> None:
-    """A sender that is cancelled while its mail waits takes the mail along."""
+async def test_aborted_run_sends_no_mail(harness: DispatcherHarness, fake: FakeResend) -> None:
+    """An email whose run is cancelled while it waits is not sent."""
     harness.gate.block("wait a moment")
     jobs = await harness.jobs(3)
     tasks = [harness.post(job) for job in jobs]
-    await asyncio.sleep(0.01)
+    await eventually(lambda: harness.dispatcher.queued == len(jobs), "all wait")
     tasks[1].cancel()
     harness.gate.record_accepted()
     harness.dispatcher._wake_up.set()
@@ -142,8 +140,8 @@ async def test_who_is_abort_reason_does_not_leave(harness: DispatcherHarness, fa
     assert len(fake.accepted) == 2
 
 
-async def test_a_code_past_its_life_is_not_sent(harness: DispatcherHarness, fake: FakeResend) -> None:
-    """What has expired while it waited is dropped when its turn comes."""
+async def test_expired_code_is_not_sent(harness: DispatcherHarness, fake: FakeResend) -> None:
+    """A code that expired while it waited is dropped."""
     now_ms = harness.clock.now_ms()
     jobs = await harness.jobs(2, CODE)
     results = await wait_for_results(
@@ -153,8 +151,8 @@ async def test_a_code_past_its_life_is_not_sent(harness: DispatcherHarness, fake
     assert [accepted.to[0] for accepted in fake.accepted] == [f"person{jobs[1].id}@mail.dev"]
 
 
-async def test_nothing_is_left_behind_when_all_is_finished(harness: DispatcherHarness, redis: Redis) -> None:
-    """Settled jobs take their envelope along."""
+async def test_settled_jobs_delete_their_stored_request(harness: DispatcherHarness, redis: Redis) -> None:
+    """Completing the last job deletes it."""
     jobs = await harness.jobs(3)
     await wait_for_results([harness.post(job) for job in jobs])
     pattern = harness.keys.own("request:*")
@@ -166,21 +164,21 @@ async def test_nothing_is_left_behind_when_all_is_finished(harness: DispatcherHa
     assert [key async for key in redis.scan_iter(match=pattern, count=1000)] == []
 
 
-async def test_a_bus_that_stops_ends_its_requests(
+async def test_stopped_dispatcher_cancels_its_requests(
     connection: Connection, keys: Keys, fake: FakeResend, seen: list[ReceivedRequest]
 ) -> None:
-    """The loop and everything under way end at once; what was sealed goes on from Redis, once."""
+    """The service and its requests end at once; the stored request is sent again later, and accepted once."""
     fake.hold()
     async with DispatcherHarness(connection, keys, fake) as harness:
         jobs = await harness.jobs(5)
         tasks = [harness.post(job) for job in jobs]
-        await eventually(lambda: _is(bool(fake.memory.under_way)), "the request")
+        await eventually(lambda: bool(fake.memory.in_progress), "the request")
         for task in tasks:
             task.cancel()
     fake.release()
     async with DispatcherHarness(connection, keys, fake) as harness:
         await harness.bull.recover_own_jobs([])
-        again = await harness.take(5)
+        again = await harness.claim(5)
         results = await wait_for_results([harness.post(job) for job in again])
     assert all(isinstance(result, Accepted) for result in results)
     assert len(fake.accepted) == 5
@@ -188,41 +186,37 @@ async def test_a_bus_that_stops_ends_its_requests(
 
 
 @pytest.mark.parametrize("priority", [CODE, REMINDER])
-async def test_an_idle_bus_asks_redis_nothing(harness: DispatcherHarness, redis: Redis, priority: int) -> None:
-    """Waiting costs no commands: hosted Redis bills them."""
+async def test_idle_dispatcher_sends_no_redis_commands(harness: DispatcherHarness, redis: Redis, priority: int) -> None:
+    """Hosted Redis bills every command."""
     await wait_for_results([harness.post(job) for job in await harness.jobs(1, priority)])
     before = (await redis.info("stats"))["total_commands_processed"]
     await asyncio.sleep(0.3)
     assert (await redis.info("stats"))["total_commands_processed"] - before <= 2
 
 
-async def _is(condition: bool) -> bool:
-    return condition
-
-
-async def _fallen_ill(harness: DispatcherHarness, fake: FakeResend) -> asyncio.Task[Accepted]:
-    """The provider fails until bulk rests; the mail that waits on the bus since then."""
+async def _open_circuit(harness: DispatcherHarness, fake: FakeResend) -> asyncio.Task[Accepted]:
+    """Let the provider fail until the circuit opens; returns the task of an email that waits since then."""
     fake.script(error(503, "internal_server_error"), times=None)
     jobs = await harness.jobs(FAILURE_THRESHOLD)
     for job in jobs[1:]:
         await wait_for_results([harness.post(job)])
     waiting = harness.post(jobs[0])
-    await eventually(lambda: _is(harness.gate.circuit_breaker.is_open), "bulk rests")
+    await eventually(lambda: harness.gate.circuit_breaker.is_open, "the circuit is open")
     return waiting
 
 
-async def test_a_backlog_keeps_its_attempts_while_the_provider_is_ill(
+async def test_backlog_keeps_its_attempts_while_the_circuit_is_open(
     harness: DispatcherHarness, fake: FakeResend
 ) -> None:
-    """Bulk waits on the bus; one mail at a time tries, not a hundred; when one is accepted, all leave."""
-    waiting = await _fallen_ill(harness, fake)
+    """One email at a time is the probe, not a hundred; when one is accepted, all are sent."""
+    waiting = await _open_circuit(harness, fake)
     backlog = [harness.post(job) for job in await harness.jobs(150)]
     harness.gate_clock.advance(MIN_OPEN_S)
     harness.dispatcher._wake_up.set()
     assert isinstance((await wait_for_results([waiting]))[0], RetryableError)
     harness.gate_clock.advance(MAX_OPEN_S)
     harness.dispatcher._wake_up.set()
-    await eventually(lambda: _is(any(task.done() for task in backlog)), "the next one that tries")
+    await eventually(lambda: any(task.done() for task in backlog), "the next probe")
     assert sum(task.done() for task in backlog) == 1
     fake.unscript()
     harness.gate_clock.advance(MAX_OPEN_S)
@@ -231,9 +225,9 @@ async def test_a_backlog_keeps_its_attempts_while_the_provider_is_ill(
     assert [type(result) for result in results].count(Accepted) == len(fake.accepted) == 149
 
 
-async def test_codes_go_on_while_bulk_rests(harness: DispatcherHarness, fake: FakeResend) -> None:
-    """A code does not wait for a try, takes no bulk along, and when it is accepted bulk goes on."""
-    bulk = [await _fallen_ill(harness, fake), *(harness.post(job) for job in await harness.jobs(5))]
+async def test_codes_are_sent_while_the_circuit_is_open(harness: DispatcherHarness, fake: FakeResend) -> None:
+    """A code does not wait for a probe and takes no bulk emails along; an accepted code closes the circuit."""
+    bulk = [await _open_circuit(harness, fake), *(harness.post(job) for job in await harness.jobs(5))]
     [early, late] = await harness.jobs(2, CODE)
     assert isinstance((await wait_for_results([harness.post(early)]))[0], RetryableError)
     assert not any(task.done() for task in bulk)
@@ -242,16 +236,14 @@ async def test_codes_go_on_while_bulk_rests(harness: DispatcherHarness, fake: Fa
     assert {type(result) for result in await wait_for_results(bulk)} == {Accepted}
 
 
-async def test_what_was_under_way_when_the_provider_fell_ill_keeps_its_attempts(
+async def test_requests_in_flight_keep_their_attempts_when_the_circuit_opens(
     harness: DispatcherHarness, fake: FakeResend, seen: list[ReceivedRequest]
 ) -> None:
-    """Of eight requests that fail together the first few are attempts; the others go again, each as it was."""
+    """Of eight requests that fail together the first few are attempts; the others are sent again unchanged."""
     await wait_for_results([harness.post(job) for job in await harness.jobs(1)])
     fake.script(replace(error(503, "internal_server_error"), delay_s=0.3), times=MAX_REQUESTS)
     tasks = [harness.post(job, html="x" * MAX_BATCHED_MAIL_SIZE) for job in await harness.jobs(MAX_REQUESTS)]
-    await eventually(
-        lambda: _is(fake.answered[503] == MAX_REQUESTS and not harness.dispatcher._tasks), "all have failed"
-    )
+    await eventually(lambda: fake.answered[503] == MAX_REQUESTS and not harness.dispatcher._tasks, "all have failed")
     harness.gate_clock.advance(MIN_OPEN_S)
     harness.dispatcher._wake_up.set()
     results = await wait_for_results(tasks)
@@ -261,37 +253,35 @@ async def test_what_was_under_way_when_the_provider_fell_ill_keeps_its_attempts(
     assert len(set(sent)) == MAX_REQUESTS
 
 
-@pytest.mark.parametrize(("held_s", "judged_anew"), [(DECISION_MAX_AGE_S - 1, False), (DECISION_MAX_AGE_S + 1, True)])
-async def test_what_a_closed_lane_held_up_for_long_is_judged_anew(
-    connection: Connection, keys: Keys, fake: FakeResend, held_s: float, *, judged_anew: bool
+@pytest.mark.parametrize(("blocked_s", "is_stale"), [(DECISION_MAX_AGE_S - 1, False), (DECISION_MAX_AGE_S + 1, True)])
+async def test_mail_blocked_for_long_is_released_for_a_new_decision(
+    connection: Connection, keys: Keys, fake: FakeResend, blocked_s: float, *, is_stale: bool
 ) -> None:
-    """Its person may have unsubscribed meanwhile: the job goes back, for no attempt; a code has no time for that."""
+    """The recipient may have unsubscribed since: the job is released, not an attempt; a code is sent."""
     fake.script(error(403, "invalid_api_key", "API key is invalid."))
     clock = FakeClock()
     async with DispatcherHarness(connection, keys, fake, clock=clock) as harness:
         tasks = [harness.post(job) for job in [*await harness.jobs(1), *await harness.jobs(1, CODE)]]
-        await eventually(
-            lambda: _is(bool(harness.gate.refusal) and harness.dispatcher.queued == len(tasks)), "both wait"
-        )
-        clock.advance(held_s)
+        await eventually(lambda: bool(harness.gate.refusal) and harness.dispatcher.queued == len(tasks), "both wait")
+        clock.advance(blocked_s)
         harness.dispatcher._wake_up.set()
-        await eventually(lambda: _is(harness.dispatcher._held_at == clock.monotonic()), "the lane is still closed")
+        await eventually(lambda: harness.dispatcher._held_at == clock.monotonic(), "the account is still refused")
         harness.gate_clock.advance(MIN_PROBE_INTERVAL_S)
         harness.dispatcher._wake_up.set()
         bulk, code = await wait_for_results(tasks)
-    assert isinstance(bulk, StaleDecisionError if judged_anew else Accepted)
+    assert isinstance(bulk, StaleDecisionError if is_stale else Accepted)
     assert isinstance(code, Accepted)
 
 
-async def test_somebody_who_has_mended_the_key_need_not_wait(harness: DispatcherHarness, fake: FakeResend) -> None:
-    """The lane is closed for everybody to see, and tries again as soon as a person asks for it."""
+async def test_requested_retry_opens_the_gate_at_once(harness: DispatcherHarness, fake: FakeResend) -> None:
+    """The refusal is shared, and an operator who fixed the key can ask to try again at once."""
     fake.script(error(403, "invalid_api_key", "API key is invalid."))
     [job] = await harness.jobs(1)
     task = harness.post(job)
-    await eventually(lambda: _is(bool(harness.gate.refusal)), "closed")
-    recipient = RateLimiter(harness.connection, harness.keys, harness.clock)
-    assert "API key is invalid" in (await recipient.state()).refusal
-    await recipient.request_retry()
+    await eventually(lambda: bool(harness.gate.refusal), "the account is refused")
+    operator = RateLimiter(harness.connection, harness.keys, harness.clock)
+    assert "API key is invalid" in (await operator.state()).refusal
+    await operator.request_retry()
     assert isinstance((await wait_for_results([task]))[0], Accepted)
-    await eventually(lambda: _is(not harness.dispatcher.in_flight), "the request has landed")
-    assert (await recipient.state()).refusal == ""
+    await eventually(lambda: not harness.dispatcher.in_flight, "the request has finished")
+    assert (await operator.state()).refusal == ""

@@ -1,4 +1,4 @@
-"""Outcomes on their way from Redis to Postgres: nothing lost, nothing twice, whoever is away or writes too."""
+"""The ledger writer moves outcomes from Redis to Postgres: nothing lost, nothing stored twice."""
 
 from __future__ import annotations
 
@@ -17,19 +17,33 @@ from flowstate_daemon.database.ledger import WRITE_BATCH_SIZE, Ledger
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import acquire, open_pool
 from flowstate_daemon.dev.embedded import EmbeddedPostgres
+from flowstate_daemon.queue.journal import Journal
+from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.worker import ledger_services as module
 from flowstate_daemon.worker.ledger_services import LedgerWriter, split_valid
-from tests.support.journal import ListJournal
 from tests.support.ledger_entries import journal_entry, outcome
 from tests.support.waiting import eventually
 
 
+class FilledJournal(Journal):
+    """The journal with a way to append entries, and a count of the calls of `peek`."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        super().__init__(connection, keys)
+        self.peeked = 0
+
+    async def append(self, entries: list[bytes]) -> None:
+        await self._connection.execute("RPUSH", self._key, *entries)
+
+    async def peek(self, count: int) -> list[bytes]:
+        self.peeked += 1
+        return await super().peek(count)
+
+
 @pytest.fixture
-async def journal(valkey_url: str, keys: Keys) -> AsyncIterator[ListJournal]:
-    journal = ListJournal(valkey_url, keys.own("journal"))
-    yield journal
-    await journal.close()
+def journal(connection: Connection, keys: Keys) -> FilledJournal:
+    return FilledJournal(connection, keys)
 
 
 @pytest.fixture
@@ -39,8 +53,8 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
 
 
 @pytest.fixture(autouse=True)
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody gathers for half a second here."""
+def no_batch_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer does not wait half a second for more outcomes."""
     monkeypatch.setattr(module, "BATCH_WINDOW_S", 0.0)
 
 
@@ -48,7 +62,7 @@ def entries(count: int, start: int = 0) -> list[bytes]:
     return [journal_entry(outcome(number)) for number in range(start, start + count)]
 
 
-def empty(journal: ListJournal) -> Callable[[], Awaitable[bool]]:
+def empty(journal: FilledJournal) -> Callable[[], Awaitable[bool]]:
     async def is_empty() -> bool:
         return await journal.length() == 0
 
@@ -61,8 +75,8 @@ async def stored(pool: asyncpg.Pool) -> int:
 
 
 @asynccontextmanager
-async def writing(journal: ListJournal, pool: asyncpg.Pool, *, daemons: int = 1) -> AsyncIterator[list[LedgerWriter]]:
-    """That many writers at work, each as in a daemon of its own."""
+async def writing(journal: FilledJournal, pool: asyncpg.Pool, *, daemons: int = 1) -> AsyncIterator[list[LedgerWriter]]:
+    """Run that many writers, each as in a daemon of its own."""
     clock = Clock()
     writers = [
         LedgerWriter(journal, Ledger(pool, clock), Migrator(pool), HealthRegistry(clock).register("ledger_writer"))
@@ -76,108 +90,108 @@ async def writing(journal: ListJournal, pool: asyncpg.Pool, *, daemons: int = 1)
             writer.stop()
 
 
-async def test_what_is_in_the_journal_gets_into_the_ledger(journal: ListJournal, pool: asyncpg.Pool) -> None:
-    """The writer makes its schema, moves what was left behind, and what is settled later as soon as it is told."""
+async def test_outcomes_are_moved_at_startup_and_when_woken(journal: FilledJournal, pool: asyncpg.Pool) -> None:
+    """The writer creates its schema, moves earlier entries, and moves later ones as soon as it is woken."""
     await journal.append(entries(3))
     async with writing(journal, pool) as (writer,):
-        await eventually(empty(journal), "moved what was there")
+        await eventually(empty(journal), "the earlier entries are moved")
         await journal.append(entries(2, start=3))
         writer.wake()
-        await eventually(empty(journal), "moved what came later", within_s=module.POLL_INTERVAL_S / 2)
+        await eventually(empty(journal), "the later entries are moved", within_s=module.POLL_INTERVAL_S / 2)
     assert await stored(pool) == 5
     assert journal.peeked <= 3
 
 
-async def test_what_other_daemons_left_is_found_without_being_told(
-    journal: ListJournal, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+async def test_entries_of_other_daemons_are_found_by_polling(
+    journal: FilledJournal, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From time to time the writer looks by itself."""
+    """Nothing wakes the writer for them."""
     monkeypatch.setattr(module, "POLL_INTERVAL_S", 0.05)
     async with writing(journal, pool):
 
-        async def has_looked() -> bool:
+        async def has_polled() -> bool:
             return journal.peeked > 1
 
-        await eventually(has_looked, "looked at the empty journal")
+        await eventually(has_polled, "polled the empty journal")
         await journal.append(entries(1))
-        await eventually(empty(journal), "found")
+        await eventually(empty(journal), "the entry is found")
     assert await stored(pool) == 1
 
 
-async def test_ten_thousand_outcomes_are_caught_up_in_batches(journal: ListJournal, pool: asyncpg.Pool) -> None:
-    """An hour's backlog is written in seconds, with one look at the journal a batch."""
+async def test_backlog_is_moved_in_batches(journal: FilledJournal, pool: asyncpg.Pool) -> None:
+    """Ten thousand outcomes are written in seconds, with one read of the journal per batch."""
     for start in range(0, 10_000, 1_000):
         await journal.append(entries(1_000, start))
     clock = Clock()
-    began = clock.monotonic()
+    started = clock.monotonic()
     async with writing(journal, pool):
-        await eventually(empty(journal), "caught up")
-        seconds = clock.monotonic() - began
+        await eventually(empty(journal), "all entries are moved")
+        seconds = clock.monotonic() - started
     print(f"caught up with 10000 outcomes in {seconds:.2f} s: {10_000 / seconds:.0f} rows/s")
     assert await stored(pool) == 10_000
     assert journal.peeked <= 10_000 / WRITE_BATCH_SIZE + 2
     assert seconds < 15
 
 
-async def test_several_daemons_write_each_outcome_once(journal: ListJournal, pool: asyncpg.Pool) -> None:
-    """Three writers on one journal and one ledger: everything is there once, and the journal is empty."""
+async def test_several_writers_store_each_outcome_once(journal: FilledJournal, pool: asyncpg.Pool) -> None:
+    """Three writers on one journal and one ledger: everything is stored once, and the journal is empty."""
     await journal.append(entries(3_000))
     async with writing(journal, pool, daemons=3):
-        await eventually(empty(journal), "caught up")
+        await eventually(empty(journal), "all entries are moved")
     assert await stored(pool) == 3_000
 
 
-async def test_an_outage_may_end_with_an_older_database(journal: ListJournal, pool: asyncpg.Pool) -> None:
-    """When the schema is gone, as after an old backup was restored, the writer makes it again and goes on."""
+async def test_missing_schema_is_created_again_after_an_outage(journal: FilledJournal, pool: asyncpg.Pool) -> None:
+    """When the schema is gone, as after restoring an old backup, the writer creates it and continues."""
     await journal.append(entries(1))
     async with writing(journal, pool) as (writer,):
-        await eventually(empty(journal), "moved")
+        await eventually(empty(journal), "all entries are moved")
         async with acquire(pool) as connection:
             await connection.execute("DROP SCHEMA flowstate_daemon CASCADE")
         await journal.append(entries(2, start=1))
         writer.wake()
-        await eventually(empty(journal), "moved again")
+        await eventually(empty(journal), "the new entries are moved")
     assert await stored(pool) == 2
 
 
-async def test_what_cannot_be_read_does_not_hold_up_the_rest(journal: ListJournal, pool: asyncpg.Pool) -> None:
-    """Rubbish in between is set aside, and the outcomes around it are written."""
-    await journal.append([*entries(2), b"\xff\0 rubbish", b"{}", b"[" * 100_000, *entries(2, start=2)])
+async def test_invalid_entries_are_rejected_and_the_rest_is_stored(journal: FilledJournal, pool: asyncpg.Pool) -> None:
+    """Garbage in between is moved to the rejected entries, and the outcomes around it are written."""
+    await journal.append([*entries(2), b"\xff\0 garbage", b"{}", b"[" * 100_000, *entries(2, start=2)])
     async with writing(journal, pool):
-        await eventually(empty(journal), "moved")
+        await eventually(empty(journal), "all entries are moved")
     assert await stored(pool) == 4
     async with acquire(pool) as connection:
         assert await connection.fetchval("SELECT count(*) FROM flowstate_daemon.journal_rejects") == 3
 
 
-async def test_postgres_may_be_away(journal: ListJournal) -> None:
-    """Away at the start, killed in the middle of catching up, and back: nothing is lost, nothing is there twice."""
-    async with EmbeddedPostgres() as daemon:  # not for speed: what it has committed must survive
+async def test_postgres_outage_loses_no_outcome(journal: FilledJournal) -> None:
+    """Unreachable at startup, killed in the middle, and back: nothing is lost, nothing is stored twice."""
+    async with EmbeddedPostgres() as daemon:  # with fsync: committed rows must survive the kill
         await daemon.stop()
         await journal.append(entries(5_000))
         async with open_pool(clean_dsn(daemon.url())) as pool, writing(journal, pool) as (writer,):
 
-            async def suffers() -> bool:
+            async def has_error() -> bool:
                 return writer.heartbeat.error is not None
 
-            async def has_begun() -> bool:
+            async def has_started() -> bool:
                 return await journal.length() < 5_000
 
-            await eventually(suffers, "noticed that Postgres is away")
+            await eventually(has_error, "the outage is reported")
             peeked = journal.peeked
             await daemon.start()
-            await eventually(has_begun, "began", within_s=MAX_BACKOFF_S * 3)
+            await eventually(has_started, "the first batch is moved", within_s=MAX_BACKOFF_S * 3)
             await daemon.kill()
-            await eventually(suffers, "noticed that Postgres is away again")
+            await eventually(has_error, "the second outage is reported")
             await daemon.start()
-            await eventually(empty(journal), "caught up", within_s=MAX_BACKOFF_S * 3)
+            await eventually(empty(journal), "all entries are moved", within_s=MAX_BACKOFF_S * 3)
             assert peeked == 0
             assert journal.peeked <= 5_000 / WRITE_BATCH_SIZE + 1
             assert await stored(pool) == 5_000
 
 
-def test_sorting_keeps_the_order() -> None:
-    """Outcomes stay in the journal's order; what is no outcome is told apart with a reason that repeats nothing."""
+def test_split_valid_keeps_the_order() -> None:
+    """Outcomes stay in the order of the journal; the reason of an invalid entry repeats nothing of it."""
     outcomes, rejects = split_valid([*entries(1), b'{"key": "geheim"}', *entries(1, start=1)])
     assert [one.job_id for one in outcomes] == ["0", "1"]
     assert "geheim" not in rejects[0].reason

@@ -1,4 +1,4 @@
-"""The ledger forgets by itself."""
+"""The pruner deletes old outcomes from the ledger."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.support.ledger_entries import outcome
 from tests.support.waiting import eventually
 
 
-async def test_old_outcomes_go_and_young_ones_stay(database_url: str, clock: FakeClock) -> None:
-    """Not at the start, but soon after it, what is older than the retention is deleted."""
+async def test_outcomes_older_than_the_retention_are_deleted(database_url: str, clock: FakeClock) -> None:
+    """Not at startup, but soon after it."""
     day_ms = 86_400_000
     start_ms = int(START.timestamp() * 1000)
     async with open_pool(clean_dsn(database_url)) as pool:

@@ -1,4 +1,4 @@
-"""A seal that Redis executed without being heard: whoever comes back to it sends the same bytes, or nobody does."""
+"""A request that Redis stored although its reply was lost: it is sent as the same bytes, or not at all."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ STORE = load_scripts()["request_save"].sha
 
 
 @pytest.fixture
-def unheard(harness: DispatcherHarness, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """The answer to the first seal is lost on its way; the event says when."""
+def lost_reply(harness: DispatcherHarness, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """The reply to the first save is lost; the event says when."""
     call, lost = harness.connection.execute, asyncio.Event()
 
-    async def deaf(*command: Any) -> Any:
+    async def lose_reply(*command: Any) -> Any:
         answer = await call(*command)
         if command[:2] == ("EVALSHA", STORE) and not lost.is_set():
             lost.set()
             raise StoreUnavailableError("the connection broke")
         return answer
 
-    monkeypatch.setattr(harness.connection, "execute", deaf)
+    monkeypatch.setattr(harness.connection, "execute", lose_reply)
     return lost
 
 
-async def both_under_way(
-    harness: DispatcherHarness, unheard: asyncio.Event
+async def send_two(
+    harness: DispatcherHarness, lost_reply: asyncio.Event
 ) -> tuple[list[Any], list[asyncio.Task[Accepted]]]:
     await harness.connection.execute(
         "SCRIPT", "LOAD", load_scripts()["request_save"].text
-    )  # or the first call would be a miss
+    )  # else the first EVALSHA would miss
     jobs = await harness.jobs(2)
     tasks = [harness.post(job) for job in jobs]
     async with asyncio.timeout(5):
-        await unheard.wait()
+        await lost_reply.wait()
     return jobs, tasks
 
 
-async def test_a_mail_that_is_handed_back_meanwhile(
-    harness: DispatcherHarness, fake: FakeResend, unheard: asyncio.Event
+async def test_released_mail_is_sent_in_the_same_request(
+    harness: DispatcherHarness, fake: FakeResend, lost_reply: asyncio.Event
 ) -> None:
-    """It is bound to the request of both; the other one must not have left in a request of its own."""
-    jobs, tasks = await both_under_way(harness, unheard)
+    """It is bound to the request of both; the other email must not have been sent in a request of its own."""
+    jobs, tasks = await send_two(harness, lost_reply)
     tasks[1].cancel()
     assert isinstance((await wait_for_results(tasks))[0], Accepted)
     assert isinstance(
@@ -59,11 +59,11 @@ async def test_a_mail_that_is_handed_back_meanwhile(
     assert [len(fake.accepted), fake.duplicates()] == [2, []]
 
 
-async def test_a_mail_that_another_worker_takes_meanwhile(
-    harness: DispatcherHarness, fake: FakeResend, unheard: asyncio.Event, redis: Redis
+async def test_mail_claimed_by_another_worker_is_sent_once(
+    harness: DispatcherHarness, fake: FakeResend, lost_reply: asyncio.Event, redis: Redis
 ) -> None:
-    """The other worker may send the sealed bytes; so do we."""
-    jobs, tasks = await both_under_way(harness, unheard)
+    """The other worker may send the stored bytes; so does this one."""
+    jobs, tasks = await send_two(harness, lost_reply)
     await redis.set(harness.keys.lock(jobs[1].id), "another/worker")
     results = await wait_for_results(tasks)
     assert (type(results[0]), type(results[1])) == (Accepted, LockLostError)

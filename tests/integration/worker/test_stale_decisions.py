@@ -1,4 +1,4 @@
-"""Whoever unsubscribes while mails cannot leave gets none of them, in a whole house."""
+"""A recipient who unsubscribes while sending is blocked gets none of the waiting emails, in a whole daemon."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.fake_resend import FakeResend, error
 KIND = "task-reminder"
 
 
-async def test_unsubscribing_counts_while_the_lane_is_closed(
+async def test_unsubscribe_counts_while_the_account_is_refused(
     valkey_url: str,
     database_url: str,
     keys: Keys,
@@ -29,23 +29,23 @@ async def test_unsubscribing_counts_while_the_lane_is_closed(
     fake: FakeResend,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both were found fit to be sent before the lane closed; by the time it opens, one of them is not any more."""
+    """Both emails were allowed before the account was refused; when it is restored, one of them is not any more."""
     monkeypatch.setattr(batch, "DECISION_MAX_AGE_S", 0.0)
     fake.script(error(403, "invalid_api_key"))
     producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=20)
     for recipient in ("ada", "ben"):
         await producer.enqueue(NewMail(KIND, f"{recipient}@mail.dev", preview_contexts()[KIND]))
-    life = CrashingDaemon({**settings(valkey_url, keys, fake), "DATABASE_URL": database_url})
-    built, left = life.daemon.components, []
+    crashing = CrashingDaemon({**settings(valkey_url, keys, fake), "DATABASE_URL": database_url})
+    built, unsubscribed = crashing.daemon.components, []
 
-    async def over() -> bool:
-        if built.gate.refusal and not built.dispatcher.in_flight and built.dispatcher.queued == 2 and not left:
+    async def all_settled() -> bool:
+        if built.gate.refusal and not built.dispatcher.in_flight and built.dispatcher.queued == 2 and not unsubscribed:
             assert built.pool is not None
-            left.append(await Suppressions(built.pool, Clock()).unsubscribe("ada@mail.dev", KIND))
+            unsubscribed.append(await Suppressions(built.pool, Clock()).unsubscribe("ada@mail.dev", KIND))
             built.gate.retry_now()
             built.dispatcher._wake_up.set()
         return await redis.exists(keys("1"), keys("2")) == 0
 
-    await life.run_until(over)
-    assert left == [True]
+    await crashing.run_until(all_settled)
+    assert unsubscribed == [True]
     assert [accepted.to[0] for accepted in fake.accepted] == ["ben@mail.dev"]
