@@ -1,7 +1,7 @@
 """The benchmark: this daemon beside npm bull, in one run, on one Valkey. `make bench`.
 
-Prints a table and writes `artefacts/bench.json`. Figures are to be read as ratios: they were taken on the same
-machine, one after the other, with the same jobs.
+Prints a table and writes `artefacts/bench.json`. Read the figures as ratios: they are measured on the same machine, one
+after the other, with the same jobs.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ ARTEFACTS = HERE.parent.parent / "artefacts"
 
 
 async def output_of(*command: str) -> dict[str, Any]:
-    """The JSON that a child prints last. Raises RuntimeError with its complaint."""
+    """The JSON that a child process prints last. Raises RuntimeError with its error output."""
     child = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    out, complaint = await child.communicate()
+    out, errors = await child.communicate()
     if child.returncode:
-        raise RuntimeError(f"{command[1]} failed: {complaint.decode()[-2000:]}")
+        raise RuntimeError(f"{command[1]} failed: {errors.decode()[-2000:]}")
     result: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
     return result
 
@@ -66,34 +66,34 @@ async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float, *, fu
     options = ("--jobs", str(jobs), "--concurrency", str(concurrency))
     async with EmbeddedValkey() as daemon:
 
-        def own(prefix: str) -> tuple[str, ...]:
-            return sys.executable, "-m", "tests.bench.ours", "--redis", daemon.url, "--prefix", prefix, *options
+        def flowstate(prefix: str) -> tuple[str, ...]:
+            return sys.executable, "-m", "tests.bench.flowstate", "--redis", daemon.url, "--prefix", prefix, *options
 
         def bull(prefix: str) -> tuple[str, ...]:
             return node("bull_peer.mjs", "--redis", daemon.url, "--prefix", prefix, *options)
 
         runs: dict[str, list[dict[str, Any]]] = {"bull": [], "flowstate": []}
-        for number in range(rounds):  # in turns, so that a slow minute of the machine hits both
-            tell(f"{jobs:,} jobs through npm bull and through this daemon, round {number + 1} of {rounds}")
+        for number in range(rounds):  # alternating, so that a slow minute of the machine affects both
+            report(f"{jobs:,} jobs through npm bull and through this daemon, round {number + 1} of {rounds}")
             runs["bull"].append(await drained(daemon.url, f"b{number}", jobs, bull))
-            runs["flowstate"].append(await drained(daemon.url, f"f{number}", jobs, own))
+            runs["flowstate"].append(await drained(daemon.url, f"f{number}", jobs, flowstate))
         figures: dict[str, Any] = {"drain": {name: _middle(results) for name, results in runs.items()}}
-        tell("the way of a single job")
+        report("latency of a single job")
         figures["latency_ms"] = await latency(daemon.url, "latency")
-        tell(f"what an idle daemon asks Redis, {idle_s:g} s")
+        report(f"Redis commands of an idle daemon, {idle_s:g} s")
         figures["idle"] = await idle_commands(daemon.url, "idle", idle_s)
-        tell("delivery to a provider with a limit, and to one without")
+        report("delivery with and without a rate limit")
         figures["delivery"] = await delivery(daemon.url, full=full)
-        tell("making mails")
+        report("rendering emails")
         figures["rendering"] = rendering()
-        tell("a morning of the calendar")
-        figures["calendar"] = await scheduler(daemon.url, full=full)
+        report("scheduled emails of one morning")
+        figures["scheduler"] = await scheduler(daemon.url, full=full)
         return figures
 
 
-def tell(doing: str) -> None:
-    """A line for whoever waits."""
-    print(f"bench: {doing}", file=sys.stderr, flush=True)
+def report(step: str) -> None:
+    """Print the current step."""
+    print(f"bench: {step}", file=sys.stderr, flush=True)
 
 
 def _middle(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -109,11 +109,11 @@ def show(figures: dict[str, Any]) -> None:
         table.add_column(column, justify="right" if column else "left")
     rate = [drain[name]["rate"] for name in ("bull", "flowstate")]
     cost = [drain[name]["commands_per_job"] for name in ("bull", "flowstate")]
-    table.add_row("no-op jobs a second", *map(str, rate), f"{rate[1] / rate[0]:.2f}")
-    table.add_row("Redis commands a job", *map(str, cost), f"{cost[1] / cost[0]:.2f}")
+    table.add_row("no-op jobs per second", *map(str, rate), f"{rate[1] / rate[0]:.2f}")
+    table.add_row("Redis commands per job", *map(str, cost), f"{cost[1] / cost[0]:.2f}")
     table.add_row("RSS after draining, MB", "", str(drain["flowstate"]["rss_mb"]))
     table.add_row("enqueue to handler, p50 / p99 ms", "", f"{late['p50']} / {late['p99']}")
-    table.add_row("idle Redis commands a minute", "", str(idle["commands_per_minute"]))
+    table.add_row("idle Redis commands per minute", "", str(idle["commands_per_minute"]))
     table.add_row("idle RSS of the daemon, MB", "", str(idle["rss_mb"]))
     Console().print(table)
 
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle-seconds", type=float, default=60.0)
-    parser.add_argument("--full", action="store_true", help="100 000 mails and a million people instead of 20 000 each")
+    parser.add_argument("--full", action="store_true", help="100 000 emails and a million users instead of 20 000 each")
     given = parser.parse_args()
     logs.configure("warning")
     try:
@@ -137,7 +137,7 @@ def main() -> None:
     show(figures)
     show_delivery(figures["delivery"])
     show_rendering(figures["rendering"])
-    show_scheduler(figures["calendar"])
+    show_scheduler(figures["scheduler"])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 // Prints {"jobs", "seconds", "rate"}. The time runs from the first run to the last completion; jobs that wait
 // already are the fair case: the producer is not part of what is measured.
 
-import { option, Queue } from './peer.mjs';
+import { option, Queue } from './bull.mjs';
 
 const jobs = Number(option('jobs'));
 const concurrency = Number(option('concurrency', '50'));

@@ -4,7 +4,7 @@
 //
 // The kinds take turns. Prints {"jobs", "seconds", "rate"}.
 
-import { option, Queue } from './peer.mjs';
+import { option, Queue } from './bull.mjs';
 
 const PRIORITY = { otp: 1, 'password-reset': 1, 'goal-milestone': 10, 'streak-milestone': 10, 'focus-report': 10 };
 const CONTEXT = { otp: { otpCode: '482913' }, 'password-reset': { otpCode: '730046' } };

@@ -1,6 +1,6 @@
-"""Delivery against a strict provider in a process of its own: how a limited rate is used, how fast it is without one.
+"""Delivery to a strict fake provider in its own process: how a rate limit is used, and the speed without one.
 
-`python -m tests.bench.delivery [--full]`; part of `make bench`. The daemon is the real one, as a child process.
+`python -m tests.bench.delivery [--full]`; part of `make bench`. The daemon is the real one, in a child process.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from tests.support.daemon import Daemon
 from tests.support.fake_resend import API_KEY
 from tests.support.waiting import eventually
 
-IN_A_BATCH = 100
-CODE_EVERY_S = 0.05
+BATCH_SIZE = 100
+CODE_INTERVAL_S = 0.05
 
 
 @dataclass
 class Provider:
-    """The stand-in as a child, and what it has accepted: key, recipient and arrival of each mail, read as it grows."""
+    """The fake provider as a child process, and what it accepted: key, recipient and arrival of each email."""
 
     url: str
     journal: Path
@@ -49,8 +49,8 @@ class Provider:
     def __post_init__(self) -> None:
         self.accepted: list[tuple[str, str, int]] = []
 
-    def look(self) -> int:
-        """How many mails have been accepted by now."""
+    def read_journal(self) -> int:
+        """Read new entries of the journal; returns how many emails were accepted by now."""
         with self.journal.open("rb") as file:
             file.seek(self._read)
             for line in file:
@@ -95,11 +95,11 @@ class Bench:
         }
         self.daemon = Daemon(settings, folder, instance=prefix)
 
-    async def remind(self, count: int) -> None:
+    async def add_reminders(self, count: int) -> None:
         await self._bull.add_many([reminder(number) for number in range(count)])
 
-    async def ask_for_code(self, number: int) -> int:
-        """Enqueue a code; the time at which that began, Unix ms."""
+    async def add_code(self, number: int) -> int:
+        """Enqueue a code; returns when that started, Unix ms."""
         now_ms = self.clock.now_ms()
         context = {"otpCode": f"{number:06}"}
         content = {"type": "otp", "to": f"code{number}@mail.dev", "context": context}
@@ -108,15 +108,15 @@ class Bench:
 
     async def accepted(self, count: int, *, within_s: float) -> None:
         async def enough() -> bool:
-            return self.provider.look() >= count
+            return self.provider.read_journal() >= count
 
-        await eventually(enough, f"{count} mails accepted", within_s=within_s)
+        await eventually(enough, f"{count} emails are accepted", within_s=within_s)
 
-    async def answers(self) -> dict[str, int]:
-        """The provider's answers by class, as the daemon counts them."""
+    async def results(self) -> dict[str, int]:
+        """The provider's responses by result, as the daemon counts them."""
         _, page = await self.daemon.look("/metrics")
-        found = re.findall(r'flowstate_provider_request_duration_seconds_count\{answer="(\w+)"\} ([\d.]+)', page)
-        return {word: round(float(count)) for word, count in found if float(count)}
+        found = re.findall(r'flowstate_provider_request_duration_seconds_count\{result="(\w+)"\} ([\d.]+)', page)
+        return {result: round(float(count)) for result, count in found if float(count)}
 
 
 def reminder(number: int) -> NewJob:
@@ -134,83 +134,83 @@ def reminder(number: int) -> NewJob:
 
 
 async def limited(url: str, folder: Path, mails: int, rate: int) -> dict[str, Any]:
-    """So many reminders at so many requests a second, and a code in the middle."""
-    async with provider(folder, rate) as stand_in:
-        bench = Bench(url, "limited", stand_in, folder)
-        await bench.remind(mails)
+    """`mails` reminders at `rate` requests per second, and a code in the middle."""
+    async with provider(folder, rate) as fake:
+        bench = Bench(url, "limited", fake, folder)
+        await bench.add_reminders(mails)
         async with bench.daemon as daemon:
             await bench.accepted(mails // 2, within_s=600)
-            asked_ms = await bench.ask_for_code(1)
+            added_ms = await bench.add_code(1)
             await bench.accepted(mails + 1, within_s=600)
-            answers = await bench.answers()
+            results = await bench.results()
             assert daemon.process is not None
         await bench.connection.close()
-    at = [mail[2] for mail in stand_in.accepted]
-    code = next(mail for mail in stand_in.accepted if mail[1].startswith("code"))
-    before = {key for key, _, when in stand_in.accepted if asked_ms < when <= code[2] and key != code[0]}
-    optimum_s = mails / IN_A_BATCH / rate
-    requests = sum(answers.values())
+    at = [mail[2] for mail in fake.accepted]
+    code = next(mail for mail in fake.accepted if mail[1].startswith("code"))
+    before = {key for key, _, when in fake.accepted if added_ms < when <= code[2] and key != code[0]}
+    optimum_s = mails / BATCH_SIZE / rate
+    requests = sum(results.values())
     return {
         "mails": mails,
         "rate": rate,
-        # The first request starts the clock of the last one's slot, which is used as well.
+        # The interval of the last request counts too, because the rate limit grants it.
         "seconds": round((max(at) - min(at)) / 1000 + 1 / rate, 2),
         "optimum_s": optimum_s,
         "requests": requests,
-        "throttled_percent": round(100 * answers.get("rate_limited", 0) / requests, 2),
-        "twice": len(at) - len({mail[1] for mail in stand_in.accepted}),
-        "code_ms": code[2] - asked_ms,
-        "code_slots": 1 + len(before),
+        "rate_limited_percent": round(100 * results.get("rate_limited", 0) / requests, 2),
+        "twice": len(at) - len({mail[1] for mail in fake.accepted}),
+        "code_ms": code[2] - added_ms,
+        "code_requests": 1 + len(before),
     }
 
 
 async def unlimited(url: str, folder: Path, mails: int) -> dict[str, Any]:
-    """A backlog without a limit, and codes all the while."""
-    async with provider(folder, None) as stand_in:
-        bench = Bench(url, "unlimited", stand_in, folder)
-        await bench.remind(mails)
+    """A backlog without a rate limit, and codes at the same time."""
+    async with provider(folder, None) as fake:
+        bench = Bench(url, "unlimited", fake, folder)
+        await bench.add_reminders(mails)
         async with bench.daemon as daemon:
-            asked, memory, used_s = await _codes_meanwhile(bench, mails, daemon)
-            await bench.accepted(mails + len(asked), within_s=60)
-            answers = await bench.answers()
+            added, memory, used_s = await _add_codes(bench, mails, daemon)
+            await bench.accepted(mails + len(added), within_s=60)
+            results = await bench.results()
         await bench.connection.close()
-    bulk = [when for _, to, when in stand_in.accepted if to.startswith("person")]
-    waits = [when - asked[to] for _, to, when in stand_in.accepted if to.startswith("code")]
+    bulk = [when for _, to, when in fake.accepted if to.startswith("person")]
+    waits = [when - added[to] for _, to, when in fake.accepted if to.startswith("code")]
     cuts = quantiles(waits, n=100)
     return {
         "mails": mails,
         "mails_per_s": round(mails / ((max(bulk) - min(bulk)) / 1000)),
-        # What the daemon alone would do in a second of a processor, whoever else is at work on this machine.
-        "mails_per_cpu_s": round((mails + len(asked)) / used_s),
-        "mails_per_request": round(mails / max(1, sum(answers.values()) - len(asked)), 1),
-        "codes": len(asked),
+        # Per second of the daemon's own CPU time, however busy the machine is.
+        "mails_per_cpu_s": round((mails + len(added)) / used_s),
+        "mails_per_request": round(mails / max(1, sum(results.values()) - len(added)), 1),
+        "codes": len(added),
         "code_p50_ms": round(cuts[49], 1),
         "code_p99_ms": round(cuts[98], 1),
         "code_max_ms": max(waits),
-        "twice": len(stand_in.accepted) - len({mail[1] for mail in stand_in.accepted}),
+        "twice": len(fake.accepted) - len({mail[1] for mail in fake.accepted}),
         "rss_mb": memory,
     }
 
 
-async def _codes_meanwhile(bench: Bench, mails: int, daemon: Daemon) -> tuple[dict[str, int], list[float], float]:
-    """Ask for a code again and again until the backlog is gone.
+async def _add_codes(bench: Bench, mails: int, daemon: Daemon) -> tuple[dict[str, int], list[float], float]:
+    """Add one code after another until the backlog is sent.
 
-    Returns when for whom, the daemon's memory by quarters, and its processor time, seconds.
+    Returns the time of each code by recipient, the daemon's memory by quarters, and its CPU time in seconds.
     """
     await bench.accepted(1, within_s=60)
-    asked: dict[str, int] = {}
+    added: dict[str, int] = {}
     memory: list[float] = []
     assert daemon.process is not None
     before_s = cpu_s(daemon.process.pid)
     for number in _numbers():
-        done = bench.provider.look()
-        if done - len(asked) >= mails:
+        done = bench.provider.read_journal()
+        if done - len(added) >= mails:
             break
         if len(memory) < math.ceil(4 * done / mails):
             memory.append(rss_mb(daemon.process.pid))
-        asked[f"code{number}@mail.dev"] = await bench.ask_for_code(number)
-        await asyncio.sleep(CODE_EVERY_S)
-    return asked, [*memory, rss_mb(daemon.process.pid)], cpu_s(daemon.process.pid) - before_s
+        added[f"code{number}@mail.dev"] = await bench.add_code(number)
+        await asyncio.sleep(CODE_INTERVAL_S)
+    return added, [*memory, rss_mb(daemon.process.pid)], cpu_s(daemon.process.pid) - before_s
 
 
 def _numbers() -> Iterator[int]:
@@ -233,12 +233,14 @@ def show(figures: dict[str, Any]) -> None:
     table = Table(title="Delivery", title_justify="left", show_header=False)
     table.add_row(f"{tight['mails']} reminders at {tight['rate']} requests/s, s", f"{tight['seconds']}")
     table.add_row("  optimum, s", f"{tight['optimum_s']}")
-    table.add_row("  answered 429, %", f"{tight['throttled_percent']}")
-    table.add_row("  a code in the middle leaves with slot / after ms", f"{tight['code_slots']} / {tight['code_ms']}")
-    table.add_row(f"{wide['mails']} reminders without a limit, mails/s", f"{wide['mails_per_s']}")
-    table.add_row("  mails/s of the daemon's processor time", f"{wide['mails_per_cpu_s']}")
-    table.add_row("  mails a request", f"{wide['mails_per_request']}")
-    table.add_row("  codes meanwhile, p50 / p99 ms", f"{wide['code_p50_ms']} / {wide['code_p99_ms']}")
+    table.add_row("  responses 429, %", f"{tight['rate_limited_percent']}")
+    table.add_row(
+        "  a code in the middle is sent with request / after ms", f"{tight['code_requests']} / {tight['code_ms']}"
+    )
+    table.add_row(f"{wide['mails']} reminders without a rate limit, emails/s", f"{wide['mails_per_s']}")
+    table.add_row("  emails per second of CPU time", f"{wide['mails_per_cpu_s']}")
+    table.add_row("  emails per request", f"{wide['mails_per_request']}")
+    table.add_row("  codes at the same time, p50 / p99 ms", f"{wide['code_p50_ms']} / {wide['code_p99_ms']}")
     table.add_row("  RSS of the daemon by quarters, MB", " ".join(map(str, wide["rss_mb"])))
     table.add_row("sent twice", f"{tight['twice'] + wide['twice']}")
     Console().print(table)

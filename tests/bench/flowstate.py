@@ -1,6 +1,6 @@
-"""The daemon's own engine with a handler that does nothing: what `bull_peer.mjs` is for npm bull.
+"""The daemon's worker with a handler that does nothing: the counterpart of `bull_peer.mjs` for npm bull.
 
-`python -m tests.bench.ours --redis URL --prefix P --jobs N --concurrency C` prints jobs, seconds, rate and rss_mb.
+`python -m tests.bench.flowstate --redis URL --prefix P --jobs N --concurrency C` prints jobs, seconds, rate and rss_mb.
 The time runs from the first run to the last job settled.
 """
 
@@ -33,7 +33,7 @@ from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 
 def cpu_s(pid: int | str = "self") -> float:
-    """The time that the process has had a processor, seconds: what it costs, however busy the machine is."""
+    """The CPU time of the process in seconds: its cost, however busy the machine is."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -46,16 +46,16 @@ def rss_mb(pid: int | str = "self") -> float:
     return 0.0
 
 
-def build(url: str, prefix: str, perform: Handler, concurrency: int) -> tuple[Worker, Connection, Lease]:
-    """An engine as `daemon` builds it, with another performer."""
+def build(url: str, prefix: str, handler: Handler, concurrency: int) -> tuple[Worker, Connection, Lease]:
+    """A worker as the daemon builds it, with another handler."""
     clock, keys, token = Clock(), Keys(prefix), f"bench/{uuid4().hex}"
     connection = Connection(url, client_name=connection_name(keys, token))
     context = ServiceContext(HealthRegistry(clock), Metrics(KINDS), clock)
     gate = SendGate(context.health, context.metrics, clock)
     lease = Lease(connection, keys, instance_id="bench", token=token)
     bull = BullQueue(connection, keys, clock, token=token)
-    settings = WorkerOptions(concurrency=concurrency)
-    return Worker(bull, QueueEvents(connection, keys), lease, perform, gate, settings, context), connection, lease
+    options = WorkerOptions(concurrency=concurrency)
+    return Worker(bull, QueueEvents(connection, keys), lease, handler, gate, options, context), connection, lease
 
 
 async def drain(url: str, prefix: str, jobs: int, concurrency: int) -> dict[str, float]:

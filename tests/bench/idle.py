@@ -1,4 +1,4 @@
-"""What a daemon costs while nothing happens: Redis commands a minute (hosted Redis bills them) and memory."""
+"""The cost of an idle daemon: Redis commands per minute (hosted Redis bills them) and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From adding a job to its handler starting, on an idle engine: what a one-time code feels."""
+"""Time from adding a job to the start of its handler, on an idle worker: the latency of a code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a mail takes to render, by kind, and how large it is; without queue and provider, on one core."""
+"""Rendering time and size of an email by kind; without queue and provider, on one core."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMES, RUNS = 200, 5
 
 
 def rendering() -> dict[str, dict[str, Any]]:
-    """By sample: microseconds of reading and rendering (the best of some rounds), bytes, bytes when compressed."""
+    """By sample: microseconds of parsing and rendering (the best of some rounds), bytes, bytes when compressed."""
     return {sample.name: _measured(sample.kind, {"to": TO, "context": sample.context}) for sample in all_samples()}
 
 
@@ -26,18 +26,18 @@ def _measured(kind: str, job: dict[str, Any]) -> dict[str, Any]:
     data = msgspec.json.encode(job)
     spent = []
     for _ in range(RUNS):
-        begun = time.process_time()
+        started = time.process_time()
         for _ in range(TIMES):
             mail = RENDERER.render(parse_request(kind, data), made_ms=1_772_000_000_000)
-        spent.append((time.process_time() - begun) / TIMES)
+        spent.append((time.process_time() - started) / TIMES)
     html = mail.html.encode()
     return {"us": round(min(spent) * 1e6), "html": len(html), "zipped": len(zlib.compress(html, 1))}
 
 
 def show(figures: dict[str, dict[str, Any]]) -> None:
     table = Table(title="rendering on one core", title_justify="left")
-    for column in ("mail", "µs", "mails a second", "HTML bytes", "zipped"):
-        table.add_column(column, justify="left" if column == "mail" else "right")
+    for column in ("email", "µs", "emails per second", "HTML bytes", "zipped"):
+        table.add_column(column, justify="left" if column == "email" else "right")
     for name, one in figures.items():
         table.add_row(name, *(str(value) for value in (one["us"], round(1e6 / one["us"]), one["html"], one["zipped"])))
     Console().print(table)

@@ -1,8 +1,8 @@
-"""The calendar for many people: how long the planning of a morning takes, and how fast mails get into the queue.
+"""The scheduler with many users: how long planning a morning takes, and how fast emails are enqueued.
 
-`python -m tests.bench.calendar [--full]`; part of `make bench`. In full these are a million people, of whom a fifth has
-something due, all in one zone: the worst morning. The planner and the enqueuer are the daemon's own, in a process of
-their own (this module with `--morning`), so that its memory is theirs.
+`python -m tests.bench.scheduler [--full]`; part of `make bench`. With `--full` there are a million users in one zone, a
+fifth of them with something due: the worst case. Planner and enqueuer are the daemon's own and run in a separate
+process (this module with `--morning`), so that its memory is theirs.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from tests.support.clock import FakeClock
 from tests.support.scheduler import SchedulerDatabase, SchedulerHarness
 
 FEW, MANY = 20_000, 1_000_000
-CONCERNED = 5  # one in so many has something due
+DUE_SHARE = 5  # one in this many users has something due
 EVENING = datetime(2026, 3, 1, 16, 0, tzinfo=UTC)  # Sunday, 17:00 in Paris
 OVERDUE_AT, REMINDER_AT = EVENING + timedelta(hours=14), EVENING + timedelta(hours=16)
 HOURS = {"focus-report": EVENING, "overdue-summary": OVERDUE_AT, "task-reminder": REMINDER_AT}
 PLAN_S, MAILS_PER_S, GROWTH_MB = 20, 5_000, 100
-# Everybody has a task that is done, one for next month and a session of a month ago; those concerned have two that are
-# due tomorrow, two that are overdue, and three sessions of this week.
+# Every user has a completed task, one for next month and a session of a month ago. Users with something due also have
+# two tasks due tomorrow, two overdue tasks, and three sessions of this week.
 RECIPIENTS = """
 INSERT INTO users (id, email, password, "fullName", "isEmailVerified", preferences, "updatedAt")
 SELECT
@@ -72,14 +72,16 @@ WHERE k < 2 OR n % $3::integer = 0
 
 
 async def write_recipients(url: str, recipients: int) -> None:
-    """Fill the application's tables, and let Postgres look at them as its autovacuum would in time."""
+    """Fill the application's tables, and analyze them as autovacuum would."""
     today = EVENING.replace(hour=12, tzinfo=None)
     await create_tables(url)
     connection = await asyncpg.connect(url)
-    await connection.execute("SET session_replication_role = replica")  # millions of foreign keys that are right
+    await connection.execute(
+        "SET session_replication_role = replica"
+    )  # skips the check of millions of valid foreign keys
     await connection.execute(RECIPIENTS, recipients, today)
-    await connection.execute(TASKS, recipients, today, CONCERNED)
-    await connection.execute(SESSIONS, recipients, today, CONCERNED)
+    await connection.execute(TASKS, recipients, today, DUE_SHARE)
+    await connection.execute(SESSIONS, recipients, today, DUE_SHARE)
     await connection.execute("VACUUM ANALYZE")
     await connection.close()
     async with open_pool(clean_dsn(url)) as pool:
@@ -87,48 +89,48 @@ async def write_recipients(url: str, recipients: int) -> None:
 
 
 async def morning(database_url: str, redis_url: str) -> dict[str, Any]:
-    """Plan and feed each kind at its hour; figures by kind, with the growth of this process."""
-    dsn, connection = clean_dsn(database_url), Connection(redis_url, client_name="bench-calendar")
+    """Plan and enqueue each kind at its hour; returns figures by kind, and the memory growth of this process."""
+    dsn, connection = clean_dsn(database_url), Connection(redis_url, client_name="bench-scheduler")
     async with open_pool(dsn) as pool:
-        ground = SchedulerDatabase(
-            pool, dsn.schema, connection, Keys("calendar"), FakeClock(EVENING - timedelta(minutes=1))
+        database = SchedulerDatabase(
+            pool, dsn.schema, connection, Keys("scheduler"), FakeClock(EVENING - timedelta(minutes=1))
         )
-        stage = ground.harness()
-        await stage.plan()
+        harness = database.harness()
+        await harness.plan()
         before_mb = rss_mb()
-        figures = {kind: await _hour(ground, stage, at) for kind, at in HOURS.items()}
+        figures = {kind: await _hour(database, harness, at) for kind, at in HOURS.items()}
         growth_mb = round(max(one["rss_mb"] for one in figures.values()) - before_mb, 1)
     await connection.close()
     return {"kinds": figures, "growth_mb": growth_mb}
 
 
-async def _hour(ground: SchedulerDatabase, stage: SchedulerHarness, at: datetime) -> dict[str, Any]:
+async def _hour(database: SchedulerDatabase, harness: SchedulerHarness, at: datetime) -> dict[str, Any]:
     clock = Clock()
-    ground.clock.advance((at - ground.clock.now()).total_seconds())
-    began = clock.monotonic()
-    await stage.plan()
-    plan_s = clock.monotonic() - began
-    fed, feed_s, feed_cpu_s, top_mb = 0, 0.0, 0.0, rss_mb()
+    database.clock.advance((at - database.clock.now()).total_seconds())
+    started = clock.monotonic()
+    await harness.plan()
+    plan_s = clock.monotonic() - started
+    enqueued, enqueue_s, enqueue_cpu_s, max_mb = 0, 0.0, 0.0, rss_mb()
     while True:
-        began, used_s = clock.monotonic(), cpu_s()
-        count = await stage.scheduler.enqueuer.enqueue_due()
-        feed_s, feed_cpu_s = feed_s + clock.monotonic() - began, feed_cpu_s + cpu_s() - used_s
-        fed, top_mb = fed + count, max(top_mb, rss_mb())
+        started, used_s = clock.monotonic(), cpu_s()
+        count = await harness.scheduler.enqueuer.enqueue_due()
+        enqueue_s, enqueue_cpu_s = enqueue_s + clock.monotonic() - started, enqueue_cpu_s + cpu_s() - used_s
+        enqueued, max_mb = enqueued + count, max(max_mb, rss_mb())
         if not count:
             break
-        await _take_away(ground)
+        await _empty_queue(database)
     return {
         "plan_s": round(plan_s, 2),
-        "mails": fed,
-        "mails_per_s": round(fed / feed_s),
-        "mails_per_cpu_s": round(fed / max(feed_cpu_s, 0.01)),
-        "rss_mb": top_mb,
+        "mails": enqueued,
+        "mails_per_s": round(enqueued / enqueue_s),
+        "mails_per_cpu_s": round(enqueued / max(enqueue_cpu_s, 0.01)),
+        "rss_mb": max_mb,
     }
 
 
-async def _take_away(ground: SchedulerDatabase) -> None:
-    """What workers do between two batches: empty the queue."""
-    keys, call = ground.keys, ground.connection.execute
+async def _empty_queue(database: SchedulerDatabase) -> None:
+    """Empty the queue, as workers would between two batches."""
+    keys, call = database.keys, database.connection.execute
     jobs = [keys.job(job_id.decode()) for job_id in await call("LRANGE", keys("wait"), 0, -1)]
     await call("UNLINK", keys("wait"), keys("priority"), *jobs)
 
@@ -138,30 +140,30 @@ async def scheduler(redis_url: str, *, full: bool) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(EmbeddedPostgres(settings={"shared_buffers": "1GB"}))
         await write_recipients(postgres.url(), recipients)
-        command = (sys.executable, "-m", "tests.bench.calendar", "--morning", postgres.url(), redis_url)
+        command = (sys.executable, "-m", "tests.bench.scheduler", "--morning", postgres.url(), redis_url)
         child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         out, _ = await child.communicate()
     if child.returncode:
-        raise RuntimeError("the calendar's morning failed")
-    return {"people": recipients, **json.loads(out.decode().splitlines()[-1])}
+        raise RuntimeError("the scheduler process failed")
+    return {"recipients": recipients, **json.loads(out.decode().splitlines()[-1])}
 
 
 def show(figures: dict[str, Any]) -> None:
-    recipients = figures["people"]
-    title = f"The calendar of {recipients:,} people, {recipients // CONCERNED:,} of them with something due"
+    recipients = figures["recipients"]
+    title = f"The scheduler with {recipients:,} users, {recipients // DUE_SHARE:,} of them with something due"
     table = Table(title=title, title_justify="left")
     for column in ("", *figures["kinds"], "goal"):
         table.add_column(column, justify="right" if column else "left")
     rows = {
         "planned in, s": "plan_s",
-        "fed, mails/s": "mails_per_s",
-        "fed, mails/s of processor time": "mails_per_cpu_s",
+        "enqueued, emails/s": "mails_per_s",
+        "enqueued, emails/s of CPU time": "mails_per_cpu_s",
     }
     goals = {"plan_s": f"< {PLAN_S}" if recipients == MANY else "", "mails_per_s": f">= {MAILS_PER_S:,}"}
     for text, name in rows.items():
-        output = (f"{one[name]:,}" for one in figures["kinds"].values())
-        table.add_row(text, *output, goals.get(name, ""))
-    table.add_row("RSS has grown by, MB", str(figures["growth_mb"]), *[""] * (len(HOURS) - 1), f"< {GROWTH_MB}")
+        cells = (f"{one[name]:,}" for one in figures["kinds"].values())
+        table.add_row(text, *cells, goals.get(name, ""))
+    table.add_row("RSS growth, MB", str(figures["growth_mb"]), *[""] * (len(HOURS) - 1), f"< {GROWTH_MB}")
     Console().print(table)
 
 
@@ -171,8 +173,8 @@ async def measure(*, full: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.calendar", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="a million people instead of 20 000")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.scheduler", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="a million users instead of 20 000")
     parser.add_argument("--morning", nargs=2, metavar=("DATABASE", "REDIS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     logs.configure("warning")

@@ -1,4 +1,4 @@
-"""A strict stand-in for Resend's API on loopback, and the ground truth of what was accepted.
+"""A strict fake of Resend's API on loopback, and the record of what it accepted.
 
 In a test: `async with FakeResend() as fake`, then `fake.url`, `fake.api_key`, `fake.accepted`, `fake.script`.
 As a process: `python -m tests.support.fake_resend --port 0 --journal FILE` prints its address, then serves.
@@ -26,7 +26,7 @@ from tests.support.resend_api import API_KEY, AcceptedMail, Answer, ReceivedRequ
 
 __all__ = ["API_KEY", "AcceptedMail", "Answer", "FakeResend", "ReceivedRequest", "error"]
 
-AS_USUAL = Answer()
+DEFAULT_ANSWER = Answer()
 When = Callable[[ReceivedRequest], bool]
 
 
@@ -89,14 +89,14 @@ class FakeResend(ResendApi):
         return int(self.url.rpartition(":")[2])
 
     def script(self, *answers: Answer, when: When | None = None, times: int | None = 1) -> None:
-        """Use each answer for the next `times` requests that fit `when`, in order; None is for ever."""
+        """Use each answer for the next `times` requests that match `when`, in order; None: for all of them."""
         self._scripted += [Scripted(answer, when or (lambda _: True), times) for answer in answers]
 
     def unscript(self) -> None:
         self._scripted.clear()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        self._note(request)
+        self._count(request)
         came = self.clock.now_ms()
         incoming = ReceivedRequest(
             request.method,
@@ -118,8 +118,8 @@ class FakeResend(ResendApi):
         self.answered[answer.status or 0] += 1
         return await self._reply(request, answer, plan)
 
-    def _note(self, request: web.Request) -> None:
-        """Count the request, and its connection when it is new."""
+    def _count(self, request: web.Request) -> None:
+        """Count the request, and its connection if it is new."""
         self.requests[f"{request.method} {request.path}"] += 1
         peer = (request.transport.get_extra_info("peername") if request.transport else None) or object()
         if peer not in self._peers:
@@ -134,7 +134,7 @@ class FakeResend(ResendApi):
                     if not scripted.times:
                         self._scripted.remove(scripted)
                 return scripted.answer
-        return AS_USUAL
+        return DEFAULT_ANSWER
 
     async def _reply(self, request: web.Request, answer: Answer, plan: Answer) -> web.StreamResponse:
         if plan.drop and request.transport is not None:

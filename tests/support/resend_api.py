@@ -1,6 +1,6 @@
-"""The work of Resend's API behind its door: admit, remember keys, check, accept, and keep the ground truth.
+"""Resend's API without HTTP: admit requests, remember keys, validate, accept, and record what was accepted.
 
-Base of `fake_resend.FakeResend`, which adds the HTTP server and the scripts.
+Base of `fake_resend.FakeResend`, which adds the HTTP server and scripted answers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from flowstate_daemon.base.clock import Clock
 from tests.support.resend_rules import MAX_BATCH_SIZE, KeyMemory, Quotas, RateWindow, RequestRejectedError, check_mail
 
 JSON = {"content-type": "application/json; charset=utf-8"}
-LONG = 65_536
+LONG_BODY_BYTES = 65_536
 CHUNK_SIZE = 10
 API_KEY = "re_Fake0000_abcdefghijklmnop"
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedMail:
-    """One mail that the provider would now deliver. `at` is Unix ms; its request began to arrive at `came`."""
+    """An email that the provider would deliver. `at` is in Unix ms; its request arrived at `came`."""
 
     id: str
     key: str | None
@@ -38,7 +38,7 @@ class AcceptedMail:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """A request as predicates see it; `body` is the raw text."""
+    """A request; `body` is the raw text."""
 
     method: str
     path: str
@@ -50,11 +50,11 @@ class ReceivedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to do with a request instead of, or after, the API's own work.
+    """A scripted answer to a request, instead of or after the API's own processing.
 
-    Without a `status` the API does its work and answers itself; `headers`, delays and losses still apply.
-    `accept` lets it do its work first, and then gives the scripted answer all the same.
-    `cut` breaks the connection in the middle of the body, `drop` before the first byte.
+    Without a `status` the API processes and answers the request; `headers`, delays and losses still apply. With
+    `accept` it processes the request first, and the scripted answer is sent all the same. `cut` breaks the connection
+    in the middle of the body, `drop` before the first byte.
     """
 
     status: int | None = None
@@ -79,7 +79,7 @@ def error(status: int, name: str, message: str = "scripted", **headers: str) -> 
 
 
 class ResendApi:
-    """The API's state and its switches, all of which may be turned while it serves."""
+    """The API's state and its switches, which may be changed while it runs."""
 
     def __init__(self, *, rate: int | None = None, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -99,14 +99,14 @@ class ResendApi:
         self._gate.set()
 
     def hold(self) -> None:
-        """Keep requests under way until `release`: the provider works, and does not come to an end."""
+        """Keep requests in progress until `release`."""
         self._gate.clear()
 
     def release(self) -> None:
         self._gate.set()
 
     def duplicates(self) -> list[AcceptedMail]:
-        """Mails that somebody gets twice: recipients and content of an earlier one, whatever the key."""
+        """Emails sent twice: with the recipients and the content of an earlier one, whatever the key."""
         seen: set[bytes] = set()
         twice = []
         for mail in self.accepted:
@@ -122,7 +122,7 @@ class ResendApi:
             self._admit(incoming, headers)
             content = await self._route(incoming, headers, self.latency_s + delay_s)
         except RequestRejectedError as refusal:
-            if refusal.name == "1010":  # the edge speaks before the API does
+            if refusal.name == "1010":  # the edge answers before the API does
                 return Answer(403, refusal.message, {"content-type": "text/plain; charset=UTF-8"})
             return Answer(refusal.status, refusal.body, JSON | headers | refusal.headers)
         return Answer(200, content, JSON | headers)
@@ -208,7 +208,7 @@ class ResendApi:
         ]
         if self.journal is None:
             self.accepted += taken
-        else:  # a hundred thousand bodies in memory would hold up whoever measures with us
+        else:  # a hundred thousand bodies in memory would distort a measurement
             lines = [msgspec.json.encode(replace(mail, body={})) + b"\n" for mail in taken]
             os.write(self.journal, b"".join(lines))
         return [mail.id for mail in taken]
@@ -222,8 +222,8 @@ class ResendApi:
 
 
 async def _decoded(body: bytes) -> Any:
-    """The same as decoding it at once; a long batch is taken mail by mail, so that others are served meanwhile."""
-    if len(body) < LONG or not body.startswith(b"["):
+    """Decode JSON; a long batch is decoded email by email, so that other requests are served in between."""
+    if len(body) < LONG_BODY_BYTES or not body.startswith(b"["):
         return msgspec.json.decode(body)
     mails = []
     for index, mail in enumerate(msgspec.json.decode(body, type=list[msgspec.Raw])):
@@ -233,6 +233,6 @@ async def _decoded(body: bytes) -> Any:
 
 
 async def _yield(index: int) -> None:
-    """After every few mails, let the loop see who else has come: a real provider does not make them wait either."""
+    """Yield to the event loop after every few emails, as a real provider processes requests in parallel."""
     if index % CHUNK_SIZE == CHUNK_SIZE - 1:
         await asyncio.sleep(0)
