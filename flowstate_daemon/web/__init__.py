@@ -1,1 +1,1 @@
-"""Web: the doors and windows of the house. It reads vital signs and collaborators that are handed in."""
+"""The HTTP server and its routes: health, metrics, webhooks, unsubscribe pages and the API for operators."""

@@ -1,7 +1,6 @@
-"""Two questions: is it alive (else restart it), is it ready (else look why)?
+"""`/health/live` and `/health/ready`, for supervisors, load balancers and operators.
 
-Asked by supervisors, load balancers and people. Answers come from the vital signs only, without any I/O, so
-that they are as fast when Redis hangs as when it does not.
+Both read the health registry only and do no I/O, so they respond quickly even when Redis hangs.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from flowstate_daemon.web.server import json_response
 
 @dataclass(frozen=True, slots=True)
 class InstanceInfo:
-    """Which daemon answers, and whether it sends or, as a `shadow`, only looks on."""
+    """Version, instance id and mode (`send` or `shadow`) of this daemon."""
 
     version: str
     instance: str
@@ -28,29 +27,29 @@ class InstanceInfo:
 class Health:
     """`/health/live` and `/health/ready`."""
 
-    def __init__(self, health: HealthRegistry, about: InstanceInfo) -> None:
+    def __init__(self, health: HealthRegistry, instance: InstanceInfo) -> None:
         self._health = health
-        self._about = about
+        self._instance = instance
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/health/live", self.live), web.get("/health/ready", self.ready)]
 
     async def live(self, _request: web.Request) -> web.Response:
-        """Red only when a loop is stuck: an outage of a store is not cured by a restart."""
+        """503 only when a service is stuck: a restart does not fix a store that is unavailable."""
         reasons = stale_services(self._health)
         return self._report("stuck" if reasons else "alive", reasons)
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Green when mails can go out: nothing stuck, no store away, provider retry, not leaving."""
+        """200 while emails can be sent: nothing is stuck, the stores and the provider are available, no drain."""
         reasons = not_ready_reasons(self._health)
         return self._report("not_ready" if reasons else "ready", reasons)
 
     def _report(self, status: str, reasons: list[str]) -> web.Response:
         body = {
             "status": status,
-            "version": self._about.version,
-            "instance": self._about.instance,
-            "mode": self._about.mode,
+            "version": self._instance.version,
+            "instance": self._instance.instance,
+            "mode": self._instance.mode,
             "uptime_s": round(self._health.uptime_s, 1),
             "reasons": [redact_text(reason) for reason in reasons],
             "services": [heartbeat_document(heartbeat) for heartbeat in self._health.heartbeats],
@@ -63,9 +62,9 @@ def stale_services(health: HealthRegistry) -> list[str]:
 
 
 def not_ready_reasons(health: HealthRegistry) -> list[str]:
-    """Everything that keeps mails from going out, in words."""
-    leaving = ["draining: no new work is taken"] if health.draining else []
-    return [*leaving, *stale_services(health), *(f"{name}: {reason}" for name, reason in health.problems().items())]
+    """Every reason why no emails can be sent."""
+    draining = ["draining: no new work is taken"] if health.draining else []
+    return [*draining, *stale_services(health), *(f"{name}: {reason}" for name, reason in health.problems().items())]
 
 
 def heartbeat_document(heartbeat: Heartbeat) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""`/metrics` in Prometheus' text format: what the engine counted, and the queue as it is at this moment.
+"""`/metrics` in Prometheus' text format: the daemon's counters, and a snapshot of the queue.
 
-The queue is looked at during the scrape and never remembered: a number is fresh or it is missing.
+The queue is read at each scrape and never cached: a number is current or it is missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCRAPE_TIMEOUT_S = 2.0
 
 
 class MetricsCollector:
-    """One answer: the standing registry, the vital signs, and the queue as seen for this answer (None: not seen)."""
+    """The metrics of one scrape. `queue` is None when Redis did not answer."""
 
     def __init__(self, metrics: Metrics, health: HealthRegistry, queue: Snapshot | None, now_ms: int) -> None:
         self._metrics = metrics
@@ -37,7 +37,7 @@ class MetricsCollector:
 
     def collect(self) -> Iterator[Metric]:
         for metric in self._metrics.registry.collect():
-            # Prometheus does not use them, and they would double the text.
+            # Prometheus does not use these samples, and they would double the size of the response.
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
         yield from self._health_families()
@@ -49,14 +49,14 @@ class MetricsCollector:
     def _health_families(self) -> Iterator[Metric]:
         live, ready = not stale_services(self._health), not not_ready_reasons(self._health)
         yield GaugeMetricFamily(
-            "flowstate_live", "1 while all loops make progress, else 0, as /health/live.", value=live
+            "flowstate_live", "1 while all services make progress, else 0, as /health/live.", value=live
         )
-        yield GaugeMetricFamily("flowstate_ready", "1 while mails can go out, else 0, as /health/ready.", value=ready)
-        text = "How long each loop has made no progress; 0 while it has nothing to do."
-        silence = GaugeMetricFamily("flowstate_service_heartbeat_age_seconds", text, labels=["service"])
+        yield GaugeMetricFamily("flowstate_ready", "1 while emails can be sent, else 0, as /health/ready.", value=ready)
+        text = "Time since each service last made progress; 0 while it is idle."
+        heartbeat_age = GaugeMetricFamily("flowstate_service_heartbeat_age_seconds", text, labels=["service"])
         for heartbeat in self._health.heartbeats:
-            silence.add_metric([heartbeat.name], 0 if heartbeat.is_idle else heartbeat.age_s)
-        yield silence
+            heartbeat_age.add_metric([heartbeat.name], 0 if heartbeat.is_idle else heartbeat.age_s)
+        yield heartbeat_age
 
     def _queue_families(self, queue: Snapshot) -> Iterator[Metric]:
         depth = GaugeMetricFamily("flowstate_queue_jobs", "Jobs in the queue, by Bull's state.", labels=["state"])
@@ -67,10 +67,10 @@ class MetricsCollector:
         oldest_ms = self._now_ms if queue.oldest_waiting_ms is None else queue.oldest_waiting_ms
         yield GaugeMetricFamily(
             "flowstate_queue_latency_seconds",
-            "Age of the job that waits longest; 0 when none waits.",
+            "Age of the oldest waiting job; 0 when none waits.",
             value=max(self._now_ms - oldest_ms, 0) / 1000,
         )
-        text = "Outcomes in Redis on their way to the ledger."
+        text = "Outcomes in Redis that are not in the ledger yet."
         yield GaugeMetricFamily("flowstate_ledger_backlog_entries", text, value=queue.journal)
 
 
@@ -84,29 +84,32 @@ class MetricsEndpoint:
         inspector: Inspector,
         clock: Clock,
         *,
-        deadline_s: float = SCRAPE_TIMEOUT_S,
+        timeout_s: float = SCRAPE_TIMEOUT_S,
     ) -> None:
         self._metrics = metrics
         self._health = health
         self._inspector = inspector
         self._clock = clock
-        self._deadline_s = deadline_s
-        self._looking = asyncio.Lock()
+        self._timeout_s = timeout_s
+        self._snapshot_lock = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/metrics", self.get)]
 
     async def get(self, _request: web.Request) -> web.Response:
-        scrape = MetricsCollector(self._metrics, self._health, await self._look(), self._clock.now_ms())
-        return web.Response(body=generate_latest(scrape), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        collector = MetricsCollector(self._metrics, self._health, await self._snapshot(), self._clock.now_ms())
+        return web.Response(body=generate_latest(collector), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    async def _look(self) -> Snapshot | None:
-        """One look at a time: many scrapers of a hanging Redis must not use up the engine's connections."""
+    async def _snapshot(self) -> Snapshot | None:
+        """The queue, or None when Redis does not answer in time.
+
+        One read at a time: while Redis hangs, many scrapers must not use up the daemon's connections.
+        """
         try:
-            async with asyncio.timeout(self._deadline_s), self._looking:
+            async with asyncio.timeout(self._timeout_s), self._snapshot_lock:
                 return await self._inspector.snapshot()
         except StoreUnavailableError as outage:
             log.debug("scrape_without_redis", reason=outage.reason)
         except TimeoutError:
-            log.debug("scrape_without_redis", reason=f"no answer within {self._deadline_s} s")
+            log.debug("scrape_without_redis", reason=f"no answer within {self._timeout_s} s")
         return None

@@ -1,6 +1,6 @@
-"""The few HTML pages that people see without the application: one template, one style, words in two languages.
+"""The HTML pages of unsubscribe links: one template, one style sheet, texts in two languages.
 
-Built by `daemon`, used by `unsubscribe`. Everything that is shown is escaped; nothing is loaded from elsewhere.
+Every value is escaped, and a page loads nothing from another address.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_LANGUAGES = 20  # of an Accept-Language header
 
 @dataclass(frozen=True, slots=True)
 class Button:
-    """One form with one button; what it posts to the page's own address."""
+    """A form with one button. It posts `action` and `scope` to the address of the page."""
 
     action: str
     scope: str
@@ -31,16 +31,17 @@ class Button:
 
 
 class Pages:
-    """Shows pages. `frontend_url` is where the application's settings are."""
+    """Renders the pages."""
 
     def __init__(self, app_name: str, frontend_url: str) -> None:
+        """`frontend_url` is the address of the application, for the link to its settings; it may be empty."""
         style = (PACKAGE_FILES / "templates" / "page.css").read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.globals = {
             "app_name": app_name,
             "settings_url": f"{frontend_url.rstrip('/')}/settings/notifications" if frontend_url else "",
-            "style": Markup(style),  # noqa: S704 - a file of our own, and its hash is what the browser checks
+            "style": Markup(style),  # noqa: S704 - our own file; the browser checks its hash
         }
         self._template = environment.from_string(
             (PACKAGE_FILES / "templates" / "page.html").read_text(encoding="utf-8")
@@ -58,14 +59,14 @@ class Pages:
         return self._text[locale][section][name]
 
     def kind_label(self, locale: str, kind: str) -> str:
-        """What people call a kind of mail, also one that only a newer daemon knows."""
+        """The name of a kind of email; a general one for kinds that only a newer version knows."""
         names = self._text[locale]["kind"]
         return names.get(kind, names["other"])
 
     def render(
         self, page: str, locale: str, *, buttons: Sequence[Button] = (), status: int = 200, **values: str
     ) -> web.Response:
-        """The page of that name; `values` fill its words."""
+        """The page with this name; `values` fill the placeholders of its text."""
         text = self._text[locale]
         html = self._template.render(
             locale=locale,
@@ -78,17 +79,17 @@ class Pages:
         return web.Response(text=html, status=status, headers=self._headers, content_type="text/html", charset="utf-8")
 
 
-def negotiate_locale(accepted: str, otherwise: str) -> str:
-    """The language of ours that a browser likes best; else that of the mail; else the first that we have."""
-    requests = sorted(map(_parse_quality, accepted.split(",")[:MAX_LANGUAGES]), key=lambda request: -request[1])
-    for language, weight in [*requests, (_language(otherwise), 1.0)]:
+def negotiate_locale(accept_language: str, fallback: str) -> str:
+    """The supported language with the highest quality in the header; else `fallback`; else the first supported."""
+    accepted = sorted(map(_parse_quality, accept_language.split(",")[:MAX_LANGUAGES]), key=lambda entry: -entry[1])
+    for language, weight in [*accepted, (_language(fallback), 1.0)]:
         if weight > 0 and language in LOCALES:
             return language
     return LOCALES[0]
 
 
 def _parse_quality(text: str) -> tuple[str, float]:
-    """One member of Accept-Language: `fr-CH;q=0.9`."""
+    """One entry of Accept-Language, such as `fr-CH;q=0.9`, as language and quality."""
     tag, _, weight = text.partition(";q=")
     try:
         return _language(tag), float(weight or "1")

@@ -1,6 +1,6 @@
-"""The HTTP endpoint: one listening socket, plain answers, nothing told to strangers that they need not know.
+"""The HTTP server: sockets, error responses, security headers, and helpers that read request bodies.
 
-Built by `daemon` from the routes of the other modules of this room. Knows nothing of what they show.
+It serves the routes it is given. Error responses contain no details of the daemon.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ from flowstate_daemon.base.errors import ConfigError
 
 log = structlog.get_logger()
 
-SHUTDOWN_TIMEOUT_S = 1.0  # what requests under way get at the end; aiohttp may take twice that
+SHUTDOWN_TIMEOUT_S = 1.0  # for requests in progress; aiohttp may take twice that
 LINGER_S = 0.1
 KEEPALIVE_TIMEOUT_S = 15.0
 MAX_BODY_BYTES = 65_536
+READ_TIMEOUT_S = 10.0
+MAX_FIELDS = 20
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-PRESERVED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of a refusal whose body is replaced
+PRESERVED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of an error response whose body is replaced
 REMEDIES = {
-    errno.EADDRINUSE: "another program listens there: stop it, or set FLOWSTATE_HTTP_PORT to a free port",
-    errno.EACCES: "ports below 1024 need a privilege: set FLOWSTATE_HTTP_PORT to a higher one",
+    errno.EADDRINUSE: "another program uses this port: stop it, or set FLOWSTATE_HTTP_PORT to a free port",
+    errno.EACCES: "ports below 1024 require a privilege: set FLOWSTATE_HTTP_PORT to a higher one",
     errno.EADDRNOTAVAIL: "this machine has no such address: set FLOWSTATE_HTTP_HOST to one of its own",
 }
 UNKNOWN_HOST_REMEDY = "set FLOWSTATE_HTTP_HOST to an address of this machine, such as 127.0.0.1 or 0.0.0.0"
 
 
 class HttpServer:
-    """The open windows. `open()` binds, `close()` lets requests under way finish, shortly."""
+    """The server. `open()` binds the address; `close()` waits a short time for requests in progress."""
 
     name: ClassVar[str] = "web"
 
@@ -55,7 +57,7 @@ class HttpServer:
         port: int,
         sockets: Sequence[socket.socket] = (),
     ) -> None:
-        """`sockets` that listen already are used instead of host and port."""
+        """`sockets`, already listening, replace host and port."""
         self._routes = tuple(routes)
         self._host = host
         self._port = port
@@ -64,17 +66,17 @@ class HttpServer:
 
     @property
     def bound_port(self) -> int:
-        """The port that was bound: the system's choice when port 0 was asked for; 0 while closed, or without one."""
+        """The bound port, also when the system chose it for port 0; 0 while closed or on a Unix socket."""
         addresses = self._runner.addresses if self._runner else []
         return next((int(address[1]) for address in addresses if isinstance(address, tuple)), 0)
 
     async def open(self) -> None:
-        """Bind and answer from now on. Raises ConfigError when the address cannot be bound."""
+        """Bind and serve. Raises ConfigError when the address cannot be bound."""
         runner = web.AppRunner(
             self._app(),
             handle_signals=False,
             access_log=None,
-            auto_decompress=False,  # nobody has to send us a packed body, and a bomb would be one
+            auto_decompress=False,  # no client needs compressed bodies, and they would allow decompression bombs
             keepalive_timeout=KEEPALIVE_TIMEOUT_S,
             shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         )
@@ -82,7 +84,7 @@ class HttpServer:
         try:
             for site in self._sites(runner):
                 await site.start()
-        except (OSError, UnicodeError) as error:  # no name of a host at all is a UnicodeError
+        except (OSError, UnicodeError) as error:  # an invalid host name raises UnicodeError
             await runner.cleanup()
             raise ConfigError([f"HTTP on {self._host}:{self._port}: {bind_error_remedy(error)}"]) from error
         self._runner = runner
@@ -95,13 +97,14 @@ class HttpServer:
         return [web.TCPSite(runner, self._host, self._port)]
 
     async def close(self) -> None:
-        """Accept no more, answer what has been asked, and leave."""
+        """Stop accepting connections, answer the requests already received, and close."""
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
         for site in list(runner.sites):
             await site.stop()
-        # Whoever was accepted just before has not been heard yet; with a handed-over socket all others are kept for us.
+        # Let the loop read requests on connections accepted just before. With an inherited socket, systemd keeps later
+        # connections for the next start.
         await asyncio.sleep(LINGER_S)
         await runner.cleanup()
 
@@ -113,84 +116,80 @@ class HttpServer:
 
 
 def format_address(address: object) -> str:
-    """Where a socket listens, for the log."""
+    """The address of a socket, for the log."""
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
 
 
 def bind_error_remedy(error: OSError | UnicodeError) -> str:
-    """What to do about an address that cannot be bound."""
+    """The remedy for an address that cannot be bound."""
     if isinstance(error, socket.gaierror | UnicodeError):
         return UNKNOWN_HOST_REMEDY
     return REMEDIES.get(error.errno or 0, str(error))
 
 
 def json_response(body: object, status: int = 200) -> web.Response:
-    """A JSON answer."""
+    """A JSON response."""
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
 
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every refusal in the same few words of JSON; a bug of ours is logged here and told to nobody else."""
+    """Turn every HTTP error into a short JSON body. An unexpected exception is logged and answered with a plain 500."""
     try:
         return await handler(request)
-    except web.HTTPError as refused:
-        refusal = json_response({"error": HTTPStatus(refused.status).phrase}, refused.status)
-        refusal.headers.update({name: refused.headers[name] for name in PRESERVED_HEADERS if name in refused.headers})
-        return refusal
+    except web.HTTPError as error:
+        response = json_response({"error": HTTPStatus(error.status).phrase}, error.status)
+        response.headers.update({name: error.headers[name] for name in PRESERVED_HEADERS if name in error.headers})
+        return response
     except web.HTTPException:
-        raise  # a redirect is an answer like any other
+        raise  # a redirect is not an error
     except Exception:
         log.exception("request_failed", method=request.method, path=route_template(request))
         return json_response({"error": HTTPStatus.INTERNAL_SERVER_ERROR.phrase}, 500)
 
 
 def route_template(request: web.Request) -> str:
-    """The route as it was written down: the path itself may hold somebody's token."""
+    """The pattern of the route. The path itself may contain an unsubscribe token, so it is never logged."""
     resource = request.match_info.route.resource
     return resource.canonical if resource else "?"
 
 
 async def add_security_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """Put the safe headers on; a route that needs a wider rule has set its own already."""
+    """Add the security headers that the route has not set itself."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "flowstate-daemon"
 
 
-READ_TIMEOUT_S = 10.0
-MAX_FIELDS = 20
-
-
-async def read_body(request: web.Request, most: int, *, within_s: float = READ_TIMEOUT_S) -> bytes:
-    """The raw body; never more than `most` bytes are kept. Refuses with 408, 413, or 400 for a body cut off."""
+async def read_body(request: web.Request, max_bytes: int, *, within_s: float = READ_TIMEOUT_S) -> bytes:
+    """The raw body. Raises 408 after `within_s`, 413 above `max_bytes`, and 400 for an incomplete body."""
     body = bytearray()
     announced = request.content_length or 0
     try:
         async with asyncio.timeout(within_s):
-            while announced <= most >= len(body) and (part := await request.content.readany()):
+            while announced <= max_bytes >= len(body) and (part := await request.content.readany()):
                 body += part
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except web.RequestPayloadError:
         raise web.HTTPBadRequest from None
-    if max(announced, len(body)) > most:
-        raise web.HTTPRequestEntityTooLarge(most, max(announced, len(body)))
+    if max(announced, len(body)) > max_bytes:
+        raise web.HTTPRequestEntityTooLarge(max_bytes, max(announced, len(body)))
     return bytes(body)
 
 
 def read_form(content_type: str, body: bytes) -> dict[str, str]:
-    """The fields of a form of either type; empty for anything that is none."""
+    """The fields of a URL-encoded or multipart form; empty for any other body."""
     if content_type.lower().startswith("multipart/form-data"):
-        return _parts(content_type, body)
+        return _read_multipart(content_type, body)
     try:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:
         return {}
 
 
-def _parts(content_type: str, body: bytes) -> dict[str, str]:
-    """The mail library reads what web forms borrowed from mail, and takes any bytes whatever."""
+def _read_multipart(content_type: str, body: bytes) -> dict[str, str]:
+    """Parse with the standard email parser: multipart forms use its format, and it accepts any bytes."""
     head = f"Content-Type: {content_type}\r\n\r\n".encode("utf-8", "replace")
     message = message_from_bytes(head + body)
     fields = {}

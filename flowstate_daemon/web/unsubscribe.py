@@ -1,7 +1,7 @@
-"""`/unsubscribe/<token>`: leaving a kind of mail, and the way back, without a login.
+"""`/unsubscribe/<token>`: unsubscribe from a kind of email and resubscribe, without a login.
 
-GET only shows where things stand, because programs that scan mail open every link. POST changes, at once: from the
-page's buttons, or from a mail program's own button (RFC 8058). The token is never logged.
+GET changes nothing, because programs that scan emails open every link. POST takes effect at once: from the buttons of
+the page, or from the button of a mail client (RFC 8058). The token is never logged.
 """
 
 from __future__ import annotations
@@ -35,105 +35,108 @@ ONE_CLICK = {"List-Unsubscribe": "One-Click"}
 MAX_FORM_BYTES = 8_192
 STORE_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 60
+# For each page, its buttons: the action and the scope that a button posts, and its text.
 BUTTONS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
-    "confirm": ((UNSUBSCRIBE, KIND, "leave"), (UNSUBSCRIBE, ALL, "leave_all")),
-    "kind_off": ((RESUBSCRIBE, KIND, "return"), (UNSUBSCRIBE, ALL, "leave_all")),
-    "all_off": ((RESUBSCRIBE, ALL, "return"),),
-    "back": ((UNSUBSCRIBE, KIND, "leave"),),
+    "confirm": ((UNSUBSCRIBE, KIND, "unsubscribe"), (UNSUBSCRIBE, ALL, "unsubscribe_all")),
+    "unsubscribed": ((RESUBSCRIBE, KIND, "resubscribe"), (UNSUBSCRIBE, ALL, "unsubscribe_all")),
+    "unsubscribed_all": ((RESUBSCRIBE, ALL, "resubscribe"),),
+    "resubscribed": ((UNSUBSCRIBE, KIND, "unsubscribe"),),
 }
 
 
 class Unsubscribe:
-    """The routes. `preferences` is the database's list."""
+    """The routes of unsubscribe links."""
 
-    def __init__(self, store: LinkTokenCodec, preferences: Suppressions, pages: Pages, clock: Clock) -> None:
-        self._store = store
-        self._preferences = preferences
-        self.pages = pages  # may be replaced while the house runs
+    def __init__(self, codec: LinkTokenCodec, suppressions: Suppressions, pages: Pages, clock: Clock) -> None:
+        self._codec = codec
+        self._suppressions = suppressions
+        self.pages = pages  # replaced by a reload
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get(f"{PATH}{{token}}", self.get), web.post(f"{PATH}{{token}}", self.post)]
 
     async def get(self, request: web.Request) -> web.Response:
-        """Where things stand, and what can be done about it."""
+        """Show the current state and the buttons that change it."""
         try:
-            ticket = self._ticket(request)
-        except InvalidLinkError as bad:
-            return self._refuse(request, bad)
+            token = self._decode_token(request)
+        except InvalidLinkError as error:
+            return self._render_invalid_link(request, error)
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                page = await self._standing(ticket)
+                page = await self._current_page(token)
         except (StoreUnavailableError, TimeoutError):
-            page = "confirm"  # which claims nothing
-        return self._show(request, ticket, page)
+            page = "confirm"  # the only page that does not state whether the address is subscribed
+        return self._render(request, token, page)
 
     async def post(self, request: web.Request) -> web.Response:
-        """Do what the button says, then show where things stand."""
+        """Apply the posted action, then show the new state."""
         try:
-            ticket = self._ticket(request)
-        except InvalidLinkError as bad:
-            return self._refuse(request, bad)
-        wish = await self._request(request)
-        if wish is None:
-            return self.pages.render("unclear", self._locale(request, ticket), status=400)
-        action, scope = wish
+            token = self._decode_token(request)
+        except InvalidLinkError as error:
+            return self._render_invalid_link(request, error)
+        requested = await self._read_action(request)
+        if requested is None:
+            return self.pages.render("bad_request", self._locale(request, token), status=400)
+        action, scope = requested
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                await self._change(ticket, action, ALL_KINDS if scope == ALL else ticket.kind)
-                page = await self._standing(ticket)
+                await self._apply(token, action, ALL_KINDS if scope == ALL else token.kind)
+                page = await self._current_page(token)
         except (StoreUnavailableError, TimeoutError) as error:
-            reason = error.reason if isinstance(error, FlowstateError) else "the store took too long"
+            reason = error.reason if isinstance(error, FlowstateError) else "Postgres did not answer in time"
             log.warning("unsubscribe_not_stored", action=action, reason=reason)
-            return self._away(request, ticket)
-        return self._show(request, ticket, "back" if page == "confirm" else page)
+            return self._render_unavailable(request, token)
+        return self._render(request, token, "resubscribed" if page == "confirm" else page)
 
-    async def _change(self, ticket: UnsubscribeToken, action: str, kind: str) -> None:
+    async def _apply(self, token: UnsubscribeToken, action: str, kind: str) -> None:
         if action == UNSUBSCRIBE:
-            await self._preferences.unsubscribe(ticket.address, kind)
-            log.info("unsubscribed", recipient=mask_address(ticket.address), kind=kind)
+            await self._suppressions.unsubscribe(token.address, kind)
+            log.info("unsubscribed", recipient=mask_address(token.address), kind=kind)
         else:
-            await self._preferences.resubscribe(ticket.address, kind)
-            log.info("resubscribed", recipient=mask_address(ticket.address), kind=kind)
+            await self._suppressions.resubscribe(token.address, kind)
+            log.info("resubscribed", recipient=mask_address(token.address), kind=kind)
 
-    async def _standing(self, ticket: UnsubscribeToken) -> str:
-        """The page that tells the truth: whoever returns to one kind may still have left all."""
-        facts = (await self._preferences.status_for([ticket.address]))[ticket.address]
-        if ALL_KINDS in facts.unsubscribed:
-            return "all_off"
-        return "kind_off" if ticket.kind in facts.unsubscribed else "confirm"
+    async def _current_page(self, token: UnsubscribeToken) -> str:
+        """The page for the stored state: after resubscribing to one kind, all kinds may still be unsubscribed."""
+        status = (await self._suppressions.status_for([token.address]))[token.address]
+        if ALL_KINDS in status.unsubscribed:
+            return "unsubscribed_all"
+        return "unsubscribed" if token.kind in status.unsubscribed else "confirm"
 
-    async def _request(self, request: web.Request) -> tuple[str, str] | None:
-        """What is asked for. A mail program's button says no more than its name, and means this kind."""
+    async def _read_action(self, request: web.Request) -> tuple[str, str] | None:
+        """The posted action and scope; None when they are invalid. A mail client's one-click post means this kind."""
         form = read_form(request.headers.get("Content-Type", ""), await read_body(request, MAX_FORM_BYTES))
         if form.items() >= ONE_CLICK.items() and "action" not in form:
             return UNSUBSCRIBE, KIND
         action, scope = form.get("action"), form.get("scope", KIND)
         return (action, scope) if action in (UNSUBSCRIBE, RESUBSCRIBE) and scope in (KIND, ALL) else None
 
-    def _ticket(self, request: web.Request) -> UnsubscribeToken:
-        return self._store.decode(request.match_info["token"], self._clock.now_ms())
+    def _decode_token(self, request: web.Request) -> UnsubscribeToken:
+        return self._codec.decode(request.match_info["token"], self._clock.now_ms())
 
-    def _show(self, request: web.Request, ticket: UnsubscribeToken, page: str) -> web.Response:
-        locale = self._locale(request, ticket)
+    def _render(self, request: web.Request, token: UnsubscribeToken, page: str) -> web.Response:
+        locale = self._locale(request, token)
         return self.pages.render(
             page,
             locale,
-            buttons=[Button(act, scope, self.pages.text(locale, "button", word)) for act, scope, word in BUTTONS[page]],
-            address=mask_address(ticket.address),
-            kind=self.pages.kind_label(locale, ticket.kind),
+            buttons=[
+                Button(action, scope, self.pages.text(locale, "button", name)) for action, scope, name in BUTTONS[page]
+            ],
+            address=mask_address(token.address),
+            kind=self.pages.kind_label(locale, token.kind),
         )
 
-    def _refuse(self, request: web.Request, bad: InvalidLinkError) -> web.Response:
-        expired = isinstance(bad, ExpiredLinkError)
+    def _render_invalid_link(self, request: web.Request, error: InvalidLinkError) -> web.Response:
+        expired = isinstance(error, ExpiredLinkError)
         return self.pages.render(
-            "expired" if expired else "broken", self._locale(request, None), status=410 if expired else 400
+            "expired" if expired else "invalid", self._locale(request, None), status=410 if expired else 400
         )
 
-    def _away(self, request: web.Request, ticket: UnsubscribeToken) -> web.Response:
-        response = self.pages.render("away", self._locale(request, ticket), status=503)
+    def _render_unavailable(self, request: web.Request, token: UnsubscribeToken) -> web.Response:
+        response = self.pages.render("unavailable", self._locale(request, token), status=503)
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response
 
-    def _locale(self, request: web.Request, ticket: UnsubscribeToken | None) -> str:
-        return negotiate_locale(request.headers.get("Accept-Language", ""), ticket.locale if ticket else "")
+    def _locale(self, request: web.Request, token: UnsubscribeToken | None) -> str:
+        return negotiate_locale(request.headers.get("Accept-Language", ""), token.locale if token else "")

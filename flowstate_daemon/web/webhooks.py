@@ -1,7 +1,7 @@
-"""`POST /webhooks/resend`: what became of mails, told by the provider.
+"""`POST /webhooks/resend`: the provider's events about emails, such as delivered or bounced.
 
-Answers 200 only when the event is stored. While Postgres is away it answers 503 and keeps nothing: Resend repeats for
-more than a day, which loses no event and needs no second store. An event that comes twice is stored once.
+The response is 200 only when the event is stored. While Postgres is unavailable it is 503, and Resend repeats the
+event for more than a day, so no event is lost and none has to be buffered. An event that arrives twice is stored once.
 """
 
 from __future__ import annotations
@@ -22,78 +22,78 @@ from flowstate_daemon.web.server import json_response, read_body
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 256 * 1024
-STORE_TIMEOUT_S = 10.0  # Resend waits longer than that for our answer
+STORE_TIMEOUT_S = 10.0  # Resend waits longer than this for a response
 LOG_INTERVAL_S = 60.0
 RETRY_AFTER_S = 60
 REMEDIES = {
-    InvalidSignatureError: "if this goes on, compare the webhook secret with the one on the webhook's page at Resend",
-    StaleTimestampError: "if this goes on, check this machine's clock",
+    InvalidSignatureError: "if this continues, compare the webhook secret with the signing secret shown at Resend",
+    StaleTimestampError: "if this continues, check this machine's clock",
 }
 
 
 class LogThrottle:
-    """Lets one in a minute through and counts the rest: strangers must not be able to fill the log."""
+    """Allows one log line a minute and counts the rest, so that unauthorized clients cannot fill the log."""
 
-    def __init__(self, clock: Clock, quiet_s: float = LOG_INTERVAL_S) -> None:
+    def __init__(self, clock: Clock, interval_s: float = LOG_INTERVAL_S) -> None:
         self._clock = clock
-        self._quiet_s = quiet_s
-        self._next = clock.monotonic()
-        self._held = 0
+        self._interval_s = interval_s
+        self._next_at = clock.monotonic()
+        self._suppressed = 0
 
     def acquire(self) -> int | None:
-        """How many were held back since the last one, or None to hold this one back too."""
+        """The number of lines suppressed since the last one; None when this one must be suppressed too."""
         now = self._clock.monotonic()
-        if now < self._next:
-            self._held += 1
+        if now < self._next_at:
+            self._suppressed += 1
             return None
-        held, self._held, self._next = self._held, 0, now + self._quiet_s
-        return held
+        suppressed, self._suppressed, self._next_at = self._suppressed, 0, now + self._interval_s
+        return suppressed
 
 
 class Webhooks:
-    """The route. `sink` is the database's ledger."""
+    """The route of the provider's webhook."""
 
-    def __init__(self, events: WebhookVerifier, ledger: Ledger, clock: Clock) -> None:
-        self._events = events
+    def __init__(self, verifier: WebhookVerifier, ledger: Ledger, clock: Clock) -> None:
+        self._verifier = verifier
         self._ledger = ledger
-        self._seldom = LogThrottle(clock)
+        self._log_throttle = LogThrottle(clock)
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/webhooks/resend", self.post)]
 
     async def post(self, request: web.Request) -> web.Response:
         try:
-            event = self._events.verify(request.headers, await self._body(request))
-        except (InvalidSignatureError, StaleTimestampError) as refusal:
-            self._complain(refusal.reason, REMEDIES[type(refusal)])
+            event = self._verifier.verify(request.headers, await self._body(request))
+        except (InvalidSignatureError, StaleTimestampError) as error:
+            self._warn(error.reason, REMEDIES[type(error)])
             raise web.HTTPUnauthorized from None
-        except InvalidDataError as refusal:
-            self._complain(refusal.reason, None)
+        except InvalidDataError as error:
+            self._warn(error.reason, None)
             raise web.HTTPBadRequest from None
         return await self._store([] if event is None else [event])
 
     async def _store(self, events: list[ProviderEvent]) -> web.Response:
         if not events:
-            return json_response({"noted": 0})
+            return json_response({"recorded": 0})
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                noted = await self._ledger.record_events(events)
+                recorded = await self._ledger.record_events(events)
         except (StoreUnavailableError, TimeoutError) as error:
-            self._complain(error.reason if isinstance(error, FlowstateError) else "storing took too long", None)
+            self._warn(error.reason if isinstance(error, FlowstateError) else "Postgres did not answer in time", None)
             raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
         for event in events:
-            if noted and event.suppress:
+            if recorded and event.suppress:
                 log.info("address_suppressed", recipient=mask_address(event.address), reason=event.suppress)
-        return json_response({"noted": noted})
+        return json_response({"recorded": recorded})
 
     async def _body(self, request: web.Request) -> bytes:
         try:
             return await read_body(request, MAX_BODY_BYTES)
         except web.HTTPRequestEntityTooLarge:
-            self._complain(f"a report of more than {MAX_BODY_BYTES} bytes", None)
+            self._warn(f"the body is larger than {MAX_BODY_BYTES} bytes", None)
             raise
 
-    def _complain(self, reason: str, remedy: str | None) -> None:
-        held = self._seldom.acquire()
-        if held is not None:
-            log.warning("webhook_rejected", reason=reason, remedy=remedy, more_since_last=held)
+    def _warn(self, reason: str, remedy: str | None) -> None:
+        suppressed = self._log_throttle.acquire()
+        if suppressed is not None:
+            log.warning("webhook_rejected", reason=reason, remedy=remedy, more_since_last=suppressed)

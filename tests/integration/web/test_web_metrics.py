@@ -45,7 +45,7 @@ async def client(
 ) -> AsyncIterator[ClientSession]:
     """A client of a running endpoint that looks at Redis through the proxy, for a quarter of a second."""
     connection = Connection(f"redis://127.0.0.1:{proxy.port}/0", client_name=keys.client_name)
-    page = MetricsEndpoint(metrics, health, Inspector(connection, keys), clock, deadline_s=0.25)
+    page = MetricsEndpoint(metrics, health, Inspector(connection, keys), clock, timeout_s=0.25)
     endpoint = HttpServer(page.routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:

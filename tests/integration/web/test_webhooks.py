@@ -75,8 +75,8 @@ async def stored(pool: asyncpg.Pool) -> list[asyncpg.Record]:
 async def test_a_hard_bounce_is_stored_and_suppresses(client: ClientSession, pool: asyncpg.Pool) -> None:
     """The event is in the ledger and the address on the list when the provider reads 200; once, however often told."""
     with capture_logs() as events:
-        assert await posted(client, PERMANENT) == (200, {"noted": 1})
-        assert await posted(client, PERMANENT) == (200, {"noted": 0})
+        assert await posted(client, PERMANENT) == (200, {"recorded": 1})
+        assert await posted(client, PERMANENT) == (200, {"recorded": 0})
     (row,) = await stored(pool)
     assert (row["svix_id"], row["provider_id"], row["type"], row["address"]) == (
         "msg_1", "re-1", "bounced", "ada@example.org",
@@ -96,13 +96,13 @@ async def test_events_come_in_any_order(client: ClientSession, pool: asyncpg.Poo
     """What is delivered before it was sent, and for a mail that nobody knows, is stored like anything else."""
     for number, word in enumerate(("email.opened", "email.delivered", "email.sent", "email.levitated")):
         body = report(word)
-        assert await posted(client, body, signed(body, svix_id=f"msg_{number}")) == (200, {"noted": 1})
+        assert await posted(client, body, signed(body, svix_id=f"msg_{number}")) == (200, {"recorded": 1})
     assert [row["type"] for row in await stored(pool)] == ["opened", "delivered", "sent", "levitated"]
 
 
 async def test_what_is_not_about_mails_is_acknowledged(client: ClientSession, pool: asyncpg.Pool) -> None:
     """Nothing to keep, and nothing for the provider to repeat."""
-    assert await posted(client, report("domain.updated")) == (200, {"noted": 0})
+    assert await posted(client, report("domain.updated")) == (200, {"recorded": 0})
     assert await stored(pool) == []
 
 
@@ -135,7 +135,7 @@ async def test_the_largest_report_is_read(client: ClientSession) -> None:
     padding = MAX_BODY_BYTES - len(report("email.sent", padding=""))
     whole = report("email.sent", padding="x" * padding)
     assert len(whole) == MAX_BODY_BYTES
-    assert await posted(client, whole) == (200, {"noted": 1})
+    assert await posted(client, whole) == (200, {"recorded": 1})
 
     async def drip() -> AsyncIterator[bytes]:
         for _ in range(5):

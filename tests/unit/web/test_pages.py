@@ -30,7 +30,7 @@ def test_languages_have_the_same_words() -> None:
         for name, word in text.items():
             assert fields(word) == fields(french[section][name])
     assert {name for name, kind in KINDS.items() if kind.unsubscribable} == english["kind"].keys() - {"other"}
-    assert PAGES.kind_label("en", "a kind of tomorrow") == "mails of this kind"
+    assert PAGES.kind_label("en", "a kind of tomorrow") == "emails of this kind"
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -48,7 +48,7 @@ def test_everything_is_escaped(locale: str) -> None:
 
 def test_the_policy_allows_this_style_and_nothing_else() -> None:
     """The browser runs no script and loads nothing; the one style is known by its hash."""
-    response = PAGES.render("broken", "en", status=400)
+    response = PAGES.render("invalid", "en", status=400)
     assert response.text is not None
     (style,) = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
