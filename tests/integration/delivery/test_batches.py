@@ -71,5 +71,5 @@ async def test_rate_limited_batch_is_sent_again_with_its_key(gateway: ResendGate
 
 async def test_large_mail_cannot_be_batched(gateway: ResendGateway) -> None:
     """An email that would make a batch too large is not put into one."""
-    assert gateway.can_batch(make_email())
+    assert gateway.can_batch(mail())
     assert not gateway.can_batch(mail(html="x" * MAX_BATCHED_MAIL_SIZE))

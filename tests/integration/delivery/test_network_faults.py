@@ -32,10 +32,10 @@ async def test_lost_response_is_retryable(gateway: ResendGateway, proxy: FaultPr
     """The same key then gets the id of the email that was accepted once."""
     proxy.drop_replies = True
     with pytest.raises(RetryableError, match="did not answer"):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert len(fake.accepted) == 1
     proxy.drop_replies = False
-    accepted = await send(gateway, make_email(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
@@ -46,9 +46,9 @@ async def test_truncated_response_is_retryable(
     """The connection breaks before, in and after the response's head; the email was accepted once."""
     proxy.cut_reply_after = after
     with pytest.raises(RetryableError):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     proxy.cut_reply_after = None
-    accepted = await send(gateway, make_email(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
@@ -57,14 +57,14 @@ async def test_reset_of_a_new_connection_is_retryable(
 ) -> None:
     """The provider was processing the request; nothing is sent twice."""
     fake.hold()
-    task = asyncio.create_task(send(gateway, make_email(), idempotency_key="k"))
+    task = asyncio.create_task(send(gateway, mail(), idempotency_key="k"))
     await eventually(lambda: fake.memory.in_progress, "the request is in progress")
     proxy.cut()
     with pytest.raises(RetryableError, match="connection broke"):
         await task
     fake.release()
     await eventually(lambda: fake.accepted, "the email is accepted")
-    accepted = await send(gateway, make_email(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
@@ -83,9 +83,9 @@ async def test_refused_connection_is_retryable(gateway: ResendGateway, proxy: Fa
     """The provider is not listening for a while; afterwards the email is sent."""
     await proxy.refuse()
     with pytest.raises(RetryableError, match="no connection to the provider"):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     await proxy.admit()
-    await send(gateway, make_email(), idempotency_key="k")
+    await send(gateway, mail(), idempotency_key="k")
     assert len(fake.accepted) == 1
 
 
@@ -95,9 +95,9 @@ async def test_frozen_network_ends_with_the_timeout(
     """Afterwards the email is accepted once."""
     proxy.freeze()
     with pytest.raises(RetryableError, match="did not answer"):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     proxy.unfreeze()
-    await send(gateway, make_email(), idempotency_key="k")
+    await send(gateway, mail(), idempotency_key="k")
     assert len(fake.accepted) == 1
 
 
@@ -114,5 +114,5 @@ async def test_endless_response_is_cut(gateway: ResendGateway, fake: FakeResend)
     """A proxy cannot fill our memory; the outcome is unknown."""
     fake.script(Answer(200, b'{"id":"' + b"a" * 5_000_000 + b'"}', {"content-type": "application/json"}))
     with pytest.raises(RetryableError, match="longer than"):
-        await send(gateway, make_email(), idempotency_key="k")
-    assert (await send(gateway, make_email(), idempotency_key="k")).provider_id == fake.accepted[0].id
+        await send(gateway, mail(), idempotency_key="k")
+    assert (await send(gateway, mail(), idempotency_key="k")).provider_id == fake.accepted[0].id

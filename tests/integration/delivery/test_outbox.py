@@ -51,8 +51,8 @@ async def test_long_link_in_a_header_is_not_folded(outbox: Outbox) -> None:
 
 async def test_same_key_writes_one_file(outbox: Outbox) -> None:
     """Requests with one key, also concurrent ones, leave one complete file; other keys have their own files."""
-    one = await asyncio.gather(*(send(outbox, make_email(), idempotency_key="k") for _ in range(10)))
-    other = await send(outbox, make_email(), idempotency_key="another")
+    one = await asyncio.gather(*(send(outbox, mail(), idempotency_key="k") for _ in range(10)))
+    other = await send(outbox, mail(), idempotency_key="another")
     assert len(set(same_key)) == 1
     files = sorted(path.name for path in outbox.folder.iterdir())
     assert files == sorted(f"{accepted.provider_id}.eml" for accepted in (same_key[0], other))
@@ -61,14 +61,14 @@ async def test_same_key_writes_one_file(outbox: Outbox) -> None:
 
 async def test_only_the_owner_can_read_the_files(outbox: Outbox) -> None:
     """Emails contain codes."""
-    accepted = await send(outbox, make_email(), idempotency_key="k")
+    accepted = await send(outbox, mail(), idempotency_key="k")
     assert stat.S_IMODE(outbox.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(outbox.path(accepted.provider_id).stat().st_mode) == 0o600
 
 
 async def test_key_with_path_parts_stays_in_the_folder(outbox: Outbox) -> None:
     """A key cannot escape the folder."""
-    accepted = await send(outbox, make_email(), idempotency_key="../../etc/passwd\x00")
+    accepted = await send(outbox, mail(), idempotency_key="../../etc/passwd\x00")
     assert outbox.path(accepted.provider_id).parent == outbox.folder
     assert len(list(outbox.folder.iterdir())) == 1
 
@@ -85,7 +85,7 @@ async def test_key_with_path_parts_stays_in_the_folder(outbox: Outbox) -> None:
 async def test_invalid_mail_is_a_permanent_error(outbox: Outbox, changes: dict[str, object]) -> None:
     """Injected header lines and invalid text are rejected, and no file is left behind."""
     with pytest.raises(PermanentError):
-        await send(outbox, make_email(**changes), idempotency_key="k")
+        await send(outbox, mail(**changes), idempotency_key="k")
     assert list(outbox.folder.iterdir()) == []
 
 
@@ -104,4 +104,4 @@ async def test_unusable_folder_is_provider_refused(tmp_path: Path) -> None:
     with pytest.raises(ProviderRefusedError):
         await Outbox(tmp_path / "file").open()
     with pytest.raises(ProviderRefusedError):
-        await send(Outbox(tmp_path / "gone"), make_email(), idempotency_key="k")
+        await send(Outbox(tmp_path / "gone"), mail(), idempotency_key="k")

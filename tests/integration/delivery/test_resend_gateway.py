@@ -68,7 +68,7 @@ async def test_documented_error_comes_through_the_sdk(
     status, name, result, error_class = row
     fake.script(error(status, name, "The message."))
     with pytest.raises(FlowstateError) as caught:
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert type(caught.value) is error_class
     assert f"The message. ({status} {name})" in caught.value.reason
     assert caught.value.result == result
@@ -101,7 +101,7 @@ async def test_response_that_is_not_from_the_api_is_classified(
     """Pages, empty and incomplete bodies, redirects and lost connections."""
     fake.script(answer)
     with pytest.raises(expected):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert sum(fake.requests.values()) == 1
 
 
@@ -109,7 +109,7 @@ async def test_retry_after_header_is_case_insensitive(gateway: Gateway, fake: Fa
     """The wait of a rate limited request is read from `Retry-After`, whatever its letter case."""
     fake.script(Answer(429, "", {"Retry-After": "3"}))
     with pytest.raises(RateLimitedError) as caught:
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert caught.value.after_ms == 3_000
 
 
@@ -132,10 +132,10 @@ async def test_quota_and_unverified_domain_concern_the_account(gateway: Gateway,
     """They are not the fault of an email."""
     fake.quotas.daily = 0
     with pytest.raises(QuotaExceededError, match="00:00 UTC"):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     fake.quotas.daily, fake.verified = None, {"another.dev"}
     with pytest.raises(ProviderRefusedError, match="not verified"):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_mail_rejected_by_validation_is_permanent(
 ) -> None:
     """What the provider's validation rejects is never sent again."""
     with pytest.raises(PermanentError, match="422"):
-        await send(gateway, make_email(**changes), idempotency_key="k")
+        await send(gateway, mail(**changes), idempotency_key="k")
 
 
 async def test_lone_surrogate_fails_without_a_request(gateway: Gateway, fake: FakeResend) -> None:
@@ -165,7 +165,7 @@ async def test_lone_surrogate_fails_without_a_request(gateway: Gateway, fake: Fa
 
 async def test_other_body_with_the_same_key_was_accepted_already(gateway: Gateway, fake: FakeResend) -> None:
     """The first email is sent; the second error says that the key was accepted before."""
-    await send(gateway, make_email(), idempotency_key="k")
+    await send(gateway, mail(), idempotency_key="k")
     with pytest.raises(AlreadyAcceptedError, match="another body"):
         await send(gateway, mail(subject="changed"), idempotency_key="k")
     assert len(fake.accepted) == 1
@@ -175,9 +175,9 @@ async def test_unreachable_provider_is_retryable(open_gateway: OpenGateway, fake
     """The reason contains no address; an invalid address refuses every email."""
     await fake.stop()
     with pytest.raises(RetryableError, match="no connection") as unreachable:
-        await send(await open_gateway(), make_email(), idempotency_key="k")
+        await send(await open_gateway(), mail(), idempotency_key="k")
     with pytest.raises(ProviderRefusedError, match="RESEND_API_URL") as invalid:
-        await send(await open_gateway(api_url="not an address"), make_email(), idempotency_key="k")
+        await send(await open_gateway(api_url="not an address"), mail(), idempotency_key="k")
     assert (unreachable.value.result, invalid.value.result) == ("network_error", "refused")
 
 
@@ -187,28 +187,28 @@ async def test_silent_provider_times_out(open_gateway: OpenGateway, fake: FakeRe
     fake.hold()
     started = time.monotonic()
     with pytest.raises(RetryableError, match=r"within 0\.5 s") as caught:
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     assert caught.value.result == "timeout"
     assert time.monotonic() - started > 0.4
     with pytest.raises(RequestInProgressError, match="concurrent_idempotent_requests"):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
     fake.release()
     await eventually(lambda: fake.accepted, "the email is accepted")
-    accepted = await send(gateway, make_email(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
 async def test_cancelled_request_may_be_repeated(gateway: Gateway, fake: FakeResend) -> None:
     """The cancellation passes the SDK; the same key then finds the email, accepted once."""
     fake.hold()
-    task = asyncio.create_task(send(gateway, make_email(), idempotency_key="k"))
+    task = asyncio.create_task(send(gateway, mail(), idempotency_key="k"))
     await eventually(lambda: fake.memory.in_progress, "the request is in progress")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     fake.release()
     await eventually(lambda: fake.accepted, "the email is accepted")
-    accepted = await send(gateway, make_email(), idempotency_key="k")
+    accepted = await send(gateway, mail(), idempotency_key="k")
     assert [arrived.id for arrived in fake.accepted] == [accepted.provider_id]
 
 
@@ -268,7 +268,7 @@ async def test_closed_gateway_removes_its_key(open_gateway: OpenGateway) -> None
     assert (resend.api_key, resend.default_async_http_client) == (None, None)
     await gateway.close()
     with pytest.raises(RetryableError, match="RuntimeError"):
-        await send(gateway, make_email(), idempotency_key="k")
+        await send(gateway, mail(), idempotency_key="k")
 
 
 async def test_key_check_reports_the_status(open_gateway: OpenGateway, fake: FakeResend) -> None:
