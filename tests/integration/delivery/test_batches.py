@@ -28,13 +28,13 @@ async def test_request_is_sent_as_exactly_the_built_bytes(gateway: ResendGateway
 async def test_same_mails_give_the_same_bytes(gateway: ResendGateway) -> None:
     """Building the request twice makes no difference."""
     mails = [mail(number, tags={"a": "1"}, headers={"X-A": "b"}) for number in range(3)]
-    assert build_request(gateway, *emails) == build_request(gateway, *emails)
+    assert build_request(gateway, *mails) == build_request(gateway, *mails)
 
 
 async def test_partial_rejection_returns_the_rejected_mails(gateway: ResendGateway, fake: FakeResend) -> None:
     """Rejections have a reason without the address; the other emails are sent."""
     mails = [mail(0), mail(1, to="nobody"), mail(2), mail(3, to="eve@example.com")]
-    results = (await gateway.send(*build_request(gateway, *emails), "k", 4)).results
+    results = (await gateway.send(*build_request(gateway, *mails), "k", 4)).results
     assert [isinstance(result, Rejected) for result in results] == [False, True, False, True]
     assert [accepted.to[0] for accepted in fake.accepted] == ["ada0@mail.dev", "ada2@mail.dev"]
     assert all("nobody" not in result.reason for result in results if isinstance(result, Rejected))

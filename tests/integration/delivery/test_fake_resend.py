@@ -54,8 +54,8 @@ async def assert_rejected(client: Client, status: int, name: str, body: Any = GO
 async def test_user_agent_and_key_are_required(client: Client, fake: FakeResend) -> None:
     """Without a User-Agent the edge rejects the request; then the key must be present and valid."""
     assert await client.post(GOOD, User_Agent="") == (403, "error code: 1010")
-    await refused(client, 401, "missing_api_key", Authorization="Bearer None")
-    await refused(client, 403, "invalid_api_key", Authorization="Bearer re_Wrong")
+    await assert_rejected(client, 401, "missing_api_key", Authorization="Bearer None")
+    await assert_rejected(client, 403, "invalid_api_key", Authorization="Bearer re_Wrong")
     assert fake.accepted == []
 
 
@@ -79,7 +79,7 @@ async def test_invalid_mail_is_rejected_with_its_type(
     client: Client, fake: FakeResend, changes: dict[str, Any], status: int, name: str
 ) -> None:
     """Each documented error of an email has its type."""
-    await refused(client, status, name, GOOD | changes)
+    await assert_rejected(client, status, name, GOOD | changes)
     assert fake.accepted == []
 
 
@@ -88,22 +88,22 @@ async def test_key_is_remembered_for_a_day(client: Client, fake: FakeResend) -> 
     fake.clock = fake.memory.clock = clock = FakeClock()
     first = await client.post(GOOD, Idempotency_Key="k")
     assert await client.post(GOOD, Idempotency_Key="k") == first
-    await refused(client, 409, "invalid_idempotent_request", GOOD | {"subject": "b"}, Idempotency_Key="k")
-    await refused(client, 400, "invalid_idempotency_key", Idempotency_Key="k" * 257)
+    await assert_rejected(client, 409, "invalid_idempotent_request", GOOD | {"subject": "b"}, Idempotency_Key="k")
+    await assert_rejected(client, 400, "invalid_idempotency_key", Idempotency_Key="k" * 257)
     clock.advance(24 * 3600)
     assert await client.post(GOOD, Idempotency_Key="k") != first
     assert (len(fake.accepted), len(fake.duplicates())) == (2, 1)
     fake.hold()
     in_progress = asyncio.create_task(client.post(GOOD, Idempotency_Key="slow"))
     await eventually(lambda: fake.memory.in_progress, "the request is in progress")
-    await refused(client, 409, "concurrent_idempotent_requests", Idempotency_Key="slow")
+    await assert_rejected(client, 409, "concurrent_idempotent_requests", Idempotency_Key="slow")
     fake.release()
     assert (await in_progress)[0] == 200
 
 
 async def test_rejected_request_does_not_use_its_key(client: Client) -> None:
     """Only accepted requests are remembered: a corrected email may use the key again."""
-    await refused(client, 422, "missing_required_field", GOOD | {"to": ""}, Idempotency_Key="k")
+    await assert_rejected(client, 422, "missing_required_field", GOOD | {"to": ""}, Idempotency_Key="k")
     assert (await client.post(GOOD, Idempotency_Key="k"))[0] == 200
 
 
@@ -114,7 +114,7 @@ async def test_rate_limit_counts_per_second(client: Client, fake: FakeResend) ->
     for remaining in ("1", "0"):
         assert (await client.post(GOOD))[0] == 200
         assert client.headers["ratelimit-remaining"] == remaining
-    await refused(client, 429, "rate_limit_exceeded")
+    await assert_rejected(client, 429, "rate_limit_exceeded")
     assert (client.headers["retry-after"], client.headers["ratelimit-limit"]) == ("1", "2")
     clock.advance(1)
     assert (await client.post(GOOD))[0] == 200
@@ -126,10 +126,10 @@ async def test_quotas_count_recipients(client: Client, fake: FakeResend) -> None
     fake.quotas.daily, fake.quotas.monthly = 2, 3
     assert (await client.post(GOOD | {"to": ["a@mail.dev", "b@mail.dev"]}))[0] == 200
     assert (client.headers["x-resend-daily-quota"], client.headers["x-resend-monthly-quota"]) == ("2", "2")
-    await refused(client, 429, "daily_quota_exceeded")
+    await assert_rejected(client, 429, "daily_quota_exceeded")
     clock.advance(24 * 3600)
     assert (await client.post(GOOD))[0] == 200
-    await refused(client, 429, "monthly_quota_exceeded")
+    await assert_rejected(client, 429, "monthly_quota_exceeded")
 
 
 async def test_batch_is_strict_unless_permissive(client: Client, fake: FakeResend) -> None:

@@ -51,7 +51,7 @@ async def test_long_link_in_a_header_is_not_folded(outbox: Outbox) -> None:
 
 async def test_same_key_writes_one_file(outbox: Outbox) -> None:
     """Requests with one key, also concurrent ones, leave one complete file; other keys have their own files."""
-    one = await asyncio.gather(*(send(outbox, mail(), idempotency_key="k") for _ in range(10)))
+    same_key = await asyncio.gather(*(send(outbox, mail(), idempotency_key="k") for _ in range(10)))
     other = await send(outbox, mail(), idempotency_key="another")
     assert len(set(same_key)) == 1
     files = sorted(path.name for path in outbox.folder.iterdir())
