@@ -16,7 +16,6 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.fake_resend import API_KEY, Answer, FakeResend
 from tests.support.waiting import eventually
-from tests.support.waiting import eventually
 
 GOOD = {"from": "F <f@flowstate.dev>", "to": "ada@mail.dev", "subject": "Hi", "html": "<p>Hi</p>"}
 AUTH = {"Authorization": f"Bearer {API_KEY}"}

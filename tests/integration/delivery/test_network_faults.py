@@ -13,7 +13,6 @@ from tests.integration.delivery.conftest import OpenGateway, mail, send
 from tests.support.fake_resend import Answer, FakeResend
 from tests.support.proxy import FaultProxy
 from tests.support.waiting import eventually
-from tests.support.waiting import eventually
 
 
 @pytest.fixture

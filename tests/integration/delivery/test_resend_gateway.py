@@ -26,7 +26,6 @@ from flowstate_daemon.delivery.resend_gateway import KeyStatus, ResendGateway, R
 from tests.integration.delivery.conftest import OpenGateway, build_request, mail, send
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
 from tests.support.waiting import eventually
-from tests.support.waiting import eventually
 from tests.unit.delivery.test_responses import ROWS
 
 

@@ -1,4 +1,4 @@
-"""The HTTP endpoint over a real socket: plain refusals, safe headers, clear words when it cannot listen."""
+"""The HTTP server over a real socket: JSON errors, security headers, and clear errors when it cannot listen."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from structlog.testing import capture_logs
 
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.web.server import HttpServer
+from tests.integration.web.conftest import serve
 
 
-async def fall(_request: web.Request) -> web.Response:
-    raise RuntimeError("a bug that nobody outside must read about")
+async def fail(_request: web.Request) -> web.Response:
+    raise RuntimeError("a bug whose message must not be in the response")
 
 
-async def move(_request: web.Request) -> web.Response:
+async def redirect(_request: web.Request) -> web.Response:
     raise web.HTTPFound("/ok")
 
 
@@ -28,14 +29,9 @@ async def ok(_request: web.Request) -> web.Response:
 
 @pytest.fixture
 async def client() -> AsyncIterator[ClientSession]:
-    """A client of a running endpoint with three routes: one falls, one moves, one is fine."""
-    endpoint = HttpServer(
-        [web.get("/fall", fall), web.get("/move", move), web.get("/ok", ok)], host="127.0.0.1", port=0
-    )
-    await endpoint.open()
-    async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}") as session:
-        yield session
-    await endpoint.close()
+    """A client of a server with three routes: one fails, one redirects, one succeeds."""
+    async with serve([web.get("/fail", fail), web.get("/redirect", redirect), web.get("/ok", ok)]) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -46,49 +42,51 @@ async def client() -> AsyncIterator[ClientSession]:
         ("DELETE", "/ok", 405, "Method Not Allowed"),
     ],
 )
-async def test_refusals_are_plain(client: ClientSession, method: str, path: str, status: int, error: str) -> None:
-    """A refusal says its name in JSON and nothing else."""
+async def test_http_error_is_a_json_document(
+    client: ClientSession, method: str, path: str, status: int, error: str
+) -> None:
+    """The body of an error response is a JSON object with the name of the error and nothing else."""
     async with client.request(method, path) as response:
         assert response.status == status
         assert await response.json() == {"error": error}
         assert status != 405 or response.headers["Allow"] == "GET,HEAD"
 
 
-async def test_a_bug_is_logged_here_and_told_to_nobody(client: ClientSession) -> None:
-    """The stranger reads that something went wrong; the operator reads what."""
+async def test_unexpected_exception_is_logged_and_hidden_from_the_client(client: ClientSession) -> None:
+    """The response is a plain 500, and the log has the details."""
     with capture_logs() as events:
-        async with client.get("/fall") as response:
+        async with client.get("/fail") as response:
             assert response.status == 500
             assert await response.json() == {"error": "Internal Server Error"}
-    assert [(event["event"], event["path"]) for event in events] == [("request_failed", "/fall")]
+    assert [(event["event"], event["path"]) for event in events] == [("request_failed", "/fail")]
 
 
-async def test_a_redirect_passes(client: ClientSession) -> None:
-    """What aiohttp raises for an answer is an answer."""
-    async with client.get("/move", allow_redirects=False) as response:
+async def test_redirect_is_passed_on(client: ClientSession) -> None:
+    """An HTTP exception that a handler raises is sent as the response."""
+    async with client.get("/redirect", allow_redirects=False) as response:
         assert response.status == 302
 
 
-async def test_every_answer_wears_the_safe_headers(client: ClientSession) -> None:
-    """No software versions, no sniffing, no caching; a route may widen what it needs."""
-    for path in ("/nowhere", "/fall", "/ok"):
+async def test_every_response_has_the_security_headers(client: ClientSession) -> None:
+    """No software version, no content sniffing, no caching; a route may set its own content policy."""
+    for path in ("/nowhere", "/fail", "/ok"):
         async with client.get(path) as response:
             assert response.headers["Server"] == "flowstate-daemon"
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             assert response.headers["Cache-Control"] == "no-store"
-            wider = path == "/ok"
-            assert response.headers["Content-Security-Policy"].startswith("default-src 'self'" if wider else "")
+            own_policy = path == "/ok"
+            assert response.headers["Content-Security-Policy"].startswith("default-src 'self'" if own_policy else "")
 
 
-async def test_head_answers_without_a_body(client: ClientSession) -> None:
-    """Load balancers ask with HEAD."""
+async def test_head_response_has_no_body(client: ClientSession) -> None:
+    """HEAD, as load balancers use it, gets the status of GET without a body."""
     async with client.head("/ok") as response:
         assert response.status == 200
         assert await response.read() == b""
 
 
-async def test_a_port_in_use_is_told_with_its_remedy() -> None:
-    """The operator reads which address, why, and what to set; no socket is left behind."""
+async def test_port_in_use_is_a_config_error_with_a_remedy() -> None:
+    """The error names the address, the cause and the setting, and no socket stays open."""
     first = HttpServer([], host="127.0.0.1", port=0)
     await first.open()
     second = HttpServer([], host="127.0.0.1", port=first.bound_port)
@@ -108,22 +106,22 @@ async def test_a_port_in_use_is_told_with_its_remedy() -> None:
         ("a" * 100, "FLOWSTATE_HTTP_HOST"),
     ],
 )
-async def test_a_wrong_host_is_told_with_its_remedy(host: str, text: str) -> None:
-    """An address of another machine and a name that nobody knows are mistakes of configuration."""
+async def test_invalid_host_is_a_config_error_with_a_remedy(host: str, text: str) -> None:
+    """The address of another machine and a name that does not resolve are configuration errors."""
     with pytest.raises(ConfigError, match=text):
         await HttpServer([], host=host, port=0).open()
 
 
-async def test_closing_frees_the_port_at_once_although_clients_stay_connected() -> None:
-    """An idle keep-alive connection does not hold the end of the daemon."""
-    endpoint = HttpServer([web.get("/ok", ok)], host="127.0.0.1", port=0)
-    await endpoint.open()
-    port = endpoint.bound_port
+async def test_close_frees_the_port_while_clients_are_connected() -> None:
+    """An idle keep-alive connection does not delay the shutdown."""
+    server = HttpServer([web.get("/ok", ok)], host="127.0.0.1", port=0)
+    await server.open()
+    port = server.bound_port
     async with ClientSession() as session:
         async with session.get(f"http://127.0.0.1:{port}/ok") as response:
             await response.read()
         async with asyncio.timeout(5):
-            await endpoint.close()
-        await endpoint.close()
+            await server.close()
+        await server.close()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
