@@ -1,11 +1,14 @@
 """Redaction of codes, keys, passwords and addresses, and escaping of control characters. Pure.
 
-Used by `base/logs.py` for every event, by `web` for public pages, and wherever an address is shown. In doubt it hides
-too much, because logs are kept long.
+Everything that hides secrets is in this module: for logs (`redact_value`), free text (`redact_text`), the provider's
+messages (`redact_provider_text`), job data that is shown (`redact_json`), and the data that a settled job keeps
+(`redact_fields`; in Lua `redact.lua`, which gets `SECRET_RULES_JSON`). In doubt it hides too much, because logs are
+kept long.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -14,30 +17,42 @@ from typing import Any
 
 REDACTED = "[redacted]"
 MAX_TEXT_LENGTH = 4_096  # characters of one value: a hostile job name must not fill the disk
+MAX_PROVIDER_TEXT_LENGTH = 200
 MAX_DEPTH = 4  # levels of a nested value that are shown
 MAX_ITEMS = 50  # members of one nested value that are shown
 
-SECRET_NAMES = frozenset({"code", "cookie", "setcookie", "signature"})
-SECRET_ENDINGS = ("otpcode", "password", "passwd", "token", "secret", "apikey", "authorization")
+# The one list of secret names, with a hyphen between the words of a name. A field is secret if its name ends with one
+# of them in any spelling: `otpCode`, `OTP_CODE`, `x-otp-code`. Every pattern below is built from this list.
+SECRET_NAMES = (
+    *("otp-code", "password", "passwd", "secret", "token", "api-key"),
+    *("authorization", "cookie", "credential", "signature"),
+)
+# Secret only as the whole name, because `status_code`, "code: 404" and `bypass` are not.
+WHOLE_SECRET_NAMES = ("code", "pass", "pin")
+# Parts of names that are hidden in data of other producers. Our own logs may name the kind `otp`.
+SECRET_PARTS = (*SECRET_NAMES, "code", "otp", "pass")
 PLAIN_TYPES = frozenset({int, float, bool, type(None)})
 
-# `otpCode: 1`, `"token":"x"`, `{\"password\":\"x\"}`, `api_key='x'`. The name `code` alone is secret only as a key,
-# because operators look for texts such as "code: 404".
-SECRET_HINT = (
-    "code",
-    "passw",
-    "key",
-    "secret",
-    "token",
-    "auth",
-    "cookie",
-    "signature",
-)  # checked before the pattern, which is ten times slower
+
+def _alternatives(names: tuple[str, ...]) -> str:
+    return "|".join(re.escape(name).replace(r"\-", "[_-]?") for name in names)
+
+
+SECRET_ENDINGS = tuple(name.replace("-", "") for name in SECRET_NAMES)
+# What `redact.lua` needs to redact the data of the jobs that it fails.
+SECRET_RULES_JSON = json.dumps({"endings": SECRET_ENDINGS, "whole": WHOLE_SECRET_NAMES, "placeholder": REDACTED})
+
+# The last word of each name, checked before the pattern, which is ten times slower.
+SECRET_HINTS = tuple(name.rpartition("-")[2] for name in (*SECRET_NAMES, *WHOLE_SECRET_NAMES))
+SECRET_NAME_HINTS = tuple(f'{hint}"'.encode() for hint in SECRET_HINTS)
+# `otpCode: 1`, `"token":"x"`, `{\"password\":\"x\"}`, `api_key='x'`. A value that is redacted already stays as it is.
 ASSIGNMENT_PATTERN = re.compile(
-    r"""((?:otp_?code|passw(?:or)?d|api[_-]?key|secret|token|authorization|cookie|signature)\\*["']?\s{0,4}[=:]\s{0,4}
-        |["']code\\*["']\s{0,4}:\s{0,4}|(?<!\w)code=)
+    rf"""((?:{_alternatives(SECRET_NAMES)})\\*["']?\s{{0,4}}[=:]\s{{0,4}}
+        |["'](?:{_alternatives(WHOLE_SECRET_NAMES)})\\*["']\s{{0,4}}:\s{{0,4}}
+        |(?<!\w)(?:{_alternatives(WHOLE_SECRET_NAMES)})=)
         (?:(?:bearer|basic)\s+)?
-        (?:"(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|\\+["'][^"'\\]*+(?:\\+["'])?|[^\s,;&})\]"'\\]++)""",
+        (?:{re.escape(REDACTED)}
+        |"(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|\\+["'][^"'\\]*+(?:\\+["'])?|[^\s,;&}})\]"'\\]++)""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 BEARER = re.compile(r"\b(bearer)\s+[\w.~+/=-]+", re.IGNORECASE)
@@ -47,6 +62,16 @@ ADDRESS = re.compile(r"(?<![\w.!#$%&*+?^`{|}~-])[\w.!#$%&*+?^`{|}~-]++@[\w.-]+")
 # Not escaped by JSON, but interpreted by terminals or rejected by encoders: C1 controls, line and paragraph
 # separators, direction marks, lone surrogates.
 CONTROL_CHARS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# The provider may repeat anything from a request, so its messages are redacted by form as well as by name.
+PROVIDER_ADDRESS = re.compile(r"[^\s<>()\[\]\"',;:=]+(?:@|%40)[^\s<>()\[\]\"'`,;:]+", re.IGNORECASE)
+PROVIDER_SECRET = re.compile(r"\bBearer\s+\S+|\b(?:re|whsec)_\w{4,}|(?=[\w-]*\d)[\w-]{24,}", re.IGNORECASE)
+PROVIDER_CODE = re.compile(r"\d(?:[ -]?\d){4,}")
+
+NAME_OF_OTHERS = re.compile(rf"{_alternatives(SECRET_PARTS)}|(^|[_-])pin$", re.IGNORECASE)
+LINK_PARAMETER = re.compile(
+    rf"([?&;#](?:[\w-]*(?:{_alternatives(SECRET_PARTS)}|key|sig)[\w-]*|pin)=)[^&;#\s\"']+", re.IGNORECASE
+)
 
 
 def mask_address(address: str) -> str:
@@ -73,8 +98,7 @@ def redact_text(text: str) -> str:
         text = text[:MAX_TEXT_LENGTH] + "…"
     if not text.isprintable():
         text = CONTROL_CHARS.sub(lambda found: _escape(found[0]), text)
-    if (":" in text or "=" in text) and any(word in text.lower() for word in SECRET_HINT):
-        text = ASSIGNMENT_PATTERN.sub(rf"\1{REDACTED}", text)
+    text = _redact_assignments(text)
     if "earer" in text or "EARER" in text:
         text = BEARER.sub(rf"\1 {REDACTED}", text)
     if "re_" in text:
@@ -85,11 +109,59 @@ def redact_text(text: str) -> str:
     return text
 
 
+def redact_provider_text(text: str) -> str:
+    """The provider's text in a form that may be stored and shown: one short line without addresses, keys or codes."""
+    limit = MAX_PROVIDER_TEXT_LENGTH
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[: limit * 4]).split())
+    line = PROVIDER_ADDRESS.sub(lambda found: mask_address(found[0]), line)
+    line = PROVIDER_CODE.sub(REDACTED, PROVIDER_SECRET.sub(REDACTED, _redact_assignments(line)))
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
+def _redact_assignments(text: str) -> str:
+    """Text without the values behind secret names."""
+    if ":" not in text and "=" not in text:
+        return text
+    lowered = text.lower()
+    if any(hint in lowered for hint in SECRET_HINTS):
+        return ASSIGNMENT_PATTERN.sub(rf"\1{REDACTED}", text)
+    return text
+
+
 @lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Whether a field of this name, in any spelling, contains a secret."""
     bare = name.lower().replace("_", "").replace("-", "").replace(" ", "")
-    return bare in SECRET_NAMES or bare.endswith(SECRET_ENDINGS)
+    return bare in WHOLE_SECRET_NAMES or bare.endswith(SECRET_ENDINGS)
+
+
+def may_contain_secret(data: bytes) -> bool:
+    """Whether JSON text may contain a field with a secret name; False is certain."""
+    lowered = data.lower()
+    return any(hint in lowered for hint in SECRET_NAME_HINTS)
+
+
+def redact_fields(value: Any) -> Any:
+    """A copy of parsed JSON in which the whole value of every field with a secret name is replaced, at any depth."""
+    if isinstance(value, dict):
+        return {name: REDACTED if is_secret_name(name) else redact_fields(member) for name, member in value.items()}
+    return [redact_fields(member) for member in value] if isinstance(value, list) else value
+
+
+def redact_json(value: Any, *, secret: bool = False) -> Any:
+    """A copy of other producers' JSON, for display: what may be secret by its name is hidden, and the shape stays.
+
+    Unlike `redact_fields` it also hides names that only contain a secret name, and the parameters of links.
+    """
+    if isinstance(value, dict):
+        return {
+            name: redact_json(part, secret=secret or bool(NAME_OF_OTHERS.search(name))) for name, part in value.items()
+        }
+    if isinstance(value, list):
+        return [redact_json(part, secret=secret) for part in value]
+    if secret and value not in (None, "", True, False):
+        return REDACTED
+    return LINK_PARAMETER.sub(rf"\g<1>{REDACTED}", value) if isinstance(value, str) else value
 
 
 def redact_value(name: str, value: Any, depth: int = 0) -> Any:

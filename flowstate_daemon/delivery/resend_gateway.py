@@ -16,6 +16,7 @@ from resend.exceptions import ResendError
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, ProviderRefusedError, RetryableError
+from flowstate_daemon.base.redaction import redact_provider_text
 from flowstate_daemon.delivery.gateway import (
     BATCH_PATH,
     MAX_BATCHED_MAIL_SIZE,
@@ -25,7 +26,7 @@ from flowstate_daemon.delivery.gateway import (
     SendResult,
     size,
 )
-from flowstate_daemon.delivery.responses import parse_rate_limit, parse_results, redact_provider_text
+from flowstate_daemon.delivery.responses import parse_rate_limit, parse_results
 from flowstate_daemon.delivery.transport import RequestFailedError, Transport, raw_body
 from flowstate_daemon.mail.message import Email
 

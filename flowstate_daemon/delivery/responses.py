@@ -27,7 +27,7 @@ from flowstate_daemon.base.errors import (
     ResultClass,
     RetryableError,
 )
-from flowstate_daemon.base.redaction import mask_address
+from flowstate_daemon.base.redaction import redact_provider_text
 from flowstate_daemon.delivery.gateway import Rejected, Result
 from flowstate_daemon.mail.message import Accepted
 
@@ -36,16 +36,11 @@ REDIRECT_STATUS = range(300, 400)
 CLIENT_ERRORS = range(400, 500)
 UNKNOWN_ENDPOINT = (404, 405)
 
-MAX_TEXT_LENGTH = 200
 DEFAULT_RATE_LIMIT_WAIT_MS = (100, 1_000, 60_000)  # minimum, default without `retry-after`, maximum
 MAX_RETRY_AFTER_MS = 300_000
 IN_PROGRESS_WAIT_MS = 1_000
 # The start of the billing month is unknown, and the plan may be enlarged at any time: try once an hour.
 MONTHLY_QUOTA_MS = 3_600_000
-
-ADDRESS = re.compile(r"[^\s<>()\[\]\"',;:=]+(?:@|%40)[^\s<>()\[\]\"'`,;:]+", re.IGNORECASE)
-SECRET = re.compile(r"\bBearer\s+\S+|\b(?:re|whsec)_\w{4,}|(?=[\w-]*\d)[\w-]{24,}", re.IGNORECASE)
-CODE = re.compile(r"\d(?:[ -]?\d){4,}")
 
 # Error types whose meaning does not follow from the status alone.
 BY_TYPE: Mapping[tuple[int, str], ResultClass] = {
@@ -143,14 +138,6 @@ def quota_reset_ms(error_type: str, now: datetime) -> int:
         now = (now.astimezone(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
         return int(now.timestamp() * 1000)
     return int(now.timestamp() * 1000) + MONTHLY_QUOTA_MS
-
-
-def redact_provider_text(text: str) -> str:
-    """The provider's text in a form that may be stored and shown: one short line without addresses, keys or codes."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text[: MAX_TEXT_LENGTH * 4]).split())
-    line = ADDRESS.sub(lambda match: mask_address(match[0]), line)
-    line = CODE.sub("***", SECRET.sub("***", line))
-    return line if len(line) <= MAX_TEXT_LENGTH else f"{line[:MAX_TEXT_LENGTH]}…"
 
 
 def _parse_json(body: bytes) -> Any:

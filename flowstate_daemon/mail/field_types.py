@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.redaction import REDACTED
 
 MAX_FIELD_BYTES = 64 * 1024  # bytes of UTF-8
 MAX_NUMBER = 1_000_000_000
@@ -32,9 +33,6 @@ CODE = re.compile(r"[0-9A-Za-z]{4,10}", re.ASCII)
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 # No login part: a link such as https://app.example@evil.example shows one house and opens another.
 LINK = re.compile(r"https?://[^\s/?#@\\<>\"'`]+(?:[/?#][^\s<>]*)?", re.IGNORECASE)
-
-
-SCRUBBED = "[scrubbed]"  # what stands in place of a code in a job that has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ def _visible(text: str) -> str:
 
 
 def clean_code(text: str) -> str:
-    if text == SCRUBBED:
+    if text == REDACTED:
         raise ValueError("a code; this one was removed when the job ended, so ask for a new mail")
     if not CODE.fullmatch(text):
         raise ValueError("4 to 10 digits or letters")

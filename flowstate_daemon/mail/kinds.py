@@ -14,7 +14,13 @@ from typing import Any
 import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError, RetryableError
-from flowstate_daemon.base.redaction import escape_control_chars, redact_text
+from flowstate_daemon.base.redaction import (
+    escape_control_chars,
+    is_secret_name,
+    may_contain_secret,
+    redact_fields,
+    redact_text,
+)
 from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.contexts import (
     Context,
@@ -27,7 +33,7 @@ from flowstate_daemon.mail.contexts import (
     TaskReminder,
     Welcome,
 )
-from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES, SCRUBBED, FieldRule, ListRule, build_rules
+from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES, FieldRule, ListRule, build_rules
 from flowstate_daemon.mail.locales import match_locale
 
 MAX_CONTEXT_BYTES = 256 * 1024  # bytes of JSON, fields that nobody reads included
@@ -59,7 +65,7 @@ def _kind(name: str, context: type[Context], priority: int, *, unsubscribable: b
         context=context,
         priority=priority,
         unsubscribable=unsubscribable,
-        secret_fields=frozenset({"otpCode"}) if issubclass(context, OneTimeCode) else frozenset(),
+        secret_fields=frozenset(name for name in context.__struct_encode_fields__ if is_secret_name(name)),
         decoder=msgspec.json.Decoder(context),
         rules=build_rules(context),
     )
@@ -168,34 +174,21 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-UNREADABLE_DATA = msgspec.json.encode({"scrubbed": "this data could not be read, and may have held a one-time code"})
-SECRET_FIELDS = frozenset(name for kind in KINDS.values() for name in kind.secret_fields)
-SECRET_FIELD_BYTES = tuple(f'"{name}"'.encode() for name in SECRET_FIELDS)
+UNREADABLE_DATA = msgspec.json.encode(
+    {"redacted": "this data could not be read and may have contained a one-time code"}
+)
 
 
 def redact_codes(kind: str, data: bytes) -> bytes:
-    """The data of an ended job without its codes; empty when it never held any."""
+    """The data of a settled job without its secrets; empty if there are none and the data may stay as it is."""
     known = KINDS.get(kind)
-    if known is None or not known.secret_fields:
-        return _redact_unknown_job(data) if any(mark in data for mark in SECRET_FIELD_BYTES) else b""
+    has_code = known is not None and bool(known.secret_fields)
+    if not has_code and not may_contain_secret(data):
+        return b""
     try:
         content = msgspec.json.decode(data)
-        context = content["context"]
-        left = {name: SCRUBBED if name in known.secret_fields else value for name, value in context.items()}
-        return msgspec.json.encode({**content, "context": left})
-    except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError, KeyError, AttributeError):
+        if has_code and not isinstance(content["context"], dict):
+            return UNREADABLE_DATA  # the code may be anywhere
+        return msgspec.json.encode(redact_fields(content))
+    except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError, KeyError):
         return UNREADABLE_DATA
-
-
-def _redact_unknown_job(data: bytes) -> bytes:
-    """The data of a job under another name: whatever stands where a code would stand is taken for one."""
-    try:
-        return msgspec.json.encode(_redact_value(msgspec.json.decode(data)))
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return UNREADABLE_DATA
-
-
-def _redact_value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: SCRUBBED if name in SECRET_FIELDS else _redact_value(member) for name, member in value.items()}
-    return [_redact_value(member) for member in value] if isinstance(value, list) else value

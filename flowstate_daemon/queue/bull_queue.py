@@ -16,6 +16,7 @@ from uuid import uuid4
 import structlog
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.redaction import SECRET_RULES_JSON
 from flowstate_daemon.queue.decode import decode_job
 from flowstate_daemon.queue.encode import (
     LATEST_MS,
@@ -240,8 +241,9 @@ class BullQueue:
             raise ValueError("a stalled check needs max_stalled >= 0 and interval_ms >= 1")
         now_ms = self._clock.now_ms()
         requeued, failed = await self._run(
-            "check_stalled", (), max_stalled, self._keys.base, now_ms, interval_ms, self._journal_limit
-        )
+            "check_stalled", (), max_stalled, self._keys.base, now_ms, interval_ms,
+            self._journal_limit, SECRET_RULES_JSON,
+        )  # fmt: skip
         return StalledResult(_ids(requeued), _ids(failed))
 
     async def recover_own_jobs(self, held: Sequence[str], *, limit: int = MAX_RECOVERIES) -> RecoveryResult:
@@ -255,7 +257,7 @@ class BullQueue:
             raise ValueError("recovery needs a token of the form <instance id>/<boot id>")
         requeued, failed = await self._run(
             "recover", (), self._keys.base, self._token, f"{instance}/", self._clock.now_ms(),
-            limit, STALLED_FAILURE_REASON, self._journal_limit, *held,
+            limit, STALLED_FAILURE_REASON, self._journal_limit, SECRET_RULES_JSON, *held,
         )  # fmt: skip
         return RecoveryResult(_ids(requeued), _ids(failed))
 

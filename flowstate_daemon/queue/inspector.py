@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from flowstate_daemon.base.redaction import REDACTED, redact_json
 from flowstate_daemon.queue.job import State
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 from flowstate_daemon.redis_client.scripts import Scripts
 from flowstate_daemon.redis_client.server_info import ClientInfo, foreign_workers, has_name_prefix, list_clients
 
-MASK = "••••••"
 MAX_DEPTH = 100  # levels of nesting; job data of an email has three
-SECRET_NAME = re.compile(
-    r"otp|code|pass|secret|token|api_?key|authorization|cookie|credential|(^|_)pin$", re.IGNORECASE
-)
-SECRET_PARAMETER = re.compile(r"([?&;#](?:\w*(?:otp|code|pass|secret|token|key|sig)\w*)=)[^&;#\s\"']+", re.IGNORECASE)
 PAGE_SIZE = 200  # jobs read in one script call, about a millisecond of server time
 STATE_LOOKUP_ORDER = ("completed", "failed", "delayed", "active", "wait", "paused")
 STATES: dict[bytes, State] = {
@@ -70,10 +65,10 @@ class JobView:
     notes: tuple[str, ...] = ()
 
     def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
-        """The job as JSON types; `data` and unknown fields are masked unless `reveal` is set."""
+        """The job as JSON types; `data` and unknown fields are redacted unless `reveal` is set."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         if not reveal:
-            plain |= {"data": self.redacted_data(), "extra_fields": dict.fromkeys(self.extra_fields, MASK)}
+            plain |= {"data": self.redacted_data(), "extra_fields": dict.fromkeys(self.extra_fields, REDACTED)}
         return plain | {"stacktrace": list(self.stacktrace), "notes": list(self.notes)}
 
     def redacted_data(self) -> Any:
@@ -81,19 +76,6 @@ class JobView:
         if not isinstance(self.data, dict):
             return f"{len(str(self.data))} characters, hidden because they are not the data of an email"
         return redact_json(self.data)
-
-
-def redact_json(value: Any, *, secret: bool = False) -> Any:
-    """A copy of parsed JSON in which every value with a name like a secret is masked, at any depth."""
-    if isinstance(value, dict):
-        return {
-            name: redact_json(part, secret=secret or bool(SECRET_NAME.search(name))) for name, part in value.items()
-        }
-    if isinstance(value, list):
-        return [redact_json(part, secret=secret) for part in value]
-    if secret and value not in (None, "", True, False):
-        return MASK
-    return SECRET_PARAMETER.sub(rf"\g<1>{MASK}", value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True)

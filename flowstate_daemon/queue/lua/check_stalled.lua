@@ -15,6 +15,7 @@
 -- ARGV[3] now, ms
 -- ARGV[4] interval of the check, ms: within it no worker of the queue checks again
 -- ARGV[5] how many entries of the journal to keep; 0 = all
+-- ARGV[6] which fields of the data of a failed job are redacted, see the include `redact`
 --
 -- Returns {ids requeued, ids failed}
 -- Publishes stalled@: id · failed: {"jobId","val"}
@@ -25,6 +26,7 @@
 -- @include retention
 -- @include debounce
 -- @include journal
+-- @include redact
 -- @include fail_job
 
 local max_stalls, base, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -54,7 +56,8 @@ local function check(id)
   if increment(hash, "stalledCounter") > max_stalls then
     fail_job(
       KEYS[4], base, id, now,
-      "job stalled more than allowable limit", "job stalled more than maxStalledCount"
+      "job stalled more than allowable limit", "job stalled more than maxStalledCount",
+      ARGV[6]
     )
     failed[#failed + 1] = id
   else

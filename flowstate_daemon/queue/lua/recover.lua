@@ -17,6 +17,7 @@
 -- ARGV[5] how often a job may be recovered from a dead process
 -- ARGV[6] failure reason of a job that was recovered too often
 -- ARGV[7] how many entries of the journal to keep; 0 = all
+-- ARGV[8] which fields of the data of a failed job are redacted, see the include `redact`
 -- then the ids of all jobs that the worker has in flight
 --
 -- Returns {ids requeued, ids failed}
@@ -27,12 +28,13 @@
 -- @include retention
 -- @include debounce
 -- @include journal
+-- @include redact
 -- @include fail_job
 
 local base, token, instance, now, max_recoveries = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local held, requeued, failed = {}, {}, {}
 
-for i = 8, #ARGV do
+for i = 9, #ARGV do
   held[ARGV[i]] = true
 end
 
@@ -48,7 +50,7 @@ local function requeue_own(id, counted)
     return
   end
   if counted and increment(hash, "recoveredCounter") > max_recoveries then
-    fail_job(KEYS[7], base, id, now, ARGV[6], ARGV[6])
+    fail_job(KEYS[7], base, id, now, ARGV[6], ARGV[6], ARGV[8])
     failed[#failed + 1] = id
   else
     add_to_wait(target, KEYS[5], redis.call("HGET", hash, "priority"), {id}, "front")

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.inspector import MASK, Inspector, Snapshot
+from flowstate_daemon.base.redaction import REDACTED
+from flowstate_daemon.queue.inspector import Inspector, Snapshot
 from flowstate_daemon.queue.job import State
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -98,7 +99,7 @@ async def test_one_job(stage: QueueFixture, inspector: Inspector, state: State) 
     assert job.due_at == (BORN if state == "delayed" else None)
     assert job.data == {"context": {"otpCode": "123456"}}
     assert "123456" not in str(job.to_dict())
-    assert job.to_dict()["extra_fields"] == {"surprise": MASK}
+    assert job.to_dict()["extra_fields"] == {"surprise": REDACTED}
     assert job.to_dict(reveal=True)["extra_fields"] == {"surprise": "x"}
     assert await inspector.state("1") == state
     assert await inspector.logs("1") == ["a", "b"]

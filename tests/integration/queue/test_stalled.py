@@ -59,7 +59,7 @@ async def test_no_code_stays_in_a_job_that_stalled_too_often(stage: QueueFixture
     await stall(stage, "1", stalledCounter=1, data=data)
     await bull.check_stalled(1, 30_000)
     left = json.loads(await stage.redis.hget(stage.keys("1"), "data") or "")
-    assert left["context"] == {"otpCode": "[scrubbed]", "expiresIn": "10 minutes"}
+    assert left["context"] == {"otpCode": "[redacted]", "expiresIn": "10 minutes"}
 
 
 async def test_an_idle_queue_is_left_alone(stage: QueueFixture, bull: BullQueue) -> None:

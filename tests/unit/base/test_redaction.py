@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -10,15 +14,75 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowstate_daemon.base import redaction
 from flowstate_daemon.base.redaction import (
     MAX_TEXT_LENGTH,
     REDACTED,
+    SECRET_NAMES,
+    WHOLE_SECRET_NAMES,
     escape_control_chars,
     is_secret_name,
     mask_address,
     redact_text,
     redact_value,
 )
+
+SECRET = "q7Wk39"
+Engine = Callable[[Any, str], Any]
+ENGINES: dict[str, Engine] = {
+    "field of a log event": lambda module, name: module.redact_value(name, SECRET),
+    "nested in a log event": lambda module, name: module.redact_value("context", [{name: {"a": SECRET}}]),
+    "free text": lambda module, name: module.redact_text(f'got {{"{name}": "{SECRET}"}}, {name}={SECRET}'),
+    "message of the provider": lambda module, name: module.redact_provider_text(f'got {{"{name}": "{SECRET}"}}'),
+    "job data for display": lambda module, name: module.redact_json({"context": [{name: SECRET}]}),
+    "parameter of a link": lambda module, name: module.redact_json({"url": f"https://x.y/?{name}={SECRET}"}),
+    "job data that is kept": lambda module, name: module.redact_fields({"context": [{name: SECRET}]}),
+    "rules for Lua": lambda module, name: REDACTED if in_lua_rules(module.SECRET_RULES_JSON, name) else SECRET,
+}
+
+
+def in_lua_rules(rules_json: str, name: str) -> bool:
+    """Whether the scripts get this name. That they obey is tested with a real Redis."""
+    rules = json.loads(rules_json)
+    return name.replace("-", "") in (*rules["endings"], *rules["whole"])
+
+
+def with_one_more_name(name: str) -> Any:
+    """The module as it would be with one more entry in its list of names."""
+    source = Path(redaction.__file__).read_text(encoding="utf-8")
+    module = ModuleType("redaction_with_one_more_name")
+    exec(source.replace('"otp-code"', f'"{name}", "otp-code"', 1), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("name", [*SECRET_NAMES, *WHOLE_SECRET_NAMES])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_secret_name_is_hidden_by_each_engine(engine: str, name: str) -> None:
+    """Every entry of the list counts wherever something is redacted, and the placeholder is the same."""
+    shown = str(ENGINES[engine](redaction, name))
+    assert SECRET not in shown
+    assert REDACTED in shown
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_name_is_hidden_by_each_engine_when_added_to_the_list(engine: str) -> None:
+    """There is one list: a new entry needs no second change."""
+    assert SECRET in str(ENGINES[engine](redaction, "wombat"))
+    assert SECRET not in str(ENGINES[engine](with_one_more_name("wombat"), "wombat"))
+
+
+@pytest.mark.parametrize("name", [*SECRET_NAMES, *WHOLE_SECRET_NAMES])
+def test_may_contain_secret_when_data_has_a_secret_name(name: str) -> None:
+    """The quick check before the redaction of a settled job's data misses no name."""
+    assert redaction.may_contain_secret(json.dumps({name.upper(): 1}).encode())
+    assert not redaction.may_contain_secret(b'{"context": {"name": "Ada"}}')
+
+
+@pytest.mark.parametrize("text", ["token: x", "Authorization: Bearer abc", '{"otpCode": "1"}', "re_abcdef1 refused"])
+def test_redact_text_changes_nothing_when_repeated(text: str) -> None:
+    """A reason may be redacted when it is made, when it is stored and when it is logged."""
+    assert redact_text(redact_text(text)) == redact_text(text)
+
 
 CODES = st.from_regex(r"[qxz]{4}[0-9]{6,12}", fullmatch=True)
 NAMED_SECRETS = (

@@ -21,6 +21,7 @@ from flowstate_daemon.base.errors import (
     RequestInProgressError,
     RetryableError,
 )
+from flowstate_daemon.base.redaction import redact_provider_text
 from flowstate_daemon.delivery.gateway import Rejected
 from flowstate_daemon.delivery.responses import (
     Classification,
@@ -29,7 +30,6 @@ from flowstate_daemon.delivery.responses import (
     is_acceptance,
     parse_rate_limit,
     parse_results,
-    redact_provider_text,
     retry_after_ms,
 )
 from flowstate_daemon.mail.message import Accepted
@@ -235,11 +235,11 @@ def test_rate_headers_need_three_plain_numbers(headers: dict[str, str], rate: Ra
     [
         ("Mail to <ada.l+x@example.org>, refused", "Mail to <a***@example.org>, refused"),
         ("see https://x.test/u?to=ada%40example.org now", "see https://x.test/u?to=*** now"),
-        ("key re_AbCd_1234567890 is bad", "key *** is bad"),
-        ("Authorization: Bearer abc.def-ghi", "Authorization: ***"),
-        ("your code 482913 and 482 913", "your code *** and ***"),
+        ("key re_AbCd_1234567890 is bad", "key [redacted] is bad"),
+        ("Authorization: Bearer abc.def-ghi", "Authorization: [redacted]"),
+        ("your code 482913 and 482 913", "your code [redacted] and [redacted]"),
         ("line one\r\nBcc: x\x00\u2028end", "line one Bcc: x end"),
-        ("link /unsubscribe/Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MA", "link /unsubscribe/***"),
+        ("link /unsubscribe/Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MA", "link /unsubscribe/[redacted]"),
         ("error code: 1010", "error code: 1010"),
         (
             "Same idempotency key concurrent_idempotent_requests",

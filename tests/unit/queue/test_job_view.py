@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate_daemon.queue.inspector import MASK, JobLocation, JobView, build_job_view, redact_json
+from flowstate_daemon.base.redaction import REDACTED, redact_json
+from flowstate_daemon.queue.inspector import JobLocation, JobView, build_job_view
 
 FIELDS = [
     "name", "data", "opts", "timestamp", "delay", "priority", "deid", "processedOn", "attemptsMade",
@@ -120,7 +121,7 @@ def test_secrets_are_masked(name: str) -> None:
     )
     assert job.redacted_data() == {
         "type": "otp",
-        "context": {name: MASK, "deep": [{name: MASK}], "expiresIn": "10 minutes"},
+        "context": {name: REDACTED, "deep": [{name: REDACTED}], "expiresIn": "10 minutes"},
     }
     assert "123456" not in json.dumps(job.to_dict())
     assert "123456" in json.dumps(job.to_dict(reveal=True))
@@ -128,13 +129,15 @@ def test_secrets_are_masked(name: str) -> None:
 
 def test_everything_below_a_secret_name_is_masked() -> None:
     """A secret that is a structure is masked leaf by leaf."""
-    assert redact_json({"tokens": ["a", {"b": "c"}, None, True]}) == {"tokens": [MASK, {"b": MASK}, None, True]}
+    assert redact_json({"tokens": ["a", {"b": "c"}, None, True]}) == {"tokens": [REDACTED, {"b": REDACTED}, None, True]}
 
 
 def test_tokens_in_links_are_masked() -> None:
     """An invitation's link is shown without what makes it work."""
     link = "https://x.y/projects/1?token=abc123&lang=fr#code=9"
-    assert redact_json({"acceptUrl": link}) == {"acceptUrl": f"https://x.y/projects/1?token={MASK}&lang=fr#code={MASK}"}
+    assert redact_json({"acceptUrl": link}) == {
+        "acceptUrl": f"https://x.y/projects/1?token={REDACTED}&lang=fr#code={REDACTED}"
+    }
 
 
 @pytest.mark.parametrize("data", ['{"otpCode":"123456"', '"123456"', '["123456"]', "123456"])

@@ -1,5 +1,5 @@
--- Fails a job that no worker holds any more. Needs the includes `retention`, `debounce` and `journal`; the caller calls
--- `write_journal` at the end. `val` is the `val` of the published event.
+-- Fails a job that no worker holds any more. Needs the includes `retention`, `debounce`, `journal` and `redact`; the
+-- caller calls `write_journal` at the end. `val` is the `val` of the published event, `rules` those of `redact`.
 local MAX_DATA_BYTES, MAX_ADDRESS_BYTES = 1048576, 320
 
 -- Parses removeOnFail in any form that producers write. Returns whether to remove this job, count, age.
@@ -23,13 +23,12 @@ local function read_retention(opts)
   return count == 0, count and math.ceil(count), age
 end
 
--- Replaces a one-time code in the data of a failed job; other data stays as it is.
-local function redact_codes(hash)
+-- Redacts the secrets in the data of a failed job; other data stays as it is.
+local function redact_data(hash, rules)
   local data = redis.call("HGET", hash, "data")
-  if data and string.find(data, '"otpCode"', 1, true) then
-    data = string.gsub(data, '("otpCode"%s*:%s*)"[^"]*"', '%1"[scrubbed]"')
-    data = string.gsub(data, '("otpCode"%s*:%s*)[%w.+-]+', '%1"[scrubbed]"')
-    redis.call("HSET", hash, "data", data)
+  local redacted = data and redact_json(data, cjson.decode(rules))
+  if redacted ~= data then
+    redis.call("HSET", hash, "data", redacted)
   end
 end
 
@@ -66,7 +65,7 @@ local function failure_entry(base, id, now, reason)
   })
 end
 
-local function fail_job(failed, base, id, now, reason, val)
+local function fail_job(failed, base, id, now, reason, val, rules)
   local hash = base .. id
   add_entry(0, failure_entry(base, id, now, reason))
   local found = redis.call("HMGET", hash, "opts", "deid")
@@ -76,7 +75,7 @@ local function fail_job(failed, base, id, now, reason, val)
     redis.call("DEL", hash, hash .. ":logs")
   else
     redis.call("HSET", hash, "failedReason", reason, "finishedOn", now)
-    redact_codes(hash)
+    redact_data(hash, rules)
     redis.call("ZADD", failed, now, id)
     trim(failed, base, tonumber(now), count, age)
   end
