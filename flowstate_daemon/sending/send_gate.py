@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import structlog
 
+from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
@@ -30,7 +31,7 @@ class CircuitBreaker:
         self._metrics = metrics
         self._clock = clock
         self._failures = 0
-        self._open_s = MIN_OPEN_S
+        self._backoff = Backoff(MIN_OPEN_S, MAX_OPEN_S)
         self._closed_at = -MAX_OPEN_S
         self._probe_at = 0.0
         self._probing = False
@@ -79,17 +80,15 @@ class CircuitBreaker:
     def _open(self, reason: str) -> None:
         now = self._clock.monotonic()
         # Soon after the last time the circuit was open, the provider has not recovered: wait longer than then.
-        if self.is_open or now - self._closed_at < MAX_OPEN_S:
-            self._open_s = min(self._open_s * 2, MAX_OPEN_S)
-        else:
-            self._open_s = MIN_OPEN_S
+        if not self.is_open and now - self._closed_at >= MAX_OPEN_S:
+            self._backoff.reset()
         if not self.is_open:
             log.error(
                 "provider_circuit_opened",
                 reason=reason,
                 remedy="bulk emails are paused, one email probes the provider from time to time; codes are still sent",
             )
-        self.is_open, self._probing, self._probe_at = True, False, now + self._open_s
+        self.is_open, self._probing, self._probe_at = True, False, now + self._backoff.next_s()
         self._health.set_condition("provider", reason)
         self._metrics.set_provider_circuit_open(is_open=True)
 
@@ -108,7 +107,7 @@ class SendGate:
         self._metrics = metrics
         self._clock = clock
         self._probe_at = 0.0
-        self._probe_interval_s = MIN_PROBE_INTERVAL_S
+        self._backoff = Backoff(MIN_PROBE_INTERVAL_S, MAX_PROBE_INTERVAL_S)
         self._probing = False
         self._quota_exceeded = False
         self.refusal: str | None = None  # why the provider refuses the account; None while the gate is open
@@ -133,7 +132,7 @@ class SendGate:
         log.warning("provider_account_restored", after=self.refusal)
         self.refusal = None
         self._probing = False
-        self._probe_interval_s = MIN_PROBE_INTERVAL_S
+        self._backoff.reset()
         self._health.clear_condition("account")
         self._metrics.set_provider_account_ok(ok=True)
 
@@ -175,10 +174,8 @@ class SendGate:
                 reason=reason,
                 remedy="fix the key, the account or the domain; the daemon tries again by itself",
             )
-        else:
-            self._probe_interval_s = min(self._probe_interval_s * 2, MAX_PROBE_INTERVAL_S)
         self.refusal = reason
         self._probing = False
-        self._probe_at = self._clock.monotonic() + self._probe_interval_s
+        self._probe_at = self._clock.monotonic() + self._backoff.next_s()
         self._health.set_condition("account", reason)
         self._metrics.set_provider_account_ok(ok=False)

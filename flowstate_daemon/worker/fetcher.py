@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import structlog
 
+from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import Service, ServiceContext
@@ -43,7 +44,7 @@ class Fetcher(Service):
         self._in_flight = in_flight
         self._pool = pool
         self._gate = gate
-        self._poll_s = URGENT_POLL_INTERVALS_S[0]
+        self._urgent_poll = Backoff(*URGENT_POLL_INTERVALS_S)
         self._unchanged = False
         self._metrics = context.metrics
         self._clock = context.clock
@@ -68,10 +69,10 @@ class Fetcher(Service):
     async def _wait_for_slots(self) -> None:
         """Wait until there are slots for a full claim of bulk emails, or it is time to poll for codes again."""
         before = self._in_flight.changes
-        await self.run_until_stopped(self.wait(self._poll_s, self._slots_for_full_claim()))
-        min_s, max_s = URGENT_POLL_INTERVALS_S
+        await self.run_until_stopped(self.wait(self._urgent_poll.next_s(), self._slots_for_full_claim()))
         self._unchanged = self._in_flight.changes == before
-        self._poll_s = min(self._poll_s * 2, max_s) if self._unchanged else min_s
+        if not self._unchanged:
+            self._urgent_poll.reset()
 
     async def _slots_for_full_claim(self) -> None:
         while self._in_flight.free < self._full_claim:
