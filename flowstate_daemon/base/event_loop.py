@@ -27,7 +27,7 @@ WARN_LAG_S = 1.0
 class EventLoopLagMonitor(Service):
     """Sleeps for a known time and reports how late it woke up."""
 
-    name: ClassVar[str] = "lag_meter"
+    name: ClassVar[str] = "event_loop_monitor"
 
     def __init__(
         self, metrics: Metrics, heartbeat: Heartbeat, clock: Clock, *, every_s: float = CHECK_INTERVAL_S

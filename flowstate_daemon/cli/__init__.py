@@ -1,1 +1,1 @@
-"""The command line: one function per command, human tables on a terminal, `--json` everywhere, fixed exit codes."""
+"""The command line: one module per command group, tables for people, `--json` for programs, fixed exit codes."""

@@ -1,4 +1,4 @@
-"""What one-shot commands work with: a configuration, one connection to the queue, its windows and hands."""
+"""What commands share: the configuration, one connection to Redis, and the queue's readers and writers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class QueueContext:
-    """One command's view of the queue."""
+    """The queue, as one command uses it."""
 
     connection: Connection
     keys: Keys
@@ -38,27 +38,30 @@ class QueueContext:
 
 
 def load_config(config_file: str | None, *, sending: bool = False) -> Config:
-    """The configuration of this call; `sending` demands what only `run` needs. Raises ConfigError."""
+    """The configuration of this command; `sending` also requires the settings that only `run` needs.
+
+    Raises ConfigError.
+    """
     return load(os.environ, config_path(config_file), sending=sending)
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine on the house's kind of loop."""
+    """Run a command's coroutine on the event loop that the daemon uses."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 
 
 def with_queue(config_file: str | None, work: Callable[[QueueContext], Awaitable[T]]) -> T:
-    """Open a desk, do the work there, and close it. Raises Outage when Redis is away."""
+    """Connect, do the work, and close the connection. Raises ConfigError and StoreUnavailableError."""
     config = load_config(config_file)
     logs.configure("warning", config.log.format)
-    return run_async(_at_context(config, work))
+    return run_async(_with_connection(config, work))
 
 
-async def _at_context(config: Config, work: Callable[[QueueContext], Awaitable[T]]) -> T:
+async def _with_connection(config: Config, work: Callable[[QueueContext], Awaitable[T]]) -> T:
     keys, clock = Keys(config.queue.prefix, config.queue.name), Clock()
     token = f"cli/{uuid.uuid4().hex}"
-    # A command is no worker: it bears no name that Bull's getWorkers() would count.
+    # A command is not a worker: Bull's getWorkers() must not count this client name.
     connection = from_settings(config.redis, client_name="flowstate-daemon-cli")
     await connection.open()
     try:
@@ -66,7 +69,7 @@ async def _at_context(config: Config, work: Callable[[QueueContext], Awaitable[T
         producer = MailProducer(
             bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms
         )
-        operator = QueueAdmin(connection, keys, clock, token=token)
-        return await work(QueueContext(connection, keys, clock, producer, Inspector(connection, keys), operator))
+        admin = QueueAdmin(connection, keys, clock, token=token)
+        return await work(QueueContext(connection, keys, clock, producer, Inspector(connection, keys), admin))
     finally:
         await connection.close()

@@ -1,7 +1,4 @@
-"""Commands about people and what is written down about them: `migrate`, `explain`, `suppression list|add|remove`.
-
-They need Postgres only; Redis may be away.
-"""
+"""Commands that use Postgres: `migrate`, `explain`, `suppression list|add|remove`. They do not use Redis."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ MAX_LISTED = 1_000
 
 
 def normalise_address(address: str) -> str:
-    """The address as mails carry it, with an international domain in its `xn--` form; anything else as it is."""
+    """The address as emails use it, with an international domain in its `xn--` form; invalid input is only cleaned."""
     try:
         return parse_address(address.strip())
     except InvalidDataError:
@@ -38,29 +35,32 @@ def normalise_address(address: str) -> str:
 
 
 def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:
-    """Do the work with connections to Postgres. Raises ConfigError without DATABASE_URL, Outage."""
+    """Do the work with a pool of connections to Postgres.
+
+    Raises ConfigError without DATABASE_URL, and StoreUnavailableError.
+    """
     config = load_config(config_file)
     logs.configure("warning", config.log.format)
     url = config.database.url
     if url is None:
-        raise ConfigError(["DATABASE_URL: is not set; this command works on Postgres"])
+        raise ConfigError(["DATABASE_URL: is not set; this command requires Postgres"])
 
-    async def connected() -> T:
+    async def with_pool() -> T:
         async with open_pool(clean_dsn(url.get_secret_value()), size=1) as pool:
             return await work(pool)
 
-    return run_async(connected())
+    return run_async(with_pool())
 
 
 @click.command()
-@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 when something is pending.")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a migration is pending.")
 @json_option
 @click.pass_obj
 def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
-    """Make or update the daemon's own tables in Postgres.
+    """Create or update the daemon's own tables in Postgres.
 
-    Safe to run from several places at once. Needs CREATE on the database, or a schema of that name which belongs to
-    the role in DATABASE_URL. The application's tables are not touched. `run` does the same by itself.
+    Safe to run concurrently. Requires CREATE on the database, or the schema flowstate_daemon owned by the role in
+    DATABASE_URL. It does not touch the application's tables. `run` does the same by itself.
     """
 
     async def work(pool: asyncpg.Pool) -> list[Migration]:
@@ -69,8 +69,8 @@ def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
 
     try:
         migrations = with_database(config_file, work)
-    except SchemaMismatchError as refused:
-        raise FlowstateError(refused.reason) from refused
+    except SchemaMismatchError as error:
+        raise FlowstateError(error.reason) from error
     what = "pending" if only_check else "applied"
     if as_json:
         print_json({what: [migration.title for migration in migrations]})
@@ -81,53 +81,58 @@ def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
 
 @click.command()
 @click.argument("address")
-@click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=100, show_default=True, help="How many mails.")
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_LISTED), default=100, show_default=True, help="At most this many emails."
+)
 @json_option
 @click.pass_obj
 def explain(config_file: str | None, address: str, limit: int, *, as_json: bool) -> None:
-    """Why ADDRESS got each mail, or did not.
+    """Explain why ADDRESS got each email, or did not.
 
-    Newest first, with every decision on the way and what the provider reported afterwards.
+    Newest first, with every decision about it and what the provider reported afterwards.
     """
     address = normalise_address(address)
 
     async def work(pool: asyncpg.Pool) -> tuple[RecipientStatus, list[MailRecord]]:
-        facts = await Suppressions(pool, Clock()).status_for([address])
-        return facts[address], await MailHistory(pool).explain(address, limit)
+        statuses = await Suppressions(pool, Clock()).status_for([address])
+        return statuses[address], await MailHistory(pool).explain(address, limit)
 
-    facts, records = with_database(config_file, work)
-    standing = {"suppressed": sorted(facts.suppressed), "unsubscribed": sorted(facts.unsubscribed)}
+    status, records = with_database(config_file, work)
+    lists = {"suppressed": sorted(status.suppressed), "unsubscribed": sorted(status.unsubscribed)}
     if as_json:
-        print_json({"address": address, **standing, "mails": records})
+        print_json({"address": address, **lists, "mails": records})
         return
-    print_fields(address, {name: ", ".join(values) or "no" for name, values in standing.items()})
-    columns = ("when (UTC)", "type", "job", "try", "outcome", "decisions", "provider")
-    print_table(f"mails: {len(records)}", columns, [row for record in records for row in attempt_rows(record)])
+    print_fields(address, {name: ", ".join(values) or "no" for name, values in lists.items()})
+    columns = ("when (UTC)", "kind", "job", "attempt", "outcome", "decisions", "provider")
+    print_table(f"emails: {len(records)}", columns, [row for record in records for row in attempt_rows(record)])
 
 
 def attempt_rows(record: MailRecord) -> Iterator[tuple[object, ...]]:
-    """One row for each try, the latest first; the newest carries what the provider said about the mail. Pure."""
+    """One row per attempt, the latest first; the first row contains the provider's events. Pure."""
     provider = "\n".join(
         (f"{format_datetime(event.at)} {event.type}" + (f": {event.reason}" if event.reason else ""))
         for event in record.events
     )
-    for one in reversed(record.attempts):
+    for attempt in reversed(record.attempts):
         yield (
-            format_datetime(one.at),
+            format_datetime(attempt.at),
             record.kind,
             record.job_id,
-            one.attempt,
-            one.outcome,
-            format_decisions(one),
+            attempt.attempt,
+            attempt.outcome,
+            format_decisions(attempt),
             provider,
         )
         provider = ""
 
 
-def format_decisions(one: Attempt) -> str:
-    """The decisions of an attempt, one a line, and its reason. Pure."""
-    lines = [f"{step.check}: {step.result}" + (f" ({step.reason})" if step.reason else "") for step in one.decisions]
-    return "\n".join([*lines, *([one.reason] if one.reason else [])])
+def format_decisions(attempt: Attempt) -> str:
+    """The decisions of an attempt, one per line, and its reason. Pure."""
+    lines = [
+        f"{decision.check}: {decision.result}" + (f" ({decision.reason})" if decision.reason else "")
+        for decision in attempt.decisions
+    ]
+    return "\n".join([*lines, *([attempt.reason] if attempt.reason else [])])
 
 
 def format_datetime(instant: Any) -> str:
@@ -136,52 +141,52 @@ def format_datetime(instant: Any) -> str:
 
 @click.group()
 def suppression() -> None:
-    """List, add and remove addresses that get no mail.
+    """List, add and remove addresses that get no emails.
 
-    Hard bounces and complaints come by the provider's webhooks; others are added by hand.
+    The provider's webhooks add hard bounces and complaints; operators add others.
     """
 
 
 @suppression.command("list")
 @click.argument("address", required=False)
-@click.option("--limit", type=click.IntRange(1), default=MAX_LISTED, show_default=True, help="No more rows than this.")
+@click.option("--limit", type=click.IntRange(1), default=MAX_LISTED, show_default=True, help="At most this many rows.")
 @json_option
 @click.pass_obj
 def list_(config_file: str | None, address: str | None, limit: int, *, as_json: bool) -> None:
-    """All suppressed addresses, or what stands against ADDRESS."""
+    """List all suppressed addresses, or the entries of ADDRESS."""
 
     async def work(pool: asyncpg.Pool) -> list[Suppression]:
         suppressions = Suppressions(pool, Clock())
         return await (suppressions.page(limit) if address is None else suppressions.find(normalise_address(address)))
 
-    found = with_database(config_file, work)
+    entries = with_database(config_file, work)
     if as_json:
-        print_json(found)
+        print_json(entries)
     else:
-        rows = [(one.address, one.reason, format_datetime(one.since), one.note) for one in found]
-        print_table(f"suppressed: {len(found)}", ("address", "reason", "since (UTC)", "note"), rows)
+        rows = [(entry.address, entry.reason, format_datetime(entry.since), entry.note) for entry in entries]
+        print_table(f"suppressed: {len(entries)}", ("address", "reason", "since (UTC)", "note"), rows)
 
 
 @suppression.command()
 @click.argument("address")
 @click.option("--reason", type=click.Choice(REASONS), default="manual", show_default=True)
-@click.option("--note", metavar="TEXT", help="For whoever reads the list later.")
+@click.option("--note", metavar="TEXT", help="A remark for people who read the list later.")
 @json_option
 @click.pass_obj
 def add(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
-    """Send no more mail to ADDRESS.
+    """Stop sending emails to ADDRESS.
 
-    One-time codes still go there, unless the reason is `bounced`.
+    One-time codes are still sent, unless the reason is `bounced`.
     """
     try:
         address = parse_address(address.strip())
-    except InvalidDataError as malformed:
-        raise click.UsageError("ADDRESS is no e-mail address") from malformed
+    except InvalidDataError as error:
+        raise click.UsageError("ADDRESS is not an email address") from error
     added = with_database(config_file, lambda pool: Suppressions(pool, Clock()).add(address, reason, note))
     if as_json:
         print_json({"address": address, "reason": reason, "added": added})
     else:
-        click.echo(f"{address}: suppressed ({reason})" + ("" if added else ", as it was before"))
+        click.echo(f"{address}: suppressed ({reason})" + ("" if added else ", as before"))
 
 
 @suppression.command()
@@ -189,7 +194,7 @@ def add(config_file: str | None, address: str, reason: str, note: str | None, *,
 @json_option
 @click.pass_obj
 def remove(config_file: str | None, address: str, *, as_json: bool) -> None:
-    """Let ADDRESS get mail again, whatever stood against it. The provider may keep a list of its own."""
+    """Allow emails to ADDRESS again. The provider may keep a suppression list of its own."""
     address = normalise_address(address)
     removed = with_database(config_file, lambda pool: Suppressions(pool, Clock()).remove(address))
     if as_json:

@@ -1,4 +1,4 @@
-"""The command `enqueue`: one mail into the queue through the same door as all others, and its end on demand."""
+"""The command `enqueue`: adds one email to the queue, and waits for its result on request."""
 
 from __future__ import annotations
 
@@ -18,35 +18,39 @@ from flowstate_daemon.queue.events import JobWaiter
 
 
 def kind_fields_help() -> str:
-    """What `--context` may hold, a line a kind; `*` marks what must be there."""
+    """The fields of `--context`, one line per kind; `*` marks required fields."""
     lines = [f"{name}: {', '.join(json_field_names(kind))}" for name, kind in sorted(KINDS.items())]
     return "\n".join(fill(line, 78, initial_indent="  ", subsequent_indent="    ") for line in lines)
 
 
 def json_field_names(kind: Kind) -> list[str]:
-    """The names of a kind's fields as they stand in JSON."""
+    """The names of a kind's fields in JSON."""
     return [f"{field.encode_name}{'*' if field.required else ''}" for field in msgspec.structs.fields(kind.context)]
 
 
 @click.command(
     epilog=f"""\b
-TYPE and the fields of its --context; * must be there:
+KIND and the fields of its --context; * is required:
 {kind_fields_help()}
 
 \b
 Example:
   flowstate-daemon enqueue welcome --to ada@example.org --context '{{"name": "Ada"}}' --wait 10"""
 )
-@click.argument("kind", type=click.Choice(sorted(KINDS)), metavar="TYPE")
-@click.option("--to", "to", required=True, metavar="ADDRESS", help="Who gets the mail.")
+@click.argument("kind", type=click.Choice(sorted(KINDS)), metavar="KIND")
+@click.option("--to", "to", required=True, metavar="ADDRESS", help="The recipient.")
 @click.option(
-    "--context", "context", default="{}", metavar="JSON", help="The mail's fields as a JSON object; @FILE reads a file."
+    "--context",
+    "context",
+    default="{}",
+    metavar="JSON",
+    help="The email's fields as a JSON object; @FILE reads a file.",
 )
 @click.option(
     "--priority",
     type=click.IntRange(1, MAX_PRIORITY),
     metavar="NUMBER",
-    help="1 is most urgent; without it, the kind's own.",
+    help="1 is the most urgent; default: the priority of the kind.",
 )
 @click.option(
     "--delay",
@@ -54,21 +58,21 @@ Example:
     type=click.IntRange(0, MAX_DELAY_MS),
     default=0,
     metavar="MS",
-    help="Send it that many milliseconds from now.",
+    help="Send it this many milliseconds from now.",
 )
-@click.option("--locale", type=click.Choice(LOCALES), help="Without it, the language that the person has chosen.")
-@click.option("--job-id", metavar="ID", help="An id of your own: a second job with the same id is not added.")
+@click.option("--locale", type=click.Choice(LOCALES), help="Default: the language of the user.")
+@click.option("--job-id", metavar="ID", help="Your own job id; a second job with the same id is not added.")
 @click.option(
     "--wait",
     "wait_s",
     type=click.FloatRange(0),
     callback=finite,
     metavar="SECONDS",
-    help="Wait until the mail is sent or has failed; exit 1 when it is not sent by then.",
+    help="Wait until the email is sent or fails; exit 1 if it is not sent by then.",
 )
 @json_option
 @click.pass_obj
-def enqueue(  # noqa: PLR0913 - one parameter an option
+def enqueue(  # noqa: PLR0913 - one parameter per option
     config_file: str | None,
     kind: str,
     to: str,
@@ -81,51 +85,52 @@ def enqueue(  # noqa: PLR0913 - one parameter an option
     wait_s: float | None,
     as_json: bool,
 ) -> int:
-    """Put one mail of TYPE into the queue."""
-    order = NewMail(kind, to, read_context(context), priority, delay_ms, job_id, locale)
-    return with_queue(config_file, lambda desk: _enqueue(desk, order, wait_s, as_json=as_json))
+    """Add one email of KIND to the queue."""
+    mail = NewMail(kind, to, read_context(context), priority, delay_ms, job_id, locale)
+    return with_queue(config_file, lambda queue: _enqueue(queue, mail, wait_s, as_json=as_json))
 
 
-async def _enqueue(context: QueueContext, order: NewMail, wait_s: float | None, *, as_json: bool) -> int:
+async def _enqueue(context: QueueContext, mail: NewMail, wait_s: float | None, *, as_json: bool) -> int:
     if wait_s is None:
-        added = await context.producer.enqueue(order)
+        added = await context.producer.enqueue(mail)
         document: dict[str, Any] = {"id": added.id, "outcome": added.outcome}
     else:
-        # Listening begins before the job is added: a job that removes itself tells its end only once.
-        async with JobWaiter(context.connection, context.keys) as watch:
-            added = await context.producer.enqueue(order)
-            document = {"id": added.id, "outcome": added.outcome, **await _wait_for_result(watch, added.id, wait_s)}
+        # Subscribe before the job is added: a job that is removed on completion publishes its result only once.
+        async with JobWaiter(context.connection, context.keys) as waiter:
+            added = await context.producer.enqueue(mail)
+            document = {"id": added.id, "outcome": added.outcome, **await _wait_for_result(waiter, added.id, wait_s)}
     if as_json:
         print_json(document)
     else:
-        print_fields(f"{order.kind} to {order.to}:", document)
+        print_fields(f"Enqueued {mail.kind} for {mail.to}:", document)
     return 1 if document.get("state") in {"failed", "pending"} else 0
 
 
-async def _wait_for_result(watch: JobWaiter, job_id: str, wait_s: float) -> dict[str, Any]:
+async def _wait_for_result(waiter: JobWaiter, job_id: str, wait_s: float) -> dict[str, Any]:
     try:
-        end = await watch.wait(job_id, wait_s)
+        finished = await waiter.wait(job_id, wait_s)
     except TimeoutError:
-        return {"state": "pending", "reason": f"not ended within {wait_s:g} s; see: queue show {job_id}"}
-    result = None if end.returnvalue is None else msgspec.json.decode(end.returnvalue)
-    return {"state": end.state, "result": result, "reason": end.reason}
+        return {
+            "state": "pending",
+            "reason": f"timed out after {wait_s:g} s; see: flowstate-daemon queue show {job_id}",
+        }
+    result = None if finished.returnvalue is None else msgspec.json.decode(finished.returnvalue)
+    return {"state": finished.state, "result": result, "reason": finished.reason}
 
 
 def read_context(text: str) -> dict[str, Any]:
-    """The JSON object behind `--context`. Raises UsageError."""
+    """The JSON object that `--context` names. Raises UsageError."""
     if text.startswith("@"):
         try:
             with click.open_file(text[1:], encoding="utf-8") as file:
-                text = file.read(MAX_CONTEXT_BYTES + 1)  # a device has no end
+                text = file.read(MAX_CONTEXT_BYTES + 1)  # a device such as /dev/zero has no end
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--context: {error}") from error
         if len(text) > MAX_CONTEXT_BYTES:
-            raise click.UsageError(
-                f"--context: the file is larger than {MAX_CONTEXT_BYTES} bytes, the most of a context"
-            )
+            raise click.UsageError(f"--context: the file is larger than {MAX_CONTEXT_BYTES} bytes, the maximum")
     try:
         context = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers with thousands of digits
         raise click.UsageError(f"--context is not JSON: {error}") from error
     if not isinstance(context, dict):
         raise click.UsageError('--context must be a JSON object, such as \'{"name": "Ada"}\'')

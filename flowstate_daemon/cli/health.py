@@ -1,7 +1,7 @@
-"""The command `health`: asks the daemon of this machine how it is, for containers, scripts and people.
+"""The command `health`: queries the health endpoint of the daemon on this machine.
 
-It runs every few seconds beside a daemon at work, so it imports next to nothing and reads two settings only,
-in the same order of strength as the daemon itself.
+It runs every few seconds beside a busy daemon, so it imports very little, and reads only the settings that it needs,
+from the same sources and with the same precedence as the daemon.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ ENABLED, HOST, PORT = ("http", "enabled"), ("http", "host"), ("http", "port")
 DEFAULTS: Mapping[tuple[str, str], Any] = {ENABLED: True, HOST: "127.0.0.1", PORT: 8080}
 FALSE_VALUES = frozenset({"0", "off", "f", "false", "n", "no"})
 MAX_PORT = 65535
-# Who listens on every address is asked on the nearest one.
+# The address to connect to when the daemon listens on all addresses.
 LOOPBACK_FOR = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 MAX_RESPONSE_BYTES = 1_048_576
 
 
 class HealthEndpoint(NamedTuple):
-    """Where the daemon's windows are; a reason instead when it has none that could be found."""
+    """The address to query; with a `reason` when the daemon cannot be queried."""
 
     host: str
     port: int
@@ -36,7 +36,7 @@ class HealthEndpoint(NamedTuple):
 
 
 @click.command()
-@click.option("--ready", is_flag=True, help="Ask whether mails can go out, not only whether the daemon is alive.")
+@click.option("--ready", is_flag=True, help="Check whether emails can be sent, not only whether the daemon is alive.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -44,19 +44,20 @@ class HealthEndpoint(NamedTuple):
     default=3.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for the answer.",
+    help="How long to wait for the response.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the daemon's answer as one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="Print the daemon's response as one JSON document.")
 @click.pass_obj
 def health(config_file: str | None, *, ready: bool, timeout_s: float, as_json: bool) -> int:
-    """Ask the daemon on this machine how it is.
+    """Check the health of the daemon on this machine.
 
-    Over HTTP, at the host and port of the same configuration; for a container's HEALTHCHECK it needs no shell.
+    It uses HTTP, with the host and port of the same configuration. A container's HEALTHCHECK can run it without a
+    shell.
 
-    Exit codes: 0 alive (with --ready: ready), 1 not, or nobody answers, 78 wrong configuration.
+    Exit codes: 0 alive (with --ready: ready), 1 not, or no response, 78 invalid configuration.
     """
-    place = find_endpoint(os.environ, config_path(config_file))
-    document = fetch(place, "ready" if ready else "live", timeout_s)
+    endpoint = find_endpoint(os.environ, config_path(config_file))
+    document = fetch(endpoint, "ready" if ready else "live", timeout_s)
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
@@ -65,44 +66,49 @@ def health(config_file: str | None, *, ready: bool, timeout_s: float, as_json: b
 
 
 def find_endpoint(environ: Mapping[str, str], file: Path | None) -> HealthEndpoint:
-    """Where to ask. Raises ConfigError when a setting cannot be read."""
-    findings = SettingsSources({env_name(key): key for key in DEFAULTS}, whole=False)
-    findings.load(environ, file)
-    enabled, host, port = (findings.given[key].value if key in findings.given else DEFAULTS[key] for key in DEFAULTS)
+    """The address of the daemon. Raises ConfigError when a setting cannot be read."""
+    sources = SettingsSources({env_name(key): key for key in DEFAULTS}, whole=False)
+    sources.load(environ, file)
+    enabled, host, port = (sources.given[key].value if key in sources.given else DEFAULTS[key] for key in DEFAULTS)
     if not str(port).isdecimal() or int(port) > MAX_PORT:
-        findings.errors.append(f"{findings.describe_source(PORT)}: no port; expected a number up to {MAX_PORT}")
-    if findings.errors:
-        raise ConfigError(findings.errors)
-    place = HealthEndpoint(LOOPBACK_FOR.get(host, host), int(port))
+        sources.errors.append(f"{sources.describe_source(PORT)}: not a port; expected a number up to {MAX_PORT}")
+    if sources.errors:
+        raise ConfigError(sources.errors)
+    endpoint = HealthEndpoint(LOOPBACK_FOR.get(host, host), int(port))
     if str(enabled).lower() in FALSE_VALUES:
-        return place._replace(reason="HTTP is off: there is nobody to ask; set FLOWSTATE_HTTP_ENABLED=true")
-    if place.port == 0:
-        return place._replace(reason="port 0 may be any port: set FLOWSTATE_HTTP_PORT to a fixed one")
-    return place
+        return endpoint._replace(reason="HTTP is disabled; set FLOWSTATE_HTTP_ENABLED=true")
+    if endpoint.port == 0:
+        return endpoint._replace(reason="port 0 means any free port: set FLOWSTATE_HTTP_PORT to a fixed one")
+    return endpoint
 
 
-def fetch(place: HealthEndpoint, question: str, timeout_s: float) -> dict[str, Any]:
-    """The daemon's own answer, or one in its form that says why there is none."""
-    where = f"http://{f'[{place.host}]' if ':' in place.host else place.host}:{place.port}/health/{question}"
-    if place.reason:
-        return {"status": "unknown", "reasons": [place.reason]}
-    line = HTTPConnection(place.host, place.port, timeout=timeout_s)
+def health_url(host: str, port: int, check: str) -> str:
+    """The URL of a check, `live` or `ready`; an IPv6 address is put in brackets."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/health/{check}"
+
+
+def fetch(endpoint: HealthEndpoint, check: str, timeout_s: float) -> dict[str, Any]:
+    """The daemon's response, or a document of the same form that says why there is none."""
+    if endpoint.reason:
+        return {"status": "unknown", "reasons": [endpoint.reason]}
+    url = health_url(endpoint.host, endpoint.port, check)
+    connection = HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
     try:
-        line.request("GET", f"/health/{question}")
-        document = json.loads(line.getresponse().read(MAX_RESPONSE_BYTES))
+        connection.request("GET", f"/health/{check}")
+        document = json.loads(connection.getresponse().read(MAX_RESPONSE_BYTES))
     except (OSError, HTTPException) as error:
-        return {"status": "unreachable", "reasons": [f"{where}: {str(error) or type(error).__name__}"]}
-    except ValueError:  # also a text that is not UTF-8
+        return {"status": "unreachable", "reasons": [f"{url}: {str(error) or type(error).__name__}"]}
+    except ValueError:  # also raised for text that is not UTF-8
         document = None
     finally:
-        line.close()
+        connection.close()
     if isinstance(document, dict) and {"status", "reasons", "instance"} <= document.keys():
         return document
-    return {"status": "unknown", "reasons": [f"{where}: another program answers there"]}
+    return {"status": "unknown", "reasons": [f"{url}: another program responds at this address"]}
 
 
 def format_status(document: Mapping[str, Any]) -> str:
-    """The first line for people: the status and, from a daemon, who says so."""
+    """The first line of the output: the status and, when a daemon responded, its instance and version."""
     if "instance" not in document:
         return str(document["status"])
     return f"{document['status']}: {document['instance']}, version {document['version']}, up {document['uptime_s']} s"

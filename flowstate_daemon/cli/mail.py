@@ -1,4 +1,4 @@
-"""The command `mail preview`: all mails with sample data in a folder, to look at. Needs no store."""
+"""The command `mail preview`: writes emails with sample data into a folder. It needs neither Redis nor Postgres."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from flowstate_daemon.mail.render import Brand
 
 @click.group()
 def mail() -> None:
-    """Look at the mails."""
+    """Preview the emails."""
 
 
 @mail.command(
     epilog=f"""\b
-TYPE is one of:
+KIND is one of:
   {" ".join(sorted(KINDS)[:5])}
   {" ".join(sorted(KINDS)[5:])}
 
@@ -30,37 +30,41 @@ TYPE is one of:
 Example:
   flowstate-daemon mail preview task-reminder --locale fr"""
 )
-@click.argument("kind", type=click.Choice(sorted(KINDS)), required=False, metavar="[TYPE]")
-@click.option("--locale", type=click.Choice(LOCALES), help="One language; without it, all.")
+@click.argument("kind", type=click.Choice(sorted(KINDS)), required=False, metavar="[KIND]")
+@click.option("--locale", type=click.Choice(LOCALES), help="One language; default: all.")
 @click.option(
-    "--folder",
+    "--output",
+    "folder",
+    metavar="DIRECTORY",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("mail-preview"),
     show_default=True,
-    help="Where the files go; it is made if need be.",
+    help="Where to write the files; created if missing.",
 )
 @json_option
 @click.pass_obj
 def preview(config_file: str | None, kind: str | None, locale: str | None, folder: Path, *, as_json: bool) -> None:
-    """Write mails with sample data into a folder.
+    """Write emails with sample data into a folder.
 
-    Without TYPE, every mail in every language: its HTML, its text part, and one page, index.html, that shows them
-    all, wide and narrow. Name, links and sender are the configuration's; no store is needed, and nothing is sent.
+    Without KIND, writes every email in every language: its HTML, its text part, and one page, index.html, that shows
+    all of them at desktop and mobile widths. Name, links and sender come from the configuration. Nothing is sent.
     """
     config = load_config(config_file)
     brand = Brand(config.mail.from_address, config.mail.app_name, config.mail.frontend_url)
-    found = preview_mails(brand, config.http.public_url or brand.frontend_url, kind=kind, locale=locale)
+    previews = preview_mails(brand, config.http.public_url or brand.frontend_url, kind=kind, locale=locale)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in render_preview_pages(brand, found):
+        for name, content in render_preview_pages(brand, previews):
             (folder / name).write_text(content, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise FlowstateError(f"{folder}: {error.strerror}; choose another with --folder") from error
-    rows = [(f"{plate.name}.html", plate.html_bytes, plate.text_bytes, plate.mail.subject) for plate in found]
+        raise FlowstateError(f"{folder}: {error.strerror}; choose another with --output") from error
+    rows = [
+        (f"{preview.name}.html", preview.html_bytes, preview.text_bytes, preview.mail.subject) for preview in previews
+    ]
     if as_json:
         names = ("file", "html_bytes", "text_bytes", "subject")
         mails = [dict(zip(names, row, strict=True)) for row in rows]
         print_json({"index": str(folder / "index.html"), "mails": mails})
         return
-    print_table(f"mails: {len(found)}", ("file", "HTML bytes", "text bytes", "subject"), rows)
+    print_table(f"emails: {len(previews)}", ("file", "HTML bytes", "text bytes", "subject"), rows)
     click.echo(f"\nOpen {folder / 'index.html'}")

@@ -1,4 +1,4 @@
-"""How commands speak: tables and colours for people, one JSON document for programs, progress only on a terminal."""
+"""The output of commands: tables for people, one JSON document for programs, progress bars only on a terminal."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rich.text import Text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PIPE_WIDTH = 10_000  # columns, where there is no terminal
-MIN_CELL_WIDTH = 20  # columns that a cell keeps on a narrow one
+PIPE_WIDTH = 10_000  # columns, when the output is not a terminal
+MIN_CELL_WIDTH = 20  # columns that a cell keeps on a narrow terminal
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 
 
 def finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
-    """Refuse what a range lets pass: NaN, which is in every range, and the infinite."""
+    """Reject NaN and infinity, which click's ranges accept."""
     if value is not None and not math.isfinite(value):
         raise click.BadParameter("must be a finite number")
     return value
@@ -34,49 +34,51 @@ def finite(_context: click.Context, _option: click.Parameter, value: float | Non
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))  # bytes: UTF-8 whatever the locale
+    click.echo(
+        msgspec.json.format(msgspec.json.encode(document), indent=2)
+    )  # bytes, so that it is UTF-8 in every locale
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table for people. Cells are plain text: what users typed cannot colour or move the terminal."""
+    """Print a table. Cells are plain text: text typed by users cannot control the terminal."""
     table = _grid(header=True)
     texts = [[Text(sanitise(cell)) for cell in row] for row in rows]
     for number, column in enumerate(columns):
-        # The last column, with words in it, is the one that narrows on a small terminal.
-        widest = 0 if column == columns[-1] else max(len(column), *(len(row[number]) for row in texts), 0)
-        table.add_column(column, overflow="fold", min_width=min(widest, MIN_CELL_WIDTH))
+        # Only the last column, which contains prose, gets narrower on a small terminal.
+        width = 0 if column == columns[-1] else max(len(column), *(len(row[number]) for row in texts), 0)
+        table.add_column(column, overflow="fold", min_width=min(width, MIN_CELL_WIDTH))
     for row in texts:
         table.add_row(*row)
     _print(title, table)
 
 
-def print_fields(title: str, facts: Mapping[str, object]) -> None:
-    """Names and values, one a line; what has no value is left out."""
+def print_fields(title: str, fields: Mapping[str, object]) -> None:
+    """Print names and values, one per line, without the fields that have no value."""
     table = _grid(header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts.items():
+    for name, value in fields.items():
         if value not in (None, "", {}, [], ()):
             table.add_row(name.replace("_", " "), Text(sanitise(value)))
     _print(title, table)
 
 
 def _grid(*, header: bool) -> Table:
-    """Columns without a frame: it would cost the room that reasons need, and stand in the way of grep and awk."""
+    """Columns without borders, which would take space from the reasons and complicate grep and awk."""
     return Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def _print(title: str, table: Table) -> None:
-    # A pipe or a file has no width: what is read line by line must not be folded.
+    # A pipe or a file has no width: programs read it line by line, so lines must not be folded.
     console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=PIPE_WIDTH)
     click.echo(sanitise(title) + "\n")
-    with console.capture() as drawn:
+    with console.capture() as captured:
         console.print(table)
-    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()), color=True)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=True)
 
 
 def sanitise(value: object) -> str:
-    """A value as one safe line or paragraph: control characters are shown, not obeyed."""
+    """A value as safe text: control characters are escaped, except line feeds."""
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, dict | list | tuple):
@@ -87,19 +89,19 @@ def sanitise(value: object) -> str:
 
 
 def format_timestamp(instant_ms: int | None) -> str:
-    """A Unix ms instant as ISO 8601 in UTC, or an empty cell."""
+    """A Unix time in milliseconds as ISO 8601 in UTC; empty for None."""
     if instant_ms is None:
         return ""
     try:
         return datetime.fromtimestamp(instant_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):
-        return f"{instant_ms:.3g} ms"  # one absurd job must not hide all others
+        return f"{instant_ms:.3g} ms"  # a job with an impossible timestamp must not break the list
 
 
 def format_duration(milliseconds: float | None) -> str:
-    """A duration in words that fit a cell.
+    """A duration, short enough for a cell.
 
-    >>> span(90_000)
+    >>> format_duration(90_000)
     '1m30s'
     """
     if milliseconds is None:
@@ -114,7 +116,7 @@ def format_duration(milliseconds: float | None) -> str:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, silence elsewhere. Yields what to call with the number of things done so far."""
+    """Show a progress bar on a terminal. Yields a function that takes the number of items done so far."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=total)

@@ -1,4 +1,4 @@
-"""Commands about the way to the provider: `provider status|open`."""
+"""Commands about the provider: `provider status|retry`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from flowstate_daemon.sending.rate_limiter import RateLimiter, RateLimitState
 
 @click.group()
 def provider() -> None:
-    """See whether mails may leave, and how fast; try again at once."""
+    """Show whether the provider accepts emails; retry at once."""
 
 
 @provider.command()
 @json_option
 @click.pass_obj
 def status(config_file: str | None, *, as_json: bool) -> None:
-    """Tell whether the provider takes mails, and how fast.
+    """Show whether the provider accepts emails, and how fast.
 
-    That is what all daemons on this Redis know of it together.
+    All daemons on this Redis share this state.
     """
     state = with_queue(config_file, lambda context: _rate_limiter(context).state())
     if as_json:
@@ -33,19 +33,18 @@ def status(config_file: str | None, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def retry(config_file: str | None, *, as_json: bool) -> None:
-    """Let every daemon try again now.
+    """Let all daemons retry now.
 
-    For when key, account, domain or quota have been mended.
+    Use it after you have fixed the key, the account, the domain or the quota.
 
-    A refused provider account is retried within five minutes and an open circuit within one; this is for those who do
-    not want to wait. It also lifts the pause of bulk after a used-up quota. Nothing is sent that would not be sent
-    later.
+    Without it, a refused account is retried within five minutes and an open circuit within one minute. It also ends
+    the pause of bulk emails after an exceeded quota. It sends nothing that would not be sent later.
     """
     with_queue(config_file, lambda context: _rate_limiter(context).request_retry())
     if as_json:
-        print_json({"asked": True})
+        print_json({"requested": True})
     else:
-        click.echo("every daemon tries within seconds; see: flowstate-daemon provider status")
+        click.echo("all daemons retry within seconds; see: flowstate-daemon provider status")
 
 
 def _rate_limiter(context: QueueContext) -> RateLimiter:
@@ -55,7 +54,7 @@ def _rate_limiter(context: QueueContext) -> RateLimiter:
 def _fields(state: RateLimitState) -> dict[str, object]:
     return {
         "account": f"refused: {state.refusal}" if state.refusal else "accepting",
-        "requests a second": state.limit or "the provider has reported no limit",
+        "requests per second": state.limit or "the provider has reported no limit",
         "slower by": f"{round((state.slowdown - 1) * 100)} %" if state.slowdown > 1 else None,
         "blocked for": format_duration(state.blocked_for_ms) if state.blocked_for_ms else None,
         "bulk paused for": format_duration(state.bulk_paused_ms) if state.bulk_paused_ms else None,

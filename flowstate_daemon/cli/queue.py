@@ -31,7 +31,7 @@ state_argument = click.argument("state", type=click.Choice(STATES), metavar="STA
 
 @click.group()
 def queue() -> None:
-    """Look at the queue and put it right."""
+    """Inspect and manage the queue."""
 
 
 @queue.command()
@@ -40,39 +40,39 @@ def queue() -> None:
 def status(config_file: str | None, *, as_json: bool) -> None:
     """Count the jobs in each state.
 
-    Also tells how old the oldest waiting job is, when the next delayed one is due, and who works.
+    Also shows the age of the oldest waiting job, when the next delayed job is due, and the connected workers.
     """
 
-    async def look(context: QueueContext) -> dict[str, Any]:
-        seen, workers = await context.inspector.snapshot(), await context.inspector.workers()
+    async def read(context: QueueContext) -> dict[str, Any]:
+        snapshot, workers = await context.inspector.snapshot(), await context.inspector.workers()
         now = context.clock.now_ms()
         return {
-            **{state: getattr(seen, state) for state in STATES},
-            "is_paused": seen.is_paused,
-            "oldest_waiting_age_ms": None if seen.oldest_waiting_ms is None else now - seen.oldest_waiting_ms,
-            "next_due_in_ms": None if seen.next_due_ms is None else seen.next_due_ms - now,
+            **{state: getattr(snapshot, state) for state in STATES},
+            "is_paused": snapshot.is_paused,
+            "oldest_waiting_age_ms": None if snapshot.oldest_waiting_ms is None else now - snapshot.oldest_waiting_ms,
+            "next_due_in_ms": None if snapshot.next_due_ms is None else snapshot.next_due_ms - now,
             "workers": [worker.name for worker in workers],
             "note": workers.note,
         }
 
-    document = with_queue(config_file, look)
+    document = with_queue(config_file, read)
     if as_json:
         print_json(document)
         return
-    facts: dict[str, object] = {state: document[state] for state in STATES}
-    facts |= {
+    fields: dict[str, object] = {state: document[state] for state in STATES}
+    fields |= {
         "oldest waiting": format_duration(document["oldest_waiting_age_ms"]),
         "next delayed in": format_duration(document["next_due_in_ms"]),
-        "is paused": document["is_paused"],
+        "queue paused": document["is_paused"],
         "workers": document["note"] or describe_workers(document["workers"]),
     }
-    print_fields("The queue:", facts)
+    print_fields("Queue:", fields)
 
 
 def describe_workers(names: list[str]) -> str:
-    """How many workers are connected, and which instances of this daemon are among them."""
-    daemons = sorted(found[1] for name in names if (found := DAEMON_CLIENT_PATTERN.search(name)))
-    return f"{len(names)}" + (f", {', '.join(daemons)} of this daemon among them" if daemons else "")
+    """The number of connected workers, and the instance ids of those that are flowstate-daemons."""
+    instances = sorted(found[1] for name in names if (found := DAEMON_CLIENT_PATTERN.search(name)))
+    return f"{len(names)}" + (f" (flowstate-daemon: {', '.join(instances)})" if instances else "")
 
 
 @queue.command(name="list")
@@ -83,7 +83,7 @@ def describe_workers(names: list[str]) -> str:
     default=20,
     show_default="20",
     metavar="NUMBER",
-    help="No more than this many.",
+    help="At most this many.",
 )
 @click.option("--oldest", is_flag=True, help="Oldest first instead of newest first.")
 @json_option
@@ -98,7 +98,7 @@ def list_jobs(config_file: str | None, state: State, limit: int, *, oldest: bool
         print_json([job_document(job) for job in jobs])
         return
     if not jobs:
-        click.echo(f"no job is {STATE_CHOICES[state]}")
+        click.echo(f"no {STATE_CHOICES[state]} jobs")
         return
     last = ("due (UTC)", "due_at") if state == "delayed" else ("reason", "failed_reason")
     rows = [
@@ -112,51 +112,51 @@ def list_jobs(config_file: str | None, state: State, limit: int, *, oldest: bool
         )
         for job in jobs
     ]
-    print_table(f"{len(rows)} {state}:", ("id", "type", "priority", "tries", "added (UTC)", last[0]), rows)
+    print_table(f"{len(rows)} {state}:", ("id", "kind", "priority", "attempts", "added (UTC)", last[0]), rows)
 
 
 def detail_cell(job: JobView, name: str) -> str | None:
-    """What one wants to know of a job in its state: when it is due, or why it failed."""
+    """The last column: when the job is due, or why it failed."""
     return format_timestamp(job.due_at) if name == "due_at" else job.failed_reason
 
 
 @queue.command()
 @click.argument("job_id")
-@click.option("--reveal", is_flag=True, help="Show one-time codes and tokens, too.")
+@click.option("--reveal", is_flag=True, help="Show one-time codes and tokens unmasked.")
 @json_option
 @click.pass_obj
 def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -> None:
-    """Show everything known of one job; codes are masked."""
+    """Show everything about one job; codes are masked."""
 
-    async def look(context: QueueContext) -> tuple[JobView | None, list[str]]:
+    async def read(context: QueueContext) -> tuple[JobView | None, list[str]]:
         return await context.inspector.job(job_id), await context.inspector.logs(job_id)
 
-    job, rows = with_queue(config_file, look)
+    job, log_lines = with_queue(config_file, read)
     if job is None:
-        raise JobNotFoundError(f"there is no job {job_id!r}: it was removed, or removed itself when it ended")
-    document = job_document(job, reveal=reveal) | {"logs": rows}
+        raise JobNotFoundError(f"there is no job {job_id!r}: it was removed, by a user or when it finished")
+    document = job_document(job, reveal=reveal) | {"logs": log_lines}
     if as_json:
         print_json(document)
         return
-    output = {name: format_timestamp(value) if name.endswith("_at") else value for name, value in document.items()}
-    output |= {"timestamp": None, "added_at": format_timestamp(job.timestamp), "delay_ms": job.delay_ms or None}
-    output |= {"logs": "\n".join(rows), "log_count": None, "stacktrace": "\n".join(job.stacktrace)}
-    print_fields(f"Job {job.id}; times are UTC:", output)
+    fields = {name: format_timestamp(value) if name.endswith("_at") else value for name, value in document.items()}
+    fields |= {"timestamp": None, "added_at": format_timestamp(job.timestamp), "delay_ms": job.delay_ms or None}
+    fields |= {"logs": "\n".join(log_lines), "log_count": None, "stacktrace": "\n".join(job.stacktrace)}
+    print_fields(f"Job {job.id}; times are UTC:", fields)
 
 
 def job_document(job: JobView, *, reveal: bool = False) -> dict[str, Any]:
-    """A job as a JSON document; what is secret in it is masked unless revealed."""
+    """A job as a JSON document; secrets are masked unless `reveal` is set."""
     return job.to_dict(reveal=reveal)
 
 
 @queue.command()
 @click.argument("job_id", required=False)
 @click.option("--all", "everything", is_flag=True, help="Every failed job, oldest first.")
-@click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="With --all: no more than this many.")
+@click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="With --all: at most this many.")
 @json_option
 @click.pass_obj
 def retry(config_file: str | None, job_id: str | None, limit: int | None, *, everything: bool, as_json: bool) -> None:
-    """Give a failed job, or all of them, another run."""
+    """Retry a failed job, or all of them."""
     if (job_id is None) is not everything:
         raise click.UsageError("give one JOB_ID, or --all")
 
@@ -176,7 +176,7 @@ def retry(config_file: str | None, job_id: str | None, limit: int | None, *, eve
 @json_option
 @click.pass_obj
 def remove(config_file: str | None, job_id: str, *, as_json: bool) -> None:
-    """Delete one job, wherever it is; refused while a worker is at it."""
+    """Delete one job in any state; refused while it is active."""
     with_queue(config_file, lambda context: context.admin.remove(job_id))
     print_count("removed", 1, as_json=as_json)
 
@@ -205,7 +205,7 @@ def promote(config_file: str | None, job_id: str | None, *, everything: bool, as
 @json_option
 @click.pass_obj
 def pause(config_file: str | None, *, as_json: bool) -> None:
-    """Let no worker take a job any more; running ones finish."""
+    """Pause processing: workers claim no more jobs; active jobs finish."""
     print_pause_result(with_queue(config_file, lambda context: context.admin.pause()), as_json=as_json)
 
 
@@ -213,7 +213,7 @@ def pause(config_file: str | None, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def resume(config_file: str | None, *, as_json: bool) -> None:
-    """Let workers take jobs again."""
+    """Resume processing after `pause`."""
     print_pause_result(with_queue(config_file, lambda context: context.admin.resume()), as_json=as_json)
 
 
@@ -226,16 +226,16 @@ def resume(config_file: str | None, *, as_json: bool) -> None:
     callback=finite,
     default=0,
     metavar="SECONDS",
-    help="Only jobs older than this.",
+    help="Only jobs that are older than this.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="No more than this many.")
+@click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="At most this many.")
 @json_option
 @click.pass_obj
 def clean(config_file: str | None, state: State, grace_s: float, limit: int | None, *, as_json: bool) -> None:
     """Delete the jobs in STATE.
 
-    STATE is one of wait, active, delayed, paused, completed, failed. All of them go, unless --grace or --limit
-    spares some, but never those that a worker is at.
+    STATE is one of wait, active, delayed, paused, completed, failed. Deletes all jobs in that state that --grace and
+    --limit allow. Jobs that a worker holds are never deleted.
     """
 
     async def work(context: QueueContext) -> int:
@@ -247,17 +247,17 @@ def clean(config_file: str | None, state: State, grace_s: float, limit: int | No
 
 
 def print_count(what: str, count: int, *, as_json: bool) -> None:
-    """Tell how many jobs something was done to."""
+    """Print how many jobs were changed."""
     if as_json:
         print_json({what: count})
     else:
         click.echo(f"{what}: {count}")
 
 
-def print_pause_result(switched: PauseResult, *, as_json: bool) -> None:
-    """Tell how the queue stands now."""
+def print_pause_result(result: PauseResult, *, as_json: bool) -> None:
+    """Print whether the queue is paused now."""
     if as_json:
-        print_json(switched)
+        print_json(result)
     else:
-        state = "paused" if switched.is_paused else "running"
-        click.echo(f"the queue is {state}" + ("" if switched.changed else ", as it was before"))
+        state = "paused" if result.is_paused else "running"
+        click.echo(f"the queue is {state}" + ("" if result.changed else ", as before"))

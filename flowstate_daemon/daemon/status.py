@@ -1,7 +1,7 @@
-"""One line that says how the house is: what `systemctl status` shows.
+"""The status line of the daemon, which `systemctl status` shows.
 
-Made from what the house knows anyway. Only the length of the queue is asked for, the more rarely the less happens,
-because hosted Redis bills by the command.
+Most of it is known in memory. Only the queue is read from Redis, at longer intervals while nothing happens, because
+hosted Redis bills by the command.
 """
 
 from __future__ import annotations
@@ -25,56 +25,58 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 
 
 class StatusReporter(Service):
-    """Looks at the queue now and then, and writes the line whenever it is asked for."""
+    """Polls the queue, and formats the status line on request."""
 
-    name: ClassVar[str] = "dashboard"
+    name: ClassVar[str] = "status_reporter"
 
     def __init__(
         self,
         inspector: Inspector,
-        in_hand: Callable[[], int],
+        in_flight: Callable[[], int],
         context: ServiceContext,
         upcoming: Callable[[], tuple[str, datetime] | None] | None = None,
     ) -> None:
-        """`upcoming` tells which schedule is next and when; without it there are none."""
-        super().__init__(context.health.register("dashboard"))
+        """`in_flight` returns the number of jobs in flight, `upcoming` the next schedule and when it is due."""
+        super().__init__(context.health.register(self.name))
         self._upcoming = upcoming
         self._inspector = inspector
-        self._in_hand = in_hand
+        self._in_flight = in_flight
         self._health = context.health
         self._metrics = context.metrics
         self._clock = context.clock
-        self._seen: Snapshot | None = None
-        self._seen_at = self._clock.monotonic()
-        self._look_after_s = MIN_POLL_INTERVAL_S
+        self._snapshot: Snapshot | None = None
+        self._snapshot_at = self._clock.monotonic()
+        self._poll_interval_s = MIN_POLL_INTERVAL_S
         self._claimed = -1
-        self._counted: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     async def run_once(self) -> None:
-        """Look when something has moved, else after ever longer waits: nothing costs nothing."""
-        waited_s = self._clock.monotonic() - self._seen_at
-        moving = self._metrics.claimed != self._claimed or self._in_hand() > 0
+        """Poll at the short interval while jobs move, else at ever longer ones."""
+        waited_s = self._clock.monotonic() - self._snapshot_at
+        moving = self._metrics.claimed != self._claimed or self._in_flight() > 0
         if moving:
-            self._look_after_s = MIN_POLL_INTERVAL_S
-        if self._seen is None or waited_s >= self._look_after_s:
+            self._poll_interval_s = MIN_POLL_INTERVAL_S
+        if self._snapshot is None or waited_s >= self._poll_interval_s:
             self._claimed = self._metrics.claimed
-            self._seen = await self._look()
-            self._seen_at = self._clock.monotonic()
-            self._look_after_s = MIN_POLL_INTERVAL_S if moving else min(self._look_after_s * 2, MAX_POLL_INTERVAL_S)
+            self._snapshot = await self._read_snapshot()
+            self._snapshot_at = self._clock.monotonic()
+            self._poll_interval_s = (
+                MIN_POLL_INTERVAL_S if moving else min(self._poll_interval_s * 2, MAX_POLL_INTERVAL_S)
+            )
         await self.sleep(MIN_POLL_INTERVAL_S)
 
-    async def _look(self) -> Snapshot | None:
-        """A number is fresh or it is missing; that Redis is away is told by those who need it more."""
+    async def _read_snapshot(self) -> Snapshot | None:
+        """The queue, or None while Redis is unavailable: the services that depend on Redis report the outage."""
         try:
             return await self._inspector.snapshot()
         except StoreUnavailableError:
             return None
 
     def status_line(self) -> str:
-        """The line as it is now. Addresses and secrets in reasons are hidden."""
-        return " · ".join([*self._obstacles(), *self._numbers(), *self._next_slot(), *self._last_error()])
+        """The current status line. Addresses and secrets in reasons are masked."""
+        return " · ".join([*self._problems(), *self._numbers(), *self._next_schedule(), *self._last_error()])
 
-    def _obstacles(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         for name in self._health.stale_services():
             yield f"{name} is stuck"
         by_reason: dict[str, list[str]] = {}
@@ -85,21 +87,21 @@ class StatusReporter(Service):
 
     def _numbers(self) -> Iterator[str]:
         yield f"rate {self._rate():.1f}/s"
-        if in_hand := self._in_hand():
-            yield f"{_grouped(in_hand)} in hand"
-        if self._seen is None:
+        if in_flight := self._in_flight():
+            yield f"{_grouped(in_flight)} in flight"
+        if self._snapshot is None:
             return
-        waiting = self._seen.wait + self._seen.paused
-        age_s = self._clock.monotonic() - self._seen_at
-        # A queue that was empty stays so until something is claimed; any other number may have grown old.
-        old = f" {format_age(age_s)} ago" if waiting and age_s >= MIN_SHOWN_AGE_S else ""
-        yield f"{_grouped(waiting)} waiting{old}{', paused' if self._seen.is_paused else ''}"
-        if waiting and self._seen.oldest_waiting_ms is not None:
-            yield f"oldest {format_age((self._clock.now_ms() - self._seen.oldest_waiting_ms) / 1000)}"
+        waiting = self._snapshot.wait + self._snapshot.paused
+        age_s = self._clock.monotonic() - self._snapshot_at
+        # An empty queue stays empty until something is claimed; any other number becomes outdated.
+        age = f" {format_age(age_s)} ago" if waiting and age_s >= MIN_SHOWN_AGE_S else ""
+        yield f"{_grouped(waiting)} waiting{age}{', paused' if self._snapshot.is_paused else ''}"
+        if waiting and self._snapshot.oldest_waiting_ms is not None:
+            yield f"oldest {format_age((self._clock.now_ms() - self._snapshot.oldest_waiting_ms) / 1000)}"
 
-    def _next_slot(self) -> Iterator[str]:
-        if self._upcoming is not None and (following := self._upcoming()) is not None:
-            kind, due_at = following
+    def _next_schedule(self) -> Iterator[str]:
+        if self._upcoming is not None and (upcoming := self._upcoming()) is not None:
+            kind, due_at = upcoming
             yield f"next {kind} in {format_age((due_at - self._clock.now()).total_seconds())}"
 
     def _last_error(self) -> Iterator[str]:
@@ -107,17 +109,17 @@ class StatusReporter(Service):
             yield f"last error {format_age(self._clock.monotonic() - last_error.at)} ago: {_short(last_error.reason)}"
 
     def _rate(self) -> float:
-        """Mails sent a second, over the last quarter of a minute."""
+        """Emails sent per second, over the last 15 seconds."""
         now, sent = self._clock.monotonic(), self._metrics.sent
-        self._counted.append((now, sent))
-        while len(self._counted) > 1 and now - self._counted[1][0] >= RATE_WINDOW_S:
-            self._counted.popleft()
-        first_at, first = self._counted[0]
+        self._samples.append((now, sent))
+        while len(self._samples) > 1 and now - self._samples[1][0] >= RATE_WINDOW_S:
+            self._samples.popleft()
+        first_at, first = self._samples[0]
         return (sent - first) / (now - first_at) if now > first_at else 0.0
 
 
 def format_age(seconds: float) -> str:
-    """A duration in the largest unit that says enough."""
+    """A duration in the largest unit of which it has at least two."""
     whole = max(int(seconds), 0)
     for unit_s, word in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
         if whole >= 2 * unit_s:

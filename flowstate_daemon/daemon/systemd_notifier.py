@@ -1,7 +1,7 @@
-"""Tells systemd how the house is: ready, reloading, stopping, and alive as long as no loop is stuck.
+"""Reports the state of the daemon to systemd: ready, reloading, stopping, and the watchdog.
 
-`house` calls it at the turns of its life; in between it feeds the watchdog and shows the dashboard as the unit's
-status. A frozen event loop falls silent by itself; for a stuck loop we fall silent on purpose.
+`daemon.py` reports the changes of phase. In between, this service feeds the watchdog and updates the status line. A
+frozen event loop stops the watchdog messages by itself; while a service is stuck, they are withheld on purpose.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from flowstate_daemon.base.systemd import SdNotifier, SystemdEnvironment, status
 
 log = structlog.get_logger()
 
-MAX_STATUS_AGE_S = 5.0  # how old a status may be
-EXTEND_TIMEOUT_S = 30.0  # each sign of life while starting or draining buys as much time
+MAX_STATUS_AGE_S = 5.0  # maximum age of the status line
+EXTEND_TIMEOUT_S = 30.0  # what each message adds while starting or draining
 
 
 class Phase(Enum):
-    """Where the house is in its life, as systemd sees it."""
+    """The phase of the daemon, as systemd knows it."""
 
     STARTING = "starting"
     READY = "ready"
@@ -33,24 +33,24 @@ class Phase(Enum):
 
 
 class SystemdNotifier(Service):
-    """One per house, from before the first store is asked until after the last is closed."""
+    """Runs from before the first connection is opened until after the last one is closed."""
 
-    name: ClassVar[str] = "notifier"
+    name: ClassVar[str] = "systemd_notifier"
 
     def __init__(
-        self, supervisor: SystemdEnvironment, health: HealthRegistry, clock: Clock, dashboard: Callable[[], str]
+        self, supervisor: SystemdEnvironment, health: HealthRegistry, clock: Clock, format_status: Callable[[], str]
     ) -> None:
-        super().__init__(health.register("notifier"))
+        super().__init__(health.register(self.name))
         self._socket = SdNotifier(supervisor.notify_socket)
-        self._watchdog = supervisor.watchdog_s > 0
-        half_s = supervisor.watchdog_s / 2 if self._watchdog else MAX_STATUS_AGE_S
-        self._every_s = min(half_s, MAX_STATUS_AGE_S)
+        self._watchdog_enabled = supervisor.watchdog_s > 0
+        half_s = supervisor.watchdog_s / 2 if self._watchdog_enabled else MAX_STATUS_AGE_S
+        self._interval_s = min(half_s, MAX_STATUS_AGE_S)
         self._health = health
         self._clock = clock
-        self._dashboard = dashboard
+        self._format_status = format_status
         self._phase = Phase.STARTING
-        self._shown = ""
-        self._silent = False
+        self._last_status = ""
+        self._was_stuck = False
 
     def open(self) -> None:
         self._socket.open()
@@ -59,19 +59,19 @@ class SystemdNotifier(Service):
         self._socket.close()
 
     def ready(self) -> None:
-        """Mails go out from now on."""
+        """The daemon sends emails from now on."""
         if self._phase is Phase.STARTING:
             self._phase = Phase.READY
             self._socket.send("READY=1", self._status())
 
     def reloading(self) -> None:
-        """The configuration is being read again; `reloaded` must follow."""
+        """The configuration is being reloaded; `reloaded()` must follow."""
         if self._phase is Phase.READY:
             self._phase = Phase.RELOADING
             self._socket.send("RELOADING=1", usec("MONOTONIC_USEC", self._clock.monotonic()), self._status())
 
     def reloaded(self) -> None:
-        """Whatever came of it: the house works on."""
+        """The reload has ended, successfully or not."""
         if self._phase is Phase.RELOADING:
             self._phase = Phase.READY
             self._socket.send("READY=1", self._status())
@@ -83,32 +83,32 @@ class SystemdNotifier(Service):
             self._socket.send("STOPPING=1", self._status(), usec("EXTEND_TIMEOUT_USEC", EXTEND_TIMEOUT_S))
 
     def failed(self, reason: str) -> None:
-        """The house ends because of this: `systemctl status` goes on showing it."""
+        """Show why the daemon ends; `systemctl status` keeps the text."""
         self._socket.send(status_line(reason))
 
     async def run_once(self) -> None:
-        self._tell()
-        await self.sleep(self._every_s)
+        self._report()
+        await self.sleep(self._interval_s)
 
-    def _tell(self) -> None:
-        """Only a house whose loops all make progress is fed to the watchdog, or given more time."""
+    def _report(self) -> None:
+        """Feed the watchdog and extend time-outs only while all services make progress; update the status."""
         stuck = self._health.stale_services()
-        output = [] if stuck else self._signs_of_life()
-        if (shown := self._status()) != self._shown:
-            output.append(shown)
-            self._shown = shown
-        if output:
-            self._socket.send(*output)
-        if stuck and not self._silent:
+        assignments = [] if stuck else self._alive_assignments()
+        if (status := self._status()) != self._last_status:
+            assignments.append(status)
+            self._last_status = status
+        if assignments:
+            self._socket.send(*assignments)
+        if stuck and not self._was_stuck:
             remedy = "the watchdog restarts the daemon; please report this"
             log.critical("services_stuck", services=stuck, remedy=remedy)
-        self._silent = bool(stuck)
+        self._was_stuck = bool(stuck)
 
-    def _signs_of_life(self) -> list[str]:
-        output = ["WATCHDOG=1"] if self._watchdog else []
+    def _alive_assignments(self) -> list[str]:
+        assignments = ["WATCHDOG=1"] if self._watchdog_enabled else []
         if self._phase in {Phase.STARTING, Phase.STOPPING}:
-            output.append(usec("EXTEND_TIMEOUT_USEC", EXTEND_TIMEOUT_S))
-        return output
+            assignments.append(usec("EXTEND_TIMEOUT_USEC", EXTEND_TIMEOUT_S))
+        return assignments
 
     def _status(self) -> str:
-        return status_line(f"{'' if self._phase is Phase.READY else self._phase.value + ' · '}{self._dashboard()}")
+        return status_line(f"{'' if self._phase is Phase.READY else self._phase.value + ' · '}{self._format_status()}")

@@ -1,1 +1,1 @@
-"""Dev: the same house with stores of its own, for people who try it and for tests. Never in production."""
+"""The local environment of `flowstate-daemon dev` and of the tests: embedded Valkey and Postgres, sample users."""

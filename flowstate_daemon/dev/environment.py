@@ -1,6 +1,6 @@
-"""The same house with stores of its own: what `flowstate-daemon dev` opens on a machine that has nothing.
+"""The environment of `flowstate-daemon dev`: a daemon with embedded stores, sample users and an outbox folder.
 
-Valkey and Postgres come out of wheels, the FlowState tables get sample people, and mails are written to a folder.
+It needs nothing else on the machine, and ignores the addresses of real stores in the shell's environment.
 """
 
 from __future__ import annotations
@@ -36,52 +36,6 @@ from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 from flowstate_daemon.redis_client.connection import from_settings
 from flowstate_daemon.scheduler.manual_runs import ManualRuns, RunRequest
 
-POLL_INTERVAL_S = 0.05
-OPEN_STATES = {"planned", "queued"}
-OUTCOME_QUERY = """
-    SELECT kind, state, coalesce(reason, '') AS reason, count(*) AS people
-    FROM flowstate_daemon.scheduled_mails WHERE planned_at >= $1
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleOutcome:
-    """What became of how many slots of one schedule, and why."""
-
-    kind: str
-    state: str
-    recipients: int
-    reason: str = ""
-
-
-async def plan_all(by_hand: ManualRuns, now: datetime) -> None:
-    """Everybody's slots of today, also those that have ended earlier today. Raises Outage."""
-    for name in by_hand.names:
-        await by_hand.run(RunRequest(name, now, force=True))
-
-
-async def wait_for_outcomes(url: str, since: datetime, *, within_s: float) -> list[ScheduleOutcome]:
-    """Wait until all that was planned has ended. Raises TimeoutError."""
-    connection = await asyncpg.connect(url)
-    try:
-        async with asyncio.timeout(within_s):
-            results = await _results(connection, since)
-            while OPEN_STATES.intersection(result.state for result in results):
-                await asyncio.sleep(POLL_INTERVAL_S)  # the ledger writer tells nobody when it has written
-                results = await _results(connection, since)
-    finally:
-        await connection.close()
-    return results
-
-
-async def _results(connection: asyncpg.Connection, since: datetime) -> list[ScheduleOutcome]:
-    return [
-        ScheduleOutcome(row["kind"], row["state"], row["people"], row["reason"])
-        for row in await connection.fetch(OUTCOME_QUERY, since)
-    ]
-
-
 DATABASE = "flowstate"
 SENDER = "FlowState <hello@flowstate.example>"
 RECIPIENT = "ada@flowstate.example"
@@ -95,11 +49,55 @@ PASS_THROUGH_PREFIXES = (
     "FLOWSTATE_SCHEDULE_",
 )
 PRODUCER = "dev/samples"
+POLL_INTERVAL_S = 0.05
+OPEN_STATES = {"planned", "queued"}
+OUTCOME_QUERY = """
+    SELECT kind, state, coalesce(reason, '') AS reason, count(*) AS recipients
+    FROM flowstate_daemon.scheduled_mails WHERE planned_at >= $1
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleOutcome:
+    """How many scheduled emails of one kind have this state and reason."""
+
+    kind: str
+    state: str
+    recipients: int
+    reason: str = ""
+
+
+async def plan_all(manual_runs: ManualRuns, now: datetime) -> None:
+    """Schedule today's emails of every kind, also those already sent today. Raises StoreUnavailableError."""
+    for name in manual_runs.names:
+        await manual_runs.run(RunRequest(name, now, force=True))
+
+
+async def wait_for_outcomes(url: str, since: datetime, *, within_s: float) -> list[ScheduleOutcome]:
+    """Wait until every email planned after `since` has an outcome. Raises TimeoutError."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(within_s):
+            outcomes = await _read_outcomes(connection, since)
+            while OPEN_STATES.intersection(outcome.state for outcome in outcomes):
+                await asyncio.sleep(POLL_INTERVAL_S)  # the ledger writer sends no notification
+                outcomes = await _read_outcomes(connection, since)
+    finally:
+        await connection.close()
+    return outcomes
+
+
+async def _read_outcomes(connection: asyncpg.Connection, since: datetime) -> list[ScheduleOutcome]:
+    return [
+        ScheduleOutcome(row["kind"], row["state"], row["recipients"], row["reason"])
+        for row in await connection.fetch(OUTCOME_QUERY, since)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """What became of one sample mail: Bull's state, the file in the outbox, or the reason why there is none."""
+    """The result of one sample email: Bull's state, and the file in the outbox or the reason why there is none."""
 
     kind: str
     state: str
@@ -108,63 +106,63 @@ class SampleResult:
 
 
 class DevEnvironment:
-    """Both stores, the tables, the people, and one daemon on top; `async with` opens and closes it all."""
+    """Both stores, the application's tables with sample users, and one daemon; `async with` starts and stops them."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        """`environ` may set anything but the addresses of the stores, which are our own."""
+        """Of `environ`, only variables with one of PASS_THROUGH_PREFIXES apply, and the sender's address."""
         self.folder = folder.resolve()
         self.outbox = self.folder / "outbox"
         self.api_token = environ.get("FLOWSTATE_HTTP_API_TOKEN") or secrets.token_urlsafe(32)
         self._environ = environ
         self._clock = Clock()
-        self._opened = AsyncExitStack()
-        self._daemon: asyncio.Task[None] | None = None
+        self._exit_stack = AsyncExitStack()
+        self._daemon_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Raises ConfigError when the folder cannot be used, or another house is open in it; Outage."""
-        async with AsyncExitStack() as opening:
-            opening.enter_context(lock_folder(self.folder))
+        """Raises ConfigError when the folder is unusable or another environment uses it; StoreUnavailableError."""
+        async with AsyncExitStack() as stack:
+            stack.enter_context(lock_folder(self.folder))
             valkey = EmbeddedValkey(self.folder / "valkey", appendonly=True)
             postgres = EmbeddedPostgres(self.folder / "postgres")
-            await opening.enter_async_context(valkey)
-            await opening.enter_async_context(postgres)
-            self._opened_at = self._clock.now()
-            self.recipients = await seed_database(postgres.url(), DATABASE, self._opened_at)
+            await stack.enter_async_context(valkey)
+            await stack.enter_async_context(postgres)
+            self._started_at = self._clock.now()
+            self.user_count = await seed_database(postgres.url(), DATABASE, self._started_at)
             self.database_url = postgres.url(DATABASE)
-            self.config = self._configured(valkey.url, self.database_url)
+            self.config = self._load_config(valkey.url, self.database_url)
             self.daemon = Daemon(self.config, self._clock)
-            self._opened = opening.pop_all()
-        self._daemon = asyncio.create_task(self.daemon.run(), name="daemon")
+            self._exit_stack = stack.pop_all()
+        self._daemon_task = asyncio.create_task(self.daemon.run(), name="daemon")
         return self
 
-    def _configured(self, redis_url: str, database_url: str) -> Config:
-        # Under the names that win over all others: a shell may hold the addresses of real stores and a real key.
-        own = {
+    def _load_config(self, redis_url: str, database_url: str) -> Config:
+        # These names take precedence over all others: the shell may contain addresses of real stores and a real key.
+        fixed = {
             "FLOWSTATE_REDIS_URL": redis_url,
             "FLOWSTATE_DATABASE_URL": database_url,
             "FLOWSTATE_OUTBOX_FOLDER": str(self.outbox),
             "FLOWSTATE_MAIL_FROM_ADDRESS": self._environ.get("RESEND_FROM_EMAIL", SENDER),
         }
-        other = {name: self._environ[name] for name in self._environ if name.startswith(PASS_THROUGH_PREFIXES)}
-        port = other.setdefault("FLOWSTATE_HTTP_PORT", str(free_port_near(HTTP_PORT)))
-        doors = {"FLOWSTATE_HTTP_API_TOKEN": self.api_token, "FLOWSTATE_HTTP_LINK_SECRET": secrets.token_hex(32)}
+        passed = {name: self._environ[name] for name in self._environ if name.startswith(PASS_THROUGH_PREFIXES)}
+        port = passed.setdefault("FLOWSTATE_HTTP_PORT", str(free_port_near(HTTP_PORT)))
+        defaults = {"FLOWSTATE_HTTP_API_TOKEN": self.api_token, "FLOWSTATE_HTTP_LINK_SECRET": secrets.token_hex(32)}
         if port != "0":
-            doors["FLOWSTATE_HTTP_PUBLIC_URL"] = f"http://{LOOPBACK}:{port}"
-        return load({**doors, **other, **own}, sending=True)
+            defaults["FLOWSTATE_HTTP_PUBLIC_URL"] = f"http://{LOOPBACK}:{port}"
+        return load({**defaults, **passed, **fixed}, sending=True)
 
     async def __aexit__(
         self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             self.daemon.components.worker.stop()
-            if self._daemon is not None:
-                await self._daemon
+            if self._daemon_task is not None:
+                await self._daemon_task
         finally:
-            await self._opened.aclose()
+            await self._exit_stack.aclose()
 
     async def send_samples(self) -> list[SampleResult]:
-        """Enqueue one mail of each kind and wait for its end. Raises TimeoutError, Outage."""
-        # A connection of its own: the daemon's one subscriber is the daemon's.
+        """Enqueue one email of each kind and wait for the results. Raises TimeoutError and StoreUnavailableError."""
+        # A separate connection: the daemon's connection has one subscriber, which the daemon uses.
         connection = from_settings(self.config.redis, client_name="dev")
         keys, queue = self.daemon.components.keys, self.config.queue
         producer = MailProducer(
@@ -174,57 +172,57 @@ class DevEnvironment:
         )
         contexts = preview_contexts(self.config.mail.frontend_url)
         try:
-            async with JobWaiter(connection, keys) as watch:
-                orders = [NewMail(kind, RECIPIENT, context) for kind, context in contexts.items()]
-                added = await producer.enqueue_many(orders)
-                ends = [await watch.wait(job.id, SAMPLE_TIMEOUT_S) for job in added]
+            async with JobWaiter(connection, keys) as waiter:
+                mails = [NewMail(kind, RECIPIENT, context) for kind, context in contexts.items()]
+                added = await producer.enqueue_many(mails)
+                finished = [await waiter.wait(job.id, SAMPLE_TIMEOUT_S) for job in added]
         finally:
             await connection.close()
-        return [self._output(kind, end) for kind, end in zip(contexts, ends, strict=True)]
+        return [self._sample_result(kind, job) for kind, job in zip(contexts, finished, strict=True)]
 
     async def run_schedules(self) -> list[ScheduleOutcome]:
-        """Send the sample people all that is due; the daemon must be at work. Raises TimeoutError, Outage."""
-        built, now = self.daemon.components, self._clock.now()
-        if built.pool is None or built.scheduler is None:
+        """Send everything that is due to the sample users. Raises TimeoutError and StoreUnavailableError."""
+        components, now = self.daemon.components, self._clock.now()
+        if components.pool is None or components.scheduler is None:
             return []
-        await plan_all(build_manual_runs(self.config, built.pool, self._clock), now)
-        built.scheduler.enqueuer.wake.set()
-        return await wait_for_outcomes(self.database_url, self._opened_at, within_s=SAMPLE_TIMEOUT_S)
+        await plan_all(build_manual_runs(self.config, components.pool, self._clock), now)
+        components.scheduler.enqueuer.wake.set()
+        return await wait_for_outcomes(self.database_url, self._started_at, within_s=SAMPLE_TIMEOUT_S)
 
-    def _output(self, kind: str, end: FinishedJob) -> SampleResult:
-        if end.state != "completed" or end.returnvalue is None:
-            return SampleResult(kind, end.state, reason=end.reason or "")
-        provider_id = msgspec.json.decode(end.returnvalue)["id"]
-        return SampleResult(kind, end.state, Outbox(self.outbox).path(provider_id).name)
+    def _sample_result(self, kind: str, job: FinishedJob) -> SampleResult:
+        if job.state != "completed" or job.returnvalue is None:
+            return SampleResult(kind, job.state, reason=job.reason or "")
+        provider_id = msgspec.json.decode(job.returnvalue)["id"]
+        return SampleResult(kind, job.state, Outbox(self.outbox).path(provider_id).name)
 
     async def wait_until_stopped(self) -> None:
-        """Stay open until a signal ends the daemon. Raises what ended it otherwise."""
-        if self._daemon is not None:
-            await self._daemon
+        """Wait until a signal stops the daemon. Raises the error that stopped it otherwise."""
+        if self._daemon_task is not None:
+            await self._daemon_task
 
 
-def free_port_near(request: int) -> int:
-    """The port wished for, or 0 for any free one when somebody has it already."""
+def free_port_near(preferred: int) -> int:
+    """The preferred port, or 0 (any free port) when it is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, request))
+            probe.bind((LOOPBACK, preferred))
         except OSError:
             return 0
-    return request
+    return preferred
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, and for one house alone: two Valkeys on the same files would spoil them.
+    """Create the folder and lock it: two Valkeys that use the same files would corrupt them.
 
-    Raises ConfigError. The lock ends with the process, also by kill -9.
+    Raises ConfigError. The lock ends with the process, also after kill -9.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise ConfigError([f"{folder}: {error.strerror}; name another folder with --folder"]) from error
+        raise ConfigError([f"{folder}: {error.strerror}; choose another folder with --folder"]) from error
     try:
         _acquire_lock(lock, folder)
         yield
@@ -236,5 +234,5 @@ def _acquire_lock(lock: int, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        remedy = "close that one with Ctrl-C, or name another folder with --folder"
-        raise ConfigError([f"{folder}: another `flowstate-daemon dev` has this folder open: {remedy}"]) from error
+        remedy = "stop it with Ctrl-C, or choose another folder with --folder"
+        raise ConfigError([f"{folder}: another `flowstate-daemon dev` uses this folder: {remedy}"]) from error

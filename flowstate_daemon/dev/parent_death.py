@@ -1,8 +1,8 @@
-"""Runs a command on a leash: when the process that started it dies, however it dies, it gets a signal.
+"""Runs a command that gets a signal when its parent process dies, for whatever reason.
 
-A script, started by `child.py` as `python -I -S leash.py SIGNAL PARENT UID:GID COMMAND...`: it gives up root
-if asked to, binds itself to its parent and becomes the command. In a fresh process this is safe;
-between fork and exec of a process with threads it would not be. Knows the standard library only.
+A script, started by `process.py` as `python -I -S parent_death.py SIGNAL PARENT UID:GID COMMAND...`. It drops root if
+requested, sets the parent-death signal, and executes the command. In a new process this is safe; between fork and exec
+of a process with threads it would not be. It uses the standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def drop_privileges(owner: str) -> None:
-    """Become `uid:gid`; an empty `owner` changes nothing."""
+    """Switch to `uid:gid`; an empty `owner` changes nothing."""
     if owner:
         uid, gid = map(int, owner.split(":"))
         os.setgroups([])
@@ -24,19 +24,19 @@ def drop_privileges(owner: str) -> None:
 
 
 def set_parent_death_signal(signal: int, parent: int) -> None:
-    """Ask the kernel for the signal. Only Linux has it: elsewhere the command may outlive us."""
+    """Request the signal from the kernel. Only Linux supports it; elsewhere the command may outlive its parent."""
     if sys.platform != "linux":
         return
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) was refused")
-    if os.getppid() != parent:  # it died before the kernel knew of the wish
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # the parent died before the call
         raise SystemExit(0)
 
 
 def main(signal: str, parent: str, owner: str, *command: str) -> None:
-    drop_privileges(owner)  # first: a change of user wipes the wish out
+    drop_privileges(owner)  # first, because a change of user clears the parent-death signal
     set_parent_death_signal(int(signal), int(parent))
-    os.execv(command[0], command)  # noqa: S606 -- becoming another program is the point, no shell wanted
+    os.execv(command[0], command)  # noqa: S606 - the command replaces this process, without a shell
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""One server process of ours: started on a parent_death, waited for until it answers, stopped or killed.
+"""A server process: started with a parent-death signal, awaited until it responds, stopped or killed.
 
-`embedded.py` builds the two stores on it. What the server prints goes to a log file, whose last
-lines are part of the error when it does not come up.
+Its output goes to a log file. When it does not start, the error contains the last lines of that file.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ TAIL_LINES = 8
 
 
 class ManagedProcess:
-    """A server process. `last_signal` is what asks it to end in order: by us, or by our death."""
+    """A server process. `last_signal` asks it to shut down; it also gets this signal when we die."""
 
     def __init__(self, name: str, folder: Path, *, last_signal: Signals, owner: str = "") -> None:
         self.name = name
@@ -37,23 +36,23 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id while the server runs."""
+        """The process id while the server is running."""
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process else None
 
     def argv(self, command: Sequence[str]) -> list[str]:
-        """The command, on its parent_death."""
-        bond = [str(self._last_signal.value), str(os.getpid()), self._owner]
-        return [sys.executable, "-I", "-S", parent_death.__file__, *bond, *command]
+        """The command, wrapped in `parent_death.py`."""
+        options = [str(self._last_signal.value), str(os.getpid()), self._owner]
+        return [sys.executable, "-I", "-S", parent_death.__file__, *options, *command]
 
-    async def start(self, command: Sequence[str], answers: Callable[[], Awaitable[bool]]) -> None:
-        """Start and wait until the server answers. Raises Outage with the server's last words."""
+    async def start(self, command: Sequence[str], responds: Callable[[], Awaitable[bool]]) -> None:
+        """Start, and wait until the server responds. Raises StoreUnavailableError with the end of its log."""
         if self.pid is not None:
-            raise StoreUnavailableError(f"{self.name} runs already")
+            raise StoreUnavailableError(f"{self.name} is already running")
         self._process = await self._spawn(command)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                while not await answers():
+                while not await responds():
                     if self.pid is None:
                         raise StoreUnavailableError(
                             f"{self.name} did not start; its log ends with:\n{self.output_tail()}"
@@ -61,7 +60,7 @@ class ManagedProcess:
                     await asyncio.sleep(PROBE_INTERVAL_S)
         except TimeoutError:
             raise StoreUnavailableError(
-                f"{self.name} does not answer after {START_TIMEOUT_S:g} s; its log: {self.log}"
+                f"{self.name} did not respond within {START_TIMEOUT_S:g} s; its log: {self.log}"
             ) from None
         finally:
             if sys.exc_info()[0] is not None:
@@ -75,11 +74,11 @@ class ManagedProcess:
                 stdout=log,
                 stderr=STDOUT,
                 cwd=self.folder,
-                start_new_session=True,  # Ctrl-C belongs to us: the stores end after those who use them
+                start_new_session=True,  # Ctrl-C must not reach the stores: they stop after the daemon
             )
 
     async def run_to_completion(self, command: Sequence[str]) -> None:
-        """Run a command of the same owner to its end. Raises Outage when it fails."""
+        """Run a command as the same owner to completion. Raises StoreUnavailableError when it fails."""
         process = await self._spawn(command)
         if await process.wait():
             raise StoreUnavailableError(f"{Path(command[0]).name} failed; its log ends with:\n{self.output_tail()}")
@@ -96,18 +95,18 @@ class ManagedProcess:
             await self.kill()
 
     async def kill(self) -> None:
-        """End it and its own children by SIGKILL: no goodbye, no last save."""
+        """Kill the server and its children with SIGKILL."""
         if self._process is None or self.pid is None:
             return
-        family = children_of(self.pid)
+        children = children_of(self.pid)
         self._process.kill()
         await self._process.wait()
-        # A server that starts while the children of its last life linger refuses the folder.
-        for pid in family:
+        # PostgreSQL refuses to start while children of the previous process still use the folder.
+        for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, Signals.SIGKILL)
         async with asyncio.timeout(STOP_TIMEOUT_S):
-            while any(map(is_running, family)):  # noqa: ASYNC110 -- nobody tells us of the end of somebody else's child
+            while any(map(is_running, children)):  # noqa: ASYNC110 - no notification exists for the end of another process' child
                 await asyncio.sleep(PROBE_INTERVAL_S)
 
     def output_tail(self) -> str:
@@ -115,7 +114,7 @@ class ManagedProcess:
 
 
 def children_of(pid: int) -> list[int]:
-    """The children of a process, where the kernel tells; none elsewhere."""
+    """The child processes of a process; empty where /proc does not list them."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
@@ -123,7 +122,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process runs: one that only waits to be buried does not."""
+    """Whether a process is running; a zombie is not."""
     try:
         return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,6 +1,6 @@
-"""Sample people and what they have to do, as plain data: each is there for a reason that a mail may have.
+"""Sample users with their tasks and focus sessions, as plain data. Each covers a case of the scheduled emails.
 
-`seed.py` writes them into the embedded database. Pure; days are counted from each person's own today.
+`seed.py` writes them into the embedded database. Days are counted from today in each user's time zone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEFAULT_ZONE = "Europe/Paris"
 
 @dataclass(frozen=True, slots=True)
 class SampleTask:
-    """A task due `due_in` days from today (None: whenever), `minutes` long, of a project of the same person."""
+    """A task due `due_in` days from today (None: no due date), `minutes` long, in a project of the same user."""
 
     title: str
     due_in: int | None = None
@@ -27,7 +27,7 @@ class SampleTask:
 
 @dataclass(frozen=True, slots=True)
 class SampleSession:
-    """A focus session `days_ago`; without `actual` minutes it was planned for, but never ended."""
+    """A focus session `days_ago`; without `actual` minutes it was started but never finished."""
 
     days_ago: int
     task: str | None = None
@@ -38,7 +38,7 @@ class SampleSession:
 
 @dataclass(frozen=True, slots=True)
 class SampleUser:
-    """Somebody with tasks and sessions; `zone` is where their days begin, whatever their preferences say."""
+    """A user with tasks and sessions. `zone` is the effective time zone, whatever the preferences contain."""
 
     name: str
     full_name: str | None
@@ -53,7 +53,7 @@ class SampleUser:
 
 
 def preferences(zone: str, language: str, **notifications: bool) -> dict[str, Any]:
-    """Preferences in the application's form; a notification not named is wanted."""
+    """Preferences in the application's format; a notification that is not listed is enabled."""
     return {"timezone": zone, "language": language, "notifications": notifications}
 
 
@@ -113,14 +113,14 @@ SAMPLE_USERS: Sequence[SampleUser] = (
         zone="Pacific/Auckland",
         tasks=(SampleTask("Book the ferry", due_in=1), SampleTask("Pay the rates", due_in=-2)),
     ),
-    # Who says nothing gets the house's zone and language.
+    # Without preferences, the default time zone and language apply.
     SampleUser("emil", None, None, tasks=DUE_TASKS, sessions=(SampleSession(1, actual=25),)),
-    # Preferences that no version of the application should have written.
+    # Invalid preferences, which no version of the application should write.
     SampleUser(
         "fatou", "Fatou Sow", {"timezone": "Mars/Olympus", "language": 7, "notifications": ["no"]}, tasks=DUE_TASKS
     ),
     SampleUser("oops", "Oda Opsahl", "not an object", tasks=DUE_TASKS),
-    # Whose text would be markup, a header or a format if somebody trusted it.
+    # Texts that look like markup, headers or format strings.
     SampleUser(
         "zoe",
         '<b>Zoé</b> "O\'Hara" & Söhne',
@@ -130,7 +130,7 @@ SAMPLE_USERS: Sequence[SampleUser] = (
             SampleTask("Zeile eins\r\nBcc: x", due_in=-1),
         ),
     ),
-    # Those who must get nothing of what is scheduled.
+    # Users who must get no scheduled emails.
     SampleUser(
         "gita",
         "Gita Rao",

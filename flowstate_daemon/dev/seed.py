@@ -1,7 +1,7 @@
-"""Fills an embedded database: the application's tables, and the sample people of `people.py`.
+"""Creates the application's tables in an embedded database, and the sample users of `sample_data.py`.
 
-`flowstate-daemon dev` and the tests call it. The same `now` always writes the same rows. It replaces its own people
-and touches nobody else's, so that seeding twice, or by mistake somewhere else, does no harm.
+The same `now` always writes the same rows. Only the sample users' own rows are replaced, so running it twice, or on
+the wrong database, does no harm.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def email_of(name: str) -> str:
     return f"{name}@{DOMAIN}"
 
 
-def stable_id(*place: object) -> str:
-    """The id of a row: the same on every machine."""
-    return str(uuid5(NAMESPACE_URL, "/".join((DOMAIN, *map(str, place)))))
+def stable_id(*path: object) -> str:
+    """The id of a row, the same on every machine."""
+    return str(uuid5(NAMESPACE_URL, "/".join((DOMAIN, *map(str, path)))))
 
 
 async def seed_database(server: str, database: str, now: datetime) -> int:
-    """Make the database on the server unless it is there, and its tables and people. Returns how many people."""
+    """Create the database if missing, its tables and the sample users; returns the number of users."""
     async with _connected(server) as connection:
         if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
             await connection.execute(f'CREATE DATABASE "{database}"')
@@ -58,50 +58,50 @@ async def seed_database(server: str, database: str, now: datetime) -> int:
 
 
 async def create_tables(url: str) -> None:
-    """Make the application's tables where they are missing."""
+    """Create the application's tables that are missing."""
     statements = files(__package__).joinpath("flowstate_tables.sql").read_text(encoding="utf-8")
     async with _connected(url) as connection:
         await connection.execute(statements)
 
 
-async def add_users(url: str, now: datetime, recipients: Sequence[SampleUser] = SAMPLE_USERS) -> None:
-    """Write the people as of `now`, in place of what an earlier call wrote about them."""
+async def add_users(url: str, now: datetime, users: Sequence[SampleUser] = SAMPLE_USERS) -> None:
+    """Write the users as of `now`, replacing what an earlier call wrote about them."""
     rows: dict[str, list[Row]] = {table: [] for table in COLUMNS}
-    for recipient in recipients:
-        for table, written in user_rows(recipient, now).items():
-            rows[table].extend(written)
+    for user in users:
+        for table, user_table_rows in user_rows(user, now).items():
+            rows[table].extend(user_table_rows)
     async with _connected(url) as connection, connection.transaction():
         await connection.execute("DELETE FROM users WHERE id = ANY($1)", [row[0] for row in rows["users"]])
         for table, columns in COLUMNS.items():
             await connection.copy_records_to_table(table, columns=columns.split(), records=rows[table])
 
 
-def user_rows(recipient: SampleUser, now: datetime) -> dict[str, Iterable[Row]]:
-    """All that is stored about one person. Pure."""
+def user_rows(user: SampleUser, now: datetime) -> dict[str, Iterable[Row]]:
+    """All rows of one user, by table. Pure."""
     return {
-        "users": [_user(recipient, _utc(now))],
-        "projects": _projects(recipient, now),
-        "project_members": _memberships(recipient, now),
-        "goals": _goals(recipient, now),
-        "habits": _habits(recipient, now),
-        "tasks": _tasks(recipient, now),
-        "focus_sessions": _sessions(recipient, now),
+        "users": [_user(user, _utc(now))],
+        "projects": _projects(user, now),
+        "project_members": _memberships(user, now),
+        "goals": _goals(user, now),
+        "habits": _habits(user, now),
+        "tasks": _tasks(user, now),
+        "focus_sessions": _sessions(user, now),
     }
 
 
-def _user(recipient: SampleUser, now: datetime) -> Row:
-    preferences = None if recipient.preferences is None else json.dumps(recipient.preferences)
-    joined, left = now - timedelta(days=90), now - timedelta(days=1) if recipient.deleted else None
-    key, address = stable_id(recipient.name), email_of(recipient.name)
-    return key, address, "no password", recipient.full_name, recipient.verified, preferences, joined, now, left
+def _user(user: SampleUser, now: datetime) -> Row:
+    preferences = None if user.preferences is None else json.dumps(user.preferences)
+    joined, deleted_at = now - timedelta(days=90), now - timedelta(days=1) if user.deleted else None
+    key, address = stable_id(user.name), email_of(user.name)
+    return key, address, "no password", user.full_name, user.verified, preferences, joined, now, deleted_at
 
 
-def _projects(recipient: SampleUser, now: datetime) -> Iterable[Row]:
-    at, deadline = _utc(now), _local(recipient, now, 30, DUE_TIME)
-    for name in recipient.projects:
+def _projects(user: SampleUser, now: datetime) -> Iterable[Row]:
+    at, deadline = _utc(now), _local(user, now, 30, DUE_TIME)
+    for name in user.projects:
         yield (
-            stable_id(recipient.name, "project", name),
-            stable_id(recipient.name),
+            stable_id(user.name, "project", name),
+            stable_id(user.name),
             name,
             f"About {name}",
             deadline,
@@ -111,25 +111,25 @@ def _projects(recipient: SampleUser, now: datetime) -> Iterable[Row]:
         )
 
 
-def _memberships(recipient: SampleUser, now: datetime) -> Iterable[Row]:
-    for name in recipient.projects:
-        project = stable_id(recipient.name, "project", name)
-        yield stable_id(recipient.name, "member", name), project, stable_id(recipient.name), "owner", _utc(now)
+def _memberships(user: SampleUser, now: datetime) -> Iterable[Row]:
+    for name in user.projects:
+        project = stable_id(user.name, "project", name)
+        yield stable_id(user.name, "member", name), project, stable_id(user.name), "owner", _utc(now)
 
 
-def _goals(recipient: SampleUser, now: datetime) -> Iterable[Row]:
-    at, target = _utc(now), _local(recipient, now, 60, DUE_TIME)
-    for name in recipient.projects:
-        owner, project = stable_id(recipient.name), stable_id(recipient.name, "project", name)
-        yield stable_id(recipient.name, "goal", name), owner, project, f"Finish {name}", "project", target, 0.5, at, at
+def _goals(user: SampleUser, now: datetime) -> Iterable[Row]:
+    at, target = _utc(now), _local(user, now, 60, DUE_TIME)
+    for name in user.projects:
+        owner, project = stable_id(user.name), stable_id(user.name, "project", name)
+        yield stable_id(user.name, "goal", name), owner, project, f"Finish {name}", "project", target, 0.5, at, at
 
 
-def _habits(recipient: SampleUser, now: datetime) -> Iterable[Row]:
+def _habits(user: SampleUser, now: datetime) -> Iterable[Row]:
     at, schedule = _utc(now), json.dumps({"days": WEEKDAYS, "time": "07:30"})
-    for name, streak in (recipient.habits or {}).items():
+    for name, streak in (user.habits or {}).items():
         yield (
-            stable_id(recipient.name, "habit", name),
-            stable_id(recipient.name),
+            stable_id(user.name, "habit", name),
+            stable_id(user.name),
             None,
             name,
             schedule,
@@ -140,37 +140,37 @@ def _habits(recipient: SampleUser, now: datetime) -> Iterable[Row]:
         )
 
 
-def _tasks(recipient: SampleUser, now: datetime) -> Iterable[Row]:
+def _tasks(user: SampleUser, now: datetime) -> Iterable[Row]:
     at = _utc(now)
-    for task in recipient.tasks:
-        due = None if task.due_in is None else _local(recipient, now, task.due_in, DUE_TIME)
-        project = stable_id(recipient.name, "project", task.project) if task.project else None
-        key, owner, gone = (
-            stable_id(recipient.name, "task", task.title),
-            stable_id(recipient.name),
+    for task in user.tasks:
+        due = None if task.due_in is None else _local(user, now, task.due_in, DUE_TIME)
+        project = stable_id(user.name, "project", task.project) if task.project else None
+        key, owner, deleted_at = (
+            stable_id(user.name, "task", task.title),
+            stable_id(user.name),
             at if task.deleted else None,
         )
         tags = [task.project.lower()] if task.project else []
-        yield key, owner, task.title, task.done, due, task.priority, tags, at, at, gone, project, task.minutes
+        yield key, owner, task.title, task.done, due, task.priority, tags, at, at, deleted_at, project, task.minutes
 
 
-def _sessions(recipient: SampleUser, now: datetime) -> Iterable[Row]:
-    for number, session in enumerate(recipient.sessions):
-        start = _local(recipient, now, -session.days_ago, FOCUS_TIME)
+def _sessions(user: SampleUser, now: datetime) -> Iterable[Row]:
+    for number, session in enumerate(user.sessions):
+        start = _local(user, now, -session.days_ago, FOCUS_TIME)
         end = None if session.actual is None else start + timedelta(minutes=session.actual)
-        key, owner = stable_id(recipient.name, "session", number), stable_id(recipient.name)
-        task = stable_id(recipient.name, "task", session.task) if session.task else None
+        key, owner = stable_id(user.name, "session", number), stable_id(user.name)
+        task = stable_id(user.name, "task", session.task) if session.task else None
         yield key, owner, task, session.planned, session.actual, start, end, session.rating, start
 
 
 def _utc(instant: datetime) -> datetime:
-    """As the application stores it: UTC without a zone."""
+    """UTC without a time zone, as the application stores it."""
     return instant.astimezone(UTC).replace(tzinfo=None)
 
 
-def _local(recipient: SampleUser, now: datetime, days: int, at: time) -> datetime:
-    """A time of the day where the person lives, `days` from their today."""
-    zone = ZoneInfo(recipient.zone)
+def _local(user: SampleUser, now: datetime, days: int, at: time) -> datetime:
+    """A time of day in the user's time zone, `days` from today there."""
+    zone = ZoneInfo(user.zone)
     day = now.astimezone(zone).date() + timedelta(days=days)
     return _utc(datetime.combine(day, at, zone))
 

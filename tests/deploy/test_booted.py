@@ -108,7 +108,7 @@ async def test_a_stop_waits_for_the_mail_under_way(
     await enqueue(connection, keys, 1)
     await eventually(lambda: asked(provider), "a request under way")
     stopping = asyncio.create_task(unit.ctl("stop"))
-    await unit.until("StatusText", lambda text: text.startswith("stopping") and "1 in hand" in text)
+    await unit.until("StatusText", lambda text: text.startswith("stopping") and "1 in flight" in text)
     await asyncio.sleep(6)  # twice as long as systemd would wait by itself
     assert not stopping.done()
     provider.release()

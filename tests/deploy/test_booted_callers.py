@@ -85,7 +85,7 @@ async def test_two_instances_share_the_work(
     provider.hold()
     await enqueue(connection, Keys(settings["FLOWSTATE_QUEUE_PREFIX"], "email"), 2)
     for one in both:
-        await one.until("StatusText", lambda text: "1 in hand" in text)
+        await one.until("StatusText", lambda text: "1 in flight" in text)
     provider.release()
     await sent(provider, 2)
     assert len(provider.accepted) == 2

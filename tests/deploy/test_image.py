@@ -106,7 +106,7 @@ async def test_it_writes_every_mail_as_its_source_does(image: str, tmp_path: Pat
     here, there = tmp_path / "here", tmp_path / "there"
     there.mkdir()
     there.chmod(0o777)
-    text = ("mail", "preview", "--folder")
+    text = ("mail", "preview", "--output")
     program = Path(sys.executable).with_name("flowstate-daemon")
     code, _, complained = await called(program, *text, here)
     assert code == 0, complained

@@ -130,7 +130,7 @@ async def test_the_suppression_list_is_kept_by_hand(type_: Type) -> None:
     added = await type_("suppression", "add", "Eva@bücher.example", "--note", "asked by phone", "--json")
     assert added.document["added"] is True
     again = await type_("suppression", "add", "eva@bücher.example")
-    assert again.out.strip().endswith("as it was before")
+    assert again.out.strip().endswith("as before")
     await type_("suppression", "add", "bob@example.org", "--reason", "bounced")
     (bob, eva) = (await type_("suppression", "list", "--json")).document
     assert (bob["address"], bob["reason"]) == ("bob@example.org", "bounced")

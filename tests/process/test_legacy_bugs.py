@@ -108,7 +108,7 @@ async def test_10_without_redis_mails_were_sent_from_within_the_request(
         *command, env={**daemon._environment, "REDIS_URL": url}, stdout=PIPE, stderr=PIPE
     )
     out, _ = await process.communicate()
-    assert (process.returncode, json.loads(out)["error"]) == (69, "a store is unreachable")
+    assert (process.returncode, json.loads(out)["error"]) == (69, "a datastore is unreachable")
     assert provider.requests == Counter()
 
 

@@ -119,7 +119,7 @@ async def test_a_drain_asks_for_the_time_it_needs(
         await systemd.until("STOPPING", "1")
         drained = [scheduled_mail.name for scheduled_mail in await systemd.for_s(1.5 * WATCHDOG_S)]
         assert drained.count("EXTEND_TIMEOUT_USEC") >= 2
-        assert "1 in hand" in systemd.said("STATUS")[-1]
+        assert "1 in flight" in systemd.said("STATUS")[-1]
         provider.release()
         assert await daemon.ended() == 0
     assert len(provider.accepted) == 1
@@ -137,7 +137,7 @@ async def test_the_status_is_a_dashboard(
     await enqueue(connection, keys, 3)
     async with make_daemon(**supervised(systemd, FLOWSTATE_QUEUE_CONCURRENCY="1")):
         await eventually(lambda: _output(systemd, "2 waiting · oldest"), "what waits")
-        assert "1 in hand" in systemd.said("STATUS")[-1]
+        assert "1 in flight" in systemd.said("STATUS")[-1]
         provider.release()
         await eventually(lambda: _output(systemd, " 0 waiting"), "nothing waits", within_s=30)
     assert "person-" not in "".join(systemd.said("STATUS"))
@@ -212,4 +212,4 @@ async def test_a_daemon_whose_port_is_taken_says_so_to_systemd(
         async with daemon:
             assert await daemon.ended() == 78
     await systemd.for_s(0.2)
-    assert "another program listens there" in systemd.said("STATUS")[-1]
+    assert "another program uses this port" in systemd.said("STATUS")[-1]

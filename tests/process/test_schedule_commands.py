@@ -53,8 +53,8 @@ async def test_a_calendar_that_is_off_can_be_rehearsed_but_not_run(database_url:
     await typed("migrate", **off)
     assert "1 would be sent" in (await typed("schedule", "run", "task-reminder", "--dry-run", **off)).out
     said = await typed("schedule", "run", "task-reminder", **off)
-    assert (said.code, "the calendar is off" in said.err) == (78, True)
-    assert "the calendar is off" in (await typed("schedule", "list", **off)).out
+    assert (said.code, "schedules are disabled" in said.err) == (78, True)
+    assert "schedules are disabled" in (await typed("schedule", "list", **off)).out
     assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 0
 
 

@@ -22,7 +22,7 @@ from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.bootstrap import Dependencies, SchedulerComponents
+from flowstate_daemon.daemon.bootstrap import SchedulerComponents, build_scheduler
 from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
@@ -150,10 +150,11 @@ class SchedulerDatabase:
         environ = {f"FLOWSTATE_SCHEDULE_{name}".upper(): value for name, value in settings.items()}
         config = load({**environ, "FRONTEND_URL": "https://flowstate.example"})
         bull = BullQueue(self.connection, self.keys, self.clock, token=f"harness/{uuid4().hex}")
-        dependencies = Dependencies(AppDatabase(self.pool, self.schema), self.connection, self.keys, bull)
+        journal = Journal(self.connection, self.keys)
         context = ServiceContext(HealthRegistry(self.clock), Metrics(KINDS), self.clock)
-        fake_worker = FakeWorker(bull, Journal(self.connection, self.keys), self.pool, self.keys, self.clock)
-        return SchedulerHarness(SchedulerComponents(config, dependencies, context), fake_worker, self.clock, self.pool)
+        scheduler = build_scheduler(config, AppDatabase(self.pool, self.schema), bull, journal, context)
+        fake_worker = FakeWorker(bull, journal, self.pool, self.keys, self.clock)
+        return SchedulerHarness(scheduler, fake_worker, self.clock, self.pool)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What `check` says of this machine: links, the HTTP port, the outbox folder."""
+"""Checks of the configuration and this machine: links, mode, the HTTP port, the outbox folder."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from flowstate_daemon.cli.check.result import CheckResult, fail, ok, warn
+from flowstate_daemon.cli.health import LOOPBACK_FOR, health_url
 from flowstate_daemon.config.loader import Config
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-LOOPBACK_FOR = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- read, not bound: where to knock instead
 CONNECT_TIMEOUT_S = 3.0
 
 
 async def check_host(config: Config) -> list[CheckResult]:
-    """Everything that can be seen from here."""
-    found = [evaluate_links(config), evaluate_mode(config), await _port(config)]
+    """All checks that need no other machine."""
+    results = [evaluate_links(config), evaluate_mode(config), await _check_port(config)]
     if config.resend.api_key is None:
-        found.append(await asyncio.to_thread(evaluate_outbox_folder, config.outbox.folder))
-    return found
+        results.append(await asyncio.to_thread(evaluate_outbox_folder, config.outbox.folder))
+    return results
 
 
 def evaluate_links(config: Config) -> CheckResult:
-    """A configuration without mistakes may still send links that work on the developer's machine only. Pure."""
+    """Warn when real emails would contain links to localhost. Pure."""
     host = urlsplit(config.mail.frontend_url).hostname
     if config.resend.api_key is not None and host in LOCAL_HOSTS:
-        text = f"links in real mails will lead to {config.mail.frontend_url}"
-        return warn("configuration", text, "set FRONTEND_URL to where people reach FlowState")
-    return ok("configuration", "complete")
+        text = f"links in emails point to {config.mail.frontend_url}"
+        return warn("configuration", text, "set FRONTEND_URL to the public address of FlowState")
+    return ok("configuration", "valid")
 
 
 def evaluate_mode(config: Config) -> CheckResult:
-    """Nobody should wonder why no mail leaves. Pure."""
+    """Warn in shadow mode, which sends no emails. Pure."""
     if config.queue.mode == "shadow":
-        text = "shadow: looks on beside another worker, sends nothing, claims nothing, runs no schedules"
-        return warn("mode", text, "docs/takeover.md tells what to look at; FLOWSTATE_MODE=send when it is time")
+        text = "shadow: observes another worker, sends nothing, claims nothing, runs no schedules"
+        return warn("mode", text, "see docs/takeover.md; set FLOWSTATE_MODE=send to send emails")
     return ok("mode", "send")
 
 
-async def _port(config: Config) -> CheckResult:
-    """Whether the daemon could bind its port, or has bound it already."""
-    subject, place = "http port", f"{config.http.host}:{config.http.port}"
+async def _check_port(config: Config) -> CheckResult:
+    """Whether the daemon can bind its port, or a running daemon already has."""
+    name, address = "http port", f"{config.http.host}:{config.http.port}"
     if not config.http.enabled:
-        return ok(subject, "http.enabled is false: no health, no metrics")
-    number = await asyncio.to_thread(_bind, config.http.host, config.http.port)
-    if number is None:
-        return ok(subject, f"{place} is free")
-    if number == errno.EADDRINUSE:
-        daemon = await _daemon_at(config)
+        return ok(name, "http.enabled is false: no health checks, no metrics")
+    error_number = await asyncio.to_thread(_try_bind, config.http.host, config.http.port)
+    if error_number is None:
+        return ok(name, f"{address} is free")
+    if error_number == errno.EADDRINUSE:
+        daemon = await _describe_daemon(config)
         if daemon is not None:
-            return ok(subject, f"{place} is held by a running daemon: {daemon}")
-        return fail(subject, f"{place} is taken by another program", "stop it, or set FLOWSTATE_HTTP_PORT")
-    return fail(subject, f"{place}: {os.strerror(number)}", "set FLOWSTATE_HTTP_HOST and FLOWSTATE_HTTP_PORT")
+            return ok(name, f"{address} is used by a running daemon: {daemon}")
+        return fail(name, f"{address} is used by another program", "stop it, or set FLOWSTATE_HTTP_PORT")
+    return fail(name, f"{address}: {os.strerror(error_number)}", "set FLOWSTATE_HTTP_HOST and FLOWSTATE_HTTP_PORT")
 
 
-def _bind(host: str, port: int) -> int | None:
-    """Bind and let go again; the error's number when that is refused."""
+def _try_bind(host: str, port: int) -> int | None:
+    """Bind and close again; the errno when that fails."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, proto) as probe:
@@ -75,27 +75,26 @@ def _bind(host: str, port: int) -> int | None:
     return None
 
 
-async def _daemon_at(config: Config) -> str | None:
-    """Who answers there, if it answers as a daemon of ours does."""
-    host = LOOPBACK_FOR.get(config.http.host, config.http.host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{config.http.port}/health/live"
+async def _describe_daemon(config: Config) -> str | None:
+    """Instance, version and status of the daemon that uses the port; None when another program does."""
+    url = health_url(LOOPBACK_FOR.get(config.http.host, config.http.host), config.http.port, "live")
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CONNECT_TIMEOUT_S)) as session,
-            session.get(url) as answer,
+            session.get(url) as response,
         ):
-            output = json.loads(await answer.text())
-            return f"instance {output['instance']}, version {output['version']}, {output['status']}"
+            document = json.loads(await response.text())
+            return f"instance {document['instance']}, version {document['version']}, {document['status']}"
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def evaluate_outbox_folder(folder: Path) -> CheckResult:
-    """Whether mails could be written there; the folder need not exist yet."""
-    place = folder.resolve()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-        return ok("outbox", f"mails go to {folder.resolve()}")
-    remedy = "set FLOWSTATE_OUTBOX_FOLDER to a folder that the daemon's user may write to"
-    return fail("outbox", f"{folder.resolve()} cannot be written to", remedy)
+    """Whether emails can be written there. The folder need not exist: its nearest existing parent is checked."""
+    existing = folder.resolve()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return ok("outbox", f"emails are written to {folder.resolve()}")
+    remedy = "set FLOWSTATE_OUTBOX_FOLDER to a folder that the daemon's user can write to"
+    return fail("outbox", f"{folder.resolve()} is not writable", remedy)

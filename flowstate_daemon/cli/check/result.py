@@ -1,4 +1,4 @@
-"""One line of `check`: what was looked at, how it is graded, and what to do about it."""
+"""The result of one check: its name, its level, the finding, and a remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Level(Enum):
-    """How a finding is graded."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
@@ -16,28 +16,31 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line of `check`. `unreachable`: a store or the provider did not answer; `misconfigured`: `run` exits 78."""
+    """One line of `check`.
+
+    `unreachable`: a datastore or the provider did not respond. `misconfigured`: `run` would exit with 78.
+    """
 
     name: str
-    grade: Level
+    level: Level
     message: str
     remedy: str = ""
     unreachable: bool = False
     misconfigured: bool = False
 
 
-def ok(subject: str, finding: str) -> CheckResult:
-    return CheckResult(subject, Level.OK, finding)
+def ok(name: str, message: str) -> CheckResult:
+    return CheckResult(name, Level.OK, message)
 
 
-def warn(subject: str, finding: str, remedy: str) -> CheckResult:
-    return CheckResult(subject, Level.WARN, finding, remedy)
+def warn(name: str, message: str, remedy: str) -> CheckResult:
+    return CheckResult(name, Level.WARN, message, remedy)
 
 
-def fail(subject: str, finding: str, remedy: str) -> CheckResult:
-    return CheckResult(subject, Level.FAIL, finding, remedy)
+def fail(name: str, message: str, remedy: str) -> CheckResult:
+    return CheckResult(name, Level.FAIL, message, remedy)
 
 
-def unreachable(subject: str, finding: str, remedy: str = "") -> CheckResult:
-    """A failure of the way there: nothing is known of what stands at its end."""
-    return CheckResult(subject, Level.FAIL, finding, remedy, unreachable=True)
+def unreachable(name: str, message: str, remedy: str = "") -> CheckResult:
+    """The server did not respond, so nothing else is known about it."""
+    return CheckResult(name, Level.FAIL, message, remedy, unreachable=True)

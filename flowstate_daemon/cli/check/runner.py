@@ -1,4 +1,4 @@
-"""What `check` looks at, in the order of a mail's way; all at once, so that one silent store does not hide the rest."""
+"""Runs all checks concurrently, so that one server that does not respond cannot hide the results of the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAILED, UNREACHABLE, CONFIG = 1, 69, 78
 
 Check = Callable[[Config], Awaitable[list[CheckResult]]]
 CHECKS: dict[str, Check] = {
-    "surroundings": check_host,
+    "host": check_host,
     "redis": check_redis,
     "postgres": check_postgres,
     "provider": check_provider,
@@ -27,27 +27,27 @@ CHECKS: dict[str, Check] = {
 async def run_checks(
     config: Config, *, within_s: float = TIMEOUT_S, done: Callable[[int], None] = lambda _: None
 ) -> list[CheckResult]:
-    """Look at everything the daemon depends on; `done` hears how many parts have been looked at."""
+    """Run all checks. `done` is called with the number of finished ones."""
     finished = 0
 
-    async def part(name: str, look: Check) -> list[CheckResult]:
+    async def run_one(name: str, check: Check) -> list[CheckResult]:
         nonlocal finished
         try:
             async with asyncio.timeout(within_s):
-                return await look(config)
+                return await check(config)
         except TimeoutError:
-            return [unreachable(name, f"no answer within {within_s:g} s", "look at its load and at the network")]
+            return [unreachable(name, f"no response within {within_s:g} s", "check its load and the network")]
         finally:
             finished += 1
             done(finished)
 
-    found = await asyncio.gather(*(part(name, look) for name, look in CHECKS.items()))
-    return [result for results in found for result in results]
+    groups = await asyncio.gather(*(run_one(name, check) for name, check in CHECKS.items()))
+    return [result for group in groups for result in group]
 
 
 def exit_code(results: list[CheckResult]) -> int:
-    """0 unless something fails: 78 when `run` would refuse the configuration, 69 when a store is away, else 1."""
-    failed = [result for result in results if result.grade is Level.FAIL]
+    """0 unless a check failed: 78 if `run` would reject the configuration, 69 if a server is unreachable, else 1."""
+    failed = [result for result in results if result.level is Level.FAIL]
     if any(result.misconfigured for result in failed):
         return CONFIG
     if any(result.unreachable for result in failed):

@@ -19,7 +19,7 @@ async def test_a_daemon_that_runs_already_may_hold_the_port(check: Check) -> Non
     await web.open()
     result = (await check(FLOWSTATE_HTTP_PORT=str(web.bound_port)))["http port"]
     await web.close()
-    assert result.grade is Level.OK
+    assert result.level is Level.OK
     assert "vm-7" in result.message
 
 
@@ -34,7 +34,7 @@ async def test_a_port_that_somebody_else_holds_is_a_failure(check: Check) -> Non
     result = (await check(FLOWSTATE_HTTP_PORT=str(port)))["http port"]
     server.close()
     await server.wait_closed()
-    assert result.grade is Level.FAIL
+    assert result.level is Level.FAIL
     assert "another program" in result.message
 
 
@@ -44,9 +44,9 @@ async def test_the_providers_word_on_key_and_domain(check: Check) -> None:
         settings = {"RESEND_API_URL": fake.url, "RESEND_API_KEY": fake.api_key}
         fake.verified = {"flowstate.dev"}
         full = await check(**settings)
-        assert (full["provider"].grade, full["sender domain"].grade) == (Level.OK, Level.OK)
+        assert (full["provider"].level, full["sender domain"].level) == (Level.OK, Level.OK)
         fake.send_only = True
         assert "may send only" in (await check(**settings))["provider"].message
         wrong = await check(**{**settings, "RESEND_API_KEY": "re_wrong"})
-        assert wrong["provider"].grade is Level.FAIL
+        assert wrong["provider"].level is Level.FAIL
         assert fake.accepted == []

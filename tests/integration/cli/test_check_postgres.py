@@ -26,14 +26,14 @@ async def execute(url: str, *statements: str) -> None:
 async def test_pending_migrations_are_named_and_then_gone(check: Check, database_url: str) -> None:
     """Before the first start everything is pending, which is only a warning: `run` migrates."""
     found = await check(DATABASE_URL=database_url)
-    assert found["postgres"].grade is Level.OK
-    assert found["migrations"].grade is Level.WARN
+    assert found["postgres"].level is Level.OK
+    assert found["migrations"].level is Level.WARN
     assert "0001_ledger" in found["migrations"].message
     async with open_pool(clean_dsn(database_url)) as pool:
         await Migrator(pool).apply()
     found = await check(DATABASE_URL=database_url)
-    assert found["migrations"].grade is Level.OK
-    assert found["postgres rights"].grade is Level.OK
+    assert found["migrations"].level is Level.OK
+    assert found["postgres permissions"].level is Level.OK
 
 
 async def test_a_role_without_the_schema_is_told_what_an_administrator_must_run(
@@ -43,10 +43,10 @@ async def test_a_role_without_the_schema_is_told_what_an_administrator_must_run(
     role = f"r{uuid4().hex[:12]}"  # roles are the server's, not the database's
     await execute(database_url, f"CREATE ROLE {role} LOGIN")
     url = database_url.replace("postgres@", f"{role}@", 1)
-    result = (await check(DATABASE_URL=url))["postgres rights"]
-    assert result.grade is Level.FAIL
+    result = (await check(DATABASE_URL=url))["postgres permissions"]
+    assert result.level is Level.FAIL
     await execute(database_url, result.remedy.partition(": ")[2])
-    assert (await check(DATABASE_URL=url))["postgres rights"].grade is Level.OK
+    assert (await check(DATABASE_URL=url))["postgres permissions"].level is Level.OK
     await execute(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 

@@ -38,7 +38,7 @@ def as_user(store: EmbeddedValkey, name: str) -> str:
 async def test_all_is_well_and_nothing_is_left_behind(check: Check, store: EmbeddedValkey) -> None:
     """Every line on Redis is ok, and the server holds no key afterwards."""
     found = await check(REDIS_URL=store.url)
-    about = {name: found[name].grade for name in found if name.startswith(("redis", "queue", "other"))}
+    about = {name: found[name].level for name in found if name.startswith(("redis", "queue", "other"))}
     assert set(about.values()) == {Level.OK}, found
     assert len(about) == 8
     client = Redis.from_url(store.url, protocol=2)
@@ -52,17 +52,17 @@ async def test_missing_commands_are_named_and_the_remedy_grants_them(
     """The line that `check` tells makes the next `check` green."""
     await command(store, "ACL", "SETUSER", "hosted", "on", ">word", "~other:*", "&other:*", "+@all", "-lrem", "-zadd")
     url = as_user(store, "hosted")
-    result = (await check(REDIS_URL=url))["redis rights"]
+    result = (await check(REDIS_URL=url))["redis permissions"]
     assert result.message == f"hosted lacks lrem, zadd, the keys {keys.base}*, the channels {keys.base}*"
     await command(store, *result.remedy.replace("'", "").split())
-    assert (await check(REDIS_URL=url))["redis rights"].grade is Level.OK
+    assert (await check(REDIS_URL=url))["redis permissions"].level is Level.OK
 
 
 @pytest.mark.parametrize("lacking", ["eval", "evalsha", "blmove", "subscribe", "hstrlen", "publish"])
 async def test_each_missing_command_is_found(check: Check, store: EmbeddedValkey, lacking: str) -> None:
     """Those of scripts, the scripts themselves, and those beside them."""
     await command(store, "ACL", "SETUSER", "hosted", "on", ">word", "~*", "&*", "+@all", f"-{lacking}")
-    assert f"hosted lacks {lacking}" in (await check(REDIS_URL=as_user(store, "hosted")))["redis rights"].message
+    assert f"hosted lacks {lacking}" in (await check(REDIS_URL=as_user(store, "hosted")))["redis permissions"].message
 
 
 async def test_a_hosted_server_that_says_little_is_said_to_say_little(check: Check, store: EmbeddedValkey) -> None:
@@ -72,14 +72,14 @@ async def test_a_hosted_server_that_says_little_is_said_to_say_little(check: Che
     found = await check(REDIS_URL=as_user(store, "hosted"))
     for subject in ("redis memory", "redis persistence", "other workers"):
         assert "not visible" in found[subject].message
-        assert found[subject].grade is Level.WARN
-    assert found["redis rights"].grade is Level.OK
+        assert found[subject].level is Level.WARN
+    assert found["redis permissions"].level is Level.OK
 
 
 async def test_a_replica_is_told(check: Check, store: EmbeddedValkey) -> None:
     """It would answer everything and take nothing."""
     await command(store, "REPLICAOF", "127.0.0.1", "1")
-    assert (await check(REDIS_URL=store.url))["redis role"].grade is Level.FAIL
+    assert (await check(REDIS_URL=store.url))["redis role"].level is Level.FAIL
 
 
 @pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru"])
@@ -102,7 +102,7 @@ async def test_a_server_that_does_not_answer_costs_its_time_and_no_more(check: C
         proxy.freeze()
         found = await check(REDIS_URL=f"redis://127.0.0.1:{proxy.port}", within_s=0.5)
     assert found["redis"].unreachable
-    assert found["http port"].grade is Level.OK
+    assert found["http port"].level is Level.OK
 
 
 async def test_a_live_bull_worker_is_seen_and_a_daemon_is_not(check: Check, valkey_url: str, keys: Keys) -> None:
@@ -110,7 +110,7 @@ async def test_a_live_bull_worker_is_seen_and_a_daemon_is_not(check: Check, valk
     own = Connection(valkey_url, client_name=f"{keys.client_name}:vm-1/{'a' * 32}")
     node = Redis.from_url(valkey_url, protocol=2, client_name=keys.client_name)
     await own.execute_blocking("PING")
-    assert (await check())["other workers"].grade is Level.OK
+    assert (await check())["other workers"].level is Level.OK
     await node.ping()
     result = (await check())["other workers"]
     assert result.message.startswith("1 Bull worker(s)")
@@ -131,5 +131,5 @@ async def test_a_cluster_is_fine_with_a_hash_tag_and_refused_without(check: Chec
     async with cluster("{bull}:email:") as formed:
         tagged = await check(REDIS_URL=formed.other.url, FLOWSTATE_QUEUE_PREFIX="{bull}")
         spread = await check(REDIS_URL=formed.other.url, FLOWSTATE_QUEUE_PREFIX="bull")
-    assert {tagged[name].grade for name in ("redis cluster", "redis rights", "queue")} == {Level.OK}
+    assert {tagged[name].level for name in ("redis cluster", "redis permissions", "queue")} == {Level.OK}
     assert spread["redis cluster"].misconfigured

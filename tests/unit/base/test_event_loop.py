@@ -17,7 +17,7 @@ def measured(metrics: Metrics) -> float:
 async def test_lateness_is_measured() -> None:
     """A turn that took 0.75 s longer than it slept for has met that much lag."""
     time, metrics = FakeClock(), Metrics()
-    meter = EventLoopLagMonitor(metrics, HealthRegistry(time).register("lag_meter"), time, every_s=0.25)
+    meter = EventLoopLagMonitor(metrics, HealthRegistry(time).register("event_loop_monitor"), time, every_s=0.25)
     turn = asyncio.create_task(meter.run_once())
     await asyncio.sleep(0)
     time.advance(1.0)
@@ -29,7 +29,7 @@ async def test_lateness_is_measured() -> None:
 async def test_the_meter_beats_and_stops_at_once() -> None:
     """It runs by itself, and a stop neither waits for the interval nor counts as a measurement."""
     time, metrics = FakeClock(), Metrics()
-    heartbeat = HealthRegistry(time).register("lag_meter")
+    heartbeat = HealthRegistry(time).register("event_loop_monitor")
     meter = EventLoopLagMonitor(metrics, heartbeat, time, every_s=0.001)
     task = asyncio.create_task(meter.run())
     async with asyncio.timeout(5):

@@ -1,4 +1,4 @@
-"""What `check` makes of the provider's word on the key."""
+"""The checks of the provider, as pure functions of what it reports about the key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIG = load({"RESEND_FROM_EMAIL": "FlowState <hello@Mail.example.com>"}, sendi
 
 
 @pytest.mark.parametrize(
-    ("found", "grades", "away"),
+    ("key_check", "levels", "unreachable"),
     [
         (KeyCheck(KeyStatus.FULL, domains={"mail.example.com": "verified"}), [Level.OK, Level.OK], False),
         (KeyCheck(KeyStatus.FULL, domains={"mail.example.com": "pending"}), [Level.OK, Level.FAIL], False),
@@ -24,8 +24,8 @@ CONFIG = load({"RESEND_FROM_EMAIL": "FlowState <hello@Mail.example.com>"}, sendi
         (KeyCheck(KeyStatus.UNKNOWN, "timeout"), [Level.FAIL], True),
     ],
 )
-def test_key_and_domain_are_judged(found: KeyCheck, grades: list[Level], away: bool) -> None:
-    """A refused key is a failure, an unreachable provider another one, an unverified domain a third."""
-    results = evaluate_key(found, CONFIG)
-    assert [result.grade for result in results] == grades
-    assert results[0].unreachable is away
+def test_levels_of_key_and_domain(key_check: KeyCheck, levels: list[Level], unreachable: bool) -> None:
+    """A refused key, an unreachable provider and an unverified domain are different failures."""
+    results = evaluate_key(key_check, CONFIG)
+    assert [result.level for result in results] == levels
+    assert results[0].unreachable is unreachable

@@ -1,4 +1,4 @@
-"""What `check` makes of what a Redis says of itself."""
+"""The checks of Redis, as pure functions of what the server reports."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ HIDDEN = "not visible"
 
 
 @pytest.mark.parametrize(
-    ("version", "grade"),
+    ("version", "level"),
     [((6, 0, 16), Level.FAIL), ((6, 2, 0), Level.OK), ((7, 4), Level.OK), ((9, 1, 2), Level.OK), ((0,), Level.OK)],
 )
-def test_the_oldest_version_is_6_2(version: tuple[int, ...], grade: Level) -> None:
-    """BLMOVE came with it; a server that hides its version gets the benefit of the doubt."""
-    assert evaluate_server(ServerInfo("Redis", version))[0].grade is grade
+def test_versions_before_6_2_fail(version: tuple[int, ...], level: Level) -> None:
+    """BLMOVE exists since 6.2; a server that hides its version passes."""
+    assert evaluate_server(ServerInfo("Redis", version))[0].level is level
 
 
 @pytest.mark.parametrize(
-    ("memory", "grade", "text"),
+    ("memory", "level", "text"),
     [
         (MemoryInfo("noeviction", 10 * MIB, 0), Level.OK, "no limit"),
         (MemoryInfo("noeviction", 10 * MIB, 100 * MIB), Level.OK, "10 MiB used of 100 MiB"),
@@ -56,15 +56,15 @@ def test_the_oldest_version_is_6_2(version: tuple[int, ...], grade: Level) -> No
         (MemoryInfo(), Level.WARN, HIDDEN),
     ],
 )
-def test_jobs_must_neither_be_evicted_nor_refused(memory: MemoryInfo, grade: Level, text: str) -> None:
-    """The policy, what was evicted already, and what room is left."""
+def test_level_of_memory(memory: MemoryInfo, level: Level, text: str) -> None:
+    """It depends on the eviction policy, evicted keys, and free memory."""
     result = evaluate_memory(memory)
-    assert result.grade is grade
+    assert result.level is level
     assert text in result.message
 
 
 @pytest.mark.parametrize(
-    ("kept", "grade", "text"),
+    ("persistence", "level", "text"),
     [
         (PersistenceInfo(append_only=True, fsync="everysec"), Level.OK, "everysec"),
         (PersistenceInfo(append_only=True), Level.OK, HIDDEN),
@@ -76,52 +76,52 @@ def test_jobs_must_neither_be_evicted_nor_refused(memory: MemoryInfo, grade: Lev
         (PersistenceInfo(append_only=True, fsync="everysec", write_error=True), Level.FAIL, "disk"),
     ],
 )
-def test_a_crash_of_redis_should_cost_a_second_at_most(kept: PersistenceInfo, grade: Level, text: str) -> None:
-    """Each way to keep jobs on the disk, and what it would lose."""
-    result = evaluate_persistence(kept)
-    assert result.grade is grade
+def test_level_of_persistence(persistence: PersistenceInfo, level: Level, text: str) -> None:
+    """Each mode warns if a crash could lose more than a second; the message says how much."""
+    result = evaluate_persistence(persistence)
+    assert result.level is level
     assert text in result.message
 
 
-@pytest.mark.parametrize(("skew_s", "grade"), [(0.4, Level.OK), (-0.9, Level.OK), (1.5, Level.WARN), (-60, Level.WARN)])
-def test_clocks_may_differ_by_a_second(skew_s: float, grade: Level) -> None:
-    """Bull writes its clients' times."""
-    assert evaluate_clock_skew("redis clock", skew_s).grade is grade
+@pytest.mark.parametrize(("skew_s", "level"), [(0.4, Level.OK), (-0.9, Level.OK), (1.5, Level.WARN), (-60, Level.WARN)])
+def test_clock_skew_above_a_second_warns(skew_s: float, level: Level) -> None:
+    """Bull stores the times of its clients' clocks."""
+    assert evaluate_clock_skew("redis clock", skew_s).level is level
 
 
-@pytest.mark.parametrize(("round_trip_ms", "grade"), [(0.3, Level.OK), (45.0, Level.WARN)])
-def test_a_far_redis_is_worth_a_warning(round_trip_ms: float, grade: Level) -> None:
-    """Each mail costs a few round trips."""
-    assert evaluate_latency(round_trip_ms).grade is grade
+@pytest.mark.parametrize(("round_trip_ms", "level"), [(0.3, Level.OK), (45.0, Level.WARN)])
+def test_high_latency_warns(round_trip_ms: float, level: Level) -> None:
+    """Each email needs a few round trips."""
+    assert evaluate_latency(round_trip_ms).level is level
 
 
-def test_a_replica_fails() -> None:
-    """It would refuse every claim."""
+def test_replica_fails() -> None:
+    """A replica rejects every claim."""
     [result] = evaluate_target(ServerInfo("Redis", (7,), role="slave"), KEYS)
-    assert result.grade is Level.FAIL
+    assert result.level is Level.FAIL
 
 
-def test_no_cluster_needs_no_word() -> None:
-    """The usual case is not talked about."""
+def test_server_without_cluster_adds_no_line() -> None:
+    """The usual case is not mentioned."""
     assert evaluate_target(ServerInfo("Redis", (7,), role="master", cluster=False), KEYS) == []
 
 
-def test_missing_rights_are_granted_by_the_line_told() -> None:
-    """An administrator can paste the remedy."""
+def test_missing_permissions_have_an_acl_remedy() -> None:
+    """The remedy is the command that an administrator has to run."""
     result = evaluate_permissions(Permissions("mailer", ("lrem", "zadd"), keys=True, channels=True), "url-user", KEYS)
     assert result.remedy == "ACL SETUSER mailer +lrem +zadd '~bull:email:*' '&bull:email:*'"
 
 
-def test_a_user_who_may_not_ask_who_he_is_is_named_as_in_the_url() -> None:
-    """ACL WHOAMI is a right, too."""
+def test_user_of_the_url_is_named_when_whoami_is_denied() -> None:
+    """ACL WHOAMI itself requires a permission."""
     assert "ACL SETUSER url-user +eval" in evaluate_permissions(Permissions(None, ("eval",)), "url-user", KEYS).remedy
 
 
-def test_a_paused_queue_is_worth_a_warning() -> None:
-    """Nothing would be sent, and somebody should know why."""
+def test_paused_queue_warns() -> None:
+    """No emails would be sent; the remedy is to resume the queue."""
     snapshot = Snapshot(1, 0, 0, 0, 0, 2, is_paused=True, oldest_waiting_ms=None, next_due_ms=None, journal=0)
     result = evaluate_queue(snapshot, KEYS)
-    assert result.grade is Level.WARN
+    assert result.level is Level.WARN
     assert "resume" in result.remedy
 
 
@@ -129,39 +129,42 @@ def client(name: str) -> ClientInfo:
     return ClientInfo(name, "10.0.0.7:4711", 1, 1)
 
 
-def test_bulls_workers_are_strangers_and_daemons_are_not() -> None:
-    """A worker of node bears the queue's name alone; a daemon's goes on with instance and boot id."""
-    node, other = client("bull:ZW1haWw="), client("bull:ZW1haWw=:w1")
-    own, beside = client(f"bull:ZW1haWw=:vm-1/{'a' * 32}"), client(f"flowstate:bull:ZW1haWw=:vm-1/{'a' * 32}")
-    assert foreign_workers([node, own, beside, client("bull:other"), other], KEYS.client_name) == (node, other)
+def test_foreign_workers_are_bull_workers_only() -> None:
+    """The client name of a Bull worker is the queue's; a daemon's also has an instance id and a token."""
+    unnamed, named = client("bull:ZW1haWw="), client("bull:ZW1haWw=:w1")
+    daemon, prefixed = client(f"bull:ZW1haWw=:vm-1/{'a' * 32}"), client(f"flowstate:bull:ZW1haWw=:vm-1/{'a' * 32}")
+    assert foreign_workers([unnamed, daemon, prefixed, client("bull:other"), named], KEYS.client_name) == (
+        unnamed,
+        named,
+    )
 
 
 @pytest.mark.parametrize(
-    ("workers", "grade", "text"),
+    ("workers", "level", "text"),
     [
         (Workers(()), Level.OK, "no Bull worker"),
         (Workers((client("bull:ZW1haWw="),)), Level.WARN, "10.0.0.7:4711"),
         (Workers((), "this Redis refuses CLIENT LIST"), Level.WARN, HIDDEN),
     ],
 )
-def test_live_bull_workers_are_told_with_the_way_out(workers: Workers, grade: Level, text: str) -> None:
-    """They take their share of the mails, which may be meant or forgotten."""
+def test_connected_bull_workers_warn_with_a_remedy(workers: Workers, level: Level, text: str) -> None:
+    """They share the jobs, which may be intended or an oversight."""
     result = evaluate_bull_workers(workers, KEYS)
-    assert result.grade is grade
+    assert result.level is level
     assert text in result.message
-    assert grade is Level.OK or "@Processor" in result.remedy
+    assert level is Level.OK or "@Processor" in result.remedy
 
 
 @pytest.mark.parametrize(
-    ("workers", "grade", "text"),
+    ("workers", "level", "text"),
     [
         (Workers((ClientInfo("bull:ZW1haWw=", "10.0.0.1:5", 1, 0),)), Level.OK, "1 Bull worker(s)"),
         (Workers(()), Level.WARN, "nothing to compare with"),
         (Workers((), "hidden"), Level.WARN, HIDDEN),
     ],
 )
-def test_a_shadow_wants_company(workers: Workers, grade: Level, text: str) -> None:
-    """What is a warning for a daemon that sends is what a shadow is there for."""
+def test_shadow_mode_warns_without_a_bull_worker(workers: Workers, level: Level, text: str) -> None:
+    """Shadow mode compares with a Bull worker, so its absence is the warning."""
     result = evaluate_shadow_target(workers)
-    assert result.grade is grade
+    assert result.level is level
     assert text in result.message

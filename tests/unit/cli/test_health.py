@@ -1,4 +1,4 @@
-"""The command `health` without a daemon: where it asks, what it makes of other answers, and how little it imports."""
+"""The command `health` without a daemon: its address, unexpected responses, and its imports."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from flowstate_daemon.cli.main import CONFIG, FAILED, main
 from flowstate_daemon.config.settings import HttpSettings
 
 HEAVY = {"aiohttp", "asyncio", "asyncpg", "msgspec", "pydantic", "redis", "rich", "structlog"}
-RARE = "import sys; from flowstate_daemon.__main__ import main; sys.argv[1:] = ['health', '--timeout', '0.1']\n"
+SCRIPT = "import sys; from flowstate_daemon.__main__ import main; sys.argv[1:] = ['health', '--timeout', '0.1']\n"
 
 
-def test_defaults_are_those_of_the_settings() -> None:
-    """The command does not import the settings, so a test holds the two together."""
+def test_defaults_equal_those_of_the_settings() -> None:
+    """The command does not import the settings, so this test keeps the two in step."""
     assert {key: value for (_section, key), value in DEFAULTS.items()} == HttpSettings().model_dump(
         include={"enabled", "host", "port"}
     )
 
 
-def test_a_health_check_imports_next_to_nothing() -> None:
-    """It runs every few seconds beside a daemon at work: none of the libraries of the house is loaded."""
-    script = f"{RARE}try:\n    main()\nexcept SystemExit:\n    print(*sys.modules)"
+def test_health_check_imports_no_heavy_library() -> None:
+    """It runs every few seconds beside a busy daemon, so it must start quickly."""
+    script = f"{SCRIPT}try:\n    main()\nexcept SystemExit:\n    print(*sys.modules)"
     environment = {"FLOWSTATE_HTTP_PORT": "0"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert {name.partition(".")[0] for name in done.stdout.split()} & HEAVY == set()
 
 
-def test_it_asks_where_the_daemon_listens(tmp_path: Path) -> None:
-    """File and environment count as for the daemon; what other commands would complain about does not matter here."""
+def test_endpoint_comes_from_the_daemons_configuration(tmp_path: Path) -> None:
+    """File and environment have the same precedence as for the daemon; other invalid settings are ignored."""
     file = tmp_path / "settings.toml"
     file.write_text('[http]\nhost = "192.0.2.1"\nport = 9000\n[queue]\nconcurency = 3\n')
     port = tmp_path / "port"
@@ -48,51 +48,51 @@ def test_it_asks_where_the_daemon_listens(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("listens", "asked"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("mail", "mail")])
-def test_who_listens_everywhere_is_asked_nearby(listens: str, asked: str) -> None:
-    """The address of all addresses is none to connect to."""
-    assert find_endpoint({"FLOWSTATE_HTTP_HOST": listens}, None).host == asked
+@pytest.mark.parametrize(("host", "queried"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("mail", "mail")])
+def test_wildcard_address_is_queried_on_loopback(host: str, queried: str) -> None:
+    """A wildcard address is not an address to connect to."""
+    assert find_endpoint({"FLOWSTATE_HTTP_HOST": host}, None).host == queried
 
 
 @pytest.mark.parametrize("environ", [{"FLOWSTATE_HTTP_ENABLED": "No"}, {"FLOWSTATE_HTTP_PORT": "0"}])
-def test_a_daemon_without_a_known_port_cannot_be_asked(environ: dict[str, str]) -> None:
-    """The reason carries the remedy."""
-    answer = fetch(find_endpoint(environ, None), "live", 0.1)
-    assert answer["status"] == "unknown"
-    assert "FLOWSTATE_HTTP_" in answer["reasons"][0]
+def test_status_is_unknown_without_a_fixed_port(environ: dict[str, str]) -> None:
+    """The reason names the setting to change."""
+    document = fetch(find_endpoint(environ, None), "live", 0.1)
+    assert document["status"] == "unknown"
+    assert "FLOWSTATE_HTTP_" in document["reasons"][0]
 
 
 @pytest.mark.parametrize("port", ["http", "-1", "65536", "1.5", ""])
-def test_a_port_that_is_none_is_wrong_configuration(port: str, tmp_path: Path) -> None:
-    """As for the daemon itself."""
+def test_invalid_port_is_a_configuration_error(port: str, tmp_path: Path) -> None:
+    """The error names the source of the value, as for the daemon."""
     file = tmp_path / "port"
     file.write_text(port)
-    with pytest.raises(ConfigError, match="FLOWSTATE_HTTP_PORT_FILE: no port"):
+    with pytest.raises(ConfigError, match="FLOWSTATE_HTTP_PORT_FILE: not a port"):
         find_endpoint({"FLOWSTATE_HTTP_PORT_FILE": str(file)}, None)
 
 
-def test_a_file_that_cannot_be_read_exits_78(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """To ask the default port instead would be an answer about another daemon."""
+def test_unreadable_configuration_file_exits_78(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Querying the default port instead could report the health of another daemon."""
     monkeypatch.setenv("FLOWSTATE_CONFIG", str(tmp_path / "nowhere.toml"))
     assert main(["health"]) == CONFIG
 
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A port on which something listens that is no daemon."""
+    """A listening socket that does not belong to a daemon."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
 
-def place_at(server: socket.socket) -> HealthEndpoint:
+def endpoint_of(server: socket.socket) -> HealthEndpoint:
     return HealthEndpoint("127.0.0.1", server.getsockname()[1])
 
 
-def test_silence_is_unreachable_within_the_timeout(listener: socket.socket) -> None:
-    """The kernel accepts for a process that is frozen; nobody answers."""
-    answer = fetch(place_at(listener), "live", 0.2)
-    assert answer["status"] == "unreachable"
-    assert "timed out" in answer["reasons"][0]
+def test_no_response_is_unreachable_after_the_timeout(listener: socket.socket) -> None:
+    """The kernel accepts connections for a frozen process, but nothing responds."""
+    document = fetch(endpoint_of(listener), "live", 0.2)
+    assert document["status"] == "unreachable"
+    assert "timed out" in document["reasons"][0]
 
 
 @pytest.mark.parametrize(
@@ -104,24 +104,24 @@ def test_silence_is_unreachable_within_the_timeout(listener: socket.socket) -> N
         (b"SSH-2.0-OpenSSH_9.2\r\n", "unreachable"),
     ],
 )
-def test_another_program_is_no_daemon(listener: socket.socket, body: bytes, status: str) -> None:
-    """A port that somebody else has taken must not look healthy."""
+def test_response_of_another_program_is_not_healthy(listener: socket.socket, body: bytes, status: str) -> None:
+    """A port that another program uses must not look healthy."""
 
-    def answer() -> None:
-        line, _ = listener.accept()
-        with line:
-            line.recv(65_536)
-            line.sendall(body)
+    def respond() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(body)
 
-    server = threading.Thread(target=answer)
+    server = threading.Thread(target=respond)
     server.start()
-    assert fetch(place_at(listener), "live", 5)["status"] == status
+    assert fetch(endpoint_of(listener), "live", 5)["status"] == status
     server.join()
 
 
-def test_nobody_there_exits_1(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A closed port is said in a sentence."""
-    port = place_at(listener).port
+def test_closed_port_exits_1(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed port is an ordinary failure, without a traceback."""
+    port = endpoint_of(listener).port
     listener.close()
     monkeypatch.setenv("FLOWSTATE_HTTP_PORT", str(port))
     assert main(["health"]) == FAILED

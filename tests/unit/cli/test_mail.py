@@ -1,4 +1,4 @@
-"""`mail preview`: a folder that shows every mail, on a machine that has nothing but this program."""
+"""`mail preview`: a folder with every email, without Redis, Postgres or provider."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ SETTINGS = ("FLOWSTATE_", "RESEND_", "REDIS_", "DATABASE_", "FRONTEND_", "APP_NA
 
 
 @pytest.fixture(autouse=True)
-def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(SETTINGS)]:
         monkeypatch.delenv(name)
-    monkeypatch.delenv("COLUMNS", raising=False)  # a terminal's width folds names
+    monkeypatch.delenv("COLUMNS", raising=False)  # a narrow terminal would fold names
 
 
-def preview(capsys: pytest.CaptureFixture[str], folder: Path, *text: str) -> str:
-    assert main(["mail", "preview", *text, "--folder", str(folder)]) == 0
+def preview(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> str:
+    assert main(["mail", "preview", *arguments, "--output", str(folder)]) == 0
     return capsys.readouterr().out
 
 
-def test_everything_is_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Both parts of each kind in each language, richer where this daemon makes it itself, and a page of them all."""
+def test_all_kinds_are_written_in_all_languages(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Both parts of each kind, the detailed samples of scheduled kinds, and an index page."""
     folder = tmp_path / "a" / "b"
-    shown = preview(capsys, folder)
+    output = preview(capsys, folder)
     samples = [*KINDS, *(f"{kind}-rich" for kind in rich_contexts())]
     names = {f"{sample}.{locale}" for sample in samples for locale in LOCALES}
     assert {file.name for file in folder.iterdir()} == {
         "index.html", *(f"{name}.html" for name in names), *(f"{name}.txt" for name in names)
     }  # fmt: skip
-    assert all(f"\n{name}.html " in shown for name in names)
-    assert str(folder / "index.html") in shown
+    assert all(f"\n{name}.html " in output for name in names)
+    assert str(folder / "index.html") in output
 
 
-def test_the_index_shows_and_links_what_is_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """No file is forgotten, no link leads nowhere, and what people typed into samples stays text."""
+def test_index_links_every_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Every file is linked, every link has a target, and text typed by users is escaped."""
     preview(capsys, tmp_path)
     page = Page((tmp_path / "index.html").read_text("utf-8").replace("<!doctype html>", ""))
     linked = {link for link in page.links if not link.startswith("#")}
@@ -53,11 +53,11 @@ def test_the_index_shows_and_links_what_is_there(capsys: pytest.CaptureFixture[s
     assert "Due tomorrow: Send the framer the final sizes" in page.text
 
 
-def test_one_kind_in_one_language(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """As JSON, with true sizes."""
-    output = json.loads(preview(capsys, tmp_path, "otp", "--locale", "fr", "--json"))
-    assert output["index"] == str(tmp_path / "index.html")
-    (mail,) = output["mails"]
+def test_one_kind_in_one_language_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The JSON document contains the file sizes and the subject."""
+    document = json.loads(preview(capsys, tmp_path, "otp", "--locale", "fr", "--json"))
+    assert document["index"] == str(tmp_path / "index.html")
+    (mail,) = document["mails"]
     assert mail == {
         "file": "otp.fr.html",
         "html_bytes": (tmp_path / "otp.fr.html").stat().st_size,
@@ -66,10 +66,10 @@ def test_one_kind_in_one_language(capsys: pytest.CaptureFixture[str], tmp_path: 
     }
 
 
-def test_it_shows_the_brand_of_the_configuration(
+def test_preview_uses_the_configured_brand(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Name and links are the operator's own; the link to unsubscribe stands where theirs will stand."""
+    """Name and links come from the configuration, the unsubscribe link included."""
     monkeypatch.setenv("APP_NAME", "Calm & Co")
     monkeypatch.setenv("FRONTEND_URL", "https://calm.example/app")
     monkeypatch.setenv("FLOWSTATE_HTTP_PUBLIC_URL", "https://mail.calm.example")
@@ -80,24 +80,24 @@ def test_it_shows_the_brand_of_the_configuration(
     assert [link for link in page.links if link.startswith("https://mail.calm.example/unsubscribe/")]
 
 
-def test_the_same_gallery_is_the_same_bytes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """So that a diff of two galleries shows what a change did to the mails."""
+def test_output_is_reproducible(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A diff of two previews then shows what a change did to the emails."""
     for folder in (tmp_path / "one", tmp_path / "two"):
         preview(capsys, folder)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A failure with its remedy, not a traceback."""
+def test_unwritable_folder_fails_with_a_remedy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The error names the option, without a traceback."""
     file = tmp_path / "file"
     file.write_text("mine")
-    assert main(["mail", "preview", "--folder", str(file / "below")]) == FAILED
-    assert "--folder" in capsys.readouterr().err
+    assert main(["mail", "preview", "--output", str(file / "below")]) == FAILED
+    assert "--output" in capsys.readouterr().err
 
 
-def test_wrong_words_and_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown kind or language is wrong usage; a wrong setting is named as everywhere."""
+def test_invalid_arguments_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown kind or language is a usage error, an invalid setting a configuration error."""
     assert main(["mail", "preview", "newsletter"]) == USAGE_ERROR
     assert main(["mail", "preview", "--locale", "tlh"]) == USAGE_ERROR
     monkeypatch.setenv("FRONTEND_URL", "javascript:x")

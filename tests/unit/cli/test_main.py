@@ -1,4 +1,4 @@
-"""The root of the command line: help that teaches, and errors as exit codes."""
+"""The root of the command line: help, and errors as exit codes."""
 
 from __future__ import annotations
 
@@ -15,73 +15,73 @@ from flowstate_daemon.mail.kinds import KINDS
 
 
 @pytest.fixture(autouse=True)
-def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RESEND_FROM_EMAIL", "FLOWSTATE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
 
 
-def help_of(capsys: pytest.CaptureFixture[str], *text: str) -> str:
-    assert main([*text, "--help"]) == 0
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*arguments, "--help"]) == 0
     return capsys.readouterr().out
 
 
-def test_the_first_steps_keep_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """Commands to copy stand one on a line, as they were written."""
-    shown = help_of(capsys)
-    assert "\n    flowstate-daemon run  " in shown
-    assert "\\b" not in shown
+def test_first_steps_keep_their_line_breaks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands to copy are printed one per line."""
+    output = help_of(capsys)
+    assert "\n    flowstate-daemon run  " in output
+    assert "\\b" not in output
 
 
-def test_no_one_line_help_is_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
-    """In the lists of commands each has a whole sentence."""
+def test_one_line_help_is_never_truncated(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command in a list has a complete sentence."""
     for group in ((), ("queue",), ("provider",), ("mail",), ("schedule",), ("suppression",)):
         assert "..." not in help_of(capsys, *group).partition("Commands:")[2], group
 
 
-def test_enqueue_teaches_the_fields_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
-    """One need not read the source to send a mail by hand."""
-    shown = help_of(capsys, "enqueue")
-    assert all(f"  {kind}: " in shown for kind in KINDS)
-    assert "otpCode*" in shown
-    assert max(map(len, shown.splitlines())) <= 100
+def test_enqueue_help_lists_the_fields_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    """An operator can send an email without reading the source."""
+    output = help_of(capsys, "enqueue")
+    assert all(f"  {kind}: " in output for kind in KINDS)
+    assert "otpCode*" in output
+    assert max(map(len, output.splitlines())) <= 100
 
 
-def test_every_command_but_run_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the README promises of commands that end."""
+def test_every_command_but_run_has_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the README says."""
     context = click.Context(app)
     commands = {name: app.get_command(context, name) for name in app.list_commands(context)}
     groups = {name: group for name, group in commands.items() if isinstance(group, click.Group)}
-    inner = [(name, command) for name, group in groups.items() for command in group.commands]
-    outer = [(name,) for name in commands if name not in {"run", *groups}]
-    for text in [*inner, *outer]:
-        assert "--json" in help_of(capsys, *text), text
+    subcommands = [(name, command) for name, group in groups.items() for command in group.commands]
+    top_level = [(name,) for name in commands if name not in {"run", *groups}]
+    for command_path in [*subcommands, *top_level]:
+        assert "--json" in help_of(capsys, *command_path), command_path
 
 
-def test_an_unknown_command_is_wrong_usage() -> None:
-    """Although commands are imported by name, no other module can be reached."""
+def test_unknown_command_is_a_usage_error() -> None:
+    """Commands are imported by name, but only those of the table."""
     assert main(["show"]) == USAGE_ERROR
 
 
-def test_a_mistake_is_told_in_words_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """A program that asked for JSON gets a document whatever happens; people read standard error."""
+def test_configuration_error_is_printed_as_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json, standard output has a document for every error; standard error has the text."""
     assert main(["check", "--json"]) == CONFIG
-    said = capsys.readouterr()
-    assert "RESEND_FROM_EMAIL: missing" in said.err
-    document = json.loads(said.out)
-    assert (document["error"], document["exit_code"]) == ("wrong configuration", CONFIG)
+    captured = capsys.readouterr()
+    assert "RESEND_FROM_EMAIL: missing" in captured.err
+    document = json.loads(captured.out)
+    assert (document["error"], document["exit_code"]) == ("invalid configuration", CONFIG)
     assert "RESEND_FROM_EMAIL" in document["reasons"][0]
 
 
-def test_wrong_usage_is_told_in_json_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """A script that misspelt a state reads why in the same place as every other error."""
+def test_usage_error_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """The document has the same form as for every other error."""
     assert main(["queue", "list", "lost", "--json"]) == USAGE_ERROR
     document = json.loads(capsys.readouterr().out)
-    assert (document["error"], document["exit_code"]) == ("wrong usage", USAGE_ERROR)
+    assert (document["error"], document["exit_code"]) == ("usage error", USAGE_ERROR)
     assert "'lost' is not one of" in document["reasons"][0]
 
 
-def test_a_full_disk_is_told_in_a_sentence() -> None:
-    """What `queue list > file` meets; a traceback would hide the cause."""
+def test_full_disk_is_reported_without_traceback() -> None:
+    """As in `queue list > file`; a traceback would hide the cause."""
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "flowstate_daemon", "--help"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True, timeout=60)
@@ -92,13 +92,13 @@ def test_a_full_disk_is_told_in_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("option", [("--wait", "-1"), ("--priority", "0"), ("--delay", "-5"), ("--context", "{bad")])
-def test_wrong_usage_exits_64(option: tuple[str, str]) -> None:
-    """An option out of bounds is a mistake of the caller, found before any store is asked."""
+def test_option_out_of_range_exits_64(option: tuple[str, str]) -> None:
+    """It is rejected before the command connects to a store."""
     assert main(["enqueue", "welcome", "--to", "ada@example.org", *option]) == USAGE_ERROR
 
 
 DEEP = '{"a":' + "[" * 5000 + "]" * 5000 + "}"
-MISUSES = [
+INVALID_ARGUMENTS = [
     ["enqueue", "welcome", "--to", "a@example.org", "--wait", "nan"],
     ["enqueue", "welcome", "--to", "a@example.org", "--wait", "inf"],
     ["enqueue", "welcome", "--to", "a@example.org", "--wait", "-1"],
@@ -109,31 +109,31 @@ MISUSES = [
 ]
 
 
-@pytest.mark.parametrize("text", MISUSES, ids=lambda text: " ".join(text)[-40:])
-def test_numbers_and_documents_that_are_none_are_wrong_usage(text: list[str]) -> None:
-    """Said in a sentence, before any store is asked."""
-    assert main(text) == USAGE_ERROR
+@pytest.mark.parametrize("arguments", INVALID_ARGUMENTS, ids=lambda arguments: " ".join(arguments)[-40:])
+def test_invalid_number_or_document_is_a_usage_error(arguments: list[str]) -> None:
+    """It is rejected before the command connects to a store."""
+    assert main(arguments) == USAGE_ERROR
 
 
-def test_a_context_file_that_is_no_text_is_wrong_usage(tmp_path: Path) -> None:
-    """A photograph instead of the JSON."""
+def test_binary_context_file_is_a_usage_error(tmp_path: Path) -> None:
+    """A photo instead of JSON."""
     file = tmp_path / "context.json"
     file.write_bytes(b"\xff\xd8")
     assert main(["enqueue", "welcome", "--to", "a@example.org", "--context", f"@{file}"]) == USAGE_ERROR
 
 
-def test_a_context_without_end_is_not_read_to_its_end() -> None:
-    """A device instead of a file."""
+def test_endless_context_file_is_a_usage_error() -> None:
+    """A device instead of a file is not read without limit."""
     assert main(["enqueue", "welcome", "--to", "a@example.org", "--context", "@/dev/zero"]) == USAGE_ERROR
 
 
 @pytest.mark.parametrize("file", ["/nowhere/flowstate.toml", "/"])
-def test_a_configuration_file_that_cannot_be_read_is_wrong_configuration(
+def test_unreadable_configuration_file_is_a_configuration_error(
     file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A supervisor must not try again, and the other mistakes are told with it."""
+    """A supervisor must not retry, and the other errors are listed as well."""
     monkeypatch.setenv("FLOWSTATE_CONFIG", file)
     assert main(["run"]) == CONFIG
-    output = capsys.readouterr().err
-    assert file in output
-    assert "RESEND_FROM_EMAIL" in output
+    errors = capsys.readouterr().err
+    assert file in errors
+    assert "RESEND_FROM_EMAIL" in errors

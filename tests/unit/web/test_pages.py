@@ -1,4 +1,4 @@
-"""Pages: complete in both languages, harmless, in the language of the reader."""
+"""The HTML pages: complete in both languages, escaped, in the reader's language."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def fields(text: str) -> set[str | None]:
     return {name for _, name, _, _ in Formatter().parse(text) if name}
 
 
-def test_languages_have_the_same_words() -> None:
-    """Every word exists in each language, with the same fields in it; every kind that can be left has a name."""
+def test_languages_have_the_same_texts() -> None:
+    """Every text exists in each language with the same placeholders; every kind with unsubscribe links has a name."""
     english, french = (PAGES._text[locale] for locale in LOCALES)
     for section, text in english.items():
         assert french[section].keys() == text.keys()
-        for name, word in text.items():
-            assert fields(word) == fields(french[section][name])
+        for name, value in text.items():
+            assert fields(value) == fields(french[section][name])
     assert {name for name, kind in KINDS.items() if kind.unsubscribable} == english["kind"].keys() - {"other"}
-    assert PAGES.kind_label("en", "a kind of tomorrow") == "emails of this kind"
+    assert PAGES.kind_label("en", "a future kind") == "emails of this kind"
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_everything_is_escaped(locale: str) -> None:
-    """Names, addresses and links of the configuration are text, wherever they stand."""
+def test_all_values_are_escaped(locale: str) -> None:
+    """Names, addresses and links are text, wherever the page shows them."""
     pages = Pages(HOSTILE, 'https://x.example/"><b>')
     response = pages.render(
         "confirm", locale, buttons=[Button(HOSTILE, HOSTILE, HOSTILE)], address=HOSTILE, kind=HOSTILE
@@ -46,8 +46,8 @@ def test_everything_is_escaped(locale: str) -> None:
     assert "{address.__class__}" in response.text
 
 
-def test_the_policy_allows_this_style_and_nothing_else() -> None:
-    """The browser runs no script and loads nothing; the one style is known by its hash."""
+def test_content_security_policy_allows_only_the_style_sheet() -> None:
+    """The browser runs no scripts and loads nothing; the style sheet is allowed by its hash."""
     response = PAGES.render("invalid", "en", status=400)
     assert response.text is not None
     (style,) = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
@@ -61,7 +61,7 @@ def test_the_policy_allows_this_style_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accepted", "otherwise", "locale"),
+    ("accept_language", "fallback", "locale"),
     [
         ("", "", "en"),
         ("", "fr", "fr"),
@@ -76,12 +76,12 @@ def test_the_policy_allows_this_style_and_nothing_else() -> None:
         ("fr;q=high, en;q=nan", "", "en"),
     ],
 )
-def test_the_reader_s_language_wins(accepted: str, otherwise: str, locale: str) -> None:
-    """What the browser asks for comes before the language of the mail."""
-    assert negotiate_locale(accepted, otherwise) == locale
+def test_browser_language_takes_precedence(accept_language: str, fallback: str, locale: str) -> None:
+    """Accept-Language takes precedence over the language of the email."""
+    assert negotiate_locale(accept_language, fallback) == locale
 
 
 @given(st.text(), st.text())
-def test_any_header_gives_a_language(accepted: str, otherwise: str) -> None:
-    """Whatever a browser sends, there is a page."""
-    assert negotiate_locale(accepted, otherwise) in LOCALES
+def test_any_header_gives_a_supported_language(accept_language: str, fallback: str) -> None:
+    """An invalid header falls back to a supported language."""
+    assert negotiate_locale(accept_language, fallback) in LOCALES

@@ -1,4 +1,4 @@
-"""Forms from strangers."""
+"""Parsing of posted forms."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PARTS = "multipart/form-data; boundary=x"
         ("Multipart/Form-Data", b"--x", {}),
     ],
 )
-def test_forms_of_either_type(content_type: str, body: bytes, fields: dict[str, str]) -> None:
-    """Both types that mail programs may use (RFC 8058) are read."""
+def test_forms_of_both_types_are_parsed(content_type: str, body: bytes, fields: dict[str, str]) -> None:
+    """Mail clients may use either type (RFC 8058)."""
     assert read_form(content_type, body) == fields
 
 
@@ -47,7 +47,7 @@ def test_forms_of_either_type(content_type: str, body: bytes, fields: dict[str, 
         )
     ).map(b"\r\n".join),
 )
-def test_any_bytes_are_a_form_or_none(content_type: str, body: bytes) -> None:
-    """Whatever is sent as whatever: fields of text come out, never an error."""
+def test_any_body_is_parsed_without_error(content_type: str, body: bytes) -> None:
+    """Any bytes with any content type give text fields, possibly none."""
     fields = read_form(content_type, body)
     assert all(isinstance(text, str) for pair in fields.items() for text in pair)
