@@ -115,6 +115,12 @@ def build_brand(mail: MailSettings) -> Brand:
     return Brand(sender, mail.app_name, mail.frontend_url, mail.default_locale)
 
 
+def build_link_codec(config: Config) -> LinkTokenCodec | None:
+    """The codec of unsubscribe links; None without a link secret."""
+    secrets = split_secrets(config.http.link_secret)
+    return LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
+
+
 def build_planning(config: Config, app_database: AppDatabase) -> Planning:
     return Planning(app_database, sorted(available_timezones()), config.schedule.default_timezone)
 
@@ -212,8 +218,7 @@ class Components:
         self.pool = build_database_pool(config)
         self.recipients = None if self.pool is None else self._build_recipients(self.pool)
         self.mail_guard = None if self.pool is None else ScheduledMailGuard(ScheduledMails(self.pool, self.clock))
-        secrets = split_secrets(config.http.link_secret)
-        self.link_codec = LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
+        self.link_codec = build_link_codec(config)
         self._token = f"{instance}/{uuid.uuid4().hex}"
         self.connection = self._build_connection()
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
@@ -234,8 +239,7 @@ class Components:
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
-        lag_heartbeat = self.health.register(EventLoopLagMonitor.name)
-        self.lag_monitor = EventLoopLagMonitor(self.metrics, lag_heartbeat, self.clock)
+        self.lag_monitor = self._build_lag_monitor()
 
     def _status_line(self) -> str:
         """The line that `systemctl status` shows."""
@@ -244,6 +248,9 @@ class Components:
     def _build_status_reporter(self) -> StatusReporter:
         upcoming = None if self.scheduler is None else self.scheduler.planner.upcoming
         return StatusReporter(self.inspector, lambda: len(self.worker.in_flight), self._context, upcoming)
+
+    def _build_lag_monitor(self) -> EventLoopLagMonitor:
+        return EventLoopLagMonitor(self.metrics, self.health.register(EventLoopLagMonitor.name), self.clock)
 
     def _build_connection(self) -> Connection:
         settings = self.config.redis

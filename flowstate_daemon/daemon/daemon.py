@@ -139,7 +139,7 @@ class Daemon:
             log.warning("unsubscribe_disabled", reason="emails contain no unsubscribe link", remedy=remedy)
 
     async def _warn_about_bull_workers(self) -> None:
-        """Warn about Bull workers: they can share the queue, but usually somebody forgot to stop them."""
+        """Warn about Bull workers: they can share the queue, but usually they were left running by mistake."""
         inspector = Inspector(self.components.connection, self.components.keys)
         if bull_workers := (await inspector.foreign_workers()).clients:
             addresses = sorted(client.address for client in bull_workers)
@@ -219,6 +219,6 @@ def tune_gc() -> None:
     # Objects that exist by now stay until the end. Frozen, they cost no full collection (50 ms) any more.
     gc.collect()
     gc.freeze()
-    # There is hardly any cyclic garbage here. The default thresholds scan all emails in flight after every few hundred
-    # allocations, for up to 10 ms.
+    # There is hardly any cyclic garbage here. With the default thresholds the collector runs so often that it scans the
+    # emails in flight again and again, for up to 10 ms each time.
     gc.set_threshold(*GC_THRESHOLDS)

@@ -121,9 +121,9 @@ class StatusReporter(Service):
 def format_age(seconds: float) -> str:
     """A duration in the largest unit of which it has at least two."""
     whole = max(int(seconds), 0)
-    for unit_s, word in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
+    for unit_s, unit in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
         if whole >= 2 * unit_s:
-            return f"{whole // unit_s} {word}"
+            return f"{whole // unit_s} {unit}"
     return f"{whole} s"
 
 

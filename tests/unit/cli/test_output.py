@@ -15,7 +15,7 @@ from flowstate_daemon.cli.output import (
     sanitise,
 )
 
-REASON = "Resend: the domain is not verified, and more words than fit into eighty columns of any terminal"
+REASON = "Resend: the domain is not verified, a text that is longer than the eighty columns of a terminal"
 
 
 @pytest.fixture(autouse=True)
