@@ -40,7 +40,7 @@ def evaluate_domain(key_check: KeyCheck, config: Config) -> CheckResult:
     """The state of the sender's domain. A key that can only send cannot list domains. Pure."""
     domain = config.mail.from_address.rpartition("@")[2].rstrip(">").lower()
     if key_check.status is KeyStatus.SENDING:
-        return ok("sender domain", f"{domain}: not verified: a sending-only key cannot list domains")
+        return ok("sender domain", f"{domain}: not checked, because a sending-only key cannot list domains")
     if domain == SANDBOX_DOMAIN:
         return warn("sender domain", f"{domain} delivers only to your own address", "verify your own domain")
     state = {name.lower(): state for name, state in key_check.domains.items()}.get(domain, "unknown")
