@@ -1,7 +1,7 @@
-"""Reads the configuration once: what was gathered, or defaults, as typed sections.
+"""Loads the configuration: values from all sources, or defaults, as typed sections.
 
-The command line calls `load`; nobody else asks the environment. All mistakes go into one ConfigError: each
-names where the value came from, what is wrong and what is expected, and never repeats the value.
+Only the command line calls `load`, and no other module reads the environment. One ConfigError contains all errors. Each
+names the source of the value, what is wrong and what is expected, and never contains the value.
 """
 
 from __future__ import annotations
@@ -73,47 +73,49 @@ ENV_NAMES: Mapping[str, Key] = {
 
 
 def load(environ: Mapping[str, str], file: Path | None = None, *, sending: bool = False) -> Config:
-    """Read everything; `sending` also demands what only `run` needs. Raises ConfigError with all mistakes."""
-    findings = SettingsSources(ENV_NAMES)
-    findings.load(environ, file)
-    _drop_overridden_redis_address(findings)
-    sections = {name: _section(findings, name) for name in SECTIONS}
+    """Load all settings; `sending` also requires those that only `run` needs. Raises ConfigError with all errors."""
+    raw_settings = SettingsSources(ENV_NAMES)
+    raw_settings.load(environ, file)
+    _drop_overridden_redis_address(raw_settings)
+    sections = {name: _section(raw_settings, name) for name in SECTIONS}
     mail = sections["mail"]
     if sending and isinstance(mail, settings.MailSettings) and not mail.from_address:
-        findings.errors.append("RESEND_FROM_EMAIL: missing; expected the sender, like FlowState <hello@example.com>")
-    if findings.errors:
-        raise ConfigError(findings.errors)
-    sources = {key: given.source for key, given in findings.given.items()}
+        raw_settings.errors.append(
+            "RESEND_FROM_EMAIL: missing; expected the sender, like FlowState <hello@example.com>"
+        )
+    if raw_settings.errors:
+        raise ConfigError(raw_settings.errors)
+    sources = {key: given.source for key, given in raw_settings.given.items()}
     return Config.model_validate({**sections, "sources": sources})
 
 
-def _drop_overridden_redis_address(findings: SettingsSources) -> None:
-    """A Redis host from a later step than the URL is meant to replace it."""
-    url, host = findings.given.get(("redis", "url")), findings.given.get(("redis", "host"))
+def _drop_overridden_redis_address(raw_settings: SettingsSources) -> None:
+    """A Redis host from a source of higher precedence replaces the URL."""
+    url, host = raw_settings.given.get(("redis", "url")), raw_settings.given.get(("redis", "host"))
     if url is not None and host is not None and host.precedence > url.precedence:
-        del findings.given["redis", "url"]
+        del raw_settings.given["redis", "url"]
 
 
-def _section(findings: SettingsSources, name: str) -> settings.SettingsSection | None:
-    """The section, or None and mistakes."""
-    values = {key: given.value for (part, key), given in findings.given.items() if part == name}
+def _section(raw_settings: SettingsSources, name: str) -> settings.SettingsSection | None:
+    """The section, or None if it has errors."""
+    values = {key: given.value for (part, key), given in raw_settings.given.items() if part == name}
     try:
         return SECTIONS[name].model_validate(values)
     except ValidationError as error:
-        findings.errors.extend(_validation_message(findings, name, error))
+        raw_settings.errors.extend(_validation_message(raw_settings, name, error))
         return None
 
 
-def _validation_message(findings: SettingsSources, name: str, error: ValidationError) -> Iterator[str]:
+def _validation_message(raw_settings: SettingsSources, name: str, error: ValidationError) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_input=False, include_context=False):
         # Only Redis has a rule about a section as a whole, and it is about the address.
         key = (name, str(detail["loc"][0]) if detail["loc"] else "url")
         wrong = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        yield f"{findings.describe_source(key)}: {wrong} ({SECTIONS[name].model_fields[key[1]].description})"
+        yield f"{raw_settings.describe_source(key)}: {wrong} ({SECTIONS[name].model_fields[key[1]].description})"
 
 
 def display_value(key: str, value: Any) -> str:
-    """A value as an operator may see it: of a secret URL the place, of another secret that there is one."""
+    """A value as an operator may see it: a secret URL without login, another secret only as "set, hidden"."""
     if value is None or value == "":
         return "not set"
     if not isinstance(value, SecretStr):

@@ -1,7 +1,7 @@
-"""The settings: one frozen section per room, each key with its default, its limits and its sentence.
+"""The settings: one frozen section per subject, each key with its default, limits and description.
 
-`config.py` fills them from file and environment; rooms take the sections they need. The sentences stand in
-`config/flowstate-daemon.toml` too, and in what an operator reads when a value is wrong.
+`loader` fills them from file and environment. The descriptions are also in `config/flowstate-daemon.toml` and in the
+error messages for invalid values.
 """
 
 from __future__ import annotations

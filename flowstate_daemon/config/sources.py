@@ -1,7 +1,7 @@
-"""Gathers what was given for each setting: TOML file, systemd credentials, `*_FILE`, environment; later wins.
+"""Reads the raw value of each setting: TOML file, systemd credentials, `*_FILE`, environment; later sources win.
 
-`config.py` makes the settings from it. The health command asks for two of them and must answer within a blink:
-this module imports the standard library only, and knows nothing of types and limits.
+`loader` builds the settings from it. The health command needs two settings and must start fast, so this module imports
+the standard library only and does not know types and limits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
 def config_path(config_file: str | None) -> Path | None:
-    """The settings file of this call: the one that was named, else the standard one if it is there."""
+    """The settings file: the given one, else the default one if it exists."""
     return Path(config_file) if config_file else DEFAULT_CONFIG_FILE if DEFAULT_CONFIG_FILE.exists() else None
 
 
@@ -37,7 +37,7 @@ def env_name(key: Key) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RawValue:
-    """A value as somebody gave it: where, and on which step of the order it stands."""
+    """A value with its source and the precedence of that source."""
 
     value: Any
     source: str
@@ -45,12 +45,12 @@ class RawValue:
 
 
 class SettingsSources:
-    """What was given for the settings behind `names`, and what was wrong with it."""
+    """The raw values of the settings in `names`, and the errors found while reading them."""
 
     def __init__(self, names: Mapping[str, Key], *, whole: bool = True) -> None:
-        """`names` are variables and their settings; a setting's first name is the one that is told.
+        """`names` maps variables to settings; messages use the first name of a setting.
 
-        `whole` says that these are all there are, so that any other is a mistake.
+        With `whole` these are all settings, so any other name is an error.
         """
         self.names = names
         self._whole = whole
@@ -58,7 +58,7 @@ class SettingsSources:
         self.errors: list[str] = []
 
     def load(self, environ: Mapping[str, str], file: Path | None) -> None:
-        """Read everything, from weak to strong. Never raises: what cannot be read is a mistake."""
+        """Read all sources, in ascending precedence. Never raises: what cannot be read is added to `errors`."""
         if file is not None:
             self._read_toml(1, file)
         credentials = environ.get("CREDENTIALS_DIRECTORY")
@@ -68,7 +68,7 @@ class SettingsSources:
         self._read_environment(4, environ)
 
     def describe_source(self, key: Key) -> str:
-        """How to name a key in a mistake: as it was given, or as it could be."""
+        """The name of a key in messages: its source, or its variable if it was not set."""
         if key in self.given:
             return self.given[key].source
         return next(name for name, named in self.names.items() if named == key)
@@ -85,19 +85,22 @@ class SettingsSources:
         sections = _sections(self.names.values())
         for name, table in tables.items():
             if name not in sections or not isinstance(table, dict):
-                self._wonder(f"{file}: [{name}] is no section", name, sections)
+                self._report_unknown(f"{file}: [{name}] is no section", name, sections)
                 continue
             for key, value in table.items():
                 if key in sections[name]:
                     self._give(step, f"[{name}] {key} in {file}", (name, key), value)
                 else:
-                    self._wonder(f"{file}: [{name}] has no key {key}", key, sections[name])
+                    renamed = RENAMED_SETTINGS.get((name, key))
+                    self._report_unknown(f"{file}: [{name}] has no key {key}", key, sections[name], renamed)
 
     def _read_credentials(self, step: int, folder: Path) -> None:
-        """Files that systemd lays out, named like the variables in either case."""
+        """Read systemd credentials, named like the variables in upper or lower case."""
         try:
             there = {file.name for file in folder.iterdir()}
-        except OSError as error:  # to go on without secrets would be to write mails to a folder instead of sending them
+        except (
+            OSError
+        ) as error:  # without its secrets the daemon would write emails to a folder instead of sending them
             reason = f"cannot read {folder}: {error.strerror}"
             self.errors.append(f"CREDENTIALS_DIRECTORY: {reason}; expected a folder with one file for each secret")
             return
@@ -126,14 +129,14 @@ class SettingsSources:
                 self._give(step, name, key, value)
         for name in environ:
             if name.startswith(PREFIX) and not self._known(name, environ[name]):
-                self._wonder(f"{name}: no such setting", name, self.names)
+                self._report_unknown(f"{name}: no such setting", name, self.names, RENAMED_VARIABLES.get(name))
 
-    def _wonder(self, error: str, word: str, text: Collection[str]) -> None:
+    def _report_unknown(self, error: str, name: str, known: Collection[str], renamed: str | None = None) -> None:
         if self._whole:
-            self.errors.append(f"{error}{suggestion(word, text)}")
+            self.errors.append(f"{error}; did you mean {renamed}?" if renamed else f"{error}{suggestion(name, known)}")
 
     def _known(self, name: str, value: str) -> bool:
-        """Whether a FLOWSTATE_ variable is a setting, a file with one, or a platform's announcement."""
+        """Whether a FLOWSTATE_ variable is a setting, a file with one, or set by a container platform."""
         if name in self.names or name.removesuffix("_FILE") in self.names or name in IGNORED_ENV:
             return True
         return bool(SERVICE_LINK_NAME.search(name)) or bool(SERVICE_LINK_VALUE.match(value))
@@ -148,8 +151,33 @@ def _sections(keys: Iterable[Key]) -> dict[str, dict[str, None]]:
 
 
 def suggestion(word: str, text: Collection[str]) -> str:
-    """A guess at what was meant, else what there is."""
+    """The closest known name, else the list of known names."""
     close = get_close_matches(word, text, n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; there are {', '.join(text)}" if len(text) <= MAX_REPORTED_ERRORS else ""
+
+
+# Former names, which are too different from today's to be found by similarity.
+RENAMED_SETTINGS: Mapping[Key, str] = {
+    ("queue", "urgent_reserve"): "urgent_concurrency",
+    ("queue", "lock_ms"): "lock_duration_ms",
+    ("queue", "max_stalled"): "max_stalled_count",
+    ("queue", "attempts"): "default_attempts",
+    ("queue", "backoff_ms"): "default_backoff_ms",
+    ("queue", "jitter"): "backoff_jitter",
+    ("queue", "drain_s"): "shutdown_timeout_s",
+    ("redis", "block_s"): "block_timeout_s",
+    ("redis", "master"): "sentinel_master",
+    ("resend", "assumed_rate"): "initial_requests_per_second",
+    ("database", "keep_days"): "retention_days",
+    ("database", "journal_limit"): "journal_max_entries",
+    ("schedule", "zone"): "default_timezone",
+    ("schedule", "task_reminder_until"): "task_reminder_deadline",
+    ("schedule", "overdue_summary_until"): "overdue_summary_deadline",
+    ("schedule", "focus_report_until"): "focus_report_deadline",
+    ("schedule", "ahead"): "max_queued",
+}
+RENAMED_VARIABLES: Mapping[str, str] = {
+    env_name((section, old)): env_name((section, new)) for (section, old), new in RENAMED_SETTINGS.items()
+}

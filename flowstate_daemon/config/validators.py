@@ -1,6 +1,6 @@
-"""The forms that a setting may take: each checks what an operator wrote and says what was expected.
+"""The types of settings: each validates a value, and its error says what is expected.
 
-`settings.py` builds its sections from them. No message repeats the value, which may be a secret.
+The sections of `settings` use them. No message contains the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SENTINEL_PORT = 26379
 DEADLINE_PATTERN = re.compile(
     r"(?:(?P<day>mon|tue|wed|thu|fri|sat|sun) )?(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)", re.IGNORECASE
 )
-REFERENCE_DAY_MS = 1_767_225_600_000  # 1 January 2026: from here on, a cron expression has to come true
+REFERENCE_DAY_MS = 1_767_225_600_000  # 1 January 2026: a cron expression must match a later date
 REDIS_URL_OPTIONS = {
     "db": r"\d+",
     "ssl_cert_reqs": "none|optional|required",

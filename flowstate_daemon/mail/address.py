@@ -1,4 +1,4 @@
-"""Which addresses a mail may be sent to. Called by `catalogue`; asks no DNS server."""
+"""Validates email addresses, without DNS queries."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 
 from flowstate_daemon.base.errors import InvalidDataError
 
-MAX_LENGTH = 320  # of local part, @ and domain together; spares the validator a hostile megabyte
-QUOTED_INPUT = re.compile(r"\s*[:(].*", re.DOTALL)  # from here on, the validator quotes the address
+MAX_LENGTH = 320  # of local part, @ and domain together; longer text is rejected before the slow validator runs
+QUOTED_INPUT = re.compile(r"\s*[:(].*", re.DOTALL)  # the part of the validator's message that quotes the address
 
-# What nearly every address looks like. The validator would return such a one as it is, and takes longer about it than
-# a mail takes to render; whatever looks otherwise is for the validator.
+# The form of nearly all addresses, which the validator returns unchanged. It takes longer than rendering an email, so
+# that only addresses of another form are passed to it.
 PLAIN = re.compile(
     r"[a-z0-9_+-]{1,32}(?:\.[a-z0-9_+-]{1,31})?@(?:[a-z0-9](?:[a-z0-9]|-(?!-)){0,40}(?<!-)\.){1,3}([a-z]{2,20})"
 )
@@ -22,12 +22,12 @@ RESERVED = frozenset(SPECIAL_USE_DOMAIN_NAMES)
 def parse_address(text: str) -> str:
     """The bare ASCII address: an international domain in its `xn--` form, the domain in lower case.
 
-    Refused are display names, lists, quoted or non-ASCII local parts, IP literals, and domains that can never
-    receive mail (`localhost`, `.local`, `.invalid`). The names kept for examples and tests, `example.org` and its
-    like and `.test`, pass: development and rehearsal write to them, and a provider refuses them by itself.
+    Rejects display names, lists, quoted or non-ASCII local parts, IP literals, and domains that can never receive
+    email (`localhost`, `.local`, `.invalid`). The names reserved for examples and tests (`example.org`, `.test`) are
+    allowed, because development and tests use them and the provider rejects them anyway.
 
     Raises:
-        Malformed: with the rule that was broken, without the address.
+        InvalidDataError: the message names the broken rule and does not contain the address.
     """
     plain = PLAIN.fullmatch(text)
     if plain is not None and plain[1] not in RESERVED:

@@ -1,7 +1,7 @@
-"""How long a one-time code lives, out of the words that its mail says it in. Pure; `policy` asks.
+"""Parses the lifetime of a one-time code from the text in its email. Pure.
 
-Producers write "10 minutes", "1 hour", "15 min", "1 h 30", "une demi-heure". What is not understood counts as the
-default: a code that is dropped too early is asked for again, one that arrives too late helps nobody but a thief.
+Producers write "10 minutes", "1 hour", "15 min", "1 h 30", "une demi-heure". Any other text means the default:
+a user can request another code when one was dropped too early, while a late code is useful only to a thief.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MINUTE_S = 60
 HOUR_S = 3_600
 DAY_S = 86_400
 DEFAULT_S = 10 * MINUTE_S
-MAX_S = DAY_S  # whatever a producer writes
+MAX_S = DAY_S  # also if the producer writes more
 MAX_TEXT_LENGTH = 200
 
 UNITS: Mapping[int, str] = {
@@ -49,7 +49,7 @@ DURATION_PATTERN = re.compile(
 
 
 def parse_lifetime(text: str | None) -> int:
-    """Seconds, at least 1 and at most a day."""
+    """The lifetime in seconds, between 1 second and one day."""
     plain = " ".join((text or "")[:MAX_TEXT_LENGTH].casefold().split())
     total = sum(_seconds(span) for span in DURATION_PATTERN.finditer(plain))
     return min(int(total), MAX_S) if total >= 1 else DEFAULT_S

@@ -1,6 +1,6 @@
-"""What each kind of mail speaks of: its fields, and which of them may be missing.
+"""The context of each kind of email: its fields, and which of them are optional.
 
-`catalogue` makes a kind of each. Field names are JavaScript's on the wire and Python's in here.
+`kinds` defines one kind for each. Field names are in camel case in Redis and in snake case here.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ PERSONAL = "Personal"
 
 
 class Context(msgspec.Struct, frozen=True, rename="camel"):
-    """What a mail speaks of. A field with a default may be missing, null or blank."""
+    """The data of an email. A field with a default may be missing, null or blank."""
 
     def template_values(self) -> dict[str, Any]:
-        """What templates may name."""
+        """The values that templates may use."""
         return msgspec.structs.asdict(self)
 
 
@@ -106,7 +106,7 @@ class TaskReminder(Context, frozen=True):
     tasks_url: Url | None = ""
 
     def template_values(self) -> dict[str, Any]:
-        """`total` is how many tasks the mail is about."""
+        """`total` is the number of tasks that the email is about."""
         return {**msgspec.structs.asdict(self), "total": max(self.task_count or 0, len(self.tasks or ()), 1)}
 
 
@@ -117,7 +117,7 @@ class OverdueTask(Context, frozen=True):
 
 
 class OverdueSummary(Context, frozen=True):
-    """`tasks`, the oldest first, says what `overdue_tasks` says, in parts."""
+    """`tasks` contains the same as `overdue_tasks` as structured rows, the oldest first."""
 
     overdue_count: Count
     user_name: Line | None = UNKNOWN_NAME
@@ -133,7 +133,7 @@ class TopTask(Context, frozen=True):
 
 
 class FocusReport(Context, frozen=True):
-    """One week. What stands behind `week_start` says in numbers what the texts before it say in English."""
+    """One week. The fields from `week_start` on contain as numbers what the fields before them say in English."""
 
     total_hours: Count
     total_minutes: Count

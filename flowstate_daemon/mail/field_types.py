@@ -1,7 +1,7 @@
-"""The forms that a field of a mail's context can take, and how a stranger's value is brought into them.
+"""The types of fields in an email's context, with validation and cleaning of their values.
 
-`catalogue` builds its structs from these types: msgspec checks the JSON type, the form behind it checks and cleans
-the value. A refusal names the field and what was expected there, and never repeats the value.
+The structs of `contexts` use these types: msgspec checks the JSON type, then the type's Cleaner checks and cleans the
+value. An error names the field and the expected value, and never contains the actual value.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from flowstate_daemon.base.redaction import REDACTED
 
 MAX_FIELD_BYTES = 64 * 1024  # bytes of UTF-8
 MAX_NUMBER = 1_000_000_000
-MAX_URL_LENGTH = 2_048  # characters; what is longer no mail program opens
-TITLE_PLACEHOLDER = "…"  # an empty title in the application is no reason to send nothing
+MAX_URL_LENGTH = 2_048  # characters; mail programs do not open longer URLs
+TITLE_PLACEHOLDER = "…"  # an email is sent even if a title in the application is empty
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 BREAKS = re.compile(r"\r\n?|[\n\x85\u2028\u2029]")
 LINE_BREAK_RUN = re.compile(r"[\t\r\n\x85\u2028\u2029]+")
-# C1 controls do nothing good anywhere; direction overrides let one field's text rewrite the line around it.
+# C1 controls have no use in text; direction overrides would change the order of the text around a field.
 CONTROL_AND_BIDI_CHARS = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")
 CODE = re.compile(r"[0-9A-Za-z]{4,10}", re.ASCII)
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-# No login part: a link such as https://app.example@evil.example shows one house and opens another.
+# No login part: a link such as https://app.example@evil.example looks like one site and opens another.
 LINK = re.compile(r"https?://[^\s/?#@\\<>\"'`]+(?:[/?#][^\s<>]*)?", re.IGNORECASE)
 
 
@@ -54,7 +54,7 @@ def clean_title(text: str) -> str:
 
 
 def clean_stored_title(text: str) -> str:
-    """A title out of the application's own tables, where a stray control character is no reason to send nothing."""
+    """A title from the application's tables: control characters are removed instead of refusing the email."""
     return clean_title(text if text.isprintable() else CONTROLS.sub(" ", text))
 
 
@@ -64,7 +64,7 @@ def clean_lines(text: str) -> str:
 
 
 def _plain(text: str) -> bool:
-    """Whether there can be nothing in it that `_visible` looks for, which takes longer to find out."""
+    """Whether the text certainly needs no cleaning; a fast check before the slower `_visible`."""
     return text.isascii() and text.isprintable()
 
 
@@ -76,14 +76,14 @@ def _visible(text: str) -> str:
 
 def clean_code(text: str) -> str:
     if text == REDACTED:
-        raise ValueError("a code; this one was removed when the job ended, so ask for a new mail")
+        raise ValueError("a code; this one was removed when the job ended, so ask for a new email")
     if not CODE.fullmatch(text):
         raise ValueError("4 to 10 digits or letters")
     return text
 
 
 def clean_url(text: str) -> str:
-    """An address that may stand behind a button: nothing that a mail program would run instead of open."""
+    """A URL for a link or button: http or https only, because other schemes may execute code."""
     url = text.strip()
     if len(url) > MAX_URL_LENGTH:
         raise ValueError(f"an address of at most {MAX_URL_LENGTH} characters")
@@ -101,12 +101,12 @@ def to_int(number: float) -> int:
 
 
 def round_half_up(number: float) -> int:
-    """Half goes up, as in JavaScript, so that the mail shows the number that the application shows."""
+    """Half goes up, as in JavaScript, so that the email shows the same number as the application."""
     return math.floor(number + 0.5)
 
 
 def parse_date(text: str) -> date:
-    """A day of somebody's calendar: it has no zone and no hour."""
+    """A calendar date, without time and time zone."""
     try:
         if DAY.fullmatch(text):
             return date.fromisoformat(text)
@@ -116,7 +116,7 @@ def parse_date(text: str) -> date:
 
 
 def positive_or_zero(number: float) -> int:
-    """A number that a person may have left to chance: 0, which is not shown, in place of one that means nothing."""
+    """An optional number: out of range becomes 0, which is not shown."""
     return int(number) if 0 <= number <= MAX_NUMBER else 0
 
 
@@ -137,7 +137,7 @@ Rating: TypeAlias = Annotated[Annotated[int, Meta(ge=1, le=5)] | Annotated[float
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """What becomes of one field's value. `path` is the field as its producer knows it."""
+    """How one field is validated and cleaned. `path` is its JSON path in the job's data."""
 
     name: str
     path: str
@@ -146,7 +146,7 @@ class FieldRule:
     default: Any = None
 
     def clean(self, value: Any) -> Any:
-        """The value as the mail uses it. Raises Malformed."""
+        """The cleaned value. Raises InvalidDataError."""
         if self.optional and (value is None or (isinstance(value, str) and not value.strip())):
             return self.default
         try:
@@ -155,7 +155,7 @@ class FieldRule:
             raise InvalidDataError(f"Expected {refusal} - at `{self.path}`") from None
 
     def check_size(self, value: Any) -> None:
-        """Refuse a text that no mail should carry. Raises Malformed."""
+        """Reject text that is too long. Raises InvalidDataError."""
         size = len(value.encode()) if isinstance(value, str) else 0
         if size > MAX_FIELD_BYTES:
             raise InvalidDataError(
@@ -165,28 +165,28 @@ class FieldRule:
 
 @dataclass(frozen=True, slots=True)
 class ListRule:
-    """What becomes of a list of structs. In the paths of `rules`, [] is the place for a row's number."""
+    """How a list of structs is validated and cleaned. In the paths of `rules`, [] stands for the row number."""
 
     name: str
     row: type[msgspec.Struct]
     rules: tuple[FieldRule | ListRule, ...]
 
     def clean(self, value: Any) -> tuple[msgspec.Struct, ...]:
-        """The rows as the mail uses them; null is a list without rows. Raises Malformed."""
+        """The cleaned rows; null means no rows. Raises InvalidDataError."""
         return tuple([_at(number, self._clean_row, row) for number, row in enumerate(value or ())])
 
     def _clean_row(self, row: msgspec.Struct) -> msgspec.Struct:
         return self.row(*[rule.clean(getattr(row, rule.name)) for rule in self.rules])
 
     def check_size(self, value: Any) -> None:
-        """Raises Malformed."""
+        """Raises InvalidDataError."""
         for number, row in enumerate(value or ()):
             for rule in self.rules:
                 _at(number, rule.check_size, getattr(row, rule.name))
 
 
 def _at(number: int, check: Callable[[Any], Any], value: Any) -> Any:
-    """A check of one row's field, whose refusal names the row."""
+    """Run a check of one row's field; its error names the row."""
     try:
         return check(value)
     except InvalidDataError as refusal:
@@ -200,18 +200,18 @@ def build_rules(struct: type[msgspec.Struct], root: str = "$.context") -> tuple[
 
 
 def _rule(field: msgspec.structs.FieldInfo, hint: Any, path: str) -> FieldRule | ListRule:
-    """The rule of `Annotated[…, Form]` or of a tuple of structs, either with `| None` behind it."""
+    """The rule of `Annotated[…, Cleaner]` or of a tuple of structs, each with or without `| None`."""
     for part in _parts(hint):
         if isinstance(part, Cleaner):
             optional = not field.required
             return FieldRule(field.name, path, part, optional=optional, default=field.default if optional else None)
         if isinstance(part, type) and issubclass(part, msgspec.Struct):
             return ListRule(field.name, part, build_rules(part, f"{path}[]"))
-    raise TypeError(f"a field of a context has no form: {hint}")
+    raise TypeError(f"a field of a context has no cleaner: {hint}")
 
 
 def _parts(hint: Any) -> Iterator[Any]:
-    """All that a hint is made of."""
+    """The hint and, recursively, its arguments and metadata."""
     yield hint
     for part in (*get_args(hint), *getattr(hint, "__metadata__", ())):
         yield from _parts(part)

@@ -1,7 +1,6 @@
-"""The nine kinds of mail: the fields of each, its priority, its secrets; and the reading of a job's data.
+"""The nine kinds of email with their fields, priorities and secrets, and the parsing of a job's data.
 
-`intake` checks orders with it, `work` reads jobs with it. A new kind is a struct in `contexts`, a row here, a template,
-words and a sample. Field names are JavaScript's on the wire and Python's in here.
+A new kind needs a struct in `contexts`, an entry in KINDS, templates, translations and a sample.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from flowstate_daemon.mail.contexts import (
 from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES, FieldRule, ListRule, build_rules
 from flowstate_daemon.mail.locales import match_locale
 
-MAX_CONTEXT_BYTES = 256 * 1024  # bytes of JSON, fields that nobody reads included
+MAX_CONTEXT_BYTES = 256 * 1024  # bytes of JSON, including unknown fields
 MAX_NAME_LENGTH = 100
 URGENT_PRIORITY = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is fixed for all mails of one kind. `secret_fields` are names in the job's JSON context."""
+    """The properties of one kind of email. `secret_fields` are names in the job's JSON context."""
 
     name: str
     context: type[Context]
@@ -55,7 +54,7 @@ class Kind:
 
     @property
     def urgent(self) -> bool:
-        """Somebody sits and waits for this mail: it never queues behind others."""
+        """Whether the recipient is waiting for the email, so that it is sent before bulk emails."""
         return self.priority == URGENT_PRIORITY
 
 
@@ -88,7 +87,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 class UnknownKindError(RetryableError):
-    """No mail of that name is known here. As in Bull an ordinary failed attempt: a newer daemon may know it."""
+    """The kind is unknown. As in Bull an ordinary failed attempt, because a newer daemon may know the kind."""
 
     def __init__(self, name: str) -> None:
         shown = escape_control_chars(redact_text(name[:MAX_NAME_LENGTH]))[:MAX_NAME_LENGTH]
@@ -97,7 +96,7 @@ class UnknownKindError(RetryableError):
 
 @dataclass(frozen=True, slots=True)
 class MailRequest:
-    """One mail that can be rendered: every field checked and cleaned. `locale` None: the job names no language."""
+    """A validated email, ready to be rendered. `locale` is None if the job names no supported language."""
 
     kind: str
     to: str = field(repr=False)
@@ -106,7 +105,7 @@ class MailRequest:
 
 
 class JobPayload(msgspec.Struct, frozen=True):
-    """A job's data before anything is known of its context."""
+    """A job's data, before its context is decoded."""
 
     to: str
     context: msgspec.Raw
@@ -118,40 +117,40 @@ PAYLOAD_DECODER = msgspec.json.Decoder(JobPayload)
 
 
 def parse_request(name: str, data: bytes) -> MailRequest:
-    """Read the data of the job called `name`.
+    """Parse the data of the job called `name`.
 
     Raises:
-        UnknownKind: no such kind of mail.
-        Malformed: the data can never become a mail; the reason says where, and never repeats a value.
+        UnknownKindError: the kind is unknown.
+        InvalidDataError: the data is invalid; the message contains the path and never a value.
     """
     kind = KINDS.get(name)
     if kind is None:
         raise UnknownKindError(name)
-    stored_request = _decode(PAYLOAD_DECODER, data, "$")
-    if stored_request.type is not None and stored_request.type != name:
+    payload = _decode(PAYLOAD_DECODER, data, "$")
+    if payload.type is not None and payload.type != name:
         raise InvalidDataError(f"Expected the job's own name, {name}, got another one - at `$.type`")
-    size = memoryview(stored_request.context).nbytes
+    size = memoryview(payload.context).nbytes
     if size > MAX_CONTEXT_BYTES:
         raise InvalidDataError(
             f"Context too large: {size} bytes, at most {MAX_CONTEXT_BYTES} are allowed - at `$.context`"
         )
-    context = _decode(kind.decoder, stored_request.context, "$.context")
+    context = _decode(kind.decoder, payload.context, "$.context")
     if size > MAX_FIELD_BYTES:  # the text of a field is never longer than its JSON
         for rule in kind.rules:
             rule.check_size(getattr(context, rule.name))
     values = [rule.clean(getattr(context, rule.name)) for rule in kind.rules]
-    return MailRequest(
-        name, parse_address(stored_request.to), kind.context(*values), match_locale(stored_request.locale)
-    )
+    return MailRequest(name, parse_address(payload.to), kind.context(*values), match_locale(payload.locale))
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, root: str) -> Any:
-    """Decode with a reason that names the place, counted from the top of the job's data."""
+    """Decode JSON; an error contains the path from the root of the job's data."""
     try:
         return decoder.decode(text)
     except msgspec.ValidationError as error:
-        said = str(error)
-        raise InvalidDataError(said.replace("`$", f"`{root}") if "`$" in said else f"{said} - at `{root}`") from None
+        message = str(error)
+        raise InvalidDataError(
+            message.replace("`$", f"`{root}") if "`$" in message else f"{message} - at `{root}`"
+        ) from None
     except RecursionError:
         raise InvalidDataError(f"Expected data that is not nested this deeply - at `{root}`") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -159,14 +158,14 @@ def _decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, root:
 
 
 def _fault(text: bytes, error: Exception) -> str:
-    """What is wrong with JSON that msgspec does not decode; its own words name bytes by number only."""
+    """A readable reason why msgspec cannot decode the JSON; msgspec's own message only has byte positions."""
     try:
         json.loads(text.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         return "Expected UTF-8"
     except (ValueError, RecursionError):
         return f"Expected valid JSON ({error})"
-    # JavaScript cuts strings between the halves of an emoji and writes what is left; Python's own decoder takes it.
+    # JavaScript may cut an emoji in half and write half of a surrogate pair, which Python's own decoder accepts.
     return "Expected whole characters, got half of a surrogate pair"
 
 

@@ -1,6 +1,6 @@
-"""The languages that mails are written in, and which of them a wish names. Pure.
+"""The supported languages, and matching of language tags. Pure.
 
-Wishes come from jobs, from people's preferences and from the configuration, in any spelling or shape.
+Tags come from jobs, user preferences and the configuration, in any spelling and of any type.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ TAG_SEPARATORS = re.compile("[-_.@]")
 MAX_TAG_LENGTH = 64
 
 
-def match_locale(request: object) -> str | None:
-    """The language of ours that a wish such as `fr`, `fr-CA` or `FR_fr.UTF-8` names; None for all else."""
-    if not isinstance(request, str) or len(request) > MAX_TAG_LENGTH:
+def match_locale(tag: object) -> str | None:
+    """The supported language of a tag such as `fr`, `fr-CA` or `FR_fr.UTF-8`; None for anything else."""
+    if not isinstance(tag, str) or len(tag) > MAX_TAG_LENGTH:
         return None
-    language = TAG_SEPARATORS.split(request.strip())[0].lower()
+    language = TAG_SEPARATORS.split(tag.strip())[0].lower()
     return language if language in LOCALES else None

@@ -1,4 +1,4 @@
-"""The finished mail as it travels from the renderer to the provider. Knows nothing of queues or providers."""
+"""The rendered email, and what the provider reports about it. Independent of queue and provider."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Bounce = Literal["permanent", "transient", "undetermined"]
 
 @dataclass(frozen=True, slots=True)
 class ProviderEvent:
-    """`svix_id` names the report itself, `provider_id` the mail; `type` is without `email.`, `at` in Unix ms.
+    """One webhook event, `svix_id`, about the email `provider_id`. `type` has no `email.` prefix; `at` is Unix ms.
 
-    `suppress` is `bounced` or `complained` when the address must not be written to again.
+    `suppress` is `bounced` or `complained` when no more emails may be sent to the address.
     """
 
     svix_id: str
@@ -32,7 +32,7 @@ __all__ = ["Accepted", "Email", "mask_address"]
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """One mail to one person, rendered. `headers` are extra RFC 5322 header fields; `tags` ASCII words."""
+    """One rendered email to one recipient. `headers` are extra RFC 5322 header fields; `tags` are ASCII."""
 
     kind: str
     sender: str
@@ -46,7 +46,7 @@ class Email:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider has taken the mail; `provider_id` is its own name for it."""
+    """The provider accepted the email; `provider_id` is the provider's id for it."""
 
     provider_id: str
     provider: str

@@ -1,7 +1,7 @@
-"""Send or not, and why: pure decisions out of a request and what is known about the person.
+"""Decides whether an email is sent, and why. Pure.
 
-`work` asks just before a mail is rendered. Every step leaves a word in the chain, which the ledger keeps and
-`explain` shows; it never holds a code.
+The worker calls it just before an email is rendered. Every check adds a decision, which the ledger stores and
+`explain` shows; decisions never contain a code.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from flowstate_daemon.mail.code_lifetime import MINUTE_S, parse_lifetime
 from flowstate_daemon.mail.contexts import OneTimeCode
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
 
-ALL_KINDS = "*"  # in place of a kind: all that can be unsubscribed from
+ALL_KINDS = "*"  # instead of a kind: all kinds that can be unsubscribed from
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientStatus:
-    """Why an address is suppressed (bounced, complained, manual), and the kinds that its owner does not want.
+    """Why an address is suppressed (bounced, complained, manual), and the kinds that its user unsubscribed from.
 
-    `language` is what the owner has chosen, in whatever spelling.
+    `language` is the user's own choice, in any spelling.
     """
 
     suppressed: frozenset[str] = frozenset()
@@ -43,7 +43,7 @@ LOOKUP_FAILED_REASON = "what stands against the address could not be looked up"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One decision on a mail's way."""
+    """The result of one check."""
 
     check: str
     result: str
@@ -52,7 +52,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
-    """`outcome` and `reason` say what to write down when the mail is not sent."""
+    """`outcome` and `reason` are what the ledger stores if the email is not sent."""
 
     send: bool
     outcome: Literal["expired", "skipped"] | None
@@ -60,64 +60,64 @@ class PolicyResult:
     decisions: tuple[Decision, ...]
 
 
-def decide(request: MailRequest, facts: RecipientStatus | None, *, now_ms: int, made_ms: int) -> PolicyResult:
-    """Judge a mail whose job was made at `made_ms`. `facts` None: nobody could be asked."""
-    chain: list[Decision] = []
+def decide(request: MailRequest, recipient: RecipientStatus | None, *, now_ms: int, created_ms: int) -> PolicyResult:
+    """Decide about an email whose job was created at `created_ms`; `recipient` is None if the lookup failed."""
+    decisions: list[Decision] = []
     kind = request.kind
-    for step in (_expiry(request, now_ms, made_ms), _suppression(kind, facts), _preference(kind, facts)):
+    for step in (_expiry(request, now_ms, created_ms), _suppression(kind, recipient), _preference(kind, recipient)):
         if step is None:
             continue
-        chain.append(step)
+        decisions.append(step)
         if step.result == EXPIRED:
-            return PolicyResult(send=False, outcome="expired", reason=step.reason, decisions=tuple(chain))
+            return PolicyResult(send=False, outcome="expired", reason=step.reason, decisions=tuple(decisions))
         if step.result == SKIP:
-            return PolicyResult(send=False, outcome="skipped", reason=step.reason, decisions=tuple(chain))
-    return PolicyResult(send=True, outcome=None, reason=None, decisions=tuple(chain))
+            return PolicyResult(send=False, outcome="skipped", reason=step.reason, decisions=tuple(decisions))
+    return PolicyResult(send=True, outcome=None, reason=None, decisions=tuple(decisions))
 
 
-def reason_to_skip(kind: str, facts: RecipientStatus) -> Decision | None:
-    """What stands against mails of a kind to somebody, before there is one; None when nothing does."""
-    steps = (_suppression(kind, facts), _preference(kind, facts))
+def reason_to_skip(kind: str, recipient: RecipientStatus) -> Decision | None:
+    """Why an email of this kind would not be sent to the recipient; None if it would."""
+    steps = (_suppression(kind, recipient), _preference(kind, recipient))
     return next((step for step in steps if step is not None and step.result == SKIP), None)
 
 
-def expires_at_ms(request: MailRequest, made_ms: int) -> int | None:
-    """From when on a mail is worthless; None for mails that do not age."""
+def expires_at_ms(request: MailRequest, created_ms: int) -> int | None:
+    """When an email expires, Unix ms; None if its kind does not expire."""
     if not isinstance(request.context, OneTimeCode):
         return None
-    return made_ms + parse_lifetime(request.context.expires_in) * 1000
+    return created_ms + parse_lifetime(request.context.expires_in) * 1000
 
 
-def _expiry(request: MailRequest, now_ms: int, made_ms: int) -> Decision | None:
-    end_ms = expires_at_ms(request, made_ms)
+def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | None:
+    end_ms = expires_at_ms(request, created_ms)
     if end_ms is None:
         return None
     if now_ms < end_ms:
         return Decision("expiry", PASS)
-    life = f"{(end_ms - made_ms) / 1000 / MINUTE_S:g} min"
-    return Decision("expiry", EXPIRED, f"the code was valid for {life} and is {(now_ms - made_ms) // 1000} s old")
+    life = f"{(end_ms - created_ms) / 1000 / MINUTE_S:g} min"
+    return Decision("expiry", EXPIRED, f"the code was valid for {life} and is {(now_ms - created_ms) // 1000} s old")
 
 
-def _suppression(kind: str, facts: RecipientStatus | None) -> Decision:
-    """A hard bounce stops everything; anything else spares codes, which the person has just asked for."""
-    if facts is None:
+def _suppression(kind: str, recipient: RecipientStatus | None) -> Decision:
+    """A hard bounce stops all emails; other suppressions do not stop codes, which the user has just requested."""
+    if recipient is None:
         return Decision("suppression", UNKNOWN, LOOKUP_FAILED_REASON)
-    if not facts.suppressed:
+    if not recipient.suppressed:
         return Decision("suppression", PASS)
-    reason = BOUNCED if BOUNCED in facts.suppressed else min(facts.suppressed)
-    why = REASON_TEXTS.get(reason, f"the address is suppressed ({reason})")
+    reason = BOUNCED if BOUNCED in recipient.suppressed else min(recipient.suppressed)
+    text = REASON_TEXTS.get(reason, f"the address is suppressed ({reason})")
     if reason != BOUNCED and issubclass(KINDS[kind].context, OneTimeCode):
-        return Decision("suppression", PASS, f"{why}; codes are sent nevertheless")
-    return Decision("suppression", SKIP, why)
+        return Decision("suppression", PASS, f"{text}; codes are sent nevertheless")
+    return Decision("suppression", SKIP, text)
 
 
-def _preference(kind: str, facts: RecipientStatus | None) -> Decision | None:
+def _preference(kind: str, recipient: RecipientStatus | None) -> Decision | None:
     if not KINDS[kind].unsubscribable:
         return None
-    if facts is None:
+    if recipient is None:
         return Decision("preference", UNKNOWN, LOOKUP_FAILED_REASON)
-    if ALL_KINDS in facts.unsubscribed:
+    if ALL_KINDS in recipient.unsubscribed:
         return Decision("preference", SKIP, "the person has unsubscribed from all such mails")
-    if kind in facts.unsubscribed:
+    if kind in recipient.unsubscribed:
         return Decision("preference", SKIP, "the person has unsubscribed from this kind of mail")
     return Decision("preference", PASS)

@@ -1,6 +1,6 @@
-"""All mails with sample data, as pages to look at: what `mail preview` writes into a folder. Pure.
+"""All emails with sample data as HTML pages, which `mail preview` writes into a folder. Pure.
 
-Mails are made by the daemon's own renderer, so a gallery shows what people get, byte by byte.
+The daemon's own renderer makes them, so a preview is byte for byte what recipients get.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeL
 
 SAMPLE_RECIPIENT = "ada@example.org"
 ISSUED_MS = 1_772_000_000_000
-SAMPLE_SECRET = "what seals the links of samples, so that they open nobody's door"  # noqa: S105 - signs links of the preview only
+SAMPLE_SECRET = "a secret for the links in previews; it signs nothing else"  # noqa: S105 - signs links of the preview only
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewMail:
-    """One sample in one language. `name` is its files' name without the ending."""
+    """One sample in one language. `name` is its file name without extension."""
 
     name: str
     kind: str
@@ -45,7 +45,7 @@ class PreviewMail:
 def preview_mails(
     brand: Brand, public_url: str, *, kind: str | None = None, locale: str | None = None
 ) -> list[PreviewMail]:
-    """The samples of one kind or of all, in one language or in all."""
+    """The samples of one kind or all kinds, in one language or all languages."""
     renderer = Renderer(brand, UnsubscribeLinks(public_url, LinkTokenCodec([SAMPLE_SECRET])))
     found = []
     for sample in all_samples(brand.frontend_url):
@@ -54,16 +54,16 @@ def preview_mails(
                 sample.kind, msgspec.json.encode({"to": SAMPLE_RECIPIENT, "context": sample.context})
             )
             for language in LOCALES if locale is None else (locale,):
-                mail = renderer.render(replace(request, locale=language), made_ms=ISSUED_MS)
+                mail = renderer.render(replace(request, locale=language), created_ms=ISSUED_MS)
                 found.append(PreviewMail(f"{sample.name}.{language}", sample.kind, language, mail))
     return found
 
 
 def render_preview_pages(brand: Brand, found: Sequence[PreviewMail]) -> Iterable[tuple[str, str]]:
-    """The files of a gallery, name and content: a page that shows all, and both parts of each mail."""
+    """Name and content of each file: an index page, and both parts of each email."""
     template = (files(__package__) / "templates" / "preview.html").read_text(encoding="utf-8")
     index = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    yield "index.html", index.from_string(template).render(app_name=brand.app_name, plates=found)
+    yield "index.html", index.from_string(template).render(app_name=brand.app_name, emails=found)
     for preview in found:
         yield f"{preview.name}.html", preview.mail.html
         yield f"{preview.name}.txt", preview.mail.text

@@ -1,7 +1,7 @@
-"""From a request to a finished mail: subject, HTML and text. Pure, and the same bytes for the same request.
+"""Renders a request to an email: subject, HTML and text. Pure; the same request gives the same bytes.
 
-`daemon` builds one Renderer from the configuration; `work` calls it for each mail. Templates are made by `press` at
-construction: one that is wrong keeps the daemon from starting, not a mail from leaving.
+`templates` compiles all templates when a Renderer is constructed, so an invalid template stops the start and not an
+email.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLANK_LINES = re.compile(r"\n{3,}")
 
 @dataclass(frozen=True, slots=True)
 class Brand:
-    """Who writes: the `From` field as it is sent, the product's name, where its application lives."""
+    """The sender (the `From` field), the product's name and the URL of its application."""
 
     sender: str
     app_name: str
@@ -31,7 +31,7 @@ class Brand:
 
 
 class Renderer:
-    """Renders every kind of mail in every language."""
+    """Renders every kind of email in every language."""
 
     def __init__(self, brand: Brand, links: UnsubscribeLinks | None = None) -> None:
         self._brand = brand
@@ -39,16 +39,16 @@ class Renderer:
         self._constants = {"app_name": brand.app_name, "frontend_url": brand.frontend_url.rstrip("/")}
         self._templates = {locale: compile_templates(locale) for locale in LOCALES}
 
-    def render(self, request: MailRequest, *, made_ms: int | None = None) -> Email:
-        """The mail of one request, in its own language if we speak it, else in the brand's.
+    def render(self, request: MailRequest, *, created_ms: int | None = None) -> Email:
+        """The email of one request, in its own language if that is supported, else in the brand's default language.
 
-        `made_ms`, the job's timestamp, dates the link to unsubscribe; a mail without it, such as a preview, has none.
+        `created_ms`, the job's timestamp, is the issue time of the unsubscribe link; without it the email has no link.
         """
         locale = self._locale(request.locale)
         template = self._templates[locale][request.kind]
         link = None
-        if self._links is not None and made_ms is not None:
-            link = self._links.link(request, issued_ms=made_ms, locale=locale)
+        if self._links is not None and created_ms is not None:
+            link = self._links.link(request, issued_ms=created_ms, locale=locale)
         values = {**self._constants, **request.context.template_values(), "unsubscribe_url": link}
         subject = truncate(one_line(template.subject.render(values)), MAX_SUBJECT_LENGTH)
         values["subject"] = subject

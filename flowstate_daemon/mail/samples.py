@@ -1,4 +1,4 @@
-"""Realistic contexts for every kind of mail: what previews, the development house and tests send."""
+"""Realistic contexts for every kind of email, for previews, the development environment and tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FRONTEND_URL = "https://flowstate.example"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One context of a kind. `name` is the kind's, and more where a kind has several samples."""
+    """One context of a kind. `name` is the kind, with a suffix if the kind has several samples."""
 
     name: str
     kind: str
@@ -90,7 +90,7 @@ def preview_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, An
 
 
 def rich_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, Any]]:
-    """The same for the kinds that this daemon makes itself, with all that only its own contexts say."""
+    """The contexts of the kinds that the scheduler enqueues, with the fields that only the scheduler sets."""
     root = frontend_url.rstrip("/")
     plain = preview_contexts(frontend_url)
     return {
@@ -141,7 +141,7 @@ def rich_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, Any]]
 
 
 def all_samples(frontend_url: str = FRONTEND_URL) -> tuple[Sample, ...]:
-    """Each kind as the backend sends it, and behind it as this daemon makes it, if it does."""
+    """Each kind as the backend enqueues it, followed by the scheduler's version if there is one."""
     rich = rich_contexts(frontend_url)
     found = []
     for kind, context in preview_contexts(frontend_url).items():

@@ -1,8 +1,9 @@
-"""Links by which people leave a kind of mail: made for the renderer, read by the web. Pure.
+"""Unsubscribe links: encoded for the renderer, decoded by the web server. Pure.
 
-A link carries its person, sealed with AES-SIV (RFC 5297) under keys derived from a secret. Sealed, because links end
-in the logs of proxies and must tell no address there; the link and not a table, because it has to work for 400 days
-whatever a database has forgotten; SIV, because it needs no nonce: the same mail is the same bytes at every try.
+A link contains the recipient and the kind, encrypted with AES-SIV (RFC 5297) under keys derived from a secret.
+Encrypted, because proxies log links and the logs must not contain addresses. In the link and not in a table, because a
+link must work for 400 days even if the database loses data. SIV, because it needs no nonce, so that every attempt of an
+email has the same bytes.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ DAY_MS = 86_400_000
 
 
 class InvalidLinkError(FlowstateError):
-    """A link that opens nothing."""
+    """The link cannot be used."""
 
 
 class ForgedLinkError(InvalidLinkError):
-    """Not made by us, cut off, or made under a secret that is used no more."""
+    """The link is not ours, is truncated, or was encrypted with a secret that is no longer configured."""
 
 
 class ExpiredLinkError(InvalidLinkError):
-    """Ours, but too old."""
+    """The link is valid but too old."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnsubscribeToken:
-    """What a link says: who leaves which kind of mail. `locale` is the language of the mail it stood in."""
+    """The content of a link: who unsubscribes from which kind. `locale` is the language of the email."""
 
     address: str = field(repr=False)
     kind: str
@@ -64,31 +65,31 @@ CLAIMS = msgspec.msgpack.Decoder(TokenClaims)
 
 
 class LinkTokenCodec:
-    """Seals tickets under the first secret and opens what any of the secrets has sealed."""
+    """Encrypts tokens with the first secret and decrypts those of any secret."""
 
     def __init__(self, secrets: Sequence[str], *, lifetime_days: int | None = LIFETIME_DAYS) -> None:
-        """To change the secret, put the new one first and keep the old one behind it while old links shall live."""
+        """To change the secret, put the new one first and keep the old one after it while old links must work."""
         if not secrets or any(len(secret) < MIN_SECRET_LENGTH for secret in secrets):
             raise ValueError(f"a secret for links of at least {MIN_SECRET_LENGTH} characters is needed")
         self._ciphers = tuple(AESSIV(_key(secret)) for secret in secrets)
         self._lifetime_ms = None if lifetime_days is None else lifetime_days * DAY_MS
 
-    def encode(self, ticket: UnsubscribeToken) -> str:
-        """A token of letters, digits, `-` and `_`; the same for the same ticket."""
-        claims = TokenClaims(ticket.issued_ms // 1000, ticket.kind, ticket.locale, ticket.address)
+    def encode(self, content: UnsubscribeToken) -> str:
+        """A token of letters, digits, `-` and `_`; the same for the same content."""
+        claims = TokenClaims(content.issued_ms // 1000, content.kind, content.locale, content.address)
         stored = self._ciphers[0].encrypt(msgspec.msgpack.encode(claims), [VERSION])
         return _encode_base64(VERSION + stored)
 
     def decode(self, token: str, now_ms: int) -> UnsubscribeToken:
-        """Read a token. Raises LinkForged or LinkExpired."""
-        claims = CLAIMS.decode(self._opened(_read(token)))
+        """Decrypt a token. Raises ForgedLinkError or ExpiredLinkError."""
+        claims = CLAIMS.decode(self._decrypt(_decode_base64(token)))
         issued_ms = claims.issued_s * 1000
         if self._lifetime_ms is not None and now_ms - issued_ms > self._lifetime_ms:
             raise ExpiredLinkError("this link is too old")
         return UnsubscribeToken(claims.address, claims.kind, issued_ms, claims.locale)
 
-    def _opened(self, stored: bytes) -> bytes:
-        """What is inside; each cipher compares its tag in constant time."""
+    def _decrypt(self, stored: bytes) -> bytes:
+        """The decrypted claims; each cipher compares its tag in constant time."""
         if stored[:1] == VERSION:
             for cipher in self._ciphers:
                 try:
@@ -100,21 +101,21 @@ class LinkTokenCodec:
 
 @dataclass(frozen=True, slots=True)
 class UnsubscribeLinks:
-    """Makes the links of mails; `public_url` is where the daemon's web is seen from outside."""
+    """Builds the links in emails; `public_url` is the public URL of the daemon's HTTP server."""
 
     public_url: str
-    store: LinkTokenCodec = field(repr=False)
+    codec: LinkTokenCodec = field(repr=False)
 
     def link(self, request: MailRequest, *, issued_ms: int, locale: str) -> str | None:
-        """The address to leave by, or None for mails that nobody can leave. `issued_ms` is the job's timestamp."""
+        """The link for an email, or None if its kind has none. `issued_ms` is the job's timestamp."""
         if not KINDS[request.kind].unsubscribable:
             return None
-        token = self.store.encode(UnsubscribeToken(request.to, request.kind, issued_ms, locale))
+        token = self.codec.encode(UnsubscribeToken(request.to, request.kind, issued_ms, locale))
         return f"{self.public_url.rstrip('/')}{PATH}{token}"
 
 
 def list_unsubscribe_headers(link: str | None) -> dict[str, str]:
-    """The header fields that let a mail program show its own button (RFC 2369, RFC 8058)."""
+    """The header fields that make mail clients show an unsubscribe button (RFC 2369, RFC 8058)."""
     if link is None:
         return {}
     return {"List-Unsubscribe": f"<{link}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
@@ -128,8 +129,8 @@ def _encode_base64(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode("ascii")
 
 
-def _read(token: str) -> bytes:
-    """The bytes of a token that is spelt as we spell it: base64 has several spellings for the same bytes."""
+def _decode_base64(token: str) -> bytes:
+    """The bytes of a token; rejects other base64 spellings of the same bytes."""
     try:
         content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)) if len(token) <= MAX_TOKEN_LENGTH else b""
     except (ValueError, binascii.Error):

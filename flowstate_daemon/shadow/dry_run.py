@@ -65,7 +65,7 @@ class DryRun:
     async def _predict(self, job: Job, request: MailRequest) -> Prediction:
         # Not waiting, as for a code: while it waited for Postgres, the shadow would miss events of the queue.
         status = UNKNOWN_RECIPIENT if self._recipients is None else await self._recipients.load(request.to, urgent=True)
-        decision = decide(request, status, now_ms=self._clock.now_ms(), made_ms=job.timestamp)
+        decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=job.timestamp)
         recipient = mask_address(request.to)
         if not decision.send:
             return Prediction(
@@ -74,7 +74,7 @@ class DryRun:
         await asyncio.sleep(
             0
         )  # up to a hundred emails are rendered one after the other: let other tasks run in between
-        email = self.renderer.render(with_locale(status, request), made_ms=job.timestamp)
+        email = self.renderer.render(with_locale(status, request), created_ms=job.timestamp)
         return Prediction(job.name, "send", None, recipient, len(email.html.encode()))
 
 

@@ -111,15 +111,15 @@ async def test_unsubscribing_takes_effect_before_the_next_email(
 ) -> None:
     """After a POST to the link of a rendered email, emails of this kind are skipped and other kinds are sent."""
     links = UnsubscribeLinks("https://mail.flowstate.example", CODEC)
-    mail = Renderer(BRAND, links).render(sample(KIND), made_ms=clock.now_ms())
+    mail = Renderer(BRAND, links).render(sample(KIND), created_ms=clock.now_ms())
     link = mail.headers["List-Unsubscribe"].strip("<>").removeprefix(links.public_url)
     async with client.post(link, data=ONE_CLICK) as response:
         assert response.status == 200
     status = (await store.status_for([mail.to]))[mail.to]
     now = clock.now_ms()
-    assert decide(sample(KIND), status, now_ms=now, made_ms=now).outcome == "skipped"
+    assert decide(sample(KIND), status, now_ms=now, created_ms=now).outcome == "skipped"
     for kind in ("focus-report", "otp", "welcome"):
-        assert decide(sample(kind), status, now_ms=now, made_ms=now).send
+        assert decide(sample(kind), status, now_ms=now, created_ms=now).send
 
 
 async def test_unsubscribe_and_resubscribe_all_kinds(client: ClientSession, store: Suppressions, link: str) -> None:

@@ -15,6 +15,7 @@ from redis.asyncio.connection import parse_url
 
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
+from flowstate_daemon.config.sources import RENAMED_SETTINGS, env_name
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "config" / "flowstate-daemon.toml"
@@ -299,3 +300,15 @@ def test_the_sample_of_the_environment_is_valid() -> None:
     environ = dict(line.split("=", 1) for line in lines)
     assert set(environ) <= set(ENV_NAMES)
     load(environ, sending=True)
+
+
+@pytest.mark.parametrize(("section", "old"), RENAMED_SETTINGS)
+def test_unknown_setting_when_it_was_renamed(tmp_path: Path, section: str, old: str) -> None:
+    """A retired name is an error that names its successor, in the file and in the environment."""
+    new = RENAMED_SETTINGS[section, old]
+    assert (section, new) in KEYS
+    assert (section, old) not in KEYS
+    file = written(tmp_path, f"[{section}]\n{old} = 1\n")
+    assert errors({}, file) == (f"{file}: [{section}] has no key {old}; did you mean {new}?",)
+    variable, successor = env_name((section, old)), env_name((section, new))
+    assert errors({variable: "1"}) == (f"{variable}: no such setting; did you mean {successor}?",)

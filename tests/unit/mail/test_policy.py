@@ -28,7 +28,7 @@ UNSUBSCRIBED = st.frozensets(st.sampled_from([ALL_KINDS, *KINDS]))
 def judged(
     kind: str, facts: RecipientStatus | None = UNKNOWN_RECIPIENT, age_ms: int = 1_000, **changes: object
 ) -> PolicyResult:
-    return decide(sample(kind, **changes), facts, now_ms=MADE + age_ms, made_ms=MADE)
+    return decide(sample(kind, **changes), facts, now_ms=MADE + age_ms, created_ms=MADE)
 
 
 @pytest.mark.parametrize("kind", CODES)

@@ -154,7 +154,7 @@ def test_weak_secrets_are_refused(secrets: list[str]) -> None:
 
 
 def posted(kind: str, locale: str = "en", renderer: Renderer | None = None) -> Email:
-    return (renderer or Renderer(BRAND, LINKS)).render(replace(sample(kind), locale=locale), made_ms=MADE)
+    return (renderer or Renderer(BRAND, LINKS)).render(replace(sample(kind), locale=locale), created_ms=MADE)
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -184,7 +184,7 @@ def test_other_mails_carry_none() -> None:
 
 def test_without_links_or_a_date_there_is_no_link() -> None:
     """Previews, and daemons without a public address, render the same mails as before."""
-    plain = Renderer(BRAND).render(sample("focus-report"), made_ms=MADE)
+    plain = Renderer(BRAND).render(sample("focus-report"), created_ms=MADE)
     assert plain == Renderer(BRAND, LINKS).render(sample("focus-report"))
     assert plain.headers == list_unsubscribe_headers(None) == {}
     assert "unsubscribe" not in plain.html.lower()

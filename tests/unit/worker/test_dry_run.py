@@ -35,9 +35,9 @@ class FixedRecipients:
         return dict.fromkeys(addresses, "fr")
 
 
-def job(name: str, context: dict[str, Any], made_ms: int, *, to: str = "ada@example.org", **more: Any) -> Job:
+def job(name: str, context: dict[str, Any], created_ms: int, *, to: str = "ada@example.org", **more: Any) -> Job:
     data = msgspec.json.encode({"type": name, "to": to, "context": context})
-    return Job("7", name, data, DEFAULTS, made_ms, 0, 5, b"[]", **more)
+    return Job("7", name, data, DEFAULTS, created_ms, 0, 5, b"[]", **more)
 
 
 def dry_run(clock: FakeClock, status: RecipientStatus | None = None, *, lookup: bool = False) -> DryRun:
