@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven over its DevTools socket: opens pages, presses buttons, takes pictures."""
+"""Debian's Chromium, driven over its DevTools socket: opens pages, clicks buttons, takes screenshots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEP_S = 15.0
 
 
 class Tab:
-    """One page. What the browser reported against its rules stands in `complaints`."""
+    """One page. `complaints` contains what the browser reported against its rules."""
 
     def __init__(self, socket: ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -33,13 +33,13 @@ class Tab:
         self.complaints: list[str] = []
 
     async def attach(self) -> None:
-        target = await self.tell("Target.createTarget", url="about:blank")
-        found = await self.tell("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        target = await self.send_command("Target.createTarget", url="about:blank")
+        found = await self.send_command("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = found["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
-            await self.tell(f"{domain}.enable")
+            await self.send_command(f"{domain}.enable")
 
-    async def tell(self, method: str, **params: Any) -> dict[str, Any]:
+    async def send_command(self, method: str, **params: Any) -> dict[str, Any]:
         """Send one command and wait for its answer."""
         number = next(self._numbers)
         order = {"id": number, "method": method, "params": params}
@@ -58,10 +58,10 @@ class Tab:
                     return found
 
     async def open(self, url: str) -> None:
-        await self.tell("Page.navigate", url=url)
+        await self.send_command("Page.navigate", url=url)
         await self._loaded()
 
-    async def press(self, selector: str) -> None:
+    async def click(self, selector: str) -> None:
         """Click, and wait for the page that follows."""
         await self.ask(f"document.querySelector({json.dumps(selector)}).click()")
         await self._loaded()
@@ -71,23 +71,27 @@ class Tab:
 
     async def ask(self, script: str) -> Any:
         """What an expression is worth in the page."""
-        return (await self.tell("Runtime.evaluate", expression=script, returnByValue=True))["result"].get("value")
+        return (await self.send_command("Runtime.evaluate", expression=script, returnByValue=True))["result"].get(
+            "value"
+        )
 
     async def look(self, scheme: str, width: int) -> None:
         """Wear a colour scheme and a width."""
-        await self.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await self.send_command(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
         size = {"width": width, "height": 720, "deviceScaleFactor": 1, "mobile": False}
-        await self.tell("Emulation.setDeviceMetricsOverride", **size)
+        await self.send_command("Emulation.setDeviceMetricsOverride", **size)
 
     async def picture(self) -> bytes:
         """A PNG of what can be seen."""
-        return base64.b64decode((await self.tell("Page.captureScreenshot"))["data"])
+        return base64.b64decode((await self.send_command("Page.captureScreenshot"))["data"])
 
     async def long_picture(self) -> bytes:
         """A PNG of the whole page, from its top to its end."""
-        size = (await self.tell("Page.getLayoutMetrics"))["cssContentSize"]
+        size = (await self.send_command("Page.getLayoutMetrics"))["cssContentSize"]
         wanted = {"clip": {**size, "scale": 1}, "captureBeyondViewport": True, "optimizeForSpeed": True}
-        return base64.b64decode((await self.tell("Page.captureScreenshot", **wanted))["data"])
+        return base64.b64decode((await self.send_command("Page.captureScreenshot", **wanted))["data"])
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Time that a test moves by hand."""
+"""A clock that tests control."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # a Monday, 09:00 in Paris, no c
 
 
 class FakeClock(Clock):
-    """Stands still until told otherwise. `advance` moves both clocks, `jump` only the one on the wall."""
+    """A clock that stands still. `advance` moves the monotonic and the wall clock, `jump` only the wall clock."""
 
     def __init__(self, start: datetime = START) -> None:
         self._wall_ms = round(start.timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""Contexts at the edges, for the tests of mails: as little as can be sent, as much, and as hostile."""
+"""Edge cases of contexts for the tests of emails: minimal, maximal and hostile."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TITLES = (
 
 
 def smallest() -> Iterator[Sample]:
-    """What a producer must send and no more."""
+    """Only the required fields."""
     for sample in all_samples():
         if sample.name == sample.kind:
             fields = msgspec.structs.fields(KINDS[sample.kind].context)
@@ -45,7 +45,7 @@ def smallest() -> Iterator[Sample]:
 
 
 def nulled() -> Iterator[Sample]:
-    """Our own contexts in which all that may be unknown is."""
+    """The scheduler's contexts in which every optional value is unknown."""
     for sample in all_samples():
         if sample.name != sample.kind:
             fields = msgspec.structs.fields(KINDS[sample.kind].context)
@@ -56,7 +56,7 @@ def nulled() -> Iterator[Sample]:
 
 
 def hostile() -> Iterator[Sample]:
-    """Every text that is no link, no code and no day is what nobody should type."""
+    """Every text except links, codes and dates is hostile."""
     for sample in all_samples():
         yield Sample(f"{sample.name}-hostile", sample.kind, {**_hostile(dict(sample.context)), **_codes(sample)})
 
@@ -75,13 +75,13 @@ def _codes(sample: Sample) -> Mapping[str, Any]:
 
 
 def crowded(many: int = 12) -> Iterator[Sample]:
-    """Lists with all sorts of titles, long and short, from left and from right."""
+    """Lists with titles of all sorts: long, short, left-to-right and right-to-left."""
     titles = [TITLES[number % len(TITLES)] for number in range(many)]
     yield from _lists("crowded", titles)
 
 
 def fullest() -> Iterator[Sample]:
-    """The longest lists of the longest texts that are read."""
+    """Lists of the maximum length with texts of the maximum length."""
     yield from _lists("fullest", [f"{number} {'&<>' * 20} {LONG * 10}" for number in range(50)])
     yield from _lists("longest-links", ["\"&'" * 50] * 50, f"{LINK}?{'&' * 1900}")
     for sample in all_samples():
@@ -118,11 +118,11 @@ def _lists(name: str, titles: Sequence[str | None], link: str = LINK) -> Iterato
 
 
 def rendered(sample: Sample, locale: str) -> Email:
-    """As the daemon makes it, with its link to unsubscribe."""
+    """The email as the daemon renders it, with its unsubscribe link."""
     request = parse_request(sample.kind, msgspec.json.encode({"to": TO, "context": sample.context}))
     return RENDERER.render(replace(request, locale=locale), created_ms=1_772_000_000_000)
 
 
 def every_sample() -> Iterator[Sample]:
-    """All of them."""
+    """All samples."""
     yield from (*all_samples(), *smallest(), *nulled(), *hostile(), *crowded(), *fullest())

@@ -1,4 +1,4 @@
-"""Every mail in a real browser, on a telephone and on a desk, by day and in the dark; pictures in artefacts/mails."""
+"""Every email in a real browser, at phone and desktop width, light and dark; screenshots in artefacts/emails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.mail_samples import HOSTILE, crowded, hostile, rendered
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
 
-ARTEFACTS = Path(__file__).parents[3] / "artefacts" / "mails"
+ARTEFACTS = Path(__file__).parents[3] / "artefacts" / "emails"
 NARROW, WIDE = 360, 640
 CARDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(31, 41, 55)"}
 SHOWN = [*all_samples(), *crowded()]
@@ -24,23 +24,23 @@ LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 async def tab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tab]:
-    """One browser for all mails."""
+    """One browser for all emails."""
     async with browsing(tmp_path_factory.mktemp("profile")) as tab:
-        await tab.tell("Emulation.setScrollbarsHidden", hidden=True)  # as on a telephone: they take no room there
-        await tab.tell("Network.enable")
-        await tab.tell("Network.setBlockedURLs", urls=["https://*"])
+        await tab.send_command("Emulation.setScrollbarsHidden", hidden=True)  # as on a phone, where they take no space
+        await tab.send_command("Network.enable")
+        await tab.send_command("Network.setBlockedURLs", urls=["https://*"])
         yield tab
 
 
 async def shown(tab: Tab, folder: Path, sample: Sample, locale: str) -> None:
-    """Open a mail as a file, without its logo, as most mail programs do at first."""
+    """Open an email as a file, without its logo, as most mail clients do at first."""
     file = folder / "mail.html"
     file.write_text(rendered(sample, locale).html, encoding="utf-8")
     await tab.open(file.as_uri())
 
 
-async def test_every_mail_can_be_read(tab: Tab, tmp_path: Path) -> None:
-    """In both schemes and widths: dark where it should be, strong in contrast, nothing wider than the screen."""
+async def test_every_email_is_readable(tab: Tab, tmp_path: Path) -> None:
+    """In both schemes and widths: dark in dark mode, sufficient contrast, nothing wider than the screen."""
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     for sample, locale in product(SHOWN, LOCALES):
         await shown(tab, tmp_path, sample, locale)
@@ -60,8 +60,8 @@ async def test_every_mail_can_be_read(tab: Tab, tmp_path: Path) -> None:
                 (ARTEFACTS / f"{name}.png").write_bytes(await tab.long_picture())
 
 
-async def test_hostile_text_is_only_text(tab: Tab, tmp_path: Path) -> None:
-    """Markup that people typed is shown as they typed it, runs nowhere, and pushes nothing off a telephone's screen."""
+async def test_email_when_text_is_hostile(tab: Tab, tmp_path: Path) -> None:
+    """Markup in user text is shown as text, is not executed, and widens nothing beyond a phone's screen."""
     await tab.look("dark", NARROW)
     for sample in hostile():
         await shown(tab, tmp_path, sample, "fr")

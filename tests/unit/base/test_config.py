@@ -1,4 +1,4 @@
-"""The configuration: who wins, what is refused and how it is said, and that the samples tell the truth."""
+"""The configuration: precedence of sources, validation, messages, and that the sample files are correct."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def test_nothing_given_is_enough_for_commands_that_do_not_send() -> None:
-    """Without any setting there is a local Redis, Bull's names, no provider and no database."""
+def test_load_when_nothing_is_set() -> None:
+    """Without any setting: a local Redis, Bull's names, no provider and no database."""
     config = load({})
     assert config.redis.url.get_secret_value() == "redis://127.0.0.1:6379"
     assert (config.queue.prefix, config.queue.name) == ("bull", "email")
@@ -48,21 +48,21 @@ def test_nothing_given_is_enough_for_commands_that_do_not_send() -> None:
     assert config.database.url is None
 
 
-def test_running_needs_a_sender() -> None:
-    """`run` alone demands RESEND_FROM_EMAIL."""
+def test_load_when_sender_missing() -> None:
+    """Only `run` requires RESEND_FROM_EMAIL."""
     assert errors({}, sending=True)[0].startswith("RESEND_FROM_EMAIL: missing")
     config = load({"RESEND_FROM_EMAIL": "FlowState <hello@example.com>"}, sending=True)
     assert config.mail.from_address == "FlowState <hello@example.com>"
 
 
-def test_the_mode_has_a_short_name() -> None:
-    """FLOWSTATE_MODE, as it is spoken of; any case, but no third word."""
+def test_load_when_mode_given() -> None:
+    """FLOWSTATE_MODE is accepted in any case, with two values only."""
     assert load({}).queue.mode == "send"
     assert load({"FLOWSTATE_MODE": "Shadow"}).queue.mode == "shadow"
     assert errors({"FLOWSTATE_MODE": "rehearse"})[0].startswith("FLOWSTATE_MODE: should be 'send' or 'shadow'")
 
 
-def test_later_sources_win(tmp_path: Path) -> None:
+def test_load_when_several_sources(tmp_path: Path) -> None:
     """Default, file, credential, NAME_FILE, environment: each wins over those before, and is named."""
     file = written(tmp_path, '[queue]\nconcurrency = 1\ndefault_attempts = 2\n[mail]\napp_name = "file"\n')
     credentials = tmp_path / "credentials"
@@ -88,8 +88,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert sources["queue.lock_duration_ms"] == "default"
 
 
-def test_credentials_out_of_reach_are_a_mistake(tmp_path: Path) -> None:
-    """Without its secrets the daemon would write mails to a folder instead of sending them."""
+def test_load_when_credentials_are_unreadable(tmp_path: Path) -> None:
+    """Without its secrets the daemon would write emails to a folder instead of sending them."""
     with pytest.raises(ConfigError, match=r"CREDENTIALS_DIRECTORY: cannot read .*/credentials: No such file"):
         load({"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")})
 
@@ -118,21 +118,21 @@ def test_credentials_out_of_reach_are_a_mistake(tmp_path: Path) -> None:
         ({"REDIS_PORT": "tcp://10.0.0.7:6379", "REDIS_HOST": "redis"}, "redis://redis:6379"),
     ],
 )
-def test_every_deployed_way_to_name_a_redis(environ: dict[str, str], expected: str) -> None:
+def test_redis_url_when_deployed_forms(environ: dict[str, str], expected: str) -> None:
     """URL with and without port, parts, a password beside a URL, and what platforms put into REDIS_PORT."""
     assert url(**environ) == expected
 
 
 @given(username=st.text(min_size=1), password=st.text(min_size=1))
-def test_any_login_arrives_at_redis_as_it_was_given(username: str, password: str) -> None:
-    """Whatever characters a name and a password hold, the client that reads the URL gets them back."""
+def test_redis_url_when_login_has_special_characters(username: str, password: str) -> None:
+    """The client that parses the URL gets user name and password unchanged."""
     config = Config.model_validate({"redis": {"host": "h", "username": username, "password": password}})
     login = parse_url(config.redis.url.get_secret_value())
     assert (login["username"], login["password"]) == (username, password)
 
 
-def test_parameters_for_tls_are_dropped_where_there_is_none() -> None:
-    """The client refuses them on a plain connection."""
+def test_redis_url_when_tls_parameters_without_tls() -> None:
+    """They are dropped, because the client rejects them on a plain connection."""
     assert url(REDIS_URL="redis://h/2?ssl_cert_reqs=none") == "redis://h:6379/2"
     assert url(REDIS_URL="rediss://h/2?ssl_cert_reqs=none") == "rediss://h:6379/2?ssl_cert_reqs=none"
 
@@ -143,13 +143,13 @@ def test_a_redis_host_from_the_environment_replaces_the_url_of_the_file(tmp_path
     assert load({"REDIS_HOST": "from-env"}, file).redis.url.get_secret_value() == "redis://from-env:7000"
 
 
-def test_our_own_name_wins_over_the_deployed_one() -> None:
-    """FLOWSTATE_MAIL_APP_NAME is meant for this daemon, APP_NAME perhaps for its neighbours."""
+def test_load_when_two_variables_name_one_setting() -> None:
+    """FLOWSTATE_MAIL_APP_NAME wins over APP_NAME, which other programs use as well."""
     assert load({"APP_NAME": "a", "FLOWSTATE_MAIL_APP_NAME": "b"}).mail.app_name == "b"
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """File, names, types, ranges and what is missing: one error with a line each, naming the place."""
+def test_load_when_many_errors(tmp_path: Path) -> None:
+    """Errors of file, names, types, ranges and missing values are reported together, one line each."""
     file = written(tmp_path, "[queue]\nlock_duration_ms = 10\nconcurency = 3\n[que]\nx = 1\n")
     environ = {
         "REDIS_PORT": "many",
@@ -203,23 +203,23 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("FLOWSTATE_LOG_FORMAT", "xml"),
     ],
 )
-def test_wrong_values_are_refused_by_name(name: str, value: str) -> None:
-    """Each mistake begins with the variable, and a line holds one mistake."""
+def test_load_when_value_invalid(name: str, value: str) -> None:
+    """Each error begins with the variable and is one line."""
     (output,) = errors({name: value})
     assert output.startswith(f"{name}: ")
     assert "\n" not in output
 
 
-def test_no_mistake_repeats_a_secret() -> None:
-    """A wrong URL, key or number is never quoted: what was put into the wrong variable may be a password."""
+def test_errors_contain_no_secret() -> None:
+    """No error contains the value, because a password may be in the wrong variable."""
     names = [name for name, (_, key) in ENV_NAMES.items() if key not in {"app_name", "folder", "host", "username"}]
     output = errors(dict.fromkeys(names, "geh eim\x00@"))
     assert len(output) > len(SECTIONS)
     assert not any("geh" in line or "eim" in line for line in output)
 
 
-def test_what_is_shown_hides_secrets() -> None:
-    """`describe` and `repr` show where a URL leads, and of a key only that it is set."""
+def test_describe_hides_secrets() -> None:
+    """`describe` and `repr` show the host of a URL, and of a key only that it is set."""
     environ = {
         "REDIS_URL": "rediss://default:geheim@r.example:6380",
         "DATABASE_URL": "postgresql://u:geheim@db.example:5432/flowstate?schema=public&password=geheim",
@@ -236,8 +236,8 @@ def test_what_is_shown_hides_secrets() -> None:
     assert "geh" not in str(torn.describe())
 
 
-def test_a_platforms_announcements_are_no_mistakes() -> None:
-    """Variables that a container platform sets for a service called flowstate-daemon do not stop it."""
+def test_load_when_platform_sets_variables() -> None:
+    """Variables that a container platform sets for a service called flowstate-daemon are ignored."""
     load(
         {
             "FLOWSTATE_DAEMON_SERVICE_HOST": "10.0.0.9",
@@ -250,21 +250,21 @@ def test_a_platforms_announcements_are_no_mistakes() -> None:
     )
 
 
-def test_the_default_instance_id_is_always_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host name with any characters and any length becomes an id that fits into a lock's token."""
+def test_default_instance_id_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any host name becomes an id that fits into a lock's token."""
     monkeypatch.setattr("socket.gethostname", lambda: f"büro pc/{'x' * 80}")
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", load({}).queue.instance_id)
 
 
-def test_an_unreadable_file_is_a_mistake(tmp_path: Path) -> None:
-    """A file that was named but is missing or no TOML is told with its path."""
+def test_load_when_file_unreadable(tmp_path: Path) -> None:
+    """A file that is missing or not TOML is reported with its path."""
     missing, broken = tmp_path / "none.toml", written(tmp_path, "[queue\n")
     assert str(missing) in errors({}, missing)[0]
     assert str(broken) in errors({}, broken)[0]
 
 
-def test_the_sample_tells_every_key_with_its_default_and_sentence() -> None:
-    """`config/flowstate-daemon.toml` and the settings agree both ways: names, defaults, words, variables."""
+def test_sample_file_matches_settings() -> None:
+    """`config/flowstate-daemon.toml` and the settings agree on names, defaults, descriptions and variables."""
     output: dict[tuple[str, str], tuple[str, str | None]] = {}
     section, sentence = "", ""
     for line in SAMPLE.read_text().splitlines():
@@ -289,13 +289,13 @@ def test_the_sample_tells_every_key_with_its_default_and_sentence() -> None:
             assert tomllib.loads(f"x = {value}")["x"] == (str(default) if isinstance(default, Path) else default)
 
 
-def test_the_sample_as_it_is_changes_nothing() -> None:
-    """An operator may install the sample untouched."""
+def test_sample_file_changes_nothing() -> None:
+    """An operator may install the sample unchanged."""
     assert load({}, SAMPLE).model_dump() == load({}).model_dump()
 
 
-def test_the_sample_of_the_environment_is_valid() -> None:
-    """Every variable in `config/environment.sample`, also one commented out, is known and allowed."""
+def test_environment_sample_is_valid() -> None:
+    """Every variable in `config/environment.sample`, also those commented out, is known and allowed."""
     lines = [line.lstrip("#") for line in ENVIRONMENT.read_text().splitlines() if "=" in line and "# " not in line[:2]]
     environ = dict(line.split("=", 1) for line in lines)
     assert set(environ) <= set(ENV_NAMES)

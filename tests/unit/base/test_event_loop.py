@@ -1,4 +1,4 @@
-"""The lag meter reports how late it was woken, and beats while the event loop turns."""
+"""The lag meter reports how late it was woken, and records progress while the event loop runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def measured(metrics: Metrics) -> float:
     return metrics.registry.get_sample_value("flowstate_event_loop_lag_seconds_count") or 0
 
 
-async def test_lateness_is_measured() -> None:
-    """A turn that took 0.75 s longer than it slept for has met that much lag."""
+async def test_lag_is_measured() -> None:
+    """A run that took 0.75 s longer than its sleep has measured that lag."""
     time, metrics = FakeClock(), Metrics()
     meter = EventLoopLagMonitor(metrics, HealthRegistry(time).register("event_loop_monitor"), time, every_s=0.25)
     turn = asyncio.create_task(meter.run_once())
@@ -26,8 +26,8 @@ async def test_lateness_is_measured() -> None:
     assert metrics.registry.get_sample_value("flowstate_event_loop_lag_seconds_sum") == 0.75
 
 
-async def test_the_meter_beats_and_stops_at_once() -> None:
-    """It runs by itself, and a stop neither waits for the interval nor counts as a measurement."""
+async def test_lag_meter_runs_and_stops() -> None:
+    """It records progress; a stop neither waits for the interval nor counts as a measurement."""
     time, metrics = FakeClock(), Metrics()
     heartbeat = HealthRegistry(time).register("event_loop_monitor")
     meter = EventLoopLagMonitor(metrics, heartbeat, time, every_s=0.001)

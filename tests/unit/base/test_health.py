@@ -1,4 +1,4 @@
-"""A pulse means progress: what turns stale, what only suffers, what may be silent."""
+"""Health by heartbeats: stale, failing and idle services."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def time() -> FakeClock:
     return FakeClock()
 
 
-def test_a_loop_without_progress_is_stuck(time: FakeClock) -> None:
-    """Silence longer than the limit is seen, and one beat ends it."""
+def test_service_is_stale_without_progress(time: FakeClock) -> None:
+    """No progress for longer than the limit is detected, and one heartbeat ends it."""
     health = HealthRegistry(time)
     fetcher, completer = health.register("fetcher"), health.register("settler", stale_after_s=60)
     time.advance(25.0)
@@ -30,8 +30,8 @@ def test_a_loop_without_progress_is_stuck(time: FakeClock) -> None:
     assert completer.age_s == pytest.approx(25.1)
 
 
-def test_time_on_the_wall_does_not_make_a_loop_stuck(time: FakeClock) -> None:
-    """An operator who sets the clock does not restart the daemon."""
+def test_service_is_not_stale_when_wall_clock_jumps(time: FakeClock) -> None:
+    """Setting the clock does not restart the daemon."""
     health = HealthRegistry(time)
     health.register("fetcher")
     time.jump(86_400)
@@ -39,8 +39,8 @@ def test_time_on_the_wall_does_not_make_a_loop_stuck(time: FakeClock) -> None:
     assert health.uptime_s == 0
 
 
-def test_a_resting_loop_may_be_silent(time: FakeClock) -> None:
-    """A loop with nothing under way is not stuck, however long that lasts; its next beat ends the rest."""
+def test_service_is_not_stale_when_idle(time: FakeClock) -> None:
+    """An idle service is never stale; its next heartbeat ends the idle state."""
     health = HealthRegistry(time)
     heartbeat = health.register("senders")
     heartbeat.idle()
@@ -51,8 +51,8 @@ def test_a_resting_loop_may_be_silent(time: FakeClock) -> None:
     assert health.stale_services() == ["senders"]
 
 
-def test_a_suffering_loop_is_in_trouble_but_not_stuck(time: FakeClock) -> None:
-    """An outage is told by name until the loop makes progress again."""
+def test_service_with_error_is_a_problem_but_not_stale(time: FakeClock) -> None:
+    """An outage is reported with the service's name until it makes progress again."""
     health = HealthRegistry(time)
     heartbeat = health.register("promoter")
     time.advance(24)
@@ -64,18 +64,18 @@ def test_a_suffering_loop_is_in_trouble_but_not_stuck(time: FakeClock) -> None:
     assert health.problems() == {}
 
 
-def test_conditions_last_until_they_are_cleared(time: FakeClock) -> None:
-    """A closed lane is a trouble of the house, not of one loop."""
+def test_condition_lasts_until_cleared(time: FakeClock) -> None:
+    """A refused account is a problem of the daemon, not of one service."""
     health = HealthRegistry(time)
-    health.set_condition("lane", "the key is refused")
-    assert health.problems() == {"lane": "the key is refused"}
-    health.clear_condition("lane")
-    health.clear_condition("lane")
+    health.set_condition("account", "the key is refused")
+    assert health.problems() == {"account": "the key is refused"}
+    health.clear_condition("account")
+    health.clear_condition("account")
     assert health.problems() == {}
 
 
-def test_two_loops_cannot_share_a_name(time: FakeClock) -> None:
-    """The second would take the first's place and leave it unwatched."""
+def test_register_when_name_is_taken(time: FakeClock) -> None:
+    """The second service would replace the first, which would no longer be watched."""
     health = HealthRegistry(time)
     health.register("fetcher")
     with pytest.raises(ValueError, match="fetcher"):
@@ -102,8 +102,8 @@ class Ferry(Service):
         self.seen = asyncio.Event()
 
 
-async def test_a_service_outlives_outages_and_rests_at_its_end(time: FakeClock) -> None:
-    """It runs on after two outages; once stopped, a long drain does not make it stuck."""
+async def test_service_survives_outages_and_is_idle_when_stopped(time: FakeClock) -> None:
+    """It continues after two outages; once stopped, a long drain does not make it stale."""
     health = HealthRegistry(time)
     ferry = Ferry(health, [StoreUnavailableError("Redis: away"), StoreUnavailableError("Redis: loading")])
     task = asyncio.create_task(ferry.run())

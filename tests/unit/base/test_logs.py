@@ -1,4 +1,4 @@
-"""One event is one line, secrets stay out of it, and other libraries speak the same language."""
+"""Logging: one line per event, redaction, and the same format for other libraries."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Page:
         return [msgspec.json.decode(line) for line in self.text.splitlines()]
 
 
-def test_a_line_begins_with_time_level_and_event() -> None:
-    """The eye finds the same three things at the same place in every line."""
+def test_line_begins_with_time_level_and_event() -> None:
+    """The first three columns are the same in every line."""
     page = Page()
     page.log.info("mail_sent", job_id="7", kind="otp")
     assert list(page.events[0]) == ["timestamp", "level", "event", "job_id", "kind"]
@@ -66,8 +66,8 @@ def test_a_line_begins_with_time_level_and_event() -> None:
     assert page.events[0]["timestamp"].endswith("Z")
 
 
-def test_bound_context_is_part_of_the_line() -> None:
-    """What is bound to the context once stands in each line."""
+def test_line_contains_bound_context() -> None:
+    """Values bound to the context are in each line."""
     page = Page()
     with structlog.contextvars.bound_contextvars(instance="one", otpCode="123456"):
         page.log.info("hello")
@@ -78,10 +78,10 @@ def test_bound_context_is_part_of_the_line() -> None:
 @pytest.mark.parametrize("layout", ["json", "console"])
 @given(event=st.text(), fields=FIELDS, code=CODES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_one_event_is_one_line_without_the_code(
+def test_event_is_one_line_without_the_code(
     layout: logs.LogFormat, event: str, fields: dict[str, Any], code: str
 ) -> None:
-    """Whatever strangers write, an event stays one line, uncontrolled, and the secret stays out."""
+    """Whatever text an event contains, it is one line without control characters and secrets."""
     page = Page(layout=layout)
     named = {name: value for name, value in fields.items() if name not in RESERVED}
     page.log.msg(event) if not named else page.log.bind(**named).info("e", said=event, otpCode=code)
@@ -92,8 +92,8 @@ def test_one_event_is_one_line_without_the_code(
     assert code not in page.text
 
 
-def test_a_line_cannot_be_forged_on_a_terminal() -> None:
-    """Newlines and escape sequences in a value are shown, not obeyed."""
+def test_line_when_value_has_escape_sequences() -> None:
+    """Newlines and escape sequences in a value are escaped."""
     page = Page(layout="console")
     page.log.info("mail_sent", kind="otp\n2026-01-01 [info] all_well\x1b[2J")
     assert len(page.text.splitlines()) == 1
@@ -101,8 +101,8 @@ def test_a_line_cannot_be_forged_on_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("layout", ["json", "console"])
-def test_an_exception_shows_places_and_causes_but_no_variables(layout: logs.LogFormat) -> None:
-    """Types, messages and places; neither local variables nor source lines nor an address."""
+def test_exception_shows_places_and_causes(layout: logs.LogFormat) -> None:
+    """Types, messages and places; no local variables, source lines or addresses."""
 
     def fail() -> None:
         hidden_local = "s3cr3t-in-a-variable"
@@ -125,16 +125,16 @@ def test_an_exception_shows_places_and_causes_but_no_variables(layout: logs.LogF
     assert layout == "json" or all(line.startswith("    ") for line in page.text.splitlines()[1:])
 
 
-def test_all_members_of_an_exception_group_are_told() -> None:
-    """What a task group raises is not reduced to its count."""
+def test_exception_group_shows_all_members() -> None:
+    """All errors of a task group are logged, not only their number."""
     page = Page()
     page.log.error("house_fell", exc_info=ExceptionGroup("tasks", [ValueError("one"), OSError("two")]))
     assert "ValueError: one" in page.events[0]["exception"]
     assert "OSError: two" in page.events[0]["exception"]
 
 
-def test_other_libraries_log_in_the_same_form() -> None:
-    """A warning of a library is one of our lines; its chatter and the access log are not written."""
+def test_library_logs_use_the_same_format() -> None:
+    """Warnings of libraries are logged; their debug output and the access log are not."""
     page = Page(level="debug")
     logging.getLogger("redis").warning("lost %s", "ada@example.org")
     logging.getLogger("redis").info("chatter")
@@ -149,23 +149,23 @@ def test_other_libraries_log_in_the_same_form() -> None:
     assert page.events[1]["level"] == "warning"
 
 
-def test_a_library_that_miscounts_its_arguments_still_gets_its_line() -> None:
-    """Their bug costs neither an exception nor the message."""
+def test_library_log_when_arguments_do_not_match() -> None:
+    """The message is logged without an exception."""
     page = Page()
     record = logging.LogRecord("redis", logging.WARNING, __file__, 1, "wrong %s %s", ("arguments",), None)
     logs.StdlibHandler().emit(record)
     assert page.events[0]["message"] == "wrong %s %s"
 
 
-def test_a_second_set_up_does_not_double_foreign_lines() -> None:
-    """`configure` may run twice, for instance in one test process."""
+def test_configure_when_called_twice() -> None:
+    """Lines of libraries are not doubled, for instance in one test process."""
     Page()
     page = Page()
     logging.getLogger("redis").warning("once")
     assert len(page.events) == 1
 
 
-def test_events_below_the_level_cost_no_line() -> None:
+def test_events_below_the_level_are_not_logged() -> None:
     """The level is a filter."""
     page = Page(level="warning")
     page.log.info("no")
@@ -173,8 +173,8 @@ def test_events_below_the_level_cost_no_line() -> None:
     assert [event["event"] for event in page.events] == ["yes"]
 
 
-def test_the_journal_gets_priorities_and_nobody_else(tmp_path: Path) -> None:
-    """Lines carry `<n>` only when the stream is the very socket that systemd told of."""
+def test_priorities_only_for_the_systemd_journal(tmp_path: Path) -> None:
+    """Lines have `<n>` only if the stream is the socket that systemd announced."""
     with (tmp_path / "journal").open("w+") as stream:
         place = os.fstat(stream.fileno())
         logs.configure("debug", "auto", stream, journal=f"{place.st_dev}:{place.st_ino}")
@@ -196,8 +196,8 @@ class Terminal(io.TextIOWrapper):
         return True
 
 
-def test_people_on_a_terminal_get_columns() -> None:
-    """`auto` means columns on a terminal and JSON elsewhere; `json` means JSON even there."""
+def test_layout_when_terminal() -> None:
+    """`auto` means columns on a terminal and JSON elsewhere; `json` means JSON everywhere."""
     written = {}
     for layout in ("auto", "json"):
         buffer = io.BytesIO()
@@ -208,15 +208,15 @@ def test_people_on_a_terminal_get_columns() -> None:
     assert written["json"].startswith(b"{")
 
 
-def test_a_broken_stream_costs_lines_and_nothing_else() -> None:
-    """A full disk or a closed pipe must not stop the mail."""
+def test_log_when_stream_is_broken() -> None:
+    """A full disk or a closed pipe does not stop the daemon."""
     page = Page()
     page.stream.close()
     page.log.info("nobody_hears")
 
 
-def test_the_log_goes_to_standard_error_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What commands print on standard output stays parseable."""
+def test_log_goes_to_standard_error_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard output of commands stays parseable."""
     buffer = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(buffer))
     logs.configure("info", "json")

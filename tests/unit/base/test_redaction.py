@@ -1,4 +1,4 @@
-"""What is hidden, what stays readable, and that hiding is quick on hostile text."""
+"""Redaction: what is hidden, what stays readable, and that hostile text is handled fast."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def nested(code: str) -> st.SearchStrategy[Any]:
 
 
 @given(st.data(), CODES)
-def test_a_code_under_a_secret_key_never_shows(data: st.DataObject, code: str) -> None:
-    """However deep and in whatever shape it is nested, a secret's value is not in what may be shown."""
+def test_redact_value_when_nested(data: st.DataObject, code: str) -> None:
+    """A value under a secret name is hidden at any depth and in any shape."""
     value = data.draw(nested(code))
     shown = msgspec.json.encode(redact_value("context", value)).decode()
     assert code not in shown
@@ -117,15 +117,15 @@ def test_a_code_under_a_secret_key_never_shows(data: st.DataObject, code: str) -
 
 
 @given(st.sampled_from(NAMED_SECRETS), CODES, st.sampled_from([":", "=", " = ", ": "]))
-def test_a_code_in_a_sentence_is_hidden_when_it_is_named(key: str, code: str, sign: str) -> None:
-    """`otpCode: 123456` in free text loses the number, also inside a string inside a string."""
+def test_redact_text_when_secret_is_named(key: str, code: str, sign: str) -> None:
+    """`otpCode: 123456` in free text is hidden, also in JSON within a string."""
     assert code not in redact_text(f"could not read {key}{sign}{code}, sorry")
     assert code not in redact_text(f'{{\\"{key}\\"{sign}\\"{code}\\"}}')
 
 
 @given(st.text(min_size=1, max_size=20, alphabet=st.characters(categories=["L", "N"])))
-def test_no_full_address_survives(local: str) -> None:
-    """Every local part is reduced to its first letter, and once is enough."""
+def test_redact_text_when_address(local: str) -> None:
+    """Every local part is reduced to its first letter, and repeating changes nothing."""
     shown = redact_text(f"to {local}@example.org <{local}@example.org>, '{local}@example.org'")
     assert shown == redact_text(shown)
     assert shown.count("***@example.org") == 3
@@ -134,7 +134,7 @@ def test_no_full_address_survives(local: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """Stands for any object of the house that somebody logs whole."""
+    """An object of ours that is logged as a whole."""
 
     to: str
     otpCode: str  # noqa: N815 - the producers' spelling
@@ -153,20 +153,20 @@ class Request:
         ("\ud800\x9b\u2028", "\\ud800\\x9b\\u2028"),
     ],
 )
-def test_what_free_text_becomes(text: str, shown: str) -> None:
-    """Keys, logins and bearers go; what an operator needs stays."""
+def test_redact_text(text: str, shown: str) -> None:
+    """Keys, logins and bearer tokens are hidden; what an operator needs stays."""
     assert redact_text(text) == shown
 
 
-def test_objects_are_told_without_their_secrets() -> None:
-    """A dataclass logged whole shows neither its code nor its address."""
+def test_redact_value_when_object() -> None:
+    """The repr of a logged dataclass shows neither its code nor its address."""
     shown = redact_value("request", Request("ada@example.org", "123456"))
     assert "123456" not in shown
     assert "ada@" not in shown
 
 
-def test_an_object_that_cannot_describe_itself_does_no_harm() -> None:
-    """A `repr` that raises costs nothing but the value."""
+def test_redact_value_when_repr_fails() -> None:
+    """Only the value is lost."""
 
     class Shy:
         def __repr__(self) -> str:
@@ -175,8 +175,8 @@ def test_an_object_that_cannot_describe_itself_does_no_harm() -> None:
     assert redact_value("who", Shy()) == "<Shy>"
 
 
-def test_long_and_deep_values_are_cut() -> None:
-    """A hostile job name fills neither the disk nor the stack."""
+def test_redact_value_when_long_or_deep() -> None:
+    """A hostile value fills neither the disk nor the stack."""
     deep: list[Any] = []
     for _ in range(500):
         deep = [deep]
@@ -185,20 +185,20 @@ def test_long_and_deep_values_are_cut() -> None:
     assert len(redact_value("x", list(range(10_000)))) == 50
 
 
-def test_secret_names_are_known_however_they_are_spelt() -> None:
-    """Only the ending counts, and `status_code` is no secret."""
+def test_is_secret_name_in_any_spelling() -> None:
+    """Only the end of a name counts, and `status_code` is not secret."""
     assert all(is_secret_name(name) for name in ("otpCode", "OTP_CODE", "x-api-key", "refreshToken", "code"))
     assert not any(is_secret_name(name) for name in ("status_code", "kind", "token_count", "otp", "to"))
 
 
 @given(st.text())
-def test_escaped_text_is_one_printable_line(text: str) -> None:
-    """Nothing a terminal would obey is left."""
+def test_escape_control_chars_gives_one_printable_line(text: str) -> None:
+    """Terminals find no control sequence in it."""
     assert escape_control_chars(text).isprintable()
 
 
-def test_a_mask_shows_the_first_letter_and_the_domain() -> None:
-    """Enough to recognise a person, too little to write to them."""
+def test_mask_address() -> None:
+    """The mask shows the first letter and the domain."""
     assert mask_address("ada@example.org") == "a***@example.org"
     assert mask_address("nobody") == "***"
     assert mask_address("a\nb@example.org") == "a***@example.org"

@@ -1,4 +1,4 @@
-"""The settings of the calendar: what is refused, all of it at once, and what the short forms mean."""
+"""The schedule settings: validation and the meaning of deadlines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from flowstate_daemon.config.loader import load
 from flowstate_daemon.config.validators import deadline_to_cron
 
 
-def test_all_mistakes_are_told_at_once() -> None:
-    """Each wrong line of the calendar is named with what is wrong with it."""
+def test_schedule_settings_when_many_errors() -> None:
+    """Each invalid setting is reported with its reason."""
     wrong = {
         "FLOWSTATE_SCHEDULE_DEFAULT_TIMEZONE": ("Mars/Olympus", "time zone"),
         "FLOWSTATE_SCHEDULE_TASK_REMINDER_CRON": ("every morning", "cron expression"),
@@ -26,8 +26,8 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("cron", ["61 9 * * *", "0 9 * *  * * * *", "", "@reboot", "0 9 * * H", "0 25 * * *"])
-def test_what_is_no_cron_line_is_refused(cron: str) -> None:
-    """A cron line is read strictly when the daemon starts, not when it should fire."""
+def test_schedule_settings_when_cron_invalid(cron: str) -> None:
+    """Cron expressions are validated when the daemon starts, not when they are due."""
     given = {"FLOWSTATE_SCHEDULE_TASK_REMINDER_CRON": cron or "# nothing"}
     with pytest.raises(ConfigError):
         load(given)
@@ -36,13 +36,13 @@ def test_what_is_no_cron_line_is_refused(cron: str) -> None:
 @pytest.mark.parametrize(
     ("until", "cron"), [("12:00", "0 12 * * *"), ("Mon 9:05", "5 9 * * mon"), (" sun 23:59", "59 23 * * sun")]
 )
-def test_the_end_of_a_window_is_a_time(until: str, cron: str) -> None:
-    """`12:00` is the next noon after the mail was due, `mon 12:00` the next Monday's."""
+def test_deadline_to_cron_when_valid(until: str, cron: str) -> None:
+    """`12:00` is the next noon after the due time, `mon 12:00` the next Monday's."""
     assert deadline_to_cron(until) == cron
 
 
 @pytest.mark.parametrize("until", ["", "noon", "24:00", "12:60", "monday 12:00", "12", "12:00:00", "1 2:00"])
-def test_what_is_no_time_is_refused(until: str) -> None:
-    """Anything else is refused with the two forms."""
+def test_deadline_to_cron_when_invalid(until: str) -> None:
+    """Any other text is rejected with the two accepted forms."""
     with pytest.raises(ValueError, match="mon 12:00"):
         deadline_to_cron(until)

@@ -1,4 +1,4 @@
-"""The shape of a loop: what stopping it takes."""
+"""The run loop of services and how it stops."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from flowstate_daemon.base.service import Service
 from tests.support.clock import FakeClock
 
 
-async def test_work_that_swallows_a_cancellation_is_cancelled_again() -> None:
-    """A stop is not held up by work whose library loses the first cancellation, as `wait_for` does in Python 3.11."""
+async def test_stop_when_work_swallows_a_cancellation() -> None:
+    """The work is cancelled again, because `wait_for` in Python 3.11 may lose the first cancellation."""
     service = Service(HealthRegistry(Clock()).register("deaf"))
     swallowed = asyncio.Event()
 
@@ -28,7 +28,7 @@ async def test_work_that_swallows_a_cancellation_is_cancelled_again() -> None:
     assert swallowed.is_set()
 
 
-async def test_a_loop_is_watched_from_its_first_turn_on() -> None:
+async def test_service_is_watched_from_its_first_run() -> None:
     """Before `run()` it is not stale, since the daemon may wait long for its stores; afterwards a hang is detected."""
     time = FakeClock()
     health = HealthRegistry(time)

@@ -1,4 +1,4 @@
-"""Job data for the tests of this room, made from the samples."""
+"""Job data for the tests of `mail`, made from the samples."""
 
 from __future__ import annotations
 

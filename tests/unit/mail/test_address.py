@@ -1,4 +1,4 @@
-"""Which addresses a mail may be sent to."""
+"""Validation of email addresses."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from flowstate_daemon.mail.address import PLAIN, RESERVED, parse_address
         ("o'hara@example.org", "o'hara@example.org"),
     ],
 )
-def test_addresses_that_pass(written: str, read: str) -> None:
-    """Ordinary, international and example addresses pass, in ASCII."""
+def test_parse_address_when_valid(written: str, read: str) -> None:
+    """Ordinary, international and example addresses are accepted, in ASCII."""
     assert parse_address(written) == read
 
 
@@ -57,8 +57,8 @@ def test_addresses_that_pass(written: str, read: str) -> None:
         "a" * 1_000_000 + "@example.org",
     ],
 )
-def test_addresses_that_do_not(written: str) -> None:
-    """What is no bare address is refused with the rule that it broke, and not repeated."""
+def test_parse_address_when_invalid(written: str) -> None:
+    """Anything but a bare address is rejected with the broken rule and without the address."""
     with pytest.raises(InvalidDataError) as caught:
         parse_address(written)
     reason = caught.value.reason
@@ -70,13 +70,13 @@ def test_addresses_that_do_not(written: str) -> None:
 
 
 @given(st.from_regex(PLAIN, fullmatch=True).filter(lambda text: text.rpartition(".")[2] not in RESERVED))
-def test_a_plain_address_needs_no_validator(text: str) -> None:
-    """What is let through unread is what the validator would have let through, unchanged."""
+def test_parse_address_when_plain(text: str) -> None:
+    """The fast path accepts only what the validator returns unchanged."""
     assert parse_address(text) == text
     assert validate_email(text, check_deliverability=False, test_environment=True).ascii_email == text
 
 
-def test_a_long_text_that_is_nearly_plain_is_refused_at_once() -> None:
-    """A hostile megabyte does not make the pattern try all ways of reading it."""
+def test_parse_address_when_very_long() -> None:
+    """A hostile megabyte causes no backtracking."""
     with pytest.raises(InvalidDataError):
         parse_address("a." * 500_000 + "@" + "a-" * 500_000)

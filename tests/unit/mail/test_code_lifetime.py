@@ -1,4 +1,4 @@
-"""How long codes live, in the words of producers."""
+"""Parsing of the lifetime of codes."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from flowstate_daemon.mail.code_lifetime import DAY_S, DEFAULT_S, parse_lifetime
         ("999999 h", DAY_S),
     ],
 )
-def test_human_words_are_understood(text: str, seconds: int) -> None:
-    """English and French, short and long, and never more than a day."""
+def test_parse_lifetime_when_valid(text: str, seconds: int) -> None:
+    """English and French, short and long forms; never more than a day."""
     assert parse_lifetime(text) == seconds
 
 
@@ -66,17 +66,17 @@ def test_human_words_are_understood(text: str, seconds: int) -> None:
         "²h",
     ],
 )
-def test_anything_else_is_the_default(text: str | None) -> None:
-    """What nobody understands, and what would be no life at all, is ten minutes."""
+def test_parse_lifetime_when_invalid(text: str | None) -> None:
+    """Unknown text and lifetimes below one second mean ten minutes."""
     assert parse_lifetime(text) == DEFAULT_S
 
 
 @given(st.text(alphabet="0123456789 ,.-:hmsdjiunteoraé\N{NO-BREAK SPACE}", max_size=80) | st.text())
-def test_every_text_has_a_sane_lifetime(text: str) -> None:
-    """Whatever stands there: at least a second, at most a day, and no crash."""
+def test_parse_lifetime_when_any_text(text: str) -> None:
+    """Any text gives between a second and a day, without an error."""
     assert 1 <= parse_lifetime(text) <= DAY_S
 
 
-def test_long_texts_cost_nothing() -> None:
-    """A hostile text is read only as far as a lifetime can reach."""
+def test_parse_lifetime_when_very_long() -> None:
+    """Only the start of a long text is parsed."""
     assert parse_lifetime("1 " * 1_000_000 + "5 min") == DEFAULT_S

@@ -1,4 +1,4 @@
-"""The nine kinds, and what of a job's data they accept."""
+"""The nine kinds of email, and the parsing of job data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def refusal(name: str, data: bytes) -> str:
     return caught.value.reason
 
 
-def test_the_nine_kinds_and_their_priorities() -> None:
+def test_kinds_have_the_priorities_of_the_backend() -> None:
     """Kinds and priorities are those that FlowState's backend uses."""
     assert {name: kind.priority for name, kind in KINDS.items()} == {
         "otp": 1,
@@ -37,8 +37,8 @@ def test_the_nine_kinds_and_their_priorities() -> None:
     assert {name for name, kind in KINDS.items() if kind.secret_fields} == {"otp", "password-reset"}
 
 
-def test_what_nobody_asked_for_can_be_unsubscribed() -> None:
-    """Scheduled mails and milestones can be unsubscribed, answers to what somebody did cannot."""
+def test_unsubscribable_kinds() -> None:
+    """Scheduled emails and milestones can be unsubscribed from; replies to an action of the user cannot."""
     assert {name for name, kind in KINDS.items() if not kind.unsubscribable} == {
         "otp",
         "password-reset",
@@ -48,8 +48,8 @@ def test_what_nobody_asked_for_can_be_unsubscribed() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_are_read(kind: str) -> None:
-    """There is a sample of each kind, and it is read field by field."""
+def test_parse_request_when_sample(kind: str) -> None:
+    """Each kind has a sample, and all its fields are parsed."""
     request = parse_request(kind, job_data(kind))
     assert (request.kind, request.to) == (kind, TO)
     assert set(SAMPLES) == set(KINDS)
@@ -71,8 +71,8 @@ def test_samples_are_read(kind: str) -> None:
         (["fr"], None),
     ],
 )
-def test_the_locale_of_the_data(written: Any, read: str | None) -> None:
-    """Regions do not matter, and a language that we do not speak, or that is none, is as good as none."""
+def test_parse_request_when_locale_given(written: Any, read: str | None) -> None:
+    """Regions are ignored; an unsupported or invalid language means none."""
     data = msgspec.json.decode(job_data("welcome")) | {"locale": written}
     assert parse_request("welcome", msgspec.json.encode(data)).locale == read
 
@@ -98,7 +98,9 @@ def test_samples_link_to_the_frontend_given() -> None:
         ("project-invitation", "projectDescription", "project_description", ""),
     ],
 )
-def test_what_is_missing_gets_its_default(missing: str, kind: str, field: str, name: str, default: Any) -> None:
+def test_parse_request_when_optional_field_missing(
+    missing: str, kind: str, field: str, name: str, default: Any
+) -> None:
     """A field with a default may be absent, null or blank."""
     if missing == "absent":
         request = sample(kind, without=field)
@@ -109,14 +111,14 @@ def test_what_is_missing_gets_its_default(missing: str, kind: str, field: str, n
     assert getattr(request.context, name) == default
 
 
-def test_further_fields_are_ignored() -> None:
-    """Producers may send fields that no mail knows, in the data and in the context."""
+def test_parse_request_when_unknown_fields() -> None:
+    """Unknown fields in the data and the context are ignored."""
     data = msgspec.json.decode(job_data("welcome", plan={"deep": [1, None]}))
     assert parse_request("welcome", msgspec.json.encode({**data, "traceId": 7})).context == sample("welcome").context
 
 
-def test_the_type_may_be_missing() -> None:
-    """The job's name alone says the kind when the data does not."""
+def test_parse_request_when_type_missing() -> None:
+    """Without a type in the data the job's name is the kind."""
     data = msgspec.json.decode(job_data("welcome"))
     for kind in (None, ...):
         data = {**data, "type": None} if kind is None else {k: v for k, v in data.items() if k != "type"}
@@ -126,8 +128,8 @@ def test_the_type_may_be_missing() -> None:
 @pytest.mark.parametrize(
     ("written", "read"), [("45", 45), ("45.0", 45), ("44.5", 45), ("44.49", 44), ("0", 0), ("100.00000000000001", 100)]
 )
-def test_progress_is_rounded_as_javascript_rounds(written: str, read: int) -> None:
-    """Progress may be fractional in the database; the mail shows what the application shows."""
+def test_parse_request_when_progress_is_fractional(written: str, read: int) -> None:
+    """Progress is rounded as in JavaScript, so that the email shows what the application shows."""
     data = job_data("goal-milestone", progress=987654).replace(b"987654", written.encode())
     assert parse_request("goal-milestone", data).context.progress == read
 
@@ -162,8 +164,8 @@ def test_integral_floats_are_counts() -> None:
         ("project-invitation", "acceptUrl", "", "Expected an http or https address"),
     ],
 )
-def test_wrong_values_are_refused_with_their_place(kind: str, field: str, value: Any, expected: str) -> None:
-    """The reason says what was expected and where."""
+def test_parse_request_when_value_invalid(kind: str, field: str, value: Any, expected: str) -> None:
+    """The error contains the expected value and the path."""
     assert refusal(kind, job_data(kind, **{field: value})) == f"{expected} - at `$.context.{field}`"
 
 
@@ -188,8 +190,8 @@ def test_wrong_values_are_refused_with_their_place(kind: str, field: str, value:
         'https://flowstate.example"onclick="x',
     ],
 )
-def test_only_web_addresses_become_links(url: str) -> None:
-    """Nothing but an http or https address ever stands behind a button or in the footer."""
+def test_parse_request_when_url_invalid(url: str) -> None:
+    """Only http and https URLs are accepted for buttons and the footer."""
     for kind, field in (("project-invitation", "acceptUrl"), ("task-reminder", "settingsUrl")):
         assert refusal(kind, job_data(kind, **{field: url})).endswith(f"at `$.context.{field}`")
 
@@ -204,13 +206,13 @@ def test_only_web_addresses_become_links(url: str) -> None:
         "https://bücher.example/x?next='y'",
     ],
 )
-def test_web_addresses_pass_as_they_are(url: str) -> None:
-    """A web address is neither normalised nor shortened."""
+def test_parse_request_when_url_valid(url: str) -> None:
+    """A URL is neither normalised nor shortened."""
     assert sample("project-invitation", acceptUrl=url).context.accept_url == url
 
 
-def test_pasted_line_breaks_become_spaces() -> None:
-    """A title with line breaks, tabs or direction overrides is one visible line; a description keeps its lines."""
+def test_parse_request_when_title_has_line_breaks() -> None:
+    """A title with line breaks, tabs or direction overrides becomes one line; a description keeps its lines."""
     request = sample("task-reminder", taskTitle="  Buy\r\nmilk\tand\u2028bread \u202eevil\n")
     assert request.context.task_title == "Buy milk and bread evil"
     request = sample("project-invitation", projectDescription="one\r\ntwo\rthree\u2029four\tfive\n")
@@ -241,15 +243,15 @@ def test_pasted_line_breaks_become_spaces() -> None:
         (b'{"to":"ada@example.org","context":{"otpCode":"123456","x":' + b"[" * 100_000, "$"),
     ],
 )
-def test_data_of_another_shape_is_refused(data: bytes, place: str) -> None:
-    """Whatever the data is, the reason names the place and the job fails for good."""
+def test_parse_request_when_data_has_wrong_shape(data: bytes, place: str) -> None:
+    """The error contains the path, and the job fails permanently."""
     assert refusal("otp", data).endswith(f"at `{place}`")
     assert issubclass(InvalidDataError, PermanentError)
 
 
 @pytest.mark.parametrize("half", [b"\\ud83d", b"\\ude42", b"\\ud83dx", b"\\ude42\\ud83d"])
-def test_halves_of_surrogate_pairs_are_refused(half: bytes) -> None:
-    """JSON.stringify writes a cut emoji as a lone surrogate, which no mail can carry."""
+def test_parse_request_when_lone_surrogate(half: bytes) -> None:
+    """JSON.stringify writes a cut emoji as a lone surrogate, which an email cannot contain."""
     data = job_data("task-reminder", taskTitle="HERE").replace(b"HERE", b"cut " + half)
     assert "half of a surrogate pair" in refusal("task-reminder", data)
     whole = data.replace(half, b"\\ud83d\\ude42")
@@ -267,13 +269,13 @@ def test_halves_of_surrogate_pairs_are_refused(half: bytes) -> None:
         (b'{"to":"\\ud83d"}', "surrogate"),
     ],
 )
-def test_the_reason_tells_what_is_wrong_with_json(data: bytes, said: str) -> None:
-    """Broken JSON, another encoding and a cut emoji are told apart."""
+def test_parse_request_when_json_invalid(data: bytes, said: str) -> None:
+    """Invalid JSON, another encoding and a cut emoji have different messages."""
     assert said in refusal("otp", data)
 
 
-def test_sizes_are_limited() -> None:
-    """A field and a whole context have a limit, and the reason names both the size and the limit."""
+def test_parse_request_when_too_large() -> None:
+    """Fields and contexts have a limit, and the error contains size and limit."""
     assert len(sample("task-reminder", taskTitle="a" * MAX_FIELD_BYTES).context.task_title) == MAX_FIELD_BYTES
     reason = refusal("task-reminder", job_data("task-reminder", taskTitle="é" * (MAX_FIELD_BYTES // 2 + 1)))
     assert reason == "Text too long: 65538 bytes, at most 65536 are allowed - at `$.context.taskTitle`"
@@ -282,16 +284,16 @@ def test_sizes_are_limited() -> None:
     assert "at most 262144 are allowed" in reason
 
 
-def test_an_unknown_name_is_an_ordinary_failed_attempt() -> None:
-    """As in Bull: the attempt fails with Bull's own words, and a newer daemon may know the name."""
+def test_parse_request_when_kind_unknown() -> None:
+    """As in Bull the attempt fails with Bull's message, because a newer daemon may know the kind."""
     with pytest.raises(UnknownKindError) as caught:
         parse_request("newsletter", b"{}")
     assert isinstance(caught.value, RetryableError)
     assert caught.value.reason == "Missing process handler for job type newsletter"
 
 
-def test_a_hostile_name_is_shown_harmlessly() -> None:
-    """An unknown name may stand in a log: it is short, on one line, and hides addresses."""
+def test_unknown_kind_error_when_name_is_hostile() -> None:
+    """The name in the message is short, on one line and without addresses."""
     for name in ("a\nb\x1b[31m\u202e", "x" * 10_000, "ada@example.org", "\ud800", ""):
         with pytest.raises(UnknownKindError) as caught:
             parse_request(name, b"{}")
@@ -301,8 +303,8 @@ def test_a_hostile_name_is_shown_harmlessly() -> None:
         assert "ada@" not in shown
 
 
-def test_a_request_hides_what_it_carries() -> None:
-    """Neither the address nor a code stands in a request's repr, which may end up in a log."""
+def test_repr_of_request_hides_secrets() -> None:
+    """The repr of a request, which may be logged, contains neither the address nor a code."""
     shown = repr(sample("otp", otpCode="493027"))
     assert "493027" not in shown
     assert TO not in shown

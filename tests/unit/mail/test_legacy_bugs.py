@@ -1,4 +1,4 @@
-"""What the old worker's mails did wrong, one test each; the numbers are those of its list of faults."""
+"""One test for each fault of the old worker's emails; the numbers are those of the list of faults."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_fault_1_the_overdue_summary_renders(sample: Sample, locale: str) -> Non
 
 
 @every_locale
-def test_fault_1_nothing_is_left_to_be_missing_at_night(locale: str) -> None:
-    """What templates name is looked up at start: each kind is compiled, and whatever they call is there."""
+def test_fault_1_templates_are_checked_at_start(locale: str) -> None:
+    """Every name in a template is resolved when it is compiled, for each kind."""
     for kind, letter in compile_templates(locale).items():
         for template in (letter.subject, letter.html, letter.text):
             called = {name for name in template.globals if callable(template.globals[name])}
@@ -36,8 +36,8 @@ def test_fault_1_nothing_is_left_to_be_missing_at_night(locale: str) -> None:
 
 
 @every_locale
-def test_fault_4_twelve_tasks_are_one_mail(locale: str) -> None:
-    """Twelve tasks due tomorrow meant twelve mails."""
+def test_fault_4_twelve_tasks_are_one_email(locale: str) -> None:
+    """Twelve tasks due tomorrow caused twelve emails."""
     twelve = [{"title": f"Task number {number}"} for number in range(12)]
     mail = rendered(Sample("", "task-reminder", RICH["task-reminder"] | {"tasks": twelve, "taskCount": 12}), locale)
     assert len(Page(mail.html).all("li")) == 12
@@ -46,7 +46,7 @@ def test_fault_4_twelve_tasks_are_one_mail(locale: str) -> None:
 
 
 @every_locale
-def test_fault_5_the_subject_does_not_lie(locale: str) -> None:
+def test_fault_5_subject_has_the_total(locale: str) -> None:
     """The count was the length of a list cut at ten."""
     ten = [{"title": f"Task {number}", "days": 20 - number} for number in range(10)]
     mail = rendered(Sample("", "overdue-summary", RICH["overdue-summary"] | {"tasks": ten, "overdueCount": 37}), locale)
@@ -56,7 +56,7 @@ def test_fault_5_the_subject_does_not_lie(locale: str) -> None:
 
 
 @pytest.mark.parametrize(("locale", "text"), [("en", "Not rated"), ("fr", "Pas de note")])
-def test_fault_6_no_rating_is_no_zero(locale: str, text: str) -> None:
+def test_fault_6_sessions_without_rating_are_ignored(locale: str, text: str) -> None:
     """Sessions without a rating counted as zero; a week without any has no average."""
     unrated = RICH["focus-report"] | {"averageRating": None, "ratedSessions": 0}
     mail = rendered(Sample("", "focus-report", unrated), locale)

@@ -1,4 +1,4 @@
-"""Every mail in every language, out of the smallest, fullest and most hostile contexts, held to one list of rules."""
+"""Rules for every email in every language, checked with minimal, maximal and hostile contexts."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def typed_in(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def test_samples_are_all_kinds_of_all_sorts() -> None:
-    """Nothing below is tested with less than it says."""
+def test_samples_cover_all_kinds_and_edge_cases() -> None:
+    """The other tests of this module run with all kinds and all edge cases."""
     for sort in (all_samples(), smallest(), hostile()):
         assert {sample.kind for sample in sort} == KINDS.keys()
     assert {sample.kind for sample in fullest()} == KINDS.keys()
@@ -61,7 +61,7 @@ def test_samples_are_all_kinds_of_all_sorts() -> None:
 
 
 @every_sample_once
-def test_no_mailbox_cuts_it_off(sample: Sample) -> None:
+def test_email_size_is_limited(sample: Sample) -> None:
     """Gmail shows the first 102 kB; the subject is one line of at most 200 characters."""
     for _, mail, _ in mails(sample.name):
         assert len(mail.html.encode()) < CLIP
@@ -71,8 +71,8 @@ def test_no_mailbox_cuts_it_off(sample: Sample) -> None:
 
 
 @every_sample_once
-def test_it_is_one_page_of_known_parts(sample: Sample) -> None:
-    """No script, no form, nothing that comes from elsewhere but the logo; whatever people typed adds no tag."""
+def test_html_has_only_allowed_elements(sample: Sample) -> None:
+    """No script, no form, no external resource but the logo; user text adds no tag."""
     for _, _, page in mails(sample.name):
         assert {tag for tag, _ in page.tags} <= TAGS
         assert [image["src"] for image in page.all("img")] == [f"{FRONTEND_URL}/assets/logo.png"]
@@ -82,8 +82,8 @@ def test_it_is_one_page_of_known_parts(sample: Sample) -> None:
 
 
 @every_sample_once
-def test_readers_who_listen_find_their_way(sample: Sample) -> None:
-    """Language and direction are told, there is one first heading, and tables are either layout or data."""
+def test_html_is_accessible(sample: Sample) -> None:
+    """Language and direction are set, there is one h1, and tables are marked as layout or data."""
     for locale, _, page in mails(sample.name):
         (html,) = page.all("html")
         assert (html["lang"], html["dir"]) == (locale, "ltr")
@@ -95,8 +95,8 @@ def test_readers_who_listen_find_their_way(sample: Sample) -> None:
 
 
 @every_sample_once
-def test_the_preview_is_hidden_and_says_something(sample: Sample) -> None:
-    """What a mailbox shows behind the subject: words of our own first, then blanks that keep the rest out."""
+def test_preview_text_is_hidden_and_not_empty(sample: Sample) -> None:
+    """The preview text comes first, followed by spaces that keep the rest out."""
     for _, mail, _ in mails(sample.name):
         body = mail.html.partition("<body")[2]
         found = re.search(r'<div style="display:none[^"]*overflow:hidden;">(.*?)</div>', body, re.DOTALL)
@@ -108,8 +108,8 @@ def test_the_preview_is_hidden_and_says_something(sample: Sample) -> None:
 
 
 @every_sample_once
-def test_links_lead_where_they_should(sample: Sample) -> None:
-    """Each is absolute, one that the job or the configuration names, and stands in the text part as well."""
+def test_links_are_absolute_and_known(sample: Sample) -> None:
+    """Each link is absolute, comes from the job or the configuration, and is in the text part as well."""
     for _, mail, page in mails(sample.name):
         links = page.links
         own = {link for link in links if link.startswith(f"{WEB}/unsubscribe/")}
@@ -120,8 +120,8 @@ def test_links_lead_where_they_should(sample: Sample) -> None:
 
 
 @every_sample_once
-def test_the_text_part_is_one(sample: Sample) -> None:
-    """It is there, says more than the subject, and has no markup but what people typed themselves."""
+def test_text_part_is_plain_text(sample: Sample) -> None:
+    """It exists, says more than the subject, and has no markup except in user text."""
     typed = typed_in(sample.context)
     for _, mail, _ in mails(sample.name):
         assert len(mail.text) > 100
@@ -130,8 +130,8 @@ def test_the_text_part_is_one(sample: Sample) -> None:
 
 
 @every_sample_once
-def test_nothing_is_left_over(sample: Sample) -> None:
-    """No placeholder, no tag of a template, no value that was not there; hostile people may have typed such things."""
+def test_no_placeholder_is_left(sample: Sample) -> None:
+    """No placeholder, template tag or missing value, unless user text contains it."""
     typed = typed_in(sample.context)
     for _, mail, page in mails(sample.name):
         attributes = [value for _, attrs in page.tags for value in attrs.values()]
@@ -140,8 +140,8 @@ def test_nothing_is_left_over(sample: Sample) -> None:
 
 
 @every_sample_once
-def test_languages_differ(sample: Sample) -> None:
-    """Subject, title, both parts; the same tags in each."""
+def test_languages_differ_in_text_and_agree_in_tags(sample: Sample) -> None:
+    """Subject, title and both parts are translated; the tags are the same."""
     (_, one, page), (_, other, other_page) = mails(sample.name)
     assert one.subject != other.subject
     assert one.text != other.text
@@ -149,8 +149,8 @@ def test_languages_differ(sample: Sample) -> None:
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in other_page.tags]
 
 
-def test_no_english_in_french_mails() -> None:
-    """Whatever is not a field: each piece of an English phrase that is long enough to be one."""
+def test_french_emails_contain_no_english() -> None:
+    """Outside of fields, no longer part of an English phrase remains."""
     english = load_translations("en")
     text = [*english.common.values(), *(form for forms in english.plurals.values() for form in forms)]
     text += [word for kind in english.kinds.values() for word in kind.values()]
@@ -162,8 +162,8 @@ def test_no_english_in_french_mails() -> None:
         assert [piece for piece in pieces if piece in said and piece.strip() not in typed_in(sample.context)] == []
 
 
-def test_every_phrase_is_translated() -> None:
-    """No French word is a copy of the English one."""
+def test_every_text_is_translated() -> None:
+    """No French text is a copy of the English one."""
     english, french = (load_translations(locale) for locale in ("en", "fr"))
     assert [name for name, word in english.common.items() if french.common[name] == word] == []
     copied = [

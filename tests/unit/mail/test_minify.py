@@ -1,4 +1,4 @@
-"""What is taken out of MJML's output: nothing that anybody sees."""
+"""Minification of MJML's output removes nothing visible."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ MJML = """<mjml><mj-head><mj-style>.a > .b , i{ color : red; }
   and four</mj-text></mj-column></mj-section></mj-body></mjml>"""
 
 
-def test_texts_stay_and_indents_go() -> None:
-    """Blanks within lines, and those that do not break, are part of a text."""
+def test_minify_html_when_text_has_spaces() -> None:
+    """Spaces within lines and no-break spaces stay, indentation goes."""
     slimmed = minify_html(mrml.to_html(MJML).content)
     assert "One, two;\n<b>three</b> {curly}\u00a0\nand four</div>" in slimmed
     assert "\n " not in slimmed
 
 
-def test_styles_say_the_same() -> None:
-    """In fewer bytes."""
+def test_minify_html_when_style() -> None:
+    """Styles keep their meaning in fewer bytes."""
     slimmed = minify_html(mrml.to_html(MJML).content)
     assert ".a > .b ,i{color :red;}@media (max-width:479px){.a{margin:0 1px;}}</style>" in slimmed
 
 
-def test_outlook_keeps_what_it_needs() -> None:
-    """Its tables are whole, and so is what tells it the size of a pixel."""
+def test_minify_html_when_outlook_markup() -> None:
+    """Outlook's tables and pixel size setting stay complete."""
     html = mrml.to_html(MJML).content
     slimmed = minify_html(html)
     assert "<o:PixelsPerInch>96</o:PixelsPerInch>" in slimmed
@@ -40,7 +40,7 @@ def test_outlook_keeps_what_it_needs() -> None:
 
 @pytest.mark.parametrize("needless", ["mso 11", "X-UA-Compatible", "mj-column", "moz-text", "mj-outlook", 'class=""'])
 @pytest.mark.parametrize("locale", LOCALES)
-def test_no_mail_carries_what_nobody_sees(needless: str, locale: str) -> None:
-    """A newer MJML that writes it another way fails here instead of making every mail heavier."""
+def test_emails_contain_no_removable_markup(needless: str, locale: str) -> None:
+    """A newer MJML that writes it in another way fails here instead of enlarging every email."""
     template = compile_templates(locale)["welcome"].html
     assert needless not in template.render(app_name="", frontend_url="", subject="", name="", unsubscribe_url=None)

@@ -1,4 +1,4 @@
-"""Send or skip: which rule wins, and what the chain says."""
+"""The decision to send or skip: the order of rules and the decisions that are recorded."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def judged(
 
 
 @pytest.mark.parametrize("kind", CODES)
-def test_a_code_is_sent_until_its_last_millisecond(kind: str) -> None:
-    """The life that the mail promises is the life that counts."""
+def test_decide_when_code_expires(kind: str) -> None:
+    """A code is sent until the end of the lifetime that its email states."""
     assert judged(kind, expiresIn="15 minutes", age_ms=899_999).send
     late = judged(kind, expiresIn="15 minutes", age_ms=900_000)
     assert (late.send, late.outcome) == (False, "expired")
@@ -42,19 +42,19 @@ def test_a_code_is_sent_until_its_last_millisecond(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CODES)
-def test_a_code_without_words_lives_ten_minutes(kind: str) -> None:
-    """Producers may leave the lifetime out."""
+def test_decide_when_code_has_no_lifetime(kind: str) -> None:
+    """Producers may omit the lifetime, which is then ten minutes."""
     assert judged(kind, expiresIn=None, age_ms=599_999).send
     assert judged(kind, expiresIn=None, age_ms=600_000).outcome == "expired"
 
 
-def test_a_clock_that_is_ahead_expires_nothing() -> None:
-    """A producer's clock may be ahead of ours."""
+def test_decide_when_producer_clock_is_ahead() -> None:
+    """A timestamp in the future does not expire a code."""
     assert judged("otp", age_ms=-5_000).send
 
 
-def test_other_mails_do_not_age() -> None:
-    """A welcome that had to wait for a week is still a welcome."""
+def test_decide_when_kind_does_not_expire() -> None:
+    """A welcome that waited for a week is sent."""
     for kind in KINDS.keys() - set(CODES):
         assert expires_at_ms(sample(kind), MADE) is None
         assert judged(kind, age_ms=10**10).send
@@ -62,8 +62,8 @@ def test_other_mails_do_not_age() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reason", ["bounced", "complained", "manual", "something-new"])
-def test_suppression(kind: str, reason: str) -> None:
-    """A hard bounce stops everything; a complaint, or an operator, stops everything but codes."""
+def test_decide_when_suppressed(kind: str, reason: str) -> None:
+    """A hard bounce stops all emails; complaints and operators stop all but codes."""
     decision = judged(kind, RecipientStatus(suppressed=frozenset({reason})))
     assert decision.send == (reason != "bounced" and kind in CODES)
     (step,) = (step for step in decision.decisions if step.check == "suppression")
@@ -74,28 +74,28 @@ def test_suppression(kind: str, reason: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("whole", [True, False])
-def test_unsubscribing(kind: str, whole: bool) -> None:
-    """It stops the kinds that can be left, one or all; nobody can lose a code or an invitation by it."""
+def test_decide_when_unsubscribed(kind: str, whole: bool) -> None:
+    """One kind or all kinds that can be unsubscribed from are skipped; codes and invitations are sent."""
     decision = judged(kind, RecipientStatus(unsubscribed=frozenset({ALL_KINDS if whole else kind})))
     assert decision.send == (kind not in LEAVABLE)
     assert (decision.outcome == "skipped") == (kind in LEAVABLE)
     assert ("preference" in {step.check for step in decision.decisions}) == (kind in LEAVABLE)
 
 
-def test_another_kind_is_another_matter() -> None:
-    """Leaving reports leaves reminders alone."""
+def test_decide_when_unsubscribed_from_another_kind() -> None:
+    """Unsubscribing from reports does not affect reminders."""
     assert judged("task-reminder", RecipientStatus(unsubscribed=frozenset({"focus-report"}))).send
 
 
-def test_the_chain_tells_the_whole_way() -> None:
-    """A mail that is sent has passed every step, and says so."""
+def test_decisions_when_sent() -> None:
+    """An email that is sent has a passed decision of every check."""
     assert judged("otp").decisions == (Decision("expiry", "pass"), Decision("suppression", "pass"))
     assert judged("welcome").decisions == (Decision("suppression", "pass"),)
     assert judged("focus-report").decisions == (Decision("suppression", "pass"), Decision("preference", "pass"))
 
 
-def test_what_cannot_be_known_is_said() -> None:
-    """Without an answer from the database the mail goes, and the chain does not claim that anybody looked."""
+def test_decide_when_lookup_failed() -> None:
+    """Without an answer of the database the email is sent, and the decisions say that the lookup failed."""
     decision = judged("focus-report", None)
     assert decision.send
     assert [(step.check, step.result) for step in decision.decisions] == [
@@ -106,8 +106,10 @@ def test_what_cannot_be_known_is_said() -> None:
 
 
 @given(st.sampled_from(sorted(KINDS)), SUPPRESSED, UNSUBSCRIBED, st.integers(-1_000, 2_000_000))
-def test_the_order_of_rules(kind: str, suppressed: frozenset[str], unsubscribed: frozenset[str], age_ms: int) -> None:
-    """Expiry comes before suppression, suppression before preference; only the last step refuses; no code leaks."""
+def test_decide_checks_in_order(
+    kind: str, suppressed: frozenset[str], unsubscribed: frozenset[str], age_ms: int
+) -> None:
+    """Expiry, then suppression, then preference; only the last decision refuses; no code leaks."""
     decision = judged(kind, RecipientStatus(suppressed, unsubscribed), age_ms)
     order = [step.check for step in decision.decisions]
     assert order == [step for step in ("expiry", "suppression", "preference") if step in order]

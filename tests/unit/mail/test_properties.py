@@ -1,4 +1,4 @@
-"""Whatever a producer sends: a mail, or a refusal that gives nothing away."""
+"""Any input gives an email or an error without secrets."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ TAGS = set().union(*(tags_of(RENDERER.render(sample(kind))) for kind in KINDS)) 
 
 @given(KIND, CONTEXTS, st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_any_context_renders_or_is_refused(name: str, context: Any, mended: bool) -> None:
-    """There is no JSON context that ends in anything but a mail or Malformed, however near it is to a good one."""
-    if mended and isinstance(context, dict):
+def test_parse_and_render_when_any_context(name: str, context: Any, with_required_fields: bool) -> None:
+    """Any JSON context gives an email or InvalidDataError, however close it is to a valid one."""
+    if with_required_fields and isinstance(context, dict):
         context = {**SAMPLES[name], **context}
     outcome(name, encoded({"type": name, "to": "ada@example.org", "context": context}))
 
 
 @given(KIND, st.binary(max_size=200) | JSON.map(encoded))
 @settings(max_examples=100, deadline=None)
-def test_any_bytes_are_refused(name: str, data: bytes) -> None:
-    """Data that is no mail at all is refused, with a printable reason of bearable length."""
+def test_parse_request_when_any_bytes(name: str, data: bytes) -> None:
+    """Invalid data is rejected with a printable reason of limited length."""
     refusal = outcome(name, data)
     assert isinstance(refusal, InvalidDataError)
     assert refusal.reason.isprintable()
@@ -71,8 +71,8 @@ def test_any_bytes_are_refused(name: str, data: bytes) -> None:
 
 @given(KIND, st.data())
 @settings(max_examples=100, deadline=None)
-def test_any_text_in_any_field_stays_text(name: str, data: st.DataObject) -> None:
-    """Texts never add a tag to the HTML nor a line to the subject; the same data gives the same mail."""
+def test_render_when_any_text(name: str, data: st.DataObject) -> None:
+    """Text never adds a tag to the HTML or a line to the subject; rendering is deterministic."""
     texts = [field for field, value in SAMPLES[name].items() if isinstance(value, str) and not field.endswith("Url")]
     changed = {field: data.draw(TEXT, label=field) for field in texts if field != "otpCode"}
     job = encoded({"type": name, "to": "ada@example.org", "context": {**SAMPLES[name], **changed}})
@@ -86,8 +86,8 @@ def test_any_text_in_any_field_stays_text(name: str, data: st.DataObject) -> Non
 
 @given(st.text(max_size=40) | st.emails(), st.data())
 @settings(max_examples=100, deadline=None)
-def test_reasons_give_nothing_away(address: str, data: st.DataObject) -> None:
-    """No reason repeats the code, nor the address, whatever else is wrong with the job."""
+def test_reasons_contain_no_secret(address: str, data: st.DataObject) -> None:
+    """No reason contains the code or the address, whatever else is wrong with the job."""
     address = address.encode("utf-8", "replace").decode()
     context = {"otpCode": data.draw(st.sampled_from([CODE, [CODE], {CODE: CODE}, f"{CODE}-{CODE}"]))}
     refusal = outcome("otp", encoded({"type": "otp", "to": address, "context": context}))
@@ -97,8 +97,8 @@ def test_reasons_give_nothing_away(address: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kind", ["otp", "password-reset"])
-def test_a_wrong_code_is_not_repeated(kind: str) -> None:
-    """Reasons are stored with failed jobs and shown in tools: a code must not be there."""
+def test_reason_when_code_invalid(kind: str) -> None:
+    """Reasons are stored with failed jobs and shown in tools, so they must not contain a code."""
     for code in (493027, "493027 ", ["493027"], "4-9-3-0-2-7"):
         refusal = outcome(kind, encoded({"type": kind, "to": "ada@example.org", "context": {"otpCode": code}}))
         assert isinstance(refusal, InvalidDataError)

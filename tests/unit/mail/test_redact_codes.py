@@ -1,4 +1,4 @@
-"""What is left of the data of a job that has ended."""
+"""Redaction of the data of settled jobs."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ CODE = "493817"
 
 
 @pytest.mark.parametrize("kind", ["otp", "password-reset", "magic-code", "__default__", "welcome"])
-def test_no_code_stays_whatever_the_job_is_called(kind: str) -> None:
-    """A backend may know kinds that this daemon does not know; the job fails, and its code goes."""
+def test_redact_codes_when_any_kind(kind: str) -> None:
+    """Codes are redacted also in jobs of kinds that this daemon does not know."""
     data = {"type": "otp", "to": "ada@example.org", "context": {"otpCode": CODE, "expiresIn": "10 minutes"}}
     left = json.loads(redact_codes(kind, json.dumps(data).encode()))
     assert left == {**data, "context": {"otpCode": REDACTED, "expiresIn": "10 minutes"}}
 
 
 @pytest.mark.parametrize("data", [{"otpCode": 493817}, {"mails": [{"otpCode": CODE}]}, {"otpCode": {"code": CODE}}])
-def test_a_code_is_found_wherever_it_stands(data: object) -> None:
-    """An unknown kind has fields of its own."""
+def test_redact_codes_when_nested(data: object) -> None:
+    """A code is redacted at any depth."""
     assert CODE not in redact_codes("magic-code", json.dumps(data).encode()).decode()
 
 
 @pytest.mark.parametrize("data", [b'{"otpCode": "493817', b"[" * 100_000 + b'"otpCode"', b'{"otpCode": "\xff"}'])
-def test_of_what_cannot_be_read_nothing_is_left(data: bytes) -> None:
-    """It may hold a code."""
+def test_redact_codes_when_data_is_unreadable(data: bytes) -> None:
+    """Unreadable data may contain a code and is replaced completely."""
     assert redact_codes("magic-code", data) == UNREADABLE_DATA
 
 
-def test_other_data_is_left_alone() -> None:
-    """A person who looks after a failed job wants to see what was asked for."""
+def test_redact_codes_when_no_secret() -> None:
+    """Data without secrets stays for the operator who looks at the job."""
     assert redact_codes("welcome", b'{"context": {"name": "Ada"}}') == b""
     assert redact_codes("welcome", b'{"context":{"name":"otpCode"}}') == b'{"context":{"name":"otpCode"}}'

@@ -1,4 +1,4 @@
-"""Rendered mails: what stands in them, what never does."""
+"""Rendering of emails."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def test_every_kind_renders(renderer: Renderer, kind: str, locale: str) -> None:
 
 @pytest.mark.parametrize("locale", LOCALES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_text_part_is_text(renderer: Renderer, kind: str, locale: str) -> None:
-    """The text part has no tags, no entities and no runs of blank lines, and carries every link of the HTML."""
+def test_text_part_is_plain_text(renderer: Renderer, kind: str, locale: str) -> None:
+    """The text part has no tags, entities or repeated blank lines, and contains every link of the HTML."""
     mail = rendered(renderer, kind, locale)
     assert not re.search(r"[<>]|&\w+;|\n\n\n", mail.text)
     for link in Page(mail.html).links:
         assert link in mail.text
 
 
-def test_the_same_request_gives_the_same_bytes(renderer: Renderer) -> None:
-    """Rendering is deterministic, also across renderers: a retry sends the very same mail."""
+def test_render_is_deterministic(renderer: Renderer) -> None:
+    """Also across renderers: a retry sends the same bytes."""
     other = Renderer(BRAND)
     for kind in KINDS:
         assert renderer.render(sample(kind)) == renderer.render(sample(kind)) == other.render(sample(kind))
@@ -81,16 +81,16 @@ def test_the_same_request_gives_the_same_bytes(renderer: Renderer) -> None:
     ],
 )
 @pytest.mark.parametrize("locale", LOCALES)
-def test_subjects_carry_their_fields(renderer: Renderer, kind: str, parts: list[str], locale: str) -> None:
-    """The subject says what the mail is about."""
+def test_subject_contains_fields(renderer: Renderer, kind: str, parts: list[str], locale: str) -> None:
+    """The subject says what the email is about."""
     for part in parts:
         assert part in rendered(renderer, kind, locale).subject
 
 
 @pytest.mark.parametrize("locale", LOCALES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_field_is_shown(renderer: Renderer, kind: str, locale: str) -> None:
-    """Each text that a producer sends can be read in both parts."""
+def test_every_field_is_rendered(renderer: Renderer, kind: str, locale: str) -> None:
+    """Each text of a producer is in both parts."""
     mail = rendered(renderer, kind, locale)
     page = Page(mail.html)
     for name, value in SAMPLES[kind].items():
@@ -104,8 +104,8 @@ def test_every_field_is_shown(renderer: Renderer, kind: str, locale: str) -> Non
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("kind", KINDS)
-def test_hostile_text_stays_text(renderer: Renderer, kind: str, hostile: str) -> None:
-    """Whatever people typed into any field: the HTML has the same tags, and the subject is one clean line."""
+def test_render_when_text_is_hostile(renderer: Renderer, kind: str, hostile: str) -> None:
+    """Whatever users typed, the HTML has the same tags and the subject is one line."""
     texts = [
         name
         for name, value in SAMPLES[kind].items()
@@ -123,8 +123,8 @@ def test_hostile_text_stays_text(renderer: Renderer, kind: str, hostile: str) ->
     assert "\u202e" not in mail.html + mail.text
 
 
-def test_codes_can_be_copied_and_heard(renderer: Renderer) -> None:
-    """A code is one unbroken text for the clipboard, spelt for screen readers, and on a line of its own in text."""
+def test_code_can_be_copied_and_read_aloud(renderer: Renderer) -> None:
+    """A code is one unbroken text in HTML, spelt for screen readers, and on a line of its own in text."""
     mail = rendered(renderer, "otp", otpCode="493027")
     assert ">493027<" in mail.html
     assert 'aria-label="Your code: 4 9 3 0 2 7"' in mail.html
@@ -133,30 +133,30 @@ def test_codes_can_be_copied_and_heard(renderer: Renderer) -> None:
 
 @pytest.mark.parametrize("kind", ["otp", "password-reset"])
 @pytest.mark.parametrize("locale", LOCALES)
-def test_codes_stay_off_the_lock_screen(renderer: Renderer, kind: str, locale: str) -> None:
-    """Subject, title and preview text, which telephones show while locked, do not hold the code."""
+def test_code_is_not_in_preview(renderer: Renderer, kind: str, locale: str) -> None:
+    """Subject, title and preview text, which locked phones show, do not contain the code."""
     mail = rendered(renderer, kind, locale, otpCode="QX7K31")
     shown_early = mail.html.partition("<table")[0]
     assert "QX7K31" not in mail.subject + shown_early
 
 
-def test_lists_are_lists(renderer: Renderer) -> None:
-    """Lines joined by newlines become list items in HTML and dashes in text, whatever bullets they came with."""
+def test_lines_become_list_items(renderer: Renderer) -> None:
+    """Lines become list items in HTML and dashes in text, whatever bullets they had."""
     mail = rendered(renderer, "overdue-summary", overdueTasks="• one\r\n\n- two\n  three <3  ")
     assert re.findall(r"<li[^>]*>([^<]*)</li>", mail.html) == ["one", "two", "three &lt;3"]
     assert "\n- one\n- two\n- three <3\n" in mail.text
 
 
-def test_long_lists_are_cut(renderer: Renderer) -> None:
-    """A list of thousands of lines shows its head and says how much more there is."""
+def test_render_when_list_is_long(renderer: Renderer) -> None:
+    """A list of thousands of lines shows its start and the number of the rest."""
     mail = rendered(renderer, "goal-milestone", recentTasks="\n".join(f"task {n}" for n in range(1000)))
     assert mail.html.count("<li") == 51
     assert "and 950 more" in mail.html
     assert "- and 950 more" in mail.text
 
 
-def test_an_overdue_list_that_is_not_complete_says_so(renderer: Renderer) -> None:
-    """Producers list ten tasks at most; the count in the subject is the true one."""
+def test_overdue_summary_when_list_is_incomplete(renderer: Renderer) -> None:
+    """Producers list ten tasks at most; the subject has the total."""
     assert "and 9 more" in rendered(renderer, "overdue-summary", overdueCount=12).text
     assert "more" not in rendered(renderer, "overdue-summary", overdueCount=3).text
 
@@ -177,8 +177,8 @@ def test_plurals(renderer: Renderer, locale: str, count: int, subject: str) -> N
     assert rendered(renderer, "overdue-summary", locale, overdueCount=count).subject == subject
 
 
-def test_what_is_unknown_is_not_shown(renderer: Renderer) -> None:
-    """Zero minutes of estimated time and empty facts mean that nobody knows: the mail does not mention them."""
+def test_render_when_values_are_unknown(renderer: Renderer) -> None:
+    """Zero minutes and empty facts mean unknown and are not shown."""
     mail = rendered(renderer, "task-reminder", estimatedTime=0, priority=0)
     assert "Estimated" not in mail.text + mail.html
     assert "Priority" not in mail.text + mail.html
@@ -187,7 +187,7 @@ def test_what_is_unknown_is_not_shown(renderer: Renderer) -> None:
     assert "<p></p>" not in mail.html
 
 
-def test_people_without_a_name_are_greeted(renderer: Renderer) -> None:
+def test_greeting_when_name_unknown(renderer: Renderer) -> None:
     """The placeholders for an unknown name read well in both languages."""
     assert "Hi there," in rendered(renderer, "task-reminder", userName=None).text
     assert "Bonjour," in rendered(renderer, "task-reminder", "fr", userName=None).text
@@ -202,8 +202,8 @@ def test_stock_phrases_are_translated(renderer: Renderer) -> None:
     assert "Not tracked/5" not in rendered(renderer, "focus-report", averageMood="Not tracked/5").html
 
 
-def test_mails_without_links_have_no_dead_buttons() -> None:
-    """A missing link leaves out its button, a missing application address the logo."""
+def test_render_when_links_missing() -> None:
+    """A missing link omits its button, a missing application URL the logo."""
     renderer = Renderer(replace(BRAND, frontend_url=""))
     mail = rendered(renderer, "task-reminder", taskUrl=None, settingsUrl=None)
     page = Page(mail.html)
@@ -211,8 +211,8 @@ def test_mails_without_links_have_no_dead_buttons() -> None:
     assert "http" not in mail.text
 
 
-def test_the_language_is_the_requests_then_the_brands() -> None:
-    """Regions are ignored, unknown languages fall back to the brand's and that to English."""
+def test_language_of_email() -> None:
+    """The request's language, else the brand's, else English; regions are ignored."""
     renderer = Renderer(replace(BRAND, default_locale="fr-FR"))
     for wanted, got in ((None, "fr"), ("en", "en"), ("EN_gb", "en"), ("de", "fr"), ("", "fr")):
         assert f'<html lang="{got}"' in renderer.render(replace(sample("otp"), locale=wanted)).html
@@ -220,16 +220,16 @@ def test_the_language_is_the_requests_then_the_brands() -> None:
     assert '<html lang="en"' in renderer.render(sample("otp")).html
 
 
-def test_the_brand_is_escaped() -> None:
-    """A product name with markup characters does no harm."""
+def test_render_when_brand_has_markup() -> None:
+    """A product name with markup characters is escaped."""
     brand = Brand("x@example.org", 'Flow & "State" <3', "https://flowstate.example/?a=1&b=2")
     mail = Renderer(brand).render(sample("welcome"))
     assert "Flow &amp; &#34;State&#34; &lt;3" in mail.html
     assert mail.subject == 'Welcome to Flow & "State" <3'
 
 
-def test_long_subjects_are_cut(renderer: Renderer) -> None:
-    """A subject has at most 200 characters, and a long name in it does not push out the other."""
+def test_render_when_subject_is_long(renderer: Renderer) -> None:
+    """A subject has at most 200 characters, and a long name does not push out the other one."""
     for kind, fields in (("task-reminder", ["taskTitle"]), ("project-invitation", ["inviterName", "projectName"])):
         for text in ("word " * 1000, "x" * 5000, "👩‍👩‍👧‍👦" * 500):
             subject = rendered(renderer, kind, **dict.fromkeys(fields, text)).subject

@@ -1,4 +1,4 @@
-"""Contexts of our own making: lists of structs, days and ratings, checked and cleaned like all other fields."""
+"""The scheduler's own contexts: lists, dates and ratings are validated and cleaned like other fields."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def refusal(kind: str, **changes: Any) -> str:
     return caught.value.reason
 
 
-def test_a_reminder_of_several_tasks_is_read() -> None:
-    """Each row becomes a struct; what it does not know gets a default."""
+def test_parse_request_when_several_tasks() -> None:
+    """Each row becomes a struct with defaults for missing fields."""
     full = {"title": " Buy\r\nmilk\u202e ", "project": "Home", "priority": 2, "minutes": 15.0, "url": URL, "more": 1}
     context = sample("task-reminder", taskCount=3, dueDate="2026-03-03", tasks=[full, {"title": None}, {}]).context
     assert isinstance(context, TaskReminder)
@@ -30,15 +30,15 @@ def test_a_reminder_of_several_tasks_is_read() -> None:
     assert context.tasks == (DueTask("Buy milk", "Home", 2, 15, URL), DueTask("…"), DueTask("…", "", 0, 0, ""))
 
 
-def test_an_overdue_list_is_read() -> None:
-    """Days are needed, titles are not."""
+def test_parse_request_when_overdue_list() -> None:
+    """Days are required, titles are optional."""
     context = sample("overdue-summary", tasks=[{"title": "", "days": 6, "url": None}]).context
     assert isinstance(context, OverdueSummary)
     assert context.tasks == (OverdueTask(6, "…", ""),)
 
 
-def test_a_week_is_read() -> None:
-    """Null says that there was no session the week before, or no rating; it is not zero."""
+def test_parse_request_when_focus_report() -> None:
+    """Null means no session in the week before, or no rating; it is not zero."""
     week = {"weekStart": "2026-03-02", "weekEnd": "2026-03-08", "bestDay": 2, "averageRating": 4, "ratedSessions": 3}
     context = sample("focus-report", **week, top=[{"title": "Write", "minutes": 90}], previousMinutes=None).context
     assert isinstance(context, FocusReport)
@@ -48,22 +48,22 @@ def test_a_week_is_read() -> None:
 
 
 @pytest.mark.parametrize("missing", [None, ()])
-def test_null_is_an_empty_list(missing: Any) -> None:
-    """A producer may send null where it has no rows."""
+def test_parse_request_when_list_is_null(missing: Any) -> None:
+    """A producer may send null instead of an empty list."""
     assert sample("overdue-summary", tasks=missing).context == sample("overdue-summary").context
 
 
 @pytest.mark.parametrize(("number", "read"), [(-1, 0), (10**30, 0), (2.9, 2), (None, 0)])
-def test_what_a_person_left_to_chance_is_not_refused(number: Any, read: int) -> None:
-    """A priority or a length that means nothing is not shown, and the reminder still goes."""
+def test_parse_request_when_optional_number_invalid(number: Any, read: int) -> None:
+    """An invalid priority or duration is not shown, and the reminder is sent."""
     context = sample("task-reminder", tasks=[{"priority": number, "minutes": number}]).context
     assert isinstance(context, TaskReminder)
     assert context.tasks is not None
     assert (context.tasks[0].priority, context.tasks[0].minutes) == (read, read)
 
 
-def test_control_characters_in_one_title_do_not_cost_the_mail() -> None:
-    """They come from the application's own table, where nobody can mend them."""
+def test_parse_request_when_title_has_control_characters() -> None:
+    """They come from the application's tables and do not stop the email."""
     context = sample("task-reminder", tasks=[{"title": "a\x1b[31mb\x07"}]).context
     assert isinstance(context, TaskReminder)
     assert context.tasks == (DueTask("a [31mb"),)
@@ -94,20 +94,20 @@ def test_control_characters_in_one_title_do_not_cost_the_mail() -> None:
         ("focus-report", {"top": [{"title": "x"}]}, "Object missing required field `minutes` - at `$.context.top[0]`"),
     ],
 )
-def test_broken_rich_fields_are_refused_with_their_place(kind: str, changes: dict[str, Any], reason: str) -> None:
-    """The row and the field are named, the value is not."""
+def test_parse_request_when_row_invalid(kind: str, changes: dict[str, Any], reason: str) -> None:
+    """The error contains the row and the field, not the value."""
     assert refusal(kind, **changes).startswith(reason)
 
 
-def test_titles_of_rows_have_a_limit_too() -> None:
-    """The same as every other text."""
+def test_parse_request_when_row_title_too_long() -> None:
+    """Titles of rows have the same limit as other texts."""
     reason = refusal("task-reminder", tasks=[{}, {"title": "é" * (MAX_FIELD_BYTES // 2 + 1)}])
     assert reason == "Text too long: 65538 bytes, at most 65536 are allowed - at `$.context.tasks[1].title`"
 
 
 @pytest.mark.parametrize("year", ["0001-01-01", "9999-12-31"])
-def test_the_ends_of_the_calendar_are_days(year: str) -> None:
-    """Whatever the application's date picker let through."""
+def test_parse_request_when_extreme_year(year: str) -> None:
+    """Every year that the application's date picker allows is accepted."""
     context = sample("task-reminder", dueDate=year).context
     assert isinstance(context, TaskReminder)
     assert context.due_date == date.fromisoformat(year)

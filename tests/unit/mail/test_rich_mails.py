@@ -1,4 +1,4 @@
-"""Mails out of this daemon's own contexts: lists of tasks, true counts, weeks compared, as the reader writes them."""
+"""Emails from the scheduler's own contexts: task lists, totals and comparisons of weeks, localised."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def rows(mail: Email) -> int:
     return len([line for line in mail.text.splitlines() if line.startswith("- ")])
 
 
-def test_a_reminder_lists_what_is_due() -> None:
-    """Each title opens its task, with its project, length and priority; the button opens the list."""
+def test_task_reminder_when_several_tasks() -> None:
+    """Each title links to its task, with project, duration and priority; the button opens the list."""
     mail = rich("task-reminder")
     page = Page(mail.html)
     assert {task["url"] for task in RICH["task-reminder"]["tasks"]} <= page.links
@@ -43,8 +43,8 @@ def test_a_reminder_lists_what_is_due() -> None:
     [("en", "5 tasks due tomorrow", "Tuesday, March 3, 2026", "and 1 more"),
      ("fr", "5 tâches pour demain", "Mardi 3 mars 2026", "et 1 autre")],
 )  # fmt: skip
-def test_a_reminder_counts_what_it_does_not_list(locale: str, subject: str, day: str, rest: str) -> None:
-    """The subject has the true number, the list says how many are missing, the day is the reader's."""
+def test_task_reminder_when_not_all_are_listed(locale: str, subject: str, day: str, rest: str) -> None:
+    """The subject has the total, the list the number of missing tasks, the date is localised."""
     mail = rich("task-reminder", locale)
     page = Page(mail.html)
     assert mail.subject == subject
@@ -54,7 +54,7 @@ def test_a_reminder_counts_what_it_does_not_list(locale: str, subject: str, day:
     assert len(page.all("li")) == rows(mail) == len(RICH["task-reminder"]["tasks"]) + 1
 
 
-def test_one_task_is_no_list() -> None:
+def test_task_reminder_when_one_task() -> None:
     """It has its own subject, its facts and a button that opens it."""
     (task, *_) = RICH["task-reminder"]["tasks"]
     mail = rich("task-reminder", tasks=[task], taskCount=1)
@@ -65,16 +65,16 @@ def test_one_task_is_no_list() -> None:
     assert (RICH["task-reminder"]["tasksUrl"] in page.links, task["url"] in page.links) == (False, True)
 
 
-def test_fifty_tasks_are_fifty_rows() -> None:
-    """As many as a context may hold, and the thousands behind them as a number."""
+def test_task_reminder_when_list_is_full() -> None:
+    """The maximum number of rows is shown, and the number of the rest."""
     mail = rich("task-reminder", tasks=[{"title": f"Task {n}", "url": URL} for n in range(50)], taskCount=50_000)
     assert len(Page(mail.html).all("li")) == rows(mail) == 51
     assert mail.subject == "50,000 tasks due tomorrow"
     assert "and 49,950 more" in mail.text
 
 
-def test_an_overdue_list_tells_how_late() -> None:
-    """Each task with its days in the right plural, the oldest first, and what is not listed as a number."""
+def test_overdue_summary_when_tasks_given() -> None:
+    """Each task with its days in the right plural, the oldest first, and the number of the rest."""
     mail = rich("overdue-summary", "fr")
     text = Page(mail.html).text
     places = [
@@ -85,8 +85,8 @@ def test_an_overdue_list_tells_how_late() -> None:
     assert "- Water the plants (1 jour de retard)\n" in mail.text
 
 
-def test_a_task_without_an_address_is_no_link() -> None:
-    """Its title stands there all the same."""
+def test_task_when_url_missing() -> None:
+    """Its title is shown without a link."""
     mail = rich("overdue-summary", tasks=[{"title": "Alone", "days": 2}], reviewUrl=None, settingsUrl=None)
     assert Page(mail.html).all("a") == []
     assert "<strong><bdi>Alone</bdi></strong>" in mail.html
@@ -102,8 +102,8 @@ def test_a_task_without_an_address_is_no_link() -> None:
         (None, "No session the week before.", "Aucune séance la semaine précédente."),
     ],
 )
-def test_weeks_are_compared(before: int | None, english: str, french: str) -> None:
-    """More, less, as much; a week without minutes is not a week without sessions."""
+def test_focus_report_compares_weeks(before: int | None, english: str, french: str) -> None:
+    """More, less or the same; a week without minutes differs from a week without sessions."""
     for locale, said in (("en", english), ("fr", french)):
         mail = rich("focus-report", locale, previousMinutes=before)
         for part in (Page(mail.html).text, mail.text):
@@ -115,8 +115,8 @@ def test_weeks_are_compared(before: int | None, english: str, french: str) -> No
     [("en", "Mar 2 \u2013 8, 2026", "Tuesday", "4.2 / 5", "11 hr 40 min"),
      ("fr", "2\u20138 mars 2026", "mardi", "4,2 / 5", "11 h 40 min")],
 )  # fmt: skip
-def test_a_week_is_told_in_the_readers_language(locale: str, week: str, day: str, rating: str, spent: str) -> None:
-    """Dates, weekday, decimal sign and lengths of time, whatever English the old fields hold."""
+def test_focus_report_is_localised(locale: str, week: str, day: str, rating: str, spent: str) -> None:
+    """Dates, weekday, decimal sign and durations, whatever English the old fields contain."""
     mail = rich("focus-report", locale, mostProductiveDay="Friday")
     for part in (Page(mail.html).text, " ".join(mail.text.split())):
         for said in (week, day, rating, spent):
@@ -124,15 +124,15 @@ def test_a_week_is_told_in_the_readers_language(locale: str, week: str, day: str
         assert "Friday" not in part
 
 
-def test_a_week_across_two_years() -> None:
-    """Both years are told."""
+def test_focus_report_when_week_spans_two_years() -> None:
+    """Both years are shown."""
     mail = rich("focus-report", weekStart="2026-12-28", weekEnd="2027-01-03")
     assert "Dec 28, 2026" in " ".join(mail.text.split())
     assert "Jan 3, 2027" in " ".join(mail.text.split())
 
 
-def test_bars_are_as_long_as_their_share() -> None:
-    """Of the longest task; a week of nothing but zeros divides by none."""
+def test_bars_are_proportional() -> None:
+    """Relative to the longest task; a week of zeros causes no division by zero."""
     mail = rich("focus-report", top=[{"title": "a", "minutes": 200}, {"title": "b", "minutes": 50}])
     assert (
         mail.html.count('<div style="width:100%;height:6px') == mail.html.count('<div style="width:25%;height:6px') == 1

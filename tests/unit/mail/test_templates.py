@@ -1,4 +1,4 @@
-"""How templates are made at start: MJML, with Jinja's tags through it, and nothing that would break a mail later."""
+"""Compilation of templates at start: Jinja tags survive MJML, and invalid templates are rejected."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def html_of(body: str, head: str = "", font: str = "Helvetica") -> str:
     return compile_mjml(FRAME.format(head + FONT.format(font), body))
 
 
-def test_jinja_travels_through_mjml_as_it_is() -> None:
-    """Characters that MJML would choke on, loops within lists, conditions around whole components, attributes."""
+def test_compile_mjml_keeps_jinja_tags() -> None:
+    """Characters that MJML rejects, loops in lists, conditions around components, attributes."""
     html = html_of(TASKS + '<mj-raw>{% if "<" %}</mj-raw><mj-button href="{{ url }}">x</mj-button>'
                    "<mj-raw>{% endif %}</mj-raw>")  # fmt: skip
     assert "<ul>{% for a in tasks if 1 < 2 %}<li>{{ a & b }}</li>{% endfor %}</ul>" in html
@@ -30,8 +30,8 @@ def test_jinja_travels_through_mjml_as_it_is() -> None:
     assert "{% endif %}" in after
 
 
-def test_the_title_may_come_out_twice() -> None:
-    """As the title, and as the name of the mail for screen readers; the preview once, before the body."""
+def test_compile_mjml_when_title_is_repeated() -> None:
+    """MJML writes the title twice, the preview once before the body."""
     html = html_of("<mj-text>{{ body }}</mj-text>", "<mj-title>{{ t }}</mj-title><mj-preview>{{ p }}</mj-preview>")
     assert html.count("{{ t }}") == 2
     assert html.index("{{ p }}") < html.index("{{ body }}")
@@ -48,27 +48,27 @@ def test_the_title_may_come_out_twice() -> None:
         "<mj-social>{% if x %}<mj-social-element>a</mj-social-element>{% endif %}</mj-social>",
     ],
 )
-def test_what_would_break_a_mail_breaks_the_start(body: str) -> None:
-    """Broken markup, components that do not exist or stand in the wrong place, tags that get lost or moved."""
+def test_compile_mjml_when_template_invalid(body: str) -> None:
+    """Invalid markup, unknown or misplaced components and lost or moved tags are errors at start."""
     with pytest.raises(TemplateError):
         html_of(body)
 
 
 @pytest.mark.parametrize("font", ["Roboto", "Ubuntu", "Open Sans"])
-def test_nothing_is_fetched_from_elsewhere(font: str) -> None:
-    """MJML would load these fonts from a stranger's server, which would see who opens which mail."""
+def test_compile_mjml_when_font_is_external(font: str) -> None:
+    """MJML would load these fonts from another server, which would learn who opens an email."""
     with pytest.raises(TemplateError, match="<link"):
         html_of("<mj-text>x</mj-text>", font=font)
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_every_kind_is_made_once(locale: str) -> None:
-    """Renderers share what was made."""
+def test_compile_templates_is_cached(locale: str) -> None:
+    """Renderers share the compiled templates."""
     assert compile_templates(locale).keys() == KINDS.keys()
     assert compile_templates(locale) is compile_templates(locale)
 
 
-def test_a_missing_word_is_found_at_start() -> None:
-    """A template that asks for a word which does not exist cannot be made."""
+def test_compile_templates_when_text_missing() -> None:
+    """A template that refers to a missing text cannot be compiled."""
     with pytest.raises(UndefinedError, match="nonsense"):
         build_environment().from_string("[[ nonsense ]]").render(motto="calm")

@@ -1,4 +1,4 @@
-"""Text on its way into a mail: cut, split, kept in its line."""
+"""Text filters of the templates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flowstate_daemon.mail.text_filters import one_line, truncate
 
 
 @pytest.mark.parametrize(
-    ("text", "longest", "expected"),
+    ("text", "max_length", "expected"),
     [
         ("short", 10, "short"),
         ("exactly 10", 10, "exactly 10"),
@@ -17,10 +17,10 @@ from flowstate_daemon.mail.text_filters import one_line, truncate
         ("a bcdefghijklmnop", 10, "a bcdefgh…"),
     ],
 )
-def test_cut(text: str, longest: int, expected: str) -> None:
-    """Cut between words where a word ends near the limit, else within the word."""
-    assert truncate(text, longest) == expected
-    assert len(expected) <= longest
+def test_truncate(text: str, max_length: int, expected: str) -> None:
+    """Cut between two words if one ends near the limit, else within a word."""
+    assert truncate(text, max_length) == expected
+    assert len(expected) <= max_length
 
 
 def test_one_line() -> None:

@@ -1,4 +1,4 @@
-"""Links to unsubscribe: nobody can make one, read one, or change one."""
+"""Unsubscribe links cannot be forged, read or changed."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ TICKETS = st.builds(
 
 
 @given(TICKETS)
-def test_what_is_sealed_can_be_opened(ticket: UnsubscribeToken) -> None:
-    """A token says who, what, when and in which language; it fits a URL as it is, and is short."""
+def test_decode_returns_what_was_encoded(ticket: UnsubscribeToken) -> None:
+    """A token contains address, kind, time and language; it is short and URL-safe."""
     token = STORE.encode(ticket)
     assert STORE.decode(token, ticket.issued_ms) == ticket
     assert re.fullmatch(r"[A-Za-z0-9_-]+", token)
@@ -55,8 +55,8 @@ def test_what_is_sealed_can_be_opened(ticket: UnsubscribeToken) -> None:
 
 
 @given(TICKETS, st.data())
-def test_no_byte_may_change(ticket: UnsubscribeToken, data: st.DataObject) -> None:
-    """A token in which one character is another one, is missing or is added opens nothing."""
+def test_decode_when_a_character_changed(ticket: UnsubscribeToken, data: st.DataObject) -> None:
+    """A token with a changed, missing or added character is rejected."""
     token = STORE.encode(ticket)
     place = data.draw(st.integers(0, len(token) - 1))
     char = data.draw(st.sampled_from(ALPHABET) | st.characters())
@@ -67,8 +67,8 @@ def test_no_byte_may_change(ticket: UnsubscribeToken, data: st.DataObject) -> No
                 STORE.decode(broken, ticket.issued_ms)
 
 
-def test_every_bit_counts() -> None:
-    """Flipping any single bit of a token's bytes, its version included, opens nothing."""
+def test_decode_when_a_bit_changed() -> None:
+    """Flipping any bit of a token's bytes, the version included, makes it invalid."""
     token = STORE.encode(TICKET)
     content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     for bit in range(len(content) * 8):
@@ -78,8 +78,8 @@ def test_every_bit_counts() -> None:
             STORE.decode(base64.urlsafe_b64encode(flipped).decode().rstrip("="), MADE)
 
 
-def test_every_character_counts() -> None:
-    """Each character of a token matters, also the last one, whose spare bits base64 does not use."""
+def test_decode_when_unused_bits_changed() -> None:
+    """Also the last character matters, whose spare bits base64 does not use."""
     for address in ("a@example.org", "ab@example.org", "abc@example.org"):
         token = STORE.encode(replace(TICKET, address=address))
         for place in range(len(token)):
@@ -90,14 +90,14 @@ def test_every_character_counts() -> None:
 
 
 @given(st.text() | st.text(alphabet=ALPHABET, min_size=20))
-def test_nonsense_opens_nothing(text: str) -> None:
-    """Any text at all is refused with the same error."""
+def test_decode_when_any_text(text: str) -> None:
+    """Any text is rejected with the same error."""
     with pytest.raises(InvalidLinkError):
         STORE.decode(text, MADE)
 
 
-def test_long_nonsense_is_not_even_read() -> None:
-    """A megabyte is refused for its length; the longest address still fits."""
+def test_decode_when_very_long() -> None:
+    """A megabyte is rejected by its length; the longest address fits."""
     with pytest.raises(ForgedLinkError):
         STORE.decode("A" * 1_000_000, MADE)
     longest = replace(TICKET, address="a" * 308 + "@example.org")
@@ -105,8 +105,8 @@ def test_long_nonsense_is_not_even_read() -> None:
     assert STORE.decode(STORE.encode(longest), MADE) == longest
 
 
-def test_a_link_tells_no_address() -> None:
-    """Neither the token nor its bytes hold the address or the kind; the ticket's repr hides it too."""
+def test_token_hides_address_and_kind() -> None:
+    """Neither the token nor its bytes nor the repr contain the address or the kind."""
     token = STORE.encode(TICKET)
     content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     for part in (b"ada", b"example", b"reminder"):
@@ -116,14 +116,14 @@ def test_a_link_tells_no_address() -> None:
     assert SECRET not in repr(LINKS)
 
 
-def test_links_of_the_same_person_have_nothing_in_common() -> None:
-    """Whoever reads logs cannot tell that two links belong to one person: other kinds look quite different."""
+def test_tokens_of_one_recipient_look_unrelated() -> None:
+    """A reader of logs cannot see that two links belong to one recipient."""
     one, two = STORE.encode(TICKET), STORE.encode(replace(TICKET, kind="focus-report"))
     assert sum(a == b for a, b in zip(one[2:], two[2:], strict=False)) < len(one) // 4
 
 
-def test_an_old_link_says_that_it_is_old() -> None:
-    """Expired is something else than forged; without a lifetime, links live for ever."""
+def test_decode_when_expired() -> None:
+    """Expired differs from forged; without a lifetime, links never expire."""
     token = STORE.encode(TICKET)
     assert STORE.decode(token, MADE + 400 * DAY_MS) == TICKET
     with pytest.raises(ExpiredLinkError):
@@ -133,8 +133,8 @@ def test_an_old_link_says_that_it_is_old() -> None:
         LinkTokenCodec([SECRET], lifetime_days=1).decode(token, MADE + 2 * DAY_MS)
 
 
-def test_secrets_are_changed_without_breaking_links() -> None:
-    """The first secret seals, all open; a secret that is gone takes its links with it."""
+def test_decode_when_secret_rotated() -> None:
+    """The first secret encrypts, all decrypt; links of a removed secret are invalid."""
     old = STORE.encode(TICKET)
     both = LinkTokenCodec([OTHER, SECRET])
     assert both.decode(old, MADE) == TICKET
@@ -147,8 +147,8 @@ def test_secrets_are_changed_without_breaking_links() -> None:
 
 
 @pytest.mark.parametrize("secrets", [[], [""], ["short"], [SECRET, "short"]])
-def test_weak_secrets_are_refused(secrets: list[str]) -> None:
-    """Without a good secret there are no links at all."""
+def test_codec_when_secret_is_weak(secrets: list[str]) -> None:
+    """Links require a strong secret."""
     with pytest.raises(ValueError):
         LinkTokenCodec(secrets)
 
@@ -158,8 +158,8 @@ def posted(kind: str, locale: str = "en", renderer: Renderer | None = None) -> E
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_mails_that_can_be_left_carry_the_link_three_times(locale: str) -> None:
-    """In the header with one-click, and to be seen in both parts; the link opens to the mail's own person and kind."""
+def test_unsubscribable_emails_contain_the_link(locale: str) -> None:
+    """In the one-click header and in both parts; the link decodes to the email's recipient and kind."""
     renderer = Renderer(BRAND, LINKS)
     for kind in LEAVABLE:
         mail = posted(kind, locale, renderer)
@@ -173,7 +173,7 @@ def test_mails_that_can_be_left_carry_the_link_three_times(locale: str) -> None:
         assert mail == posted(kind, locale)
 
 
-def test_other_mails_carry_none() -> None:
+def test_other_emails_contain_no_link() -> None:
     """Codes, resets, invitations and welcomes have neither header nor link."""
     renderer = Renderer(BRAND, LINKS)
     for kind in KINDS.keys() - LEAVABLE:
@@ -182,8 +182,8 @@ def test_other_mails_carry_none() -> None:
         assert "/unsubscribe/" not in mail.html + mail.text
 
 
-def test_without_links_or_a_date_there_is_no_link() -> None:
-    """Previews, and daemons without a public address, render the same mails as before."""
+def test_render_when_no_link_is_possible() -> None:
+    """Previews, and daemons without a public URL, render emails without a link."""
     plain = Renderer(BRAND).render(sample("focus-report"), created_ms=MADE)
     assert plain == Renderer(BRAND, LINKS).render(sample("focus-report"))
     assert plain.headers == list_unsubscribe_headers(None) == {}
