@@ -58,13 +58,13 @@ def _web_url(text: str) -> str:
     if not right or not PRINTABLE.fullmatch(text):
         raise ValueError("must be a URL like https://example.com")
     if "@" in parts.netloc:
-        raise ValueError("must not carry a login: it is shown to people, and nobody would use it")
+        raise ValueError("must not contain a login, because the URL is shown to recipients")
     return text.rstrip("/")
 
 
 def _secret_word(secret: SecretStr) -> SecretStr:
     if not PRINTABLE.fullmatch(secret.get_secret_value()):
-        raise ValueError("must be one word of plain ASCII, without spaces or line ends")
+        raise ValueError("must be plain ASCII without spaces or line breaks")
     return secret
 
 
@@ -116,7 +116,7 @@ def split_secrets(secret: SecretStr | None) -> list[str]:
 def _secret_text(secret: SecretStr) -> SecretStr:
     text = split_secrets(secret)
     if not text or not all(PRINTABLE.fullmatch(word) for word in text):
-        raise ValueError("must be one word of plain ASCII without spaces, or several separated by commas")
+        raise ValueError("must be plain ASCII without spaces, or several such values separated by commas")
     return secret
 
 

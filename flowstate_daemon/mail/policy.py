@@ -117,7 +117,7 @@ def _preference(kind: str, recipient: RecipientStatus | None) -> Decision | None
     if recipient is None:
         return Decision("preference", UNKNOWN, LOOKUP_FAILED_REASON)
     if ALL_KINDS in recipient.unsubscribed:
-        return Decision("preference", SKIP, "the person has unsubscribed from all such mails")
+        return Decision("preference", SKIP, "the person has unsubscribed from all such emails")
     if kind in recipient.unsubscribed:
-        return Decision("preference", SKIP, "the person has unsubscribed from this kind of mail")
+        return Decision("preference", SKIP, "the person has unsubscribed from this kind of email")
     return Decision("preference", PASS)
