@@ -1,4 +1,4 @@
-"""What the tests that need root share: the image, built once a session, and a host with the service installed."""
+"""Fixtures for tests that need root: the image, built once per session, and a host with the service installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from flowstate_daemon.redis_client.keys import Keys
-from tests.deploy.containers import HERE, IMAGE, PODMAN, called
+from tests.deploy.containers import HERE, IMAGE, PODMAN, run_command
 from tests.deploy.guest import NspawnGuest, provide_base
 from tests.deploy.service import CERTIFICATES, INSTALL_S, MAKE, ROOT, SOURCE, Host, Unit
 from tests.support.fake_resend import FakeResend
@@ -18,28 +18,28 @@ BUILD_S = 1500.0
 
 @pytest.fixture(scope="session")
 async def image() -> AsyncIterator[str]:
-    """The image of this very source; the first time also stand-ins for the images that it is made from.
+    """The image of this source tree; the first time also replacements of its base images.
 
-    The stand-ins stay for the next session; networks, mounts and layers that nothing needs any more do not.
+    The replacements are kept for the next session; unused networks, mounts and layers are not.
     """
     if os.geteuid() != 0:
-        pytest.skip("images are built by root only here")
-    code, _, complained = await called(HERE / "image.sh", IMAGE, within_s=BUILD_S)
-    assert code == 0, complained
+        pytest.skip("building images needs root")
+    code, _, stderr = await run_command(HERE / "image.sh", IMAGE, within_s=BUILD_S)
+    assert code == 0, stderr
     yield IMAGE
-    code, _, complained = await called(PODMAN, "down")
-    assert code == 0, complained
+    code, _, stderr = await run_command(PODMAN, "down")
+    assert code == 0, stderr
 
 
 @pytest.fixture(scope="session")
 async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
-    """A booted guest in which `make install` has been run."""
+    """A booted guest in which `make install` was run."""
     binds = {ROOT: SOURCE, CERTIFICATES: str(CERTIFICATES)}
     guest = NspawnGuest(await provide_base(), tmp_path_factory.mktemp("guest"), binds)
     await guest.boot()
     try:
-        said = await guest.sure(*MAKE, "install", within_s=INSTALL_S)
-        assert "systemctl enable --now flowstate-daemon.socket flowstate-daemon.service" in said
+        output = await guest.check_call(*MAKE, "install", within_s=INSTALL_S)
+        assert "systemctl enable --now flowstate-daemon.socket flowstate-daemon.service" in output
         yield Host(guest)
     finally:
         await guest.power_off()
@@ -53,7 +53,7 @@ async def provider() -> AsyncIterator[FakeResend]:
 
 @pytest.fixture
 def settings(valkey_url: str, keys: Keys, provider: FakeResend) -> dict[str, str]:
-    """An environment file for a daemon between the test's own queue and provider."""
+    """The environment file of a daemon on the test's own queue and provider."""
     return {
         "REDIS_URL": valkey_url,
         "RESEND_API_URL": provider.url,

@@ -1,4 +1,4 @@
-"""Containers as the tests of this folder see them, by way of podman.sh: run, look inside, stop, read the log."""
+"""Runs containers through podman.sh: start, execute commands inside, stop, read the log."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.support.waiting import eventually
 HERE = Path(__file__).parent
 PODMAN = HERE / "podman.sh"
 IMAGE = "localhost/flowstate-daemon:test"
-LOCKED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
-PATIENCE_S = 60.0
+LOCKED_DOWN = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
+TIMEOUT_S = 60.0
 
 
-async def called(
-    *text: str | Path,
-    within_s: float = PATIENCE_S,
+async def run_command(
+    *command: str | Path,
+    within_s: float = TIMEOUT_S,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str, str]:
-    """Exit code, output and complaints of a program."""
+    """Exit code, standard output and standard error of a program."""
     process = await asyncio.create_subprocess_exec(
-        *map(str, text),
+        *map(str, command),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=folder,
@@ -35,69 +35,69 @@ async def called(
     )
     try:
         async with asyncio.timeout(within_s):
-            said, complained = await process.communicate()
+            output, stderr = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()
         raise
     assert process.returncode is not None
-    return process.returncode, said.decode(), complained.decode()
+    return process.returncode, output.decode(), stderr.decode()
 
 
-async def podman(*text: str, within_s: float = PATIENCE_S) -> str:
-    """What podman answers; fails with its complaints."""
-    code, said, complained = await called(PODMAN, *text, within_s=within_s)
-    assert code == 0, f"podman {' '.join(text)}: {complained or said}"
-    return said.strip()
+async def podman(*text: str, within_s: float = TIMEOUT_S) -> str:
+    """The output of a podman command, which must succeed."""
+    code, output, stderr = await run_command(PODMAN, *text, within_s=within_s)
+    assert code == 0, f"podman {' '.join(text)}: {stderr or output}"
+    return output.strip()
 
 
 class Container:
-    """One container, gone at the end of its block whatever happens in it."""
+    """One container, which is removed at the end of its block."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name or f"flowstate-test-{uuid4().hex[:8]}"
 
-    async def start(self, *text: str, environment: Mapping[str, str], options: tuple[str, ...] = LOCKED) -> None:
-        """Start the image detached, on the host's network: the test's stores are on its loopback."""
+    async def start(self, *text: str, environment: Mapping[str, str], options: tuple[str, ...] = LOCKED_DOWN) -> None:
+        """Start the image detached, on the network of the host, where the stores of the tests listen on loopback."""
         variables = [f"--env={name}={value}" for name, value in environment.items()]
         await podman("run", "--detach", "--name", self.name, "--network=host", *options, *variables, IMAGE, *text)
 
     async def run(self, *text: str) -> tuple[int, str]:
-        """A command inside: its exit code and output."""
-        code, said, _ = await called(PODMAN, "exec", self.name, *text)
-        return code, said
+        """Run a command inside; its exit code and output."""
+        code, output, _ = await run_command(PODMAN, "exec", self.name, *text)
+        return code, output
 
     async def python(self, script: str) -> str:
-        """What a few lines of Python find inside."""
-        code, said = await self.run("python", "-c", script)
-        assert code == 0, said
-        return said.strip()
+        """Run a Python script inside; its output."""
+        code, output = await self.run("python", "-c", script)
+        assert code == 0, output
+        return output.strip()
 
     async def healthy(self) -> bool:
-        """The image's own health check, as an engine's timer would run it."""
-        return (await called(PODMAN, "healthcheck", "run", self.name))[0] == 0
+        """The result of the image's health check, run once as a container engine would."""
+        return (await run_command(PODMAN, "healthcheck", "run", self.name))[0] == 0
 
     async def ready(self) -> None:
         async def is_ready() -> bool:
             return (await self.run("flowstate-daemon", "health", "--ready"))[0] == 0
 
         try:
-            await eventually(is_ready, "ready", within_s=PATIENCE_S)
+            await eventually(is_ready, "ready", within_s=TIMEOUT_S)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{await self.log()}") from None
 
     async def stop(self, *, grace_s: int) -> int:
-        """As `docker stop`: SIGTERM, after the grace SIGKILL. The exit code."""
-        await podman("stop", "--time", str(grace_s), self.name, within_s=grace_s + PATIENCE_S)
+        """Like `docker stop`: SIGTERM, and SIGKILL after the grace period. The exit code."""
+        await podman("stop", "--time", str(grace_s), self.name, within_s=grace_s + TIMEOUT_S)
         return await self.exit_code()
 
     async def exit_code(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait until it has ended; the exit code."""
         return int(await podman("wait", self.name))
 
     async def log(self) -> str:
-        code, said, complained = await called(PODMAN, "logs", self.name)
-        return said + complained if code == 0 else ""
+        code, output, stderr = await run_command(PODMAN, "logs", self.name)
+        return output + stderr if code == 0 else ""
 
     async def facts(self) -> dict[str, Any]:
         (found,) = json.loads(await podman("inspect", self.name))
@@ -109,4 +109,4 @@ class Container:
     async def __aexit__(
         self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await called(PODMAN, "rm", "--force", "--volumes", "--time=0", self.name)
+        await run_command(PODMAN, "rm", "--force", "--volumes", "--time=0", self.name)

@@ -1,7 +1,7 @@
-"""A throw-away Debian with a really booted systemd, in systemd-nspawn: for tests of the units. Needs root and Debian.
+"""A temporary Debian with a booted systemd, in systemd-nspawn, for tests of the units. Needs root and Debian.
 
-The base is made once, in the cache folder (debian.sh); each boot writes to memory only and leaves nothing behind. The
-guest shares the network, so it reaches stores and stand-ins that listen on this machine's loopback.
+The base is created once in the cache folder (debian.sh); each boot writes to memory only and leaves nothing behind. The
+guest shares the network, so it can reach stores and fakes that listen on this machine's loopback.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.deploy.containers import HERE, called
+from tests.deploy.containers import HERE, run_command
 
 PACKAGES = "systemd,systemd-sysv,dbus,procps,make,python3,python3-venv"
 BASE = f"""
@@ -30,22 +30,22 @@ SHUTDOWN_S = 30.0
 
 
 async def provide_base() -> Path:
-    """The cached base, made when it is not there: a minute, 350 MB."""
-    code, said, complained = await called("bash", "-c", BASE, within_s=MAKE_S)
-    assert code == 0, complained
-    return Path(said.strip())
+    """The cached base, created if it does not exist: a minute, 350 MB."""
+    code, output, stderr = await run_command("bash", "-c", BASE, within_s=MAKE_S)
+    assert code == 0, stderr
+    return Path(output.strip())
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command in the guest ended, and what it printed on both streams."""
+    """Exit code and output (both streams) of a command in the guest."""
 
     code: int
     output: str
 
 
 class NspawnGuest:
-    """One boot. `binds` are folders of this machine that the guest may read, by their place in it."""
+    """One boot. `binds` maps folders of this machine, which the guest may read, to their paths in it."""
 
     def __init__(self, base: Path, folder: Path, binds: Mapping[Path, str]) -> None:
         self._base = base
@@ -56,7 +56,7 @@ class NspawnGuest:
         self._leader = 0
 
     async def boot(self) -> None:
-        """Start the guest and wait until its systemd says that it runs."""
+        """Start the guest and wait until its systemd is running."""
         command = [
             "systemd-nspawn", "--quiet", "--boot", f"--directory={self._base}", "--volatile=overlay",
             f"--machine={self._name}", "--console=read-only", "--register=no",
@@ -64,11 +64,11 @@ class NspawnGuest:
         ]  # fmt: skip
         groups = [] if Path("/run/systemd/system").exists() else self._cgroups()
         if groups:
-            command.append("--keep-unit")  # there is no systemd here that could make a unit for it
+            command.append("--keep-unit")  # without systemd on this machine there is no unit for it
         for group in groups:
             group.mkdir(exist_ok=True)
         enter = "".join(f"echo $$ >{group}/cgroup.procs; " for group in groups)
-        # However this process ends, the guest shuts down with it.
+        # The guest shuts down when this process ends, also after SIGKILL.
         bound = ["setpriv", "--pdeathsig=TERM", "/bin/sh", "-c", f'{enter}exec "$@"', "sh"]
         with self._console.open("wb") as console:
             self._nspawn = await asyncio.create_subprocess_exec(
@@ -90,7 +90,7 @@ class NspawnGuest:
             await asyncio.sleep(0.1)
 
     def _cgroups(self) -> list[Path]:
-        """A group of its own in each hierarchy that systemd would use, so that boots do not meet."""
+        """An own control group in each hierarchy that systemd uses, so that boots do not share one."""
         root = Path("/sys/fs/cgroup")
         roots = [root / "unified", root / "systemd"] if (root / "unified").exists() else [root]
         return [place / self._name for place in roots if place.exists()]
@@ -126,18 +126,18 @@ class NspawnGuest:
         assert process.returncode is not None
         return CommandResult(process.returncode, output.decode(errors="replace"))
 
-    async def sure(self, *command: str, stdin: str = "", within_s: float = 60.0) -> str:
-        """Run a command that must succeed; what it printed."""
+    async def check_call(self, *command: str, stdin: str = "", within_s: float = 60.0) -> str:
+        """Run a command that must succeed; its output."""
         done = await self.run(*command, stdin=stdin, within_s=within_s)
         assert done.code == 0, f"{' '.join(command)}: exit {done.code}\n{done.output}"
         return done.output
 
     async def write(self, path: str, text: str, mode: str = "0600") -> None:
         """Write a file in the guest, and the folders above it."""
-        await self.sure("install", "-D", "-m", mode, "/dev/stdin", path, stdin=text)
+        await self.check_call("install", "-D", "-m", mode, "/dev/stdin", path, stdin=text)
 
     async def power_off(self) -> None:
-        """Shut down; a guest that does not is killed."""
+        """Shut down, and kill a guest that does not end in time."""
         if self._nspawn is not None and self._nspawn.returncode is None:
             self._nspawn.terminate()  # nspawn passes it on as an orderly shutdown
             try:

@@ -1,6 +1,6 @@
-"""The alert rules as Prometheus itself understands them: each fires in its own case, and none on a healthy daemon.
+"""The alert rules evaluated by Prometheus' promtool: each fires in its own case, and none for a healthy daemon.
 
-promtool comes with Debian's package `prometheus`; without it these tests skip.
+promtool is in Debian's package `prometheus`; without it these tests are skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ALERTS = [
 ]
 WHO = 'job="flowstate-daemon", instance="mail-1"'
 HOURS = 8
-# A value and how much is added each minute, for as long as a test lasts; what is not named here is not exported.
+# By series: the first value, and what is added each minute. Other series are not exported.
 HEALTHY = {
     f"up{{{WHO}}}": (1, 0),
     f"process_start_time_seconds{{{WHO}}}": (1_700_000_000, 0),
@@ -35,15 +35,15 @@ HEALTHY = {
     f'flowstate_service_heartbeat_age_seconds{{{WHO}, service="ledger_writer"}}': (1, 0),
     f"flowstate_locks_lost_total{{{WHO}}}": (2, 0),
     f"flowstate_jobs_stalled_total{{{WHO}}}": (2, 0),
-    f'flowstate_mails_total{{{WHO}, kind="otp", ending="sent"}}': (0, 60),
-    f'flowstate_mails_total{{{WHO}, kind="otp", ending="expired"}}': (1, 0),
-    f'flowstate_mails_total{{{WHO}, kind="welcome", ending="failed"}}': (1, 0),
+    f'flowstate_mails_total{{{WHO}, kind="otp", outcome="sent"}}': (0, 60),
+    f'flowstate_mails_total{{{WHO}, kind="otp", outcome="expired"}}': (1, 0),
+    f'flowstate_mails_total{{{WHO}, kind="welcome", outcome="failed"}}': (1, 0),
     f'flowstate_mail_latency_seconds_bucket{{{WHO}, kind="otp", le="0.1"}}': (0, 60),
     f'flowstate_mail_latency_seconds_bucket{{{WHO}, kind="otp", le="15"}}': (0, 60),
     f'flowstate_mail_latency_seconds_bucket{{{WHO}, kind="otp", le="+Inf"}}': (0, 60),
-    f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="accepted"}}': (0, 60),
-    f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="network"}}': (0, 1),
-    f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="quota"}}': (1, 0),
+    f'flowstate_provider_request_duration_seconds_count{{{WHO}, result="accepted"}}': (0, 60),
+    f'flowstate_provider_request_duration_seconds_count{{{WHO}, result="network_error"}}': (0, 1),
+    f'flowstate_provider_request_duration_seconds_count{{{WHO}, result="quota_exceeded"}}': (1, 0),
     f'flowstate_event_loop_lag_seconds_bucket{{{WHO}, le="0.01"}}': (0, 600),
     f'flowstate_event_loop_lag_seconds_bucket{{{WHO}, le="1"}}': (0, 600),
     f'flowstate_event_loop_lag_seconds_bucket{{{WHO}, le="+Inf"}}': (0, 600),
@@ -51,7 +51,7 @@ HEALTHY = {
     f'flowstate_redis_command_duration_seconds_bucket{{{WHO}, le="1"}}': (0, 60),
     f'flowstate_redis_command_duration_seconds_bucket{{{WHO}, le="+Inf"}}': (0, 60),
 }
-# What is different when an alert must fire, by the beginning of a series; None: the series is not there.
+# What differs when an alert must fire, by the beginning of the series; None: the series is not exported.
 CASES: Mapping[str, Mapping[str, tuple[float, float] | None]] = {
     "FlowstateDown": {"up{": (0, 0)},
     "FlowstateAbsent": {"up{": None},
@@ -61,19 +61,19 @@ CASES: Mapping[str, Mapping[str, tuple[float, float] | None]] = {
     "FlowstateRedisDown": {"flowstate_redis_up": (0, 0)},
     "FlowstateProviderAccountRefused": {"flowstate_provider_account_ok": (0, 0)},
     "FlowstateProviderQuotaExceeded": {
-        f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="quota': (0, 1)
+        f'flowstate_provider_request_duration_seconds_count{{{WHO}, result="quota_exceeded': (0, 1)
     },
     "FlowstateProviderErrorRateHigh": {
-        f'flowstate_provider_request_duration_seconds_count{{{WHO}, answer="network': (0, 60)
+        f'flowstate_provider_request_duration_seconds_count{{{WHO}, result="network_error': (0, 60)
     },
     "FlowstateCodeLatencyHigh": {f'flowstate_mail_latency_seconds_bucket{{{WHO}, kind="otp", le="0.1': (0, 30)},
-    "FlowstateCodesExpired": {f'flowstate_mails_total{{{WHO}, kind="otp", ending="expired': (0, 1)},
+    "FlowstateCodesExpired": {f'flowstate_mails_total{{{WHO}, kind="otp", outcome="expired': (0, 1)},
     "FlowstateQueueLatencyHigh": {"flowstate_queue_latency_seconds": (1000, 60)},
     "FlowstateQueuePaused": {
         "flowstate_queue_paused": (1, 0),
-        "flowstate_queue_latency_seconds": (1000, 60),  # which is nobody's fault then
+        "flowstate_queue_latency_seconds": (1000, 60),  # expected while the queue is paused
     },
-    "FlowstateMailsFailing": {f'flowstate_mails_total{{{WHO}, kind="welcome", ending="failed': (0, 1)},
+    "FlowstateMailsFailing": {f'flowstate_mails_total{{{WHO}, kind="welcome", outcome="failed': (0, 1)},
     "FlowstateFailedJobsGrowing": {"flowstate_queue_jobs": (40, 1)},
     "FlowstateLocksLost": {"flowstate_locks_lost_total": (0, 1)},
     "FlowstateJobsStalled": {"flowstate_jobs_stalled_total": (0, 1)},
@@ -89,7 +89,7 @@ CASES: Mapping[str, Mapping[str, tuple[float, float] | None]] = {
 
 
 def series(case: str) -> list[dict[str, str]]:
-    """What Prometheus has seen for eight hours, a sample a minute."""
+    """The input of promtool: eight hours with one sample per minute."""
     seen = dict[str, tuple[float, float] | None](HEALTHY)
     for beginning, values in CASES[case].items():
         found = [name for name in HEALTHY if name.startswith(beginning)]
@@ -99,15 +99,15 @@ def series(case: str) -> list[dict[str, str]]:
     return [{"series": name, "values": f"{a}+{b}x{HOURS * 60}"} for name, (a, b) in shown.items()]
 
 
-def output_by_promtool(case: str, folder: Path) -> str:
-    """Empty when in this case exactly its own alert fires."""
+def promtool_errors(case: str, folder: Path) -> str:
+    """The output of promtool; empty when exactly the alert of this case fires."""
     expected = [{"labels": f'{{alertname="{case}"}}', "value": 1}] if case in ALERTS else []
-    question = {
+    expectation = {
         "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
         "eval_time": f"{HOURS}h",
         "exp_samples": expected,
     }
-    test = {"interval": "1m", "input_series": series(case), "promql_expr_test": [question]}
+    test = {"interval": "1m", "input_series": series(case), "promql_expr_test": [expectation]}
     document: dict[str, Any] = {
         "rule_files": [str(FOLDER / "alerts.yml")],
         "evaluation_interval": "1m",
@@ -119,20 +119,20 @@ def output_by_promtool(case: str, folder: Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def test_every_alert_has_its_case() -> None:
-    """A rule that was never seen firing may never fire."""
+def test_every_alert_has_a_case() -> None:
+    """Every rule is tested to fire."""
     assert set(ALERTS) <= set(CASES)
     assert {case for case in CASES if not case.startswith("nothing")} <= set(ALERTS)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")
 @pytest.mark.parametrize("case", CASES)
-def test_in_each_case_its_own_alert_fires_and_no_other(case: str, tmp_path: Path) -> None:
-    """Eight hours of samples, judged by promtool."""
-    assert output_by_promtool(case, tmp_path) == ""
+def test_exactly_the_expected_alert_fires(case: str, tmp_path: Path) -> None:
+    """After eight hours of samples the alert of the case fires, and no other."""
+    assert promtool_errors(case, tmp_path) == ""
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")
-def test_prometheus_takes_the_sample_configuration() -> None:
-    """With the rules that it names."""
+def test_prometheus_accepts_the_sample_configuration() -> None:
+    """`promtool check config` accepts the configuration and its rules."""
     subprocess.run(["promtool", "check", "config", FOLDER / "prometheus.yml"], check=True, capture_output=True)

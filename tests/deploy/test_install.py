@@ -1,6 +1,6 @@
-"""`make install` and `make uninstall` into a folder, as a package is made: no root, no systemd, twice in a row.
+"""`make install` and `make uninstall` with DESTDIR, as for a package: without root and systemd, twice in a row.
 
-What a host makes of it: test_booted.py. Here also what `systemd-analyze` says of the units, where it is installed.
+test_booted.py tests the installation on a host. Units are checked with `systemd-analyze` if it is installed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ UNITS = tuple(
     f"flowstate-daemon{kind}"
     for kind in (".service", ".socket", "-failed.target", "@.service", "@.socket", "-failed@.target")
 )
-MOST_EXPOSED = 15  # tenths, as systemd-analyze counts
+MAX_EXPOSURE = 15  # in tenths, the unit of systemd-analyze
 INSTALL_S = 1200.0
 EDITED = "# edited by the operator\n"
 
 pytestmark = pytest.mark.timeout(INSTALL_S)
 
 
-def python_of_the_system() -> str:
-    """A Python that services may see: not in a home folder. Skips without one."""
+def system_python() -> str:
+    """A Python outside of home folders, which services can read. Skips the test without one."""
     for name in (os.path.realpath(sys.executable), "/usr/bin/python3", "/usr/local/bin/python3"):
         fit = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
         if not name.startswith(("/home/", "/root/")) and Path(name).exists():
@@ -41,17 +41,17 @@ def python_of_the_system() -> str:
     pytest.skip("there is no Python 3.11 with venv outside of home folders")
 
 
-def make(word: str, root: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`make WORD DESTDIR=root`, as somebody who is not root would call it."""
-    output = [f"{name}={value}" for name, value in {"DESTDIR": str(root), **variables}.items()]
-    return subprocess.run(["make", "-s", word, *output], cwd=ROOT, capture_output=True, text=True, check=False)
+def make(target: str, root: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `make TARGET DESTDIR=root` as a user who is not root."""
+    assignments = [f"{name}={value}" for name, value in {"DESTDIR": str(root), **variables}.items()]
+    return subprocess.run(["make", "-s", target, *assignments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder into which the daemon has been installed twice, and in between somebody has edited the configuration."""
+    """A folder into which the daemon was installed twice, with an edit of the configuration in between."""
     root = tmp_path_factory.mktemp("root")
-    python = python_of_the_system()
+    python = system_python()
     for _ in range(2):
         done = make("install", root, PYTHON=python)
         assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_edited_configuration_is_kept(root: Path) -> None:
-    """An upgrade changes no setting; the new samples lie beside the program."""
+    """An upgrade changes no configuration; the new samples are installed with the program."""
     etc = root / "etc/flowstate-daemon"
     assert (etc / "environment").read_text() == EDITED
     assert tomllib.loads((etc / "flowstate-daemon.toml").read_text())
@@ -73,8 +73,8 @@ def test_edited_configuration_is_kept(root: Path) -> None:
     assert (samples / "environment.sample").read_text() == (ROOT / "config/environment.sample").read_text()
 
 
-def test_nothing_knows_where_it_was_built(root: Path) -> None:
-    """The folder is moved to / by a package: no file may name it, nor the name it had while it was built."""
+def test_no_file_contains_the_build_folder(root: Path) -> None:
+    """No file contains DESTDIR or the temporary name of the program folder, since a package moves them."""
     done = subprocess.run(
         ["grep", "-rIlF", "-e", str(root), "-e", "flowstate-daemon.new", root],
         capture_output=True,
@@ -84,15 +84,15 @@ def test_nothing_knows_where_it_was_built(root: Path) -> None:
     assert done.stdout == ""
 
 
-def test_nothing_else_is_left_over(root: Path) -> None:
-    """Neither a half-built program nor the old one; the command on the path leads to the program."""
+def test_no_other_files_are_installed(root: Path) -> None:
+    """No temporary or old program folder is left, and the command in the path links to the program."""
     assert sorted(path.name for path in (root / "opt").iterdir()) == ["flowstate-daemon"]
     assert (root / "usr/local/bin/flowstate-daemon").readlink() == Path("/opt/flowstate-daemon/bin/flowstate-daemon")
     assert sorted(path.name for path in root.iterdir()) == ["etc", "opt", "usr"]
 
 
-def test_the_program_has_an_environment_of_its_own(root: Path) -> None:
-    """It runs from there with nothing of this checkout, and everything is pinned."""
+def test_program_runs_in_its_own_environment(root: Path) -> None:
+    """The program imports nothing from this checkout, and all its packages are pinned."""
     python = root / "opt/flowstate-daemon/bin/python"
     where = "import flowstate_daemon as it; print(it.__version__, it.__file__)"
     done = subprocess.run([python, "-I", "-c", where], capture_output=True, text=True, check=True, cwd="/")
@@ -119,25 +119,25 @@ def test_documentation_is_installed_with_working_links(root: Path) -> None:
         assert (root / page.lstrip("/")).is_file()
 
 
-def test_everybody_may_run_it_and_nobody_may_change_it(root: Path) -> None:
-    """The service has an account of its own, so files must be readable; writable they are for root alone."""
-    odd = [
+def test_program_is_readable_by_all_and_writable_by_root(root: Path) -> None:
+    """All files are readable by the account of the service, and only their owner may write."""
+    wrong = [
         path
         for path in (root / "opt").rglob("*")
         if not path.is_symlink() and (path.stat().st_mode & 0o022 or not path.stat().st_mode & 0o004)
     ]
-    assert odd == []
+    assert wrong == []
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_every_unit_is_there_as_it_was_written(root: Path, name: str) -> None:
-    """With the usual places nothing is rewritten."""
+def test_units_are_installed_unchanged(root: Path, name: str) -> None:
+    """With the default folders the units are installed without changes."""
     assert (root / "usr/local/lib/systemd/system" / name).read_text() == (ROOT / "systemd" / name).read_text()
 
 
 @pytest.mark.parametrize("place", ["opt/mail", "/opt/my mail", "/opt/50%"])
-def test_a_place_that_units_cannot_name_is_refused(tmp_path: Path, place: str) -> None:
-    """Before anything is written."""
+def test_invalid_appdir_is_rejected(tmp_path: Path, place: str) -> None:
+    """A folder that units cannot contain is rejected before anything is written."""
     done = make("install", tmp_path, APPDIR=place, PYTHON=sys.executable)
     assert done.returncode != 0
     assert place in done.stderr
@@ -152,8 +152,8 @@ def test_a_place_that_units_cannot_name_is_refused(tmp_path: Path, place: str) -
         ("echo /home/ada/python3", "/home/ada/python3 is in a home folder, which the service cannot read"),
     ],
 )
-def test_without_a_fit_python_nothing_is_touched(tmp_path: Path, script: str, remedy: str) -> None:
-    """The remedy is named."""
+def test_unsuitable_python_is_rejected(tmp_path: Path, script: str, remedy: str) -> None:
+    """Without a suitable Python the error names the remedy, and nothing is written."""
     stub = tmp_path / "python"
     stub.write_text(f"#!/bin/sh\n{script}\n")
     stub.chmod(0o755)
@@ -163,13 +163,13 @@ def test_without_a_fit_python_nothing_is_touched(tmp_path: Path, script: str, re
     assert not (tmp_path / "root").exists()
 
 
-def test_a_failure_leaves_the_old_program(root: Path, tmp_path: Path) -> None:
-    """When the new one cannot be built, the old one runs on as it was, and nothing half-built stays."""
+def test_failed_install_keeps_the_old_program(root: Path, tmp_path: Path) -> None:
+    """When the new program cannot be built, the old one is unchanged and no temporary folder is left."""
     program = root / "opt/flowstate-daemon"
     before = program.stat().st_ino
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": str(tmp_path)}
     done = subprocess.run(
-        ["make", "-s", "install", f"DESTDIR={root}", f"PYTHON={python_of_the_system()}"],
+        ["make", "-s", "install", f"DESTDIR={root}", f"PYTHON={system_python()}"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode != 0
@@ -184,22 +184,22 @@ def systemd_analyze(*text: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", [name.replace("@.", "@8081.") for name in UNITS])
-def test_systemd_finds_nothing_wrong_with_the_units(root: Path, name: str) -> None:
-    """It complains about unknown keys in words only: not one word about our units may come."""
+def test_systemd_analyze_verify_reports_nothing(root: Path, name: str) -> None:
+    """No output is about our units; unknown keys do not change the exit code of `systemd-analyze verify`."""
     done = systemd_analyze("verify", "--man=no", str(root / "usr/local/lib/systemd/system" / name))
     own = [line for line in done.stderr.splitlines() if "flowstate-daemon" in line]
     assert [line for line in own if "/opt/flowstate-daemon/bin/flowstate-daemon is not executable" not in line] == []
 
 
 @pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service")])
-def test_little_is_exposed(name: str) -> None:
-    """`systemd-analyze security` counts 1.5 at most."""
-    done = systemd_analyze("security", "--offline=true", f"--threshold={MOST_EXPOSED}", str(ROOT / "systemd" / name))
+def test_systemd_exposure_score_is_low(name: str) -> None:
+    """The score of `systemd-analyze security` is at most 1.5."""
+    done = systemd_analyze("security", "--offline=true", f"--threshold={MAX_EXPOSURE}", str(ROOT / "systemd" / name))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_template_is_the_service_but_for_its_port(root: Path) -> None:
-    """What is tightened in one unit is tightened in the other."""
+def test_template_unit_differs_only_in_its_port(root: Path) -> None:
+    """Service and template unit have the same settings except those that contain the port."""
     one, other = ((ROOT / "systemd" / f"flowstate-daemon{at}.service").read_text().splitlines() for at in ("", "@"))
     kept = [line for line in other if "%i" not in line and not line.startswith("#")]
     assert kept == [line for line in one if line in kept and not line.startswith("#")]
@@ -207,8 +207,8 @@ def test_the_template_is_the_service_but_for_its_port(root: Path) -> None:
     assert differs == {"Description", "After", "OnFailure", "ExecStart"}
 
 
-def test_uninstalling_leaves_what_is_the_operators(root: Path) -> None:
-    """Twice is as good as once; of the installation only the configuration stays, and is named."""
+def test_uninstall_keeps_the_configuration(root: Path) -> None:
+    """Uninstalling, once or twice, removes everything except the configuration, which it names."""
     for _ in range(2):
         done = make("uninstall", root)
         assert done.returncode == 0, done.stderr
