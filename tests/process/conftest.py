@@ -1,4 +1,4 @@
-"""What tests of the whole process share: a store and a provider of their own, and a daemon between them."""
+"""Fixtures for tests of the whole process: a fake provider, and daemons that run on the test's own queue."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MakeDaemon = Callable[..., Daemon]
 
 @pytest.fixture
 async def provider() -> AsyncIterator[FakeResend]:
-    """A strict stand-in for Resend, without a rate limit unless the test sets one."""
+    """The strict fake of Resend, without a rate limit unless the test sets one."""
     async with FakeResend() as fake:
         yield fake
 
 
 @pytest.fixture
 async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_path: Path) -> AsyncIterator[MakeDaemon]:
-    """Makes daemons on the test's own queue; whatever still runs at the end is killed."""
+    """Creates daemons on the test's own queue; those that still run at the end are killed."""
     made: list[Daemon] = []
 
     def make(

@@ -1,4 +1,4 @@
-"""Commands about people, as an operator types them: words for people, JSON for programs, exit codes for scripts."""
+"""Commands on the database as an operator runs them: text, JSON and exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TITLES = [migration.title for migration in known_migrations()]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CommandOutput:
     code: int
     out: str
     err: str
@@ -34,80 +34,80 @@ class Said:
         return json.loads(self.out)
 
 
-Type = Callable[..., Awaitable[Said]]
+RunCommand = Callable[..., Awaitable[CommandOutput]]
 
 
-async def typed(*text: str, **environment: str) -> Said:
+async def run_command(*arguments: str, **environment: str) -> CommandOutput:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "flowstate_daemon", *text),
+        *("-m", "flowstate_daemon", *arguments),
         env={"PATH": os.environ["PATH"], "COLUMNS": "200", **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate()
-    return Said(process.returncode or 0, out.decode(), err.decode())
+    return CommandOutput(process.returncode or 0, out.decode(), err.decode())
 
 
 @pytest.fixture
-def type_(database_url: str) -> Type:
-    """Types a command where DATABASE_URL is that of the test's own database, in Prisma's form."""
+def run(database_url: str) -> RunCommand:
+    """Runs a command with the DATABASE_URL of the test's own database, in the form of Prisma."""
 
-    async def type_(*text: str) -> Said:
-        return await typed(*text, DATABASE_URL=f"{database_url}&schema=public")
+    async def run(*arguments: str) -> CommandOutput:
+        return await run_command(*arguments, DATABASE_URL=f"{database_url}&schema=public")
 
-    return type_
+    return run
 
 
-async def test_migrate_checks_applies_and_has_nothing_more_to_do(type_: Type) -> None:
-    """--check tells what is pending with exit code 1 and changes nothing; after migrating both say that all is done."""
+async def test_migrate_reports_and_applies_pending_migrations(run: RunCommand) -> None:
+    """--check lists pending migrations with exit code 1 and changes nothing; after migrating there are none."""
     for _ in range(2):
-        said = await type_("migrate", "--check", "--json")
-        assert (said.code, said.document) == (1, {"pending": TITLES})
-    said = await type_("migrate")
-    assert (said.code, said.out.split()) == (0, [word for title in TITLES for word in ("applied:", title)])
-    assert (await type_("migrate", "--check")).code == 0
-    assert "up to date" in (await type_("migrate")).out
+        result = await run("migrate", "--check", "--json")
+        assert (result.code, result.document) == (1, {"pending": TITLES})
+    result = await run("migrate")
+    assert (result.code, result.out.split()) == (0, [word for title in TITLES for word in ("applied:", title)])
+    assert (await run("migrate", "--check")).code == 0
+    assert "up to date" in (await run("migrate")).out
 
 
-async def test_migrate_refuses_a_newer_database(type_: Type, database_url: str) -> None:
-    """The exit code is that of a failure, and the reason says what to do."""
-    await type_("migrate")
+async def test_migrate_fails_on_a_newer_database(run: RunCommand, database_url: str) -> None:
+    """The exit code is 1, and the message tells to install the newer version."""
+    await run("migrate")
     async with open_pool(clean_dsn(database_url)) as pool, acquire(pool) as connection:
         await connection.execute(
             "INSERT INTO flowstate_daemon.migrations (version, name, checksum) VALUES (999, 'x', '')"
         )
-    said = await type_("migrate")
-    assert said.code == 1
-    assert "install the newer version" in said.err
+    result = await run("migrate")
+    assert result.code == 1
+    assert "install the newer version" in result.err
 
 
-async def test_without_postgres_the_exit_code_says_why() -> None:
-    """No DATABASE_URL is a wrong configuration, an unreachable one is a store that is away."""
-    assert (await typed("explain", "ada@example.org")).code == 78
+async def test_exit_code_without_postgres() -> None:
+    """Without DATABASE_URL the exit code is 78, with an unreachable database it is 69."""
+    assert (await run_command("explain", "ada@example.org")).code == 78
     url = f"postgresql://u:geheim@127.0.0.1:{free_port()}/d"
-    said = await typed("explain", "ada@example.org", DATABASE_URL=url)
-    assert said.code == 69
-    assert "geheim" not in said.err
+    result = await run_command("explain", "ada@example.org", DATABASE_URL=url)
+    assert result.code == 69
+    assert "geheim" not in result.err
 
 
-async def test_explain_before_migrating_names_the_remedy(type_: Type) -> None:
-    """An operator who has forgotten to migrate is told to."""
-    said = await type_("explain", "ada@example.org")
-    assert said.code == 69
-    assert "flowstate-daemon migrate" in said.err
+async def test_explain_without_migrations_names_the_remedy(run: RunCommand) -> None:
+    """The message names the command `migrate`."""
+    result = await run("explain", "ada@example.org")
+    assert result.code == 69
+    assert "flowstate-daemon migrate" in result.err
 
 
-async def test_explain_tells_mails_decisions_and_events(type_: Type, database_url: str, clock: FakeClock) -> None:
-    """For programs everything, for people the same as a table that hostile text cannot break out of."""
-    await type_("migrate")
+async def test_explain_shows_emails_decisions_and_events(run: RunCommand, database_url: str, clock: FakeClock) -> None:
+    """JSON contains everything; the table contains the same, with control characters removed."""
+    await run("migrate")
     async with open_pool(clean_dsn(database_url)) as pool:
         ledger = Ledger(pool, clock)
         await ledger.write([outcome(1), outcome(2, reason="\x1b[31mred", outcome="failed", provider_id=None)])
         await ledger.record_events([ProviderEvent("e1", "re-1", "delivered", START_MS, "ada@example.org")])
-    await type_("suppression", "add", "ada@example.org")
-    said = await type_("explain", "ADA@Example.org", "--json")
-    document = said.document
+    await run("suppression", "add", "ada@example.org")
+    result = await run("explain", "ADA@Example.org", "--json")
+    document = result.document
     assert document["suppressed"] == ["manual"]
     assert [mail["job_id"] for mail in document["mails"]] == ["2", "1"]
     assert document["mails"][1]["state"] == "delivered"
@@ -116,26 +116,26 @@ async def test_explain_tells_mails_decisions_and_events(type_: Type, database_ur
         "result": "send",
         "reason": "waited 0.2 s",
     }
-    table = await type_("explain", "ada@example.org")
+    table = await run("explain", "ada@example.org")
     assert table.code == 0
     assert "delivered" in table.out
     assert "rate: send (waited 0.2 s)" in table.out
     assert "\x1b[31mred" not in table.out
-    assert (await type_("explain", "nobody@example.org", "--json")).document["mails"] == []
+    assert (await run("explain", "nobody@example.org", "--json")).document["mails"] == []
 
 
-async def test_the_suppression_list_is_kept_by_hand(type_: Type) -> None:
-    """Added once, listed, found in the spelling of mails, removed; an address that is none is wrong usage."""
-    await type_("migrate")
-    added = await type_("suppression", "add", "Eva@bücher.example", "--note", "asked by phone", "--json")
+async def test_suppression_commands_edit_the_list(run: RunCommand) -> None:
+    """An address is added once, listed and removed in any spelling; an invalid address is wrong usage."""
+    await run("migrate")
+    added = await run("suppression", "add", "Eva@bücher.example", "--note", "asked by phone", "--json")
     assert added.document["added"] is True
-    again = await type_("suppression", "add", "eva@bücher.example")
+    again = await run("suppression", "add", "eva@bücher.example")
     assert again.out.strip().endswith("as before")
-    await type_("suppression", "add", "bob@example.org", "--reason", "bounced")
-    (bob, eva) = (await type_("suppression", "list", "--json")).document
+    await run("suppression", "add", "bob@example.org", "--reason", "bounced")
+    (bob, eva) = (await run("suppression", "list", "--json")).document
     assert (bob["address"], bob["reason"]) == ("bob@example.org", "bounced")
     assert (eva["address"], eva["note"]) == ("eva@xn--bcher-kva.example", "asked by phone")
-    assert "asked by phone" in (await type_("suppression", "list", "eva@bücher.example")).out
-    assert (await type_("suppression", "remove", "eva@bücher.example", "--json")).document["removed"] == ["manual"]
-    assert "was not suppressed" in (await type_("suppression", "remove", "eva@bücher.example")).out
-    assert (await type_("suppression", "add", "no address")).code == 64
+    assert "asked by phone" in (await run("suppression", "list", "eva@bücher.example")).out
+    assert (await run("suppression", "remove", "eva@bücher.example", "--json")).document["removed"] == ["manual"]
+    assert "was not suppressed" in (await run("suppression", "remove", "eva@bücher.example")).out
+    assert (await run("suppression", "add", "no address")).code == 64

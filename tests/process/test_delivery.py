@@ -1,4 +1,4 @@
-"""Delivery by whole daemons on a limited provider: the code's slot, a drain with a full bus, a rate shared by three."""
+"""Daemons with a rate limited provider: urgent codes, a drain with waiting emails, and a rate shared by three."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ async def enqueue(connection: Connection, keys: Keys, recipients: list[str], *, 
     await BullQueue(connection, keys, Clock(), token="test").add_many(jobs)
 
 
-async def test_a_code_takes_the_next_slot_and_a_drain_loses_nothing(
+async def test_code_is_sent_with_the_next_request_and_drain_loses_nothing(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """More bulk than slots, two requests a second: a code leaves with the next one; SIGTERM hands back what is left."""
+    """With a backlog at two requests a second, a code is in the next request, and SIGTERM releases the other jobs."""
     provider.rate.limit = 2
     recipients = [f"person{number}@mail.dev" for number in range(900)]
     await enqueue(connection, keys, recipients)
@@ -36,7 +36,7 @@ async def test_a_code_takes_the_next_slot_and_a_drain_loses_nothing(
         await eventually(lambda: accepted(provider, 200), "two requests")
         await enqueue(connection, keys, ["code@mail.dev"], kind="otp")
         before = len({mail.key for mail in provider.accepted})
-        await eventually(lambda: got(provider, "code@mail.dev"), "the code", within_s=2)
+        await eventually(lambda: is_accepted(provider, "code@mail.dev"), "the code", within_s=2)
         assert len({mail.key for mail in provider.accepted}) == before + 1
         daemon.send(signal.SIGTERM)
         assert await daemon.ended() == 0
@@ -47,10 +47,10 @@ async def test_a_code_takes_the_next_slot_and_a_drain_loses_nothing(
     assert provider.answered[429] <= 1
 
 
-async def test_three_daemons_share_one_rate(
+async def test_three_daemons_share_the_rate_limit(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """At five requests a second they need as long as one would, are hardly ever slowed down, and double nothing."""
+    """At five requests a second they take as long as one daemon, get almost no 429, and send nothing twice."""
     provider.rate.limit = 5
     recipients = [f"person{number}@mail.dev" for number in range(4000)]
     clock = Clock()
@@ -59,18 +59,18 @@ async def test_three_daemons_share_one_rate(
             await daemon.ready()
         await enqueue(connection, keys, recipients)
         started = clock.monotonic()
-        await eventually(lambda: accepted(provider, len(recipients)), "all mails", within_s=40)
-        seconds = clock.monotonic() - started
+        await eventually(lambda: accepted(provider, len(recipients)), "all emails", within_s=40)
+        duration_s = clock.monotonic() - started
     requests = len({mail.key for mail in provider.accepted})
     assert Counter(mail.to[0] for mail in provider.accepted) == Counter(recipients)
     assert provider.answered[429] <= 1 + requests // 100
-    assert requests <= 60  # three daemons, and each with a rest that fills no batch now and then
-    assert seconds >= (requests - 5) / 5 * 0.95
+    assert requests <= 60  # each of the three daemons sends an incomplete batch now and then
+    assert duration_s >= (requests - 5) / 5 * 0.95
 
 
 async def accepted(provider: FakeResend, count: int) -> bool:
     return len(provider.accepted) >= count
 
 
-async def got(provider: FakeResend, address: str) -> bool:
+async def is_accepted(provider: FakeResend, address: str) -> bool:
     return any(mail.to[0] == address for mail in provider.accepted)

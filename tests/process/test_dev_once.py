@@ -1,4 +1,4 @@
-"""`dev --once`: the whole house on a machine that has nothing, every mail and every schedule, and out again."""
+"""`dev --once` starts a complete environment, sends every kind of email, runs every schedule, and exits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import Any
 from flowstate_daemon.mail.kinds import KINDS
 
 
-async def once(folder: Path) -> dict[str, Any]:
-    """One run, from its console script's module, and the document that it prints."""
+async def run_once(folder: Path) -> dict[str, Any]:
+    """Run the command, and return the document that it prints."""
     command = (sys.executable, "-m", "flowstate_daemon", "dev", "--once", "--json", "--folder", str(folder))
     environment = {"PATH": os.environ["PATH"], "FLOWSTATE_HTTP_PORT": "0"}
     child = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
     out, _ = await child.communicate()
     assert child.returncode == 0
-    output: dict[str, Any] = json.loads(out)
-    return output
+    document: dict[str, Any] = json.loads(out)
+    return document
 
 
-async def test_everything_due_is_sent_or_skipped_with_its_reason_and_again_when_run_again(tmp_path: Path) -> None:
-    """One mail of each kind, each schedule for those who want it, no reason missing; a second run sends as much."""
+async def test_dev_once_sends_or_skips_every_due_email_in_each_run(tmp_path: Path) -> None:
+    """Each kind is sent, each skipped email has a reason, and a second run sends the same emails again."""
     for _ in range(2):
-        output = await once(tmp_path)
-        assert {mail["kind"]: mail["state"] for mail in output["mails"]} == dict.fromkeys(KINDS, "completed")
+        document = await run_once(tmp_path)
+        assert {mail["kind"]: mail["state"] for mail in document["mails"]} == dict.fromkeys(KINDS, "completed")
         recipients: Counter[tuple[str, str]] = Counter()
-        for result in output["schedules"]:
+        for result in document["schedules"]:
             recipients[result["kind"], result["state"]] += result["recipients"]
             assert bool(result["reason"]) == (result["state"] == "skipped")
         assert recipients == {

@@ -1,4 +1,4 @@
-"""Stores and provider away, jobs that make no sense: the daemon says so, waits, goes on by itself, loses nothing."""
+"""Outages of stores and provider, and malformed jobs: the daemon reports them, recovers, and loses nothing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_lifecycle import enqueue
-from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend, error
 from tests.support.waiting import eventually
 
 LINE_BREAK = "a@example.org\r\nBcc: b@example.org"
-NONSENSE: dict[str, tuple[str, str]] = {
+MALFORMED: dict[str, tuple[str, str]] = {
     "not-json": ("welcome", "{"),
     "not-an-object": ("welcome", "[1,2]"),
     "null": ("welcome", "null"),
@@ -37,7 +36,7 @@ NONSENSE: dict[str, tuple[str, str]] = {
 
 @pytest.fixture
 async def own_valkey() -> AsyncIterator[EmbeddedValkey]:
-    """A store that the test may stop, kill and start again."""
+    """A Redis that the test may stop, kill and start again."""
     async with EmbeddedValkey(appendonly=True) as daemon:
         yield daemon
 
@@ -51,11 +50,11 @@ async def seed(redis: Redis, keys: Keys, job_id: str, name: str, data: str, opts
     await redis.lpush(keys("wait"), job_id)
 
 
-async def test_nonsense_fails_at_the_first_try_and_disturbs_nobody(
+async def test_malformed_job_fails_at_the_first_attempt(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """Each malformed job ends in `failed` with a readable reason; a good one among them is sent."""
-    for job_id, (name, data) in NONSENSE.items():
+    """Each malformed job moves to `failed` with a readable reason, and a valid job among them is sent."""
+    for job_id, (name, data) in MALFORMED.items():
         await seed(redis, keys, job_id, name, data, '{"attempts":3,"backoff":{"type":"exponential","delay":50}}')
     await seed(redis, keys, "bad-opts", "welcome", "{}", "{nope")
     await seed(redis, keys, "odd-opts", "welcome", "{}", '{"attempts":"x","backoff":[1],"timeout":"soon"}')
@@ -63,7 +62,7 @@ async def test_nonsense_fails_at_the_first_try_and_disturbs_nobody(
     await redis.set(keys.job("no-hash"), "text")
     await redis.lpush(keys("wait"), "no-hash")
     await enqueue(connection, keys, 1)
-    broken = {*NONSENSE, "bad-opts", "odd-opts"}
+    broken = {*MALFORMED, "bad-opts", "odd-opts"}
     async with make_daemon() as daemon:
         await daemon.ready()
 
@@ -82,8 +81,8 @@ async def test_nonsense_fails_at_the_first_try_and_disturbs_nobody(
     assert "123456" not in daemon.log_text()
 
 
-async def test_an_unknown_name_is_an_ordinary_failed_attempt(make_daemon: MakeDaemon, keys: Keys, redis: Redis) -> None:
-    """Another worker on the queue may know it: it gets its attempts, as in Bull."""
+async def test_unknown_job_name_fails_after_its_attempts(make_daemon: MakeDaemon, keys: Keys, redis: Redis) -> None:
+    """A job with an unknown name gets all its attempts, as in Bull, because another worker may know it."""
     await seed(redis, keys, "who", "pigeon", "{}", '{"attempts":2,"backoff":50}')
     async with make_daemon() as daemon:
         await daemon.ready()
@@ -96,72 +95,60 @@ async def test_an_unknown_name_is_an_ordinary_failed_attempt(make_daemon: MakeDa
     assert await redis.hget(keys.job("who"), "failedReason") == "Missing process handler for job type pigeon"
 
 
-async def test_redis_may_die_and_come_back(
+async def test_daemon_recovers_when_redis_was_killed(
     own_valkey: EmbeddedValkey, make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
 ) -> None:
-    """Ready turns red, live stays green; when Redis is back the daemon goes on by itself, and nothing is lost."""
+    """During the outage it is live and not ready; afterwards it continues by itself, and nothing is lost."""
     connection = Connection(own_valkey.url, client_name="test")
     daemon = make_daemon(REDIS_URL=own_valkey.url)
     async with daemon:
         await daemon.ready()
         await enqueue(connection, keys, 20)
 
-        async def first_sent() -> bool:
-            return len(provider.accepted) == 20
-
-        await eventually(first_sent, "20 mails")
+        await eventually(lambda: len(provider.accepted) == 20, "20 emails")
         await own_valkey.kill()
-        await eventually(lambda: is_red(daemon), "ready is red without Redis")
+        await eventually(daemon.is_not_ready, "not ready without Redis")
         assert (await daemon.look("/health/live"))[0] == 200
         await own_valkey.start()
-        await eventually(lambda: is_green(daemon), "ready is green again", within_s=15)
+        await eventually(daemon.is_ready, "ready again", within_s=15)
         await enqueue(connection, keys, 20, first=20)
 
-        async def all_sent() -> bool:
-            return len(provider.accepted) == 40
-
-        await eventually(all_sent, "40 mails")
+        await eventually(lambda: len(provider.accepted) == 40, "40 emails")
     assert provider.duplicates() == []
     await connection.close()
 
 
-async def test_redis_may_come_late(own_valkey: EmbeddedValkey, make_daemon: MakeDaemon) -> None:
-    """A daemon that starts before its Redis waits for it."""
+async def test_daemon_waits_for_redis_at_the_start(own_valkey: EmbeddedValkey, make_daemon: MakeDaemon) -> None:
+    """A daemon that starts before Redis becomes ready once Redis has started."""
     await own_valkey.stop()
     async with make_daemon(REDIS_URL=own_valkey.url) as daemon:
-        await eventually(lambda: is_red(daemon), "ready is red")
+        await eventually(daemon.is_not_ready, "not ready")
         await own_valkey.start()
         await daemon.ready()
 
 
-async def test_a_full_redis_is_waited_for(
+async def test_daemon_recovers_when_redis_was_full(
     own_valkey: EmbeddedValkey, make_daemon: MakeDaemon, provider: FakeResend, keys: Keys
 ) -> None:
-    """Out of memory is an outage: said, waited for, survived."""
+    """Out of memory is an outage, after which all emails are sent."""
     connection = Connection(own_valkey.url, client_name="test")
     async with make_daemon(REDIS_URL=own_valkey.url) as daemon:
         await daemon.ready()
         await enqueue(connection, keys, 1)
 
-        async def one() -> bool:
-            return len(provider.accepted) == 1
-
-        await eventually(one, "one mail")
+        await eventually(lambda: len(provider.accepted) == 1, "one email")
         await enqueue(connection, keys, 5, first=1)
         await connection.execute("CONFIG", "SET", "maxmemory", "1")
         await connection.execute("CONFIG", "SET", "maxmemory", "0")
 
-        async def all_sent() -> bool:
-            return len(provider.accepted) == 6
-
-        await eventually(all_sent, "all mails", within_s=30)
+        await eventually(lambda: len(provider.accepted) == 6, "all emails", within_s=30)
     await connection.close()
 
 
-async def test_a_sick_provider_costs_attempts_not_mails(
+async def test_server_error_of_the_provider_is_retried(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """500s are retried with the same key after the job's own backoff."""
+    """After status 500 the job is retried with the same key and the backoff of the job."""
     provider.script(error(500, "application_error"), times=1)
     await seed(
         redis, keys, "try-again", "welcome",
@@ -171,31 +158,20 @@ async def test_a_sick_provider_costs_attempts_not_mails(
     async with make_daemon() as daemon:
         await daemon.ready()
 
-        async def sent() -> bool:
-            return len(provider.accepted) == 1
-
-        await eventually(sent, "sent at the second try")
+        await eventually(lambda: len(provider.accepted) == 1, "sent at the second try")
         (line,) = daemon.events("mail_retried")
         assert line["retry_in_ms"] == 100
 
 
-async def test_a_refused_key_closes_the_lane_and_keeps_the_jobs(
+async def test_refused_key_keeps_the_jobs(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """Ready turns red with the provider's words; no attempt is burnt, nothing fails."""
+    """Readiness fails with the message of the provider, and no job fails or uses an attempt."""
     async with make_daemon(RESEND_API_KEY="re_wrong_key") as daemon:
-        await eventually(lambda: is_green(daemon), "ready")
+        await eventually(daemon.is_ready, "ready")
         await enqueue(connection, keys, 10)
-        await eventually(lambda: is_red(daemon), "ready is red")
+        await eventually(daemon.is_not_ready, "not ready")
         assert "account" in (await daemon.look("/health/ready"))[1]
         assert "re_wrong_key" not in daemon.log_text()
     assert await redis.zcard(keys("failed")) == 0
     assert await redis.llen(keys("wait")) + await redis.llen(keys("active")) == 10
-
-
-async def is_red(daemon: Daemon) -> bool:
-    return (await daemon.look("/health/ready"))[0] == 503
-
-
-async def is_green(daemon: Daemon) -> bool:
-    return (await daemon.look("/health/ready"))[0] == 200

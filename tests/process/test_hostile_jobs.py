@@ -1,4 +1,4 @@
-"""Jobs that nobody would write by accident: each ends by itself, and the daemon goes on with the others."""
+"""Jobs with hostile fields: each one ends, and the daemon continues with the other jobs."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ HOSTILE: dict[str, tuple[str, str, str, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-async def test_a_hostile_job_ends_and_the_daemon_goes_on(
+async def test_hostile_job_ends_and_the_daemon_continues(
     case: str, make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """Whatever its id, name, options and counters are: it leaves `active`, and a good mail behind it is sent."""
+    """Whatever its id, name, options and counters, the job leaves `active`, and a valid email behind it is sent."""
     job_id, name, opts, fields = HOSTILE[case]
     await seed(redis, keys, job_id, name, WELCOME, opts)
     if fields:
@@ -54,7 +54,7 @@ async def test_a_hostile_job_ends_and_the_daemon_goes_on(
         await daemon.ready()
         await enqueue(connection, keys, 1)
 
-        async def over() -> bool:
+        async def both_ended() -> bool:
             assert daemon.process is not None
             assert daemon.process.returncode is None, daemon.log_text()
             left = [await redis.llen(keys("active")), await redis.llen(keys("wait"))]
@@ -63,7 +63,7 @@ async def test_a_hostile_job_ends_and_the_daemon_goes_on(
             return not any(left) and bool(ended or gone) and any("person-0" in str(m.to) for m in provider.accepted)
 
         try:
-            await eventually(over, "the hostile job ended, the good mail sent", within_s=8)
+            await eventually(both_ended, "the hostile job ended, the valid email sent", within_s=8)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{daemon.log_text()[-3000:]}") from None
         assert (await daemon.look("/health/live"))[0] == 200

@@ -1,4 +1,4 @@
-"""kill -9, again and again, while mails flow: every mail accepted, none twice, every job settled."""
+"""Repeated kill -9 while emails are sent: every email is accepted once, and every job ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 MAILS = 10_000
 KILLS = 20
-RECOVERY_S = 10.0  # far below Bull's 60 s, on however busy a machine; `make bench` tells the real figure
+RECOVERY_S = 10.0  # far below the 60 s of Bull even on a busy machine; `make bench` measures the real figure
 
 
 async def enqueue(connection: Connection, keys: Keys) -> None:
@@ -31,47 +31,44 @@ async def enqueue(connection: Connection, keys: Keys) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_twenty_kills_lose_nothing_and_send_nothing_twice(
+async def test_repeated_kills_lose_nothing_and_send_nothing_twice(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """10,000 mails, 20 x SIGKILL at random moments of sending; each restart is at work again at once."""
-    provider.latency_s = 0.25  # slow enough, with few slots, that every kill finds mails under way
+    """Of 10,000 emails and 20 kills at random times nothing is lost, and each restart works again at once."""
+    provider.latency_s = 0.25  # so slow, with a low concurrency, that every kill finds emails in flight
     await enqueue(connection, keys)
-    chance = random.Random(7)
+    rng = random.Random(7)
     recoveries = []
     for _ in range(KILLS):
         async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="30") as daemon:
-            recoveries.append(await at_work(daemon, provider))
-            await asyncio.sleep(chance.uniform(0.0, 0.4))  # the moment of the kill is what is tried here
+            recoveries.append(await time_to_first_request(daemon, provider))
+            await asyncio.sleep(rng.uniform(0.0, 0.4))  # a random time of the kill is the purpose of this test
             assert daemon.process is not None
             assert daemon.process.returncode is None, daemon.log_text()
             await daemon.kill()
     provider.latency_s = 0.0
     async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="30") as daemon:
-        recoveries.append(await at_work(daemon, provider))
-        await eventually(lambda: empty(redis, keys), "all jobs settled", within_s=60)
+        recoveries.append(await time_to_first_request(daemon, provider))
+        await eventually(lambda: is_empty(redis, keys), "all jobs settled", within_s=60)
 
-    got = Counter(mail.to[0] if isinstance(mail.to, (list, tuple)) else mail.to for mail in provider.accepted)
-    assert len(got) == MAILS
+    counts = Counter(mail.to[0] if isinstance(mail.to, (list, tuple)) else mail.to for mail in provider.accepted)
+    assert len(counts) == MAILS
     assert provider.duplicates() == []
-    assert set(got.values()) == {1}
+    assert set(counts.values()) == {1}
     assert await redis.zcard(keys("failed")) == 0
     print("seconds from start to first request:", sorted(round(seconds, 2) for seconds in recoveries))
     assert max(recoveries) < RECOVERY_S, recoveries
 
 
-async def at_work(daemon: Daemon, provider: FakeResend) -> float:
-    """Seconds from the start of the process until it asks the provider for something."""
+async def time_to_first_request(daemon: Daemon, provider: FakeResend) -> float:
+    """Seconds from the start of the process until its first request to the provider."""
     clock, before = Clock(), sum(provider.requests.values())
     started = clock.monotonic()
 
-    async def asked() -> bool:
-        return sum(provider.requests.values()) > before
-
-    await eventually(asked, "a request after the start")
+    await eventually(lambda: sum(provider.requests.values()) > before, "a request after the start")
     return clock.monotonic() - started
 
 
-async def empty(redis: Redis, keys: Keys) -> bool:
+async def is_empty(redis: Redis, keys: Keys) -> bool:
     lists = [await redis.llen(keys(name)) for name in ("wait", "active")]
     return sum(lists) + int(await redis.zcard(keys("delayed"))) == 0

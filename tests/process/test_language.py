@@ -1,4 +1,4 @@
-"""The language of a mail on the whole process: the job's own, else the person's, else the configuration's."""
+"""The language of an email is that of the job, else of the user, else of the configuration."""
 
 from __future__ import annotations
 
@@ -17,20 +17,17 @@ from tests.process.conftest import MakeDaemon
 from tests.support.fake_resend import FakeResend
 from tests.support.waiting import eventually
 
-NO_ONE = "nobody@example.org"
+UNKNOWN = "unknown@example.org"
 AMELIE, BEN, FATOU = (f"{name}@flowstate.example" for name in ("amelie", "ben", "fatou"))
 ENGLISH, FRENCH = "Welcome to FlowState", "Bienvenue sur FlowState"
 
 
 async def subjects(provider: FakeResend, connection: Connection, keys: Keys, orders: list[NewMail]) -> dict[str, str]:
-    """What each person's mail is called."""
+    """Enqueue the emails, and return the subject of each recipient's email."""
     producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
     await producer.enqueue_many(orders)
 
-    async def accepted() -> bool:
-        return len(provider.accepted) == len(orders)
-
-    await eventually(accepted, "all mails accepted")
+    await eventually(lambda: len(provider.accepted) == len(orders), "all emails accepted")
     return {mail.to[0]: mail.subject for mail in provider.accepted}
 
 
@@ -39,7 +36,7 @@ def welcome(address: str, locale: str | None = None) -> NewMail:
 
 
 @pytest.mark.parametrize("readable", [True, False], ids=["readable", "no right"])
-async def test_people_are_written_to_in_their_language(
+async def test_email_is_in_the_language_of_the_user(
     make_daemon: MakeDaemon,
     provider: FakeResend,
     connection: Connection,
@@ -48,7 +45,7 @@ async def test_people_are_written_to_in_their_language(
     *,
     readable: bool,
 ) -> None:
-    """Also where the table of users may not be read: then everybody without a word of the job gets the default."""
+    """When the users table cannot be read, emails without a language of their own are in the default language."""
     await add_users(database_url, datetime(2026, 3, 2, tzinfo=UTC))
     if not readable:
         owner = await asyncpg.connect(database_url)
@@ -56,16 +53,16 @@ async def test_people_are_written_to_in_their_language(
         await owner.close()
     async with make_daemon(DATABASE_URL=database_url) as daemon:
         await daemon.ready()
-        orders = [welcome(AMELIE), welcome(BEN, "fr-CA"), welcome(FATOU), welcome(NO_ONE, "tlh")]
+        orders = [welcome(AMELIE), welcome(BEN, "fr-CA"), welcome(FATOU), welcome(UNKNOWN, "tlh")]
         found = await subjects(provider, connection, keys, orders)
         assert len(daemon.events("user_languages_unavailable")) == (not readable)
-    assert found == {AMELIE: FRENCH if readable else ENGLISH, BEN: FRENCH, FATOU: ENGLISH, NO_ONE: ENGLISH}
+    assert found == {AMELIE: FRENCH if readable else ENGLISH, BEN: FRENCH, FATOU: ENGLISH, UNKNOWN: ENGLISH}
 
 
-async def test_without_a_database_the_configuration_says_the_language(
+async def test_language_without_a_database_is_the_configured_one(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """A job's own language still wins."""
+    """Without a database the configured language applies, unless the job has its own."""
     async with make_daemon(FLOWSTATE_MAIL_DEFAULT_LOCALE="fr") as daemon:
         await daemon.ready()
         found = await subjects(provider, connection, keys, [welcome(AMELIE), welcome(BEN, "en")])

@@ -1,4 +1,4 @@
-"""The daemon with Postgres: what is written down of each mail, who gets none, and an outage of Postgres."""
+"""The daemon with Postgres: the ledger, suppressions, redacted codes, and an outage of Postgres."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def own_postgres() -> AsyncIterator[EmbeddedPostgres]:
 
 
 async def command(database_url: str, *text: str) -> object:
-    """What a command prints as JSON."""
+    """Run a command with --json, and return the document that it prints."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "flowstate_daemon", *text, "--json",
         env={"DATABASE_URL": database_url}, stdout=asyncio.subprocess.PIPE,
@@ -51,7 +51,7 @@ async def command(database_url: str, *text: str) -> object:
 
 
 async def outcomes(database_url: str) -> list[tuple[str, str]]:
-    """Kind and outcome of every row of the ledger; empty while its table is not there yet."""
+    """Kind and outcome of every row of the ledger; empty while its table does not exist yet."""
     server = await asyncpg.connect(database_url)
     try:
         rows = await server.fetch("SELECT kind, outcome FROM flowstate_daemon.mails ORDER BY kind, outcome")
@@ -67,10 +67,10 @@ def code_job(timestamp_ms: int | None = None) -> tuple[str, int]:
     return json.dumps(data), Clock().now_ms() if timestamp_ms is None else timestamp_ms
 
 
-async def test_a_sent_mail_can_be_explained(
+async def test_sent_email_can_be_explained(
     make_daemon: MakeDaemon, database_url: str, connection: Connection, keys: Keys
 ) -> None:
-    """The outcome goes through the journal into the ledger, and `explain` tells the story."""
+    """The outcome is written through the journal to the ledger, and `explain` shows its decisions."""
     async with make_daemon(DATABASE_URL=database_url) as daemon:
         await daemon.ready()
         await enqueue(connection, keys, 1)
@@ -81,15 +81,18 @@ async def test_a_sent_mail_can_be_explained(
         await eventually(written, "one row in the ledger")
         record: Any = await command(database_url, "explain", ADDRESS)
         assert "re_" not in json.dumps(record)
-        [output] = record["mails"][0]["attempts"]
-        assert (output["outcome"], [step["check"] for step in output["decisions"]]) == ("sent", ["suppression", "rate"])
-        assert re.fullmatch(r"waited \d\.\d s", output["decisions"][1]["reason"])
+        [attempt] = record["mails"][0]["attempts"]
+        assert (attempt["outcome"], [step["check"] for step in attempt["decisions"]]) == (
+            "sent",
+            ["suppression", "rate"],
+        )
+        assert re.fullmatch(r"waited \d\.\d s", attempt["decisions"][1]["reason"])
 
 
-async def test_a_suppressed_address_gets_nothing_and_the_ledger_says_why(
+async def test_email_to_a_suppressed_address_is_skipped(
     make_daemon: MakeDaemon, database_url: str, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """The mail is skipped before the call to the provider."""
+    """The email is skipped before the request to the provider, and the ledger has the outcome."""
     await command(database_url, "migrate")
     await command(database_url, "suppression", "add", ADDRESS, "--reason", "bounced")
     async with make_daemon(DATABASE_URL=database_url) as daemon:
@@ -103,10 +106,10 @@ async def test_a_suppressed_address_gets_nothing_and_the_ledger_says_why(
     assert [mail.to[0] for mail in provider.accepted] == ["person-1@example.org"]
 
 
-async def test_a_code_past_its_life_is_dropped_and_scrubbed(
+async def test_expired_code_is_dropped_and_redacted(
     make_daemon: MakeDaemon, provider: FakeResend, keys: Keys, redis: Redis
 ) -> None:
-    """Never sent late; the job that is kept holds no code any more, nor does the log."""
+    """An expired code is not sent, and neither its job nor the log contains it afterwards."""
     data, _ = code_job()
     await seed(redis, keys, "late", "otp", data)
     await redis.hset(keys.job("late"), "timestamp", str(Clock().now_ms() - 11 * 60_000))
@@ -126,10 +129,10 @@ async def test_a_code_past_its_life_is_dropped_and_scrubbed(
 
 
 @pytest.mark.parametrize("answer", [error(422, "validation_error"), error(500, "application_error")])
-async def test_a_failed_code_is_scrubbed_too(
+async def test_failed_code_is_redacted(
     make_daemon: MakeDaemon, provider: FakeResend, keys: Keys, redis: Redis, answer: Answer
 ) -> None:
-    """A code does not stay readable among the failed jobs; another run is refused in words."""
+    """A failed job and the stored requests contain no code."""
     provider.script(answer, times=1)
     data, now_ms = code_job()
     await seed(redis, keys, "refused", "otp", data)
@@ -143,13 +146,13 @@ async def test_a_failed_code_is_scrubbed_too(
         await eventually(failed, "failed")
     assert CODE not in json.dumps(await redis.hgetall(keys.job("refused")))
     kept = [key async for key in redis.scan_iter(keys.own("*"), _type="HASH")]
-    assert not kept, "a sealed request with the code in it"
+    assert not kept, "a stored request that contains the code"
 
 
-async def test_codes_go_out_while_postgres_is_away(
+async def test_codes_are_sent_during_an_outage_of_postgres(
     own_postgres: EmbeddedPostgres, make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """Other mails wait until it is known who wants none; then everything is sent, and the ledger catches up."""
+    """Other emails wait until suppressions can be read; then all are sent, and the ledger catches up."""
     url = own_postgres.url()
     async with make_daemon(DATABASE_URL=url) as daemon:
         await daemon.ready()
@@ -158,23 +161,22 @@ async def test_codes_go_out_while_postgres_is_away(
         producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
         await producer.enqueue(NewMail("otp", ADDRESS, {"otpCode": CODE}))
 
-        async def code_sent() -> bool:
-            return [mail.body["tags"][0]["value"] for mail in provider.accepted] == ["otp"]
-
-        await eventually(code_sent, "the code alone")
+        await eventually(
+            lambda: [mail.body["tags"][0]["value"] for mail in provider.accepted] == ["otp"], "the code alone"
+        )
         await own_postgres.start()
 
         async def all_written() -> bool:
             return await outcomes(url) == [("otp", "sent"), *[("welcome", "sent")] * 3]
 
-        await eventually(all_written, "four mails in the ledger", within_s=40)
+        await eventually(all_written, "four emails in the ledger", within_s=40)
     assert provider.duplicates() == []
 
 
-async def test_one_click_takes_effect_before_the_next_mail(
+async def test_one_click_unsubscribe_takes_effect_before_the_next_email(
     make_daemon: MakeDaemon, database_url: str, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """The link in a reminder's header works without login, and the next reminder is skipped."""
+    """The link in the header of a reminder works without a login, and the next reminder is skipped."""
     daemon = make_daemon(
         DATABASE_URL=database_url,
         FLOWSTATE_HTTP_PUBLIC_URL="https://mail.flowstate.example",
@@ -186,10 +188,7 @@ async def test_one_click_takes_effect_before_the_next_mail(
         await daemon.ready()
         await producer.enqueue(reminder)
 
-        async def one_sent() -> bool:
-            return len(provider.accepted) == 1
-
-        await eventually(one_sent, "the first reminder")
+        await eventually(lambda: len(provider.accepted) == 1, "the first reminder")
         headers = provider.accepted[0].body["headers"]
         assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
         path = urlsplit(headers["List-Unsubscribe"].strip("<>")).path

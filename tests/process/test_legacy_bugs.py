@@ -1,7 +1,7 @@
-"""The thirteen faults of the worker that this daemon replaces, each with a test that fails if it ever comes back.
+"""Regression tests for the known bugs of the worker that this daemon replaces, by their numbers.
 
-Whole daemons on real stores. Most claims have closer tests in their own rooms; here is the list, complete but for the
-faults of its cron jobs: those are in `tests/integration/schedule/test_thirteen_faults_of_the_calendar.py`.
+They run whole daemons on real stores; most bugs also have unit tests. Bugs of the cron jobs:
+`tests/integration/scheduler/test_legacy_schedule_bugs.py`; of the templates: `tests/unit/mail/test_legacy_bugs.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CODE = "482913"
 
 
 async def add(connection: Connection, keys: Keys, kind: str, *recipients: str, **options: object) -> None:
-    """Jobs as the application's backend adds them."""
+    """Add jobs with the options of the application's backend."""
     jobs = [
         NewJob(
             kind,
@@ -42,19 +42,16 @@ async def add(connection: Connection, keys: Keys, kind: str, *recipients: str, *
 
 
 async def sent(provider: FakeResend, count: int = 1) -> list[AcceptedMail]:
-    """The mails that the provider has accepted, once there are so many."""
+    """Wait until `count` emails are accepted, and return all accepted ones."""
 
-    async def enough() -> bool:
-        return len(provider.accepted) >= count
-
-    await eventually(enough, f"{count} mails")
+    await eventually(lambda: len(provider.accepted) >= count, f"{count} emails")
     return provider.accepted
 
 
-async def test_01_every_overdue_summary_failed_on_a_missing_template_helper(
+async def test_01_overdue_summary_renders_without_template_helper(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """The backend's own context becomes a mail in both languages, and no job fails."""
+    """The context of the backend renders in both languages, where a missing template helper failed every job."""
     for locale in ("en", "fr"):
         await add(connection, keys, "overdue-summary", f"{locale}@example.org")
         async with make_daemon(locale, FLOWSTATE_MAIL_DEFAULT_LOCALE=locale):
@@ -63,10 +60,10 @@ async def test_01_every_overdue_summary_failed_on_a_missing_template_helper(
     assert await redis.zcard(keys("failed")) == 0
 
 
-async def test_07_lists_collapsed_into_one_paragraph_and_there_was_no_text_part(
+async def test_07_list_is_rendered_as_items_and_has_a_text_part(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """Each line of a producer's list is an item in HTML and a line in the text part, which there always is."""
+    """Each line of a list is an item in HTML and a line in the text part; it was one paragraph without text part."""
     await add(connection, keys, "overdue-summary", "ada@example.org")
     async with make_daemon():
         (mail,) = await sent(provider)
@@ -76,10 +73,10 @@ async def test_07_lists_collapsed_into_one_paragraph_and_there_was_no_text_part(
     assert ["Pay rent" in lines[0], "Call home" in lines[1], len(lines)] == [True, True, 2]
 
 
-async def test_09_a_code_waited_behind_thousands_of_reminders(
+async def test_09_code_does_not_wait_behind_reminders(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """At two requests a second a code leaves with the next one, and the reminders go a hundred at a time."""
+    """At two requests a second a code is in the next request, and reminders are sent a hundred at a time."""
     provider.rate.limit = 2
     recipients = [f"person{number}@mail.dev" for number in range(1_000)]
     await add(connection, keys, "task-reminder", *recipients)
@@ -88,19 +85,14 @@ async def test_09_a_code_waited_behind_thousands_of_reminders(
         await add(connection, keys, "otp", "code@mail.dev")
         before = len({mail.key for mail in provider.accepted})
 
-        async def code_sent() -> bool:
-            return any(mail.to[0] == "code@mail.dev" for mail in provider.accepted)
-
-        await eventually(code_sent, "the code")
+        await eventually(lambda: any(mail.to[0] == "code@mail.dev" for mail in provider.accepted), "the code")
         assert len({mail.key for mail in provider.accepted}) <= before + 1
         mails = await sent(provider, 1_001)
     assert len({mail.key for mail in mails}) <= 20
 
 
-async def test_10_without_redis_mails_were_sent_from_within_the_request(
-    make_daemon: MakeDaemon, provider: FakeResend
-) -> None:
-    """There is one way to a mail, and it leads through the queue: without Redis a producer is told so, at once."""
+async def test_10_enqueue_without_redis_fails_at_once(make_daemon: MakeDaemon, provider: FakeResend) -> None:
+    """Without Redis the producer gets an error at once; the old one sent the email within the request."""
     daemon = make_daemon()
     url = f"redis://127.0.0.1:{free_port()}"
     command = (sys.executable, "-m", "flowstate_daemon", "enqueue", "welcome", "--to", "ada@example.org", "--json")
@@ -112,10 +104,10 @@ async def test_10_without_redis_mails_were_sent_from_within_the_request(
     assert provider.requests == Counter()
 
 
-async def test_11_codes_stayed_readable_and_were_delivered_long_after_their_end(
+async def test_11_expired_and_failed_codes_are_redacted(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """A code that failed is scrubbed from its job; one past its life is dropped, and none is sent."""
+    """A failed code is removed from its job, an expired one is not sent; both used to stay readable."""
     provider.script(error(422, "validation_error", "no such address"), times=1)
     stale = Clock().now_ms() - 11 * 60_000
     await add(connection, keys, "otp", "refused@example.org")
@@ -127,20 +119,17 @@ async def test_11_codes_stayed_readable_and_were_delivered_long_after_their_end(
         await eventually(failed, "the refused code in failed")
         await add(connection, keys, "otp", "late@example.org", timestamp=stale)
 
-        async def expired() -> bool:
-            return bool(daemon.events("mail_expired"))
-
-        await eventually(expired, "the late code dropped")
+        await eventually(lambda: daemon.events("mail_expired"), "the late code dropped")
     every_key = [key async for key in redis.scan_iter(f"{keys.prefix}:*")]
     texts = [str(await redis.hgetall(key)) for key in every_key if await redis.type(key) == "hash"]
     assert [text for text in texts if CODE in text] == []
     assert provider.accepted == []
 
 
-async def test_12_a_worker_that_died_before_its_bookkeeping_sent_the_mail_twice(
+async def test_12_kill_between_acceptance_and_settling_sends_nothing_twice(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """Killed after the provider has accepted and before the answer arrives: the next life sends nothing new."""
+    """When the daemon is killed after the provider accepted and before the response, a restart sends nothing new."""
     await add(connection, keys, "welcome", "ada@example.org")
     async with FaultProxy("127.0.0.1", provider.port) as proxy:
         proxy.drop_replies = True

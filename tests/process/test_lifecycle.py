@@ -1,4 +1,4 @@
-"""The daemon as a child: it starts, works, drains, hands back, and says what is wrong with its configuration."""
+"""The daemon as a child process: it starts, sends, drains, releases jobs, and reports configuration errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 
 async def enqueue(connection: Connection, keys: Keys, count: int, *, first: int = 0) -> list[str]:
-    """Welcome mails to so many people, numbered from `first`."""
+    """Enqueue `count` welcome emails, to recipients numbered from `first`; returns the job ids."""
     producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
     orders = [
         NewMail("welcome", f"person-{number}@example.org", {"name": "Ada"}) for number in range(first, first + count)
@@ -28,48 +28,45 @@ async def enqueue(connection: Connection, keys: Keys, count: int, *, first: int 
     return [added.id for added in await producer.enqueue_many(orders)]
 
 
-async def test_a_mail_goes_from_the_queue_to_the_provider(
+async def test_email_is_sent_from_the_queue_to_the_provider(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """The thin path: enqueued, claimed, rendered, accepted, settled; health and metrics tell."""
+    """An enqueued job is claimed, rendered, accepted and completed, with its metric and its log event."""
     async with make_daemon() as daemon:
         await daemon.ready()
         await enqueue(connection, keys, 1)
 
-        async def accepted() -> bool:
-            return len(provider.accepted) == 1
-
-        await eventually(accepted, "one mail accepted")
+        await eventually(lambda: len(provider.accepted) == 1, "one email accepted")
 
         async def settled() -> bool:
             return 'kind="welcome",outcome="sent"} 1.0' in (await daemon.look("/metrics"))[1]
 
-        await eventually(settled, "one mail counted as sent")
+        await eventually(settled, "one email counted as sent")
         assert await redis.llen(keys("active")) == 0
         (line,) = daemon.events("mail_sent")
         assert line["kind"] == "welcome"
         assert "person-0@" not in daemon.log_text()
 
 
-async def test_sigterm_lets_mails_under_way_end(
+async def test_sigterm_drains_emails_in_flight(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """The first SIGTERM drains: what is being sent is sent and settled, nothing new is claimed, exit 0."""
+    """After the first SIGTERM emails in flight are sent, no new job is claimed, and the exit code is 0."""
     provider.hold()
     async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="3") as daemon:
         await daemon.ready()
         await enqueue(connection, keys, 5)
 
-        async def three_under_way() -> bool:
+        async def three_in_flight() -> bool:
             return int(await redis.llen(keys("active"))) == 3
 
-        await eventually(three_under_way, "three mails under way")
+        await eventually(three_in_flight, "three emails in flight")
         daemon.send(signal.SIGTERM)
 
         async def leaving() -> bool:
             return (await daemon.look("/health/ready"))[0] == 503
 
-        await eventually(leaving, "ready is red while draining")
+        await eventually(leaving, "not ready while draining")
         provider.release()
         assert await daemon.ended() == 0
     assert len(provider.accepted) == 3
@@ -77,19 +74,19 @@ async def test_sigterm_lets_mails_under_way_end(
     assert await redis.llen(keys("wait")) == 2
 
 
-async def test_a_second_sigterm_hands_back_now(
+async def test_second_sigterm_releases_jobs_at_once(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """Jobs under way go back to the wait list unlocked and untried, at once."""
+    """Jobs in flight return to the wait list at once, without a lock and without a counted attempt."""
     provider.hold()
     async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="3") as daemon:
         await daemon.ready()
         ids = await enqueue(connection, keys, 3)
 
-        async def three_under_way() -> bool:
+        async def three_in_flight() -> bool:
             return int(await redis.llen(keys("active"))) == 3
 
-        await eventually(three_under_way, "three mails under way")
+        await eventually(three_in_flight, "three emails in flight")
         daemon.send(signal.SIGTERM)
         await eventually(lambda: _event(daemon, "draining"), "draining")
         daemon.send(signal.SIGTERM)
@@ -104,26 +101,26 @@ async def _event(daemon: object, name: str) -> bool:
     return bool(daemon.events(name))  # type: ignore[attr-defined]
 
 
-async def test_the_deadline_of_the_drain_hands_back_the_rest(
+async def test_drain_timeout_releases_the_remaining_jobs(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
-    """A provider that does not answer cannot keep the daemon from leaving in time."""
+    """A provider that does not answer cannot delay the exit beyond the timeout of the drain."""
     provider.hold()
     async with make_daemon(FLOWSTATE_QUEUE_SHUTDOWN_TIMEOUT_S="0.2") as daemon:
         await daemon.ready()
         await enqueue(connection, keys, 2)
 
-        async def two_under_way() -> bool:
+        async def two_in_flight() -> bool:
             return int(await redis.llen(keys("active"))) == 2
 
-        await eventually(two_under_way, "two mails under way")
+        await eventually(two_in_flight, "two emails in flight")
         daemon.send(signal.SIGTERM)
         assert await daemon.ended(within_s=5) == 0
     assert await redis.llen(keys("wait")) == 2
 
 
-async def test_a_second_daemon_under_one_name_refuses_to_start(make_daemon: MakeDaemon) -> None:
-    """It says why, and the first goes on."""
+async def test_second_daemon_with_the_same_instance_id_exits_1(make_daemon: MakeDaemon) -> None:
+    """Its log names the instance and the setting, and the first daemon continues."""
     async with make_daemon("twin") as first:
         await first.ready()
         async with make_daemon("twin") as second:
@@ -136,57 +133,54 @@ async def test_a_second_daemon_under_one_name_refuses_to_start(make_daemon: Make
 async def test_two_daemons_share_one_queue(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys
 ) -> None:
-    """Under different names they split the work: every mail once."""
+    """With different instance ids they split the work, and every email is sent once."""
     provider.latency_s = 0.05
     few = {"FLOWSTATE_QUEUE_CONCURRENCY": "20"}
     async with make_daemon("one", **few) as one, make_daemon("two", **few) as two:
         await asyncio.gather(one.ready(), two.ready())
         await enqueue(connection, keys, 300)
 
-        async def all_accepted() -> bool:
-            return len(provider.accepted) >= 300
-
-        await eventually(all_accepted, "300 mails")
+        await eventually(lambda: len(provider.accepted) >= 300, "300 emails")
         sent = (len(one.events("mail_sent")), len(two.events("mail_sent")))
     assert provider.duplicates() == []
     assert len(provider.accepted) == 300
     assert min(sent) > 0
 
 
-async def run(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+async def run_command(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Exit code and standard error of one command."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "flowstate_daemon", *arguments, env=environment,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    _, complaint = await process.communicate()
+    _, stderr = await process.communicate()
     assert process.returncode is not None
-    return process.returncode, complaint.decode()
+    return process.returncode, stderr.decode()
 
 
 async def test_wrong_configuration_names_every_mistake_and_exits_78() -> None:
-    """One message, all mistakes, no secret."""
+    """One message contains all configuration errors and no secret."""
     environment = {
         "REDIS_URL": "http://wrong",
         "FLOWSTATE_HTTP_PORT": "99999",
         "FLOWSTATE_QUEUE_CONCURENCY": "5",
         "RESEND_API_KEY": "re_se cret",
     }
-    code, complaint = await run(["run"], environment)
+    code, stderr = await run_command(["run"], environment)
     assert code == 78
     for name in ("REDIS_URL", "FLOWSTATE_HTTP_PORT", "FLOWSTATE_QUEUE_CONCURENCY", "RESEND_FROM_EMAIL"):
-        assert name in complaint
-    assert "re_se cret" not in complaint
+        assert name in stderr
+    assert "re_se cret" not in stderr
 
 
-async def test_a_store_out_of_reach_is_exit_69_for_a_command(tmp_path: Path) -> None:
-    """One-shot commands do not wait for Redis; they say what to do."""
-    code, complaint = await run(["queue", "status"], {"REDIS_URL": "redis://127.0.0.1:1"})
+async def test_command_with_unreachable_redis_exits_69(tmp_path: Path) -> None:
+    """One-shot commands do not wait for Redis, and their message names the setting."""
+    code, stderr = await run_command(["queue", "status"], {"REDIS_URL": "redis://127.0.0.1:1"})
     assert code == 69
-    assert "REDIS_URL" in complaint
+    assert "REDIS_URL" in stderr
 
 
-async def test_wrong_usage_is_exit_64() -> None:
-    """Of an unknown option as of an unknown kind of mail."""
-    assert (await run(["queue", "list", "nowhere"], {}))[0] == 64
-    assert (await run(["enqueue", "spam", "--to", "a@example.org"], {}))[0] == 64
+async def test_wrong_usage_exits_64() -> None:
+    """An unknown state and an unknown kind of email are wrong usage."""
+    assert (await run_command(["queue", "list", "nowhere"], {}))[0] == 64
+    assert (await run_command(["enqueue", "spam", "--to", "a@example.org"], {}))[0] == 64

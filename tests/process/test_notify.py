@@ -1,4 +1,4 @@
-"""The notify protocol on a real socket: what systemd hears of a daemon that is its child."""
+"""The notify protocol over a real socket: what a daemon reports to systemd."""
 
 from __future__ import annotations
 
@@ -32,131 +32,133 @@ def systemd(tmp_path: Path) -> Iterator[NotifyListener]:
 
 
 def supervised(systemd: NotifyListener, **settings: str) -> dict[str, str]:
-    """The environment of a unit with a watchdog."""
+    """The environment of a systemd unit with a watchdog."""
     return {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)), **settings}
 
 
-async def test_ready_is_told_when_mails_can_go_out(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
-    """READY=1 comes with a status, and not before Redis is reached and the lease held."""
+async def test_ready_is_sent_when_emails_can_be_sent(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
+    """READY=1 is sent with a status, after Redis is reached and the lease is held."""
     async with make_daemon(**supervised(systemd)) as daemon:
-        message = {scheduled_mail.name: scheduled_mail.value for scheduled_mail in await systemd.until("READY", "1")}
-        assert message["STATUS"].startswith("rate 0.0/s")
+        assignments = {message.name: message.value for message in await systemd.until("READY", "1")}
+        assert assignments["STATUS"].startswith("rate 0.0/s")
         assert (await daemon.look("/health/ready"))[0] == 200
 
 
-async def test_a_daemon_that_waits_for_redis_asks_for_more_time(
+async def test_start_timeout_is_extended_while_waiting_for_redis(
     make_daemon: MakeDaemon, systemd: NotifyListener
 ) -> None:
-    """Its start is extended as long as it makes sense to wait, and the status says what for."""
+    """The daemon extends the timeout of its start, and the status names what it waits for."""
     async with make_daemon(**supervised(systemd, REDIS_URL="redis://127.0.0.1:1")) as daemon:
         await systemd.until("EXTEND_TIMEOUT_USEC")
         await systemd.until("EXTEND_TIMEOUT_USEC")
-        assert systemd.said("READY") == []
-        await eventually(lambda: _output(systemd, "127.0.0.1:1"), "the status says why")
-        assert systemd.said("STATUS")[-1].startswith("starting")
+        assert systemd.values("READY") == []
+        await eventually(lambda: _status_contains(systemd, "127.0.0.1:1"), "the status says why")
+        assert systemd.values("STATUS")[-1].startswith("starting")
         daemon.send(signal.SIGTERM)
         assert await daemon.ended() == 0
 
 
-async def _output(systemd: NotifyListener, text: str) -> bool:
+async def _status_contains(systemd: NotifyListener, text: str) -> bool:
     await systemd.receive(within_s=10)
-    return text in systemd.said("STATUS")[-1]
+    return text in systemd.values("STATUS")[-1]
 
 
-async def test_the_watchdog_is_fed_twice_in_its_time(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
-    """No gap between two signs of life is as long as the watchdog's patience."""
+async def test_watchdog_is_notified_within_its_timeout(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
+    """The time between two notifications is always shorter than the timeout of the watchdog."""
     async with make_daemon(**supervised(systemd)):
         await systemd.until("READY", "1")
-        await systemd.for_s(3 * WATCHDOG_S)
-        times = [scheduled_mail.at for scheduled_mail in systemd.scheduled_mails if scheduled_mail.name == "WATCHDOG"]
+        await systemd.receive_for(3 * WATCHDOG_S)
+        times = [message.at for message in systemd.messages if message.name == "WATCHDOG"]
         assert len(times) >= 5
         assert max(later - sooner for sooner, later in pairwise(times)) < WATCHDOG_S
 
 
-async def test_without_a_watchdog_nothing_is_fed(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
-    """And a watchdog that is meant for another process counts as none."""
+async def test_watchdog_of_another_process_is_not_notified(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
+    """With the WATCHDOG_PID of another process no notification is sent."""
     async with make_daemon(**supervised(systemd, WATCHDOG_PID="1")):
         await systemd.until("READY", "1")
-        await systemd.for_s(1.5 * WATCHDOG_S)
-        assert systemd.said("WATCHDOG") == []
+        await systemd.receive_for(1.5 * WATCHDOG_S)
+        assert systemd.values("WATCHDOG") == []
 
 
-async def test_a_frozen_event_loop_is_silent_and_tells_where_it_stood(
+async def test_frozen_event_loop_stops_notifications_and_logs_a_traceback(
     make_daemon: MakeDaemon, systemd: NotifyListener
 ) -> None:
-    """The watchdog's SIGABRT finds it, and the log has the traceback of the call that froze it."""
+    """A blocked event loop sends nothing, and after SIGABRT the log has the traceback of the blocking call."""
     async with make_daemon(module="tests.support.frozen_daemon", **supervised(systemd)) as daemon:
         await systemd.until("READY", "1")
         daemon.send(signal.SIGUSR1)
-        await systemd.for_s(0.2)
-        assert await systemd.for_s(2 * WATCHDOG_S) == []
+        await systemd.receive_for(0.2)
+        assert await systemd.receive_for(2 * WATCHDOG_S) == []
         daemon.send(signal.SIGABRT)
         assert await daemon.ended() == -signal.SIGABRT
         assert "Fatal Python error: Aborted" in daemon.log_text()
         assert "in freeze_service" in daemon.log_text()
 
 
-async def test_one_stuck_loop_starves_the_watchdog(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
-    """The event loop turns and the status is told, but no sign of life leaves: presence is not progress."""
+async def test_stuck_service_stops_watchdog_notifications(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
+    """While one service is stuck the status is updated, and the watchdog is not notified."""
     async with make_daemon(module="tests.support.frozen_daemon", **supervised(systemd)) as daemon:
         await systemd.until("READY", "1")
         daemon.send(signal.SIGUSR2)
-        await eventually(lambda: _output(systemd, "fetcher is stuck"), "the status names the loop", within_s=60)
-        assert "WATCHDOG" not in {scheduled_mail.name for scheduled_mail in await systemd.for_s(2 * WATCHDOG_S)}
+        await eventually(
+            lambda: _status_contains(systemd, "fetcher is stuck"), "the status names the service", within_s=60
+        )
+        assert "WATCHDOG" not in {message.name for message in await systemd.receive_for(2 * WATCHDOG_S)}
         assert daemon.events("services_stuck")[0]["services"] == ["fetcher"]
 
 
-async def test_a_drain_asks_for_the_time_it_needs(
+async def test_stop_timeout_is_extended_during_a_drain(
     make_daemon: MakeDaemon, provider: FakeResend, systemd: NotifyListener, connection: Connection, keys: Keys
 ) -> None:
-    """STOPPING=1 at once; while a mail is under way the stop is extended again and again; then exit 0."""
+    """STOPPING=1 is sent at once, the timeout is extended while an email is in flight, and the exit code is 0."""
     provider.hold()
     async with make_daemon(**supervised(systemd)) as daemon:
         await systemd.until("READY", "1")
         await enqueue(connection, keys, 1)
-        await eventually(lambda: _asked(provider), "a request under way")
+        await eventually(lambda: _has_request(provider), "a request in progress")
         daemon.send(signal.SIGTERM)
         await systemd.until("STOPPING", "1")
-        drained = [scheduled_mail.name for scheduled_mail in await systemd.for_s(1.5 * WATCHDOG_S)]
+        drained = [message.name for message in await systemd.receive_for(1.5 * WATCHDOG_S)]
         assert drained.count("EXTEND_TIMEOUT_USEC") >= 2
-        assert "1 in flight" in systemd.said("STATUS")[-1]
+        assert "1 in flight" in systemd.values("STATUS")[-1]
         provider.release()
         assert await daemon.ended() == 0
     assert len(provider.accepted) == 1
 
 
-async def _asked(provider: FakeResend) -> bool:
+async def _has_request(provider: FakeResend) -> bool:
     return sum(provider.requests.values()) > 0
 
 
-async def test_the_status_is_a_dashboard(
+async def test_status_shows_queue_depths_without_addresses(
     make_daemon: MakeDaemon, provider: FakeResend, systemd: NotifyListener, connection: Connection, keys: Keys
 ) -> None:
-    """It counts what waits and tells what failed last, without the address."""
+    """The status has the waiting jobs and the jobs in flight, and no address."""
     provider.hold()
     await enqueue(connection, keys, 3)
     async with make_daemon(**supervised(systemd, FLOWSTATE_QUEUE_CONCURRENCY="1")):
-        await eventually(lambda: _output(systemd, "2 waiting · oldest"), "what waits")
-        assert "1 in flight" in systemd.said("STATUS")[-1]
+        await eventually(lambda: _status_contains(systemd, "2 waiting · oldest"), "what waits")
+        assert "1 in flight" in systemd.values("STATUS")[-1]
         provider.release()
-        await eventually(lambda: _output(systemd, " 0 waiting"), "nothing waits", within_s=30)
-    assert "person-" not in "".join(systemd.said("STATUS"))
+        await eventually(lambda: _status_contains(systemd, " 0 waiting"), "nothing waits", within_s=30)
+    assert "person-" not in "".join(systemd.values("STATUS"))
 
 
-async def test_the_status_tells_the_next_slot(
+async def test_status_shows_the_next_schedule(
     make_daemon: MakeDaemon, systemd: NotifyListener, database_url: str
 ) -> None:
-    """With schedules, whoever looks sees which mails are next, and when."""
+    """With a database the status names the next schedule and the time until it runs."""
     async with make_daemon(**supervised(systemd, DATABASE_URL=database_url)):
         await systemd.until("READY", "1")
-        await eventually(lambda: _output(systemd, "· next "), "the next slot")
+        await eventually(lambda: _status_contains(systemd, "· next "), "the next schedule")
         assert re.search(
-            r"· next (task-reminder|overdue-summary|focus-report) in \d+ (s|min|h|d)$", systemd.said("STATUS")[-1]
+            r"· next (task-reminder|overdue-summary|focus-report) in \d+ (s|min|h|d)$", systemd.values("STATUS")[-1]
         )
 
 
-async def test_sockets_of_a_socket_unit_are_used(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    """A caller who came before the daemon is answered by it, and the configured port stays free."""
+async def test_socket_of_a_socket_unit_is_used(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """A client that connected before the start is answered, and the configured port stays free."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(True)
         daemon = make_daemon(inherited_socket=listener)
@@ -171,8 +173,8 @@ async def test_sockets_of_a_socket_unit_are_used(make_daemon: MakeDaemon, tmp_pa
                 await asyncio.open_connection("127.0.0.1", configured)
 
 
-async def test_no_caller_is_turned_away_by_a_restart(make_daemon: MakeDaemon) -> None:
-    """With the port held open, every request that is made while the daemon restarts is answered."""
+async def test_restart_refuses_no_request_with_a_socket_unit(make_daemon: MakeDaemon) -> None:
+    """While the socket stays open, every request during a restart is answered."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         answers: list[int] = []
         done = asyncio.Event()
@@ -196,20 +198,18 @@ async def test_no_caller_is_turned_away_by_a_restart(make_daemon: MakeDaemon) ->
     assert len(answers) > 8
 
 
-async def test_an_abstract_notify_socket_is_reached(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    """Containers and older systemds give a name that begins with an @."""
+async def test_abstract_notify_socket_is_supported(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """A socket name that begins with @, as in containers and with older systemd versions, is an abstract socket."""
     with NotifyListener(tmp_path, address=f"@flowstate-{time.monotonic_ns()}") as systemd:
         async with make_daemon(**supervised(systemd)):
             await systemd.until("READY", "1")
 
 
-async def test_a_daemon_whose_port_is_taken_says_so_to_systemd(
-    make_daemon: MakeDaemon, systemd: NotifyListener
-) -> None:
-    """The reason stands in the status of the failed unit."""
+async def test_port_in_use_is_reported_in_the_status(make_daemon: MakeDaemon, systemd: NotifyListener) -> None:
+    """The status of the failed unit has the reason."""
     daemon: Daemon = make_daemon(**supervised(systemd))
     with socket.create_server(("127.0.0.1", daemon.port)):
         async with daemon:
             assert await daemon.ended() == 78
-    await systemd.for_s(0.2)
-    assert "another program uses this port" in systemd.said("STATUS")[-1]
+    await systemd.receive_for(0.2)
+    assert "another program uses this port" in systemd.values("STATUS")[-1]

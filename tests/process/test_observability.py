@@ -1,4 +1,4 @@
-"""Alert rules and dashboard speak of nothing but what a running daemon shows."""
+"""Alert rules and dashboard use only metrics, labels and values that a running daemon exports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
 from tests.process.test_lifecycle import enqueue
 from tests.support.fake_resend import FakeResend
-from tests.support.promql import Named, grouped_by, selectors
+from tests.support.promql import Selector, grouped_by, selectors
 
 CONFIG = Path(__file__).parents[2] / "config"
 RULES: list[dict[str, Any]] = [
@@ -25,8 +25,8 @@ RULES: list[dict[str, Any]] = [
     for rule in group["rules"]
 ]
 DASHBOARD: dict[str, Any] = json.loads((CONFIG / "grafana" / "dashboard.json").read_text())
-# What Prometheus itself adds to everything that it scrapes.
-ITS_OWN = {"up"}
+# Metrics and labels that Prometheus itself adds.
+PROMETHEUS_METRICS = {"up"}
 TARGET = {"job", "instance"}
 LABEL_VALUES = re.compile(r"label_values\((.*), (\w+)\)")
 
@@ -47,8 +47,8 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield variable["name"], asked[1]
 
 
-def shown(page: str) -> dict[str, list[dict[str, str]]]:
-    """Every name of a sample on the page, with the labels of each of its series."""
+def exported_series(page: str) -> dict[str, list[dict[str, str]]]:
+    """Every sample name of the page, with the labels of each of its series."""
     found: dict[str, list[dict[str, str]]] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -56,9 +56,9 @@ def shown(page: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def faults(where: str, named: Named, page: dict[str, list[dict[str, str]]]) -> Iterator[str]:
-    """What an expression says about a metric that the page does not bear out."""
-    if named.metric in ITS_OWN:
+def faults(where: str, named: Selector, page: dict[str, list[dict[str, str]]]) -> Iterator[str]:
+    """Metrics and label values of a selector that the page does not have."""
+    if named.metric in PROMETHEUS_METRICS:
         return
     series = page.get(named.metric, [])
     if not series:
@@ -69,16 +69,16 @@ def faults(where: str, named: Named, page: dict[str, list[dict[str, str]]]) -> I
                 yield f"{where}: no {named.metric} has {label}={value}"
 
 
-async def test_every_metric_label_and_value_exists(
+async def test_metrics_and_labels_of_alerts_and_dashboard_exist(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, database_url: str
 ) -> None:
-    """Alerts on a name that nobody exports would be green for ever."""
+    """Every metric, label and value in an expression is exported; an alert on a missing one would never fire."""
     async with make_daemon(DATABASE_URL=database_url) as daemon:
         await daemon.ready()
         await enqueue(connection, keys, 1)
         status, text = await daemon.look("/metrics")
     assert status == 200
-    page = shown(text)
+    page = exported_series(text)
     wrong: list[str] = []
     for where, expression in expressions():
         found = selectors(expression)
@@ -89,8 +89,8 @@ async def test_every_metric_label_and_value_exists(
     assert wrong == []
 
 
-def test_every_alert_says_what_to_do() -> None:
-    """A severity, a summary, a description and a remedy; and each name once."""
+def test_every_alert_has_a_remedy() -> None:
+    """Each alert has a severity, a summary, a description, a remedy and a unique name."""
     names = [rule["alert"] for rule in RULES]
     assert len(set(names)) == len(names)
     for rule in RULES:
@@ -98,8 +98,8 @@ def test_every_alert_says_what_to_do() -> None:
         assert rule["annotations"].keys() == {"summary", "description", "remedy"}, rule["alert"]
 
 
-def test_no_panel_stands_on_another() -> None:
-    """The grid of the dashboard is 24 wide; identities are unique."""
+def test_dashboard_panels_do_not_overlap() -> None:
+    """The panels fill a grid 24 columns wide without overlapping, and their ids are unique."""
     places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
     cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
     assert len(set(cells)) == len(cells)
@@ -107,8 +107,8 @@ def test_no_panel_stands_on_another() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_provisioning_fits_the_dashboard() -> None:
-    """The data source that the dashboard asks for is the one that is made."""
+def test_provisioned_data_source_is_that_of_the_dashboard() -> None:
+    """The provisioned data source has the uid and the type that the dashboard refers to."""
     file = CONFIG / "grafana" / "provisioning" / "datasources" / "prometheus.yml"
     (source,) = yaml.safe_load(file.read_text())["datasources"]
     (chosen,) = [variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "datasource"]
