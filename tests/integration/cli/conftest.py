@@ -1,4 +1,4 @@
-"""`check` as one calls it, on stores of the test's choice."""
+"""Runs the checks of `check` on stores that the test chooses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Check = Callable[..., Awaitable[dict[str, CheckResult]]]
 
 @pytest.fixture
 def check(valkey_url: str, keys: Keys, tmp_path: Path) -> Check:
-    """Runs all parts of `check`; verdicts by their subject."""
+    """Runs all checks; the results by the name of the check."""
 
     async def check(within_s: float = 15.0, **environment: str) -> dict[str, CheckResult]:
         config = load(

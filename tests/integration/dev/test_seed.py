@@ -1,4 +1,4 @@
-"""The sample people: the same every time, safe to write twice, and each reason for a mail or for none is there."""
+"""The sample users are the same every time, and may be written twice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TOMORROW = """
 """
 
 
-def stored(day: int, hour: int) -> datetime:
-    """An hour of March 2026 in UTC, without a zone as the application stores it."""
+def march(day: int, hour: int) -> datetime:
+    """A time of March 2026 in UTC, as the application stores it: without a zone."""
     return datetime(2026, 3, day, hour, tzinfo=UTC).replace(tzinfo=None)
 
 
-async def everything(url: str) -> dict[str, list[tuple[object, ...]]]:
+async def all_rows(url: str) -> dict[str, list[tuple[object, ...]]]:
     connection = await asyncpg.connect(url)
     try:
         return {
@@ -33,39 +33,39 @@ async def everything(url: str) -> dict[str, list[tuple[object, ...]]]:
         await connection.close()
 
 
-async def test_the_same_now_writes_the_same_rows_once(database_url: str, clock: FakeClock) -> None:
+async def test_seeding_twice_writes_the_rows_once(database_url: str, clock: FakeClock) -> None:
     """Seeding twice leaves what seeding once left, and nobody else's rows are touched."""
-    foreign_worker = await asyncpg.connect(database_url)
-    await foreign_worker.execute(
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
         """INSERT INTO users (id, email, password, "updatedAt") VALUES ('s', 's@elsewhere.example', '', now())"""
     )
-    await foreign_worker.close()
+    await connection.close()
     await create_tables(database_url)
     await add_users(database_url, clock.now())
-    once = await everything(database_url)
+    once = await all_rows(database_url)
     await add_users(database_url, clock.now())
-    assert await everything(database_url) == once
+    assert await all_rows(database_url) == once
     assert len(once["users"]) == len(SAMPLE_USERS) + 1
     assert all(once.values())
 
 
-async def test_tomorrow_is_each_persons_own(database_url: str) -> None:
-    """Where it is already the next day, tasks due tomorrow lie a day later than in Paris."""
+async def test_tomorrow_depends_on_the_zone_of_the_user(database_url: str) -> None:
+    """In zones where the next day has begun, tasks due tomorrow are a day later than in Paris."""
     await add_users(database_url, datetime(2026, 3, 2, 20, 0, tzinfo=UTC))
     connection = await asyncpg.connect(database_url)
     for name, begins, count in (
-        ("amelie", stored(2, 23), 3),  # 3 March in Paris
-        ("ben", stored(3, 5), 1),  # 3 March in New York
-        ("chiyo", stored(3, 15), 1),  # 4 March in Tokyo
-        ("aroha", stored(3, 11), 1),  # 4 March in Auckland
+        ("amelie", march(2, 23), 3),  # 3 March in Paris
+        ("ben", march(3, 5), 1),  # 3 March in New York
+        ("chiyo", march(3, 15), 1),  # 4 March in Tokyo
+        ("aroha", march(3, 11), 1),  # 4 March in Auckland
     ):
         until = begins + timedelta(days=1)
         assert await connection.fetchval(TOMORROW, email_of(name), begins, until) == count, name
     await connection.close()
 
 
-async def test_deleting_somebody_takes_what_is_theirs(database_url: str, clock: FakeClock) -> None:
-    """Foreign keys are those of the application: people take their rows along, tasks leave their sessions."""
+async def test_deleting_a_user_deletes_their_rows(database_url: str, clock: FakeClock) -> None:
+    """Foreign keys are those of the application: users cascade to their rows, and sessions outlive their tasks."""
     await add_users(database_url, clock.now())
     connection = await asyncpg.connect(database_url)
     await connection.execute("DELETE FROM tasks WHERE id = $1", stable_id("chiyo", "task", "Read the paper"))
@@ -73,11 +73,11 @@ async def test_deleting_somebody_takes_what_is_theirs(database_url: str, clock: 
     assert await connection.fetchval(orphans, stable_id("chiyo")) == 1
     await connection.execute("DELETE FROM users")
     await connection.close()
-    assert not any((await everything(database_url)).values())
+    assert not any((await all_rows(database_url)).values())
 
 
-async def test_planting_makes_the_database_and_may_be_repeated(postgres: EmbeddedPostgres, clock: FakeClock) -> None:
+async def test_seed_database_creates_the_database_or_reuses_it(postgres: EmbeddedPostgres, clock: FakeClock) -> None:
     """`dev` may find the database of its last run, or none."""
     for _ in range(2):
-        assert await seed_database(postgres.url(), "planted", clock.now()) == len(SAMPLE_USERS)
-    assert len((await everything(postgres.url("planted")))["users"]) == len(SAMPLE_USERS)
+        assert await seed_database(postgres.url(), "seeded", clock.now()) == len(SAMPLE_USERS)
+    assert len((await all_rows(postgres.url("seeded")))["users"]) == len(SAMPLE_USERS)
