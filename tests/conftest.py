@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real stores, started when the first test asks for them, and time moved by hand.
+"""Fixtures for all tests: real stores, started by the first test that uses them, and a fake clock.
 
 A store that cannot be started skips its tests with the reason; under CI=true it fails them.
 """
@@ -23,13 +23,13 @@ from tests.support.clock import FakeClock
 
 TEMPLATE = "flowstate_template"
 
-# An example that takes long tells of the machine, not of the code.
+# A slow example of Hypothesis is caused by a busy machine, not by the code.
 settings.register_profile("flowstate", deadline=None)
 settings.load_profile("flowstate")
 
 
-def do_without(error: FlowstateError) -> None:
-    """Skip here, fail in CI: a run that tested nothing must not look green there."""
+def skip_or_fail(error: FlowstateError) -> None:
+    """Skip the test, or fail it in CI, where a run without stores must not pass."""
     if os.environ.get("CI") == "true":
         pytest.fail(error.reason)
     pytest.skip(error.reason)
@@ -43,7 +43,7 @@ async def valkey_url() -> AsyncIterator[str]:
         await daemon.start()
     except FlowstateError as error:
         await daemon.close()
-        do_without(error)
+        skip_or_fail(error)
     yield daemon.url
     await daemon.close()
 
@@ -56,7 +56,7 @@ async def postgres() -> AsyncIterator[EmbeddedPostgres]:
         await daemon.start()
     except FlowstateError as error:
         await daemon.close()
-        do_without(error)
+        skip_or_fail(error)
     yield daemon
     await daemon.close()
 
@@ -80,7 +80,7 @@ def keys() -> Keys:
 
 @pytest.fixture
 async def connection(valkey_url: str, keys: Keys) -> AsyncIterator[Connection]:
-    """An open queue connection; its blocking pops give up after a second."""
+    """An open queue connection; its blocking pops time out after a second."""
     connection = Connection(valkey_url, client_name=keys.client_name, block_s=1.0)
     await connection.open()
     yield connection
@@ -89,7 +89,7 @@ async def connection(valkey_url: str, keys: Keys) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    """A raw client for looking at keys and for seeding them; replies are text."""
+    """A raw client that reads and writes keys; replies are text."""
     client = Redis.from_url(valkey_url, decode_responses=True, protocol=2)
     yield client
     await client.aclose()
@@ -97,7 +97,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture(scope="session")
 async def template(postgres: EmbeddedPostgres) -> str:
-    """A database with the FlowState tables and nobody in them; tests get copies."""
+    """A database with the empty FlowState tables; tests get copies of it."""
     server = await asyncpg.connect(postgres.url())
     await server.execute(f'CREATE DATABASE "{TEMPLATE}"')
     await server.close()

@@ -11,7 +11,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
 from flowstate_daemon.dev.seed import seed_database
-from tests.conftest import do_without
+from tests.conftest import skip_or_fail
 from tests.docs.sandbox import TEMPLATE, DocsSandbox
 from tests.support.fake_resend import FakeResend
 
@@ -24,7 +24,7 @@ async def sandbox(tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPo
         await valkey.start()
     except FlowstateError as error:
         await valkey.close()
-        do_without(error)
+        skip_or_fail(error)
     await seed_database(postgres.url(), TEMPLATE, Clock().now())
     async with FakeResend() as provider:
         provider.verified = {"example.com"}

@@ -33,8 +33,8 @@ def test_every_block_has_a_language() -> None:
 
 
 @blocks_in("toml")
-def test_toml_with_our_sections_is_a_configuration(case: tuple[str, Block], tmp_path: Path) -> None:
-    """It loads without an error."""
+def test_toml_block_is_a_valid_configuration(case: tuple[str, Block], tmp_path: Path) -> None:
+    """A TOML block with sections of the daemon loads without an error."""
     tables = tomllib.loads(case[1].text)
     if set(tables) <= set(SECTIONS):
         file = tmp_path / "flowstate-daemon.toml"
@@ -43,8 +43,8 @@ def test_toml_with_our_sections_is_a_configuration(case: tuple[str, Block], tmp_
 
 
 @blocks_in("json")
-def test_json_is_json(case: tuple[str, Block]) -> None:
-    """One document, or one per line."""
+def test_json_block_is_valid(case: tuple[str, Block]) -> None:
+    """A JSON block is one document, or one per line."""
     text = case[1].text
     documents = [text] if re.match(r"[\[{]\s*\n", text) else text.splitlines()
     for document in documents:
@@ -52,6 +52,6 @@ def test_json_is_json(case: tuple[str, Block]) -> None:
 
 
 @blocks_in("yaml")
-def test_yaml_is_yaml(case: tuple[str, Block]) -> None:
-    """One document that is not empty."""
+def test_yaml_block_is_valid(case: tuple[str, Block]) -> None:
+    """A YAML block is one document that is not empty."""
     assert yaml.safe_load(case[1].text)

@@ -70,8 +70,8 @@ async def test_commands_print_what_the_page_shows(name: str, sandbox: DocsSandbo
 
 
 @pytest.mark.parametrize("case", SHELL, ids=block_id)
-def test_all_commands_are_well_formed(case: tuple[str, Block]) -> None:
-    """Blocks that do not run are valid shell syntax too."""
+def test_shell_block_has_valid_syntax(case: tuple[str, Block]) -> None:
+    """Every shell block is valid syntax, including blocks that do not run in tests."""
     done = subprocess.run(["bash", "-n"], input=case[1].text, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -89,7 +89,7 @@ def test_block_that_does_not_run_gives_a_valid_reason(case: tuple[str, Block]) -
     "command", ["PING", "LLEN nothing", "GET nothing", "HGETALL nothing", "ZRANGE bull:email:failed 0 -1", "LPUSH"]
 )
 async def test_fake_redis_cli_prints_what_redis_cli_prints(command: str, sandbox: DocsSandbox) -> None:
-    """Machines without redis-cli run the same commands."""
+    """The output of the fake redis-cli is that of the real one."""
     outputs = [sandbox.redis_cli(program, command) for program in ("redis-cli", str(shutil.which("redis-cli")))]
     assert outputs[0] == outputs[1]
 

@@ -49,7 +49,7 @@ def resolve_command(arguments: list[str]) -> tuple[click.Command, list[str]]:
 
 @every_page
 def test_commands_and_options_exist(page: Page) -> None:
-    """In prose and in blocks, run or not."""
+    """Commands and options in prose and in all blocks are those of the command line."""
     for text in calls(page):
         plain = text[2:] if text[:1] == ["--config"] else text
         command, rest = resolve_command(plain)
@@ -61,7 +61,7 @@ def test_commands_and_options_exist(page: Page) -> None:
 
 @every_page
 def test_settings_and_variables_exist(page: Page) -> None:
-    """Each variable also exists with the suffix `_FILE`."""
+    """Settings and variables are those of the configuration; each variable also exists with the suffix `_FILE`."""
     known = {*ENV_NAMES, *IGNORED_ENV, *(f"{name}_FILE" for name in ENV_NAMES)}
     for code in page.code:
         assert {name for name in VARIABLE.findall(code) if name not in known} == set()
@@ -71,7 +71,7 @@ def test_settings_and_variables_exist(page: Page) -> None:
 
 
 def test_settings_tables_and_sample_are_current() -> None:
-    """They are generated from the code; `python -m tests.docs.settings_tables` updates them."""
+    """The tables and the sample match the code; `python -m tests.docs.settings_tables` updates them."""
     page = PAGES["docs/configuration.md"].text
     assert page == render_page(page)
     assert SAMPLE.read_text() == render_sample(SAMPLE.read_text())

@@ -82,6 +82,13 @@ class Daemon:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_text()}") from None
 
+    async def is_ready(self) -> bool:
+        return (await self.look("/health/ready"))[0] == 200
+
+    async def is_not_ready(self) -> bool:
+        """Whether the daemon answers that it is not ready; a failed connection is neither."""
+        return (await self.look("/health/ready"))[0] == 503
+
     async def look(self, path: str, *, within_s: float = 5.0) -> tuple[int, str]:
         """Status and body of a page; status 0 when the connection fails."""
         try:

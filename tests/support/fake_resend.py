@@ -166,11 +166,13 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A stand-in for Resend's API on loopback")
+    parser = argparse.ArgumentParser(description="A fake of Resend's API on loopback")
     parser.add_argument("--host", default="127.0.0.1", help="in a container of its own, 0.0.0.0")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument(
-        "--journal", type=Path, help="append every accepted mail, without its body, to this file, one JSON a line"
+        "--journal",
+        type=Path,
+        help="append every accepted email, without its body, to this file, one JSON object per line",
     )
     parser.add_argument("--rate", type=int, help="requests per second (no limit when absent)")
     parser.add_argument("--latency-ms", type=float, default=0.0)

@@ -1,4 +1,4 @@
-"""The daemon, except that SIGUSR1 freezes its event loop and SIGUSR2 silences one of its loops: bugs made to order."""
+"""The daemon with two injected bugs: SIGUSR1 blocks its event loop, SIGUSR2 stops the heartbeats of its fetcher."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ FROZEN_S = 600
 
 
 def freeze_service(_number: int, _frame: FrameType | None) -> None:
-    """Block the main thread as a call that never returns would."""
+    """Block the main thread, as a call that never returns would."""
     time.sleep(FROZEN_S)
 
 
 def stop_heartbeats(_number: int, _frame: FrameType | None) -> None:
-    """From now on the fetcher makes no progress that anybody sees."""
-    usual = Heartbeat.beat
+    """Make the fetcher look stuck from now on."""
+    original = Heartbeat.beat
 
     def beat(heartbeat: Heartbeat) -> None:
         if heartbeat.name == "fetcher":
             heartbeat.last_beat_at, heartbeat.is_idle = float("-inf"), False
         else:
-            usual(heartbeat)
+            original(heartbeat)
 
     Heartbeat.beat = beat  # type: ignore[method-assign]
 

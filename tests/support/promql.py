@@ -1,4 +1,4 @@
-"""Reads PromQL as far as tests need it: which metrics an expression names, with which labels and which values."""
+"""Parses the part of PromQL that tests need: the metrics of an expression, with their labels and values."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ SELECTOR = re.compile(rf"([a-zA-Z_:][\w:]*)?\s*\{{((?:[^{{}}\"]|{TEXT})*)\}}")
 MATCHER = re.compile(rf"(\w+)\s*(=~|!~|!=|=)\s*({TEXT})")
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 WINDOW = re.compile(r"\[[^\]]*\]")
-WORD = re.compile(r"(?<![\w.])[a-zA-Z_:][\w:]*")  # no unit of a number
+NAME = re.compile(r"(?<![\w.])[a-zA-Z_:][\w:]*")  # not the unit of a number
 OPERATORS = frozenset({"and", "or", "unless", "bool", "offset"})
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """One selector: a metric, and what each of its labels is compared with."""
+class Selector:
+    """One selector: a metric, and the values that each of its labels is compared with."""
 
     metric: str
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
-def selectors(expression: str) -> list[Named]:
+def selectors(expression: str) -> list[Selector]:
     """Every metric that the expression names, with its matchers."""
-    found = [Named(name, tuple(_matchers(inside))) for name, inside in SELECTOR.findall(expression)]
+    found = [Selector(name, tuple(_matchers(inside))) for name, inside in SELECTOR.findall(expression)]
     rest = WINDOW.sub(" ", GROUPING.sub(" ", SELECTOR.sub(" ", expression)))
-    for word in WORD.finditer(re.sub(TEXT, " ", rest)):
-        called = rest[word.end() :].lstrip().startswith("(")
-        if not called and word[0] not in OPERATORS:
-            found.append(Named(word[0]))
+    for match in NAME.finditer(re.sub(TEXT, " ", rest)):
+        is_function = rest[match.end() :].lstrip().startswith("(")
+        if not is_function and match[0] not in OPERATORS:
+            found.append(Selector(match[0]))
     return found
 
 

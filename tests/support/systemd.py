@@ -1,4 +1,4 @@
-"""systemd's side of the notify protocol, for a daemon that believes it runs under it. No root, no systemd."""
+"""systemd's side of the notify protocol, for a daemon that is started as if by systemd. Needs no root, no systemd."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class NotifyMessage:
-    """One assignment that was received, and when, in monotonic seconds."""
+    """One received assignment; `at` is when, in monotonic seconds."""
 
     name: str
     value: str
@@ -21,11 +21,11 @@ class NotifyMessage:
 
 
 class NotifyListener:
-    """Receives what the daemon tells; `address` is for its NOTIFY_SOCKET."""
+    """Receives the messages of the daemon; `address` is for its NOTIFY_SOCKET."""
 
     def __init__(self, folder: Path, *, address: str = "") -> None:
         self.address = address or str(folder / "notify")
-        self.scheduled_mails: list[NotifyMessage] = []
+        self.messages: list[NotifyMessage] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def __enter__(self) -> Self:
@@ -39,42 +39,39 @@ class NotifyListener:
         self._socket.close()
 
     async def receive(self, *, within_s: float) -> list[NotifyMessage]:
-        """The assignments of the next message."""
+        """Receive the next datagram, and return its assignments."""
         async with asyncio.timeout(within_s):
-            message = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)
+            datagram = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)
         at = time.monotonic()
-        fresh = [
+        received = [
             NotifyMessage(name, value, at)
-            for name, _, value in (row.partition("=") for row in message.decode().split("\n"))
+            for name, _, value in (row.partition("=") for row in datagram.decode().split("\n"))
         ]
-        self.scheduled_mails.extend(fresh)
-        return fresh
+        self.messages.extend(received)
+        return received
 
     async def until(self, name: str, value: str | None = None, *, within_s: float = 20.0) -> list[NotifyMessage]:
-        """Receive until a message has this assignment; that message. Fails with all that came when it does not come."""
+        """Receive until a datagram has this assignment, and return it. Fails with all messages received so far."""
         try:
             async with asyncio.timeout(within_s):
                 while True:
-                    message = await self.receive(within_s=within_s)
-                    if any(
-                        scheduled_mail.name == name and value in {None, scheduled_mail.value}
-                        for scheduled_mail in message
-                    ):
-                        return message
+                    received = await self.receive(within_s=within_s)
+                    if any(message.name == name and value in {None, message.value} for message in received):
+                        return received
         except TimeoutError:
-            raise AssertionError(f"not within {within_s} s: {name}={value}; came: {self.scheduled_mails}") from None
+            raise AssertionError(f"not within {within_s} s: {name}={value}; received: {self.messages}") from None
 
-    async def for_s(self, seconds: float) -> list[NotifyMessage]:
-        """All assignments of the next `seconds`."""
-        fresh: list[NotifyMessage] = []
+    async def receive_for(self, seconds: float) -> list[NotifyMessage]:
+        """Receive for `seconds`, and return all assignments."""
+        received: list[NotifyMessage] = []
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
-                fresh += await self.receive(within_s=left)
+                received += await self.receive(within_s=left)
             except TimeoutError:
                 break
-        return fresh
+        return received
 
-    def said(self, name: str) -> list[str]:
+    def values(self, name: str) -> list[str]:
         """All values of one name so far."""
-        return [scheduled_mail.value for scheduled_mail in self.scheduled_mails if scheduled_mail.name == name]
+        return [message.value for message in self.messages if message.name == name]

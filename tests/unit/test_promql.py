@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.promql import Named, grouped_by, selectors
+from tests.support.promql import Selector, grouped_by, selectors
 
 QUANTILE = 'histogram_quantile(0.99, sum by (job, le) (rate(a_bucket{kind=~"x|y", job="{z}"}[5m]))) > 2.5e1'
 
@@ -27,5 +27,5 @@ def test_it_finds_every_metric(expression: str, found: set[str]) -> None:
 
 def test_it_tells_labels_and_values() -> None:
     """Of matchers with all their alternatives, and of groupings."""
-    assert selectors(QUANTILE) == [Named("a_bucket", (("kind", ("x", "y")), ("job", ("{z}",))))]
+    assert selectors(QUANTILE) == [Selector("a_bucket", (("kind", ("x", "y")), ("job", ("{z}",))))]
     assert grouped_by(QUANTILE) == {"job", "le"}
