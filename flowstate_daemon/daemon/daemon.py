@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import structlog
 
 from flowstate_daemon import __version__
+from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
 from flowstate_daemon.base.service import Service
@@ -148,7 +149,7 @@ class Daemon:
 
     async def _startup(self) -> bool:
         """Connect to Redis and acquire the lease; retry for as long as Redis is unavailable."""
-        backoff_s = MIN_BACKOFF_S
+        backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             try:
                 await self.components.connection.open()
@@ -159,10 +160,9 @@ class Daemon:
                 else:
                     await self.components.shadow.listen()
             except StoreUnavailableError as outage:
-                log.warning("store_unavailable", reason=outage.reason, next_try_s=backoff_s)
+                log.warning("store_unavailable", reason=outage.reason, next_try_s=backoff.next_s())
                 self.components.health.set_condition("start", outage.reason)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+                await asyncio.sleep(backoff.delay_s)
             else:
                 return True
 

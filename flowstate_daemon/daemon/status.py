@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import ClassVar
 
+from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.base.service import Service, ServiceContext
@@ -46,7 +47,8 @@ class StatusReporter(Service):
         self._clock = context.clock
         self._snapshot: Snapshot | None = None
         self._snapshot_at = self._clock.monotonic()
-        self._poll_interval_s = MIN_POLL_INTERVAL_S
+        # While jobs move, every run polls: a run starts every MIN_POLL_INTERVAL_S.
+        self._backoff = Backoff(2 * MIN_POLL_INTERVAL_S, MAX_POLL_INTERVAL_S)
         self._claimed = -1
         self._samples: deque[tuple[float, int]] = deque()
 
@@ -55,14 +57,13 @@ class StatusReporter(Service):
         waited_s = self._clock.monotonic() - self._snapshot_at
         moving = self._metrics.claimed != self._claimed or self._in_flight() > 0
         if moving:
-            self._poll_interval_s = MIN_POLL_INTERVAL_S
-        if self._snapshot is None or waited_s >= self._poll_interval_s:
+            self._backoff.reset()
+        if self._snapshot is None or waited_s >= self._backoff.delay_s:
             self._claimed = self._metrics.claimed
             self._snapshot = await self._read_snapshot()
             self._snapshot_at = self._clock.monotonic()
-            self._poll_interval_s = (
-                MIN_POLL_INTERVAL_S if moving else min(self._poll_interval_s * 2, MAX_POLL_INTERVAL_S)
-            )
+            if not moving:
+                self._backoff.next_s()
         await self.sleep(MIN_POLL_INTERVAL_S)
 
     async def _read_snapshot(self) -> Snapshot | None:

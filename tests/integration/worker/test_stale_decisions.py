@@ -39,10 +39,15 @@ async def test_unsubscribe_counts_while_the_account_is_refused(
     built, unsubscribed = crashing.daemon.components, []
 
     async def all_settled() -> bool:
-        if built.gate.refusal and not built.dispatcher.in_flight and built.dispatcher.queued == 2 and not unsubscribed:
+        if (
+            built.send_gate.refusal
+            and not built.dispatcher.in_flight
+            and built.dispatcher.queued == 2
+            and not unsubscribed
+        ):
             assert built.pool is not None
             unsubscribed.append(await Suppressions(built.pool, Clock()).unsubscribe("ada@mail.dev", KIND))
-            built.gate.retry_now()
+            built.send_gate.retry_now()
             built.dispatcher._wake_up.set()
         return await redis.exists(keys("1"), keys("2")) == 0
 
