@@ -34,7 +34,7 @@ async def all_rows(url: str) -> dict[str, list[tuple[object, ...]]]:
 
 
 async def test_seeding_twice_writes_the_rows_once(database_url: str, clock: FakeClock) -> None:
-    """Seeding twice leaves what seeding once left, and nobody else's rows are touched."""
+    """A second run with the same time changes nothing, and rows of other users are kept."""
     connection = await asyncpg.connect(database_url)
     await connection.execute(
         """INSERT INTO users (id, email, password, "updatedAt") VALUES ('s', 's@elsewhere.example', '', now())"""
