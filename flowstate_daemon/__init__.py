@@ -1,3 +1,3 @@
-"""flowstate-daemon: sends FlowState's e-mail from a Bull 4 queue, and keeps its calendar."""
+"""flowstate-daemon: sends FlowState's emails from a Bull 4 queue, and plans the scheduled ones."""
 
 __version__ = "0.1.0"

@@ -82,7 +82,12 @@ def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
 @click.command()
 @click.argument("address")
 @click.option(
-    "--limit", type=click.IntRange(1, MAX_LISTED), default=100, show_default=True, help="At most this many emails."
+    "--limit",
+    type=click.IntRange(1, MAX_LISTED),
+    default=100,
+    show_default=True,
+    metavar="NUMBER",
+    help="At most this many emails.",
 )
 @json_option
 @click.pass_obj
@@ -149,7 +154,14 @@ def suppression() -> None:
 
 @suppression.command("list")
 @click.argument("address", required=False)
-@click.option("--limit", type=click.IntRange(1), default=MAX_LISTED, show_default=True, help="At most this many rows.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=MAX_LISTED,
+    show_default=True,
+    metavar="NUMBER",
+    help="At most this many rows.",
+)
 @json_option
 @click.pass_obj
 def list_(config_file: str | None, address: str | None, limit: int, *, as_json: bool) -> None:

@@ -81,7 +81,7 @@ def describe_workers(names: list[str]) -> str:
     "--limit",
     type=click.IntRange(1, 10_000),
     default=20,
-    show_default="20",
+    show_default=True,
     metavar="NUMBER",
     help="At most this many.",
 )
@@ -133,7 +133,7 @@ def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -
 
     job, log_lines = with_queue(config_file, read)
     if job is None:
-        raise JobNotFoundError(f"there is no job {job_id!r}: it was removed, by a user or when it finished")
+        raise JobNotFoundError(f"there is no job {job_id!r}: it was removed, or finished and was not kept")
     document = job_document(job, reveal=reveal) | {"logs": log_lines}
     if as_json:
         print_json(document)

@@ -64,7 +64,8 @@ def overview_rows(overview: Overview) -> Iterator[tuple[object, ...]]:
     last_cells: tuple[object, ...] = ("", "", "")
     if last is not None:
         states = ", ".join(f"{count} {state}" for state, count in sorted(last.states.items()))
-        last_cells = (f"{format_datetime(last.first_at)} to {format_datetime(last.last_at)}", last.scheduled, states)
+        first, latest = format_datetime(last.first_at), format_datetime(last.last_at)
+        last_cells = (first if first == latest else f"{first} to {latest}", last.scheduled, states)
     head: tuple[object, ...] = (overview.name, overview.cron)
     for instant in overview.next[:MAX_SHOWN_INSTANTS]:
         yield *head, format_datetime(instant.at), format_zones(instant.zones), *last_cells

@@ -195,7 +195,7 @@ class HttpSettings(SettingsSection):
     public_url: HttpUrl | None = None
     """Public URL of this port, https://…; the base of unsubscribe links."""
     link_secret: StrongSecretList | None = None
-    """Signing secret of unsubscribe links, 32 characters or more; several, by commas: the first signs."""
+    """Encryption secret of unsubscribe links, 32 characters or more; several, by commas: the first encrypts."""
     link_days: int = Field(default=400, ge=1, le=3650)
     """How many days an unsubscribe link is valid."""
     api_token: StrongSecretList | None = None

@@ -45,7 +45,7 @@ def _sender(text: str) -> str:
     try:
         validate_email(text, check_deliverability=False, allow_display_name=True, test_environment=True)
     except EmailNotValidError as error:
-        raise ValueError(f"is no e-mail address: {error}") from None
+        raise ValueError(f"is not an email address: {error}") from None
     return text
 
 
@@ -100,7 +100,7 @@ def parse_host_ports(text: str) -> list[tuple[str, int]]:
     return places
 
 
-def _sentinel_places(text: str) -> str:
+def _sentinel_addresses(text: str) -> str:
     try:
         parse_host_ports(text)
     except ValueError:
@@ -165,7 +165,7 @@ Mailbox = Annotated[str, AfterValidator(_sender)]
 Secret = Annotated[SecretStr, AfterValidator(_secret_word)]
 SecretList = Annotated[SecretStr, AfterValidator(_secret_text)]
 StrongSecretList = Annotated[SecretStr, AfterValidator(_link_secrets)]
-HostPortList = Annotated[str, AfterValidator(_sentinel_places)]
+HostPortList = Annotated[str, AfterValidator(_sentinel_addresses)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 CronExpression = Annotated[str, AfterValidator(_cron)]

@@ -33,15 +33,15 @@ def parse_address(text: str) -> str:
     if plain is not None and plain[1] not in RESERVED:
         return text
     if len(text) > MAX_LENGTH:
-        raise InvalidDataError(f"Expected an e-mail address of at most {MAX_LENGTH} characters - at `$.to`")
+        raise InvalidDataError(f"Expected an email address of at most {MAX_LENGTH} characters - at `$.to`")
     try:
         found = validate_email(
             text, check_deliverability=False, allow_smtputf8=False, allow_display_name=False, test_environment=True
         )
     except EmailNotValidError as error:
         raise InvalidDataError(
-            f"Expected an e-mail address - at `$.to`: {QUOTED_INPUT.sub('', str(error)).rstrip('.')}"
+            f"Expected an email address - at `$.to`: {QUOTED_INPUT.sub('', str(error)).rstrip('.')}"
         ) from None
     if found.ascii_email is None:
-        raise InvalidDataError("Expected an e-mail address in ASCII - at `$.to`")
+        raise InvalidDataError("Expected an email address in ASCII - at `$.to`")
     return found.ascii_email

@@ -21,7 +21,7 @@ from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeL
 
 SAMPLE_RECIPIENT = "ada@example.org"
 ISSUED_MS = 1_772_000_000_000
-SAMPLE_SECRET = "a secret for the links in previews; it signs nothing else"  # noqa: S105 - signs links of the preview only
+SAMPLE_SECRET = "a secret for the links in previews; it encrypts nothing else"  # noqa: S105 - for links of the preview only
 
 
 @dataclass(frozen=True, slots=True)

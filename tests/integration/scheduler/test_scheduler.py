@@ -219,7 +219,7 @@ async def test_invalid_mail_does_not_hold_up_the_rest(app: AppTables, harness: S
     assert await harness.tick() == 2
     state, reason = (await harness.outcomes())[REMINDER, "bad"]
     assert state == "failed"
-    assert "e-mail address" in (reason or "")
+    assert "email address" in (reason or "")
 
 
 async def test_log_messages_are_those_of_the_legacy_worker(app: AppTables, harness: SchedulerHarness) -> None:

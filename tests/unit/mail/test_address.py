@@ -62,7 +62,7 @@ def test_parse_address_when_invalid(written: str) -> None:
     with pytest.raises(InvalidDataError) as caught:
         parse_address(written)
     reason = caught.value.reason
-    assert reason.startswith("Expected an e-mail address")
+    assert reason.startswith("Expected an email address")
     assert "`$.to`" in reason
     assert len(reason) < 250
     for part in ("ada@", "adä", "example", "zzzz", "127", "eve@"):
