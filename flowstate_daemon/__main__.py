@@ -9,7 +9,7 @@ from flowstate_daemon.cli.pid1 import exit_on_sigterm
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     exit_on_sigterm()
     sys.exit(run_command())
 
