@@ -81,7 +81,7 @@ def keys() -> Keys:
 @pytest.fixture
 async def connection(valkey_url: str, keys: Keys) -> AsyncIterator[Connection]:
     """An open queue connection; its blocking pops time out after a second."""
-    connection = Connection(valkey_url, client_name=keys.client_name, block_s=1.0)
+    connection = Connection(valkey_url, client_name=keys.client_name, block_timeout_s=1.0)
     await connection.open()
     yield connection
     await connection.close()

@@ -257,7 +257,7 @@ class Components:
         return from_settings(
             settings,
             client_name=SHADOW_NAME if is_shadow(self.config) else connection_name(self.keys, self._token),
-            block_s=settings.block_timeout_s,
+            block_timeout_s=settings.block_timeout_s,
             on_command=self.metrics.observe_redis_command,
         )
 
@@ -267,7 +267,7 @@ class Components:
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
         rate_limiter = RateLimiter(
-            self.connection, self.keys, self.clock, assumed_rate=self.config.resend.initial_requests_per_second
+            self.connection, self.keys, self.clock, initial_rate=self.config.resend.initial_requests_per_second
         )
         self._processors = self.health.register(ProcessorPool.name)
         self._processors.idle()  # in shadow mode the pool never starts
@@ -292,11 +292,11 @@ class Components:
             self.keys,
             self.clock,
             token=self._token,
-            lock_ms=queue.lock_duration_ms,
+            lock_duration_ms=queue.lock_duration_ms,
             max_data_bytes=queue.max_data_bytes,
             repeats=RepeatableJobs(self.connection, self.keys, self.clock, token=self._token),
             # Without Postgres nothing empties the journal, so its length is limited.
-            journal_limit=0 if self.pool is not None else self.config.database.journal_max_entries,
+            journal_max_entries=0 if self.pool is not None else self.config.database.journal_max_entries,
         )
 
     def _build_scheduler(self) -> SchedulerComponents | None:
@@ -342,8 +342,8 @@ class Components:
         ledger = Ledger(self.pool, self.clock)
         journal = Journal(self.connection, self.keys)
         writer = LedgerWriter(journal, ledger, Migrator(self.pool), self.health.register(LedgerWriter.name))
-        keep_days = self.config.database.retention_days
-        pruner = Pruner(ledger, self.health.register(Pruner.name), self.clock, keep_days=keep_days)
+        retention_days = self.config.database.retention_days
+        pruner = Pruner(ledger, self.health.register(Pruner.name), self.clock, retention_days=retention_days)
         return writer, pruner
 
     def build_branding(self, mail: MailSettings) -> BrandedComponents:

@@ -195,9 +195,9 @@ class Ledger:
             [event.suppress for event in events],
         )
 
-    async def prune(self, keep_days: int) -> int:
+    async def prune(self, retention_days: int) -> int:
         """Delete older rows, in small batches that block no other query for long; returns how many were deleted."""
-        before = self._clock.now() - timedelta(days=keep_days)
+        before = self._clock.now() - timedelta(days=retention_days)
         deleted = 0
         for name in PRUNED:
             while count := await self._call(name, before, PRUNE_BATCH_SIZE):

@@ -119,24 +119,24 @@ class BullQueue:
         clock: Clock,
         *,
         token: str,
-        lock_ms: int = 30_000,
+        lock_duration_ms: int = 30_000,
         max_data_bytes: int = 1_048_576,
         repeats: RepeatableJobs | None = None,
-        journal_limit: int = 0,
+        journal_max_entries: int = 0,
     ) -> None:
         """`token` identifies the holder of a lock; a worker's is `<instance id>/<boot id>`.
 
-        The journal keeps the newest `journal_limit` entries; 0 keeps all, for a ledger writer that removes them.
+        The journal keeps the newest `journal_max_entries` entries; 0 keeps all, for a ledger writer that removes them.
         `repeats` schedules the next job of each repeatable job that is claimed.
         """
         self._connection = connection
         self._keys = keys
         self._clock = clock
         self._token = token
-        self._lock_ms = lock_ms
+        self._lock_duration_ms = lock_duration_ms
         self._max_data_bytes = max_data_bytes
         self._repeats = repeats
-        self._journal_limit = journal_limit
+        self._journal_max_entries = journal_max_entries
         self._scripts = Scripts(connection)
         self._fixed = {name: [keys(tail) for tail in tails] for name, tails in KEYS.items()}
         self._has_worked = False  # `drained` is published once after work, not at every empty claim
@@ -162,11 +162,11 @@ class BullQueue:
         return added
 
     async def wait_for_jobs(self) -> bool:
-        """Wait until there may be a job to claim, at most the connection's `block_s`; safe to cancel."""
+        """Wait until there may be a job to claim, at most the connection's `block_timeout_s`; safe to cancel."""
         wait = self._keys("wait")
         # BLMOVE onto the same end of the same list: waiting moves no job, so a crash here loses none.
         found = await self._connection.execute_blocking(
-            "BLMOVE", wait, wait, "RIGHT", "RIGHT", self._connection.block_s
+            "BLMOVE", wait, wait, "RIGHT", "RIGHT", self._connection.block_timeout_s
         )
         return found is not None
 
@@ -178,7 +178,7 @@ class BullQueue:
         if not 1 <= count <= BATCH_SIZE:
             raise ValueError(f"claim between 1 and {BATCH_SIZE} jobs, not {count}")
         rows, dropped = await self._run(
-            "claim", (), self._keys.base, self._token, self._lock_ms, self._clock.now_ms(),
+            "claim", (), self._keys.base, self._token, self._lock_duration_ms, self._clock.now_ms(),
             count, self._max_data_bytes, int(self._has_worked and not urgent_only), int(urgent_only),
         )  # fmt: skip
         self._has_worked = bool(rows) or (urgent_only and self._has_worked)
@@ -201,25 +201,25 @@ class BullQueue:
         for first in range(0, len(job_ids), LOCK_BATCH_SIZE):
             batch = job_ids[first : first + LOCK_BATCH_SIZE]
             locks = [self._keys.lock(job_id) for job_id in batch]
-            lost.update(_ids(await self._run("extend_locks", locks, self._token, self._lock_ms, *batch)))
+            lost.update(_ids(await self._run("extend_locks", locks, self._token, self._lock_duration_ms, *batch)))
         return lost
 
     async def complete(self, results: Sequence[JobSucceeded]) -> list[WriteResult]:
         """Complete up to 100 jobs."""
         keys = job_keys(self._keys, _batch([result.job for result in results]))
-        head = (self._keys.base, self._token, self._clock.now_ms(), self._journal_limit)
+        head = (self._keys.base, self._token, self._clock.now_ms(), self._journal_max_entries)
         return decode_results(await self._run("complete", keys, *head, *complete_args(results)))
 
     async def retry(self, results: Sequence[JobRetried]) -> list[WriteResult]:
         """Record up to 100 failed attempts and schedule the next ones."""
         keys = job_keys(self._keys, _batch([result.job for result in results]))
         args = retry_args(results, self._clock.now_ms())
-        return decode_results(await self._run("retry", keys, self._token, self._journal_limit, *args))
+        return decode_results(await self._run("retry", keys, self._token, self._journal_max_entries, *args))
 
     async def fail(self, results: Sequence[JobFailed]) -> list[WriteResult]:
         """Fail up to 100 jobs finally."""
         keys = job_keys(self._keys, _batch([result.job for result in results]))
-        head = (self._keys.base, self._token, self._clock.now_ms(), self._journal_limit)
+        head = (self._keys.base, self._token, self._clock.now_ms(), self._journal_max_entries)
         return decode_results(await self._run("fail", keys, *head, *fail_args(results)))
 
     async def release(self, jobs: Sequence[Job], *, delay_ms: int = 0) -> list[WriteResult]:
@@ -235,14 +235,14 @@ class BullQueue:
         )
         return PromoteResult(moved, None if due_ms < 0 else due_ms)
 
-    async def check_stalled(self, max_stalled: int, interval_ms: int) -> StalledResult:
+    async def check_stalled(self, max_stalled_count: int, interval_ms: int) -> StalledResult:
         """Run Bull's stalled check, unless another worker of the queue has run it within the interval."""
-        if max_stalled < 0 or interval_ms < 1:
-            raise ValueError("a stalled check needs max_stalled >= 0 and interval_ms >= 1")
+        if max_stalled_count < 0 or interval_ms < 1:
+            raise ValueError("a stalled check needs max_stalled_count >= 0 and interval_ms >= 1")
         now_ms = self._clock.now_ms()
         requeued, failed = await self._run(
-            "check_stalled", (), max_stalled, self._keys.base, now_ms, interval_ms,
-            self._journal_limit, SECRET_RULES_JSON,
+            "check_stalled", (), max_stalled_count, self._keys.base, now_ms, interval_ms,
+            self._journal_max_entries, SECRET_RULES_JSON,
         )  # fmt: skip
         return StalledResult(_ids(requeued), _ids(failed))
 
@@ -257,7 +257,7 @@ class BullQueue:
             raise ValueError("recovery needs a token of the form <instance id>/<boot id>")
         requeued, failed = await self._run(
             "recover", (), self._keys.base, self._token, f"{instance}/", self._clock.now_ms(),
-            limit, STALLED_FAILURE_REASON, self._journal_limit, SECRET_RULES_JSON, *held,
+            limit, STALLED_FAILURE_REASON, self._journal_max_entries, SECRET_RULES_JSON, *held,
         )  # fmt: skip
         return RecoveryResult(_ids(requeued), _ids(failed))
 

@@ -182,23 +182,23 @@ class Connection:
         url: str,
         *,
         client_name: str,
-        block_s: float = 20.0,
+        block_timeout_s: float = 20.0,
         on_command: OnCommand | None = None,
         sentinels: SentinelResolver | None = None,
     ) -> None:
-        """`block_s` is the maximum duration of a blocking pop; `on_command` gets each command's duration in seconds.
+        """`block_timeout_s` limits a blocking pop; `on_command` gets the duration of each command in seconds.
 
         With `sentinels` the host of the URL is not used. The blocking connection is named `client_name`, which Bull's
         `getWorkers()` counts; the others `secondary_name(client_name)`, by which the lease recognizes a live process.
         """
-        self.block_s = block_s
+        self.block_timeout_s = block_timeout_s
         self._url = url
         self._resolver: PrimaryResolver | None = sentinels
         self._on_command = on_command
         self._clock = Clock()
         other = secondary_name(client_name)
         self._commands = self._client(url, other, size=POOL_SIZE, timeout_s=COMMAND_TIMEOUT_S)
-        self._blocking = self._client(url, client_name, size=1, timeout_s=block_s + 4.0)
+        self._blocking = self._client(url, client_name, size=1, timeout_s=block_timeout_s + 4.0)
         self._subscriber = self._client(url, other, size=1, timeout_s=None)
 
     def _client(self, url: str, name: str, *, size: int, timeout_s: float | None) -> Redis:
@@ -290,7 +290,7 @@ class Connection:
 
 
 def from_settings(
-    redis: RedisSettings, *, client_name: str, block_s: float = 20.0, on_command: OnCommand | None = None
+    redis: RedisSettings, *, client_name: str, block_timeout_s: float = 20.0, on_command: OnCommand | None = None
 ) -> Connection:
     """The connection for these settings: to one address, or to the primary found through sentinels."""
     url = redis.url.get_secret_value()
@@ -300,4 +300,6 @@ def from_settings(
         login = {"username": redis.sentinel_username, "password": password}
         addresses = [Address(host, port) for host, port in redis.sentinel_addresses()]
         sentinels = SentinelResolver(addresses, redis.sentinel_master, url, login)
-    return Connection(url, client_name=client_name, block_s=block_s, on_command=on_command, sentinels=sentinels)
+    return Connection(
+        url, client_name=client_name, block_timeout_s=block_timeout_s, on_command=on_command, sentinels=sentinels
+    )

@@ -41,8 +41,8 @@ class RateLimitState:
 class RateLimiter:
     """One daemon's view of the shared rate limit. Its calls raise StoreUnavailableError."""
 
-    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, assumed_rate: float | None = None) -> None:
-        """`assumed_rate`, in requests per second, applies until the provider reports its own."""
+    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, initial_rate: float | None = None) -> None:
+        """`initial_rate`, in requests per second, applies until the provider reports its own."""
         self._connection = connection
         self._clock = clock
         self._rate = keys.own("rate")
@@ -50,7 +50,7 @@ class RateLimiter:
         self._refusal = keys.own("provider-refused")
         self._retry = keys.own("provider-retry")
         self._seen_retry: bytes | None = None
-        self._assumed = assumed_rate or NO_LIMIT
+        self._assumed = initial_rate or NO_LIMIT
         self._scripts = Scripts(connection)
         self._limit = self._assumed
         self._response_received = False

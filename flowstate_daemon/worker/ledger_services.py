@@ -104,12 +104,12 @@ class Pruner(PeriodicService):
 
     name: ClassVar[str] = "pruner"
 
-    def __init__(self, ledger: Ledger, heartbeat: Heartbeat, clock: Clock, *, keep_days: int) -> None:
+    def __init__(self, ledger: Ledger, heartbeat: Heartbeat, clock: Clock, *, retention_days: int) -> None:
         super().__init__(heartbeat, clock, every_s=INTERVAL_S, first_s=INITIAL_DELAY_S)
         self._ledger = ledger
-        self._keep_days = keep_days
+        self._retention_days = retention_days
 
     async def run_once(self) -> None:
         self.heartbeat.idle()  # the first run may have to delete for minutes
-        rows = await self._ledger.prune(self._keep_days)
-        log.info("ledger_pruned", rows=rows, retention_days=self._keep_days)
+        rows = await self._ledger.prune(self._retention_days)
+        log.info("ledger_pruned", rows=rows, retention_days=self._retention_days)

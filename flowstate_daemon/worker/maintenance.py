@@ -35,9 +35,9 @@ class LockRenewer(PeriodicService):
         heartbeat: Heartbeat,
         clock: Clock,
         *,
-        lock_ms: int,
+        lock_duration_ms: int,
     ) -> None:
-        super().__init__(heartbeat, clock, every_s=lock_ms / 2000)
+        super().__init__(heartbeat, clock, every_s=lock_duration_ms / 2000)
         self._bull = bull
         self._in_flight = in_flight
         self._metrics = metrics
@@ -108,16 +108,18 @@ class StalledJobChecker(PeriodicService):
         clock: Clock,
         *,
         interval_ms: int,
-        max_stalled: int,
+        max_stalled_count: int,
     ) -> None:
         super().__init__(heartbeat, clock, every_s=interval_ms / 1000, first_s=0.0)
         self._bull = bull
         self._metrics = metrics
         self._interval_ms = interval_ms
-        self._max_stalled = max_stalled
+        self._max_stalled_count = max_stalled_count
 
     async def run_once(self) -> None:
-        stalled = await self._bull.check_stalled(max_stalled=self._max_stalled, interval_ms=self._interval_ms)
+        stalled = await self._bull.check_stalled(
+            max_stalled_count=self._max_stalled_count, interval_ms=self._interval_ms
+        )
         if stalled.requeued or stalled.failed:
             log.warning("jobs_stalled", requeued=list(stalled.requeued), failed=list(stalled.failed))
             self._metrics.jobs_stalled(len(stalled.requeued) + len(stalled.failed))

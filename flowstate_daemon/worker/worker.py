@@ -119,7 +119,7 @@ class Worker:
             health.register(StalledJobChecker.name),
             clock,
             interval_ms=options.stalled_interval_ms,
-            max_stalled=options.max_stalled_count,
+            max_stalled_count=options.max_stalled_count,
         )
         lock_renewer = LockRenewer(
             bull,
@@ -127,7 +127,7 @@ class Worker:
             metrics,
             health.register(LockRenewer.name),
             clock,
-            lock_ms=options.lock_duration_ms,
+            lock_duration_ms=options.lock_duration_ms,
         )
         lease_renewer = LeaseRenewer(lease, health.register(LeaseRenewer.name), clock)
         # What settles jobs and keeps their locks starts first and stops last; what brings new jobs stops first.

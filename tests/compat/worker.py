@@ -88,10 +88,10 @@ class WorkerHarness:
         clock = Clock()
         instance = f"w{uuid4().hex[:8]}"
         token = f"{instance}/{uuid4().hex}"
-        self._connection = Connection(url, client_name=connection_name(keys, token), block_s=5.0)
+        self._connection = Connection(url, client_name=connection_name(keys, token), block_timeout_s=5.0)
         repeats = RepeatableJobs(self._connection, keys, clock, token=token)
         self._bull = BullQueue(
-            self._connection, keys, clock, token=token, lock_ms=options.lock_duration_ms, repeats=repeats
+            self._connection, keys, clock, token=token, lock_duration_ms=options.lock_duration_ms, repeats=repeats
         )
         self._lease = Lease(self._connection, keys, instance_id=instance, token=token)
         context = ServiceContext(HealthRegistry(clock), Metrics(HANDLERS), clock)

@@ -50,7 +50,7 @@ class DispatcherHarness:
     connection: Connection
     keys: Keys
     fake: FakeResend
-    assumed_rate: float | None = None
+    initial_rate: float | None = None
     instance: str = "harness"
     clock: Clock = field(default_factory=Clock)
     gate_clock: FakeClock = field(default_factory=FakeClock)
@@ -60,7 +60,7 @@ class DispatcherHarness:
         self.token = f"{self.instance}/{uuid4().hex}"
         self.bull = BullQueue(self.connection, self.keys, self.clock, token=self.token)
         self.request_store = RequestStore(self.connection, self.keys, self.clock, token=self.token)
-        self.rate_limiter = RateLimiter(self.connection, self.keys, self.clock, assumed_rate=self.assumed_rate)
+        self.rate_limiter = RateLimiter(self.connection, self.keys, self.clock, initial_rate=self.initial_rate)
         self.health = HealthRegistry(self.gate_clock)
         self.metrics = Metrics()
         self.gate = SendGate(self.health, self.metrics, self.gate_clock)

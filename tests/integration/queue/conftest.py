@@ -58,6 +58,6 @@ def request_store(connection: Connection, keys: Keys, clock: FakeClock) -> Reque
 @pytest.fixture
 async def elsewhere(valkey_url: str) -> AsyncIterator[Connection]:
     """The connection of another daemon."""
-    connection = Connection(valkey_url, client_name="elsewhere", block_s=1.0)
+    connection = Connection(valkey_url, client_name="elsewhere", block_timeout_s=1.0)
     yield connection
     await connection.close()

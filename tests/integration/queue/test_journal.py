@@ -26,7 +26,7 @@ def journal(connection: Connection, keys: Keys) -> Journal:
 @pytest.fixture
 async def elsewhere(valkey_url: str, keys: Keys) -> AsyncIterator[Journal]:
     """The same journal in another daemon's hands."""
-    connection = Connection(valkey_url, client_name="elsewhere", block_s=1.0)
+    connection = Connection(valkey_url, client_name="elsewhere", block_timeout_s=1.0)
     yield Journal(connection, keys)
     await connection.close()
 
@@ -96,7 +96,7 @@ async def test_the_newest_stay(
     connection: Connection, keys: Keys, clock: FakeClock, journal: Journal, stage: QueueFixture
 ) -> None:
     """Without a ledger the journal keeps its newest entries."""
-    bull = BullQueue(connection, keys, clock, token="me/2", journal_limit=3)
+    bull = BullQueue(connection, keys, clock, token="me/2", journal_max_entries=3)
     first, second, third, fourth = await take(bull, 4)
     await bull.complete([JobSucceeded(first, journal=b"1"), JobSucceeded(second, journal=b"2")])
     await bull.retry([JobRetried(third, "no", b"[]", 5, b"3")])

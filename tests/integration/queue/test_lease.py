@@ -46,7 +46,7 @@ class Daemons:
         self._stack = stack
 
     def lease(self, token: str, *, url: str | None = None, ttl_ms: int = TTL_MS) -> Lease:
-        connection = Connection(url or self.url, client_name=connection_name(self.keys, token), block_s=1.0)
+        connection = Connection(url or self.url, client_name=connection_name(self.keys, token), block_timeout_s=1.0)
         self._stack.push_async_callback(connection.close)
         return Lease(connection, self.keys, instance_id="vm1", token=token, ttl_ms=ttl_ms)
 

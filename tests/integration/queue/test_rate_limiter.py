@@ -85,7 +85,7 @@ async def test_only_news_is_written(stage: QueueFixture, rate_limiter: RateLimit
 
 async def test_an_assumed_rate(stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock) -> None:
     """It applies until the provider's limit is known, and is not stored as the provider's limit."""
-    rate_limiter = RateLimiter(connection, keys, clock, assumed_rate=0.5)
+    rate_limiter = RateLimiter(connection, keys, clock, initial_rate=0.5)
     assert (rate_limiter.has_limit, rate_limiter.limit_known) == (True, True)
     assert await rate_limiter.acquire() == 0.0
     assert 2.0 < await rate_limiter.acquire() <= 2.1
@@ -170,7 +170,7 @@ async def test_two_connections_share_one_rate(valkey_url: str, connection: Conne
     """Four daemons race for two seconds: together they keep the rate, and the urgent one is not late."""
     second = Connection(valkey_url, client_name="second")
     clock = Clock()
-    daemons = [RateLimiter(one, keys, clock, assumed_rate=20.0) for one in (connection, second, connection, second)]
+    daemons = [RateLimiter(one, keys, clock, initial_rate=20.0) for one in (connection, second, connection, second)]
     began, starts, waits = clock.monotonic(), [0], [0.0]
 
     async def bulk(rate_limiter: RateLimiter) -> None:

@@ -163,7 +163,7 @@ async def test_a_worker_that_dies(stage: QueueFixture, bull: BullQueue, rival: B
 
 async def test_the_numbers_are_checked(bull: BullQueue) -> None:
     """No negative limits, no empty interval."""
-    with pytest.raises(ValueError, match="max_stalled"):
+    with pytest.raises(ValueError, match="max_stalled_count"):
         await bull.check_stalled(-1, 30_000)
     with pytest.raises(ValueError, match="interval_ms"):
         await bull.check_stalled(1, 0)

@@ -37,7 +37,7 @@ async def formed() -> AsyncIterator[RedisCluster]:
 
 
 def connect(**environment: str) -> Connection:
-    return from_settings(load(environment).redis, client_name="test", block_s=1.0)
+    return from_settings(load(environment).redis, client_name="test", block_timeout_s=1.0)
 
 
 async def answers(connection: Connection) -> bool:

@@ -131,7 +131,7 @@ async def test_rate_limited_request_is_not_an_attempt(
 ) -> None:
     """After `retry-after` the same bytes are sent with the same key, and a code gets the token before them."""
     fake.script(error(429, "rate_limit_exceeded", retry_after="1"))
-    async with DispatcherHarness(connection, keys, fake, assumed_rate=4) as harness:
+    async with DispatcherHarness(connection, keys, fake, initial_rate=4) as harness:
         started = harness.clock.monotonic()
         tasks = [harness.post(job) for job in await harness.jobs(3)]
         await eventually(lambda: fake.answered[429] == 1, "the refusal")

@@ -67,7 +67,7 @@ async def test_each_token_sends_the_most_urgent_mails(
 ) -> None:
     """With a rate limit, a code is sent with the next token, first in a full batch; the rest in order."""
     fake.rate.limit = 4
-    async with DispatcherHarness(connection, keys, fake, assumed_rate=4) as harness:
+    async with DispatcherHarness(connection, keys, fake, initial_rate=4) as harness:
         reminders = await harness.jobs(250)
         tasks = [harness.post(job) for job in reminders]
         await eventually(lambda: len(seen) == 1, "the first request")

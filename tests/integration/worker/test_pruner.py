@@ -23,7 +23,7 @@ async def test_outcomes_older_than_the_retention_are_deleted(database_url: str, 
         await Migrator(pool).apply()
         ledger = Ledger(pool, clock)
         await ledger.write([outcome(number, at=start_ms - number * day_ms) for number in range(10)])
-        pruner = Pruner(ledger, HealthRegistry(clock).register("pruner"), clock, keep_days=5)
+        pruner = Pruner(ledger, HealthRegistry(clock).register("pruner"), clock, retention_days=5)
 
         async def left() -> int:
             async with acquire(pool) as connection:
