@@ -5,6 +5,7 @@ promtool is in Debian's package `prometheus`; without it these tests are skipped
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from flowstate_daemon.base.metrics import OUTCOMES, PROVIDER_RESULTS
 
 FOLDER = Path(__file__).parents[2] / "config" / "prometheus"
 ALERTS = [
@@ -123,6 +126,17 @@ def test_every_alert_has_a_case() -> None:
     """Every rule is tested to fire."""
     assert set(ALERTS) <= set(CASES)
     assert {case for case in CASES if not case.startswith("nothing")} <= set(ALERTS)
+
+
+def test_labels_are_those_of_the_daemon() -> None:
+    """Rules and cases use label values that the daemon exports; this also holds where promtool is missing."""
+    values = {"outcome": OUTCOMES, "result": PROVIDER_RESULTS}
+    text = "\n".join([(FOLDER / "alerts.yml").read_text(), *HEALTHY])
+    found = re.findall(r'[{,]\s*(\w+)=~?"([^"]*)"', text)
+    assert {name for name, _ in found} <= {"job", "instance", "service", "state", "kind", "le", *values}
+    used = {(name, value) for name, text in found if name in values for value in text.split("|")}
+    assert used
+    assert used <= {(name, value) for name in values for value in values[name]}
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")
