@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, TypeAlias
 
-from flowstate_daemon.base.errors import RateLimit
+from flowstate_daemon.base.errors import RateLimit, ResultClass
 from flowstate_daemon.mail.message import Accepted, Email
 
 MAX_BATCH_SIZE: Final = 100
@@ -27,10 +27,14 @@ Result: TypeAlias = Accepted | Rejected
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """The response to one request: a result for each email, in the order of the body, and the rate headers."""
+    """The response to one request: a result for each email, in the order of the body, and the rate headers.
+
+    `result` is the class of the result for the metrics; None if no request was made to a provider.
+    """
 
     results: tuple[Result, ...]
     rate_limit: RateLimit | None = None
+    result: ResultClass | None = None
 
 
 def size(email: Email) -> int:

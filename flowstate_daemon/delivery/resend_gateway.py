@@ -116,7 +116,7 @@ class ResendGateway:
             mismatch = RetryableError(f"Resend's response does not fit a request of {mails} emails")
             mismatch.result, mismatch.rate_limit = "accepted", rate_limit
             raise mismatch
-        return SendResult(tuple(_redact_result(result) for result in results), rate_limit)
+        return SendResult(tuple(_redact_result(result) for result in results), rate_limit, "accepted")
 
     async def _send(self, path: str, body: bytes, key: str) -> Any:
         if path == SINGLE_PATH:

@@ -1,9 +1,8 @@
 """Plans the scheduled emails of each kind when it becomes due in a time zone.
 
 Planning waits for the due time itself: a task created at 08:59 is in the reminder of 09:00. A daemon that was down
-plans
-what it missed, past deadlines included, so that the enqueuer can record that it was too late. Several daemons plan the
-same occurrences; the first one's run counts.
+plans what it missed, past deadlines included, so that the enqueuer can record that it was too late. Several daemons
+plan the same occurrences; the first one's run counts.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ ZONES_PER_STEP = 25  # zones computed before the event loop runs other tasks
 
 
 class Planner(Service):
-    """Runs once per daemon; any number of daemons may plan at the same time. `planned` is set when there are new
-    rows.
-    """
+    """One per daemon; any number of daemons may plan at the same time. `planned` is set when there are new rows."""
 
     name: ClassVar[str] = "planner"
 
@@ -59,8 +56,7 @@ class Planner(Service):
         self._refresh_at = -math.inf
 
     async def run_once(self) -> None:
-        if await self.plan_due():
-            self._planned.set()
+        await self.plan_due()
         await self.sleep(self._idle_s())
 
     def upcoming(self) -> tuple[str, datetime] | None:
@@ -140,6 +136,8 @@ class Planner(Service):
         self._blocked.unblock(schedule.kind)
         self.progress()
         self._next.update(following)
+        if planned.scheduled:
+            self._planned.set()  # at once: a failure of the next kind must not delay these
         self._log_planned(schedule, occurrences, planned)
         return planned.scheduled
 

@@ -163,7 +163,8 @@ class BatchSender:
             if error.result is not None:
                 self._metrics.observe_provider_request(error.result, self._clock.monotonic() - started)
             raise
-        self._metrics.observe_provider_request("accepted", self._clock.monotonic() - started)
+        if response.result is not None:
+            self._metrics.observe_provider_request(response.result, self._clock.monotonic() - started)
         return response
 
     async def _handle_error(self, batch: Batch, error: FlowstateError) -> Requeue | None:
