@@ -64,7 +64,7 @@ class Metrics:
         counters = [LabelCache(kinds, _by_kind(mails, outcome)) for outcome in OUTCOMES]
         self._sent, self._skipped, self._expired, self._retried, self._failed, self._released = counters
         duration = self._histogram("job_duration", "From claim to email sent.", JOB_DURATION_BUCKETS, "kind")
-        latency = self._histogram("mail_latency", "From due to email sent.", LATENCY_BUCKETS, "kind")
+        latency = self._histogram("mail_latency", "From enqueueing an email to sending it.", LATENCY_BUCKETS, "kind")
         self._job_duration = LabelCache(kinds, duration.labels)
         self._mail_latency = LabelCache(kinds, latency.labels)
 
@@ -114,7 +114,7 @@ class Metrics:
         self._job_duration[kind].observe(seconds)
 
     def observe_mail_latency(self, kind: str, seconds: float) -> None:
-        """`seconds` from the time the job was first due (its timestamp and delay) until the email is sent."""
+        """`seconds` from the job's timestamp, when it was enqueued, until the email is sent."""
         self._mail_latency[kind].observe(max(seconds, 0.0))
 
     def mail_expired(self, kind: str) -> None:

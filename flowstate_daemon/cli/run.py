@@ -37,8 +37,8 @@ def run(config_file: str | None) -> None:
 
     Claims jobs, sends their emails and completes them; serves health and metrics over HTTP.
 
-    SIGTERM drains: nothing new is claimed; emails in flight finish or are released at the deadline. A second SIGTERM
-    releases them at once. Without RESEND_API_KEY, emails are written to the outbox folder.
+    SIGTERM drains: nothing new is claimed; emails in flight finish, or are released after the shutdown timeout. A
+    second SIGTERM releases them at once. Without RESEND_API_KEY, emails are written to the outbox folder.
 
     SIGHUP reloads the configuration: reloadable settings change, and the log names those that need a restart. An
     invalid configuration changes nothing. Under systemd it reports its status and feeds the watchdog.

@@ -18,7 +18,7 @@ Key = tuple[str, str]
 
 PREFIX = "FLOWSTATE_"
 DEFAULT_CONFIG_FILE = Path("/etc/flowstate-daemon/flowstate-daemon.toml")
-MAX_REPORTED_ERRORS = 20
+MAX_LISTED_NAMES = 20
 IGNORED_ENV = frozenset({"FLOWSTATE_CONFIG"})
 # Container platforms announce services in variables of their own: a service `redis` sets REDIS_PORT=tcp://…
 SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -98,9 +98,8 @@ class SettingsSources:
         """Read systemd credentials, named like the variables in upper or lower case."""
         try:
             there = {file.name for file in folder.iterdir()}
-        except (
-            OSError
-        ) as error:  # without its secrets the daemon would write emails to a folder instead of sending them
+        except OSError as error:
+            # Fatal: without its secrets the daemon would write emails to a folder instead of sending them.
             reason = f"cannot read {folder}: {error.strerror}"
             self.errors.append(f"CREDENTIALS_DIRECTORY: {reason}; expected a folder with one file for each secret")
             return
@@ -119,7 +118,7 @@ class SettingsSources:
         try:
             self._give(step, source, key, file.read_text(encoding="utf-8").rstrip("\r\n"))
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it holds no text"
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self.errors.append(f"{source}: cannot read {file}: {reason}; expected a file with the value alone")
 
     def _read_environment(self, step: int, environ: Mapping[str, str]) -> None:
@@ -150,12 +149,12 @@ def _sections(keys: Iterable[Key]) -> dict[str, dict[str, None]]:
     return sections
 
 
-def suggestion(word: str, text: Collection[str]) -> str:
+def suggestion(name: str, known: Collection[str]) -> str:
     """The closest known name, else the list of known names."""
-    close = get_close_matches(word, text, n=1)
+    close = get_close_matches(name, known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(text)}" if len(text) <= MAX_REPORTED_ERRORS else ""
+    return f"; there are {', '.join(known)}" if len(known) <= MAX_LISTED_NAMES else ""
 
 
 # Former names, which are too different from today's to be found by similarity.

@@ -110,18 +110,18 @@ def _sentinel_addresses(text: str) -> str:
 
 def split_secrets(secret: SecretStr | None) -> list[str]:
     """The secrets of a list that is separated by commas."""
-    return [] if secret is None else [word.strip() for word in secret.get_secret_value().split(",") if word.strip()]
+    return [] if secret is None else [part.strip() for part in secret.get_secret_value().split(",") if part.strip()]
 
 
-def _secret_text(secret: SecretStr) -> SecretStr:
-    text = split_secrets(secret)
-    if not text or not all(PRINTABLE.fullmatch(word) for word in text):
+def _secret_list(secret: SecretStr) -> SecretStr:
+    secrets = split_secrets(secret)
+    if not secrets or not all(PRINTABLE.fullmatch(one) for one in secrets):
         raise ValueError("must be plain ASCII without spaces, or several such values separated by commas")
     return secret
 
 
 def _link_secrets(secret: SecretStr) -> SecretStr:
-    if any(len(word) < MIN_SECRET_LENGTH for word in split_secrets(_secret_text(secret))):
+    if any(len(one) < MIN_SECRET_LENGTH for one in split_secrets(_secret_list(secret))):
         raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more; make one with: openssl rand -hex 32")
     return secret
 
@@ -163,7 +163,7 @@ RedisKeyPart = Annotated[str, AfterValidator(_key_part), Field(max_length=100)]
 HttpUrl = Annotated[str, AfterValidator(_web_url)]
 Mailbox = Annotated[str, AfterValidator(_sender)]
 Secret = Annotated[SecretStr, AfterValidator(_secret_word)]
-SecretList = Annotated[SecretStr, AfterValidator(_secret_text)]
+SecretList = Annotated[SecretStr, AfterValidator(_secret_list)]
 StrongSecretList = Annotated[SecretStr, AfterValidator(_link_secrets)]
 HostPortList = Annotated[str, AfterValidator(_sentinel_addresses)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]

@@ -77,9 +77,7 @@ class Planning:
         self._default_zone = default_zone
 
     async def zones(self) -> list[str]:
-        """The users' time zones, the default one included. Raises AppTablesUnavailableError, which names what is
-        missing.
-        """
+        """The users' time zones, with the default one. Raises AppTablesUnavailableError, naming what is missing."""
         async with self._application.connection(("users",)) as connection:
             rows = await connection.fetch(self._application.sql("list_zones"), self._known, timeout=PLAN_TIMEOUT_S)
         return sorted({self._default_zone, *(row["zone"] for row in rows)})
@@ -112,9 +110,7 @@ class Planning:
     async def plan_manual(
         self, kind: str, occurrences: Sequence[Occurrence], *, per_task: bool, now: datetime
     ) -> PlanResult:
-        """Plan these occurrences without recording runs; a user with an email for that local date gets no second
-        one.
-        """
+        """Plan these occurrences without recording runs. A user gets no second email for the same local date."""
         async with self._application.connection(CANDIDATES[kind][1]) as connection:
             return await self._insert(connection, kind, occurrences, per_task, "manual", now)
 

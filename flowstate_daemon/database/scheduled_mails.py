@@ -1,9 +1,8 @@
 """Moves scheduled emails from planned to ended: lease, enqueue, claim, and what to do when a job is lost.
 
 The enqueuer leases and enqueues, workers claim just before they send, the reconciler handles rows whose job has
-vanished;
-the ledger ends them (`ledger.py`). The claim ensures that an email is sent once: whatever Redis loses, repeats or
-restores, a row that has ended or has got another job grants none.
+vanished; the ledger ends them (`ledger.py`). The claim ensures that an email is sent once: whatever Redis loses,
+repeats or restores, a row that has ended or has another job grants none.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 """HTTP transport for the provider's SDK: one shared aiohttp session, responses classified before the SDK sees them.
-it.
 
 The SDK turns network errors, HTML pages and bugs alike into one error with code 500, but it passes on errors of its own
 class. So a classified error travels through it inside a RequestFailedError.

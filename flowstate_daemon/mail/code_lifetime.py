@@ -37,11 +37,11 @@ NUMBER_WORDS: Mapping[str, float] = {
     **dict.fromkeys(("forty-five", "quarante-cinq"), 45),
     **dict.fromkeys(("sixty", "soixante"), 60),
 }
-_TEXT = "|".join(sorted(NUMBER_WORDS, key=len, reverse=True))
+_NUMBERS = "|".join(sorted(NUMBER_WORDS, key=len, reverse=True))
 _UNITS = "|".join(f"(?P<x{seconds}>{names})" for seconds, names in UNITS.items())
 # The `30` of "1 h 30" has no unit of its own: it may follow hours only, and nothing may follow it.
 DURATION_PATTERN = re.compile(
-    rf"(?:(?<![\d.,])(?P<digits>\d{{1,6}}(?:[.,]\d{{1,3}})?)|(?<!\w)(?<!\w-)(?P<word>{_TEXT})(?=[\s-]))"
+    rf"(?:(?<![\d.,])(?P<digits>\d{{1,6}}(?:[.,]\d{{1,3}})?)|(?<!\w)(?<!\w-)(?P<word>{_NUMBERS})(?=[\s-]))"
     rf"[\s-]{{0,3}}(?:{_UNITS})(?![^\W\d_])"
     r"(?:\s{0,3}(?P<minutes>\d{1,2})(?!\s*[\w.,:]))?",
     re.ASCII,

@@ -34,11 +34,11 @@ UNKNOWN_RECIPIENT = RecipientStatus()
 PASS, SKIP, EXPIRED, UNKNOWN = "pass", "skip", "expired", "unknown"
 BOUNCED = "bounced"
 REASON_TEXTS = {
-    BOUNCED: "the address does not exist or refuses all mail (hard bounce)",
-    "complained": "the person has reported our mail as spam",
+    BOUNCED: "the address does not exist or rejects all email (hard bounce)",
+    "complained": "the recipient has reported our email as spam",
     "manual": "an operator has suppressed the address",
 }
-LOOKUP_FAILED_REASON = "what stands against the address could not be looked up"
+LOOKUP_FAILED_REASON = "suppressions and preferences could not be looked up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _preference(kind: str, recipient: RecipientStatus | None) -> Decision | None
     if recipient is None:
         return Decision("preference", UNKNOWN, LOOKUP_FAILED_REASON)
     if ALL_KINDS in recipient.unsubscribed:
-        return Decision("preference", SKIP, "the person has unsubscribed from all such emails")
+        return Decision("preference", SKIP, "the recipient has unsubscribed from all such emails")
     if kind in recipient.unsubscribed:
-        return Decision("preference", SKIP, "the person has unsubscribed from this kind of email")
+        return Decision("preference", SKIP, "the recipient has unsubscribed from this kind of email")
     return Decision("preference", PASS)

@@ -77,8 +77,8 @@ class LinkTokenCodec:
     def encode(self, content: UnsubscribeToken) -> str:
         """A token of letters, digits, `-` and `_`; the same for the same content."""
         claims = TokenClaims(content.issued_ms // 1000, content.kind, content.locale, content.address)
-        stored = self._ciphers[0].encrypt(msgspec.msgpack.encode(claims), [VERSION])
-        return _encode_base64(VERSION + stored)
+        ciphertext = self._ciphers[0].encrypt(msgspec.msgpack.encode(claims), [VERSION])
+        return _encode_base64(VERSION + ciphertext)
 
     def decode(self, token: str, now_ms: int) -> UnsubscribeToken:
         """Decrypt a token. Raises ForgedLinkError or ExpiredLinkError."""
@@ -88,12 +88,12 @@ class LinkTokenCodec:
             raise ExpiredLinkError("this link is too old")
         return UnsubscribeToken(claims.address, claims.kind, issued_ms, claims.locale)
 
-    def _decrypt(self, stored: bytes) -> bytes:
+    def _decrypt(self, ciphertext: bytes) -> bytes:
         """The decrypted claims; each cipher compares its tag in constant time."""
-        if stored[:1] == VERSION:
+        if ciphertext[:1] == VERSION:
             for cipher in self._ciphers:
                 try:
-                    return cipher.decrypt(stored[1:], [VERSION])
+                    return cipher.decrypt(ciphertext[1:], [VERSION])
                 except InvalidTag:
                     continue
         raise ForgedLinkError("this link was not made here")

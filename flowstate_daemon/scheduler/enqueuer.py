@@ -1,11 +1,9 @@
 """Adds the jobs of due scheduled emails to the queue, a few hundred at a time, built from the data of this moment.
 
 Rows are leased, checked, and enqueued. At most `max_queued` scheduled emails wait in the queue, so that urgent jobs
-stay
-near its front; the others are built when these have been sent. A crash at any point neither loses nor repeats an email:
-until it is enqueued any enqueuer may lease the row once its lease has expired, its job has an id of its own, and no
-worker
-sends it without a claim on its row.
+stay near its front; the others are built when these have been sent. A crash at any point neither loses nor repeats an
+email: until it is enqueued any enqueuer may lease the row once its lease has expired, its job has an id of its own, and
+no worker sends it without a claim on its row.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ EXPIRED_REASON = "too late: the daemon was down or the queue was full until {:%H
 
 
 class ScheduledMailEnqueuer(Service):
-    """Runs once per daemon; several daemons share the work through leases."""
+    """One per daemon; several daemons share the work through leases."""
 
     name: ClassVar[str] = "enqueuer"
 

@@ -1,8 +1,7 @@
 """What operators do with schedules: list next and last runs, run one now, or dry-run one.
 
 The command line and the web API use it. A manual run plans like the planner, for the local dates of one instant in
-every
-time zone, so that no user gets a second email for the same date; a dry run writes nothing.
+every time zone, so that no user gets a second email for the same date; a dry run writes nothing.
 """
 
 from __future__ import annotations

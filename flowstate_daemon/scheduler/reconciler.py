@@ -1,9 +1,8 @@
 """Handles scheduled emails whose job should have ended by now, so that each one ends exactly once.
 
-A job is in Redis, or its outcome is in the journal or in the ledger. Otherwise Redis has lost it or somebody has
-removed
-it. If no worker has claimed the email and the epoch of Redis has changed, it cannot have been sent and gets a new job.
-In all other cases it may have been sent, and ends as failed: a missing email is better than one sent twice.
+A job is in Redis, or its outcome is in the journal or in the ledger. Otherwise Redis has lost it, or it was
+removed. If no worker has claimed the email and the epoch of Redis has changed, it cannot have been sent and gets a new
+job. In all other cases it may have been sent, and ends as failed: a missing email is better than one sent twice.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ REMEDY = "look the email up at the provider; flowstate-daemon schedule run --for
 
 
 class Reconciler(PeriodicService):
-    """Runs once per daemon; several daemons may check the same rows."""
+    """One per daemon; several daemons may check the same rows."""
 
     name: ClassVar[str] = "reconciler"
 

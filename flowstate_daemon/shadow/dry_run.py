@@ -71,9 +71,8 @@ class DryRun:
             return Prediction(
                 job.name, "expire" if decision.outcome == "expired" else "skip", decision.reason, recipient
             )
-        await asyncio.sleep(
-            0
-        )  # up to a hundred emails are rendered one after the other: let other tasks run in between
+        # Up to a hundred emails are rendered one after the other: let other tasks run in between.
+        await asyncio.sleep(0)
         email = self.renderer.render(with_locale(status, request), created_ms=job.timestamp)
         return Prediction(job.name, "send", None, recipient, len(email.html.encode()))
 

@@ -85,7 +85,7 @@ class RecipientLoader:
         self._loader = BatchLoader("recipients", self._query)
 
     async def load(self, address: str, *, urgent: bool) -> RecipientStatus | None:
-        """What is known about an address; None if the lookup failed, which only an urgent email does not wait for."""
+        """What is known about an address. Retries until the lookup succeeds; an urgent email gets None instead."""
         if not urgent:
             return await self._loader.load_with_retry(address)
         try:

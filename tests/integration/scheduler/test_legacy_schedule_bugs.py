@@ -85,7 +85,7 @@ async def test_03_deleted_and_unverified_users_got_emails_without_opt_out(
         "left": "the account is deleted",
         "unverified": "the user has not verified the address",
         "off": "the user has switched these emails off",
-        "unsubscribed": "the person has unsubscribed from this kind of email",
+        "unsubscribed": "the recipient has unsubscribed from this kind of email",
     }
 
 

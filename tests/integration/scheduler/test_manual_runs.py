@@ -84,7 +84,7 @@ async def test_dry_run_lists_all_recipients_and_writes_nothing(
         "bea": "the user has not verified the address",
         "cem": "the account is deleted",
         "dan": "the user has switched these emails off",
-        "eva": "the person has unsubscribed from this kind of email",
+        "eva": "the recipient has unsubscribed from this kind of email",
         "fay": found["fay"].reason,
     }
     assert "address" in found["fay"].reason

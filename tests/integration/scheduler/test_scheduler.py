@@ -90,8 +90,8 @@ async def test_skip_reasons_are_recorded(app: AppTables, harness: SchedulerHarne
     reasons = {
         "del": "the account is deleted",
         "unv": "the user has not verified the address",
-        "uns": "the person has unsubscribed from this kind of email",
-        "bou": "the address does not exist or refuses all mail (hard bounce)",
+        "uns": "the recipient has unsubscribed from this kind of email",
+        "bou": "the address does not exist or rejects all email (hard bounce)",
         "off": "the user has switched these emails off",
     }
     assert await harness.outcomes() == {
