@@ -1,9 +1,9 @@
 """Redaction of codes, keys, passwords and addresses, and escaping of control characters. Pure.
 
 Everything that hides secrets is in this module: for logs (`redact_value`), free text (`redact_text`), the provider's
-messages (`redact_provider_text`), job data that is shown (`redact_json`), and the data that a settled job keeps
-(`redact_fields`; in Lua `redact.lua`, which gets `SECRET_RULES_JSON`). In doubt it hides too much, because logs are
-kept long.
+messages (`redact_provider_text`), job data that is shown (`redact_json`), and one-time codes in the data that a
+settled job keeps (`redact_code_fields`; in Lua `redact.lua`, which gets `CODE_RULES_JSON`). In doubt it hides too
+much, because logs are kept long.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ MAX_PROVIDER_TEXT_LENGTH = 200
 MAX_DEPTH = 4  # levels of a nested value that are shown
 MAX_ITEMS = 50  # members of one nested value that are shown
 
+# Names of one-time codes. Only these are removed from the data of settled jobs: a job that is retried needs the rest.
+CODE_NAMES = ("otp-code",)
 # The one list of secret names, with a hyphen between the words of a name. A field is secret if its name ends with one
 # of them in any spelling: `otpCode`, `OTP_CODE`, `x-otp-code`. Every pattern below is built from this list.
 SECRET_NAMES = (
-    *("otp-code", "password", "passwd", "secret", "token", "api-key"),
+    *CODE_NAMES,
+    *("password", "passwd", "secret", "token", "api-key"),
     *("authorization", "cookie", "credential", "signature"),
 )
 # Secret only as the whole name, because `status_code`, "code: 404" and `bypass` are not.
@@ -39,12 +42,13 @@ def _alternatives(names: tuple[str, ...]) -> str:
 
 
 SECRET_ENDINGS = tuple(name.replace("-", "") for name in SECRET_NAMES)
+CODE_ENDINGS = tuple(name.replace("-", "") for name in CODE_NAMES)
 # What `redact.lua` needs to redact the data of the jobs that it fails.
-SECRET_RULES_JSON = json.dumps({"endings": SECRET_ENDINGS, "whole": WHOLE_SECRET_NAMES, "placeholder": REDACTED})
+CODE_RULES_JSON = json.dumps({"endings": CODE_ENDINGS, "placeholder": REDACTED})
 
 # The last word of each name, checked before the pattern, which is ten times slower.
 SECRET_HINTS = tuple(name.rpartition("-")[2] for name in (*SECRET_NAMES, *WHOLE_SECRET_NAMES))
-SECRET_NAME_HINTS = tuple(f'{hint}"'.encode() for hint in SECRET_HINTS)
+CODE_HINTS = tuple({name.rpartition("-")[2].encode() for name in CODE_NAMES})
 # `otpCode: 1`, `"token":"x"`, `{\"password\":\"x\"}`, `api_key='x'`. A value that is redacted already stays as it is.
 ASSIGNMENT_PATTERN = re.compile(
     rf"""((?:{_alternatives(SECRET_NAMES)})\\*["']?\s{{0,4}}[=:]\s{{0,4}}
@@ -128,30 +132,39 @@ def _redact_assignments(text: str) -> str:
     return text
 
 
+def _bare(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
 @lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Whether a field of this name, in any spelling, contains a secret."""
-    bare = name.lower().replace("_", "").replace("-", "").replace(" ", "")
+    bare = _bare(name)
     return bare in WHOLE_SECRET_NAMES or bare.endswith(SECRET_ENDINGS)
 
 
-def may_contain_secret(data: bytes) -> bool:
-    """Whether JSON text may contain a field with a secret name; False is certain."""
+def is_code_name(name: str) -> bool:
+    """Whether a field of this name, in any spelling, contains a one-time code."""
+    return _bare(name).endswith(CODE_ENDINGS)
+
+
+def may_contain_code(data: bytes) -> bool:
+    """Whether JSON text may contain a field with the name of a one-time code; False is certain."""
     lowered = data.lower()
-    return any(hint in lowered for hint in SECRET_NAME_HINTS)
+    return any(hint in lowered for hint in CODE_HINTS)
 
 
-def redact_fields(value: Any) -> Any:
-    """A copy of parsed JSON in which the whole value of every field with a secret name is replaced, at any depth."""
+def redact_code_fields(value: Any) -> Any:
+    """A copy of parsed JSON in which the values of fields that contain a one-time code are replaced, at any depth."""
     if isinstance(value, dict):
-        return {name: REDACTED if is_secret_name(name) else redact_fields(member) for name, member in value.items()}
-    return [redact_fields(member) for member in value] if isinstance(value, list) else value
+        return {name: REDACTED if is_code_name(name) else redact_code_fields(part) for name, part in value.items()}
+    return [redact_code_fields(part) for part in value] if isinstance(value, list) else value
 
 
 def redact_json(value: Any, *, secret: bool = False) -> Any:
     """A copy of other producers' JSON, for display: what may be secret by its name is hidden, and the shape stays.
 
-    Unlike `redact_fields` it also hides names that only contain a secret name, and the parameters of links.
+    It also hides names that only contain a secret name, and the parameters of links.
     """
     if isinstance(value, dict):
         return {

@@ -16,8 +16,8 @@ from flowstate_daemon.base.errors import InvalidDataError, RetryableError
 from flowstate_daemon.base.redaction import (
     escape_control_chars,
     is_secret_name,
-    may_contain_secret,
-    redact_fields,
+    may_contain_code,
+    redact_code_fields,
     redact_text,
 )
 from flowstate_daemon.mail.address import parse_address
@@ -179,15 +179,15 @@ UNREADABLE_DATA = msgspec.json.encode(
 
 
 def redact_codes(kind: str, data: bytes) -> bytes:
-    """The data of a settled job without its secrets; empty if there are none and the data may stay as it is."""
+    """The data of a settled job without its codes; empty if there are none and the data may stay as it is."""
     known = KINDS.get(kind)
     has_code = known is not None and bool(known.secret_fields)
-    if not has_code and not may_contain_secret(data):
+    if not has_code and not may_contain_code(data):
         return b""
     try:
         content = msgspec.json.decode(data)
         if has_code and not isinstance(content["context"], dict):
             return UNREADABLE_DATA  # the code may be anywhere
-        return msgspec.json.encode(redact_fields(content))
+        return msgspec.json.encode(redact_code_fields(content))
     except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError, KeyError):
         return UNREADABLE_DATA

@@ -16,7 +16,7 @@ from uuid import uuid4
 import structlog
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.redaction import SECRET_RULES_JSON
+from flowstate_daemon.base.redaction import CODE_RULES_JSON
 from flowstate_daemon.queue.decode import decode_job
 from flowstate_daemon.queue.encode import (
     LATEST_MS,
@@ -242,7 +242,7 @@ class BullQueue:
         now_ms = self._clock.now_ms()
         requeued, failed = await self._run(
             "check_stalled", (), max_stalled_count, self._keys.base, now_ms, interval_ms,
-            self._journal_max_entries, SECRET_RULES_JSON,
+            self._journal_max_entries, CODE_RULES_JSON,
         )  # fmt: skip
         return StalledResult(_ids(requeued), _ids(failed))
 
@@ -257,7 +257,7 @@ class BullQueue:
             raise ValueError("recovery needs a token of the form <instance id>/<boot id>")
         requeued, failed = await self._run(
             "recover", (), self._keys.base, self._token, f"{instance}/", self._clock.now_ms(),
-            limit, STALLED_FAILURE_REASON, self._journal_max_entries, SECRET_RULES_JSON, *held,
+            limit, STALLED_FAILURE_REASON, self._journal_max_entries, CODE_RULES_JSON, *held,
         )  # fmt: skip
         return RecoveryResult(_ids(requeued), _ids(failed))
 

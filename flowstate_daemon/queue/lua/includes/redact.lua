@@ -1,16 +1,11 @@
--- Redacts secret fields in JSON text and changes nothing else: decoding and encoding it would change numbers and empty
--- lists. The rules come from base/redaction.py as JSON: {"endings": names, "whole": names, "placeholder": text}, the
--- names in lower case and without separators.
+-- Redacts one-time codes in JSON text and changes nothing else: decoding and encoding it would change numbers and empty
+-- lists. The rules come from base/redaction.py as JSON: {"endings": names, "placeholder": text}, the names in lower case
+-- and without separators.
 
-local function is_secret_name(name, rules)
+local function is_code_name(name, rules)
   local bare = string.gsub(string.lower(name), "[_ -]", "")
   for _, ending in ipairs(rules.endings) do
     if string.sub(bare, -#ending) == ending then
-      return true
-    end
-  end
-  for _, whole in ipairs(rules.whole) do
-    if bare == whole then
       return true
     end
   end
@@ -54,7 +49,7 @@ local function redact_json(text, rules)
   while quote do
     local close = string_end(text, quote)
     local value = string.match(text, "^%s*:%s*()", close + 1)
-    if value and is_secret_name(string.sub(text, quote + 1, close - 1), rules) then
+    if value and is_code_name(string.sub(text, quote + 1, close - 1), rules) then
       parts[#parts + 1] = string.sub(text, copied + 1, value - 1) .. '"' .. rules.placeholder .. '"'
       copied = value_end(text, value)
       close = copied
