@@ -5,12 +5,15 @@ A store that cannot be started skips its tests with the reason; under CI=true it
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from uuid import uuid4
 
 import asyncpg
 import pytest
+import uvloop
 from hypothesis import settings
 from redis.asyncio import Redis
 
@@ -21,11 +24,32 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.clock import FakeClock
 
+LOOP_FIXTURE = "_asyncio_loop_factory"  # of pytest-asyncio
 TEMPLATE = "flowstate_template"
 
 # A slow example of Hypothesis is caused by a busy machine, not by the code.
 settings.register_profile("flowstate", deadline=None)
 settings.load_profile("flowstate")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop of coroutine tests: uvloop, as in production; tests of connections run on both loops."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
+    if item.get_closest_marker("both_loops") is not None:
+        factories["asyncio"] = asyncio.new_event_loop
+    return factories
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let plain functions with coroutine fixtures use the loop of the other tests.
+
+    pytest-asyncio chooses the loop of coroutine tests only: session fixtures would be rebuilt for the others.
+    """
+    if not inspect.iscoroutinefunction(metafunc.function):
+        metafunc.fixturenames.append(LOOP_FIXTURE)
+        metafunc.parametrize(
+            LOOP_FIXTURE, [uvloop.new_event_loop], ids=[pytest.HIDDEN_PARAM], indirect=True, scope="session"
+        )
 
 
 def skip_or_fail(error: FlowstateError) -> None:

@@ -17,7 +17,8 @@ import msgspec
 import structlog
 
 from flowstate_daemon.base.errors import StoreUnavailableError
-from flowstate_daemon.redis_client.connection import Connection, Subscriber, subscribe, translate_errors
+from flowstate_daemon.redis_client.connection import Connection, Subscriber, subscribe
+from flowstate_daemon.redis_client.errors import translate_errors
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
 

@@ -1,27 +1,24 @@
 """Connections to Redis: a small pool for commands, one named connection for blocking pops, one for pub/sub.
 
-Errors of Redis and the network become `StoreUnavailableError` when a later retry helps; others are bugs and pass. The
-client library never repeats a command, because a repeated write would run twice.
+Errors of Redis and the network become `StoreUnavailableError` when a later retry helps (`errors`). The client library
+never repeats a command, because a repeated write would run twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
-import hiredis
 from redis import exceptions as refused
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection, parse_url
-from redis.asyncio.connection import Connection as TcpConnection
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
+from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.config.settings import RedisSettings
 from flowstate_daemon.redis_client.discovery import (
     Address,
@@ -30,73 +27,15 @@ from flowstate_daemon.redis_client.discovery import (
     PrimaryResolver,
     SentinelResolver,
 )
-
-__all__ = ["Connection", "OnCommand", "PubSub", "translate_errors"]
+from flowstate_daemon.redis_client.errors import is_read_only_replica, translate_errors
+from flowstate_daemon.redis_client.transport import WatchedConnection, connection_class
 
 OnCommand: TypeAlias = Callable[[float], None]
 Subscriber: TypeAlias = PubSub
 
 COMMAND_TIMEOUT_S = 5.0
 POOL_SIZE = 16  # opened on demand; twelve bulk requests may be saved at a time, and a code must not wait for them
-# Errors after which a retry helps, which redis-py reports as plain ResponseError.
-TRANSIENT_PREFIXES = (
-    "NOREPLICAS", "BUSY ", "TRYAGAIN", "UNKILLABLE", "LOADING", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM",
-    "DB index",  # out of range: the server has fewer databases than in REDIS_URL
-    "UNBLOCKED",  # a primary that becomes a replica ends all blocking pops with it
-)  # fmt: skip
 REDIRECTIONS = 4
-CROSS_SLOT_MESSAGE = (
-    "FLOWSTATE_QUEUE_PREFIX: this Redis is a cluster, and with this prefix the keys of the queue are on several nodes; "
-    "put braces around it, like {bull}, here and in the backend's Bull"
-)
-# Errors that TLS, or the lack of it, causes.
-TLS_HINTS = (
-    ("CERTIFICATE_VERIFY_FAILED", "the authority of its certificate is not trusted: set FLOWSTATE_REDIS_CA_FILE"),
-    ("WRONG_VERSION_NUMBER", "this port does not use TLS: begin REDIS_URL with redis://, or use its TLS port"),
-    ("RECORD_LAYER_FAILURE", "this port does not use TLS: begin REDIS_URL with redis://, or use its TLS port"),
-    (
-        "Timeout connecting",
-        "does a firewall block it? does it speak TLS if, and only if, REDIS_URL begins with rediss://?",
-    ),
-    ("Connection reset by peer", "is Redis running? if it requires TLS, begin REDIS_URL with rediss://"),
-    ("Connection closed by server", "is Redis running? if it requires TLS, begin REDIS_URL with rediss://"),
-)
-SCRIPT_ACL_ERROR = "ACL failure in script"  # begin of a permission error inside a script, which has no error code
-REMEDIES = (
-    (refused.AuthenticationError, "check REDIS_URL or REDIS_PASSWORD"),
-    (refused.NoPermissionError, "grant the Redis user the command named"),
-    (refused.BusyLoadingError, "Redis is loading its data and will answer soon"),
-    (refused.ReadOnlyError, "this is a replica or a primary in fail-over; point REDIS_URL at the primary"),
-    (refused.OutOfMemoryError, "Redis is full: raise maxmemory or remove keys (maxmemory-policy must be noeviction)"),
-    (refused.AskError, "the cluster is moving the queue's hash slot to another node"),
-    (refused.TryAgainError, "the cluster is moving the queue's hash slot to another node"),
-    (refused.TimeoutError, "Redis did not answer in time: look at its load and at the network"),
-    (refused.ConnectionError, "is Redis running, and is REDIS_URL right?"),
-)
-
-
-def to_unavailable(error: refused.RedisError) -> StoreUnavailableError | None:
-    """The StoreUnavailableError for an error of redis-py, or None when the error is a bug."""
-    if isinstance(error, refused.MovedError):
-        return None  # the command is sent to another node
-    for sign, hint in TLS_HINTS:
-        if isinstance(error, refused.ConnectionError | refused.TimeoutError) and sign.lower() in str(error).lower():
-            return StoreUnavailableError(f"Redis: {str(error).rstrip('.')}; {hint}")
-    for cls, remedy in (*REMEDIES, (refused.MasterDownError, "the primary is down"), (refused.ClusterDownError, "")):
-        if isinstance(error, cls):
-            return StoreUnavailableError(f"Redis: {str(error).rstrip('.')}; {remedy}".rstrip("; "))
-    if isinstance(error, refused.ResponseError) and str(error).startswith(TRANSIENT_PREFIXES):
-        return StoreUnavailableError(f"Redis: {error}")
-    if isinstance(error, refused.ResponseError) and str(error).startswith(SCRIPT_ACL_ERROR):
-        return StoreUnavailableError(
-            f"Redis: {error}; grant the Redis user the queue's keys and channels (~prefix:* &prefix:*)"
-        )
-    return None
-
-
-def is_read_only_replica(error: BaseException | None) -> bool:
-    """Whether the server has become a replica, whose data may be outdated until its first synchronization."""
-    return isinstance(error, refused.ReadOnlyError) or str(error).startswith("UNBLOCKED")
 
 
 async def subscribe(pubsub: Subscriber, *channels: str | bytes) -> None:
@@ -107,32 +46,7 @@ async def subscribe(pubsub: Subscriber, *channels: str | bytes) -> None:
             raise StoreUnavailableError("Redis did not confirm a subscription in time: look at its load")
 
 
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Translate the errors of redis-py inside the block. Raises StoreUnavailableError, ConfigError."""
-    try:
-        yield
-    except refused.ClusterCrossSlotError as error:
-        raise ConfigError([CROSS_SLOT_MESSAGE]) from error
-    except refused.RedisError as error:
-        outage = to_unavailable(error)
-        if outage is None:
-            raise
-        raise outage from error
-    except OSError as error:
-        raise StoreUnavailableError(f"Redis: {error}; is Redis running, and is REDIS_URL right?") from error
-
-
-class _FastPackingConnection(AbstractConnection):
-    """Packs commands in C: the packer of redis-py takes half a millisecond for a batch of 100 jobs."""
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        if isinstance(args[0], str) and " " in args[0]:  # redis-py passes some of its own commands as one string
-            args = (*args[0].split(), *args[1:])
-        return [hiredis.pack_command(args)]
-
-
-class _DiscoveringConnection(_FastPackingConnection, TcpConnection):
+class _DiscoveringConnection(WatchedConnection):
     """Resolves the address before every connect, if there is a resolver."""
 
     resolver: ClassVar[Callable[[], PrimaryResolver | None]]
@@ -140,11 +54,11 @@ class _DiscoveringConnection(_FastPackingConnection, TcpConnection):
     async def _connect(self) -> None:
         resolver = type(self).resolver()
         if resolver is None:
-            await super()._connect()  # type: ignore[no-untyped-call]
+            await super()._connect()
             return
         self.host, self.port = await resolver.resolve()
         try:
-            await super()._connect()  # type: ignore[no-untyped-call]
+            await super()._connect()
         except (OSError, TimeoutError):
             resolver.invalidate()
             raise
@@ -153,10 +67,11 @@ class _DiscoveringConnection(_FastPackingConnection, TcpConnection):
 def _connection_class(
     kind: type[AbstractConnection], resolver: Callable[[], PrimaryResolver | None]
 ) -> type[AbstractConnection]:
-    """The class for the same kind of connection (TCP, TLS, Unix socket) with the faster packer and the resolver."""
-    if issubclass(kind, UnixDomainSocketConnection):
-        return type(kind.__name__, (_FastPackingConnection, kind), {})
-    return type(kind.__name__, (_DiscoveringConnection, kind), {"resolver": staticmethod(resolver)})
+    """The class for the same kind of connection (TCP, TLS, Unix socket) with the resolver."""
+    base = connection_class(kind)
+    if not issubclass(base, WatchedConnection):
+        return base
+    return type(kind.__name__, (_DiscoveringConnection, base), {"resolver": staticmethod(resolver)})
 
 
 async def _on_connect(name: str, connection: AbstractConnection) -> None:
@@ -270,13 +185,15 @@ class Connection:
         await self._disconnect()
 
     async def _drop_connections(self, cause: BaseException | None) -> None:
-        """Close connections that may lead to a server that is no longer the primary."""
+        """Close connections that may be broken, or lead to a server that is no longer the primary."""
         if is_read_only_replica(cause):
             # A demoted primary keeps its connections open: only a new connection finds the new primary.
             await self._disconnect()
-        elif self._resolver is not None and isinstance(cause, refused.ConnectionError | refused.TimeoutError):
-            # The primary may have changed, and a dead machine does not close its connections.
-            self._resolver.invalidate()
+        elif isinstance(cause, refused.ConnectionError | refused.TimeoutError):
+            # The primary may have changed, and neither a dead machine nor a forgetful network closes connections: the
+            # next command must not wait on another one that is as dead as this one.
+            if self._resolver is not None:
+                self._resolver.invalidate()
             await self._commands.connection_pool.disconnect(inuse_connections=False)
             await self._blocking.connection_pool.disconnect()
 

@@ -6,14 +6,17 @@ are in one hash slot, so in a cluster only the node that serves this slot is use
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from redis import exceptions as refused
-from redis.asyncio.connection import Connection, SSLConnection, parse_url
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
+
+from flowstate_daemon.redis_client.transport import TRANSPORT_ERRORS, connection_class, transport_errors
 
 QUERY_TIMEOUT_S = 2.0
 
@@ -46,7 +49,8 @@ class OneShotClient:
 
     def __init__(self, url: str) -> None:
         self._options = _options(url)
-        self._connection_class: type[Connection] = self._options.pop("connection_class", Connection)
+        kind: type[Connection] = self._options.pop("connection_class", Connection)
+        self._connection_class: Callable[..., AbstractConnection] = connection_class(kind)
 
     async def execute(self, address: Address, *command: str) -> Any:
         """The reply. Raises the errors of redis-py."""
@@ -93,7 +97,8 @@ class SentinelResolver:
 
     async def resolve(self) -> Address:
         try:
-            host, port = await self._sentinel.discover_master(self._master)
+            with transport_errors("a sentinel"):
+                host, port = await self._sentinel.discover_master(self._master)
         except (refused.RedisError, OSError) as error:
             # The text of MasterNotFoundError lists the options of each connection, its password included.
             detail = "" if isinstance(error, MasterNotFoundError) else f": {error}"
@@ -101,8 +106,9 @@ class SentinelResolver:
                 f"none of the sentinels {self._names} is reachable and knows a primary called {self._master}{detail}"
             ) from None
         finally:
-            for client in self._sentinel.sentinels:
-                await client.aclose()
+            with suppress(refused.RedisError, *TRANSPORT_ERRORS):
+                for client in self._sentinel.sentinels:
+                    await client.aclose()
         return Address(host, port)
 
     def invalidate(self) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from redis import exceptions as refused
 
 from flowstate_daemon.base.errors import StoreUnavailableError
-from flowstate_daemon.redis_client.connection import Connection, translate_errors
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.errors import translate_errors
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
 

@@ -19,7 +19,8 @@ from flowstate_daemon.queue.decode import decode_job
 from flowstate_daemon.queue.events import FinishedEvent
 from flowstate_daemon.queue.inspector import decode_text
 from flowstate_daemon.queue.job import Job
-from flowstate_daemon.redis_client.connection import Connection, translate_errors
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.errors import translate_errors
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 from flowstate_daemon.redis_client.scripts import Scripts
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import socket
+import ssl
 import struct
 from types import TracebackType
 from typing import Self
@@ -16,22 +18,32 @@ from typing import Self
 CHUNK = 64 * 1024
 # Closing with this linger option sends a reset instead of an orderly end.
 RESET = struct.pack("ii", 1, 0)
+# A socket filter of Linux, one instruction long, that accepts no byte: segments are neither read nor acknowledged.
+SO_ATTACH_FILTER = 26
+DROP_ALL = struct.pack("HBBI", 6, 0, 0, 0)
+# uvloop raises RuntimeError where the standard loop raises OSError.
+BROKEN = (OSError, RuntimeError)
 
 
 class FaultProxy:
     """Forwards each connection to `host:port`; `latency_s` is added to each direction of every chunk.
 
-    A host that is a folder holds the sockets of a Postgres, as in its URLs.
+    A host that is a folder holds the sockets of a Postgres, as in its URLs. With `tls` the proxy speaks TLS to its
+    clients and plain text to the server.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.latency_s = 0.0
         self.drop_replies = False
         self.cut_reply_after: int | None = None
+        self.reset_reply_after: int | None = None
+        self.reset_new_connections = False
         self.port = 0
         self.accepted = 0
         self.dropped = 0
         self._target = (host, port)
+        self._tls = tls
+        self._forgotten: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -62,7 +74,7 @@ class FaultProxy:
 
     async def admit(self) -> None:
         """Listen (again), always on the same port."""
-        self._server = await asyncio.start_server(self._link, self.host, self.port)
+        self._server = await asyncio.start_server(self._link, self.host, self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
@@ -84,6 +96,15 @@ class FaultProxy:
             for writer in writers:
                 _reset(writer)
 
+    def forget(self) -> None:
+        """Drop all open connections without a sign to either side, like a network that has lost its state.
+
+        Neither data nor keepalive probes of the clients are acknowledged; the server does not notice anything.
+        """
+        for task, (near, *_) in self._links.items():
+            self._forgotten.add(task)
+            _ignore_segments(near)
+
     def redirect_to(self, host: str, port: int) -> None:
         """Forward new connections to another address, as after a DNS change."""
         self._target = (host, port)
@@ -99,15 +120,20 @@ class FaultProxy:
         task = asyncio.current_task()
         assert task is not None
         self._links[task] = [writer]
+        if self.reset_new_connections:
+            del self._links[task]
+            _reset(writer)
+            return
         try:
             far_reader, far_writer = await self._dial()
             self._links[task].append(far_writer)
             await self._both_ways((reader, writer), (far_reader, far_writer))
-        except OSError:
+        except BROKEN:
             _reset(writer)  # no server behind the proxy
         except asyncio.CancelledError:
             _reset(writer)  # the test is over; the server's own callback would report a cancelled task
         finally:
+            self._forgotten.discard(task)
             for each in self._links.pop(task):
                 each.close()
 
@@ -116,23 +142,35 @@ class FaultProxy:
         near: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         far: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
+        link = asyncio.current_task()
+        assert link is not None
         async with asyncio.TaskGroup() as group:
             group.create_task(self._forward(near[0], far[1]))
-            group.create_task(self._return(far[0], near[1]))
+            group.create_task(self._return(far[0], near[1], link))
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*BROKEN):
             while chunk := await reader.read(CHUNK):
                 await self._delay()
                 writer.write(chunk)
                 await writer.drain()
         writer.close()
 
-    async def _return(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _return(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: asyncio.Task[None]
+    ) -> None:
         """Forward the replies, with the faults that concern them."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*BROKEN):
             while chunk := await reader.read(CHUNK):
                 await self._delay()
+                if link in self._forgotten:
+                    self.dropped += len(chunk)
+                    continue
+                if self.reset_reply_after is not None:
+                    writer.write(chunk[: self.reset_reply_after])
+                    await writer.drain()
+                    _reset(writer)
+                    break
                 if self.drop_replies:
                     self.dropped += len(chunk)
                     continue
@@ -142,6 +180,8 @@ class FaultProxy:
                     break
                 writer.write(chunk)
                 await writer.drain()
+        if link in self._forgotten:
+            await asyncio.Event().wait()  # an orderly end would tell the client; the test cancels this
         writer.close()
 
     async def _delay(self) -> None:
@@ -151,7 +191,16 @@ class FaultProxy:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
+    if writer.is_closing():
+        return
     raw = writer.get_extra_info("socket")
     if raw is not None and raw.fileno() >= 0:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     writer.transport.abort()
+
+
+def _ignore_segments(writer: asyncio.StreamWriter) -> None:
+    raw = writer.get_extra_info("socket")
+    if raw is not None and raw.fileno() >= 0:
+        program = ctypes.create_string_buffer(DROP_ALL, len(DROP_ALL))
+        raw.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))

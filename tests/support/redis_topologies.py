@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import ssl
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from signal import Signals
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -28,6 +31,7 @@ from redis.crc import key_slot
 
 from flowstate_daemon.dev.embedded import LOOPBACK, free_port, valkey_binary
 from flowstate_daemon.dev.process import ManagedProcess
+from tests.support.proxy import FaultProxy
 from tests.support.waiting import eventually
 
 SLOTS = 16384
@@ -210,3 +214,33 @@ def redis_server() -> Path | None:
     """The machine's own redis-server, which Debian builds with TLS."""
     found = shutil.which("redis-server")
     return None if found is None else Path(found)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiedRedis:
+    """A Redis behind a proxy that injects faults into its TCP connections; `settings` lead a daemon there."""
+
+    proxy: FaultProxy
+    settings: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """The URL for a client, with the authority of the certificate where there is one."""
+        ca_file = self.settings.get("FLOWSTATE_REDIS_CA_FILE")
+        return self.settings["REDIS_URL"] + (f"/0?ssl_ca_certs={ca_file}" if ca_file else "")
+
+
+@asynccontextmanager
+async def proxied_redis(url: str, folder: Path, *, tls: bool) -> AsyncIterator[ProxiedRedis]:
+    """The Redis at `url`, behind a proxy. With `tls` a second proxy speaks TLS, its certificate lies in `folder`."""
+    port = urlsplit(url).port or 0
+    async with AsyncExitStack() as stack:
+        settings = {}
+        if tls:
+            settings["FLOWSTATE_REDIS_CA_FILE"] = str(make_certificate(folder))
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+            port = (await stack.enter_async_context(FaultProxy(LOOPBACK, port, tls=context))).port
+        proxy = await stack.enter_async_context(FaultProxy(LOOPBACK, port))
+        settings["REDIS_URL"] = f"{'rediss' if tls else 'redis'}://{LOOPBACK}:{proxy.port}"
+        yield ProxiedRedis(proxy, settings)

@@ -14,6 +14,8 @@ from tests.support.fake_resend import Answer, FakeResend
 from tests.support.proxy import FaultProxy
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.both_loops
+
 
 @pytest.fixture
 async def proxy(fake: FakeResend) -> AsyncIterator[FaultProxy]:
@@ -115,3 +117,30 @@ async def test_endless_response_is_cut(gateway: ResendGateway, fake: FakeResend)
     with pytest.raises(RetryableError, match="longer than"):
         await send(gateway, mail(), idempotency_key="k")
     assert (await send(gateway, mail(), idempotency_key="k")).provider_id == fake.accepted[0].id
+
+
+async def test_resets_at_any_moment_are_retryable(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
+    """Kept connections that broke while idle and requests under way: never another error, and nothing sent twice."""
+    done = asyncio.Event()
+
+    async def repeat(key: str) -> None:
+        number = 0
+        while not done.is_set():
+            try:
+                await send(gateway, mail(), idempotency_key=f"{key}-{number}")
+            except RetryableError:
+                continue  # the same key again, as the daemon does
+            number += 1
+
+    async def resets() -> None:
+        for _ in range(40):
+            before = len(fake.accepted)
+            await eventually(lambda before=before: len(fake.accepted) > before, "an email")  # type: ignore[misc]
+            proxy.cut()
+        done.set()
+
+    async with asyncio.TaskGroup() as group:
+        for key in "abcd":
+            group.create_task(repeat(key))
+        group.create_task(resets())
+    assert len({mail.key for mail in fake.accepted}) == len(fake.accepted)
