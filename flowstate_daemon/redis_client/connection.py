@@ -35,6 +35,7 @@ Subscriber: TypeAlias = PubSub
 
 COMMAND_TIMEOUT_S = 5.0
 POOL_SIZE = 16  # opened on demand; twelve bulk requests may be saved at a time, and a code must not wait for them
+BLOCK_GRACE_S = 2.0  # for the reply at the end of a blocking pop
 REDIRECTIONS = 4
 
 
@@ -113,7 +114,7 @@ class Connection:
         self._clock = Clock()
         other = secondary_name(client_name)
         self._commands = self._client(url, other, size=POOL_SIZE, timeout_s=COMMAND_TIMEOUT_S)
-        self._blocking = self._client(url, client_name, size=1, timeout_s=block_timeout_s + 4.0)
+        self._blocking = self._client(url, client_name, size=1, timeout_s=block_timeout_s + BLOCK_GRACE_S)
         self._subscriber = self._client(url, other, size=1, timeout_s=None)
 
     def _client(self, url: str, name: str, *, size: int, timeout_s: float | None) -> Redis:

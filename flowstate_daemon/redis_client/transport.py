@@ -32,6 +32,11 @@ TCP_OPTIONS = {
 }
 WATCH_INTERVAL_S = 0.25
 MIN_PATIENCE_S = 0.5  # between a keepalive probe and its acknowledgement, and four round trips on a slow network
+# A peer behind a proxy may be gone although the proxy acknowledges: a connection that was idle for longer than this is
+# checked before it is used again. A connection in regular use is never, so that an idle daemon sends no more commands.
+HEALTH_CHECK_AFTER_S = 35.0
+HEALTH_CHECK_TIMEOUT_S = 1.0
+CLOSE_TIMEOUT_S = 0.2
 # struct tcp_info of Linux: the number of unanswered probes, ms since the last acknowledgement, round trip in µs.
 TCP_INFO = struct.Struct("=3xB52xI8xI")
 
@@ -60,6 +65,8 @@ class TransportConnection(AbstractConnection):
     The packer of redis-py takes half a millisecond for a batch of 100 jobs.
     """
 
+    _used_at = 0.0  # when the last reply arrived, in the loop's time
+
     def pack_command(self, *args: Any) -> list[bytes]:
         if isinstance(args[0], str) and " " in args[0]:  # redis-py passes some of its own commands as one string
             args = (*args[0].split(), *args[1:])
@@ -87,17 +94,43 @@ class TransportConnection(AbstractConnection):
             writer, reader = self._writer, self._reader
             if writer is None or reader is None or writer.is_closing() or reader.exception() is not None:
                 raise refused.ConnectionError(f"The connection to {self._host_error()} was lost while idle")
-            return bool(await super().can_read())
+            return bool(await super().can_read()) or not await self._is_healthy()
+
+    async def _is_healthy(self) -> bool:
+        """Whether the peer still answers; asked only after a long time without use."""
+        now = asyncio.get_running_loop().time()
+        if now - self._used_at < HEALTH_CHECK_AFTER_S:
+            return True
+        try:
+            async with asyncio.timeout(HEALTH_CHECK_TIMEOUT_S):
+                await self.send_command("PING", check_health=False)
+                await self.read_response()
+        except TimeoutError:
+            return False
+        return True
 
     async def _read_response_from_parser(self, *args: Any, **options: Any) -> Any:
         # An ETIMEDOUT of the kernel is a builtin TimeoutError, which redis-py would take for its own timeout.
         with transport_errors(self._host_error()):
-            return await super()._read_response_from_parser(*args, **options)
+            response = await super()._read_response_from_parser(*args, **options)
+        self._used_at = asyncio.get_running_loop().time()
+        return response
 
-    async def disconnect(self, *args: Any, **options: Any) -> None:
-        """Close the connection; a broken transport may fail at that, and is closed all the same."""
+    async def disconnect(self, nowait: bool = False, *args: Any, **options: Any) -> None:
+        """Close the connection; a broken transport may fail at that, and is closed all the same.
+
+        TLS says goodbye and waits for the answer: not for long, because the next command may wait for this.
+        """
+        writer = self._writer
         with suppress(refused.RedisError, *TRANSPORT_ERRORS):
-            await super().disconnect(*args, **options)
+            if nowait or writer is None or asyncio.current_task() is None:
+                await super().disconnect(nowait, *args, **options)
+                return
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await super().disconnect(nowait, *args, **options)
+            except TimeoutError:
+                writer.transport.abort()
 
 
 class WatchedConnection(TransportConnection, TcpConnection):

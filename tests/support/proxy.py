@@ -23,6 +23,8 @@ SO_ATTACH_FILTER = 26
 DROP_ALL = struct.pack("HBBI", 6, 0, 0, 0)
 # uvloop raises RuntimeError where the standard loop raises OSError.
 BROKEN = (OSError, RuntimeError)
+POLL_INTERVAL_S = 0.002
+UNACKED = struct.Struct("=24xI")  # in the struct tcp_info of Linux
 
 
 class FaultProxy:
@@ -96,14 +98,21 @@ class FaultProxy:
             for writer in writers:
                 _reset(writer)
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """Drop all open connections without a sign to either side, like a network that has lost its state.
 
-        Neither data nor keepalive probes of the clients are acknowledged; the server does not notice anything.
+        Neither data nor keepalive probes of the clients are acknowledged; the server does not notice anything. First
+        waits until the clients have acknowledged all replies: what is sent again would be a sign of life.
         """
-        for task, (near, *_) in self._links.items():
-            self._forgotten.add(task)
+        while any(_is_unacknowledged(near) for near, *_ in self._links.values()):
+            await asyncio.sleep(POLL_INTERVAL_S)
+        self.swallow()
+        for near, *_ in self._links.values():
             _ignore_segments(near)
+
+    def swallow(self) -> None:
+        """Acknowledge and drop all that open connections carry, like a balancer whose server is gone."""
+        self._forgotten.update(self._links)
 
     def redirect_to(self, host: str, port: int) -> None:
         """Forward new connections to another address, as after a DNS change."""
@@ -145,15 +154,22 @@ class FaultProxy:
         link = asyncio.current_task()
         assert link is not None
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._forward(near[0], far[1]))
+            group.create_task(self._forward(near[0], far[1], link))
             group.create_task(self._return(far[0], near[1], link))
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: asyncio.Task[None]
+    ) -> None:
         with contextlib.suppress(*BROKEN):
             while chunk := await reader.read(CHUNK):
                 await self._delay()
+                if link in self._forgotten:
+                    self.dropped += len(chunk)
+                    continue
                 writer.write(chunk)
                 await writer.drain()
+        if link in self._forgotten:
+            await asyncio.Event().wait()  # the server notices nothing; the test cancels this
         writer.close()
 
     async def _return(
@@ -197,6 +213,12 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     if raw is not None and raw.fileno() >= 0:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     writer.transport.abort()
+
+
+def _is_unacknowledged(writer: asyncio.StreamWriter) -> bool:
+    raw = writer.get_extra_info("socket")
+    info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED.size)
+    return bool(UNACKED.unpack(info)[0])
 
 
 def _ignore_segments(writer: asyncio.StreamWriter) -> None:
