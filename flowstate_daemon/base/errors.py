@@ -112,6 +112,10 @@ class StoreUnavailableError(FlowstateError):
     """Redis or Postgres is unreachable, loading, read-only or full. Not an attempt; the daemon keeps running."""
 
 
+class KeyTypeError(StoreUnavailableError):
+    """A key of Redis holds a value of another type: another program wrote it, or a job has the key's name as its id."""
+
+
 class StaleDecisionError(FlowstateError):
     """The policy decision about this email is too old. Not an attempt: the job is released and checked again."""
 

@@ -46,6 +46,7 @@ from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.bullmq import BullMqDetector
 from flowstate_daemon.queue.events import QueueEvents
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.journal import Journal
@@ -239,6 +240,9 @@ class Components:
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
+        self.bullmq_detector = BullMqDetector(
+            self.connection, self.keys, ServiceContext(self.health, self.metrics, self.clock)
+        )
         self.lag_monitor = self._build_lag_monitor()
 
     def _status_line(self) -> str:

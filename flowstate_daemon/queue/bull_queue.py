@@ -16,6 +16,7 @@ from uuid import uuid4
 import structlog
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import KeyTypeError
 from flowstate_daemon.base.redaction import CODE_RULES_JSON
 from flowstate_daemon.queue.decode import decode_job
 from flowstate_daemon.queue.encode import (
@@ -77,6 +78,19 @@ KEYS: Mapping[str, tuple[str, ...]] = {
         JOURNAL,
     ),
     "recover": ("active", "wait", "paused", "meta-paused", "priority", "stalled", "failed", JOURNAL),
+    "relocate": (
+        "wait",
+        "active",
+        "paused",
+        "delayed",
+        "priority",
+        "stalled",
+        "meta-paused",
+        "completed",
+        "failed",
+        "stalled-check",
+        JOURNAL,
+    ),
     "progress": (),
     "log": (),
 }
@@ -142,7 +156,24 @@ class BullQueue:
         self._has_worked = False  # `drained` is published once after work, not at every empty claim
 
     async def _run(self, name: str, keys: Sequence[str], *args: str | bytes | float) -> Any:
+        try:
+            return await self._scripts.run(name, [*self._fixed[name], *keys], args)
+        except KeyTypeError:
+            if not await self._relocate():
+                raise
         return await self._scripts.run(name, [*self._fixed[name], *keys], args)
+
+    async def _relocate(self) -> bool:
+        """Give other ids to jobs that are stored in keys of the queue itself; False when there is none."""
+        relocated = await self._scripts.run("relocate", self._fixed["relocate"], [self._keys.base])
+        for old, new in relocated:
+            log.warning(
+                "job_renamed",
+                job_id=old.decode(),
+                new_job_id=new.decode(),
+                remedy="a job's id must not be the name of a key of the queue: use another jobId in the backend",
+            )
+        return bool(relocated)
 
     async def add(self, job: NewJob) -> AddResult:
         """Add one job to the queue. Raises InvalidDataError."""

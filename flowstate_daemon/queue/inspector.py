@@ -18,6 +18,8 @@ from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 from flowstate_daemon.redis_client.scripts import Scripts
 from flowstate_daemon.redis_client.server_info import ClientInfo, foreign_workers, has_name_prefix, list_clients
 
+MAX_TIME_MS = 8_640_000_000_000_000  # the last time that JavaScript can represent
+MAX_EXACT = 2**53  # the largest integer that JavaScript represents exactly
 MAX_DEPTH = 100  # levels of nesting; job data of an email has three
 PAGE_SIZE = 200  # jobs read in one script call, about a millisecond of server time
 STATE_LOOKUP_ORDER = ("completed", "failed", "delayed", "active", "wait", "paused")
@@ -92,9 +94,8 @@ def build_job_view(job_id: str, pairs: Mapping[bytes, bytes], location: JobLocat
     """Read the hash of a job of any producer. Never raises."""
     reader = _HashReader(pairs)
     options = reader.json("opts", default={})
-    attempts = options.get("attempts") if isinstance(options, dict) else None
     trace = reader.json("stacktrace", default=[])
-    due = location.state == "delayed" and location.score is not None
+    due_at = reader.due_time(location.score) if location.state == "delayed" else None
     return JobView(
         id=job_id,
         state=location.state,
@@ -103,9 +104,9 @@ def build_job_view(job_id: str, pairs: Mapping[bytes, bytes], location: JobLocat
         options=options,
         timestamp=reader.number("timestamp"),
         delay_ms=reader.number("delay") or 0,
-        due_at=math.ceil((location.score or 0) / 4096) if due else None,
+        due_at=due_at,
         priority=reader.number("priority") or 0,
-        attempts=attempts if isinstance(attempts, int) and attempts > 0 else 1,
+        attempts=_max_attempts(options),
         attempts_made=reader.number("attemptsMade") or 0,
         processed_at=reader.number("processedOn"),
         finished_at=reader.number("finishedOn"),
@@ -138,10 +139,23 @@ class _HashReader:
         if text is None:
             return None
         try:
-            return int(float(text))
+            number = int(float(text))
         except (ValueError, OverflowError):
             self.notes.append(f"{name} is not a number")
             return None
+        if abs(number) > MAX_EXACT:
+            self.notes.append(f"{name} is out of range")
+            return None
+        return number
+
+    def due_time(self, score: float | None) -> int | None:
+        """When a delayed job is due, Unix ms; None when no clock will ever show that time."""
+        if score is None:
+            return None
+        if not math.isfinite(score) or abs(score) / 4096 > MAX_TIME_MS:
+            self.notes.append("it is due at no possible time: its delay is infinite or out of range")
+            return None
+        return math.ceil(score / 4096)
 
     def json(self, name: str, *, default: Any) -> Any:
         text = self._fields.pop(name, None)
@@ -155,6 +169,14 @@ class _HashReader:
 
     def rest(self) -> dict[str, str]:
         return dict(self._fields)
+
+
+def _max_attempts(options: Any) -> int:
+    """The maximum number of attempts, as the worker reads it."""
+    attempts = options.get("attempts") if isinstance(options, dict) else None
+    if isinstance(attempts, bool) or not isinstance(attempts, int | float) or attempts <= 0:
+        return 1
+    return math.ceil(min(attempts, MAX_EXACT))
 
 
 def decode_text(text: bytes) -> str:
@@ -172,9 +194,11 @@ def _parse_finite(text: str) -> float:
 
 
 def _printable(value: Any, depth: int) -> Any:
-    """A copy without halves of surrogate pairs, which JSON of JavaScript may contain and UTF-8 cannot encode."""
+    """A copy that JSON and UTF-8 can encode: no halves of surrogate pairs, no integers over 64 bits."""
     if depth < 0:
         raise ValueError("nested too deeply")
+    if isinstance(value, int) and abs(value) > MAX_EXACT:
+        return _parse_finite(str(value))
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, list):

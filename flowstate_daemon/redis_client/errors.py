@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from redis import exceptions as refused
 
-from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
+from flowstate_daemon.base.errors import ConfigError, KeyTypeError, StoreUnavailableError
 
 # Errors after which a retry helps, which redis-py reports as plain ResponseError.
 TRANSIENT_PREFIXES = (
@@ -53,6 +53,7 @@ UNKNOWN_COMMAND_REMEDY = (
     "this server lacks a command that the daemon needs: use Redis 6.2 or newer, or Valkey; "
     "is it a sentinel or a proxy, or was the command renamed?"
 )
+KEY_TYPE_REMEDY = "a key of the queue has another type: was it written by another program, such as BullMQ?"
 NOT_REDIS_REMEDY = "the program at this address does not speak Redis' protocol: check host and port in REDIS_URL"
 REMEDIES = (
     (refused.AuthenticationError, "check REDIS_URL or REDIS_PASSWORD"),
@@ -75,6 +76,8 @@ def to_unavailable(error: refused.RedisError) -> StoreUnavailableError | None:
     if isinstance(error, refused.MovedError):
         return None  # the command is sent to another node
     text = str(error).rstrip(".")
+    if isinstance(error, refused.ResponseError) and "WRONGTYPE" in text:
+        return KeyTypeError(f"Redis: {text}; {KEY_TYPE_REMEDY}")
     remedy = _remedy(error, text)
     return None if remedy is None else StoreUnavailableError(f"Redis: {text}; {remedy}".removesuffix("; "))
 

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 from redis import exceptions as refused
 
-from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.base.errors import KeyTypeError, StoreUnavailableError
 from flowstate_daemon.redis_client.connection import Connection
-from flowstate_daemon.redis_client.errors import translate_errors
+from flowstate_daemon.redis_client.errors import (
+    PERMISSION_PATTERN,
+    UNKNOWN_COMMAND_PATTERN,
+    is_unsupported,
+    translate_errors,
+)
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
 
@@ -31,9 +36,6 @@ SCRIPT_COMMANDS = (
     "DEL $",
 )  # fmt: skip
 CHANNELS = ("delayed", "paused", "resumed", "completed", "failed")
-NOPERM_PATTERN = re.compile(
-    r"NOPERM|ACL failure|user executing the script|unknown (redis )?command|not allowed from", re.IGNORECASE
-)
 CONFIRM_S = 2.0
 
 
@@ -108,6 +110,8 @@ class PermissionCheck:
         self._checked += 1
         try:
             await execute(*command)
+        except KeyTypeError:
+            return  # allowed: the keys of this check change their type
         except StoreUnavailableError as outage:
             self._record_or_raise(name, str(outage.__cause__), outage)
         except refused.ResponseError as error:
@@ -135,7 +139,7 @@ class PermissionCheck:
 
     def _record(self, name: str, text: str) -> bool:
         """Whether the text is a permission error; it is recorded as one of commands, keys or channels."""
-        if not NOPERM_PATTERN.search(text):
+        if not (PERMISSION_PATTERN.search(text) or UNKNOWN_COMMAND_PATTERN.search(text)):
             return False
         if "channel" in text:
             self._channels_denied = True
@@ -149,7 +153,7 @@ class PermissionCheck:
         try:
             reply = await self._connection.execute("ACL", "WHOAMI")
         except StoreUnavailableError as outage:
-            if isinstance(outage.__cause__, refused.NoPermissionError):
+            if is_unsupported(outage.__cause__):
                 return None
             raise
         except refused.ResponseError:

@@ -17,6 +17,7 @@ from redis.crc import key_slot
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.errors import is_unsupported
 from flowstate_daemon.redis_client.keys import Keys
 
 DAEMON_NAME_PATTERN = re.compile(r":[A-Za-z0-9._-]{1,64}/[0-9a-f]{32}")
@@ -37,7 +38,7 @@ async def list_clients(connection: Connection) -> list[ClientInfo] | None:
     try:
         reply = await connection.execute("CLIENT", "LIST")
     except StoreUnavailableError as outage:
-        if isinstance(outage.__cause__, refused.NoPermissionError):
+        if is_unsupported(outage.__cause__):
             return None
         raise
     except refused.ResponseError:
@@ -176,7 +177,7 @@ async def _call_or_none(connection: Connection, *command: str) -> Any:
     try:
         return await connection.execute(*command)
     except StoreUnavailableError as outage:
-        if isinstance(outage.__cause__, refused.NoPermissionError):
+        if is_unsupported(outage.__cause__):
             return None
         raise
     except refused.ResponseError:

@@ -11,6 +11,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
 from flowstate_daemon.cli.check.result import CheckResult, Level, fail, ok, unreachable, warn
 from flowstate_daemon.config.loader import Config
+from flowstate_daemon.queue.bullmq import BullMqTraces, find_bullmq
 from flowstate_daemon.queue.inspector import Inspector, Snapshot, Workers
 from flowstate_daemon.redis_client.connection import from_settings
 from flowstate_daemon.redis_client.keys import Keys
@@ -54,6 +55,7 @@ async def check_redis(config: Config) -> list[CheckResult]:
         if results[-1].level is Level.OK:
             inspector = Inspector(connection, keys)
             results.append(evaluate_queue(await inspector.snapshot(), keys))
+            results += evaluate_bullmq(await find_bullmq(connection, keys), keys)
             others = await inspector.foreign_workers()
             results.append(evaluate_shadow_target(others) if shadow else evaluate_bull_workers(others, keys))
     except ConfigError as error:
@@ -173,6 +175,11 @@ def evaluate_queue(snapshot: Snapshot, keys: Keys) -> CheckResult:
     if snapshot.is_paused:
         return warn("queue", f"{text}; it is paused", "flowstate-daemon queue resume")
     return ok("queue", text)
+
+
+def evaluate_bullmq(traces: BullMqTraces, keys: Keys) -> list[CheckResult]:
+    """A line when BullMQ writes under the name of the queue. Pure."""
+    return [fail("bullmq", traces.reason(keys), traces.remedy(keys))] if traces.found else []
 
 
 def evaluate_bull_workers(workers: Workers, keys: Keys) -> CheckResult:

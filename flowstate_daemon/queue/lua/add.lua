@@ -20,6 +20,12 @@
 -- job, and a debounce whose job was obliterated is replaced, where Bull refuses new jobs for ever
 
 -- @include add_to_wait
+-- @include misplaced_job
+
+local misplaced = misplaced_job(2, 6)
+if misplaced then
+  return misplaced
+end
 
 local base, token = ARGV[1], ARGV[2]
 local count = (#ARGV - 2) / 11

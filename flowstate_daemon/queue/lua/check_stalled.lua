@@ -28,6 +28,12 @@
 -- @include journal
 -- @include redact
 -- @include fail_job
+-- @include misplaced_job
+
+local misplaced = misplaced_job(1, 9)
+if misplaced then
+  return misplaced
+end
 
 local max_stalls, base, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local requeued, failed = {}, {}

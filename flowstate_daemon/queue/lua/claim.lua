@@ -26,6 +26,12 @@
 
 -- @include merge_lists
 -- @include job_row
+-- @include misplaced_job
+
+local misplaced = misplaced_job(1, 6)
+if misplaced then
+  return misplaced
+end
 
 local base, token, lock_ms, now, wanted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local max_data_bytes, only_urgent = tonumber(ARGV[6]), ARGV[8] == "1"

@@ -24,6 +24,12 @@
 -- @include remove_from_active
 -- @include stored_request
 -- @include journal
+-- @include misplaced_job
+
+local misplaced = misplaced_job(1, 4)
+if misplaced then
+  return misplaced
+end
 
 local base, token, now = ARGV[1], ARGV[2], ARGV[3]
 local locks, codes = read_locks(5, 3), {}

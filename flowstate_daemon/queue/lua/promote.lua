@@ -17,6 +17,12 @@
 -- `active` is not searched for ids that cannot be in it
 
 -- @include add_to_wait
+-- @include misplaced_job
+
+local misplaced = misplaced_job(1, 5)
+if misplaced then
+  return misplaced
+end
 
 local base, channel = ARGV[1], ARGV[1] .. "waiting@" .. ARGV[2]
 local end_of_now = (tonumber(ARGV[3]) + 1) * 4096

@@ -30,6 +30,12 @@
 -- @include journal
 -- @include redact
 -- @include fail_job
+-- @include misplaced_job
+
+local misplaced = misplaced_job(1, 8)
+if misplaced then
+  return misplaced
+end
 
 local base, token, instance, now, max_recoveries = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local held, requeued, failed = {}, {}, {}

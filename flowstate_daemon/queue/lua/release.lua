@@ -19,6 +19,12 @@
 
 -- @include add_to_wait
 -- @include remove_from_active
+-- @include misplaced_job
+
+local misplaced = misplaced_job(1, 7)
+if misplaced then
+  return misplaced
+end
 
 local token, due = ARGV[1], tonumber(ARGV[2])
 local locks, codes = read_locks(8, 2), {}

@@ -24,6 +24,12 @@
 -- @include add_to_wait
 -- @include remove_from_active
 -- @include journal
+-- @include misplaced_job
+
+local misplaced = misplaced_job(1, 8)
+if misplaced then
+  return misplaced
+end
 
 local token = ARGV[1]
 local locks, codes = read_locks(9, 3), {}

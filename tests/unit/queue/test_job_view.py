@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,3 +162,32 @@ def test_masking_keeps_the_shape(value: Any) -> None:
         return [shape(each) for each in part] if isinstance(part, list) else None
 
     assert shape(redact_json(value)) == shape(value)
+
+
+ODD_NUMBERS = ["Infinity", "-Infinity", "inf", "NaN", "nan", "1e21", "-1e21", "1e400", "1" + "0" * 30, "1" * 5000]
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS)
+@pytest.mark.parametrize("name", ["timestamp", "delay", "priority", "attemptsMade", "processedOn", "stalledCounter"])
+def test_numbers_of_javascript_that_are_no_integers(name: str, number: str) -> None:
+    """They become a note; the view can always be encoded."""
+    job = view(**{name: number})
+    assert any(name in note for note in job.notes)
+    assert msgspec.json.encode(job.to_dict())
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e21", "1e400", "1" + "0" * 30, "-1" + "0" * 30])
+@pytest.mark.parametrize("option", ["delay", "attempts", "priority", "timeout", "backoff"])
+def test_options_with_such_numbers(option: str, number: str) -> None:
+    """Whatever a producer wrote into the options, the view can be encoded."""
+    job = view(opts=f'{{"{option}":{number},"repeat":{{"every":{number}}}}}')
+    assert msgspec.json.encode(job.to_dict(reveal=True))
+    assert 1 <= job.attempts <= 2**53
+
+
+@pytest.mark.parametrize("score", [float("inf"), float("-inf"), 4096e21, -4096e21, 1.7e308])
+def test_delays_that_never_end(score: float) -> None:
+    """The job is due at no time, and a note says so."""
+    job = view(JobLocation("delayed", score, locked=False, log_count=0))
+    assert job.due_at is None
+    assert any("due at no possible time" in note for note in job.notes)
