@@ -9,8 +9,10 @@ import errno
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import cast
 
 import click
@@ -103,12 +105,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_error(error, as_json=_wants_json(arguments))
     except OSError as error:
         if error.errno not in OUTPUT_CLOSED_ERRORS:
-            raise
+            return _print_bug(error, as_json=_wants_json(arguments))
         # The reader closed the pipe (`… | head`), or the disk is full. Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno != errno.EPIPE:
             click.echo(f"flowstate-daemon: failed\n  - cannot write: {error.strerror}", err=True)
         return FAILED
+    except Exception as error:  # noqa: BLE001 - an operator gets one line, not a traceback
+        return _print_bug(error, as_json=_wants_json(arguments))
+
+
+def _print_bug(error: Exception, *, as_json: bool) -> int:
+    """Print an error that nobody expected, with its origin, in one line."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error).split())
+    return _print_error(
+        FlowstateError(f"unexpected {type(error).__name__}: {text}{place}; please report this bug"), as_json=as_json
+    )
 
 
 def _wants_json(arguments: Sequence[str] | None) -> bool:

@@ -27,7 +27,7 @@ from flowstate_daemon.redis_client.discovery import (
     PrimaryResolver,
     SentinelResolver,
 )
-from flowstate_daemon.redis_client.errors import is_read_only_replica, translate_errors
+from flowstate_daemon.redis_client.errors import NOT_REDIS_REMEDY, is_read_only_replica, translate_errors
 from flowstate_daemon.redis_client.transport import WatchedConnection, connection_class
 
 OnCommand: TypeAlias = Callable[[float], None]
@@ -133,8 +133,9 @@ class Connection:
         return Redis(connection_pool=pool)
 
     async def open(self) -> None:
-        """Check that the server is reachable. Raises StoreUnavailableError."""
-        await self.execute("PING")
+        """Check that the server is reachable and is a Redis. Raises StoreUnavailableError."""
+        if not await self.execute("PING"):
+            raise StoreUnavailableError(f"Redis: PING was not answered with PONG; {NOT_REDIS_REMEDY}")
 
     async def close(self) -> None:
         for client in (self._subscriber, self._blocking, self._commands):

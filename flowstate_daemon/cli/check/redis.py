@@ -39,6 +39,7 @@ async def check_redis(config: Config) -> list[CheckResult]:
     keys = Keys(config.queue.prefix, config.queue.name)
     connection = from_settings(config.redis, client_name="flowstate-daemon-cli")
     try:
+        await connection.open()
         await pin_cluster_slot(connection, keys)
         server = await inspect_server(connection, Clock())
         results = [*evaluate_server(server), *evaluate_target(server, keys)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.cli.check.host import check_host
 from flowstate_daemon.cli.check.postgres import check_postgres
 from flowstate_daemon.cli.check.provider import check_provider
 from flowstate_daemon.cli.check.redis import check_redis
-from flowstate_daemon.cli.check.result import CheckResult, Level, unreachable
+from flowstate_daemon.cli.check.result import CheckResult, Level, fail, unreachable
 from flowstate_daemon.config.loader import Config
 
 TIMEOUT_S = 15.0
@@ -37,6 +38,9 @@ async def run_checks(
                 return await check(config)
         except TimeoutError:
             return [unreachable(name, f"no response within {within_s:g} s", "check its load and the network")]
+        except Exception as error:  # noqa: BLE001 - one failed check must not hide the results of the others
+            finding = error.reason if isinstance(error, FlowstateError) else f"{type(error).__name__}: {error}"
+            return [fail(name, f"the check failed: {finding}", "is this the right server? otherwise report this bug")]
         finally:
             finished += 1
             done(finished)
