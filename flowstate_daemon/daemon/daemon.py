@@ -16,7 +16,7 @@ import structlog
 from flowstate_daemon import __version__
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
+from flowstate_daemon.base.errors import FlowstateError, LeaseHeldError, StoreUnavailableError
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.config.loader import Config
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 MIN_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
+LEASE_RETRY_S = 2.0
 RELEASE_TIMEOUT_S = 2.0
 GC_THRESHOLDS = (5_000, 5, 1_000)  # see `tune_gc`
 MIGRATION_TIMEOUT_S = 2.0  # codes must not wait for Postgres
@@ -58,7 +59,7 @@ class Daemon:
 
         Raises:
             ConfigError: the HTTP address cannot be bound, or Redis is a cluster and the queue has no hash tag.
-            LeaseHeldError: another daemon with this instance id is running.
+            LeaseHeldError: another daemon has taken over the lease of this instance id.
             ServiceCrashedError: a service failed unexpectedly; the supervisor should restart the process.
         """
         async with AsyncExitStack() as stack:
@@ -148,7 +149,8 @@ class Daemon:
             log.warning("bull_workers_detected", workers=len(bull_workers), at=addresses, remedy=remedy)
 
     async def _startup(self) -> bool:
-        """Connect to Redis and acquire the lease; retry for as long as Redis is unavailable."""
+        """Connect to Redis and acquire the lease; retry while either is not available."""
+        waits_for_lease = False
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             try:
@@ -163,6 +165,13 @@ class Daemon:
                 log.warning("store_unavailable", reason=outage.reason, next_try_s=backoff.next_s())
                 self.components.health.set_condition("start", outage.reason)
                 await asyncio.sleep(backoff.delay_s)
+            except LeaseHeldError as held:
+                # Exiting would use up systemd's start limit while the host of a predecessor is dead.
+                if not waits_for_lease:
+                    log.warning("lease_held", reason=held.reason, remedy="the daemon waits until it is free")
+                waits_for_lease = True
+                self.components.health.set_condition("start", f"waiting for the lease: {held.reason}")
+                await asyncio.sleep(LEASE_RETRY_S)
             else:
                 return True
 

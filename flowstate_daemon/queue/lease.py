@@ -24,6 +24,9 @@ RENEW_S = 30.0
 # The server may notice the closed socket of a killed process shortly after the next one has started.
 MAX_CHECKS = 10
 CHECK_INTERVAL_S = 0.1
+# A live daemon sends a command at least every RENEW_S, with which it renews the lease. The server may keep the
+# connections of a host that died for hours; connections that are silent for longer than this have no daemon.
+MAX_IDLE_S = RENEW_S + 5
 REMEDY = "stop that daemon, or set another FLOWSTATE_QUEUE_INSTANCE_ID for this one"
 
 
@@ -55,7 +58,10 @@ class Lease:
         self._scripts = Scripts(connection)
 
     async def acquire(self) -> bool:
-        """Acquire the lease; True when a dead predecessor held it. Raises LeaseHeldError, StoreUnavailableError."""
+        """Acquire the lease; True when a dead predecessor held it.
+
+        Raises LeaseHeldError while another daemon holds it or may hold it: try again later. StoreUnavailableError.
+        """
         # Our connection must be in CLIENT LIST before our token is in the lease: otherwise another daemon that starts
         # now would consider this one dead. It also proves that the server shows the names of connections.
         await self._connection.execute_blocking("PING")
@@ -89,7 +95,7 @@ class Lease:
             if clients is None or not self._named(clients, self._token):
                 return await self._wait_for_expiry(holder)
             alive = self._named(clients, holder.token)
-            if not alive:
+            if all(client.idle_s > MAX_IDLE_S for client in alive):
                 return await self._try_acquire(dead=holder.token)
             await asyncio.sleep(CHECK_INTERVAL_S)
         raise self._held_error(alive[0])

@@ -119,14 +119,33 @@ async def test_drain_timeout_releases_the_remaining_jobs(
     assert await redis.llen(keys("wait")) == 2
 
 
-async def test_second_daemon_with_the_same_instance_id_exits_1(make_daemon: MakeDaemon) -> None:
-    """Its log names the instance and the setting, and the first daemon continues."""
+async def test_second_daemon_with_the_same_instance_id_waits(make_daemon: MakeDaemon) -> None:
+    """Ready and one log event name the instance and the setting; it starts when the first daemon has stopped."""
     async with make_daemon("twin") as first:
         await first.ready()
         async with make_daemon("twin") as second:
-            assert await second.ended() == 1
-            assert "twin" in second.log_text()
-            assert "FLOWSTATE_QUEUE_INSTANCE_ID" in second.log_text()
+
+            async def red() -> bool:
+                status, body = await second.look("/health/ready")
+                return status == 503 and "twin" in body and "FLOWSTATE_QUEUE_INSTANCE_ID" in body
+
+            await eventually(red, "it is not ready and says why")
+            assert (await second.look("/health/live"))[0] == 200
+            assert (await first.look("/health/ready"))[0] == 200
+            first.send(signal.SIGTERM)
+            assert await first.ended() == 0
+            await second.ready()
+            assert len(second.events("lease_held")) == 1
+
+
+async def test_sigterm_ends_the_wait_for_a_held_lease(make_daemon: MakeDaemon) -> None:
+    """A daemon that waits for the lease stops at once, and leaves the lease to its holder."""
+    async with make_daemon("twin") as first:
+        await first.ready()
+        async with make_daemon("twin") as second:
+            await eventually(lambda: second.events("lease_held"), "it waits")
+            second.send(signal.SIGTERM)
+            assert await second.ended(within_s=5) == 0
         assert (await first.look("/health/ready"))[0] == 200
 
 

@@ -58,6 +58,22 @@ async def test_start_timeout_is_extended_while_waiting_for_redis(
         assert await daemon.ended() == 0
 
 
+async def test_start_timeout_is_extended_while_waiting_for_the_lease(
+    make_daemon: MakeDaemon, systemd: NotifyListener
+) -> None:
+    """However long a predecessor holds the lease, the start is neither a failure nor a timeout."""
+    async with make_daemon("twin") as first:
+        await first.ready()
+        async with make_daemon("twin", **supervised(systemd)) as second:
+            await eventually(lambda: _status_contains(systemd, "waiting for the lease"), "the status says why")
+            await systemd.until("EXTEND_TIMEOUT_USEC")
+            await systemd.until("EXTEND_TIMEOUT_USEC")
+            assert systemd.values("READY") == []
+            await first.kill()
+            await systemd.until("READY", "1")
+            assert second.events("lease_taken_over")
+
+
 async def _status_contains(systemd: NotifyListener, text: str) -> bool:
     await systemd.receive(within_s=10)
     return text in systemd.values("STATUS")[-1]

@@ -9,16 +9,21 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import perf_counter
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.errors import LeaseHeldError, StoreUnavailableError
+from flowstate_daemon.config.settings import RedisSettings
 from flowstate_daemon.dev.embedded import EmbeddedValkey
+from flowstate_daemon.queue import lease as lease_module
 from flowstate_daemon.queue.lease import TTL_MS, Lease, connection_name
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
+from tests.support.proxy import FaultProxy
+from tests.support.waiting import eventually
 
 HOLD = """
 import asyncio, json, sys
@@ -213,3 +218,55 @@ async def test_redis_restart(keys: Keys, appendonly: bool) -> None:
         client = Redis.from_url(daemon.url, decode_responses=True, protocol=2)
         stack.push_async_callback(client.aclose)
         assert await client.get(keys.own("instance:vm1")) == "vm1/a"
+
+
+async def test_half_open_holder_is_succeeded(
+    daemons: Daemons, redis: Redis, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server keeps the connections of a host that died: once they are silent for too long, the lease is free."""
+    monkeypatch.setattr(lease_module, "MAX_IDLE_S", 1)
+    where = urlsplit(daemons.url)
+    async with FaultProxy(where.hostname or "", where.port or 0) as proxy:
+        holder = daemons.lease("vm1/a", url=f"redis://127.0.0.1:{proxy.port}")
+        await holder.acquire()
+        await proxy.forget()
+        successor = daemons.lease("vm1/b")
+        with pytest.raises(LeaseHeldError):
+            await successor.acquire()
+
+        async def acquired() -> bool:
+            try:
+                return await successor.acquire()
+            except LeaseHeldError:
+                return False
+
+        await eventually(acquired, "the lease is taken over")
+        assert await redis.get(key) == "vm1/b"
+        with pytest.raises(LeaseHeldError):
+            await daemons.lease("vm1/a").renew()
+
+
+async def test_busy_connection_of_the_holder_keeps_the_lease(
+    daemons: Daemons, redis: Redis, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One connection in use is a sign of life, however long the others are silent."""
+    monkeypatch.setattr(lease_module, "MAX_IDLE_S", 1)
+    holder = daemons.lease("vm1/a")
+    await holder.acquire()
+    started = perf_counter()
+    while perf_counter() - started < 3.5:
+        await holder.renew()
+        with pytest.raises(LeaseHeldError):
+            await daemons.lease("vm1/b").acquire()
+    assert await redis.get(key) == "vm1/a"
+
+
+def test_live_daemon_is_never_silent_for_as_long_as_a_dead_one() -> None:
+    """A daemon renews its lease, and ends its blocking pops, within the time after which it counts as dead."""
+    assert lease_module.RENEW_S < lease_module.MAX_IDLE_S < TTL_MS / 1000
+    assert max_block_s() < lease_module.MAX_IDLE_S
+
+
+def max_block_s() -> float:
+    [bound] = [each.le for each in RedisSettings.model_fields["block_timeout_s"].metadata if hasattr(each, "le")]
+    return float(bound)
