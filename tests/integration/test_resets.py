@@ -31,7 +31,7 @@ async def target(request: pytest.FixtureRequest, valkey_url: str, tmp_path: Path
 
 @pytest.fixture
 async def link(target: ProxiedRedis) -> AsyncIterator[Connection]:
-    connection = Connection(target.url, client_name="resets", block_s=1.0)
+    connection = Connection(target.url, client_name="resets", block_timeout_s=1.0)
     yield connection
     await connection.close()
 

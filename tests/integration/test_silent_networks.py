@@ -34,7 +34,7 @@ async def target(request: pytest.FixtureRequest, valkey_url: str, tmp_path: Path
 
 @pytest.fixture
 async def link(target: ProxiedRedis) -> AsyncIterator[Connection]:
-    connection = Connection(target.url, client_name="silent", block_s=20.0)
+    connection = Connection(target.url, client_name="silent", block_timeout_s=20.0)
     yield connection
     await connection.close()
 
