@@ -45,7 +45,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     pytest-asyncio chooses the loop of coroutine tests only: session fixtures would be rebuilt for the others.
     """
-    if not inspect.iscoroutinefunction(metafunc.function):
+    given = getattr(metafunc.function, "hypothesis", None)  # a coroutine test that hypothesis wraps in a function
+    if not inspect.iscoroutinefunction(metafunc.function if given is None else given.inner_test):
         metafunc.fixturenames.append(LOOP_FIXTURE)
         metafunc.parametrize(
             LOOP_FIXTURE, [uvloop.new_event_loop], ids=[pytest.HIDDEN_PARAM], indirect=True, scope="session"

@@ -30,10 +30,6 @@
 -- @include fail_job
 -- @include misplaced_job
 
-local misplaced = misplaced_job(1, 9)
-if misplaced then
-  return misplaced
-end
 
 local max_stalls, base, now = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local requeued, failed = {}, {}
@@ -41,6 +37,11 @@ local requeued, failed = {}, {}
 -- With nothing to check and nothing to mark an idle queue costs one command, and `stalled-check` stays unset.
 if redis.call("EXISTS", KEYS[1], KEYS[3]) == 0 or redis.call("EXISTS", KEYS[5]) == 1 then
   return {requeued, failed}
+end
+
+local misplaced = misplaced_job(1, 9)
+if misplaced then
+  return misplaced
 end
 
 local target = target_list(KEYS[6], KEYS[2], KEYS[7])

@@ -19,10 +19,6 @@
 -- @include add_to_wait
 -- @include misplaced_job
 
-local misplaced = misplaced_job(1, 5)
-if misplaced then
-  return misplaced
-end
 
 local base, channel = ARGV[1], ARGV[1] .. "waiting@" .. ARGV[2]
 local end_of_now = (tonumber(ARGV[3]) + 1) * 4096
@@ -60,6 +56,11 @@ end
 
 local score = first_score()
 if score and score < end_of_now then
+  -- Only before something is written, so that an idle daemon runs no further command.
+  local misplaced = misplaced_job(1, 5)
+  if misplaced then
+    return misplaced
+  end
   remove_due()
   add_ready()
   score = first_score()
