@@ -108,6 +108,20 @@ class ProviderRefusedError(FlowstateError):
     """The provider refuses the account, the key or the domain: every email would fail. Not an attempt; jobs wait."""
 
 
+class UnclearRefusalError(ProviderRefusedError):
+    """The provider refuses a request, and it is not known whether it would refuse every email or only these.
+
+    Not an attempt. After `max_in_a_row` such refusals with nothing accepted in between, all emails are concerned; an
+    email that is refused again and again while others are accepted is itself the reason.
+    """
+
+    after_ms = 0  # the sender sets how long the job waits until it is tried again
+
+    def __init__(self, reason: str, *, max_in_a_row: int) -> None:
+        super().__init__(reason)
+        self.max_in_a_row = max_in_a_row
+
+
 class StoreUnavailableError(FlowstateError):
     """Redis or Postgres is unreachable, loading, read-only or full. Not an attempt; the daemon keeps running."""
 

@@ -74,7 +74,8 @@ class Gateway(Protocol):
             AlreadyAcceptedError: the provider accepted this key before, with another body.
             RateLimitedError: not processed; every sender waits for `after_ms`.
             QuotaExceededError: not processed; nor will other requests be until `until_ms`.
-            ProviderRefusedError: key, account or domain are refused: no email can be sent.
+            ProviderRefusedError: key, account, sender or endpoint are refused: no email can be sent.
+            UnclearRefusalError: a refusal that may concern every email or only these.
             PermanentError: the request as a whole will never be accepted; none of its emails was.
         """
         ...

@@ -26,6 +26,7 @@ from flowstate_daemon.base.errors import (
     RequestInProgressError,
     ResultClass,
     RetryableError,
+    UnclearRefusalError,
 )
 from flowstate_daemon.base.redaction import redact_provider_text
 from flowstate_daemon.delivery.gateway import Rejected, Result
@@ -34,7 +35,10 @@ from flowstate_daemon.mail.message import Accepted
 SUCCESS_STATUS = range(200, 300)
 REDIRECT_STATUS = range(300, 400)
 CLIENT_ERRORS = range(400, 500)
-UNKNOWN_ENDPOINT = (404, 405)
+ENDPOINT_REFUSED = (404, 405, 410)
+ACCOUNT_REFUSED = (401, 403)
+PAYMENT_REQUIRED = 402
+SECURITY_STATUS = 451
 
 DEFAULT_RATE_LIMIT_WAIT_MS = (100, 1_000, 60_000)  # minimum, default without `retry-after`, maximum
 MAX_RETRY_AFTER_MS = 300_000
@@ -50,16 +54,33 @@ BY_TYPE: Mapping[tuple[int, str], ResultClass] = {
     (429, "daily_quota_exceeded"): "quota_exceeded",
     (429, "monthly_quota_exceeded"): "quota_exceeded",
 }
+# Other 4xx say nothing about the cause, see `_unclear`.
 BY_STATUS: Mapping[int, ResultClass] = {
     401: "refused",
+    402: "refused",
     403: "refused",
+    404: "refused",
+    405: "refused",
     407: "refused",
     408: "server_error",
     409: "server_error",
+    410: "refused",
     413: "rejected",
     425: "server_error",
     429: "rate_limited",
+    499: "server_error",
 }
+SENDER_ERRORS = frozenset({"invalid_from_address"})
+MAIL_ERRORS = frozenset({"invalid_attachment"})
+# The members of an email that a validation message names. All emails have the same `from`.
+SENDER_MEMBER = re.compile(r"[`'\"]from[`'\"]|\bdomain is not verified", re.IGNORECASE)
+MAIL_MEMBER = re.compile(r"[`'\"](?:to|cc|bcc|subject|html|text|attachments?)[`'\"]", re.IGNORECASE)
+VALIDATION_STATUS = (400, 422)
+PROVIDER_TYPE = re.compile(r"[a-z]+(?:_[a-z]+)*")  # the form of the provider's error types; other APIs differ
+# An edge in front of the provider and a security rule refuse what they do not like whoever sends it: the first such
+# refusal closes the send gate. An unknown error of the provider's own may be about one email.
+MAX_EDGE_REFUSALS = 1
+MAX_UNKNOWN_REFUSALS = 5
 ERROR_BY_RESULT: Mapping[ResultClass, type[FlowstateError]] = {
     "refused": ProviderRefusedError,
     "rejected": PermanentError,
@@ -102,10 +123,13 @@ def classify(response: Response, now: datetime) -> Classification:
     if response.status in SUCCESS_STATUS:
         return _classify_success(response, content)
     error_type, message = _error_type_and_message(content)
-    result = _result_class(response.status, error_type, from_provider=bool(error_type or message))
+    from_provider = _is_from_provider(response.status, content)
+    result = _result_class(response.status, error_type, message, from_provider=from_provider)
     reason = _reason(response, error_type, message)
     if result == "quota_exceeded":
         return Classification(result, QuotaExceededError(reason, until_ms=quota_reset_ms(error_type, now)), error_type)
+    if result == "refused" and (max_in_a_row := _unclear(response.status, error_type, message, from_provider)):
+        return Classification(result, UnclearRefusalError(reason, max_in_a_row=max_in_a_row), error_type)
     return Classification(result, _to_error(result, reason, response.headers, now), error_type)
 
 
@@ -148,11 +172,19 @@ def _parse_json(body: bytes) -> Any:
 
 
 def _error_type_and_message(content: object) -> tuple[str, str]:
-    """Type and message of the provider's error; both empty if the body does not come from the provider."""
+    """Type and message of an error in JSON, as far as there are any."""
     if not isinstance(content, dict):
         return "", ""
     error_type, message = content.get("name"), content.get("message")
     return error_type if isinstance(error_type, str) else "", message if isinstance(message, str) else ""
+
+
+def _is_from_provider(status: int, content: object) -> bool:
+    """Whether an error has the form of the provider's own, and not of a proxy or of another API."""
+    match content:
+        case {"name": str(name), "message": str(), **more}:
+            return bool(PROVIDER_TYPE.fullmatch(name)) and more.get("statusCode", status) == status
+    return False
 
 
 def _classify_success(response: Response, content: object) -> Classification:
@@ -165,15 +197,36 @@ def _classify_success(response: Response, content: object) -> Classification:
     return Classification("server_error", RetryableError(f"{reason}: it does not confirm the request"), error_type)
 
 
-def _result_class(status: int, error_type: str, *, from_provider: bool) -> ResultClass:
+def _result_class(status: int, error_type: str, message: str, *, from_provider: bool) -> ResultClass:
     result = BY_TYPE.get((status, error_type)) or BY_STATUS.get(status)
     if result is not None:
         return result
-    if status in REDIRECT_STATUS or (status in UNKNOWN_ENDPOINT and not from_provider):
+    if status in REDIRECT_STATUS:
         return "refused"  # this address is not the provider's API, so every email would fail
-    if status in CLIENT_ERRORS and from_provider:
-        return "rejected"
+    if status in CLIENT_ERRORS:
+        return "rejected" if from_provider and _is_about_mail(status, error_type, message) else "refused"
     return "server_error"
+
+
+def _is_about_sender(status: int, error_type: str, message: str) -> bool:
+    return error_type in SENDER_ERRORS or (status in VALIDATION_STATUS and bool(SENDER_MEMBER.search(message)))
+
+
+def _is_about_mail(status: int, error_type: str, message: str) -> bool:
+    """Whether recipient, content or size of this email are the reason, so that other emails are not concerned."""
+    if status not in VALIDATION_STATUS or _is_about_sender(status, error_type, message):
+        return False
+    return error_type in MAIL_ERRORS or bool(MAIL_MEMBER.search(message))
+
+
+def _unclear(status: int, error_type: str, message: str, from_provider: bool) -> int:
+    """How many refusals like this, in a row, concern all emails; 0 if already the first one certainly does."""
+    if from_provider and _is_about_sender(status, error_type, message):
+        return 0
+    if status in BY_STATUS or status in REDIRECT_STATUS:
+        # A firewall answers 403 to content that it does not like, and 401 for accounts of its own.
+        return MAX_EDGE_REFUSALS if status in ACCOUNT_REFUSED and not from_provider else 0
+    return MAX_UNKNOWN_REFUSALS if from_provider and status != SECURITY_STATUS else MAX_EDGE_REFUSALS
 
 
 def _reason(response: Response, error_type: str, message: str) -> str:
@@ -184,8 +237,12 @@ def _reason(response: Response, error_type: str, message: str) -> str:
         text = f"Resend answered {named} with {'an empty body' if not response.body else content_type}"
     else:
         text = f"Resend: {redact_provider_text(message) or 'no message'} ({named})"
-    if response.status in REDIRECT_STATUS or (response.status in UNKNOWN_ENDPOINT and not message):
+    if response.status in REDIRECT_STATUS or response.status in ENDPOINT_REFUSED:
         return f"{text}; check RESEND_API_URL"
+    if _is_about_sender(response.status, error_type, message):
+        return f"{text}; correct RESEND_FROM_EMAIL"
+    if response.status == PAYMENT_REQUIRED:
+        return f"{text}; the provider asks for a payment: check the plan of the account"
     remedy = REMEDIES.get((response.status, error_type))
     return f"{text}; {remedy}" if remedy else text
 

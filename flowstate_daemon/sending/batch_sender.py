@@ -26,6 +26,7 @@ from flowstate_daemon.base.errors import (
     RateLimitedError,
     RequestInProgressError,
     StoreUnavailableError,
+    UnclearRefusalError,
 )
 from flowstate_daemon.base.event_loop import UrgentPriority
 from flowstate_daemon.base.metrics import Metrics
@@ -40,6 +41,7 @@ from flowstate_daemon.sending.batch import (
     encode_results,
 )
 from flowstate_daemon.sending.rate_limiter import RateLimiter
+from flowstate_daemon.sending.refusals import Cause
 from flowstate_daemon.sending.request_store import TTL_MS, JobRef, RequestStore, StoredRequest
 from flowstate_daemon.sending.send_gate import SendGate
 
@@ -131,7 +133,7 @@ class BatchSender:
                 return self._keep_for_retry(batch, error)
             rate_limit = error.rate_limit
         else:
-            self._gate.record_accepted()
+            self._gate.record_accepted(sent=any(isinstance(result, Accepted) for result in response.results))
             requeue = await self._handle_results(batch, response.results)
             rate_limit = response.rate_limit
         # From here on the provider has responded, even if with a refusal.
@@ -173,12 +175,15 @@ class BatchSender:
         match error:
             case AlreadyAcceptedError():
                 log.warning("already_accepted", mails=len(batch.stored_request.members))
-                self._gate.record_accepted()
+                self._gate.record_accepted(sent=False)
                 earlier = Accepted(ALREADY_ACCEPTED_ID, self._gateway.name)
                 return await self._handle_results(batch, (earlier,) * len(batch.stored_request.members))
             case PermanentError():
-                self._gate.record_accepted()  # the request is rejected, so the account is accepted
+                # The request is rejected for what is in it, so the account is accepted.
+                self._gate.record_accepted(sent=False)
                 return await self._split_rejected(batch, error)
+            case UnclearRefusalError():
+                return await self._handle_unclear_refusal(batch, error)
             case QuotaExceededError() | ProviderRefusedError():
                 return await self._hold(batch, error)
             case RateLimitedError() | RequestInProgressError():
@@ -219,13 +224,33 @@ class BatchSender:
         if not batch.complete or not await self._detach_all(batch):
             batch.fail(error)
             return NO_REQUEUE
-        pending = batch.pending
-        if len(pending) <= 1:
+        if len(batch.pending) <= 1:
             batch.fail(error)
             return NO_REQUEUE
-        log.warning("batch_rejected", mails=len(pending), reason=error.reason)
-        middle = len(pending) // 2
-        return Requeue(batches=(Batch(pending[:middle]), Batch(pending[middle:])))
+        return _halves(batch, error)
+
+    async def _handle_unclear_refusal(self, batch: Batch, error: UnclearRefusalError) -> Requeue:
+        """Nothing was sent, and no attempt is used. Other emails, or halves of this request, show what is the cause.
+
+        A single email is released for a while, so that another one is the next probe: one email that the provider
+        will never accept must not keep the send gate closed.
+        """
+        assert batch.stored_request is not None
+        cause = self._gate.refusals.record_refused(batch.stored_request.members, error.max_in_a_row)
+        if cause is Cause.ALL_MAILS or self._gate.refusal is not None:
+            self._gate.block(error.reason, unclear=True)
+        self._gate.cancel_probe()
+        detached = not batch.maybe_delivered and batch.complete and await self._detach_all(batch)
+        if detached and len(batch.pending) > 1:
+            return Requeue(mails=batch.pending) if self._gate.refusal is not None else _halves(batch, error)
+        for mail in batch.pending:
+            if cause is Cause.THESE_MAILS and self._gate.refusals.should_fail(mail.job_ref):
+                mail.fail(PermanentError(f"{error.reason} (other emails were accepted meanwhile)"))
+            else:
+                released = UnclearRefusalError(error.reason, max_in_a_row=error.max_in_a_row)
+                released.after_ms = self._gate.refusals.delay_ms(mail.job_ref)
+                mail.fail(released)
+        return NO_REQUEUE
 
     async def _hold(self, batch: Batch, error: QuotaExceededError | ProviderRefusedError) -> Requeue:
         """Nothing was processed, and nothing will be for some time: detach codes from the bulk emails that wait."""
@@ -328,6 +353,14 @@ class BatchSender:
             log.warning("store_unavailable", service="batch_sender", reason=outage.reason)
             return False
         return True
+
+
+def _halves(batch: Batch, error: FlowstateError) -> Requeue:
+    """Two requests instead of one: this finds the email that the provider does not accept."""
+    pending = batch.pending
+    log.warning("batch_rejected", mails=len(pending), reason=error.reason)
+    middle = len(pending) // 2
+    return Requeue(batches=(Batch(pending[:middle]), Batch(pending[middle:])))
 
 
 def _sample_rejected(rejected: Sequence[tuple[OutgoingMail, Result]]) -> Requeue:

@@ -174,10 +174,11 @@ class Dispatcher(Service):
 
     def _next_batch(self) -> Batch | None:
         urgent, circuit_open = self._queue.has_urgent, self._gate.circuit_breaker.is_open
+        probing = self._gate.refusal is not None or (circuit_open and not urgent)
         # Where requests cost nothing, a code does not wait until a long body is stored. While bulk emails are paused,
         # they must not be sent along with a code.
         urgent_only = urgent and (self._rate_limiter.bulk_paused or not self._rate_limiter.has_limit or circuit_open)
-        max_mails = 1 if circuit_open and not urgent else MAX_BATCH_SIZE  # a probe may cost its jobs an attempt
+        max_mails = 1 if probing else MAX_BATCH_SIZE  # a probe may cost its jobs an attempt
         batch = self._queue.pop(
             lambda mail: self._gateway.can_batch(mail.email), max_mails=max_mails, urgent_only=urgent_only
         )

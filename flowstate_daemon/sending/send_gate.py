@@ -1,4 +1,4 @@
-"""Whether emails may be sent: the circuit breaker for a failing provider, and the send gate for a refused account.
+"""Whether emails may be sent: the circuit breaker for a failing provider, and the send gate for refusals of all emails.
 
 The dispatcher asks before each request. A blocked gate permits one probe from time to time and opens by itself
 when the provider accepts it. Meanwhile the jobs wait and use no attempts.
@@ -12,6 +12,7 @@ from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.sending.refusals import RefusalHistory
 
 log = structlog.get_logger()
 
@@ -111,6 +112,7 @@ class SendGate:
         self._probing = False
         self._quota_exceeded = False
         self.refusal: str | None = None  # why the provider refuses the account; None while the gate is open
+        self.refusals = RefusalHistory()
         self.circuit_breaker = CircuitBreaker(health, metrics, clock)
 
     def wait_s(self, *, urgent: bool = False) -> float:
@@ -125,8 +127,10 @@ class SendGate:
         """A request starts; while the gate is blocked it is the probe. Its result must be recorded afterwards."""
         self._probing = self.refusal is not None
 
-    def record_accepted(self) -> None:
-        """The provider accepted a request, so it accepts the account."""
+    def record_accepted(self, *, sent: bool = True) -> None:
+        """The provider processed a request, so it accepts the account; `sent`: it accepted at least one email."""
+        if sent:
+            self.refusals.record_accepted()
         if self.refusal is None:
             return
         log.warning("provider_account_restored", after=self.refusal)
@@ -164,16 +168,22 @@ class SendGate:
             self._quota_exceeded = False
             self._health.clear_condition("quota")
 
-    def block(self, reason: str) -> None:
-        """The provider refuses key, account or domain: every email would fail."""
+    def block(self, reason: str, *, unclear: bool = False) -> None:
+        """The provider refuses key, account, sender or endpoint: every email would fail.
+
+        After an unclear refusal the interval between two probes does not grow: the next email may well be accepted.
+        """
         if self.refusal is not None and not self._probing:
             return  # one of several requests that were in flight when the gate was blocked
         if self.refusal is None:
             log.error(
                 "provider_account_refused",
                 reason=reason,
-                remedy="fix the key, the account or the domain; the daemon tries again by itself",
+                remedy="fix what the reason names: key, account, sender or RESEND_API_URL; "
+                "the daemon tries again by itself",
             )
+        if unclear:
+            self._backoff.reset()
         self.refusal = reason
         self._probing = False
         self._probe_at = self._clock.monotonic() + self._backoff.next_s()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, ClassVar
 
 import structlog
@@ -121,7 +121,9 @@ class JobCompleter(Service):
         has claimed the job again meanwhile: the old result would settle the new run.
         """
         await self._urgent_priority.yield_to_urgent()
-        batch = list(islice(results, BATCH_SIZE))
+        first = results[0]  # jobs are released together that wait equally long
+        same = takewhile(lambda one: not isinstance(one, JobReleased) or one.delay_ms == first.delay_ms, results)
+        batch = list(islice(same, BATCH_SIZE))
         current = [result for result in batch if not self._in_flight.is_superseded(result.job)]
         written = await self._write(current) if current else []
         for _ in batch:
@@ -139,7 +141,7 @@ class JobCompleter(Service):
                 return await self._bull.retry(batch)
             case JobFailed():
                 return await self._bull.fail(batch)
-        return await self._bull.release([result.job for result in batch])
+        return await self._bull.release([result.job for result in batch], delay_ms=batch[0].delay_ms)
 
     def _finish(self, result: JobResult, write_result: WriteResult) -> None:
         run = self._in_flight.remove(result.job)

@@ -25,6 +25,7 @@ from flowstate_daemon.base.errors import (
     RetryableError,
     StaleDecisionError,
     StoreUnavailableError,
+    UnclearRefusalError,
 )
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.mail.kinds import redact_codes
@@ -40,9 +41,10 @@ MAX_KIND_LENGTH = 100
 
 @dataclass(frozen=True, slots=True)
 class JobReleased:
-    """The run does not count as an attempt: the job returns unchanged to the front of its queue."""
+    """The run does not count as an attempt: the job returns unchanged to the front of its queue, or to `delayed`."""
 
     job: Job
+    delay_ms: int = 0
 
 
 JobResult: TypeAlias = JobSucceeded | JobRetried | JobFailed | JobReleased
@@ -70,6 +72,8 @@ def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: r
             return result_for_return(job, {"expired": error.reason})
         case MailSkipped():
             return result_for_return(job, {"skipped": error.reason})
+        case UnclearRefusalError():
+            return JobReleased(job, error.after_ms)
         case (
             RateLimitedError()
             | RequestInProgressError()

@@ -143,7 +143,6 @@ async def test_quota_and_unverified_domain_concern_the_account(gateway: Gateway,
         {"to": "nobody"},
         {"to": "ada@example.com"},
         {"subject": ""},
-        {"tags": {"kind": "é"}},
         {"text": "", "html": ""},
     ],
 )

@@ -20,6 +20,7 @@ from flowstate_daemon.base.errors import (
     RateLimitedError,
     RequestInProgressError,
     RetryableError,
+    UnclearRefusalError,
 )
 from flowstate_daemon.base.redaction import redact_provider_text
 from flowstate_daemon.delivery.gateway import Rejected
@@ -58,18 +59,21 @@ ROWS: list[tuple[int, str, str, type[FlowstateError]]] = [
     (403, "restricted_api_key", "refused", ProviderRefusedError),
     (403, "invalid_permission", "refused", ProviderRefusedError),
     (403, "validation_error", "refused", ProviderRefusedError),
-    (400, "validation_error", "rejected", PermanentError),
-    (400, "invalid_idempotency_key", "rejected", PermanentError),
-    (404, "not_found", "rejected", PermanentError),
-    (405, "method_not_allowed", "rejected", PermanentError),
+    (400, "validation_error", "refused", UnclearRefusalError),
+    (400, "invalid_idempotency_key", "refused", UnclearRefusalError),
+    (402, "payment_required", "refused", ProviderRefusedError),
+    (404, "not_found", "refused", ProviderRefusedError),
+    (405, "method_not_allowed", "refused", ProviderRefusedError),
+    (410, "gone", "refused", ProviderRefusedError),
     (413, "payload_too_large", "rejected", PermanentError),
-    (422, "validation_error", "rejected", PermanentError),
-    (422, "missing_required_field", "rejected", PermanentError),
-    (422, "invalid_parameter", "rejected", PermanentError),
-    (422, "missing_required_parameter", "rejected", PermanentError),
+    (418, "teapot", "refused", UnclearRefusalError),
+    (422, "validation_error", "refused", UnclearRefusalError),
+    (422, "missing_required_field", "refused", UnclearRefusalError),
+    (422, "invalid_parameter", "refused", UnclearRefusalError),
+    (422, "missing_required_parameter", "refused", UnclearRefusalError),
     (422, "invalid_attachment", "rejected", PermanentError),
-    (422, "invalid_from_address", "rejected", PermanentError),
-    (451, "security_error", "rejected", PermanentError),
+    (422, "invalid_from_address", "refused", ProviderRefusedError),
+    (451, "security_error", "refused", UnclearRefusalError),
 ]
 
 
@@ -112,9 +116,10 @@ def test_documented_error_maps_to_its_class(status: int, name: str, result: str,
         (502, HTML, "server_error"),
         (503, b"\xff\xfe", "server_error"),
         (409, HTML, "server_error"),
-        (400, HTML, "server_error"),
-        (422, {}, "server_error"),
-        (422, b"[]", "server_error"),
+        (499, HTML, "server_error"),
+        (400, HTML, "refused"),
+        (422, {}, "refused"),
+        (422, b"[]", "refused"),
         (429, HTML, "rate_limited"),
         (403, b"error code: 1010", "refused"),
         (401, HTML, "refused"),
@@ -132,6 +137,88 @@ def test_response_that_is_not_from_the_provider(status: int, body: Any, expected
     result = classify(response(status, body, content_type="text/html; charset=utf-8"), NOW)
     assert result.result == expected
     assert str(status) in error_of(result).reason
+
+
+ABOUT_ONE = [
+    (422, "validation_error", "Invalid `to` field. The email address needs to follow the `a@b.c` format."),
+    (400, "validation_error", "Missing `html` or `text` field."),
+    (422, "missing_required_field", "Missing `subject` field."),
+    (422, "validation_error", 'The "cc" field must be an array.'),
+    (422, "invalid_attachment", "The attachment must have a name."),
+    (413, "payload_too_large", "Too large."),
+]
+ABOUT_ALL = [
+    (422, "validation_error", "Invalid `from` field. The email address needs to follow the `a@b.c` format."),
+    (400, "validation_error", "Invalid 'from' field."),
+    (422, "missing_required_field", "Missing `from` field."),
+    (422, "validation_error", "The flowstate.dev domain is not verified."),
+    (422, "invalid_from_address", "Invalid address."),
+    (402, "payment_required", "Your plan has ended."),
+    (404, "not_found", "The requested endpoint does not exist."),
+    (405, "method_not_allowed", "Method is not allowed."),
+    (410, "gone", "This version of the API has ended."),
+    (401, "a_new_type", "No."),
+    (403, "a_new_type", "No."),
+]
+
+
+@pytest.mark.parametrize(("status", "name", "message"), ABOUT_ONE)
+def test_refusal_of_recipient_content_or_size_is_permanent(status: int, name: str, message: str) -> None:
+    """It is about this email: no later try can succeed, and other emails are not concerned."""
+    result = classify(refusal(status, name, message), NOW)
+    assert (result.result, type(result.error)) == ("rejected", PermanentError)
+
+
+@pytest.mark.parametrize(("status", "name", "message"), ABOUT_ALL)
+def test_refusal_of_what_all_mails_share_is_not_about_one(status: int, name: str, message: str) -> None:
+    """Sender, account, payment and endpoint are the same for all emails."""
+    result = classify(refusal(status, name, message), NOW)
+    assert (result.result, type(result.error)) == ("refused", ProviderRefusedError)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 406, 411, 415, 418, 421, 422, 426, 428, 431, 451])
+@pytest.mark.parametrize(
+    "body",
+    [
+        HTML,
+        b"",
+        b"[]",
+        b"null",
+        {"message": "Bad Request"},
+        {"statusCode": 400, "message": "Bad Request", "error": "Bad Request"},
+        {"name": "BadRequestError", "message": "Invalid `to` field"},
+        {"name": "validation_error", "message": "Invalid `to` field", "statusCode": 599},
+        {"name": 5, "message": "Invalid `to` field"},
+        {"error": {"code": 400, "message": "No."}},
+    ],
+)
+def test_refusal_by_another_program_closes_the_gate_at_once(status: int, body: Any) -> None:
+    """An edge, a proxy or another API refuses all emails, whatever its words are; but it may be about the content."""
+    result = error_of(classify(response(status, body), NOW))
+    assert isinstance(result, UnclearRefusalError)
+    assert result.max_in_a_row == 1
+
+
+@pytest.mark.parametrize("status", [402, 404, 405, 407, 410])
+@pytest.mark.parametrize("body", [HTML, b"", {"message": "Not Found"}, {"name": "NotFoundError", "message": "x"}])
+def test_refused_endpoint_is_clear_whoever_answers(status: int, body: Any) -> None:
+    """A wrong RESEND_API_URL, an ended payment or a proxy's login refuse every email."""
+    assert type(error_of(classify(response(status, body), NOW))) is ProviderRefusedError
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(404, "RESEND_API_URL"), (410, "RESEND_API_URL"), (402, "payment"), (301, "RESEND_API_URL")]
+)
+def test_reason_of_a_refusal_names_the_remedy(status: int, text: str) -> None:
+    """Also with a message of the provider."""
+    assert text in error_of(classify(refusal(status, "some_type", "Words."), NOW)).reason
+
+
+def test_reason_of_a_refused_sender_names_the_setting() -> None:
+    """The operator learns which setting is wrong."""
+    assert (
+        "RESEND_FROM_EMAIL" in error_of(classify(refusal(422, "validation_error", "Invalid `from` field."), NOW)).reason
+    )
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
