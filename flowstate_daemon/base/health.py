@@ -6,9 +6,12 @@ without a time limit is idle, so that it does not count as stuck.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from flowstate_daemon.base.clock import Clock
+
+NEXT_TRY = "; next try "  # between a reason and the time of the next try
 
 
 @dataclass(slots=True)
@@ -59,13 +62,27 @@ class LastError:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Why the daemon cannot work, and when it tries again, in monotonic seconds, if that is known."""
+
+    reason: str
+    next_try_at: float | None = None
+
+    def describe(self, now: float) -> str:
+        if self.next_try_at is None:
+            return self.reason
+        wait_s = math.ceil(self.next_try_at - now)
+        return f"{self.reason}{NEXT_TRY}{f'in {wait_s} s' if wait_s > 0 else 'now'}"
+
+
 class HealthRegistry:
     """All heartbeats of one daemon, and the conditions that make it not ready."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._heartbeats: dict[str, Heartbeat] = {}
-        self._conditions: dict[str, str] = {}
+        self._conditions: dict[str, Condition] = {}
         self._started_at = clock.monotonic()
         self.draining = False
         self.last_error: LastError | None = None
@@ -90,9 +107,9 @@ class HealthRegistry:
     def heartbeats(self) -> tuple[Heartbeat, ...]:
         return tuple(self._heartbeats.values())
 
-    def set_condition(self, name: str, reason: str) -> None:
+    def set_condition(self, name: str, reason: str, *, next_try_at: float | None = None) -> None:
         """The daemon cannot work for this reason: it is not ready until the condition is cleared."""
-        self._conditions[name] = reason
+        self._conditions[name] = Condition(reason, next_try_at)
 
     def clear_condition(self, name: str) -> None:
         self._conditions.pop(name, None)
@@ -110,4 +127,5 @@ class HealthRegistry:
         errors = {
             heartbeat.name: heartbeat.error for heartbeat in self._heartbeats.values() if heartbeat.error is not None
         }
-        return {**errors, **self._conditions}
+        now = self._clock.monotonic()
+        return {**errors, **{name: condition.describe(now) for name, condition in self._conditions.items()}}

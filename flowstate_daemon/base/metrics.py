@@ -76,6 +76,10 @@ class Metrics:
         self._account_ok.set(1)
         text = "1 while bulk sending is paused because the provider fails, else 0."
         self._circuit_open = self._gauge("provider_circuit_open", text)
+        text = "1 while bulk sending is paused because the account's quota is exceeded, else 0."
+        self._quota_exceeded = self._gauge("provider_quota_exceeded", text)
+        text = "Seconds until the daemon tries the provider again; 0 while it accepts emails."
+        self._next_probe = self._gauge("provider_next_probe_seconds", text)
         self._send_queue = self._gauge("send_queue_mails", "Rendered emails that wait for a request.")
         self._requests = self._gauge("provider_requests_in_flight", "Requests to the provider without a response yet.")
         text = "Requests per second that the provider allows; 0: no limit known yet."
@@ -162,6 +166,13 @@ class Metrics:
 
     def set_provider_circuit_open(self, is_open: bool) -> None:
         self._circuit_open.set(is_open)
+
+    def set_provider_quota_exceeded(self, is_exceeded: bool) -> None:
+        self._quota_exceeded.set(is_exceeded)
+
+    def track_provider_probe(self, next_probe_s: Callable[[], float]) -> None:
+        """Read the time until the next probe at each scrape."""
+        self._next_probe.set_function(next_probe_s)
 
     def observe_batch_size(self, mails: int) -> None:
         """One request with this many emails was stored and may be sent."""

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
+
 import click
 
+from flowstate_daemon.base.health import NEXT_TRY
 from flowstate_daemon.cli.context import QueueContext, with_queue
 from flowstate_daemon.cli.output import format_duration, json_option, print_fields, print_json
+from flowstate_daemon.sending.provider_state import ProviderState, State
 from flowstate_daemon.sending.rate_limiter import RateLimiter, RateLimitState
+
+STATES: Mapping[State, str] = {
+    "accepting": "accepts emails",
+    "refused": "refuses all emails",
+    "circuit_open": "fails (circuit open)",
+    "quota_exceeded": "quota exceeded",
+}
 
 
 @click.group()
@@ -24,7 +36,7 @@ def status(config_file: str | None, *, as_json: bool) -> None:
     """
     state = with_queue(config_file, lambda context: _rate_limiter(context).state())
     if as_json:
-        print_json(state)
+        print_json({"state": state.state, **{each.name: getattr(state, each.name) for each in fields(state)}})
     else:
         print_fields("Provider:", _fields(state))
 
@@ -51,9 +63,17 @@ def _rate_limiter(context: QueueContext) -> RateLimiter:
     return RateLimiter(context.connection, context.keys, context.clock)
 
 
+def _describe(problem: ProviderState) -> str:
+    """What one daemon reports, with its next try."""
+    wait_ms = problem.next_probe_ms
+    next_try = "" if wait_ms is None else f"{NEXT_TRY}{f'in {format_duration(wait_ms)}' if wait_ms else 'now'}"
+    return f"{STATES[problem.state]}: {problem.reason}{next_try}"
+
+
 def _fields(state: RateLimitState) -> dict[str, object]:
     return {
-        "account": f"refused: {state.refusal}" if state.refusal else "accepting",
+        "provider": STATES[state.state],
+        **{problem.instance: _describe(problem) for problem in state.problems},
         "requests per second": state.limit or "the provider has reported no limit",
         "slower by": f"{round((state.slowdown - 1) * 100)} %" if state.slowdown > 1 else None,
         "blocked for": format_duration(state.blocked_for_ms) if state.blocked_for_ms else None,

@@ -271,7 +271,11 @@ class Components:
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
         rate_limiter = RateLimiter(
-            self.connection, self.keys, self.clock, initial_rate=self.config.resend.initial_requests_per_second
+            self.connection,
+            self.keys,
+            self.clock,
+            initial_rate=self.config.resend.initial_requests_per_second,
+            instance=self.config.queue.instance_id,
         )
         self._processors = self.health.register(ProcessorPool.name)
         self._processors.idle()  # in shadow mode the pool never starts

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.base.health import NEXT_TRY
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.queue.inspector import Inspector, Snapshot
@@ -133,5 +134,6 @@ def _grouped(number: int) -> str:
 
 
 def _short(reason: str) -> str:
-    text = redact_text(reason)
-    return text if len(text) <= MAX_REASON_LENGTH else text[: MAX_REASON_LENGTH - 1] + "…"
+    text, separator, next_try = redact_text(reason).partition(NEXT_TRY)
+    text = text if len(text) <= MAX_REASON_LENGTH else text[: MAX_REASON_LENGTH - 1] + "…"
+    return f"{text}{separator}{next_try}"

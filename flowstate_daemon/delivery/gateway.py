@@ -63,6 +63,10 @@ class Gateway(Protocol):
         """Path and body of the request for encoded emails."""
         ...
 
+    async def check_access(self) -> None:
+        """Ask the provider for something that sends nothing. Raises the errors that `send` raises."""
+        ...
+
     async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> SendResult:
         """Send a request of `mails` emails; the provider accepts it at most once per `idempotency_key` within 24 h.
 

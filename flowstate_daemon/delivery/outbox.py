@@ -67,6 +67,10 @@ class Outbox:
         """A JSON list, with the paths that the provider has."""
         return SINGLE_PATH if len(encoded) == 1 else BATCH_PATH, b"[%b]" % b",".join(encoded)
 
+    async def check_access(self) -> None:
+        """Raises ProviderRefusedError if the folder cannot be used."""
+        await asyncio.to_thread(self._make_folder)
+
     async def send(self, path: str, body: bytes, idempotency_key: str, mails: int) -> SendResult:  # noqa: ARG002
         """Write the emails. Raises PermanentError for an invalid single email, ProviderRefusedError for the folder."""
         emails = msgspec.json.decode(body, type=list[Email])

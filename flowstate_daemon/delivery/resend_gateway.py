@@ -125,6 +125,15 @@ class ResendGateway:
         options: resend.Batch.SendOptions = {"idempotency_key": key, "batch_validation": "permissive"}
         return await resend.Batch.send_async([raw_body(body)], options)
 
+    async def check_access(self) -> None:
+        """List the domains: a key that may only send is refused the list, and is valid. Raises as `send` does."""
+        self._configure_sdk()
+        try:
+            await resend.Domains.list_async()
+        except ResendError as error:
+            if error.error_type != "restricted_api_key":
+                raise _to_error(error) from error
+
     async def check(self) -> KeyCheck:
         """Check the key by listing the domains. A key that may only send is refused the list, and is valid."""
         self._configure_sdk()

@@ -124,7 +124,6 @@ class BatchSender:
         for mail in batch.mails:
             self._urgent_priority.finished(mail.job.id)
             mail.sent_at = mail.sent_at or self._clock.monotonic()
-        refusal = self._gate.refusal
         try:
             response = await self._request(stored_request)
         except FlowstateError as error:
@@ -138,7 +137,7 @@ class BatchSender:
             rate_limit = response.rate_limit
         # From here on the provider has responded, even if with a refusal.
         self._gate.circuit_breaker.record_success()
-        await self._share(rate_limit, refusal)
+        await self._share(rate_limit)
         return requeue
 
     async def resolve(self, mails: Sequence[OutgoingMail], results: Mapping[JobRef, Result]) -> None:
@@ -191,12 +190,10 @@ class BatchSender:
                 return await self._send_again(batch, error)
         return None
 
-    async def _share(self, rate_limit: RateLimit | None, refusal_before: str | None) -> None:
-        """Publish what the response said about the rate and the account to the other daemons."""
+    async def _share(self, rate_limit: RateLimit | None) -> None:
+        """Publish what the response said about the rate to the other daemons."""
         try:
             await self._rate_limiter.update_from_headers(rate_limit)
-            if self._gate.refusal != refusal_before:
-                await self._rate_limiter.publish_refusal(self._gate.refusal)
         except StoreUnavailableError as outage:
             log.warning("rate_limit_not_shared", reason=outage.reason)
 

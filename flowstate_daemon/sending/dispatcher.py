@@ -14,18 +14,24 @@ from functools import partial
 from typing import ClassVar
 from uuid import uuid4
 
-from flowstate_daemon.base.errors import LockLostError, PermanentError
+import structlog
+
+from flowstate_daemon.base.errors import LockLostError, PermanentError, StoreUnavailableError
 from flowstate_daemon.base.event_loop import UrgentPriority
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.delivery.gateway import MAX_BATCH_SIZE, Gateway
 from flowstate_daemon.mail.message import Accepted
+from flowstate_daemon.sending.access_probe import AccessProbe
 from flowstate_daemon.sending.batch import Batch, OutgoingMail, expire_stale, idempotency_key
 from flowstate_daemon.sending.batch_sender import NO_REQUEUE, BatchSender, Requeue, ResumedBatches
-from flowstate_daemon.sending.rate_limiter import RateLimiter
+from flowstate_daemon.sending.provider_state import ACCEPTING
+from flowstate_daemon.sending.rate_limiter import STATE_REPEAT_S, RateLimiter
 from flowstate_daemon.sending.request_store import JobRef, RequestStore, StoredRequest
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.sending.send_queue import SendQueue
+
+log = structlog.get_logger()
 
 MAX_REQUESTS = 8  # requests in flight
 MAX_URGENT_REQUESTS = 4  # additional requests in flight for codes
@@ -67,6 +73,9 @@ class Dispatcher(Service):
         self._expected = 0
         self._held_at = -math.inf
         self._wake_up = asyncio.Event()
+        self._access_probe = AccessProbe(gateway, gate, context.clock, self._wake_up.set)
+        self._published = ACCEPTING
+        self._published_at = self._probe_at = -math.inf
 
     @property
     def queued(self) -> int:
@@ -113,6 +122,7 @@ class Dispatcher(Service):
         finally:
             # The jobs of requests still in flight were released with their stored requests: whoever claims them next
             # sends the same bytes.
+            await self._access_probe.close()
             await self._resumed.close()
             for task in self._tasks:
                 task.cancel()
@@ -122,6 +132,7 @@ class Dispatcher(Service):
         self._wake_up.clear()  # first: an email that arrives during this pass must not be slept through
         if self._processors is not None and not self._processors.is_idle:
             self._processors.beat()
+        await self._publish_state()
         wait_s = await self._acquire_token()
         if wait_s > 0:
             await self._sleep_until_woken(wait_s)
@@ -134,7 +145,7 @@ class Dispatcher(Service):
         The order matters: the token is taken last, because a token that is not used is lost for all daemons.
         """
         if self._queue.empty and not self._tasks:
-            self._gate.circuit_breaker.reset_if_idle()
+            return await self._probe_access()
         if self._queue.empty or self._is_full():
             return POLL_INTERVAL_S
         await self._fill_batch()
@@ -148,6 +159,36 @@ class Dispatcher(Service):
         if blocked or self._rate_limiter.bulk_paused:
             self._held_at = self._clock.monotonic()
         return wait_s
+
+    async def _probe_access(self) -> float:
+        """While nothing waits to be sent, a request that sends nothing shows whether the provider works again."""
+        if not self._gate.is_open and not self._access_probe.due() and await self._rate_limiter.retry_requested():
+            self._gate.retry_now()
+        if not self._access_probe.due():
+            return POLL_INTERVAL_S if self._gate.is_open else self._gate.next_probe_s() or POLL_INTERVAL_S
+        wait_s = await self._rate_limiter.acquire(urgent=True)
+        if wait_s <= 0:
+            self._access_probe.start()
+        return wait_s or POLL_INTERVAL_S
+
+    async def _publish_state(self) -> None:
+        """Publish to all daemons and to `provider status` what has changed; a problem is repeated."""
+        state, now = self._gate.state(), self._clock.monotonic()
+        changed = (state.state, state.reason) != (self._published.state, self._published.reason)
+        probe_at = now + (state.next_probe_ms or 0) / 1000
+        repeat = not state.is_accepting and (
+            now - self._published_at >= STATE_REPEAT_S or (bool(state.next_probe_ms) and probe_at - self._probe_at > 1)
+        )
+        if not (changed or repeat):
+            return
+        try:
+            await self._rate_limiter.publish_state(state)
+            if state.is_accepting:
+                await self._rate_limiter.announce_recovery()
+        except StoreUnavailableError as outage:  # the next pass tries again
+            log.debug("provider_state_not_published", reason=outage.reason)
+            return
+        self._published, self._published_at, self._probe_at = state, now, probe_at
 
     def _is_full(self) -> bool:
         """Codes have additional requests that bulk emails cannot use."""

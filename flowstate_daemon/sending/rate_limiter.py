@@ -1,4 +1,4 @@
-"""The provider's rate limit and its refusal of the account, shared by all daemons on one Redis.
+"""The provider's rate limit, and what each daemon knows of the provider, shared by all daemons on one Redis.
 
 The dispatcher asks for a request token before each request and reports the rate headers of each response. The
 arithmetic is in `lua/includes/rate_limit.lua`, because checking and taking a token must be one step.
@@ -9,16 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import uuid4
 
+import msgspec
+from msgspec.structs import replace
+
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import RateLimit
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
+from flowstate_daemon.sending.provider_state import ProviderState, State
 
 MAX_WAIT_S = 5.0  # then ask again: an operator may have lifted the pause
 POLL_INTERVAL_S = 1.0  # without a limit, Redis is asked at least this often for what other daemons learned
 CONFIRM_S = 3600.0  # an unchanged limit is written again, because an unconfirmed one is forgotten
 NO_LIMIT = 0.0
+STATE_REPEAT_S = 20.0
+STATE_TTL_MS = 60_000  # what a daemon published before it died is soon forgotten
+BY_SEVERITY: tuple[State, ...] = ("refused", "circuit_open", "quota_exceeded")
 SIGNAL_TTL_MS = 600_000  # longer than the time between two probes of a refused account
 
 
@@ -26,7 +33,7 @@ SIGNAL_TTL_MS = 600_000  # longer than the time between two probes of a refused 
 class RateLimitState:
     """The shared rate limit for display; `limit` None: no limit is known.
 
-    `refusal` is the reason why the provider refuses the account, from the last daemon that tried.
+    `problems` is what the daemons report that the provider does not accept emails from at the moment.
     """
 
     limit: float | None
@@ -35,19 +42,36 @@ class RateLimitState:
     bulk_paused_ms: int
     reason: str
     recent_requests: int
-    refusal: str = ""
+    problems: tuple[ProviderState, ...] = ()
+
+    @property
+    def state(self) -> State:
+        """The worst that a daemon reports; also a pause for an exceeded quota that no daemon has run into yet."""
+        states: set[State] = {problem.state for problem in self.problems}
+        if self.bulk_paused_ms:
+            states.add("quota_exceeded")
+        return next((state for state in BY_SEVERITY if state in states), "accepting")
 
 
 class RateLimiter:
     """One daemon's view of the shared rate limit. Its calls raise StoreUnavailableError."""
 
-    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, initial_rate: float | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        clock: Clock,
+        *,
+        initial_rate: float | None = None,
+        instance: str = "",
+    ) -> None:
         """`initial_rate`, in requests per second, applies until the provider reports its own."""
+        self._instance = instance
         self._connection = connection
         self._clock = clock
         self._rate = keys.own("rate")
         self._pause = keys.own("bulk-paused")
-        self._refusal = keys.own("provider-refused")
+        self._states = keys.own("provider-states")
         self._retry = keys.own("provider-retry")
         self._seen_retry: bytes | None = None
         self._assumed = initial_rate or NO_LIMIT
@@ -119,12 +143,15 @@ class RateLimiter:
             await self._connection.execute("DEL", self._pause)
         self._paused_until = self._clock.monotonic() + remaining_ms / 1e3
 
-    async def publish_refusal(self, reason: str | None) -> None:
-        """Publish to all daemons why the provider refuses the account; None: it does not refuse it any more."""
-        if reason is None:
-            await self._connection.execute("DEL", self._refusal)
-        else:
-            await self._connection.execute("SET", self._refusal, reason, "PX", SIGNAL_TTL_MS)
+    async def publish_state(self, state: ProviderState) -> None:
+        """Publish what this daemon knows of the provider; to be repeated at least every STATE_REPEAT_S."""
+        published = b"" if state.is_accepting else msgspec.json.encode(replace(state, instance=self._instance))
+        await self._scripts.run("publish_provider_state", [self._states], [self._instance, published, STATE_TTL_MS])
+
+    async def announce_recovery(self) -> None:
+        """The provider accepts emails again: daemons that still wait for their next probe try at once."""
+        self._seen_retry = uuid4().hex.encode()
+        await self._connection.execute("SET", self._retry, self._seen_retry, "PX", SIGNAL_TTL_MS)
 
     async def request_retry(self) -> None:
         """Ask every daemon to try at once, whatever it waits for."""
@@ -139,13 +166,31 @@ class RateLimiter:
 
     async def state(self) -> RateLimitState:
         """The shared rate limit, for display."""
-        keys = [self._rate, self._pause, self._refusal]
-        limit, slowdown, blocked_us, pause_ms, reason, recent, refusal = await self._scripts.run(
-            "rate_state", keys, [self._assumed]
+        keys = [self._rate, self._pause, self._states]
+        limit, slowdown, blocked_us, pause_ms, reason, recent, states = await self._scripts.run(
+            "rate_state", keys, [self._assumed, STATE_TTL_MS]
         )
+        problems = (_parse_state(text, age_ms) for age_ms, text in states)
         return RateLimitState(
-            float(limit) or None, float(slowdown), blocked_us // 1000, pause_ms, _text(reason), recent, _text(refusal)
+            float(limit) or None,
+            float(slowdown),
+            blocked_us // 1000,
+            pause_ms,
+            _text(reason),
+            recent,
+            tuple(sorted(filter(None, problems), key=lambda one: one.instance)),
         )
+
+
+def _parse_state(text: bytes, age_ms: int) -> ProviderState | None:
+    """What a daemon published `age_ms` ago; None if another version of the daemon wrote something else."""
+    try:
+        state = msgspec.json.decode(text, type=ProviderState)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if state.next_probe_ms is None:
+        return state
+    return replace(state, next_probe_ms=max(state.next_probe_ms - age_ms, 0))
 
 
 def _text(text: bytes) -> str:

@@ -12,6 +12,7 @@ from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.sending.provider_state import ACCEPTING, ProviderState
 from flowstate_daemon.sending.refusals import RefusalHistory
 
 log = structlog.get_logger()
@@ -34,7 +35,8 @@ class CircuitBreaker:
         self._failures = 0
         self._backoff = Backoff(MIN_OPEN_S, MAX_OPEN_S)
         self._closed_at = -MAX_OPEN_S
-        self._probe_at = 0.0
+        self.probe_at = 0.0
+        self.reason = ""
         self._probing = False
         self.is_open = False
 
@@ -44,7 +46,7 @@ class CircuitBreaker:
             return 0.0
         if self._probing:
             return POLL_INTERVAL_S
-        return max(self._probe_at - self._clock.monotonic(), 0.0)
+        return max(self.probe_at - self._clock.monotonic(), 0.0)
 
     def start_request(self) -> bool:
         """A request for bulk emails starts. Returns whether it is the probe of an open circuit."""
@@ -53,7 +55,7 @@ class CircuitBreaker:
 
     def retry_now(self) -> None:
         """Allow the next probe at once."""
-        self._probe_at = self._clock.monotonic()
+        self.probe_at = self._clock.monotonic()
 
     def cancel_probe(self) -> None:
         """The probe was not sent: another request may be the probe."""
@@ -72,12 +74,6 @@ class CircuitBreaker:
             log.warning("provider_circuit_closed")
             self._close()
 
-    def reset_if_idle(self) -> None:
-        """Nothing waits to be sent, so there is no probe: close the circuit, and open it at the next failure."""
-        if self.is_open and self.wait_s() <= 0:
-            self._failures = FAILURE_THRESHOLD - 1
-            self._close()
-
     def _open(self, reason: str) -> None:
         now = self._clock.monotonic()
         # Soon after the last time the circuit was open, the provider has not recovered: wait longer than then.
@@ -89,8 +85,9 @@ class CircuitBreaker:
                 reason=reason,
                 remedy="bulk emails are paused, one email probes the provider from time to time; codes are still sent",
             )
-        self.is_open, self._probing, self._probe_at = True, False, now + self._backoff.next_s()
-        self._health.set_condition("provider", reason)
+        self.is_open, self._probing, self.probe_at = True, False, now + self._backoff.next_s()
+        self.reason = reason
+        self._health.set_condition("provider", reason, next_try_at=self.probe_at)
         self._metrics.set_provider_circuit_open(is_open=True)
 
     def _close(self) -> None:
@@ -108,12 +105,35 @@ class SendGate:
         self._metrics = metrics
         self._clock = clock
         self._probe_at = 0.0
+        self._idle_probe_at = 0.0
         self._backoff = Backoff(MIN_PROBE_INTERVAL_S, MAX_PROBE_INTERVAL_S)
         self._probing = False
-        self._quota_exceeded = False
+        self._quota: str | None = None
         self.refusal: str | None = None  # why the provider refuses the account; None while the gate is open
         self.refusals = RefusalHistory()
         self.circuit_breaker = CircuitBreaker(health, metrics, clock)
+        metrics.track_provider_probe(self.next_probe_s)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests start without waiting for a probe."""
+        return self.refusal is None and not self.circuit_breaker.is_open
+
+    def next_probe_s(self) -> float:
+        """Seconds until the provider is tried again; 0 while the gate is open."""
+        if self.is_open:
+            return 0.0
+        probe_at = self.circuit_breaker.probe_at if self.refusal is None else self._probe_at
+        return max(max(probe_at, self._idle_probe_at) - self._clock.monotonic(), 0.0)
+
+    def state(self) -> ProviderState:
+        """What this daemon knows of the provider, with the reason and the time until the next try."""
+        next_probe_ms = round(self.next_probe_s() * 1000)
+        if self.refusal is not None:
+            return ProviderState("refused", self.refusal, next_probe_ms)
+        if self.circuit_breaker.is_open:
+            return ProviderState("circuit_open", self.circuit_breaker.reason, next_probe_ms)
+        return ACCEPTING if self._quota is None else ProviderState("quota_exceeded", self._quota)
 
     def wait_s(self, *, urgent: bool = False) -> float:
         """0 if a request may start now, else how long to wait before asking again."""
@@ -143,7 +163,14 @@ class SendGate:
     def retry_now(self) -> None:
         """An operator fixed the cause and asks to try at once."""
         self._probe_at = self._clock.monotonic()
+        self._idle_probe_at = 0.0
         self.circuit_breaker.retry_now()
+
+    def postpone_idle_probe(self) -> None:
+        """A probe without an email starts. An email may be the next probe before the next one of this kind."""
+        self._idle_probe_at = self._clock.monotonic() + (self._backoff.delay_s or MIN_OPEN_S)
+        if self.refusal is not None:
+            self._health.set_condition("account", self.refusal, next_try_at=self._idle_probe_at)
 
     def cancel_probe(self) -> None:
         """The request said nothing about the account (network fault, provider failure): the next one may probe."""
@@ -152,20 +179,22 @@ class SendGate:
 
     def quota_exceeded(self, reason: str) -> None:
         """The quota is exceeded: bulk emails wait, and the daemon is not ready."""
-        if not self._quota_exceeded:
+        if self._quota is None:
             log.error(
                 "provider_quota_exceeded",
                 reason=reason,
                 remedy="bulk emails wait until it is reset; or enlarge the plan",
             )
-        self._quota_exceeded = True
+        self._quota = reason
+        self._metrics.set_provider_quota_exceeded(is_exceeded=True)
         self._health.set_condition("quota", reason)
 
     def quota_restored(self) -> None:
         """Bulk emails were accepted, so there is quota."""
-        if self._quota_exceeded:
+        if self._quota is not None:
             log.info("provider_quota_restored")
-            self._quota_exceeded = False
+            self._quota = None
+            self._metrics.set_provider_quota_exceeded(is_exceeded=False)
             self._health.clear_condition("quota")
 
     def block(self, reason: str, *, unclear: bool = False) -> None:
@@ -187,5 +216,5 @@ class SendGate:
         self.refusal = reason
         self._probing = False
         self._probe_at = self._clock.monotonic() + self._backoff.next_s()
-        self._health.set_condition("account", reason)
+        self._health.set_condition("account", reason, next_try_at=self._probe_at)
         self._metrics.set_provider_account_ok(ok=False)

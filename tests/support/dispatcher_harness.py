@@ -60,7 +60,9 @@ class DispatcherHarness:
         self.token = f"{self.instance}/{uuid4().hex}"
         self.bull = BullQueue(self.connection, self.keys, self.clock, token=self.token)
         self.request_store = RequestStore(self.connection, self.keys, self.clock, token=self.token)
-        self.rate_limiter = RateLimiter(self.connection, self.keys, self.clock, initial_rate=self.initial_rate)
+        self.rate_limiter = RateLimiter(
+            self.connection, self.keys, self.clock, initial_rate=self.initial_rate, instance=self.instance
+        )
         self.health = HealthRegistry(self.gate_clock)
         self.metrics = Metrics()
         self.gate = SendGate(self.health, self.metrics, self.gate_clock)

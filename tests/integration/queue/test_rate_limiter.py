@@ -10,6 +10,7 @@ import pytest
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.provider_state import ACCEPTING, ProviderState
 from flowstate_daemon.sending.rate_limiter import POLL_INTERVAL_S, RateLimiter, RateLimitState
 from tests.integration.queue.queue_fixture import QueueFixture
 from tests.support.clock import FakeClock
@@ -144,10 +145,13 @@ async def test_state(rate_limiter: RateLimiter) -> None:
 
 async def test_a_refusal_is_shared_with_all_instances(rate_limiter: RateLimiter, other: RateLimiter) -> None:
     """With its reason, until the provider accepts the account again."""
-    await rate_limiter.publish_refusal("the key is invalid")
-    assert (await other.state()).refusal == "the key is invalid"
-    await other.publish_refusal(None)
-    assert (await rate_limiter.state()).refusal == ""
+    await rate_limiter.publish_state(ProviderState("refused", "the key is invalid", 15_000))
+    state = await other.state()
+    [problem] = state.problems
+    assert (state.state, problem.reason) == ("refused", "the key is invalid")
+    assert 10_000 < (problem.next_probe_ms or 0) <= 15_000
+    await rate_limiter.publish_state(ACCEPTING)
+    assert (await other.state()).problems == ()
 
 
 async def test_a_retry_request_reaches_every_instance_once(

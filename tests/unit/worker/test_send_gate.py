@@ -6,7 +6,8 @@ import pytest
 
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.sending.send_gate import MIN_PROBE_INTERVAL_S, SendGate
+from flowstate_daemon.sending.provider_state import ACCEPTING, ProviderState
+from flowstate_daemon.sending.send_gate import FAILURE_THRESHOLD, MIN_PROBE_INTERVAL_S, SendGate
 from tests.support.clock import FakeClock
 
 
@@ -50,7 +51,8 @@ def test_refused_account_is_a_condition_and_allows_one_probe(
 ) -> None:
     """After a while one request may try; the others wait for its result."""
     gate.block("the key is invalid")
-    assert health.problems() == {"account": "the key is invalid"}
+    assert health.problems() == {"account": "the key is invalid; next try in 15 s"}
+    assert gate.state() == ProviderState("refused", "the key is invalid", 15_000)
     assert not passes(gate)
     clock.advance(MIN_PROBE_INTERVAL_S + 0.001)
     assert passes(gate)
@@ -87,3 +89,31 @@ def test_cancelled_probe_allows_another(gate: SendGate, clock: FakeClock) -> Non
     gate.cancel_probe()
     assert passes(gate)
     assert gate.refusal == "bad key"
+
+
+def test_unclear_refusals_do_not_prolong_the_interval(gate: SendGate, clock: FakeClock) -> None:
+    """The next email, which may well be accepted, waits a quarter of a minute at most."""
+    for _ in range(5):
+        gate.block("a firewall", unclear=True)
+        assert gate.next_probe_s() == MIN_PROBE_INTERVAL_S
+        clock.advance(MIN_PROBE_INTERVAL_S)
+        assert passes(gate)
+
+
+def test_state_names_the_worst_problem_with_its_reason_and_next_probe(gate: SendGate, clock: FakeClock) -> None:
+    """One state for all places that show it."""
+    assert gate.state() == ACCEPTING
+    gate.quota_exceeded("the daily quota")
+    assert gate.state() == ProviderState("quota_exceeded", "the daily quota")
+    for _ in range(FAILURE_THRESHOLD):
+        gate.circuit_breaker.record_failure("503", is_probe=False)
+    assert gate.state() == ProviderState("circuit_open", "503", 5_000)
+    gate.block("bad key")
+    clock.advance(4)
+    assert gate.state() == ProviderState("refused", "bad key", 11_000)
+    clock.advance(60)
+    assert gate.state().next_probe_ms == 0
+    gate.record_accepted()
+    gate.circuit_breaker.record_success()
+    gate.quota_restored()
+    assert gate.state() == ACCEPTING
