@@ -7,6 +7,7 @@ key, a token or a full address.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -122,6 +123,17 @@ class UnclearRefusalError(ProviderRefusedError):
         self.max_in_a_row = max_in_a_row
 
 
+class ProviderUnreachableError(FlowstateError):
+    """A request could not start for a reason on this side: no descriptors, no memory, no name resolution, no network.
+
+    Not an attempt. `maybe_sent`: the request may have been on its way already.
+    """
+
+    def __init__(self, reason: str, *, maybe_sent: bool = False) -> None:
+        super().__init__(reason)
+        self.maybe_sent = maybe_sent
+
+
 class StoreUnavailableError(FlowstateError):
     """Redis or Postgres is unreachable, loading, read-only or full. Not an attempt; the daemon keeps running."""
 
@@ -144,6 +156,18 @@ class LeaseHeldError(FlowstateError):
 
 class ServiceCrashedError(FlowstateError):
     """A service failed with an unexpected error: the process exits so that the supervisor restarts it."""
+
+
+RESOURCE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC})
+NETWORK_ERRNOS = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
+NO_THREAD = "can't start new thread"
+
+
+def is_resource_shortage(error: BaseException) -> bool:
+    """Whether this machine ran out of descriptors, memory, disk or threads: no fault of a job. Pure."""
+    if isinstance(error, OSError):
+        return error.errno in RESOURCE_ERRNOS
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == NO_THREAD)
 
 
 class ConfigError(FlowstateError):

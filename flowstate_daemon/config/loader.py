@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config import settings
-from flowstate_daemon.config.sources import Key, SettingsSources, env_name
+from flowstate_daemon.config.proxy import find_proxy
+from flowstate_daemon.config.sources import Key, RawValue, SettingsSources, env_name
 
 # Names that FlowState's deployments use today, and those of the provider.
 ENV_ALIASES: Mapping[str, Key] = {
@@ -33,6 +34,9 @@ ENV_ALIASES: Mapping[str, Key] = {
     "APP_NAME": ("mail", "app_name"),
     "FLOWSTATE_MODE": ("queue", "mode"),
 }
+
+
+ENVIRONMENT_PRECEDENCE = 4
 
 
 class Config(BaseModel):
@@ -77,6 +81,8 @@ def load(environ: Mapping[str, str], file: Path | None = None, *, sending: bool 
     raw_settings = SettingsSources(ENV_NAMES)
     raw_settings.load(environ, file)
     _drop_overridden_redis_address(raw_settings)
+    if sending:
+        _give_proxy(raw_settings, environ)
     sections = {name: _section(raw_settings, name) for name in SECTIONS}
     mail = sections["mail"]
     if sending and isinstance(mail, settings.MailSettings) and not mail.from_address:
@@ -94,6 +100,19 @@ def _drop_overridden_redis_address(raw_settings: SettingsSources) -> None:
     url, host = raw_settings.given.get(("redis", "url")), raw_settings.given.get(("redis", "host"))
     if url is not None and host is not None and host.precedence > url.precedence:
         del raw_settings.given["redis", "url"]
+
+
+def _give_proxy(raw_settings: SettingsSources, environ: Mapping[str, str]) -> None:
+    """Without a setting of our own, the proxy is the one that the environment names for the provider's address."""
+    given = raw_settings.given.get(("resend", "api_url"))
+    url = str(given.value) if given is not None else settings.ResendSettings.model_fields["api_url"].default
+    try:
+        found = find_proxy(url, environ)
+    except ValueError:  # the address is invalid, which is reported as such
+        return
+    if found is not None and ("resend", "proxy_url") not in raw_settings.given:
+        name, proxy = found
+        raw_settings.given["resend", "proxy_url"] = RawValue(proxy, name, ENVIRONMENT_PRECEDENCE)
 
 
 def _section(raw_settings: SettingsSources, name: str) -> settings.SettingsSection | None:

@@ -22,6 +22,7 @@ from flowstate_daemon.config.validators import (
     HttpUrl,
     Mailbox,
     PostgresUrl,
+    ProxyUrl,
     RedisKeyPart,
     RedisUrl,
     Secret,
@@ -172,6 +173,8 @@ class ResendSettings(SettingsSection):
     """API key of the provider; without it, emails are written to the outbox folder."""
     api_url: HttpUrl = "https://api.resend.com"
     """Base URL of the provider's API."""
+    proxy_url: ProxyUrl | None = None
+    """HTTP proxy for requests to the provider; default: HTTPS_PROXY, unless NO_PROXY names the provider."""
     timeout_s: float = Field(default=15.0, ge=1.0, le=20.0)  # longer silence of a sender counts as stuck
     """Timeout of one request to the provider."""
     initial_requests_per_second: float | None = Field(default=None, gt=0, le=1000)

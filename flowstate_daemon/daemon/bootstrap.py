@@ -90,7 +90,14 @@ def build_gateway(config: Config) -> Gateway:
     key = config.resend.api_key
     if key is None:
         return Outbox(config.outbox.folder)
-    options = ResendOptions(key.get_secret_value(), config.resend.api_url, config.resend.timeout_s, MAX_TOTAL_REQUESTS)
+    proxy = config.resend.proxy_url
+    options = ResendOptions(
+        key.get_secret_value(),
+        config.resend.api_url,
+        config.resend.timeout_s,
+        MAX_TOTAL_REQUESTS,
+        proxy_url=None if proxy is None else proxy.get_secret_value(),
+    )
     return ResendGateway(options)
 
 

@@ -74,6 +74,7 @@ class Gateway(Protocol):
 
         Raises:
             RetryableError: the outcome is unknown or the provider fails: try again with the same key.
+            ProviderUnreachableError: the request could not start, for want of descriptors, memory, DNS or a network.
             RequestInProgressError: the provider still processes this request: ask again after `after_ms`.
             AlreadyAcceptedError: the provider accepted this key before, with another body.
             RateLimitedError: not processed; every sender waits for `after_ms`.

@@ -39,6 +39,7 @@ class ResendOptions:
     api_url: str = "https://api.resend.com"
     timeout_s: float = 15.0
     concurrency: int = 12
+    proxy_url: str | None = field(default=None, repr=False)
 
 
 class KeyStatus(Enum):
@@ -71,7 +72,10 @@ class ResendGateway:
     def __init__(self, options: ResendOptions, *, clock: Clock | None = None) -> None:
         self._options = options
         self._transport = Transport(
-            timeout_s=options.timeout_s, concurrency=options.concurrency, clock=clock or Clock()
+            timeout_s=options.timeout_s,
+            concurrency=options.concurrency,
+            clock=clock or Clock(),
+            proxy_url=options.proxy_url,
         )
 
     async def open(self) -> None:

@@ -17,13 +17,24 @@ from resend.exceptions import ResendError
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError, ProviderRefusedError, RateLimit, ResultClass, RetryableError
+from flowstate_daemon.base.errors import (
+    NETWORK_ERRNOS,
+    FlowstateError,
+    ProviderRefusedError,
+    ProviderUnreachableError,
+    RateLimit,
+    ResultClass,
+    RetryableError,
+    is_resource_shortage,
+)
 from flowstate_daemon.delivery.responses import Classification, Response, classify, parse_rate_limit
 
 USER_AGENT = f"flowstate-daemon/{__version__}"
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 60.0  # a one-time code after a quiet minute should not wait for a TLS handshake
 CONNECTION_ERRORS = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+CLIENT_ERRORS = range(400, 500)
+BUSY_STATUS = (408, 425, 429, 499)
 MAX_RESPONSE_BYTES = 1_048_576  # the response to a hundred emails has about five thousand
 
 # The SDK copies the parameters that it is given member by member, so the body travels as one member.
@@ -43,7 +54,7 @@ class RequestFailedError(ResendError):
 
 
 # The first class that matches names the result for the metrics, the error and its reason.
-EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[RetryableError | ProviderRefusedError], str], ...] = (
+EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[FlowstateError], str], ...] = (
     (
         aiohttp.ClientConnectorCertificateError,
         "refused",
@@ -59,7 +70,18 @@ EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[RetryableError
     ),
     (aiohttp.ConnectionTimeoutError, "timeout", RetryableError, "no connection to the provider within {limit_s:g} s"),
     (TimeoutError, "timeout", RetryableError, "the provider did not answer within {limit_s:g} s"),
-    (aiohttp.ClientConnectorDNSError, "network_error", RetryableError, "the provider's host name does not resolve"),
+    (
+        aiohttp.ClientConnectorDNSError,
+        "network_error",
+        ProviderUnreachableError,
+        "the provider's host name does not resolve",
+    ),
+    (
+        aiohttp.ClientProxyConnectionError,
+        "network_error",
+        ProviderUnreachableError,
+        "no connection to the proxy ({cause}); check HTTPS_PROXY",
+    ),
     (aiohttp.ClientConnectorSSLError, "network_error", RetryableError, "the TLS handshake with the provider failed"),
     (aiohttp.ClientConnectorError, "network_error", RetryableError, "no connection to the provider ({cause})"),
     (Exception, "network_error", RetryableError, "the connection broke before the provider's answer ({cause})"),
@@ -68,6 +90,11 @@ EXCEPTION_RESULTS: tuple[tuple[type[Exception], ResultClass, type[RetryableError
 
 def classify_exception(error: Exception, timeout_s: float) -> Classification:
     """The meaning of a request without a response: the outcome is unknown unless the request could not even start."""
+    if (shortage := _local_cause(error)) is not None:
+        maybe_sent = not isinstance(error, aiohttp.ClientConnectorError)
+        return Classification("network_error", ProviderUnreachableError(shortage, maybe_sent=maybe_sent))
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return _classify_proxy_refusal(error)
     result, error_class, reason = next(row[1:] for row in EXCEPTION_RESULTS if isinstance(error, row[0]))
     limit_s = CONNECT_TIMEOUT_S if isinstance(error, aiohttp.ConnectionTimeoutError) else timeout_s
     number = getattr(error, "errno", None)
@@ -75,10 +102,31 @@ def classify_exception(error: Exception, timeout_s: float) -> Classification:
     return Classification(result, error_class(reason.format(limit_s=limit_s, cause=cause)))
 
 
+def _local_cause(error: Exception) -> str | None:
+    """Why this machine could not even start a request, if that is the reason."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if is_resource_shortage(cause):
+        text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "out of memory or threads"
+        return f"this machine has no resources for a request ({text}); raise its limits, see LimitNOFILE"
+    number = getattr(cause, "errno", None)
+    if isinstance(error, aiohttp.ClientConnectorError) and number in NETWORK_ERRNOS:
+        return f"this machine has no network to the provider ({os.strerror(number)})"
+    return None
+
+
+def _classify_proxy_refusal(error: aiohttp.ClientHttpProxyError) -> Classification:
+    """The proxy did not open a connection to the provider: a matter of its rules, or it does not reach the provider."""
+    reason = f"the proxy answered {error.status}; check HTTPS_PROXY and NO_PROXY"
+    if error.status in CLIENT_ERRORS and error.status not in BUSY_STATUS:
+        return Classification("refused", ProviderRefusedError(reason))
+    return Classification("network_error", ProviderUnreachableError(reason))
+
+
 class Transport(resend.AsyncHTTPClient):
     """The SDK's HTTP client, with at most `concurrency` connections, kept alive and shared by all requests."""
 
-    def __init__(self, *, timeout_s: float, concurrency: int, clock: Clock) -> None:
+    def __init__(self, *, timeout_s: float, concurrency: int, clock: Clock, proxy_url: str | None = None) -> None:
+        self._proxy_url = proxy_url
         self._timeout_s = timeout_s
         self._concurrency = concurrency
         self._clock = clock
@@ -117,6 +165,10 @@ class Transport(resend.AsyncHTTPClient):
             response = await self._exchange(method, url, sent_headers, body)
         except (aiohttp.ClientError, OSError) as error:  # the builtin TimeoutError is an OSError
             raise _failure(classify_exception(error, self._timeout_s), None) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_resource_shortage(error):
+                raise
+            raise _failure(classify_exception(error, self._timeout_s), None) from error
         classification = classify(response, self._clock.now())
         if classification.error is not None:
             raise _failure(classification, parse_rate_limit(response.headers))
@@ -145,7 +197,13 @@ class Transport(resend.AsyncHTTPClient):
         if self._session is None:
             raise RuntimeError("the gateway is not open")
         async with self._session.request(
-            method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=trace
+            method,
+            url,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            trace_request_ctx=trace,
+            proxy=self._proxy_url,
         ) as response:
             content = await _read(response.content)
             lowered = {name.lower(): value for name, value in response.headers.items()}

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError, ProviderRefusedError, RetryableError
+from flowstate_daemon.base.errors import FlowstateError, ProviderRefusedError, ProviderUnreachableError, RetryableError
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.sending.send_gate import SendGate
 
@@ -47,7 +47,7 @@ class AccessProbe:
         except ProviderRefusedError:
             self._refusal = refusal
             self._gate.circuit_breaker.record_success()
-        except RetryableError as error:
+        except (RetryableError, ProviderUnreachableError) as error:
             if self._gate.circuit_breaker.is_open:
                 self._gate.circuit_breaker.record_failure(error.reason, is_probe=True)
         except FlowstateError:

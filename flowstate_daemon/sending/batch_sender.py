@@ -21,6 +21,7 @@ from flowstate_daemon.base.errors import (
     MailExpired,
     PermanentError,
     ProviderRefusedError,
+    ProviderUnreachableError,
     QuotaExceededError,
     RateLimit,
     RateLimitedError,
@@ -49,6 +50,7 @@ log = structlog.get_logger()
 
 ALREADY_ACCEPTED_ID = "accepted-earlier"
 REDIS_RETRY_S = 0.5
+NETWORK_RETRY_S = 1.0
 MAX_WAIT_S = 30.0
 MIN_LOGGED_WAIT_S = 5.0  # shorter waits are usual
 QUOTA_RETRY_S = 10.0  # after this time a code tries again whether the quota is really exceeded
@@ -126,6 +128,8 @@ class BatchSender:
             mail.sent_at = mail.sent_at or self._clock.monotonic()
         try:
             response = await self._request(stored_request)
+        except ProviderUnreachableError as error:
+            return await self._wait_for_network(batch, error)
         except FlowstateError as error:
             requeue = await self._handle_error(batch, error)
             if requeue is None:
@@ -275,6 +279,15 @@ class BatchSender:
             if mail.urgent or not waits:
                 mail.fail(error)
         return Requeue(batches=(batch,))
+
+    async def _wait_for_network(self, batch: Batch, error: ProviderUnreachableError) -> Requeue:
+        """The request could not start for a reason on this side: not an attempt, and soon tried again."""
+        self._gate.cancel_probe()
+        self._gate.circuit_breaker.record_failure(error.reason, is_probe=batch.is_probe)
+        batch.maybe_delivered = batch.maybe_delivered or error.maybe_sent
+        if batch.maybe_delivered or not batch.complete or not await self._detach_all(batch):
+            return Requeue(batches=(batch,), after_s=NETWORK_RETRY_S)
+        return Requeue(mails=batch.pending, after_s=NETWORK_RETRY_S)
 
     async def _send_again(self, batch: Batch, error: RateLimitedError | RequestInProgressError) -> Requeue:
         """The same request again, later; not an attempt of its jobs."""

@@ -19,6 +19,7 @@ from flowstate_daemon.base.errors import (
     MailSkipped,
     PermanentError,
     ProviderRefusedError,
+    ProviderUnreachableError,
     QuotaExceededError,
     RateLimitedError,
     RequestInProgressError,
@@ -26,6 +27,7 @@ from flowstate_daemon.base.errors import (
     StaleDecisionError,
     StoreUnavailableError,
     UnclearRefusalError,
+    is_resource_shortage,
 )
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.mail.kinds import redact_codes
@@ -34,6 +36,7 @@ from flowstate_daemon.queue.job import Job, JobFailed, JobRetried, JobSucceeded
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.worker.in_flight import JobRun
 
+SHORTAGE_DELAY_MS = 1_000  # this machine ran out of something: at once it would not be better
 MAX_REASON_LENGTH = 2_000
 MAX_TRACE_LENGTH = 8_000
 MAX_KIND_LENGTH = 100
@@ -79,12 +82,15 @@ def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: r
             | RequestInProgressError()
             | QuotaExceededError()
             | ProviderRefusedError()
+            | ProviderUnreachableError()
             | StoreUnavailableError()
             | StaleDecisionError()
         ):
             return JobReleased(job)
         case PermanentError():
             return JobFailed(job, failure_reason(error), append_stacktrace(job, error))
+    if is_resource_shortage(error):
+        return JobReleased(job, SHORTAGE_DELAY_MS)
     return _retry_or_fail(job, error, policy, rng)
 
 

@@ -16,7 +16,14 @@ async def check_provider(config: Config) -> list[CheckResult]:
     if key is None:
         return [warn("provider", "no RESEND_API_KEY: emails are written to files", "set RESEND_API_KEY to send emails")]
     timeout_s = min(config.resend.timeout_s, TIMEOUT_S)
-    gateway = ResendGateway(ResendOptions(key.get_secret_value(), config.resend.api_url, timeout_s))
+    proxy = config.resend.proxy_url
+    options = ResendOptions(
+        key.get_secret_value(),
+        config.resend.api_url,
+        timeout_s,
+        proxy_url=None if proxy is None else proxy.get_secret_value(),
+    )
+    gateway = ResendGateway(options)
     await gateway.open()
     try:
         key_check = await gateway.check()
@@ -28,6 +35,8 @@ async def check_provider(config: Config) -> list[CheckResult]:
 def evaluate_key(key_check: KeyCheck, config: Config) -> list[CheckResult]:
     """The results for the key and, if it is usable, for the sender's domain. Pure."""
     api_url = config.resend.api_url
+    if config.resend.proxy_url is not None:
+        api_url += f" (through the proxy in {config.sources[('resend', 'proxy_url')]})"
     if not key_check.usable:
         text = f"{api_url}: {key_check.status.value}: {key_check.reason}"
         if key_check.status is KeyStatus.UNKNOWN:

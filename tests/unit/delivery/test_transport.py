@@ -13,7 +13,14 @@ import resend
 from aiohttp.client_reqrep import ConnectionKey
 from resend.exceptions import ResendError
 
-from flowstate_daemon.base.errors import ProviderRefusedError, RetryableError
+from flowstate_daemon.base.errors import (
+    NETWORK_ERRNOS,
+    NO_THREAD,
+    RESOURCE_ERRNOS,
+    ProviderRefusedError,
+    ProviderUnreachableError,
+    RetryableError,
+)
 from flowstate_daemon.delivery.transport import RequestFailedError, Transport, classify_exception
 
 KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
@@ -24,11 +31,6 @@ KEY = ConnectionKey("api.resend.com", 443, True, True, None, None, None)
     [
         (aiohttp.ConnectionTimeoutError(), "timeout", "no connection to the provider within 5 s"),
         (TimeoutError(), "timeout", "the provider did not answer within 15 s"),
-        (
-            aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "Name or service not known")),
-            "network_error",
-            "does not resolve",
-        ),
         (
             aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNREFUSED, "refused")),
             "network_error",
@@ -62,6 +64,32 @@ def test_invalid_address_or_certificate_refuses_every_mail(error: Exception) -> 
     assert result.result == "refused"
     assert isinstance(result.error, ProviderRefusedError)
     assert "RESEND_API_URL" in result.error.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "maybe_sent"),
+    [
+        (aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "Name not known")), "does not resolve", False),
+        (aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-3, "Temporary failure")), "does not resolve", False),
+        (aiohttp.ClientProxyConnectionError(KEY, OSError(errno.ECONNREFUSED, "x")), "HTTPS_PROXY", False),
+        *(
+            (aiohttp.ClientConnectorError(KEY, OSError(number, "x")), "this machine", False)
+            for number in sorted(RESOURCE_ERRNOS | NETWORK_ERRNOS)
+        ),
+        (OSError(errno.EMFILE, "x"), "Too many open files", True),
+        (aiohttp.ClientOSError(errno.ENOBUFS, "x"), "this machine", True),
+        (MemoryError(), "out of memory", True),
+        (RuntimeError(NO_THREAD), "threads", True),
+    ],
+)
+def test_request_that_this_machine_could_not_start_is_no_attempt(
+    error: Exception, text: str, *, maybe_sent: bool
+) -> None:
+    """Descriptors, memory, threads, name resolution, network: an outage on this side."""
+    result = classify_exception(error, 15).error
+    assert isinstance(result, ProviderUnreachableError)
+    assert text in result.reason
+    assert result.maybe_sent is maybe_sent
 
 
 def test_request_failed_error_is_an_error_of_the_sdk() -> None:

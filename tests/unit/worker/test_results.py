@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 
@@ -132,3 +133,16 @@ def test_failure_reason_is_valid_utf8_and_not_empty(text: str) -> None:
 def test_return_value_that_is_not_json_becomes_null(result: object) -> None:
     """A sent email is never lost because of its return value."""
     assert result_for_return(job(), result) == JobSucceeded(job(), b"null")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, "x") for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)),
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_shortage_of_resources_is_no_attempt(error: Exception) -> None:
+    """Wherever it happens while an email is prepared: the job is tried again a second later."""
+    assert result_of(job(attempts=1), error) == JobReleased(job(attempts=1), 1_000)
