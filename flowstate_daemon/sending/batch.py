@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from flowstate_daemon.base.errors import FlowstateError, MailExpired, StaleDecisionError
+from flowstate_daemon.base.errors import FlowstateError, MailExpired, MailSkipped, StaleDecisionError
 from flowstate_daemon.delivery.gateway import Rejected, Result
+from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.sending.request_store import JobRef, StoredRequest
@@ -23,6 +24,7 @@ OUTCOME_UNKNOWN = (
     "parked: the request that contained this email is no longer known, and the email may have been sent; "
     "look it up at the provider, then retry or remove the job"
 )
+SUPERSEDED_REASON = "superseded: a newer code for this address is sent with the same request"
 EXPIRED_REASON = "the code expired before it could be sent"
 # A decision older than this is made again: since then the recipient may have unsubscribed, or a deadline have passed.
 DECISION_MAX_AGE_S = 60.0
@@ -44,6 +46,7 @@ class OutgoingMail:
     sequence: int | None = None
     queued_at: float = 0.0  # monotonic seconds, as `sent_at`: between the two the email waited
     sent_at: float | None = None
+    in_request: bool = False  # from the start of a request until its response is handled
     result: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _email: Email | None = None
     _encoded: bytes | None = None
@@ -128,6 +131,29 @@ def expire_stale(mails: Sequence[OutgoingMail], now_ms: int, *, held_at: float) 
             mail.fail(MailExpired(EXPIRED_REASON))
         elif not mail.urgent and held_at - mail.queued_at > DECISION_MAX_AGE_S:
             mail.fail(StaleDecisionError("sending was blocked for so long that the decision must be made again"))
+
+
+def supersede_codes(mails: Sequence[OutgoingMail]) -> None:
+    """Of several codes of one kind for one address only the newest is valid: skip the others."""
+    newest: dict[tuple[str, str], OutgoingMail] = {}
+    for mail in mails:
+        if mail.done or not _is_code(mail.email):
+            continue
+        key = mail.email.kind, mail.email.to.casefold()
+        other = newest.setdefault(key, mail)
+        if other is not mail:
+            older, newest[key] = sorted((other, mail), key=_age)
+            older.fail(MailSkipped(SUPERSEDED_REASON))
+
+
+def _is_code(email: Email) -> bool:
+    kind = KINDS.get(email.kind)
+    return kind is not None and bool(kind.secret_fields)
+
+
+def _age(mail: OutgoingMail) -> tuple[int, int]:
+    """The order in which the jobs were added."""
+    return mail.job.timestamp, int(mail.job.id) if mail.job.id.isdecimal() else mail.sequence or 0
 
 
 def idempotency_key(path: str, body: bytes, members: Sequence[JobRef]) -> str:

@@ -126,6 +126,15 @@ class BatchSender:
         for mail in batch.mails:
             self._urgent_priority.finished(mail.job.id)
             mail.sent_at = mail.sent_at or self._clock.monotonic()
+            mail.in_request = True
+        try:
+            return await self._exchange(batch, stored_request)
+        finally:
+            for mail in batch.mails:
+                mail.in_request = False
+
+    async def _exchange(self, batch: Batch, stored_request: StoredRequest) -> Requeue:
+        """The request and what its response means."""
         try:
             response = await self._request(stored_request)
         except ProviderUnreachableError as error:

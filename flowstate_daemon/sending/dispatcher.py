@@ -23,7 +23,7 @@ from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.delivery.gateway import MAX_BATCH_SIZE, Gateway
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.sending.access_probe import AccessProbe
-from flowstate_daemon.sending.batch import Batch, OutgoingMail, expire_stale, idempotency_key
+from flowstate_daemon.sending.batch import Batch, OutgoingMail, expire_stale, idempotency_key, supersede_codes
 from flowstate_daemon.sending.batch_sender import NO_REQUEUE, BatchSender, Requeue, ResumedBatches
 from flowstate_daemon.sending.provider_state import ACCEPTING
 from flowstate_daemon.sending.rate_limiter import STATE_REPEAT_S, RateLimiter
@@ -225,6 +225,7 @@ class Dispatcher(Service):
         )
         if batch is not None and batch.stored_request is None:
             expire_stale(batch.mails, self._clock.now_ms(), held_at=self._held_at)
+            supersede_codes(batch.mails)
         return batch if batch is not None and batch.pending else None
 
     async def _store(self, batch: Batch) -> bool:

@@ -145,9 +145,11 @@ class JobCompleter(Service):
 
     def _finish(self, result: JobResult, write_result: WriteResult) -> None:
         run = self._in_flight.remove(result.job)
-        if write_result is WriteResult.OK:
+        # The provider accepted the email, whatever became of the job: it was removed by hand, or another worker has it.
+        is_sent = isinstance(result, JobSucceeded) and run is not None and run.skip_reason is None
+        if write_result is WriteResult.OK or is_sent:
             self._job_logger.log(result, run)
-        else:
+        if write_result is not WriteResult.OK:
             # JOB_NOT_FOUND after a repeated call means that Redis executed the first call and its reply was lost.
             log.warning(
                 "result_not_written", job_id=result.job.id, kind=result.job.name, reason=write_result.name.lower()

@@ -49,6 +49,7 @@ class MailHandler:
         """
         with self._dispatcher.expecting():
             mail = await self._prepare(run)
+        run.in_request = lambda: mail.in_request
         try:
             accepted = await self._dispatcher.send(mail)
         finally:

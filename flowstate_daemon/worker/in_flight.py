@@ -6,7 +6,7 @@ Shared by all services of the worker; does not use Redis. A slot is free when no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -42,6 +42,7 @@ class JobRun:
     task: asyncio.Task[None] | None = None
     abort_reason: AbortReason | None = None
     finished: bool = False
+    in_request: Callable[[], bool] = lambda: False  # whether a request with this email is at the provider
 
     def abort(self, reason: AbortReason) -> None:
         """Cancel the run; the first reason stays."""
@@ -124,9 +125,14 @@ class InFlightJobs:
         return run is not None and run.job is not job and run.job.timestamp == job.timestamp
 
     def abort(self, job_ids: Iterable[str], reason: AbortReason) -> None:
+        """Abort runs. After a lost lock a run ends by itself if its request is at the provider already.
+
+        The job may have been removed by hand, and then nobody else would record that the email was sent. If another
+        worker has it, that one sends the same stored request, which the provider recognizes.
+        """
         for job_id in job_ids:
             run = self._runs.get(job_id)
-            if run is not None:
+            if run is not None and not (reason is AbortReason.LOCK_LOST and run.in_request()):
                 run.abort(reason)
 
     def _notify(self) -> None:

@@ -1,10 +1,12 @@
 -- Outcomes for the ledger. First `add_entry` for each job, then `write_journal` once. The outcome of a job that was
--- removed (-1) is recorded too, because the email was sent. A worker that lost the lock records nothing: the new
--- holder of the lock does.
+-- removed (-1) is recorded too. A worker that lost the lock records nothing, because the new holder of the lock does;
+-- but that an email was sent is recorded whatever became of the job: there may be no new holder, and the ledger stores
+-- the same entry once. Inside a JSON string the quotes of `SENT` would be escaped.
 local entries = {}
+local SENT = '"outcome":"sent"'
 
 local function add_entry(code, entry)
-  if entry ~= "" and (code == 0 or code == -1) then
+  if entry ~= "" and (code == 0 or code == -1 or string.find(entry, SENT, 1, true)) then
     entries[#entries + 1] = entry
   end
 end
