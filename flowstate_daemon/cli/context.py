@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
+import socket
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -17,12 +19,15 @@ from flowstate_daemon.config.loader import Config, load
 from flowstate_daemon.config.sources import config_path
 from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.queue.admin import QueueAdmin
+from flowstate_daemon.queue.audit import AuditLog
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
 
 T = TypeVar("T")
+
+MAX_NAME_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,17 @@ class QueueContext:
     producer: MailProducer
     inspector: Inspector
     admin: QueueAdmin
+    audit: AuditLog
+
+
+def operator_name() -> str:
+    """Who runs this command: the account, behind `sudo` the person, and the host."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container runs as a number
+        name = str(os.getuid())
+    behind = os.environ.get("SUDO_USER", "")
+    return f"{behind + ' as ' if behind and behind != name else ''}{name} on {socket.gethostname()}"[:MAX_NAME_LENGTH]
 
 
 def load_config(config_file: str | None, *, sending: bool = False) -> Config:
@@ -69,7 +85,9 @@ async def _with_connection(config: Config, work: Callable[[QueueContext], Awaita
         producer = MailProducer(
             bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms
         )
-        admin = QueueAdmin(connection, keys, clock, token=token)
-        return await work(QueueContext(connection, keys, clock, producer, Inspector(connection, keys), admin))
+        audit = AuditLog(connection, keys, clock, actor=operator_name())
+        journal_limit = 0 if config.database.url is not None else config.database.journal_max_entries
+        admin = QueueAdmin(connection, keys, clock, token=token, audit=audit, journal_limit=journal_limit)
+        return await work(QueueContext(connection, keys, clock, producer, Inspector(connection, keys), admin, audit))
     finally:
         await connection.close()

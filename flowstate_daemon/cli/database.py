@@ -11,7 +11,7 @@ import click
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
-from flowstate_daemon.cli.context import load_config, run_async
+from flowstate_daemon.cli.context import load_config, operator_name, run_async
 from flowstate_daemon.cli.output import format_timestamp, json_option, print_fields, print_json, print_table
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRecord
@@ -194,7 +194,9 @@ def add(config_file: str | None, address: str, reason: str, note: str | None, *,
         address = parse_address(address.strip())
     except InvalidDataError as error:
         raise click.UsageError("ADDRESS is not an email address") from error
-    added = with_database(config_file, lambda pool: Suppressions(pool, Clock()).add(address, reason, note))
+    added = with_database(
+        config_file, lambda pool: Suppressions(pool, Clock()).add(address, reason, note, actor=operator_name())
+    )
     if as_json:
         print_json({"address": address, "reason": reason, "added": added})
     else:
@@ -208,10 +210,26 @@ def add(config_file: str | None, address: str, reason: str, note: str | None, *,
 def remove(config_file: str | None, address: str, *, as_json: bool) -> None:
     """Allow emails to ADDRESS again. The provider may keep a suppression list of its own."""
     address = normalise_address(address)
-    removed = with_database(config_file, lambda pool: Suppressions(pool, Clock()).remove(address))
+    removed = with_database(
+        config_file, lambda pool: Suppressions(pool, Clock()).remove(address, actor=operator_name())
+    )
     if as_json:
         print_json({"address": address, "removed": removed})
     else:
         click.echo(
             f"{address}: " + (f"no longer suppressed ({', '.join(removed)})" if removed else "was not suppressed")
         )
+
+
+@suppression.command()
+@click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=50, show_default=True, help="At most this many.")
+@json_option
+@click.pass_obj
+def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
+    """List what operators did to the suppression list."""
+    actions = with_database(config_file, lambda pool: Suppressions(pool, Clock()).actions(limit))
+    if as_json:
+        print_json(actions)
+        return
+    rows = [(format_datetime(one.at), one.actor, one.action, one.count, one.target) for one in actions]
+    print_table(f"actions: {len(rows)}", ("when (UTC)", "who", "action", "count", "address"), rows)

@@ -52,7 +52,12 @@ def retry(config_file: str | None, *, as_json: bool) -> None:
     Without it, a refused account is retried within five minutes and an open circuit within one minute. It also ends
     the pause of bulk emails after an exceeded quota. It sends nothing that would not be sent later.
     """
-    with_queue(config_file, lambda context: _rate_limiter(context).request_retry())
+
+    async def work(context: QueueContext) -> None:
+        await _rate_limiter(context).request_retry()
+        await context.audit.record("provider retry", "all daemons", 1)
+
+    with_queue(config_file, work)
     if as_json:
         print_json({"requested": True})
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ from flowstate_daemon.cli.output import (
     print_table,
     progress,
 )
-from flowstate_daemon.queue.admin import JobNotFoundError, PauseResult
+from flowstate_daemon.queue.admin import BulkResult, JobNotFoundError, PauseResult
 from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.queue.job import State
 
@@ -151,24 +152,52 @@ def job_document(job: JobView, *, reveal: bool = False) -> dict[str, Any]:
 
 @queue.command()
 @click.argument("job_id", required=False)
-@click.option("--all", "everything", is_flag=True, help="Every failed job, oldest first.")
+@click.option("--all", "everything", is_flag=True, help="Every failed job that was certainly not sent, oldest first.")
+@click.option(
+    "--maybe-sent", is_flag=True, help="With --all: also those that may have been sent. They may arrive twice."
+)
 @click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="With --all: at most this many.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask on a terminal.")
 @json_option
 @click.pass_obj
-def retry(config_file: str | None, job_id: str | None, limit: int | None, *, everything: bool, as_json: bool) -> None:
-    """Retry a failed job, or all of them."""
-    if (job_id is None) is not everything:
-        raise click.UsageError("give one JOB_ID, or --all")
+def retry(  # noqa: PLR0913 - one parameter for each option
+    config_file: str | None,
+    job_id: str | None,
+    limit: int | None,
+    *,
+    everything: bool,
+    maybe_sent: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Retry a failed job, or all of them.
 
-    async def work(context: QueueContext) -> int:
+    --all leaves out jobs that were set aside because their email may have been sent.
+    """
+    if (job_id is None) is not everything or (maybe_sent and not everything):
+        raise click.UsageError("give one JOB_ID, or --all; --maybe-sent needs --all")
+
+    async def work(context: QueueContext) -> BulkResult:
         if job_id is not None:
             await context.admin.retry(job_id)
-            return 1
-        total = limit or (await context.inspector.counts()).failed
-        with progress("retrying", total) as done:
-            return (await context.admin.retry_all(limit, done)).done
+            return BulkResult(1, 0)
+        total = (await context.inspector.counts()).failed
+        if not yes and sys.stdin.isatty():
+            also = ", including those that may have been sent" if maybe_sent else ""
+            click.confirm(f"Retry up to {min(limit or total, total)} failed jobs{also}?", abort=True, err=True)
+        with progress("retrying", limit or total) as done:
+            return await context.admin.retry_all(limit, done, maybe_sent=maybe_sent)
 
-    print_count("retried", with_queue(config_file, work), as_json=as_json)
+    result = with_queue(config_file, work)
+    if as_json:
+        print_json({"retried": result.done, "maybe_sent": result.maybe_sent})
+        return
+    print_count("retried", result.done, as_json=False)
+    if result.maybe_sent:
+        click.echo(
+            f"left out: {result.maybe_sent}, because their emails may have been sent; look them up at the provider, "
+            "then use queue retry JOB_ID or queue remove JOB_ID"
+        )
 
 
 @queue.command()
@@ -261,3 +290,17 @@ def print_pause_result(result: PauseResult, *, as_json: bool) -> None:
     else:
         state = "paused" if result.is_paused else "running"
         click.echo(f"the queue is {state}" + ("" if result.changed else ", as before"))
+
+
+@queue.command()
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default="50", metavar="NUMBER")
+@json_option
+@click.pass_obj
+def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
+    """List what operators did to the queue."""
+    actions = with_queue(config_file, lambda context: context.audit.newest(limit))
+    if as_json:
+        print_json(actions)
+        return
+    rows = [(format_timestamp(one.at), one.actor, one.action, one.count, one.target) for one in actions]
+    print_table(f"actions: {len(rows)}", ("when (UTC)", "who", "action", "count", "what"), rows)

@@ -138,7 +138,14 @@ ACQUIRE_TIMEOUT_S = 8.0
 QUERY_TIMEOUT_S = 12.0
 # One row that Postgres rejects must not hold up the other 499.
 ROW_REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-PRUNED = ("prune_mails", "prune_events", "prune_rejects", "prune_scheduled_mails", "prune_runs")
+PRUNED = (
+    "prune_mails",
+    "prune_events",
+    "prune_rejects",
+    "prune_scheduled_mails",
+    "prune_runs",
+    "prune_operator_actions",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,18 @@ class UserLanguages:
 
 PAGE = 100
 REASONS = ("bounced", "complained", "manual")
+UNKNOWN_ACTOR = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ListAction:
+    """What an operator did to the lists: `count` rows changed."""
+
+    at: datetime
+    actor: str
+    action: str
+    target: str = field(repr=False)
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +122,33 @@ class Suppressions:
         async with schema_connection(self._pool) as connection:
             return _read(await connection.fetch(sql("find_suppressions"), normalise_address(address)))
 
-    async def add(self, address: str, reason: str, note: str | None = None) -> bool:
-        """Suppress an address for one of REASONS; False when it already was."""
+    async def add(self, address: str, reason: str, note: str | None = None, *, actor: str = UNKNOWN_ACTOR) -> bool:
+        """Suppress an address for one of REASONS; False when it already was. `actor` is recorded with the action."""
         if reason not in REASONS:
             raise ValueError(f"not a reason to suppress an address: {reason}")
         text = None if note is None else clean_text(note, MAX_TEXT_LENGTH)
-        async with schema_connection(self._pool) as connection:
+        async with schema_connection(self._pool) as connection, connection.transaction():
             arguments = (normalise_address(address), reason, self._clock.now(), text)
-            return bool(await connection.fetchval(sql("add_suppression"), *arguments))
+            added = bool(await connection.fetchval(sql("add_suppression"), *arguments))
+            await self._record(connection, actor, f"suppression add ({reason})", address, int(added))
+        return added
 
-    async def remove(self, address: str) -> list[str]:
+    async def remove(self, address: str, *, actor: str = UNKNOWN_ACTOR) -> list[str]:
         """Remove all suppressions of an address; returns their reasons."""
-        async with schema_connection(self._pool) as connection:
+        async with schema_connection(self._pool) as connection, connection.transaction():
             rows = await connection.fetch(sql("remove_suppressions"), normalise_address(address))
+            await self._record(connection, actor, "suppression remove", address, len(rows))
         return sorted(row["reason"] for row in rows)
+
+    async def actions(self, count: int = PAGE) -> list[ListAction]:
+        """The newest actions of operators, newest first."""
+        async with schema_connection(self._pool) as connection:
+            return [ListAction(**row) for row in await connection.fetch(sql("list_operator_actions"), count)]
+
+    async def _record(self, connection: asyncpg.Connection, actor: str, action: str, address: str, count: int) -> None:
+        """In the transaction of the action: there is no action without its trace."""
+        arguments = (self._clock.now(), clean_text(actor, MAX_WORD_LENGTH), action, normalise_address(address), count)
+        await connection.execute(sql("record_operator_action"), *arguments)
 
     async def unsubscribe(self, address: str, kind: str = ALL_KINDS) -> bool:
         """Unsubscribe an address from a kind; False when it already was."""

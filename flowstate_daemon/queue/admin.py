@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.queue.audit import AuditLog
 from flowstate_daemon.queue.job import State, decode_json
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
@@ -26,6 +27,7 @@ JOB_LOCKED_MESSAGE = (
 )
 
 Progress = Callable[[int], None]
+Batch = Callable[[int, int], Awaitable[Sequence[int]]]
 
 
 class JobNotFoundError(FlowstateError):
@@ -46,16 +48,34 @@ class PauseResult:
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """The result of an operation on many jobs: how many were changed, and how many were examined but skipped."""
+    """The result of an operation on many jobs: how many were changed, and how many were examined but skipped.
+
+    `maybe_sent` of those skipped are failed jobs whose email may have been sent.
+    """
 
     done: int
     left: int
+    maybe_sent: int = 0
 
 
 class QueueAdmin:
-    """Changes one queue. `token` is the sender in `waiting` events."""
+    """Changes one queue. `token` is the sender in `waiting` events; `audit` gets a trace of each change.
 
-    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, token: str) -> None:
+    The journal keeps the newest `journal_limit` outcomes of removed jobs; 0 keeps all, for a ledger writer.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        clock: Clock,
+        *,
+        token: str,
+        audit: AuditLog | None = None,
+        journal_limit: int = 0,
+    ) -> None:
+        self._audit = audit
+        self._journal_limit = journal_limit
         self._connection = connection
         self._keys = keys
         self._clock = clock
@@ -65,34 +85,46 @@ class QueueAdmin:
     async def pause(self) -> PauseResult:
         """Workers claim no more jobs; active ones finish."""
         keys = self._named("wait", "paused", "meta-paused", "meta", "priority")
-        return self._pause_result(await self._scripts.run("pause", keys, []), is_paused=True)
+        result = self._pause_result(await self._scripts.run("pause", keys, []), is_paused=True)
+        await self._record("queue pause", "queue", int(result.changed))
+        return result
 
     async def resume(self) -> PauseResult:
         """Workers claim jobs again."""
         keys = self._named("paused", "wait", "meta-paused", "meta", "priority")
-        return self._pause_result(await self._scripts.run("resume", keys, [self._keys("resumed")]), is_paused=False)
+        result = self._pause_result(await self._scripts.run("resume", keys, [self._keys("resumed")]), is_paused=False)
+        await self._record("queue resume", "queue", int(result.changed))
+        return result
 
     async def retry(self, job_id: str) -> None:
         """Retry a failed job, even without attempts left. Raises JobNotFoundError, JobStateError."""
         args = (self._keys.base, _valid_id(job_id), self._clock.now_ms(), self._waiting)
         code = await self._scripts.run("retry_job", self._requeue_keys("failed"), args)
         _raise_for_code(job_id, code, "only failed jobs can be retried")
+        await self._record("queue retry", f"job {job_id}", 1)
 
-    async def retry_all(self, limit: int | None = None, progress: Progress | None = None) -> BulkResult:
-        """Retry the oldest failed jobs, `limit` of them or all; jobs that fail again during the call stay failed."""
+    async def retry_all(
+        self, limit: int | None = None, progress: Progress | None = None, *, maybe_sent: bool = False
+    ) -> BulkResult:
+        """Retry the oldest failed jobs, `limit` of them or all; jobs that fail again during the call stay failed.
+
+        Jobs whose email may have been sent are left out unless `maybe_sent` asks for them: they would be sent twice.
+        """
         started = self._clock.now_ms()
 
         async def batch(left: int, size: int) -> Sequence[int]:
-            args = (self._keys.base, started, left, size, self._clock.now_ms(), self._waiting)
+            args = (self._keys.base, started, left, size, self._clock.now_ms(), self._waiting, int(maybe_sent))
             return await self._run_batch("retry_all_failed", self._requeue_keys("failed"), args)
 
-        return await _in_batches(batch, RETRY_BATCH, limit, progress)
+        target = "all failed jobs, also those that may have been sent" if maybe_sent else "all failed jobs"
+        return await self._bulk("queue retry", target, batch, RETRY_BATCH, limit, progress)
 
     async def promote(self, job_id: str) -> None:
         """Make a delayed job ready now. Raises JobNotFoundError, JobStateError."""
         keys = [*self._requeue_keys("delayed"), self._keys.job(_valid_id(job_id))]
         code = await self._scripts.run("promote_job", keys, (self._keys.base, job_id, self._waiting))
         _raise_for_code(job_id, code, "only delayed jobs can be promoted")
+        await self._record("queue promote", f"job {job_id}", 1)
 
     async def promote_all(self, progress: Progress | None = None) -> BulkResult:
         """Make as many jobs ready as are delayed now; jobs that are delayed later stay."""
@@ -102,13 +134,15 @@ class QueueAdmin:
             args = (self._keys.base, size, self._waiting)
             return await self._run_batch("promote_all", self._requeue_keys("delayed"), args)
 
-        return await _in_batches(batch, PROMOTE_BATCH, delayed, progress)
+        return await self._bulk("queue promote", "all delayed jobs", batch, PROMOTE_BATCH, delayed, progress)
 
     async def remove(self, job_id: str) -> None:
         """Delete a job in any state. Raises JobNotFoundError, JobStateError."""
         indexes = self._named("completed", "failed", "delayed", "active", "wait", "paused", *SIDE_INDEXES)
-        keys = [*indexes, self._keys.job(_valid_id(job_id)), self._keys.lock(job_id)]
-        _raise_for_code(job_id, await self._scripts.run("remove", keys, (self._keys.base, job_id)), "")
+        keys = [*indexes, self._keys.job(_valid_id(job_id)), self._keys.lock(job_id), self._keys.own("journal")]
+        args = (self._keys.base, job_id, self._clock.now_ms(), self._removed_by, self._journal_limit)
+        _raise_for_code(job_id, await self._scripts.run("remove", keys, args), "")
+        await self._record("queue remove", f"job {job_id}", 1)
 
     async def clean(
         self, state: State, grace_ms: int, limit: int | None = None, progress: Progress | None = None
@@ -118,15 +152,47 @@ class QueueAdmin:
         highest = latest if state in STATES_SCORED_BY_END else "+inf"
 
         async def batch(left: int, size: int) -> Sequence[int]:
-            args = (self._keys.base, latest, left, CLEAN_BATCH, size, highest)
-            return await self._run_batch("clean", self._named(state, *SIDE_INDEXES), args)
+            reason = "" if state == "completed" else self._removed_by
+            args = (
+                self._keys.base, latest, left, CLEAN_BATCH, size, highest,
+                self._clock.now_ms(), reason, self._journal_limit,
+            )  # fmt: skip
+            keys = [*self._named(state, *SIDE_INDEXES), self._keys.own("journal")]
+            return await self._run_batch("clean", keys, args)
 
-        return await _in_batches(batch, CLEAN_BATCH, limit, progress)
+        target = f"{state} jobs older than {grace_ms / 1000:g} s"
+        return await self._bulk("queue clean", target, batch, CLEAN_BATCH, limit, progress)
 
     async def update_data(self, job_id: str, data: bytes) -> None:
         """Replace a job's data (JSON) for its next run. Raises JobNotFoundError, InvalidDataError."""
         decode_json(data, what="new data")
         _raise_for_code(job_id, await self._scripts.run("update_data", [self._keys.job(_valid_id(job_id))], [data]), "")
+        await self._record("queue update", f"job {job_id}", 1)
+
+    @property
+    def _removed_by(self) -> str:
+        return f"removed by {'an operator' if self._audit is None else self._audit.actor}"
+
+    async def _record(self, action: str, target: str, count: int) -> None:
+        if self._audit is not None:
+            await self._audit.record(action, target, count)
+
+    async def _bulk(
+        self, action: str, target: str, batch: Batch, size: int, limit: int | None, progress: Progress | None
+    ) -> BulkResult:
+        """Run an operation on many jobs. What was done is recorded also when it is interrupted."""
+        done = 0
+
+        def count(jobs: int) -> None:
+            nonlocal done
+            done = jobs
+            if progress is not None:
+                progress(jobs)
+
+        try:
+            return await _in_batches(batch, size, limit, count)
+        finally:
+            await self._record(action, target, done)
 
     def _named(self, *names: str) -> list[str]:
         return [self._keys(name) for name in names]
@@ -147,20 +213,20 @@ class QueueAdmin:
         return PauseResult(is_paused, changed=bool(code))
 
 
-async def _in_batches(
-    batch: Callable[[int, int], Awaitable[Sequence[int]]], size: int, limit: int | None, progress: Progress | None
-) -> BulkResult:
-    """Run batches until no job is left. `batch` takes how many jobs to skip and its maximum; returns examined, done."""
-    done = left = 0
+async def _in_batches(batch: Batch, size: int, limit: int | None, progress: Progress) -> BulkResult:
+    """Run batches until no job is left.
+
+    `batch` takes how many jobs to skip and its maximum; it returns how many it examined, changed, and left out.
+    """
+    done = left = maybe_sent = 0
     while limit is None or done < limit:
         wanted = size if limit is None else min(size, limit - done)
-        examined, changed = await batch(left, wanted)
-        done, left = done + changed, left + examined - changed
-        if progress is not None:
-            progress(done)
+        examined, changed, *left_out = await batch(left, wanted)
+        done, left, maybe_sent = done + changed, left + examined - changed, maybe_sent + sum(left_out)
+        progress(done)
         if examined < wanted:
             break
-    return BulkResult(done, left)
+    return BulkResult(done, left, maybe_sent)
 
 
 def _valid_id(job_id: str) -> str:

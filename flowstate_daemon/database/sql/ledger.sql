@@ -3,7 +3,8 @@
 
 -- name: write_mails
 -- Insert outcomes idempotently, and end the scheduled emails that they belong to. An ended scheduled email keeps its
--- state, except that `sent` replaces any other outcome. Returns the number of new outcomes.
+-- state, except that `sent` replaces any other outcome. One whose job an operator removed counts as skipped. Returns the
+-- number of new outcomes.
 -- $1 keys (text[])
 -- $2 outcomes (text[])
 -- $3 keys without the attempt (text[])
@@ -34,7 +35,7 @@ WITH given AS MATERIALIZED (
 ), ends AS (
     SELECT DISTINCT ON (job_id) job_id, outcome, reason, at_ms
     FROM given
-    WHERE job_id LIKE 'scheduled.%' AND outcome IN ('sent', 'skipped', 'failed', 'expired')
+    WHERE job_id LIKE 'scheduled.%' AND outcome IN ('sent', 'skipped', 'failed', 'expired', 'removed')
     ORDER BY job_id, outcome = 'sent' DESC, at_ms DESC
 ), ending AS (
     SELECT m.id, e.outcome, e.reason, e.at_ms
@@ -45,7 +46,7 @@ WITH given AS MATERIALIZED (
     FOR UPDATE OF m
 ), ended AS (
     UPDATE flowstate_daemon.scheduled_mails AS m
-    SET state = e.outcome, reason = e.reason, ended_at = to_timestamp(e.at_ms / 1000.0), leased_until = NULL
+    SET state = CASE e.outcome WHEN 'removed' THEN 'skipped' ELSE e.outcome END, reason = e.reason, ended_at = to_timestamp(e.at_ms / 1000.0), leased_until = NULL
     FROM ending AS e
     WHERE m.id = e.id
 )
@@ -129,6 +130,18 @@ SELECT count(*) FROM deleted;
 WITH deleted AS (
     DELETE FROM flowstate_daemon.journal_rejects WHERE digest IN (
         SELECT digest FROM flowstate_daemon.journal_rejects WHERE at < $1::timestamptz
+        ORDER BY at LIMIT $2::integer FOR UPDATE SKIP LOCKED
+    ) RETURNING 1
+)
+SELECT count(*) FROM deleted;
+
+-- name: prune_operator_actions
+-- The same for actions of operators.
+-- $1 delete rows older than this (timestamptz)
+-- $2 maximum number of rows (integer)
+WITH deleted AS (
+    DELETE FROM flowstate_daemon.operator_actions WHERE id IN (
+        SELECT id FROM flowstate_daemon.operator_actions WHERE at < $1::timestamptz
         ORDER BY at LIMIT $2::integer FOR UPDATE SKIP LOCKED
     ) RETURNING 1
 )

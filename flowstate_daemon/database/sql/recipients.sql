@@ -65,3 +65,17 @@ FROM (SELECT DISTINCT unnest($1::text[]) AS address) AS requested;
 SELECT email, left(preferences ->> 'language', 64) AS language
 FROM users
 WHERE email = ANY($1::text[]) AND preferences ->> 'language' IS NOT NULL;
+
+-- name: record_operator_action
+-- Record what an operator did.
+-- $1 now (timestamptz)
+-- $2 who (text)
+-- $3 what (text)
+-- $4 address (text)
+-- $5 how many rows it changed (integer)
+INSERT INTO flowstate_daemon.operator_actions (at, actor, action, target, count) VALUES ($1, $2, $3, $4, $5);
+
+-- name: list_operator_actions
+-- The newest actions, newest first.
+-- $1 maximum number of rows (integer)
+SELECT at, actor, action, target, count FROM flowstate_daemon.operator_actions ORDER BY at DESC, id DESC LIMIT $1::integer;

@@ -4,6 +4,7 @@
 -- KEYS[2] priority (zset)
 -- KEYS[3] stalled (set)
 -- KEYS[4] limiter:index (hash)
+-- KEYS[5] flowstate:journal (list)
 --
 -- ARGV[1] prefix of all keys of the queue
 -- ARGV[2] latest time of a job to delete, ms
@@ -11,6 +12,9 @@
 -- ARGV[4] how many jobs to examine
 -- ARGV[5] maximum number of jobs to delete
 -- ARGV[6] highest score to examine, in a zset
+-- ARGV[7] now, ms
+-- ARGV[8] reason of the outcome `removed`, which every deleted job gets; "" for completed jobs, whose email was sent
+-- ARGV[9] how many entries of the journal to keep; 0 = all
 --
 -- Returns {number examined, number deleted}
 -- Publishes nothing
@@ -18,6 +22,8 @@
 -- jobs stay; ids without a hash are removed), but compares numbers where Bull compares strings, and accepts `delayed`
 
 -- @include delete_job
+-- @include journal
+-- @include job_outcome
 
 local base, latest, skip = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local count, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -59,8 +65,12 @@ for i = 1, #ids do
     else
       redis.call("ZREM", KEYS[1], id)
     end
+    if ARGV[8] ~= "" and redis.call("TYPE", base .. id).ok == "hash" then
+      add_entry(0, outcome_entry(base, id, ARGV[7], "removed", ARGV[8]))
+    end
     delete_job(base, KEYS[2], KEYS[3], KEYS[4], id)
     removed = removed + 1
   end
 end
+write_journal(KEYS[5], tonumber(ARGV[9]))
 return {examined, removed}

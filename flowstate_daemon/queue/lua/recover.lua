@@ -28,6 +28,7 @@
 -- @include retention
 -- @include debounce
 -- @include journal
+-- @include job_outcome
 -- @include redact
 -- @include fail_job
 -- @include misplaced_job

@@ -12,8 +12,10 @@
 -- ARGV[4] how many jobs to examine
 -- ARGV[5] now, ms
 -- ARGV[6] channel waiting@token
+-- ARGV[7] 1 = also jobs whose email may have been sent, else 0
 --
--- Returns {number examined, number retried}; the others, locked or without a hash, stay
+-- Returns {number examined, number retried, number left out because the email may have been sent}; the others, locked or
+--   without a hash, stay
 -- Publishes waiting@token: id, for each
 -- Agrees with retryJobs of Bull 4, with the differences named in retry_job.lua, and it publishes
 
@@ -23,11 +25,13 @@
 local base, latest, skip, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local target = target_list(KEYS[4], KEYS[2], KEYS[3])
 local ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", latest, "LIMIT", skip, count)
-local retried = 0
+local retried, left_out = 0, 0
 
 for _, id in ipairs(ids) do
-  if retry_job(KEYS[1], target, KEYS[5], base, id, ARGV[5], ARGV[6]) == 1 then
+  if ARGV[7] ~= "1" and may_have_been_sent(base, base .. id) then
+    left_out = left_out + 1
+  elseif retry_job(KEYS[1], target, KEYS[5], base, id, ARGV[5], ARGV[6]) == 1 then
     retried = retried + 1
   end
 end
-return {#ids, retried}
+return {#ids, retried, left_out}

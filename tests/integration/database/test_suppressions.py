@@ -91,3 +91,19 @@ async def test_concurrent_adds_add_once(suppressions: Suppressions) -> None:
     """Several daemons may add the same suppression at the same time."""
     added = await asyncio.gather(*(suppressions.add("ada@example.org", "bounced") for _ in range(5)))
     assert sorted(added) == [False] * 4 + [True]
+
+
+async def test_actions_on_the_list_leave_a_trace(suppressions: Suppressions) -> None:
+    """Who, what, how many, when; also of an action that changed nothing. Recipients leave none."""
+    await suppressions.add("Ada@example.org", "manual", actor="ben on vm-1")
+    await suppressions.add("ada@example.org", "manual", actor="ben on vm-1")
+    await suppressions.remove("ada@example.org", actor="cleo on vm-2")
+    await suppressions.unsubscribe("ada@example.org")
+    found = await suppressions.actions()
+    assert [(one.actor, one.action, one.target, one.count) for one in found] == [
+        ("cleo on vm-2", "suppression remove", "ada@example.org", 1),
+        ("ben on vm-1", "suppression add (manual)", "ada@example.org", 0),
+        ("ben on vm-1", "suppression add (manual)", "ada@example.org", 1),
+    ]
+    assert {one.at for one in found} == {START}
+    assert [one.actor for one in await suppressions.actions(1)] == ["cleo on vm-2"]

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.database.ledger import parse_outcome
+from flowstate_daemon.queue import audit as audit_module
 from flowstate_daemon.queue.admin import BulkResult, JobNotFoundError, JobStateError, PauseResult, QueueAdmin
+from flowstate_daemon.queue.audit import AuditLog
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
@@ -206,7 +209,11 @@ async def test_remove(stage: QueueFixture, operator: QueueAdmin, state: str) -> 
     await stage.redis.hset(stage.keys("limiter:index"), "1", stage.keys("limiter:limited"))
     await stage.redis.sadd(stage.keys("limiter:limited"), "1")
     await operator.remove("1")
-    assert await stage.diff() == {}
+    changed = await stage.diff()
+    outcomes = [parse_outcome(entry.encode()) for entry in changed.pop("flowstate:journal", [])]
+    assert changed == {}
+    expected = [] if state == "completed" else [("1", "welcome", "removed", "removed by an operator")]
+    assert [(one.job_id, one.kind, one.outcome, one.reason) for one in outcomes] == expected
 
 
 async def test_remove_spares_anothers_debounce(stage: QueueFixture, operator: QueueAdmin) -> None:
@@ -276,3 +283,107 @@ async def test_update_data(stage: QueueFixture, operator: QueueAdmin) -> None:
     changed: dict[str, Any] = await stage.diff()
     assert list(changed) == ["1"]
     assert changed["1"]["data"] == '{"to": "é"}'
+
+
+MAYBE_SENT = {
+    "parked": {"failedReason": "parked: the request that contained this email is no longer known, and more"},
+    "marked": {"maybeSent": 1},
+    "expired": {"storedRequest": "gone"},
+}
+
+
+async def test_retry_all_leaves_out_what_may_have_been_sent(stage: QueueFixture, operator: QueueAdmin) -> None:
+    """Set aside, now or by an older version, or failed with a request that has expired since."""
+    for job_id, fields in MAYBE_SENT.items():
+        await stage.put(job_id, "failed", **{**FAILED, **fields})
+    await stage.redis.hset(stage.keys.own("request:kept"), "body", "x")
+    await stage.put("stored", "failed", **FAILED, storedRequest="kept")
+    await stage.put("plain", "failed", **FAILED)
+    assert await operator.retry_all() == BulkResult(done=2, left=3, maybe_sent=3)
+    found = await stage.dump()
+    assert set(found["wait"]) == {"plain", "stored"}
+    assert set(found["failed"]) == set(MAYBE_SENT)
+    assert await operator.retry_all(limit=1) == BulkResult(done=0, left=3, maybe_sent=3)
+
+
+async def test_what_may_have_been_sent_is_retried_when_asked_for(stage: QueueFixture, operator: QueueAdmin) -> None:
+    """By its id, or with all others; nothing of the mark stays."""
+    for job_id, fields in MAYBE_SENT.items():
+        await stage.put(job_id, "failed", **{**FAILED, **fields})
+    await operator.retry("marked")
+    assert await operator.retry_all(maybe_sent=True) == BulkResult(done=2, left=0)
+    found = await stage.dump()
+    assert set(found["wait"]) == set(MAYBE_SENT)
+    for job_id in MAYBE_SENT:
+        assert not {"maybeSent", "failedReason", "storedRequest"} & set(found[job_id])
+
+
+async def test_every_action_leaves_a_trace(
+    stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock
+) -> None:
+    """Who, what, how many, when; an action that was refused leaves none."""
+    audit = AuditLog(connection, keys, clock, actor="ada on vm-1")
+    operator = QueueAdmin(connection, keys, clock, token="t", audit=audit)
+    for job_id in ("1", "2", "3"):
+        await stage.put(job_id, "failed", **FAILED)
+    for job_id in ("4", "5"):
+        await stage.put(job_id, "delayed")
+    await operator.pause()
+    await operator.resume()
+    await operator.resume()
+    await operator.retry("1")
+    await operator.retry_all()
+    await operator.promote("4")
+    await operator.promote_all()
+    await operator.update_data("5", b"{}")
+    await operator.remove("5")
+    await operator.clean("wait", 0)
+    with pytest.raises(JobNotFoundError):
+        await operator.remove("no such job")
+    actions = list(reversed(await audit.newest(100)))
+    assert {(one.at, one.actor) for one in actions} == {(clock.now_ms(), "ada on vm-1")}
+    assert [(one.action, one.target, one.count) for one in actions] == [
+        ("queue pause", "queue", 1),
+        ("queue resume", "queue", 1),
+        ("queue resume", "queue", 0),
+        ("queue retry", "job 1", 1),
+        ("queue retry", "all failed jobs", 2),
+        ("queue promote", "job 4", 1),
+        ("queue promote", "all delayed jobs", 1),
+        ("queue update", "job 5", 1),
+        ("queue remove", "job 5", 1),
+        ("queue clean", "wait jobs older than 0 s", 4),
+    ]
+    entries = await stage.redis.lrange(keys.own("journal"), 0, -1)
+    assert {parse_outcome(entry.encode()).reason for entry in entries} == {"removed by ada on vm-1"}
+
+
+async def test_interrupted_action_records_what_was_done(
+    stage: QueueFixture, connection: Connection, keys: Keys, clock: FakeClock
+) -> None:
+    """Ctrl-C after the first hundred jobs."""
+    audit = AuditLog(connection, keys, clock, actor="ada on vm-1")
+    operator = QueueAdmin(connection, keys, clock, token="t", audit=audit)
+    for number in range(150):
+        await stage.put(str(number), "failed", **FAILED)
+
+    def interrupt(_done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await operator.retry_all(progress=interrupt)
+    assert [one.count for one in await audit.newest(10)] == [100]
+
+
+async def test_trace_is_bounded_and_skips_what_is_foreign(
+    connection: Connection, keys: Keys, clock: FakeClock, stage: QueueFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest entries stay; one that another program wrote is not shown."""
+    monkeypatch.setattr(audit_module, "MAX_ENTRIES", 3)
+    audit = AuditLog(connection, keys, clock, actor="ada on vm-1")
+    await stage.redis.rpush(keys.own("audit"), "nonsense")
+    for number in range(2):
+        await audit.record("queue retry", f"job {number}", 1)
+    assert [one.target for one in await audit.newest(10)] == ["job 1", "job 0"]
+    await audit.record("queue retry", "job 2", 1)
+    assert await stage.redis.llen(keys.own("audit")) == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from flowstate_daemon.queue.admin import BulkResult, QueueAdmin
@@ -39,7 +41,12 @@ async def test_clean(stage: QueueFixture, operator: QueueAdmin, state: State, no
         await stage.put(f"old{i}", state, at=now - 1000 - i, priority=5, deid=f"d{i}")
         await stage.redis.set(stage.keys(f"de:d{i}"), f"old{i}")
     assert await operator.clean(state, 1000) == BulkResult(done=3, left=left_of(state))
-    assert await stage.diff() == {}
+    changed = await stage.diff()
+    outcomes = [json.loads(entry) for entry in changed.pop("flowstate:journal", [])]
+    assert changed == {}
+    removed = set() if state == "completed" else {"old0", "old1", "old2"}
+    assert {entry["job_id"] for entry in outcomes} == removed
+    assert {entry["outcome"] for entry in outcomes} <= {"removed"}
 
 
 def left_of(state: str) -> int:

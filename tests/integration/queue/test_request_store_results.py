@@ -92,7 +92,7 @@ async def test_a_stored_request_that_expired_before_the_retry(
     await bull.fail([JobFailed(job, "no", b"[]") for job in jobs])
     await stage.redis.delete(stage.keys.own("request:e1"))
     await operator.retry("1")
-    await operator.retry_all()
+    await operator.retry_all(maybe_sent=True)
     assert [job.stored_request_id for job in await bull.claim(5)] == [None, None]
 
 

@@ -8,9 +8,12 @@ import asyncpg
 import pytest
 
 from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.database.ledger import parse_outcome
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.mail_producer import MailProducer, NewMail
+from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.job import AddResult
+from flowstate_daemon.queue.journal import Journal
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.scheduler.reconciler import LOST_REASON, VANISHED_REASON
@@ -172,3 +175,20 @@ async def test_mail_that_waited_past_its_deadline_is_not_sent(
     clock.advance(3 * 3600 + 1)
     assert await harness.fake_worker.run_once() == 0
     assert len(harness.fake_worker.refused) == 1
+
+
+async def test_removed_job_ends_its_scheduled_mail(
+    app: AppTables, harness: SchedulerHarness, connection: Connection, keys: Keys, clock: FakeClock
+) -> None:
+    """An operator removed the job: it is not enqueued again, and the row says why."""
+    row = await queued(app, harness)
+    await QueueAdmin(connection, keys, clock, token="op").remove(row["job_id"])
+    clock.advance(61)
+    reconciler = harness.scheduler.reconciler
+    await reconciler.run_once()
+    assert (await state_of(harness))[0] == "queued"
+    entries = await Journal(connection, keys).peek(10)
+    await reconciler._ledger.write([parse_outcome(entry) for entry in entries])
+    assert await state_of(harness) == ("skipped", "removed by an operator")
+    await reconciler.run_once()
+    assert await harness.tick() == 0

@@ -1,0 +1,58 @@
+"""The trace of what operators do to the queue: who, what, how many, when. A list in Redis of the newest entries.
+
+Actions on suppressions need Postgres only and leave their trace there, see `database/recipients.py`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+
+log = structlog.get_logger()
+
+MAX_ENTRIES = 10_000
+
+
+class OperatorAction(msgspec.Struct, frozen=True):
+    """One action; `at` is Unix ms, `count` how many jobs or addresses it changed."""
+
+    at: int
+    actor: str
+    action: str
+    target: str
+    count: int
+
+
+class AuditLog:
+    """Records the actions of one operator, and reads those of all."""
+
+    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, actor: str) -> None:
+        self._connection = connection
+        self._key = keys.own("audit")
+        self._clock = clock
+        self.actor = actor
+
+    async def record(self, action: str, target: str, count: int) -> None:
+        """Record an action that has been done. If Redis has just become unreachable, a warning says so."""
+        entry = OperatorAction(self._clock.now_ms(), self.actor, action, target, count)
+        try:
+            await self._connection.execute("RPUSH", self._key, msgspec.json.encode(entry))
+            await self._connection.execute("LTRIM", self._key, -MAX_ENTRIES, -1)
+        except StoreUnavailableError as outage:
+            log.warning("action_not_recorded", action=action, target=target, count=count, reason=outage.reason)
+
+    async def newest(self, count: int) -> list[OperatorAction]:
+        """The newest actions, newest first."""
+        entries = await self._connection.execute("LRANGE", self._key, -count, -1)
+        actions = []
+        for entry in reversed(entries):
+            try:
+                actions.append(msgspec.json.decode(entry, type=OperatorAction))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # written by something else
+        return actions
