@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.both_loops
 
-MAX_WAIT_S = 2.0
+MAX_WAIT_S = 4.0  # 2 s on a quiet machine; a broken connection held a code for 8 to 30 s before
 ROUNDS = 3
 
 
