@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.queue.audit import AuditLog
+from flowstate_daemon.queue.filters import EVERYTHING, JobFilter
 from flowstate_daemon.queue.job import State, decode_json
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 from flowstate_daemon.redis_client.scripts import Scripts
 
-RETRY_BATCH = 100
-PROMOTE_BATCH = 100
+EXAMINE_BATCH = 1000  # jobs that one script call looks at: 2 to 4 ms of server time
+REQUEUE_BATCH = 100
 CLEAN_BATCH = 1000
 STATES_SCORED_BY_END = ("completed", "failed")  # zsets whose scores are finish times
 SIDE_INDEXES = ("priority", "stalled", "limiter:index")  # keys that contain job ids besides the key of the state
@@ -104,20 +105,29 @@ class QueueAdmin:
         await self._record("queue retry", f"job {job_id}", 1)
 
     async def retry_all(
-        self, limit: int | None = None, progress: Progress | None = None, *, maybe_sent: bool = False
+        self,
+        limit: int | None = None,
+        progress: Progress | None = None,
+        *,
+        maybe_sent: bool = False,
+        job_filter: JobFilter = EVERYTHING,
     ) -> BulkResult:
-        """Retry the oldest failed jobs, `limit` of them or all; jobs that fail again during the call stay failed.
+        """Retry the oldest failed jobs that match, `limit` of them or all; jobs that fail again meanwhile stay failed.
 
         Jobs whose email may have been sent are left out unless `maybe_sent` asks for them: they would be sent twice.
         """
         started = self._clock.now_ms()
 
-        async def batch(left: int, size: int) -> Sequence[int]:
-            args = (self._keys.base, started, left, size, self._clock.now_ms(), self._waiting, int(maybe_sent))
+        async def batch(left: int, most: int) -> Sequence[int]:
+            args = (
+                self._keys.base, started, left, EXAMINE_BATCH, self._clock.now_ms(), self._waiting,
+                int(maybe_sent), most, job_filter.encode(),
+            )  # fmt: skip
             return await self._run_batch("retry_all_failed", self._requeue_keys("failed"), args)
 
-        target = "all failed jobs, also those that may have been sent" if maybe_sent else "all failed jobs"
-        return await self._bulk("queue retry", target, batch, RETRY_BATCH, limit, progress)
+        also = ", also those that may have been sent" if maybe_sent else ""
+        target = f"{describe_jobs('failed', job_filter)}{also}"
+        return await self._bulk("queue retry", target, batch, REQUEUE_BATCH, limit, progress)
 
     async def promote(self, job_id: str) -> None:
         """Make a delayed job ready now. Raises JobNotFoundError, JobStateError."""
@@ -126,15 +136,21 @@ class QueueAdmin:
         _raise_for_code(job_id, code, "only delayed jobs can be promoted")
         await self._record("queue promote", f"job {job_id}", 1)
 
-    async def promote_all(self, progress: Progress | None = None) -> BulkResult:
-        """Make as many jobs ready as are delayed now; jobs that are delayed later stay."""
+    async def promote_all(self, progress: Progress | None = None, *, job_filter: JobFilter = EVERYTHING) -> BulkResult:
+        """Make the delayed jobs that match ready, at most as many as are delayed now; jobs delayed later stay."""
         delayed = await self._connection.execute("ZCARD", self._keys("delayed"))
 
-        async def batch(_: int, size: int) -> Sequence[int]:
-            args = (self._keys.base, size, self._waiting)
-            return await self._run_batch("promote_all", self._requeue_keys("delayed"), args)
+        stay = 0
 
-        return await self._bulk("queue promote", "all delayed jobs", batch, PROMOTE_BATCH, delayed, progress)
+        async def batch(_: int, most: int) -> Sequence[int]:
+            nonlocal stay  # ids without a hash are examined, but do not stay
+            args = (self._keys.base, EXAMINE_BATCH, self._waiting, stay, most, job_filter.encode())
+            examined, moved, staying = await self._run_batch("promote_all", self._requeue_keys("delayed"), args)
+            stay += staying
+            return examined, moved
+
+        target = describe_jobs("delayed", job_filter)
+        return await self._bulk("queue promote", target, batch, REQUEUE_BATCH, delayed, progress)
 
     async def remove(self, job_id: str) -> None:
         """Delete a job in any state. Raises JobNotFoundError, JobStateError."""
@@ -145,22 +161,28 @@ class QueueAdmin:
         await self._record("queue remove", f"job {job_id}", 1)
 
     async def clean(
-        self, state: State, grace_ms: int, limit: int | None = None, progress: Progress | None = None
+        self,
+        state: State,
+        grace_ms: int,
+        limit: int | None = None,
+        progress: Progress | None = None,
+        *,
+        job_filter: JobFilter = EVERYTHING,
     ) -> BulkResult:
-        """Delete jobs of a state that are older than `grace_ms`, `limit` of them or all; locked jobs stay."""
+        """Delete the matching jobs of a state older than `grace_ms`, `limit` of them or all; locked jobs stay."""
         latest = self._clock.now_ms() - grace_ms
         highest = latest if state in STATES_SCORED_BY_END else "+inf"
 
-        async def batch(left: int, size: int) -> Sequence[int]:
+        async def batch(left: int, most: int) -> Sequence[int]:
             reason = "" if state == "completed" else self._removed_by
             args = (
-                self._keys.base, latest, left, CLEAN_BATCH, size, highest,
-                self._clock.now_ms(), reason, self._journal_limit,
+                self._keys.base, latest, left, EXAMINE_BATCH, most, highest,
+                self._clock.now_ms(), reason, self._journal_limit, job_filter.encode(),
             )  # fmt: skip
             keys = [*self._named(state, *SIDE_INDEXES), self._keys.own("journal")]
             return await self._run_batch("clean", keys, args)
 
-        target = f"{state} jobs older than {grace_ms / 1000:g} s"
+        target = f"{describe_jobs(state, job_filter).removeprefix('all ')} older than {grace_ms / 1000:g} s"
         return await self._bulk("queue clean", target, batch, CLEAN_BATCH, limit, progress)
 
     async def update_data(self, job_id: str, data: bytes) -> None:
@@ -201,7 +223,7 @@ class QueueAdmin:
         """The keys to move jobs from `source` to the ready jobs."""
         return self._named(source, "wait", "paused", "meta-paused", "priority")
 
-    async def _run_batch(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Sequence[int]:
+    async def _run_batch(self, script: str, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Sequence[int]:
         counts: Sequence[int] = await self._scripts.run(script, keys, args)
         return counts
 
@@ -216,7 +238,7 @@ class QueueAdmin:
 async def _in_batches(batch: Batch, size: int, limit: int | None, progress: Progress) -> BulkResult:
     """Run batches until no job is left.
 
-    `batch` takes how many jobs to skip and its maximum; it returns how many it examined, changed, and left out.
+    `batch` takes how many jobs to skip and to change at most; it returns how many it examined, changed, and left out.
     """
     done = left = maybe_sent = 0
     while limit is None or done < limit:
@@ -224,9 +246,14 @@ async def _in_batches(batch: Batch, size: int, limit: int | None, progress: Prog
         examined, changed, *left_out = await batch(left, wanted)
         done, left, maybe_sent = done + changed, left + examined - changed, maybe_sent + sum(left_out)
         progress(done)
-        if examined < wanted:
+        if examined < EXAMINE_BATCH and changed < wanted:
             break
     return BulkResult(done, left, maybe_sent)
+
+
+def describe_jobs(state: State, job_filter: JobFilter) -> str:
+    """The jobs of an action, for the audit."""
+    return f"{state} jobs with {job_filter.describe()}" if not job_filter.matches_all else f"all {state} jobs"
 
 
 def _valid_id(job_id: str) -> str:

@@ -297,7 +297,7 @@ class Inspector:
             last = first + PAGE_SIZE - 1 if stop < 0 else min(first + PAGE_SIZE - 1, stop)
             args = (self._keys.base, first, last, int(newest_first))
             page = await self._scripts.run("list_jobs", [self._keys(state)], args)
-            found.extend(_view(decode_text(job_id), state, rest) for job_id, *rest in page)
+            found.extend(read_job_row(state, row) for row in page)
             if len(page) < last - first + 1:
                 break
             first = last + 1
@@ -327,6 +327,12 @@ class Inspector:
 
 def _instant(at_ms: int) -> int | None:
     return None if at_ms < 0 else at_ms
+
+
+def read_job_row(state: State, row: Sequence[Any]) -> JobView:
+    """One job as the scripts `list_jobs` and `search_jobs` return it."""
+    job_id, *rest = row
+    return _view(decode_text(job_id), state, rest)
 
 
 def _view(job_id: str, state: State | None, rest: Sequence[Any]) -> JobView:

@@ -1,4 +1,4 @@
--- Deletes old jobs of one state in batches, oldest first.
+-- Deletes old jobs of one state that match a filter in batches, oldest first.
 --
 -- KEYS[1] the state's key (list or zset)
 -- KEYS[2] priority (zset)
@@ -15,6 +15,7 @@
 -- ARGV[7] now, ms
 -- ARGV[8] reason of the outcome `removed`, which every deleted job gets; "" for completed jobs, whose email was sent
 -- ARGV[9] how many entries of the journal to keep; 0 = all
+-- ARGV[10] filter (see job_filter.lua)
 --
 -- Returns {number examined, number deleted}
 -- Publishes nothing
@@ -22,11 +23,13 @@
 -- jobs stay; ids without a hash are removed), but compares numbers where Bull compares strings, and accepts `delayed`
 
 -- @include delete_job
+-- @include job_filter
 -- @include journal
 -- @include job_outcome
 
 local base, latest, skip = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local count, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+local filter = read_filter(ARGV[10])
 local is_list = redis.call("TYPE", KEYS[1]).ok == "list"
 
 local function is_old(hash)
@@ -59,7 +62,7 @@ for i = 1, #ids do
   end
   local id = ids[is_list and #ids + 1 - i or i]
   examined = examined + 1
-  if is_old(base .. id) then
+  if is_old(base .. id) and job_matches(filter, base .. id) then
     if is_list then
       redis.call("LREM", KEYS[1], -1, id)
     else
