@@ -8,6 +8,7 @@ creates a new series.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
@@ -28,6 +29,18 @@ BATCH_SIZE_BUCKETS = (1, 2, 5, 10, 25, 50, 75, 99, 100)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
+@dataclass(frozen=True, slots=True)
+class MetricTotals:
+    """What this daemon has done since it started. The latencies are counts by LATENCY_BUCKETS, and beyond the last."""
+
+    sent: int
+    failed: int
+    retried: int
+    skipped: int
+    urgent: tuple[int, ...]
+    bulk: tuple[int, ...]
+
+
 class LabelCache(dict[str, Child]):
     """The children of one label by value; all unknown values share the child `other`."""
 
@@ -36,6 +49,10 @@ class LabelCache(dict[str, Child]):
 
     def __missing__(self, value: str) -> Child:
         return self[OTHER_LABEL]
+
+
+def _per_bucket(cumulative: list[int]) -> tuple[int, ...]:
+    return tuple(count - before for count, before in zip(cumulative, [0, *cumulative], strict=False))
 
 
 def _by_kind(counter: Counter, value: str) -> Callable[[str], Counter]:
@@ -65,6 +82,7 @@ class Metrics:
         self._sent, self._skipped, self._expired, self._retried, self._failed, self._released = counters
         duration = self._histogram("job_duration", "From claim to email sent.", JOB_DURATION_BUCKETS, "kind")
         latency = self._histogram("mail_latency", "From enqueueing an email to sending it.", LATENCY_BUCKETS, "kind")
+        self._totalled = (mails, latency)
         self._job_duration = LabelCache(kinds, duration.labels)
         self._mail_latency = LabelCache(kinds, latency.labels)
 
@@ -110,6 +128,30 @@ class Metrics:
         text = "1 while tables that a kind needs cannot be read."
         blocked = Gauge("flowstate_schedule_blocked", text, ("kind",), registry=self.registry)
         self._blocked = LabelCache(kinds, blocked.labels)
+
+    def totals(self, urgent: frozenset[str]) -> MetricTotals:
+        """The counters and latencies of all kinds together; takes milliseconds, for use once a minute.
+
+        `urgent` are the kinds whose latency is counted apart.
+        """
+        counts = dict.fromkeys(OUTCOMES, 0)
+        latencies = {True: [0] * (len(LATENCY_BUCKETS) + 1), False: [0] * (len(LATENCY_BUCKETS) + 1)}
+        metrics = (metric for family in self._totalled for metric in family.collect())
+        for sample in (sample for metric in metrics for sample in metric.samples):
+            if sample.name == "flowstate_mails_total":
+                counts[sample.labels["outcome"]] += int(sample.value)
+            elif sample.name.endswith("_bucket"):
+                limit = float(sample.labels["le"])
+                place = LATENCY_BUCKETS.index(limit) if limit in LATENCY_BUCKETS else len(LATENCY_BUCKETS)
+                latencies[sample.labels["kind"] in urgent][place] += int(sample.value)
+        return MetricTotals(
+            sent=counts["sent"],
+            failed=counts["failed"],
+            retried=counts["retried"],
+            skipped=counts["skipped"] + counts["expired"],
+            urgent=_per_bucket(latencies[True]),
+            bulk=_per_bucket(latencies[False]),
+        )
 
     def mail_sent(self, kind: str, seconds: float) -> None:
         """`seconds` from the claim of the job until the email is sent and the job completed."""

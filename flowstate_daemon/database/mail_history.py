@@ -70,14 +70,19 @@ class MailHistory:
         """The last emails to an address, newest first. Raises StoreUnavailableError."""
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(sql("list_attempts"), normalise_address(address), count)
-            ids = sorted({row["provider_id"] for row in rows if row["provider_id"]})
-            received = await connection.fetch(sql("list_mail_events"), ids) if ids else []
-            statuses = await connection.fetch(sql("get_mail_status"), ids) if ids else []
-        events: dict[str, list[ProviderEventRow]] = defaultdict(list)
-        for row in received:
-            events[row["provider_id"]].append(ProviderEventRow(row["type"], row["at"], row["reason"]))
-        by_id = {row["provider_id"]: row for row in statuses}
-        return [_record(list(attempts), events, by_id) for _, attempts in groupby(rows, key=lambda row: row["mail"])]
+            return await build_records(connection, rows)
+
+
+async def build_records(connection: asyncpg.Connection, rows: Sequence[Any]) -> list[MailRecord]:
+    """The emails of these attempts, which are grouped by email, with what the provider reported about them."""
+    ids = sorted({row["provider_id"] for row in rows if row["provider_id"]})
+    received = await connection.fetch(sql("list_mail_events"), ids) if ids else []
+    statuses = await connection.fetch(sql("get_mail_status"), ids) if ids else []
+    events: dict[str, list[ProviderEventRow]] = defaultdict(list)
+    for row in received:
+        events[row["provider_id"]].append(ProviderEventRow(row["type"], row["at"], row["reason"]))
+    by_id = {row["provider_id"]: row for row in statuses}
+    return [_record(list(attempts), events, by_id) for _, attempts in groupby(rows, key=lambda row: row["mail"])]
 
 
 def _record(rows: Sequence[Any], events: dict[str, list[ProviderEventRow]], statuses: dict[str, Any]) -> MailRecord:

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 
 import msgspec
 
+WILDCARD = "*"
+
 
 class JobFilter(msgspec.Struct, frozen=True, omit_defaults=True):
     """Every member that is set must match; without any, all jobs match.
 
     `kinds` are names of jobs. `recipient` and `reason` must be contained in the address and in the reason of a failure,
-    whatever their case. `after` and `before` are Unix ms: when the job finished, else was last started, else was added.
+    whatever their case; a `*` in the reason stands for any text. `after` and `before` are Unix ms: when the job
+    finished, else was last started, else was added.
     """
 
     kinds: Sequence[str] = ()

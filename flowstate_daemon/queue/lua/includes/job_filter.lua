@@ -1,7 +1,7 @@
 -- Whether a job matches the filter of an operator. A filter is JSON; every member is optional:
 --   kinds     names of jobs, one of which it must have
 --   recipient text that the address must contain; lower case
---   reason    text that the reason of its failure must contain; lower case
+--   reason    text that the reason of its failure must contain; lower case; * is any text
 --   after, before  Unix ms between which it finished, else was last started, else was added
 -- "" matches every job, also ids without a hash.
 local function read_filter(text)
@@ -18,6 +18,20 @@ end
 
 local function contains(text, part)
   return string.find(string.lower(text), part, 1, true) ~= nil
+end
+
+-- Whether the text contains the parts of a pattern, which * separates, in their order.
+local function is_like(text, pattern)
+  local from = 1
+  text = string.lower(text)
+  for part in string.gmatch(pattern, "[^*]+") do
+    local _, last = string.find(text, part, from, true)
+    if not last then
+      return false
+    end
+    from = last + 1
+  end
+  return true
 end
 
 -- Parsing the data costs more than all else, so it is searched as text first. Escaped letters need parsing.
@@ -41,7 +55,7 @@ local function job_matches(filter, hash)
   if filter.is_kind and not filter.is_kind[found[1] or ""] then
     return false
   end
-  if filter.reason and not contains(found[2] or "", filter.reason) then
+  if filter.reason and not (found[2] and is_like(found[2], filter.reason)) then
     return false
   end
   if filter.after or filter.before then

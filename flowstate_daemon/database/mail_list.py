@@ -1,0 +1,116 @@
+"""Lists and counts of the ledger, for operators. `mail_history.py` explains the emails of one address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+import asyncpg
+
+from flowstate_daemon.database.mail_history import MailRecord, build_records
+from flowstate_daemon.database.pool import clean_text, normalise_address, schema_connection
+from flowstate_daemon.database.queries import sql
+
+QUERY_TIMEOUT_S = 10.0
+MAX_FILTER_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeFilter:
+    """Every member that is set must match. `reason` must be contained in the reason, whatever its case."""
+
+    kinds: Sequence[str] = ()
+    outcomes: Sequence[str] = ()
+    address: str = field(default="", repr=False)
+    reason: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRow:
+    """One outcome of one attempt. `mail` identifies the email in the ledger."""
+
+    key: str
+    mail: str
+    at: datetime
+    address: str = field(repr=False)
+    kind: str
+    job_id: str
+    attempt: int
+    outcome: str
+    provider_id: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventCount:
+    """How many events of one type were reported; `newest_at` is the provider's time of the newest."""
+
+    type: str
+    count: int
+    newest_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledCount:
+    """How many scheduled emails of one kind, zone and local date are in a state for a reason."""
+
+    kind: str
+    zone: str
+    local_date: date
+    state: str
+    reason: str | None
+    count: int
+    due_at: datetime
+
+
+class MailList:
+    """Reads the ledger across addresses. Methods raise StoreUnavailableError; a slow query is one."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def page(self, wanted: OutcomeFilter, count: int, after: OutcomeRow | None = None) -> list[OutcomeRow]:
+        """The newest outcomes that match; the next page starts `after` the last one of this."""
+        arguments = (
+            list(wanted.kinds) or None,
+            list(wanted.outcomes) or None,
+            normalise_address(wanted.address) if wanted.address else None,
+            clean_text(wanted.reason, MAX_FILTER_LENGTH) or None,
+            wanted.since,
+            wanted.until,
+            after.at if after else None,
+            after.key if after else "",
+            after.outcome if after else "",
+            count,
+        )
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("list_outcomes"), *arguments, timeout=QUERY_TIMEOUT_S)
+        return [OutcomeRow(**row) for row in rows]
+
+    async def mail(self, mail: str) -> tuple[str, MailRecord] | None:
+        """One email with its address, attempts and events; None when the ledger does not have it."""
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("list_mail_attempts"), mail, timeout=QUERY_TIMEOUT_S)
+            records = await build_records(connection, rows)
+        return (rows[0]["address"], records[0]) if rows else None
+
+    async def events_since(self, since: datetime) -> list[EventCount]:
+        """What the provider has reported, by type."""
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("count_provider_events"), since, timeout=QUERY_TIMEOUT_S)
+        return [EventCount(**row) for row in rows]
+
+    async def outcomes_since(self, since: datetime) -> Mapping[str, int]:
+        """How many attempts had each outcome."""
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("count_outcomes"), since, timeout=QUERY_TIMEOUT_S)
+        return {row["outcome"]: row["count"] for row in rows}
+
+    async def scheduled(self, since: datetime, until: datetime) -> list[ScheduledCount]:
+        """What became of the scheduled emails that were due in that time."""
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("count_scheduled_mails"), since, until, timeout=QUERY_TIMEOUT_S)
+        return [ScheduledCount(**row) for row in rows]
