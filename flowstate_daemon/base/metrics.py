@@ -20,6 +20,7 @@ Child = TypeVar("Child")
 OTHER_LABEL = "other"
 OUTCOMES = ("sent", "skipped", "expired", "retried", "failed", "released")
 SCHEDULED_MAIL_EVENTS = ("planned", "enqueued", "skipped", "rescheduled", "outcome_unknown")
+DENIALS = ("token", "session", "csrf", "host", "rights", "too_many")
 PROVIDER_RESULTS: tuple[str, ...] = get_args(ResultClass)
 
 JOB_DURATION_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -114,6 +115,9 @@ class Metrics:
         self._lost = self._counter("locks_lost", "Jobs whose lock was lost while they were processed.")
         self._recovered = self._counter("jobs_recovered", "Jobs of an earlier process recovered at the start.")
         self._stalled = self._counter("jobs_stalled", "Stalled jobs that were put back or failed.")
+        text = "Requests to the pages and the API that were refused, by reason."
+        denied = Counter("flowstate_http_denied", text, ("reason",), registry=self.registry)
+        self._denied = LabelCache(DENIALS, denied.labels)
         self._in_flight = self._gauge("jobs_in_flight", "Jobs being processed now.")
 
     def _scheduler(self, kinds: tuple[str, ...]) -> None:
@@ -246,6 +250,10 @@ class Metrics:
 
     def jobs_stalled(self, count: int) -> None:
         self._stalled.inc(count)
+
+    def http_denied(self, reason: str) -> None:
+        """A request to the pages or the API was refused for one of DENIALS."""
+        self._denied[reason].inc()
 
     def track_jobs_in_flight(self, busy: Callable[[], int]) -> None:
         """Read the number of jobs in flight at each scrape."""

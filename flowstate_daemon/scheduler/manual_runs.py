@@ -43,6 +43,15 @@ class NextRun:
 
 
 @dataclass(frozen=True, slots=True)
+class UpcomingRun:
+    """One run of a schedule, in the zones where it is due at that time."""
+
+    kind: str
+    at: datetime
+    zones: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LastRun:
     """The last run of every time zone taken together: when, how many emails, and their states."""
 
@@ -150,6 +159,13 @@ class ManualRuns:
             for kind, schedule in self._schedules.items()
         ]
 
+    async def next_days(self, days: int) -> list[UpcomingRun]:
+        """Every run of the next days, the earliest first."""
+        now, zones = self._clock.now(), await self._planning.zones()
+        until = now + timedelta(days=days)
+        runs = [one for schedule in self._schedules.values() for one in upcoming_runs(schedule, zones, now, until)]
+        return sorted(runs, key=lambda one: (one.at, one.kind))
+
     async def run(self, request: RunRequest) -> RunResult:
         """Plan the emails of a schedule now; the enqueuers of the daemons send them. Raises InvalidRunRequestError."""
         schedule, now = self._schedule(request), self._clock.now()
@@ -213,6 +229,17 @@ def next_runs(schedule: Schedule, zones: Iterable[str], now: datetime) -> tuple[
     for zone in zones:
         found.setdefault(schedule.next_due(zone, now), []).append(zone)
     return tuple(NextRun(at, tuple(sorted(found[at]))) for at in sorted(found))
+
+
+def upcoming_runs(schedule: Schedule, zones: Iterable[str], now: datetime, until: datetime) -> list[UpcomingRun]:
+    """The due times before `until`, the earliest first, each with its time zones. Pure."""
+    found: dict[datetime, list[str]] = {}
+    for zone in zones:
+        due_at = schedule.next_due(zone, now)
+        while due_at < until:
+            found.setdefault(due_at, []).append(zone)
+            due_at = schedule.next_due_on_later_day(zone, due_at)
+    return [UpcomingRun(schedule.kind, at, tuple(sorted(found[at]))) for at in sorted(found)]
 
 
 def last_run(runs: Iterable[RunSummary]) -> LastRun | None:

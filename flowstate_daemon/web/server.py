@@ -178,12 +178,12 @@ async def read_body(request: web.Request, max_bytes: int, *, within_s: float = R
     return bytes(body)
 
 
-def read_form(content_type: str, body: bytes) -> dict[str, str]:
-    """The fields of a URL-encoded or multipart form; empty for any other body."""
+def read_form(content_type: str, body: bytes, *, max_fields: int = MAX_FIELDS) -> dict[str, str]:
+    """The fields of a URL-encoded or multipart form; empty for any other body, and for one with too many fields."""
     if content_type.lower().startswith("multipart/form-data"):
         return _read_multipart(content_type, body)
     try:
-        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=max_fields))
     except ValueError:
         return {}
 

@@ -1,0 +1,85 @@
+"""Everything that operators may read and do on one daemon, for the pages and the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import asyncpg
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.health import HealthRegistry
+from flowstate_daemon.config.loader import Config
+from flowstate_daemon.database.mail_history import MailHistory
+from flowstate_daemon.database.mail_list import MailList
+from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.kinds import MailRequest
+from flowstate_daemon.mail.message import Email
+from flowstate_daemon.operations.failures import Failures
+from flowstate_daemon.operations.jobs import JobActions
+from flowstate_daemon.operations.statistics import Statistics
+from flowstate_daemon.queue.admin import QueueAdmin
+from flowstate_daemon.queue.audit import AuditLog
+from flowstate_daemon.queue.inspector import Inspector
+from flowstate_daemon.queue.search import JobSearch
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.scheduler.manual_runs import ManualRuns
+from flowstate_daemon.sending.rate_limiter import RateLimiter
+
+
+@dataclass(frozen=True, slots=True)
+class Recipients:
+    """What Postgres knows of emails and addresses."""
+
+    mails: MailList
+    history: MailHistory
+    suppressions: Suppressions
+    pool: asyncpg.Pool
+
+
+class Operator:
+    """Built once for each daemon. `recipients` and `schedules` are None without Postgres or schedules."""
+
+    def __init__(  # noqa: PLR0913 - the composition root gives what the daemon has anyway
+        self,
+        connection: Connection,
+        keys: Keys,
+        clock: Clock,
+        *,
+        config: Config,
+        health: HealthRegistry,
+        rate_limiter: RateLimiter,
+        render: Callable[[MailRequest], Email],
+        recipients: Recipients | None = None,
+        schedules: ManualRuns | None = None,
+    ) -> None:
+        self.connection = connection
+        self.keys = keys
+        self.clock = clock
+        self.config = config
+        self.health = health
+        self.rate_limiter = rate_limiter
+        self.render = render
+        self.recipients = recipients
+        self.schedules = schedules
+        self.inspector = Inspector(connection, keys)
+        self.search = JobSearch(connection, keys, clock)
+        self.failures = Failures(connection, keys, clock)
+        self.statistics = Statistics(connection, keys)
+        self.actions = JobActions(self.search, clock)
+
+    def audit(self, actor: str) -> AuditLog:
+        return AuditLog(self.connection, self.keys, self.clock, actor=actor)
+
+    def admin(self, actor: str) -> QueueAdmin:
+        """Changes the queue in the name of an operator."""
+        journal_limit = 0 if self.recipients is not None else self.config.database.journal_max_entries
+        return QueueAdmin(
+            self.connection,
+            self.keys,
+            self.clock,
+            token=f"operator/{actor}",
+            audit=self.audit(actor),
+            journal_limit=journal_limit,
+        )

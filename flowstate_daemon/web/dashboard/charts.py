@@ -1,0 +1,94 @@
+"""Line charts as SVG, made on the server: no script draws, and no style is inline. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 640, 160
+MIN_WHOLE = 10  # smaller numbers are shown with a fraction
+NO_VALUES = "\N{EN DASH}"
+LEFT, RIGHT, TOP, BOTTOM = 48, 8, 10, 22
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: its name, the name of its CSS class, and a value for each point (None: no value)."""
+
+    label: str
+    css_class: str
+    values: Sequence[float | None]
+
+
+def line_chart(title: str, labels: Sequence[str], lines: Sequence[Line], *, unit: str = "") -> Markup:
+    """The chart, with a table for screen readers. `labels` name the points, the first and the last are shown."""
+    highest = max((value for line in lines for value in line.values if value is not None), default=0.0)
+    top = nice_ceiling(highest)
+    summary = escape(_summary(title, lines, unit))
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{summary}">',
+        f"<title>{escape(title)}</title>",
+    ]
+    for share in (0.0, 0.5, 1.0):
+        y = _y(top * share, top)
+        parts.append(f'<line class="grid" x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>')
+        parts.append(
+            f'<text class="axis" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{escape(_number(top * share))}</text>'
+        )
+    for line in lines:
+        parts.extend(
+            f'<polyline class="line {line.css_class}" points="{points}"/>' for points in _segments(line.values, top)
+        )
+    if labels:
+        base = HEIGHT - 6
+        parts.append(f'<text class="axis" x="{LEFT}" y="{base}">{escape(labels[0])}</text>')
+        parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{base}" text-anchor="end">{escape(labels[-1])}</text>')
+    parts.append("</svg>")
+    return Markup("".join(parts))  # noqa: S704 - every text above is escaped
+
+
+def nice_ceiling(value: float) -> float:
+    """The smallest of 1, 2 or 5 times a power of ten that is not below the value; 1 for 0. Pure."""
+    if value <= 0:
+        return 1.0
+    power = 1e-6
+    while power * 10 < value:
+        power *= 10
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= value * (1 - 1e-9))
+
+
+def _segments(values: Sequence[float | None], top: float) -> list[str]:
+    """The points of the line, cut where values are missing; a single point becomes a short line."""
+    step = (WIDTH - LEFT - RIGHT) / max(1, len(values) - 1)
+    segments: list[list[str]] = [[]]
+    for number, value in enumerate(values):
+        if value is None:
+            segments.append([])
+        else:
+            segments[-1].append(f"{LEFT + number * step:.1f},{_y(value, top)}")
+    return [" ".join(points if len(points) > 1 else [*points, _beside(points[0])]) for points in segments if points]
+
+
+def _beside(point: str) -> str:
+    x, _, y = point.partition(",")
+    return f"{float(x) + 2:.1f},{y}"
+
+
+def _y(value: float, top: float) -> float:
+    return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}".replace(",", " ") if value >= MIN_WHOLE or value == int(value) else f"{value:.3g}"
+
+
+def _summary(title: str, lines: Sequence[Line], unit: str) -> str:
+    """What a screen reader says of the chart: the last and the highest value of each line."""
+    texts = []
+    for line in lines:
+        known = [value for value in line.values if value is not None]
+        if known:
+            texts.append(f"{line.label}: {_number(known[-1])}{unit}, max. {_number(max(known))}{unit}")
+    return f"{title}. {'; '.join(texts) or NO_VALUES}"

@@ -1,0 +1,96 @@
+"""Filters in the address of a page or of an API request, parsed with a clear error for each mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.database.mail_list import OutcomeFilter
+from flowstate_daemon.queue.filters import JobFilter
+
+QUEUE_STATES = ("wait", "active", "delayed", "paused", "failed", "completed")
+OUTCOMES = ("sent", "skipped", "expired", "failed", "retried", "removed")
+MAX_TEXT = 200
+MAX_DIGITS = 9
+DURATION = re.compile(r"(\d{1,6})\s*(s|min|m|h|d|w)", re.ASCII)
+UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+@dataclass(frozen=True, slots=True)
+class PageFilter:
+    """The filter of a list. `state` is a state of the queue or an outcome of the ledger; "" is every outcome.
+
+    `newer_than` and `older_than` are ages as they were written, such as `2h`.
+    """
+
+    state: str = ""
+    kind: str = ""
+    recipient: str = ""
+    reason: str = ""
+    newer_than: str = ""
+    older_than: str = ""
+
+    @property
+    def is_queue(self) -> bool:
+        return self.state in QUEUE_STATES
+
+    def query(self, **changes: Any) -> dict[str, str]:
+        """The parameters of an address with this filter; those without a value are left out."""
+        fields = {name: getattr(self, name) for name in self.__slots__} | changes
+        return {name: str(value) for name, value in fields.items() if value not in ("", None)}
+
+    def job_filter(self, now_ms: int) -> JobFilter:
+        return JobFilter(
+            kinds=(self.kind,) if self.kind else (),
+            recipient=self.recipient,
+            reason=self.reason,
+            after=now_ms - _ms(self.newer_than) if self.newer_than else None,
+            before=now_ms - _ms(self.older_than) if self.older_than else None,
+        )
+
+    def outcome_filter(self, now: datetime) -> OutcomeFilter:
+        return OutcomeFilter(
+            kinds=(self.kind,) if self.kind else (),
+            outcomes=(self.state,) if self.state else (),
+            address=self.recipient,
+            reason=self.reason,
+            since=now - timedelta(milliseconds=_ms(self.newer_than)) if self.newer_than else None,
+            until=now - timedelta(milliseconds=_ms(self.older_than)) if self.older_than else None,
+        )
+
+
+def parse_filter(query: Mapping[str, str]) -> PageFilter:
+    """Raises InvalidDataError with the parameter and what is expected."""
+    values = {name: query.get(name, "").strip()[:MAX_TEXT] for name in PageFilter.__slots__}
+    if values["state"] not in ("", *QUEUE_STATES, *OUTCOMES):
+        raise InvalidDataError(f"state: expected one of {', '.join((*QUEUE_STATES, *OUTCOMES))}")
+    for name in ("newer_than", "older_than"):
+        if values[name] and not DURATION.fullmatch(values[name]):
+            raise InvalidDataError(f"{name}: expected an age such as 30s, 15min, 2h, 7d")
+    return PageFilter(**values)
+
+
+def _ms(age: str) -> int:
+    match = DURATION.fullmatch(age)
+    assert match is not None, "parse_filter has checked it"
+    return int(match[1]) * UNITS_S[match[2]] * 1000
+
+
+def parse_position(text: str) -> int:
+    """The position of a page in a list of jobs; 0 for anything else than a number."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else 0
+
+
+def parse_instant(text: str) -> datetime | None:
+    """A time in ISO 8601; UTC without a zone. None for "". Raises InvalidDataError."""
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidDataError("at: expected a time such as 2026-11-29T09:00") from None

@@ -1,0 +1,175 @@
+"""The first page: is it healthy, what waits, what comes next, what to do. Kept live by server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from flowstate_daemon.operations.operator import Operator
+from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
+from flowstate_daemon.web.dashboard.charts import Line, line_chart
+from flowstate_daemon.web.dashboard.guard import Guard, Part, read_part
+from flowstate_daemon.web.dashboard.rendering import HEADERS, ROOT, PageRenderer, Viewer, ms_to_datetime
+from flowstate_daemon.web.health import not_ready_reasons
+
+LIVE_INTERVAL_S = 2.0
+MAX_LIVE_S = 900.0  # then the browser connects again, and the session is checked again
+MAX_LIVE = 20
+MAILS_PER_REQUEST = 100
+SPANS = {
+    "hour": (HOUR_MS, MINUTE_MS),
+    "day": (24 * HOUR_MS, 15 * MINUTE_MS),
+    "week": (7 * 24 * HOUR_MS, 2 * HOUR_MS),
+}
+RECENT_MS = 15 * MINUTE_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The last RECENT_MS of the statistics."""
+
+    sent_per_minute: float
+    failed: int
+    urgent_p50: float | None
+    urgent_p99: float | None
+    bulk_p50: float | None
+    bulk_p99: float | None
+
+
+class NowPage:
+    """`/dashboard/` and its live part."""
+
+    def __init__(self, operator: Operator, guard: Guard, pages: PageRenderer) -> None:
+        self._operator = operator
+        self._guard = guard
+        self._pages = pages
+        self._live = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get(f"{ROOT}/", self._guard.page(self.show)),
+            web.get(f"{ROOT}/now/events", self._guard.page(self.events)),
+        ]
+
+    async def show(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        span = request.query.get("span", "hour")
+        charts = await read_part(self._charts(viewer, span if span in SPANS else "hour"))
+        return self._pages.page(
+            "now.html", viewer, active="now", charts=charts, span=span, spans=list(SPANS), **await self._values()
+        )
+
+    async def events(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        """The live part of the page, every LIVE_INTERVAL_S, until the browser leaves."""
+        if self._live >= MAX_LIVE:
+            return web.Response(status=503, headers={"Retry-After": "10"})
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
+        self._live += 1
+        try:
+            await response.prepare(request)
+            deadline = self._operator.clock.monotonic() + MAX_LIVE_S
+            while self._operator.clock.monotonic() < deadline and not self._operator.health.draining:
+                html = self._pages.html("now_live.html", viewer, **await self._values())
+                await response.write(
+                    b"event: now\n" + b"".join(b"data: %b\n" % line for line in html.encode().split(b"\n")) + b"\n"
+                )
+                await asyncio.sleep(LIVE_INTERVAL_S)
+        except ConnectionResetError:
+            return response  # the browser has left
+        finally:
+            self._live -= 1
+        return response
+
+    async def _values(self) -> dict[str, Any]:
+        operator = self._operator
+        snapshot, limit, recent, schedules = await asyncio.gather(
+            read_part(operator.inspector.snapshot()),
+            read_part(operator.rate_limiter.state()),
+            read_part(self._recent()),
+            self._schedules(),
+        )
+        now_ms = operator.clock.now_ms()
+        oldest_ms = snapshot.value.oldest_waiting_ms if snapshot.value else None
+        allowance = limit.value.limit * 60 * MAILS_PER_REQUEST if limit.value and limit.value.limit else None
+        return {
+            "problems": not_ready_reasons(operator.health),
+            "snapshot": snapshot,
+            "limit": limit,
+            "allowance": allowance,
+            "recent": recent,
+            "schedules": schedules,
+            "oldest_s": None if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000,
+            "updated_at": ms_to_datetime(now_ms),
+        }
+
+    async def _schedules(self) -> Part | None:
+        """The next run of each schedule; None when this daemon has none."""
+        if self._operator.schedules is None:
+            return None
+        return await read_part(self._operator.schedules.overview())
+
+    async def _recent(self) -> Recent:
+        points = await self._operator.statistics.points(
+            self._operator.clock.now_ms(), span_ms=RECENT_MS, step_ms=RECENT_MS
+        )
+        last = points[-2:]  # the step that has begun is short: with the one before, at least RECENT_MS
+        minutes = max(1.0, (self._operator.clock.now_ms() - last[0].at) / MINUTE_MS)
+        newest = next((point for point in reversed(last) if point.sent or point.failed), last[-1])
+        return Recent(
+            sum(point.sent for point in last) / minutes,
+            sum(point.failed for point in last),
+            newest.urgent_p50,
+            newest.urgent_p99,
+            newest.bulk_p50,
+            newest.bulk_p99,
+        )
+
+    async def _charts(self, viewer: Viewer, span: str) -> list[Any]:
+        span_ms, step_ms = SPANS[span]
+        points = await self._operator.statistics.points(self._operator.clock.now_ms(), span_ms=span_ms, step_ms=step_ms)
+        labels = [time_label(point.at, span) for point in points]
+        minutes = step_ms / MINUTE_MS
+
+        def text(name: str) -> str:
+            return self._pages.text(viewer.locale, f"chart.{name}")
+
+        return [
+            line_chart(text("throughput"), labels, [Line(text("sent"), "sent", per(points, "sent", minutes))]),
+            line_chart(
+                text("latency"),
+                labels,
+                [
+                    Line(text("urgent_p50"), "urgent", values(points, "urgent_p50")),
+                    Line(text("urgent_p99"), "urgent-high", values(points, "urgent_p99")),
+                    Line(text("bulk_p50"), "bulk", values(points, "bulk_p50")),
+                ],
+                unit=" s",
+            ),
+            line_chart(
+                text("failures"),
+                labels,
+                [
+                    Line(text("failed"), "failed", per(points, "failed", minutes)),
+                    Line(text("retried"), "retried", per(points, "retried", minutes)),
+                ],
+            ),
+        ]
+
+
+def per(points: Sequence[Point], name: str, minutes: float) -> list[float | None]:
+    """The counts of each point, a minute."""
+    return [getattr(point, name) / minutes for point in points]
+
+
+def values(points: Sequence[Point], name: str) -> list[float | None]:
+    return [getattr(point, name) for point in points]
+
+
+def time_label(at_ms: int, span: str) -> str:
+    """The time of a point, in UTC."""
+    at = ms_to_datetime(at_ms)
+    assert at is not None
+    return at.strftime("%H:%M" if span == "hour" else "%d.%m. %H:%M") + " UTC"

@@ -1,0 +1,100 @@
+"""One person: every email to an address and why or why not, what is suppressed or unsubscribed, and how to undo it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlencode
+
+import structlog
+from aiohttp import web
+
+from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.redaction import mask_address
+from flowstate_daemon.mail.address import parse_address
+from flowstate_daemon.mail.policy import ALL_KINDS
+from flowstate_daemon.operations.operator import Operator, Recipients
+from flowstate_daemon.queue.filters import JobFilter
+from flowstate_daemon.queue.inspector import JobView
+from flowstate_daemon.queue.job import State
+from flowstate_daemon.web.dashboard.emails import actor
+from flowstate_daemon.web.dashboard.guard import Form, Guard, read_part, redirect
+from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer
+
+log = structlog.get_logger()
+
+SEARCHED_STATES: tuple[State, ...] = ("wait", "paused", "active", "delayed", "failed")
+MAX_JOBS = 20
+MAX_MAILS = 50
+MAX_NOTE = 200
+
+
+class RecipientPages:
+    """`/dashboard/recipients`."""
+
+    def __init__(self, operator: Operator, guard: Guard, pages: PageRenderer) -> None:
+        self._operator = operator
+        self._guard = guard
+        self._pages = pages
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get(f"{ROOT}/recipients", self._guard.page(self.show)),
+            web.post(f"{ROOT}/recipients", self._guard.action(self.change)),
+        ]
+
+    async def show(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        given = request.query.get("address", "").strip()
+        values: dict[str, Any] = {"given": given, "problem": "", "jobs": None, "lists": None, "mails": None}
+        if given:
+            try:
+                values["given"] = parse_address(given)
+            except InvalidDataError:
+                values["problem"] = self._pages.text(viewer.locale, "recipient.invalid")
+            else:
+                values |= await self._read(values["given"])
+        return self._pages.page(
+            "recipient.html", viewer, active="recipients", has_ledger=self._operator.recipients is not None, **values
+        )
+
+    async def change(self, _request: web.Request, viewer: Viewer, form: Form) -> web.StreamResponse:
+        """Suppress an address, end its suppression, or undo an unsubscribe; each leaves its trace in the audit."""
+        recipients = self._operator.recipients
+        if recipients is None:
+            raise InvalidDataError("this needs Postgres: set DATABASE_URL")
+        address = parse_address(form.get("address", "").strip())
+        await self._change(recipients, form, address, actor(viewer))
+        return redirect(f"{ROOT}/recipients?{urlencode({'address': address})}")
+
+    async def _change(self, recipients: Recipients, form: Form, address: str, who: str) -> None:
+        suppressions, action = recipients.suppressions, form.get("action", "")
+        if action == "suppress":
+            await suppressions.add(address, "manual", form.get("note", "")[:MAX_NOTE] or None, actor=who)
+        elif action == "unsuppress":
+            await suppressions.remove(address, actor=who)
+        elif action == "resubscribe":
+            kinds = await suppressions.resubscribe(address, form.get("kind") or ALL_KINDS)
+            await self._operator.audit(who).record("unsubscribed remove", mask_address(address), len(kinds))
+        else:
+            raise InvalidDataError("action: expected suppress, unsuppress or resubscribe")
+        log.info("recipient_changed", action=action, recipient=mask_address(address), actor=who)
+
+    async def _read(self, address: str) -> dict[str, Any]:
+        jobs = await read_part(self._jobs(address))
+        if self._operator.recipients is None:
+            return {"jobs": jobs}
+        recipients = self._operator.recipients
+        lists, suppressed, mails = await asyncio.gather(
+            read_part(recipients.suppressions.status_for([address])),
+            read_part(recipients.suppressions.find(address)),
+            read_part(recipients.history.explain(address, MAX_MAILS)),
+        )
+        return {"jobs": jobs, "lists": lists, "suppressed": suppressed, "mails": mails}
+
+    async def _jobs(self, address: str) -> list[JobView]:
+        """The jobs of this address that are in the queue now."""
+        pages = [
+            await self._operator.search.page(state, JobFilter(recipient=address), count=MAX_JOBS)
+            for state in SEARCHED_STATES
+        ]
+        return [job for page in pages for job in page.jobs][:MAX_JOBS]

@@ -1,0 +1,169 @@
+"""Renders the operator's pages: templates, texts in two languages, headers, addresses masked until revealed."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import web
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from flowstate_daemon.base.redaction import mask_address, redact_text
+from flowstate_daemon.queue.inspector import JobView
+from flowstate_daemon.web.pages import negotiate_locale
+from flowstate_daemon.web.session import Session
+
+PACKAGE_FILES = files(__package__)
+ROOT = "/dashboard"
+LOCALES = ("en", "fr")
+LANGUAGE_COOKIE = "flowstate_language"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Referrer-Policy": "same-origin",
+    "X-Robots-Tag": "noindex, nofollow",
+}
+STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
+NONE = "\N{EN DASH}"  # instead of an absent value
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks at a page: the session, the language, and whether addresses are revealed."""
+
+    session: Session | None
+    locale: str
+    reveals: bool = False
+
+
+class PageRenderer:
+    """Renders templates for one product name and one environment: `production`, `outbox` or `shadow`."""
+
+    def __init__(self, app_name: str, environment: str, kinds: tuple[str, ...]) -> None:
+        self._texts = {locale: load_texts(locale) for locale in LOCALES}
+        self._environment = Environment(
+            loader=FunctionLoader(load_template),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {
+            "age": format_age,
+            "seconds": format_seconds,
+            "number": format_number,
+            "when": format_time,
+            "ms": ms_to_datetime,
+            "safe_text": redact_text,
+        }
+        self._environment.globals = {
+            "root": ROOT,
+            "app_name": app_name,
+            "environment": environment,
+            "kinds": kinds,
+            "has_outbox": environment == "outbox",
+        }
+
+    def text(self, locale: str, key: str, **values: object) -> str:
+        """One text; `key` is `section.name`."""
+        section, _, name = key.partition(".")
+        return self._texts[locale][section][name].format(**values)
+
+    def html(self, template: str, viewer: Viewer, **values: Any) -> str:
+        """The HTML of a page, or of the part of one."""
+
+        def text(key: str, **placeholders: object) -> str:
+            return self.text(viewer.locale, key, **placeholders)
+
+        def address(full: str | None) -> str:
+            return (full or "") if viewer.reveals else mask_address(full or "")
+
+        return self._environment.get_template(template).render(
+            t=text, address=address, viewer=viewer, session=viewer.session, locale=viewer.locale, **values
+        )
+
+    def page(self, template: str, viewer: Viewer, *, status: int = 200, **values: Any) -> web.Response:
+        """A whole page."""
+        return web.Response(
+            text=self.html(template, viewer, **values),
+            status=status,
+            headers=HEADERS,
+            content_type="text/html",
+            charset="utf-8",
+        )
+
+
+def load_texts(locale: str) -> Mapping[str, Mapping[str, str]]:
+    return tomllib.loads((PACKAGE_FILES / "translations" / f"{locale}.toml").read_text(encoding="utf-8"))
+
+
+def load_template(name: str) -> str:
+    return (PACKAGE_FILES / "templates" / name).read_text(encoding="utf-8")
+
+
+def load_static() -> Mapping[str, tuple[bytes, str]]:
+    """The content and type of each file that pages load."""
+    found = {}
+    for file in (PACKAGE_FILES / "static").iterdir():
+        kind = STATIC_TYPES.get(file.name.rpartition(".")[2])
+        if kind is not None:
+            found[file.name] = (file.read_bytes(), kind)
+    return found
+
+
+def choose_locale(request: web.Request) -> str:
+    """The language that the operator has chosen, else that of the browser."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
+    return chosen if chosen in LOCALES else negotiate_locale(request.headers.get("Accept-Language", ""), LOCALES[0])
+
+
+def recipient_of(job: JobView) -> str:
+    """The address of a job, as it was given; "" when it has none."""
+    to = job.data.get("to") if isinstance(job.data, dict) else None
+    return to if isinstance(to, str) else ""
+
+
+def format_age(seconds: float | None) -> str:
+    """A duration in the largest unit of which it has at least two; a dash for None."""
+    if seconds is None:
+        return NONE
+    whole = max(int(seconds), 0)
+    for unit_s, unit in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
+        if whole >= 2 * unit_s:
+            return f"{whole // unit_s} {unit}"
+    return f"{whole} s"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A latency: milliseconds below a second."""
+    if seconds is None:
+        return NONE
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 2 * MINUTE_S else format_age(seconds)
+
+
+def format_number(number: float | None) -> str:
+    return NONE if number is None else f"{number:,.0f}".replace(",", "\u202f")
+
+
+def format_time(at: datetime | None) -> Markup | str:
+    """A time in UTC, as an element that the page's script shows in the operator's own time zone."""
+    if at is None:
+        return NONE
+    text = at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return Markup('<time datetime="{}Z">{} UTC</time>').format(text.replace(" ", "T"), text)
+
+
+def ms_to_datetime(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
