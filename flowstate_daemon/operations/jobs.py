@@ -122,11 +122,15 @@ class JobActions:
         self._actions[action_id].is_stopped = True
         return True
 
+    async def wait_all(self) -> None:
+        """Wait until no action runs."""
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
     async def close(self) -> None:
         """Stop all actions, and wait until their audit is written."""
         for action_id in list(self._tasks):
             self.stop(action_id)
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self.wait_all()
 
     async def _run(self, admin: QueueAdmin, running: RunningAction, *, maybe_sent: bool) -> None:
         def progress(done: int) -> None:

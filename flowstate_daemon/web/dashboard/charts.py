@@ -22,14 +22,22 @@ class Line:
     values: Sequence[float | None]
 
 
-def line_chart(title: str, labels: Sequence[str], lines: Sequence[Line], *, unit: str = "") -> Markup:
-    """The chart, with a table for screen readers. `labels` name the points, the first and the last are shown."""
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart with its title and the lines for its legend."""
+
+    title: str
+    lines: Sequence[Line]
+    svg: Markup
+
+
+def line_chart(title: str, labels: Sequence[str], lines: Sequence[Line], *, unit: str = "") -> Chart:
+    """The chart; screen readers get its last and highest values. `labels` name the points: first and last are shown."""
     highest = max((value for line in lines for value in line.values if value is not None), default=0.0)
     top = nice_ceiling(highest)
     summary = escape(_summary(title, lines, unit))
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{summary}">',
-        f"<title>{escape(title)}</title>",
     ]
     for share in (0.0, 0.5, 1.0):
         y = _y(top * share, top)
@@ -46,7 +54,7 @@ def line_chart(title: str, labels: Sequence[str], lines: Sequence[Line], *, unit
         parts.append(f'<text class="axis" x="{LEFT}" y="{base}">{escape(labels[0])}</text>')
         parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{base}" text-anchor="end">{escape(labels[-1])}</text>')
     parts.append("</svg>")
-    return Markup("".join(parts))  # noqa: S704 - every text above is escaped
+    return Chart(title, lines, Markup("".join(parts)))  # noqa: S704 - every text above is escaped
 
 
 def nice_ceiling(value: float) -> float:

@@ -84,20 +84,23 @@ def read_newest(folder: Path) -> Iterator[OutboxMail]:
         except OSError:
             continue  # removed meanwhile
     for _, path in sorted(found, reverse=True)[:MAX_SHOWN]:
-        mail = read_mail(path)
+        mail = read_mail(path, headers_only=True)
         if mail is not None:
             yield mail
 
 
-def read_mail(path: Path) -> OutboxMail | None:
+def read_mail(path: Path, *, headers_only: bool = False) -> OutboxMail | None:
     """One file as an email; None when it is gone, too large, or not readable."""
     try:
         status = path.stat()
         if status.st_size > MAX_FILE_BYTES:
             return None
-        message = email.message_from_bytes(path.read_bytes(), policy=policy.default)
+        content = path.read_bytes()
     except OSError:
         return None
+    if headers_only:
+        content = content.partition(b"\r\n\r\n")[0]
+    message = email.message_from_bytes(content, policy=policy.default)
     return OutboxMail(
         path.name,
         datetime.fromtimestamp(status.st_mtime, UTC),
@@ -105,8 +108,8 @@ def read_mail(path: Path) -> OutboxMail | None:
         str(message.get("To", "")),
         str(message.get("X-Flowstate-Kind", "")),
         tuple((name, str(value)) for name, value in message.items() if name.lower() not in UNSHOWN_HEADERS),
-        _body(message, "html"),
-        _body(message, "plain"),
+        "" if headers_only else _body(message, "html"),
+        "" if headers_only else _body(message, "plain"),
     )
 
 

@@ -1,0 +1,425 @@
+"""The operator's pages over a real socket and real stores: closed by default, masked, every action does its work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from aiohttp import ClientSession, CookieJar
+from prometheus_client import generate_latest
+from redis.asyncio import Redis
+from yarl import URL
+
+from flowstate_daemon.base.health import HealthRegistry
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.config.loader import load
+from flowstate_daemon.database.ledger import Ledger
+from flowstate_daemon.database.mail_history import MailHistory
+from flowstate_daemon.database.mail_list import MailList
+from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.render import Brand, Renderer
+from flowstate_daemon.operations.operator import Operator, Recipients
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.rate_limiter import RateLimiter
+from flowstate_daemon.web.dashboard.app import Dashboard
+from flowstate_daemon.web.dashboard.rendering import PageRenderer, load_texts
+from flowstate_daemon.web.server import HttpServer
+from flowstate_daemon.web.session import COOKIE, Sessions
+from tests.integration.queue.queue_fixture import BORN, QueueFixture
+from tests.support.clock import FakeClock
+from tests.support.ledger_entries import outcome
+
+OPERATE, READ = "o" * 40, "r" * 40
+CODE = "482913"
+ADDRESS = "ada.lovelace@example.org"
+PAGES = (
+    "",
+    "emails",
+    "emails?state=failed",
+    "emails?state=wait",
+    "recipients",
+    "schedules",
+    "failures",
+    "provider",
+    "system",
+    "actions",
+)
+
+
+class Site:
+    """A client of the pages with the parts that the daemon would build."""
+
+    def __init__(self, client: ClientSession, operator: Operator, sessions: Sessions, metrics: Metrics) -> None:
+        self.client = client
+        self.operator = operator
+        self.sessions = sessions
+        self.metrics = metrics
+
+    async def get(self, path: str, **options: Any) -> tuple[int, str]:
+        async with self.client.get(f"/dashboard/{path}", allow_redirects=False, **options) as response:
+            return response.status, await response.text()
+
+    async def post(self, path: str, fields: dict[str, str], **options: Any) -> tuple[int, str, str]:
+        async with self.client.post(f"/dashboard/{path}", data=fields, allow_redirects=False, **options) as response:
+            return response.status, response.headers.get("Location", ""), await response.text()
+
+    async def log_in(self, token: str = OPERATE) -> None:
+        assert (await self.post("login", {"token": token}))[:2] == (303, "/dashboard/")
+
+    async def act(self, path: str, **fields: str) -> tuple[int, str, str]:
+        """Post a form with the token that the pages contain."""
+        _, html = await self.get("")
+        match = re.search(r'name="csrf" value="([0-9a-f]+)"', html)
+        assert match, html
+        return await self.post(path, {"csrf": match[1], **fields})
+
+
+@pytest.fixture
+async def site(pool: asyncpg.Pool, connection: Connection, keys: Keys, clock: FakeClock) -> AsyncIterator[Site]:
+    recipients = Recipients(MailList(pool), MailHistory(pool), Suppressions(pool, clock), pool)
+    operator = build_operator(connection, keys, clock, recipients)
+    async with serve_dashboard(operator, clock) as site:
+        yield site
+
+
+def build_operator(connection: Connection, keys: Keys, clock: FakeClock, recipients: Recipients | None) -> Operator:
+    return Operator(
+        connection,
+        keys,
+        clock,
+        config=load({"FLOWSTATE_HTTP_API_TOKEN": OPERATE, "FLOWSTATE_REDIS_PASSWORD": "hunter2hunter2"}),
+        health=HealthRegistry(clock),
+        rate_limiter=RateLimiter(connection, keys, clock),
+        render=Renderer(Brand("FlowState <hello@flowstate.example>", "FlowState", "https://app.example", "en")).render,
+        recipients=recipients,
+    )
+
+
+@asynccontextmanager
+async def serve_dashboard(operator: Operator, clock: FakeClock, outbox: Path | None = None) -> AsyncIterator[Site]:
+    """The pages on a free port, and a client that keeps cookies."""
+    metrics = Metrics(tuple(KINDS))
+    sessions = Sessions([(READ, "read"), (OPERATE, "operate")], clock, secure=False)
+    pages = PageRenderer("FlowState", "outbox" if outbox else "production", tuple(KINDS))
+    server = HttpServer(Dashboard(operator, sessions, pages, metrics, outbox).routes(), host="127.0.0.1", port=0)
+    await server.open()
+    url = f"http://127.0.0.1:{server.bound_port}"
+    try:
+        async with ClientSession(url, cookie_jar=CookieJar(unsafe=True)) as client:
+            yield Site(client, operator, sessions, metrics)
+    finally:
+        await operator.actions.close()
+        await server.close()
+
+
+@pytest.fixture
+async def jobs(redis: Redis, keys: Keys) -> QueueFixture:
+    """Three failed jobs of two reasons, a waiting code and a delayed email."""
+    stage = QueueFixture(redis, keys)
+    for number in range(3):
+        await stage.put(
+            f"f{number}",
+            "failed",
+            at=BORN + number,
+            name="welcome",
+            data=f'{{"type": "welcome", "to": "{ADDRESS}", "context": {{"name": "<b>Ada</b>"}}}}',
+            failedReason="422 Invalid `to` field" if number else f"timeout after {number + 3} s",
+            finishedOn=BORN + number,
+        )
+    await stage.put(
+        "code", "wait", name="otp", data=f'{{"type": "otp", "to": "{ADDRESS}", "context": {{"otpCode": "{CODE}"}}}}'
+    )
+    await stage.put("later", "delayed", name="welcome", data=f'{{"to": "{ADDRESS}", "context": {{}}}}')
+    return stage
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_pages_need_a_session(site: Site, path: str) -> None:
+    """Without a session every page leads to the login, and shows nothing."""
+    assert await site.get(path) == (303, "")
+
+
+@pytest.mark.parametrize("token", ["", "x", READ[:-1], OPERATE + "x", "ü" * 40, "\x00"])
+async def test_wrong_tokens_are_refused_and_counted(site: Site, token: str) -> None:
+    status, _, html = await site.post("login", {"token": token})
+    assert (status, "not one of the tokens" in html) == (403, True)
+    assert COOKIE not in {cookie.key for cookie in site.client.cookie_jar}
+    assert 'http_denied_total{reason="token"} 1.0' in exposition(site.metrics)
+
+
+async def test_many_wrong_tokens_are_limited_and_the_right_one_is_not(site: Site) -> None:
+    statuses = [(await site.post("login", {"token": "wrong"}))[0] for _ in range(60)]
+    assert 429 in statuses
+    await site.log_in()
+
+
+async def test_cookie_is_out_of_reach_of_scripts_and_other_sites(site: Site) -> None:
+    async with site.client.post("/dashboard/login", data={"token": OPERATE}, allow_redirects=False) as response:
+        cookie = response.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert OPERATE not in cookie
+
+
+@pytest.mark.parametrize("change", ["truncated", "flipped", "expired", "other token"])
+async def test_forged_and_expired_sessions(site: Site, clock: FakeClock, change: str) -> None:
+    await site.log_in()
+    [cookie] = [cookie for cookie in site.client.cookie_jar if cookie.key == COOKIE]
+    value = {"truncated": cookie.value[:-3], "flipped": cookie.value[:10] + "AAAA" + cookie.value[14:]}.get(change)
+    if change == "expired":
+        clock.advance(12 * 3600 + 1)
+    elif change == "other token":
+        other = Sessions([("z" * 40, "operate")], clock, secure=False)
+        assert other.find(_FakeRequest(cookie.value)) is None  # type: ignore[arg-type]
+        return
+    else:
+        site.client.cookie_jar.update_cookies({COOKIE: value or ""}, URL(str(site.client._base_url)))
+    assert (await site.get(""))[0] == 303
+
+
+class _FakeRequest:
+    def __init__(self, cookie: str) -> None:
+        self.cookies = {COOKIE: cookie}
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost.evil.example:8080"])
+@pytest.mark.parametrize("path", ["", "login", "static/dashboard.css", "login/x"])
+async def test_other_host_names_are_refused(site: Site, host: str, path: str) -> None:
+    """A page whose name was rebound to this address gets nothing, even with a session."""
+    await site.log_in()
+    status, html = await site.get(path, headers={"Host": host})
+    assert status == 403
+    assert "<" not in html
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("emails/selected", {"action": "remove", "job:f1": "1"}),
+        ("actions", {"action": "remove", "state": "failed"}),
+        ("queue", {"action": "pause"}),
+        ("provider/retry", {}),
+        ("recipients", {"action": "suppress", "address": ADDRESS}),
+        ("reveal", {"action": "reveal"}),
+        ("logout", {}),
+    ],
+)
+async def test_forms_need_the_token_of_the_session_and_the_rights(
+    site: Site, jobs: QueueFixture, path: str, fields: dict[str, str]
+) -> None:
+    """Neither a forged form nor a reader changes anything."""
+    await jobs.snapshot()
+    await site.log_in()
+    for csrf in ("", "0" * 64, "ü"):
+        assert (await site.post(path, {**fields, "csrf": csrf}))[0] == 403
+    assert await jobs.diff() == {}
+    if path != "logout":
+        await site.log_in(READ)
+        assert (await site.act(path, **fields))[0] == 403
+        assert await jobs.diff() == {}
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+@pytest.mark.parametrize(
+    "path", [*PAGES, "jobs/f1", "jobs/code", "jobs/gone", f"recipients?address={ADDRESS}", "mail?key=x"]
+)
+async def test_pages_show_neither_codes_nor_addresses_nor_secrets(
+    site: Site, jobs: QueueFixture, path: str, language: str
+) -> None:
+    await site.log_in()
+    status, html = await site.get(path, headers={"Accept-Language": language})
+    assert status in (200, 404)
+    assert f'<html lang="{language}">' in html
+    assert CODE not in html
+    assert ADDRESS not in html.replace(f'value="{ADDRESS}"', "")
+    assert "<b>Ada</b>" not in html
+    assert "hunter2" not in html
+    assert OPERATE not in html
+
+
+async def test_rendered_email_is_in_a_frame_without_rights(site: Site, jobs: QueueFixture) -> None:
+    await site.log_in()
+    async with site.client.get("/dashboard/jobs/code/html") as response:
+        html = await response.text()
+        policy = response.headers["Content-Security-Policy"]
+    assert "sandbox;" in policy
+    assert "default-src 'none'" in policy
+    assert CODE not in html
+    assert "\N{BULLET}" in html
+
+
+async def test_revealing_addresses_leaves_a_trace_and_ends(site: Site, jobs: QueueFixture, clock: FakeClock) -> None:
+    await site.log_in()
+    assert (await site.act("reveal", action="reveal", next="/dashboard/emails?state=failed"))[0] == 303
+    assert ADDRESS in (await site.get("emails?state=failed"))[1]
+    [action] = await site.operator.audit("x").newest(1)
+    assert (action.action, action.target) == ("addresses revealed", "/dashboard/emails?state=failed")
+    clock.advance(601)
+    assert ADDRESS not in (await site.get("emails?state=failed"))[1]
+
+
+@pytest.mark.parametrize(
+    ("action", "job", "state"), [("retry", "f1", "wait"), ("promote", "later", "wait"), ("remove", "f1", None)]
+)
+async def test_actions_on_chosen_jobs(site: Site, jobs: QueueFixture, action: str, job: str, state: str | None) -> None:
+    await site.log_in()
+    status, location, _ = await site.act(
+        "emails/selected", action=action, next="/dashboard/emails?state=failed", **{f"job:{job}": "1"}
+    )
+    assert (status, location) == (303, "/dashboard/emails?state=failed")
+    assert await site.operator.inspector.state(job) == state
+    [trace] = await site.operator.audit("x").newest(1)
+    assert trace.action == f"queue {action}"
+    assert trace.actor.startswith("page session ")
+
+
+async def test_action_on_a_job_that_is_gone_says_so(site: Site, jobs: QueueFixture) -> None:
+    await site.log_in()
+    status, _, html = await site.act("emails/selected", action="retry", **{"job:gone": "1", "job:f1": "1"})
+    assert status == 200
+    assert "there is no job" in html
+    assert await site.operator.inspector.state("f1") == "wait"
+
+
+async def test_retrying_a_group_of_failures(site: Site, jobs: QueueFixture) -> None:
+    """From the list of reasons over the preview to the action: exactly the group is retried."""
+    await site.log_in()
+    _, html = await site.get("failures")
+    links = re.findall(r'href="/dashboard/(emails/preview\?[^"]+action=retry)"', html.replace("&amp;", "&"))
+    assert len(links) == 2
+    _, preview = await site.get(links[0])
+    assert "2 failed jobs match" in preview
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', preview))
+    fields = {name: value.replace("&#34;", '"').replace("&#39;", "'") for name, value in fields.items()}
+    del fields["csrf"]
+    assert (await site.act("actions", **fields))[:2] == (303, "/dashboard/actions")
+    await site.operator.actions.wait_all()
+    found = await jobs.dump()
+    assert set(found["failed"]) == {"f0"}
+    assert set(found["wait"]) == {"code", "f1", "f2"}
+
+
+async def test_lists_of_a_person(site: Site, pool: asyncpg.Pool, clock: FakeClock) -> None:
+    """A suppression is added and ended, an unsubscribe undone; the history says why an email was not sent."""
+    await Ledger(pool, clock).write([outcome(to=ADDRESS, outcome="skipped", reason="unsubscribed from task-reminder")])
+    await site.operator.recipients.suppressions.unsubscribe(ADDRESS, "task-reminder")  # type: ignore[union-attr]
+    await site.log_in()
+    path = f"recipients?address={ADDRESS}"
+    _, html = await site.get(path)
+    assert "unsubscribed from task-reminder" in html
+    assert "Undo the unsubscribe" in html
+    assert (await site.act("recipients", action="resubscribe", kind="task-reminder", address=ADDRESS))[0] == 303
+    assert "Undo the unsubscribe" not in (await site.get(path))[1]
+    await site.act("recipients", action="suppress", address=ADDRESS, note="asked by phone")
+    assert "asked by phone" in (await site.get(path))[1]
+    await site.act("recipients", action="unsuppress", address=ADDRESS)
+    assert "asked by phone" not in (await site.get(path))[1]
+
+
+async def test_ledger_is_filtered_and_paged(site: Site, pool: asyncpg.Pool, clock: FakeClock) -> None:
+    entries = [
+        outcome(
+            key=f"bull:email:{number}:1:1", job_id=str(number), to=f"p{number}@example.org", at=clock.now_ms() - number
+        )
+        for number in range(120)
+    ]
+    await Ledger(pool, clock).write(entries)
+    await site.log_in()
+    seen: list[str] = []
+    path: str | None = "emails"
+    while path is not None:
+        _, html = await site.get(path)
+        seen += re.findall(r'href="/dashboard/mail\?key=([^"]+)"', html)
+        following = re.search(r'class="next" href="/dashboard/([^"]+)"', html)
+        path = following[1].replace("&amp;", "&") if following else None
+    assert len(seen) == len(set(seen)) == 120
+    _, html = await site.get("emails?recipient=p7@example.org")
+    assert len(re.findall("mail\\?key=", html)) == 1
+    assert (await site.get(f"mail?key={seen[0]}"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "state=x",
+        "newer_than=soon",
+        "older_than=-1h",
+        "newer_than=1y",
+        "at=yesterday&state=sent",
+        "position=-5&state=failed",
+        "position=1e9&state=failed",
+    ],
+)
+async def test_odd_queries_get_a_reason(site: Site, query: str) -> None:
+    await site.log_in()
+    assert (await site.get(f"emails?{query}"))[0] in (200, 400)
+
+
+async def test_pages_open_while_postgres_is_away(
+    unreachable_pool: asyncpg.Pool, connection: Connection, keys: Keys, clock: FakeClock
+) -> None:
+    """Each page says what it cannot show, and shows the rest."""
+    lists = Recipients(
+        MailList(unreachable_pool),
+        MailHistory(unreachable_pool),
+        Suppressions(unreachable_pool, clock),
+        unreachable_pool,
+    )
+    async with serve_dashboard(build_operator(connection, keys, clock, lists), clock) as site:
+        await site.log_in()
+        for path in (*PAGES, f"recipients?address={ADDRESS}"):
+            assert (await site.get(path))[0] == 200, path
+        assert "This cannot be shown" in (await site.get("emails"))[1]
+        assert "This cannot be shown" in (await site.get("provider"))[1]
+
+
+async def test_login_link_works_once(site: Site, clock: FakeClock) -> None:
+    link = site.sessions.login_link(OPERATE)
+    assert (await site.get(f"login/{link}"))[0] == 303
+    site.client.cookie_jar.clear()
+    assert (await site.get(f"login/{link}"))[0] == 403
+    late = site.sessions.login_link(OPERATE)
+    clock.advance(601)
+    assert (await site.get(f"login/{late}"))[0] == 403
+
+
+async def test_outbox_shows_emails_and_no_other_file(
+    connection: Connection, keys: Keys, clock: FakeClock, tmp_path: Path
+) -> None:
+    name = "a" * 32 + ".eml"
+    (tmp_path / name).write_bytes(
+        b"From: a@x.org\r\nTo: b@x.org\r\nSubject: =?utf-8?q?H=C3=A9?=\r\nContent-Type: text/html\r\n\r\n"
+        b"<script>x</script>"
+    )
+    (tmp_path / "secret.txt").write_text("hunter2")
+    async with serve_dashboard(build_operator(connection, keys, clock, None), clock, tmp_path) as site:
+        await site.log_in()
+        assert "Hé" in (await site.get("outbox"))[1]
+        assert "<script>x" not in (await site.get(f"outbox/{name}"))[1]
+        async with site.client.get(f"/dashboard/outbox/{name}/html") as response:
+            assert "sandbox;" in response.headers["Content-Security-Policy"]
+        for other in ("secret.txt", "..%2fsecret.txt", "b" * 32 + ".eml"):
+            assert (await site.get(f"outbox/{other}"))[0] == 404
+
+
+def test_both_languages_have_the_same_texts_and_placeholders() -> None:
+    def shape(locale: str) -> dict[str, set[str]]:
+        texts = load_texts(locale)
+        return {
+            f"{section}.{name}": set(re.findall(r"\{(\w+)\}", text))
+            for section, names in texts.items()
+            for name, text in names.items()
+        }
+
+    assert shape("en") == shape("fr")
+
+
+def exposition(metrics: Metrics) -> str:
+    return generate_latest(metrics.registry).decode()
