@@ -211,7 +211,7 @@ class DevEnvironment:
     async def wait_until_listening(self) -> None:
         """Wait until the HTTP server has its port. Raises TimeoutError."""
         async with asyncio.timeout(SAMPLE_TIMEOUT_S):
-            while not self.daemon.components.web.bound_port and not self._has_ended():
+            while not self.daemon.components.web.bound_port and not self._has_ended():  # noqa: ASYNC110
                 await asyncio.sleep(POLL_INTERVAL_S)  # the server sends no notification
 
     def _has_ended(self) -> bool:
