@@ -56,11 +56,19 @@ class MailProducer:
         """Validate and enqueue one email. Raises InvalidMailError or StoreUnavailableError."""
         return (await self.enqueue_many([new]))[0]
 
-    async def enqueue_many(self, mails: Sequence[NewMail]) -> list[AddResult]:
-        """Validate all, then enqueue all; one invalid email refuses the whole call before anything is written."""
-        return await self._bull.add_many([self._job(new) for new in mails])
+    async def enqueue_many(self, mails: Sequence[NewMail], *, timestamp: int | None = None) -> list[AddResult]:
+        """Validate all, then enqueue all; one invalid email refuses the whole call before anything is written.
 
-    def _job(self, new: NewMail) -> NewJob:
+        `timestamp` (Unix ms) is when the jobs count as added; now unless given.
+        """
+        return await self._bull.add_many([self._job(new, timestamp) for new in mails])
+
+    def validate(self, mails: Sequence[NewMail]) -> None:
+        """Raises InvalidMailError unless all of them can be enqueued."""
+        for new in mails:
+            self._job(new)
+
+    def _job(self, new: NewMail, timestamp: int | None = None) -> NewJob:
         self._check(new)
         data = encode_data(new)
         parse_order(new, data)
@@ -73,6 +81,7 @@ class MailProducer:
             backoff=self._backoff,
             remove_on_complete=REMOVE,
             job_id=new.job_id,
+            timestamp=timestamp,
         )
 
     @staticmethod

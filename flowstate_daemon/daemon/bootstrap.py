@@ -458,6 +458,7 @@ class Components:
             health=self.health,
             rate_limiter=self.rate_limiter,
             render=self._render,
+            producer=build_producer(self.config, self.bull),
             recipients=recipients,
             schedules=manual_runs,
         )

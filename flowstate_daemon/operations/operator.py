@@ -15,6 +15,8 @@ from flowstate_daemon.database.mail_list import MailList
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.kinds import MailRequest
 from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail_producer import MailProducer
+from flowstate_daemon.operations.enqueue import EnqueueService
 from flowstate_daemon.operations.failures import Failures
 from flowstate_daemon.operations.jobs import JobActions
 from flowstate_daemon.operations.statistics import Statistics
@@ -51,6 +53,7 @@ class Operator:
         health: HealthRegistry,
         rate_limiter: RateLimiter,
         render: Callable[[MailRequest], Email],
+        producer: MailProducer,
         recipients: Recipients | None = None,
         schedules: ManualRuns | None = None,
     ) -> None:
@@ -61,6 +64,7 @@ class Operator:
         self.health = health
         self.rate_limiter = rate_limiter
         self.render = render
+        self.enqueue = EnqueueService(producer, connection, keys, clock)
         self.recipients = recipients
         self.schedules = schedules
         self.inspector = Inspector(connection, keys)

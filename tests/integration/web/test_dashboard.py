@@ -24,7 +24,9 @@ from flowstate_daemon.database.mail_list import MailList
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.render import Brand, Renderer
+from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.operations.operator import Operator, Recipients
+from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending.rate_limiter import RateLimiter
@@ -98,6 +100,7 @@ def build_operator(connection: Connection, keys: Keys, clock: FakeClock, recipie
         health=HealthRegistry(clock),
         rate_limiter=RateLimiter(connection, keys, clock),
         render=Renderer(Brand("FlowState <hello@flowstate.example>", "FlowState", "https://app.example", "en")).render,
+        producer=MailProducer(BullQueue(connection, keys, clock, token="t"), attempts=4, backoff_ms=2000),
         recipients=recipients,
     )
 

@@ -1,0 +1,240 @@
+"""Requests and responses of the API that are not data of the daemon already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from flowstate_daemon.operations.jobs import Action
+from flowstate_daemon.queue.filters import JobFilter
+from flowstate_daemon.queue.job import State
+from flowstate_daemon.web.api_v1.endpoints import ApiModel
+
+MAX_PAGE = 1_000
+MAX_MAILS = 1_000
+MAX_IDS = 1_000
+Text = Annotated[str, Field(max_length=200)]
+Kinds = Annotated[Sequence[Text], Field(max_length=50)]
+Duration = Annotated[str, Field(pattern=r"^[0-9]{1,6}(s|min|m|h|d|w)$", examples=["30s", "15min", "2h", "7d"])]
+Outcome = Literal["sent", "skipped", "expired", "failed", "retried", "removed"]
+UNITS_MS = {"s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+def duration_ms(text: str) -> int:
+    """A duration that Duration accepts, in ms."""
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    return int(digits) * UNITS_MS[text[len(digits) :]]
+
+
+class Filter(ApiModel):
+    """Which jobs or emails: every member that is set must match."""
+
+    kind: Kinds = ()
+    """Kinds of email, one of which it must have."""
+    recipient: Text = ""
+    """Text that the address of a job contains; of a ledger entry, the whole address."""
+    reason: Text = ""
+    """Text that the reason contains, in any case; for jobs, * stands for any text."""
+    newer_than: Duration | None = None
+    """Maximum age."""
+    older_than: Duration | None = None
+    """Minimum age."""
+
+    def job_filter(self, now_ms: int) -> JobFilter:
+        return JobFilter(
+            kinds=tuple(self.kind),
+            recipient=self.recipient,
+            reason=self.reason,
+            after=None if self.newer_than is None else now_ms - duration_ms(self.newer_than),
+            before=None if self.older_than is None else now_ms - duration_ms(self.older_than),
+        )
+
+
+class JobQuery(Filter):
+    state: State
+    """The state of the jobs."""
+    cursor: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    """`next_cursor` of the page before."""
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+
+
+class EmailQuery(Filter):
+    outcome: Annotated[Sequence[Outcome], Field(max_length=10)] = ()
+    """Outcomes, one of which it must have."""
+    cursor: Annotated[str, Field(max_length=2_000)] = ""
+    """`next_cursor` of the page before."""
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+
+
+class Document(BaseModel):
+    """What responses have in common."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class JobDocument(Document):
+    """One job. Times are Unix ms. `data` is without codes, passwords and tokens."""
+
+    id: str
+    state: State | None
+    name: str
+    data: Any
+    options: Any
+    timestamp: int | None
+    delay_ms: int
+    due_at: int | None
+    priority: int
+    attempts: int
+    attempts_made: int
+    processed_at: int | None
+    finished_at: int | None
+    retried_at: int | None
+    stalled_count: int
+    failed_reason: str | None
+    stacktrace: list[str]
+    progress: Any
+    returnvalue: Any
+    debounce_id: str | None
+    locked: bool
+    log_count: int
+    extra_fields: Mapping[str, str]
+    notes: list[str]
+
+
+class JobList(Document):
+    jobs: list[JobDocument]
+    next_cursor: int | None
+    """`cursor` of the next page; null at the end."""
+
+
+class EmailDocument(Document):
+    """One outcome of one attempt."""
+
+    mail: str
+    at: datetime
+    address: str
+    kind: str
+    job_id: str
+    attempt: int
+    outcome: str
+    provider_id: str | None
+    reason: str | None
+
+
+class EmailList(Document):
+    emails: list[EmailDocument]
+    next_cursor: str | None
+
+
+class BulkAction(ApiModel):
+    """An action on all jobs in one state that match a filter."""
+
+    action: Action
+    state: State
+    filter: Filter = Filter()
+    maybe_sent: bool = False
+    """Retry also jobs whose email may have been sent already: it may arrive twice."""
+
+
+class IdAction(ApiModel):
+    """An action on single jobs."""
+
+    action: Action
+    ids: Annotated[
+        Sequence[Annotated[str, Field(min_length=1, max_length=500)]], Field(min_length=1, max_length=MAX_IDS)
+    ]
+
+
+class Preview(Document):
+    """How many jobs an action would change. Not `exact`: an estimate from `examined` of `total` jobs."""
+
+    matching: int
+    exact: bool
+    examined: int
+    total: int
+
+
+class ActionDocument(Document):
+    """An action on many jobs. Times are Unix ms."""
+
+    id: str
+    action: Action
+    state: State
+    filter: str
+    expected: int
+    done: int
+    left_out: int
+    started_at: int
+    finished_at: int | None
+    stopped: bool
+    error: str
+
+
+class NewEmail(ApiModel):
+    """One email to enqueue."""
+
+    kind: Text
+    """The kind of email."""
+    to: Annotated[str, Field(max_length=320)]
+    """The address."""
+    context: Mapping[str, Any] = {}
+    """The fields of the kind."""
+    locale: Annotated[str, Field(max_length=35)] | None = None
+    """The language; without it, the recipient's choice."""
+    delay_ms: Annotated[int, Field(ge=0, le=31_536_000_000)] = 0
+    """Send after this time."""
+
+
+class NewEmails(ApiModel):
+    """Emails to enqueue: all, or none if one of them is invalid."""
+
+    emails: Annotated[Sequence[NewEmail], Field(min_length=1, max_length=MAX_MAILS)]
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """The same key with the same emails enqueues them once within 24 hours; with other emails it is refused."""
+
+
+class Enqueued(Document):
+    """The jobs, in the order of the emails. `repeated`: the key was known, and nothing was added."""
+
+    job_ids: list[str]
+    repeated: bool
+
+
+class RecipientDocument(Document):
+    """What is known of an address, with its newest emails."""
+
+    address: str
+    suppressed: list[str]
+    unsubscribed: list[str]
+    emails: Any
+
+
+class NewSuppression(ApiModel):
+    note: Annotated[str, Field(max_length=200)] = ""
+    """Why, for the next operator."""
+
+
+class RunBody(ApiModel):
+    """Run a schedule for the local dates of `at` in every time zone."""
+
+    at: AwareDatetime | None = None
+    """Now when absent."""
+    force: bool = False
+    """Send again what was sent."""
+
+
+class StatisticsQuery(ApiModel):
+    span: Literal["hour", "day", "week"] = "hour"
+    """How far back; the steps are a minute, a quarter of an hour, and two hours."""
+
+
+class AuditQuery(ApiModel):
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+
+
+class PauseDocument(Document):
+    is_paused: bool
+    changed: bool
