@@ -9,7 +9,6 @@ import structlog
 from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.web.api_v1.endpoints import Endpoint, build_document, encode_document, problem
 from flowstate_daemon.web.auth import (
@@ -22,6 +21,7 @@ from flowstate_daemon.web.auth import (
     ROOT,
     SCHEME,
     UNAUTHORIZED,
+    LogThrottle,
     TokenBucket,
 )
 from flowstate_daemon.web.session import Rights, Sessions

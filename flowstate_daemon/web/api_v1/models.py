@@ -238,3 +238,35 @@ class AuditQuery(ApiModel):
 class PauseDocument(Document):
     is_paused: bool
     changed: bool
+
+
+class AuditEntry(Document):
+    """What an operator did; `at` is Unix ms, `count` how many jobs it changed."""
+
+    at: int
+    actor: str
+    action: str
+    target: str
+    count: int
+
+
+class ProviderProblem(Document):
+    """What one daemon knows of the provider; `next_probe_ms` is the time until it tries again."""
+
+    state: str
+    reason: str
+    next_probe_ms: int | None
+    instance: str
+
+
+class ProviderDocument(Document):
+    """The shared rate limit and the state of the provider; `limit` null: none is known."""
+
+    state: str
+    limit: float | None
+    slowdown: float
+    blocked_for_ms: int
+    bulk_paused_ms: int
+    reason: str
+    recent_requests: int
+    problems: list[ProviderProblem]

@@ -16,10 +16,8 @@ from flowstate_daemon.operations.failures import FailureGroups
 from flowstate_daemon.operations.jobs import IdResult, RunningAction
 from flowstate_daemon.operations.operator import Operator, Recipients
 from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
-from flowstate_daemon.queue.audit import OperatorAction
 from flowstate_daemon.queue.inspector import JobView, Snapshot
 from flowstate_daemon.scheduler.manual_runs import Overview, RunRequest, RunResult
-from flowstate_daemon.sending.rate_limiter import RateLimitState
 from flowstate_daemon.web.api_v1 import models
 from flowstate_daemon.web.api_v1.endpoints import ApiError, Call, Endpoint
 
@@ -162,7 +160,9 @@ class ApiOperations:
                 rights="operate",
                 errors=(404,),
             ),
-            Endpoint("get", "/provider", "Rate limit and state of the provider", self.provider, RateLimitState),
+            Endpoint(
+                "get", "/provider", "Rate limit and state of the provider", self.provider, models.ProviderDocument
+            ),
             Endpoint(
                 "post", "/provider/retry", "Try the provider again at once", self.retry_provider, rights="operate"
             ),
@@ -179,7 +179,7 @@ class ApiOperations:
                 "/audit",
                 "What operators did to the queue",
                 self.audit,
-                list[OperatorAction],
+                list[models.AuditEntry],
                 query=models.AuditQuery,
             ),
         ]
@@ -321,8 +321,19 @@ class ApiOperations:
         await self._operator.audit(call.actor).record("schedule run", result.name, result.scheduled + result.reopened)
         return result
 
-    async def provider(self, _call: Call) -> RateLimitState:
-        return await self._operator.rate_limiter.state()
+    async def provider(self, _call: Call) -> models.ProviderDocument:
+        found = await self._operator.rate_limiter.state()
+        problems = [models.ProviderProblem(**msgspec.structs.asdict(problem)) for problem in found.problems]
+        return models.ProviderDocument(
+            state=found.state,
+            limit=found.limit,
+            slowdown=found.slowdown,
+            blocked_for_ms=found.blocked_for_ms,
+            bulk_paused_ms=found.bulk_paused_ms,
+            reason=found.reason,
+            recent_requests=found.recent_requests,
+            problems=problems,
+        )
 
     async def retry_provider(self, call: Call) -> None:
         await self._operator.rate_limiter.request_retry()
@@ -333,8 +344,9 @@ class ApiOperations:
         now_ms = self._operator.clock.now_ms()
         return await self._operator.statistics.points(now_ms, span_ms=span_ms, step_ms=step_ms)
 
-    async def audit(self, call: Call) -> list[OperatorAction]:
-        return await self._operator.audit(call.actor).newest(call.query.limit)
+    async def audit(self, call: Call) -> list[models.AuditEntry]:
+        actions = await self._operator.audit(call.actor).newest(call.query.limit)
+        return [models.AuditEntry(**msgspec.structs.asdict(action)) for action in actions]
 
     def _recipients(self) -> Recipients:
         if self._operator.recipients is None:
