@@ -35,6 +35,7 @@ from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.planning import Planning
 from flowstate_daemon.database.pool import create_pool
 from flowstate_daemon.database.recipients import Suppressions, UserLanguages
+from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.database.scheduled_mails import ScheduledMails
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
@@ -294,6 +295,7 @@ class Components:
             self.health.register(Dispatcher.name),
             self._context,
             self._processors,
+            None if self.pool is None else RequestRecords(self.pool, self.keys.base),
         )
         self.metrics.track_send_queue(
             lambda: dispatcher.queued, lambda: dispatcher.in_flight, lambda: rate_limiter.limit

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -98,7 +98,7 @@ def _decode(raw: bytes) -> JournalEntry:
 def _outcome(entry: JournalEntry) -> Outcome:
     decisions = entry.decisions if isinstance(entry.decisions, list) else []
     return Outcome(
-        key=_key(entry.key),
+        key=shorten_key(entry.key),
         at=entry.at,
         job_id=clean_text(entry.job_id, MAX_KEY_LENGTH),
         kind=clean_text(entry.kind, MAX_WORD_LENGTH),
@@ -111,7 +111,7 @@ def _outcome(entry: JournalEntry) -> Outcome:
     )
 
 
-def _key(key: str) -> str:
+def shorten_key(key: str) -> str:
     """The key, or for a long one its start with a digest; the attempt stays readable."""
     if len(key) <= MAX_KEY_LENGTH:
         return clean_text(key, MAX_KEY_LENGTH)
@@ -146,6 +146,8 @@ PRUNED = (
     "prune_runs",
     "prune_operator_actions",
 )
+REQUESTS_KEPT = timedelta(days=1)  # afterwards the ledger is asked, and the provider has forgotten the keys anyway
+PRUNED_REQUESTS = ("prune_requests", "prune_request_members")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +206,17 @@ class Ledger:
 
     async def prune(self, retention_days: int) -> int:
         """Delete older rows, in small batches that block no other query for long; returns how many were deleted."""
-        before = self._clock.now() - timedelta(days=retention_days)
+        now = self._clock.now()
+        deleted = [await self._prune(name, now - timedelta(days=retention_days)) for name in PRUNED]
+        deleted += [await self._prune(name, now - REQUESTS_KEPT) for name in PRUNED_REQUESTS]
+        return sum(deleted)
+
+    async def _prune(self, name: str, before: datetime) -> int:
         deleted = 0
-        for name in PRUNED:
-            while count := await self._call(name, before, PRUNE_BATCH_SIZE):
-                deleted += count
-                if count < PRUNE_BATCH_SIZE:
-                    break
+        while count := await self._call(name, before, PRUNE_BATCH_SIZE):
+            deleted += count
+            if count < PRUNE_BATCH_SIZE:
+                break
         return deleted
 
     async def _call(self, name: str, *arguments: Any) -> int:

@@ -352,6 +352,7 @@ def fail_args(results: Sequence[JobFailed]) -> Iterable[Argument]:
         yield f"{_attempt_summary(job)}: {reason}; no retries left"
         yield result.journal
         yield result.data
+        yield result.requests
 
 
 def release_args(jobs: Sequence[Job]) -> Iterable[Argument]:

@@ -22,7 +22,8 @@ MAX_CACHED_LENGTH = 1024
 DEFAULT_NAME = "__default__"  # as in Bull
 
 Row = Sequence[Any]
-"""name, data, opts, timestamp, attemptsMade, priority, stacktrace, storedRequest, id, [length of too long data]."""
+"""name, data, opts, timestamp, attemptsMade, priority, stacktrace, storedRequest, requests, id,
+[length of too long data]."""
 
 
 class _Opts(msgspec.Struct, rename="camel"):
@@ -43,10 +44,10 @@ _OPTS = msgspec.json.Decoder(_Opts)
 
 def decode_job(row: Row, max_data_bytes: int) -> Job:
     """The job in one row of a claim's reply."""
-    name, data, opts, timestamp, made, priority, stacktrace, stored_request, job_id = row[:9]
+    name, data, opts, timestamp, made, priority, stacktrace, stored_request, requests, job_id = row[:10]
     options, invalid_reason = decode_options(opts)
-    if len(row) > 9:  # noqa: PLR2004 - the tenth is the length of data that was not returned
-        invalid_reason = f"the job's data has {row[9]} bytes, more than the maximum of {max_data_bytes}"
+    if len(row) > 10:  # noqa: PLR2004 - the eleventh is the length of data that was not returned
+        invalid_reason = f"the job's data has {row[10]} bytes, more than the maximum of {max_data_bytes}"
     return Job(
         job_id.decode("utf-8", "replace"),
         DEFAULT_NAME if name is None else name.decode("utf-8", "replace"),
@@ -58,6 +59,7 @@ def decode_job(row: Row, max_data_bytes: int) -> Job:
         stacktrace or b"[]",
         invalid_reason,
         stored_request.decode("ascii", "replace") if stored_request else None,
+        max(_instant(requests), 0),
     )
 
 

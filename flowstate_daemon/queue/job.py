@@ -72,7 +72,8 @@ DEFAULTS = JobOptions()
 class Job:
     """One claimed job. Times are Unix ms; `data` and `stacktrace` are the JSON texts of the hash.
 
-    `stored_request_id` is that of the stored request of an earlier attempt, if there is one.
+    `stored_request_id` is that of the stored request of an earlier attempt, if there is one. `requests` is
+    how many requests have contained this email, as far as Redis knows.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Job:
     stacktrace: bytes
     invalid_reason: str | None = None
     stored_request_id: str | None = None
+    requests: int = 0
 
     @property
     def attempt(self) -> int:
@@ -155,13 +157,18 @@ class JobRetried:
 
 @dataclass(frozen=True, slots=True)
 class JobFailed:
-    """A failed last attempt. `stacktrace` is the job's whole JSON array; `data` as in `JobSucceeded`."""
+    """A failed last attempt. `stacktrace` is the job's whole JSON array; `data` as in `JobSucceeded`.
+
+    If the email may have been sent, `requests` is how many requests have contained it: a person who retries the job
+    decides about all of them.
+    """
 
     job: Job
     reason: str
     stacktrace: bytes
     journal: bytes = b""
     data: bytes = b""
+    requests: int = 0
 
 
 class WriteResult(Enum):

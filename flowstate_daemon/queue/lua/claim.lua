@@ -18,7 +18,7 @@
 -- ARGV[8] 1 = claim only jobs of priority 1, among the next hundred to run, else 0
 --
 -- Returns {jobs, dropped}; a job is {name, data, opts, timestamp, attemptsMade, priority, stacktrace,
---   storedRequest, id} and, when the data is too long and therefore not returned, its length; dropped are ids without
+--   storedRequest, requests, id} and, when the data is too long and therefore not returned, its length; dropped are ids without
 --   a job, and ids of jobs that this worker has in flight already
 -- Publishes active@token: id, each · drained: ""
 -- Agrees with moveToActive of Bull 4; but ids without a job are removed, where Bull creates jobs for them, and ids in

@@ -18,7 +18,8 @@ from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import JobRetried, JobSucceeded, NewJob
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.sending.request_store import TTL_MS, RequestStore, StoredRequest
+from flowstate_daemon.sending.request_store import TTL_MS, RequestStore
+from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.integration.queue.stored_requests import BODY, bound, left, take, template
 from tests.support.clock import FakeClock
@@ -46,13 +47,14 @@ async def test_save_and_load(stage: QueueFixture, bull: BullQueue, request_store
         "key": "key-1",
         "path": "/emails/batch",
         "members": json.dumps([["1", BORN], ['b"é', BORN]], separators=(",", ":"), ensure_ascii=False),
+        "numbers": "[1,1]",
         "saved_at": str(now),
         "left": "2",
     }
-    assert changed == {job.id: before[job.id] | {"storedRequest": "e1"} for job in jobs}
+    assert changed == {job.id: before[job.id] | {"storedRequest": "e1", "requests": "1"} for job in jobs}
     assert TTL_MS - 5_000 < await stage.redis.pttl(stage.keys.own("request:e1")) <= TTL_MS
     opened = await request_store.load("e1")
-    assert opened == StoredRequest("e1", "/emails/batch", BODY, "key-1", stored.members, None, now)
+    assert opened == StoredRequest("e1", "/emails/batch", BODY, "key-1", stored.members, None, now, (1, 1))
     assert '"to"' not in repr(opened)
     assert await request_store.load("e2") is None
 
@@ -240,7 +242,7 @@ async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
             while opened is None:
                 opened = await _load_if_reachable(request_store)
         assert opened == StoredRequest(
-            "e1", stored.path, stored.body, stored.key, stored.members, b"[1]", clock.now_ms()
+            "e1", stored.path, stored.body, stored.key, stored.members, b"[1]", clock.now_ms(), (1, 1, 1)
         )
         await bull.retry([JobRetried(job, "no", b"[]") for job in jobs])
         assert [job.stored_request_id for job in await bull.claim(3)] == ["e1"] * 3

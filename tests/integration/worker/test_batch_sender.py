@@ -16,8 +16,9 @@ from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending import batch_sender as batch_sender_module
 from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN, idempotency_key
 from flowstate_daemon.sending.batch_sender import ALREADY_ACCEPTED_ID
-from flowstate_daemon.sending.request_store import TTL_MS, StoredRequest
+from flowstate_daemon.sending.request_store import TTL_MS
 from flowstate_daemon.sending.send_gate import MIN_PROBE_INTERVAL_S
+from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.support.clock import FakeClock
 from tests.support.dispatcher_harness import CODE, DispatcherHarness, mail_of, wait_for_results
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error

@@ -36,7 +36,8 @@ def options(**members: Any) -> JobOptions:
 def row(**fields: Any) -> list[Any]:
     known = {"name": b"welcome", "data": b"{}", "opts": b"{}", "timestamp": b"5", "made": None, "priority": b"1"}
     stored_request = fields.pop("storedRequest", None)
-    return [*(known | fields).values(), None, stored_request, b"7"]
+    requests = fields.pop("requests", None)
+    return [*(known | fields).values(), None, stored_request, requests, b"7"]
 
 
 def test_flowstates_options() -> None:
@@ -200,6 +201,7 @@ def test_a_job() -> None:
     )
     assert (job.priority, job.stacktrace, job.invalid_reason, job.stored_request_id) == (1, b"[]", None, None)
     assert decode_job(row(storedRequest=b"e1"), 100).stored_request_id == "e1"
+    assert [decode_job(row(requests=text), 100).requests for text in (None, b"3", b"x", b"-1")] == [0, 3, 0, 0]
 
 
 def test_an_unnamed_job_without_data() -> None:
