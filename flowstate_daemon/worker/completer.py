@@ -149,6 +149,8 @@ class JobCompleter(Service):
         is_sent = isinstance(result, JobSucceeded) and run is not None and run.skip_reason is None
         if write_result is WriteResult.OK or is_sent:
             self._job_logger.log(result, run)
+        if isinstance(result, JobSucceeded) and is_sent and result.journal and self._ledger_writer is not None:
+            self._ledger_writer.remember(result.journal)
         if write_result is not WriteResult.OK:
             # JOB_NOT_FOUND after a repeated call means that Redis executed the first call and its reply was lost.
             log.warning(

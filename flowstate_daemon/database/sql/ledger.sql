@@ -3,7 +3,8 @@
 
 -- name: write_mails
 -- Insert outcomes idempotently, and end the scheduled emails that they belong to. An ended scheduled email keeps its
--- state, except that `sent` replaces any other outcome. One whose job an operator removed counts as skipped. Returns the
+-- state, except that `sent` replaces any other outcome. One whose job an operator removed counts as skipped. An attempt
+-- that was sent twice, because Redis had forgotten the first time, has two rows: their provider ids differ. Returns the
 -- number of new outcomes.
 -- $1 keys (text[])
 -- $2 outcomes (text[])
@@ -31,6 +32,21 @@ WITH given AS MATERIALIZED (
     FROM given
     ORDER BY key, outcome
     ON CONFLICT (key, outcome) DO NOTHING
+    RETURNING key, outcome, provider_id
+), twice AS (
+    INSERT INTO flowstate_daemon.mails
+        (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, decisions)
+    SELECT
+        g.key || '#' || g.provider_id, g.outcome, g.mail, to_timestamp(g.at_ms / 1000.0), g.address, g.kind, g.job_id,
+        g.attempt, g.provider_id, g.reason, g.decisions
+    FROM given AS g
+    LEFT JOIN written AS w ON w.key = g.key AND w.outcome = g.outcome
+    WHERE g.outcome = 'sent' AND g.provider_id NOT IN ('', 'accepted-earlier')
+        AND w.provider_id IS DISTINCT FROM g.provider_id
+        AND coalesce(w.provider_id, (
+            SELECT m.provider_id FROM flowstate_daemon.mails AS m WHERE m.key = g.key AND m.outcome = g.outcome
+        )) NOT IN ('', 'accepted-earlier', g.provider_id)
+    ON CONFLICT (key, outcome) DO NOTHING
     RETURNING 1
 ), ends AS (
     SELECT DISTINCT ON (job_id) job_id, outcome, reason, at_ms
@@ -50,7 +66,7 @@ WITH given AS MATERIALIZED (
     FROM ending AS e
     WHERE m.id = e.id
 )
-SELECT count(*) FROM written;
+SELECT (SELECT count(*) FROM written) + (SELECT count(*) FROM twice);
 
 -- name: insert_rejects
 -- Keep journal entries that cannot be parsed or stored, each once.
