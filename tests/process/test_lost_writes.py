@@ -89,7 +89,7 @@ async def test_failover_with_lost_writes_sends_nothing_twice(
     provider.latency_s = 0.03
     await add(pair.url, keys, mails, codes=codes)
     async with make_daemon(REDIS_URL=pair.url, DATABASE_URL=database_url, **LOCKS) as daemon:
-        await daemon.ready()
+        await daemon.ready(within_s=WITHIN_S)
         await accepted(provider, 300)
         await lose_writes(pair, provider, lost=lost)
         await nothing_twice(pair, provider, keys, database_url, set(range(mails)))
@@ -118,7 +118,7 @@ async def test_two_daemons_and_two_failovers_send_nothing_twice(
     settings = {"REDIS_URL": pair.url, "DATABASE_URL": database_url, **LOCKS}
     await add(pair.url, keys, 4000, codes=100)
     async with make_daemon("one", **settings) as one, make_daemon("two", **settings) as two:
-        await asyncio.gather(one.ready(), two.ready())
+        await asyncio.gather(one.ready(within_s=WITHIN_S), two.ready(within_s=WITHIN_S))
         await accepted(provider, 300)
         await lose_writes(pair, provider, lost=600)
         await pair.swap()
@@ -135,7 +135,7 @@ async def test_new_jobs_with_the_ids_of_lost_ones_are_sent(
     """The counter of ids goes back: other jobs get the ids of jobs that were sent and lost. `explain` knows both."""
     await add(pair.url, keys, 100)
     async with make_daemon(REDIS_URL=pair.url, DATABASE_URL=database_url, **LOCKS) as daemon:
-        await daemon.ready()
+        await daemon.ready(within_s=WITHIN_S)
         await accepted(provider, 100)
         await eventually(lambda: all_settled(pair.url, keys), "all jobs settled")
         await eventually(lambda: in_step(pair), "the replica has all of this")
@@ -164,7 +164,7 @@ async def test_one_process_without_postgres_sends_nothing_twice(
     provider.latency_s = 0.03
     await add(pair.url, keys, 2500, codes=100)
     async with make_daemon(REDIS_URL=pair.url, **LOCKS) as daemon:
-        await daemon.ready()
+        await daemon.ready(within_s=WITHIN_S)
         await accepted(provider, 300)
         await lose_writes(pair, provider, lost=900)
         await eventually(lambda: all_settled(pair.url, keys), "all jobs settled", within_s=WITHIN_S)
@@ -182,7 +182,7 @@ async def test_daemon_that_dies_with_redis_sends_nothing_twice(
     settings = {"REDIS_URL": pair.url, "DATABASE_URL": database_url, **LOCKS}
     await add(pair.url, keys, 2500, codes=100)
     async with make_daemon(**settings) as daemon:
-        await daemon.ready()
+        await daemon.ready(within_s=WITHIN_S)
         await accepted(provider, 300)
         pair.hold_up()
         await accepted(provider, len(provider.accepted) + 500)
@@ -220,7 +220,7 @@ async def test_older_copy_of_the_data_sends_nothing_twice(
     async with EmbeddedValkey(tmp_path / "data", appendonly=True) as store:
         await add(store.url, keys, 2500, codes=50)
         async with make_daemon(REDIS_URL=store.url, DATABASE_URL=database_url, **LOCKS) as daemon:
-            await daemon.ready()
+            await daemon.ready(within_s=WITHIN_S)
             await accepted(provider, 300)
             await asyncio.to_thread(shutil.copytree, store.folder, tmp_path / "copy")
             await accepted(provider, len(provider.accepted) + lost)

@@ -52,6 +52,31 @@ async def test_outcome_is_stored_completely(pool: asyncpg.Pool, ledger: Ledger) 
     }
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_attempt_that_was_sent_twice_has_two_rows(pool: asyncpg.Pool, ledger: Ledger, together: bool) -> None:
+    """Redis forgot the first time, the provider did not: both ids are there, however often they are written."""
+    first, second = outcome(7), outcome(7, provider_id="re-other")
+    for _ in range(2):
+        for entries in [[first, second]] if together else [[first], [second]]:
+            await ledger.write([*entries, outcome(8)])
+    rows = await rows_in(pool, "mails")
+    assert sorted(row["provider_id"] for row in rows) == ["re-7", "re-8", "re-other"]
+    (mail,) = [one for one in await MailHistory(pool).explain("ada@example.org") if one.job_id == "7"]
+    assert sorted(attempt.provider_id or "" for attempt in mail.attempts) == ["re-7", "re-other"]
+
+
+@pytest.mark.parametrize("other", ["accepted-earlier", None, "", "re-7"])
+async def test_email_that_the_provider_recognized_has_one_row(
+    pool: asyncpg.Pool, ledger: Ledger, other: str | None
+) -> None:
+    """Its id is not known the second time, or is the same: that is no second email."""
+    await ledger.write([outcome(7), outcome(7, provider_id=other)])
+    await ledger.write([outcome(7, provider_id=other)])
+    assert [row["provider_id"] for row in await rows_in(pool, "mails")] == ["re-7"]
+    await ledger.write([outcome(8, provider_id=other or "accepted-earlier"), outcome(8)])
+    assert len(await rows_in(pool, "mails")) == (3 if other == "re-7" else 2)
+
+
 async def test_write_is_idempotent(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """The same entries, twice in one call and once more, are stored once; the first version stays."""
     entries = [outcome(number) for number in range(50)]
