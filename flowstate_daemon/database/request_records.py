@@ -58,7 +58,7 @@ class RequestRecords:
         async with schema_connection(self._pool, wait_s=wait_s) as connection:
             rows = await connection.fetch(
                 sql("record_request"), UUID(request_id), clean_text(key, MAX_WORD_LENGTH), at,
-                [self._mail(job) for job in jobs], list(numbers), timeout=wait_s,
+                list(by_mail), list(numbers), timeout=wait_s,
             )  # fmt: skip
         return {by_mail[row["mail"]] for row in rows}
 
