@@ -44,7 +44,8 @@ COMMANDS = {
     "mail": "mail",
     "schedule": "schedule",
     "explain": "database",
-    "suppression": "database",
+    "suppression": "recipients",
+    "unsubscribed": "recipients",
 }
 
 

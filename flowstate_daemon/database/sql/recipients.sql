@@ -51,6 +51,22 @@ DELETE FROM flowstate_daemon.unsubscribes
 WHERE address = $1::text AND ($2::text = '*' OR kind = $2::text)
 RETURNING kind;
 
+-- name: list_unsubscribes
+-- One page of unsubscribes, ordered by address and kind.
+-- $1 the address of the row after which the page begins, or '' (text)
+-- $2 the kind of that row, or '' (text)
+-- $3 maximum number of rows (integer)
+SELECT address, kind, since
+FROM flowstate_daemon.unsubscribes
+WHERE (address, kind) > ($1::text, $2::text)
+ORDER BY address, kind
+LIMIT $3::integer;
+
+-- name: find_unsubscribes
+-- All unsubscribes of one address.
+-- $1 address (text)
+SELECT address, kind, since FROM flowstate_daemon.unsubscribes WHERE address = $1::text ORDER BY kind;
+
 -- name: get_recipient_status
 -- The suppressions and unsubscribes of each address; every requested address has a row.
 -- $1 addresses (text[])

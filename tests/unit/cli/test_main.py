@@ -34,7 +34,7 @@ def test_first_steps_keep_their_line_breaks(capsys: pytest.CaptureFixture[str]) 
 
 def test_one_line_help_is_never_truncated(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command in a list has a complete sentence."""
-    for group in ((), ("queue",), ("provider",), ("mail",), ("schedule",), ("suppression",)):
+    for group in ((), ("queue",), ("provider",), ("mail",), ("schedule",), ("suppression",), ("unsubscribed",)):
         assert "..." not in help_of(capsys, *group).partition("Commands:")[2], group
 
 
