@@ -14,7 +14,7 @@ import msgspec
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError
-from flowstate_daemon.cli.context import load_config
+from flowstate_daemon.cli.context import load_config, operator_name
 from flowstate_daemon.cli.database import format_datetime, with_database
 from flowstate_daemon.cli.output import json_option, print_fields, print_json, print_table, sanitise
 from flowstate_daemon.daemon.bootstrap import build_manual_runs
@@ -65,7 +65,8 @@ def overview_rows(overview: Overview) -> Iterator[tuple[object, ...]]:
     if last is not None:
         states = ", ".join(f"{count} {state}" for state, count in sorted(last.states.items()))
         first, latest = format_datetime(last.first_at), format_datetime(last.last_at)
-        last_cells = (first if first == latest else f"{first} to {latest}", last.scheduled, states)
+        when = first if first == latest else f"{first} to {latest}"
+        last_cells = (f"{when} by {last.actor}" if last.actor else when, last.scheduled, states)
     head: tuple[object, ...] = (overview.name, overview.cron)
     for instant in overview.next[:MAX_SHOWN_INSTANTS]:
         yield *head, format_datetime(instant.at), format_zones(instant.zones), *last_cells
@@ -121,7 +122,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     async def work(manual_runs: ManualRuns) -> int:
         request = RunRequest(name, at or Clock().now(), force)
         if not dry_run:
-            print_run_result(await manual_runs.run(request), as_json=as_json)
+            print_run_result(await manual_runs.run(request, actor=operator_name()), as_json=as_json)
             return 0
         return await (stream_json if as_json else stream_lines)(manual_runs, request, bodies=bodies)
 

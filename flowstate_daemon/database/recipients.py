@@ -81,11 +81,12 @@ class UserLanguages:
 PAGE = 100
 REASONS = ("bounced", "complained", "manual")
 UNKNOWN_ACTOR = "unknown"
+LIST_ACTIONS = ("suppression", "unsubscribed")  # the first words of their actions
 
 
 @dataclass(frozen=True, slots=True)
-class ListAction:
-    """What an operator did to the lists: `count` rows changed."""
+class OperatorAction:
+    """What an operator did to the lists or schedules: `count` rows changed."""
 
     at: datetime
     actor: str
@@ -149,10 +150,11 @@ class Suppressions:
             await self._record(connection, actor, "suppression remove", address, len(rows))
         return sorted(row["reason"] for row in rows)
 
-    async def actions(self, count: int = PAGE) -> list[ListAction]:
+    async def actions(self, count: int = PAGE) -> list[OperatorAction]:
         """The newest actions of operators, newest first."""
         async with schema_connection(self._pool) as connection:
-            return [ListAction(**row) for row in await connection.fetch(sql("list_operator_actions"), count)]
+            rows = await connection.fetch(sql("list_operator_actions"), count, LIST_ACTIONS)
+        return [OperatorAction(**row) for row in rows]
 
     async def _record(self, connection: asyncpg.Connection, actor: str, action: str, address: str, count: int) -> None:
         """In the transaction of the action: there is no action without its trace."""

@@ -71,7 +71,7 @@ class ScheduleOutcome:
 async def plan_all(manual_runs: ManualRuns, now: datetime) -> None:
     """Schedule today's emails of every kind, also those already sent today. Raises StoreUnavailableError."""
     for name in manual_runs.names:
-        await manual_runs.run(RunRequest(name, now, force=True))
+        await manual_runs.run(RunRequest(name, now, force=True), actor="dev")
 
 
 async def wait_for_outcomes(url: str, since: datetime, *, within_s: float) -> list[ScheduleOutcome]:

@@ -119,7 +119,7 @@ class Schedules:
             run_request = RunRequest(name, self._instant(body), body.force)
             if body.dry_run:
                 return await self._dry_run(request, run_request, bodies=body.bodies)
-            result = await self._manual_runs.run(run_request)
+            result = await self._manual_runs.run(run_request, actor="API")
         log.info(
             "schedule_run_manual",
             kind=name,

@@ -94,4 +94,9 @@ INSERT INTO flowstate_daemon.operator_actions (at, actor, action, target, count)
 -- name: list_operator_actions
 -- The newest actions, newest first.
 -- $1 maximum number of rows (integer)
-SELECT at, actor, action, target, count FROM flowstate_daemon.operator_actions ORDER BY at DESC, id DESC LIMIT $1::integer;
+-- $2 only actions with one of these words at the beginning (text[])
+SELECT at, actor, action, target, count
+FROM flowstate_daemon.operator_actions
+WHERE split_part(action, ' ', 1) = ANY ($2::text[])
+ORDER BY at DESC, id DESC
+LIMIT $1::integer;
