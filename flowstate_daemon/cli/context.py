@@ -70,7 +70,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 def with_queue(config_file: str | None, work: Callable[[QueueContext], Awaitable[T]]) -> T:
     """Connect, do the work, and close the connection. Raises ConfigError and StoreUnavailableError."""
     config = load_config(config_file)
-    logs.configure("warning", config.log.format)
+    logs.configure("warning", config.log.format, colors=config.log.colors)
     return run_async(_with_connection(config, work))
 
 

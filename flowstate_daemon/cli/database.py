@@ -41,7 +41,7 @@ def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaita
     Raises ConfigError without DATABASE_URL, and StoreUnavailableError.
     """
     config = load_config(config_file)
-    logs.configure("warning", config.log.format)
+    logs.configure("warning", config.log.format, colors=config.log.colors)
     url = config.database.url
     if url is None:
         raise ConfigError(["DATABASE_URL: is not set; this command requires Postgres"])

@@ -110,6 +110,7 @@ def format_duration(milliseconds: float | None) -> str:
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal. Yields a function that takes the number of items done so far."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    plain = not sys.stderr.isatty() or os.environ.get("TERM") == "dumb"  # cannot move the cursor
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=plain) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)

@@ -27,7 +27,8 @@ STDERR_FD = 2
 
 def configure_logging(config: Config) -> None:
     """Log in the configured format, or to the systemd journal if standard error is connected to it."""
-    logs.configure(config.log.level, config.log.format, journal=os.environ.get("JOURNAL_STREAM", ""))
+    journal = os.environ.get("JOURNAL_STREAM", "")
+    logs.configure(config.log.level, config.log.format, journal=journal, colors=config.log.colors)
 
 
 @click.command()
@@ -72,10 +73,13 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
     """
 
     async def work() -> int:
-        logs.configure("warning" if once else "info")
-        async with DevEnvironment(folder, os.environ) as environment:
-            samples = await environment.send_samples()
-            outcomes = await environment.run_schedules()
+        environment = DevEnvironment(folder, os.environ)
+        logs.configure("warning" if once else "info", colors=environment.colors)
+        async with environment:
+            results = await environment.until_stopped(send_everything(environment))
+            if results is None:
+                raise click.Abort
+            samples, outcomes = results
             print_sample_results(environment, samples, outcomes, as_json=as_json)
             if not once:
                 print_next_steps(environment)
@@ -84,6 +88,11 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
         return 1 if failed else 0
 
     return run_async(work())
+
+
+async def send_everything(environment: DevEnvironment) -> tuple[list[SampleResult], list[ScheduleOutcome]]:
+    """Send one email of each kind, then everything that is due."""
+    return await environment.send_samples(), await environment.run_schedules()
 
 
 def print_sample_results(
@@ -147,7 +156,7 @@ def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
     1 any other failure.
     """
     config = load_config(config_file, sending=True)
-    logs.configure("error", config.log.format)
+    logs.configure("error", config.log.format, colors=config.log.colors)
     results = [ok("configuration", "valid")] if config_only else _run_checks(config)
     if as_json:
         print_json(results)

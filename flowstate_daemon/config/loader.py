@@ -81,6 +81,7 @@ def load(environ: Mapping[str, str], file: Path | None = None, *, sending: bool 
     raw_settings = SettingsSources(ENV_NAMES)
     raw_settings.load(environ, file)
     _drop_overridden_redis_address(raw_settings)
+    _give_colors(raw_settings, environ)
     if sending:
         _give_proxy(raw_settings, environ)
     sections = {name: _section(raw_settings, name) for name in SECTIONS}
@@ -113,6 +114,14 @@ def _give_proxy(raw_settings: SettingsSources, environ: Mapping[str, str]) -> No
     if found is not None and ("resend", "proxy_url") not in raw_settings.given:
         name, proxy = found
         raw_settings.given["resend", "proxy_url"] = RawValue(proxy, name, ENVIRONMENT_PRECEDENCE)
+
+
+def _give_colors(raw_settings: SettingsSources, environ: Mapping[str, str]) -> None:
+    """Without a variable of our own, the conventions of terminals decide about colours (https://no-color.org)."""
+    name = "NO_COLOR" if environ.get("NO_COLOR") else "TERM" if environ.get("TERM") == "dumb" else None
+    given = raw_settings.given.get(("log", "colors"))
+    if name is not None and (given is None or given.precedence < ENVIRONMENT_PRECEDENCE):
+        raw_settings.given["log", "colors"] = RawValue(False, name, ENVIRONMENT_PRECEDENCE)
 
 
 def _section(raw_settings: SettingsSources, name: str) -> settings.SettingsSection | None:
