@@ -45,7 +45,7 @@ RUN_BODY_DECODER = msgspec.json.Decoder(RunBody)
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The last manual run of one schedule by this daemon, as the API shows it; `status` is the path to read it again."""
+    """The last manual run of one schedule by this daemon, as the API shows it; `status` is the path to read it."""
 
     name: str
     at: datetime
