@@ -11,8 +11,9 @@ import click
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
-from flowstate_daemon.cli.context import load_config, run_async
+from flowstate_daemon.cli.context import load_config, name_server, run_async
 from flowstate_daemon.cli.output import format_timestamp, json_option, print_fields, print_json, print_table
+from flowstate_daemon.config.loader import describe_database
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRecord
 from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMismatchError
@@ -40,11 +41,12 @@ def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaita
 
     Raises ConfigError without DATABASE_URL, and StoreUnavailableError.
     """
-    config = load_config(config_file)
+    config = load_config(config_file, needs=[("database", "url")])
     logs.configure("warning", config.log.format, colors=config.log.colors)
     url = config.database.url
     if url is None:
         raise ConfigError(["DATABASE_URL: is not set; this command requires Postgres"])
+    name_server(describe_database(config))
 
     async def with_pool() -> T:
         async with open_pool(clean_dsn(url.get_secret_value()), size=1) as pool:

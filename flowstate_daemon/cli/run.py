@@ -15,10 +15,12 @@ from flowstate_daemon.base import logs
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.cli.check.result import CheckResult, ok
 from flowstate_daemon.cli.check.runner import CHECKS, exit_code, run_checks
-from flowstate_daemon.cli.context import load_config, run_async
+from flowstate_daemon.cli.context import load_config, name_server, run_async
 from flowstate_daemon.cli.output import json_option, print_json, print_table, progress
 from flowstate_daemon.cli.pid1 import ignore_child_exits
-from flowstate_daemon.config.loader import Config
+from flowstate_daemon.config.loader import Config, describe_redis, load
+from flowstate_daemon.config.sources import config_path
+from flowstate_daemon.config.unit_settings import REDIS_ADDRESS
 from flowstate_daemon.daemon.daemon import Daemon
 from flowstate_daemon.dev.environment import DevEnvironment, SampleResult, ScheduleOutcome
 
@@ -46,13 +48,13 @@ def run(config_file: str | None) -> None:
     """
     # When the watchdog aborts a frozen process, the log gets a traceback of every thread.
     faulthandler.enable(STDERR_FD)
-    config = load_config(config_file, sending=True)
+    config = load(os.environ, config_path(config_file), sending=True)
     configure_logging(config)
     ignore_child_exits()
     supervisor = SystemdEnvironment.from_environ(os.environ, os.getpid())
 
     def reload() -> Config:
-        return load_config(config_file, sending=True)
+        return load(os.environ, config_path(config_file), sending=True)
 
     async def work() -> None:
         # A terminal sends SIGHUP when it is closed; the daemon must then stop, not reload.
@@ -155,7 +157,9 @@ def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
     Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
     1 any other failure.
     """
-    config = load_config(config_file, sending=True)
+    config = load_config(config_file, sending=True, needs=REDIS_ADDRESS)
+    if not config_only:
+        name_server(describe_redis(config))
     logs.configure("error", config.log.format, colors=config.log.colors)
     results = [ok("configuration", "valid")] if config_only else _run_checks(config)
     if as_json:
