@@ -101,7 +101,7 @@ async def test_command_names_the_server_that_does_not_answer(
     ("command", "setting"),
     [(["queue", "status"], "REDIS_URL"), (["check"], "REDIS_URL"), (["explain", "a@b.org"], "DATABASE_URL")],
 )
-async def test_settings_that_only_root_can_read_are_no_reason_to_guess(
+def test_settings_that_only_root_can_read_are_no_reason_to_guess(
     service: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
