@@ -57,14 +57,17 @@ def read_unit_settings(
     environment_file: Path | None = None,
     stores: tuple[Path, Path] | None = None,
 ) -> UnitSettings:
-    """What the unit reads at its start. `names` are the variables of all settings."""
+    """What the unit reads at its start. `names` are the variables of all settings.
+
+    Without the environment file, which the installation creates, the service is not installed here.
+    """
     environment_file, (plain, encrypted) = environment_file or ENVIRONMENT_FILE, stores or CREDENTIAL_STORES
     unreadable: list[Path] = []
     variables: Mapping[str, str] = {}
     try:
         variables = parse_environment_file(environment_file.read_text(encoding="utf-8", errors="replace"))
-    except FileNotFoundError:
-        pass
+    except (FileNotFoundError, NotADirectoryError):
+        return UnitSettings()
     except OSError:
         unreadable.append(environment_file)
     known = list(names)

@@ -102,6 +102,14 @@ def test_nothing_is_read_where_no_service_is_installed(tmp_path: Path) -> None:
     assert read(tmp_path / "nowhere") == UnitSettings()
 
 
+def test_a_host_without_the_service_has_no_settings_of_it(host: Path) -> None:
+    """systemd creates its stores on every host, for root only: they say nothing about our service."""
+    (host / "environment").unlink()
+    with ordinary_user():
+        assert read(host) == UnitSettings()
+    assert read(host) == UnitSettings()
+
+
 @pytest.mark.parametrize(
     ("line", "value"),
     [
