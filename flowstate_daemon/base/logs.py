@@ -58,15 +58,17 @@ class StdlibHandler(logging.Handler):
         log.log(level, "library_log", logger=record.name, message=message, exc_info=record.exc_info)
 
 
-def configure(level: str, layout: LogFormat = "auto", stream: TextIO | None = None, *, journal: str = "") -> None:
+def configure(
+    level: str, layout: LogFormat = "auto", stream: TextIO | None = None, *, journal: str = "", colors: bool = True
+) -> None:
     """Set the log up for this process; a second call replaces the first for loggers not used yet.
 
     `stream` defaults to standard error, so that the output of commands stays parseable. `journal` is the value of
-    `$JOURNAL_STREAM`: if it names this stream, each line starts with its syslog priority.
+    `$JOURNAL_STREAM`: if it names this stream, each line starts with its syslog priority. `colors` is for terminals.
     """
     stream = stream or sys.stderr
     structlog.configure(
-        processors=_processors(level, layout, stream, journal),
+        processors=_processors(level, layout, stream, journal, colors),
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),  # `LevelFilter` decides, and can change
         logger_factory=lambda *_: StreamLogger(stream),
         cache_logger_on_first_use=True,
@@ -74,19 +76,19 @@ def configure(level: str, layout: LogFormat = "auto", stream: TextIO | None = No
     _capture_stdlib_logging(max(logging.WARNING, LEVELS[level.lower()]))
 
 
-def reconfigure(level: str, layout: LogFormat, *, journal: str = "") -> None:
+def reconfigure(level: str, layout: LogFormat, *, journal: str = "", colors: bool = True) -> None:
     """Change level and layout of the running log on standard error, for all loggers, used or not."""
     # Loggers that were used share the list itself, so it is changed in place.
-    structlog.get_config()["processors"][:] = _processors(level, layout, sys.stderr, journal)
+    structlog.get_config()["processors"][:] = _processors(level, layout, sys.stderr, journal, colors)
     _capture_stdlib_logging(max(logging.WARNING, LEVELS[level.lower()]))
 
 
-def _processors(level: str, layout: LogFormat, stream: TextIO, journal: str) -> list[Processor]:
+def _processors(level: str, layout: LogFormat, stream: TextIO, journal: str, colors: bool) -> list[Processor]:
     to_journal = is_journal(stream, journal)
     console = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
     return [
         LevelFilter(LEVELS[level.lower()]),
-        *build_processors(console=console, colors=stream.isatty(), journal=to_journal),
+        *build_processors(console=console, colors=colors and stream.isatty(), journal=to_journal),
     ]
 
 

@@ -15,10 +15,12 @@ from flowstate_daemon.base import logs
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.cli.check.result import CheckResult, ok
 from flowstate_daemon.cli.check.runner import CHECKS, exit_code, run_checks
-from flowstate_daemon.cli.context import load_config, run_async
+from flowstate_daemon.cli.context import load_config, name_server, run_async
 from flowstate_daemon.cli.output import json_option, print_json, print_table, progress
 from flowstate_daemon.cli.pid1 import ignore_child_exits
-from flowstate_daemon.config.loader import Config
+from flowstate_daemon.config.loader import Config, describe_redis, load
+from flowstate_daemon.config.sources import config_path
+from flowstate_daemon.config.unit_settings import REDIS_ADDRESS
 from flowstate_daemon.daemon.daemon import Daemon
 from flowstate_daemon.dev.environment import DevEnvironment, SampleResult, ScheduleOutcome
 
@@ -27,7 +29,8 @@ STDERR_FD = 2
 
 def configure_logging(config: Config) -> None:
     """Log in the configured format, or to the systemd journal if standard error is connected to it."""
-    logs.configure(config.log.level, config.log.format, journal=os.environ.get("JOURNAL_STREAM", ""))
+    journal = os.environ.get("JOURNAL_STREAM", "")
+    logs.configure(config.log.level, config.log.format, journal=journal, colors=config.log.colors)
 
 
 @click.command()
@@ -45,13 +48,13 @@ def run(config_file: str | None) -> None:
     """
     # When the watchdog aborts a frozen process, the log gets a traceback of every thread.
     faulthandler.enable(STDERR_FD)
-    config = load_config(config_file, sending=True)
+    config = load(os.environ, config_path(config_file), sending=True)
     configure_logging(config)
     ignore_child_exits()
     supervisor = SystemdEnvironment.from_environ(os.environ, os.getpid())
 
     def reload() -> Config:
-        return load_config(config_file, sending=True)
+        return load(os.environ, config_path(config_file), sending=True)
 
     async def work() -> None:
         # A terminal sends SIGHUP when it is closed; the daemon must then stop, not reload.
@@ -72,10 +75,13 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
     """
 
     async def work() -> int:
-        logs.configure("warning" if once else "info")
-        async with DevEnvironment(folder, os.environ) as environment:
-            samples = await environment.send_samples()
-            outcomes = await environment.run_schedules()
+        environment = DevEnvironment(folder, os.environ)
+        logs.configure("warning" if once else "info", colors=environment.colors)
+        async with environment:
+            results = await environment.until_stopped(send_everything(environment))
+            if results is None:
+                raise click.Abort
+            samples, outcomes = results
             print_sample_results(environment, samples, outcomes, as_json=as_json)
             if not once:
                 print_next_steps(environment)
@@ -84,6 +90,11 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
         return 1 if failed else 0
 
     return run_async(work())
+
+
+async def send_everything(environment: DevEnvironment) -> tuple[list[SampleResult], list[ScheduleOutcome]]:
+    """Send one email of each kind, then everything that is due."""
+    return await environment.send_samples(), await environment.run_schedules()
 
 
 def print_sample_results(
@@ -146,8 +157,10 @@ def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
     Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
     1 any other failure.
     """
-    config = load_config(config_file, sending=True)
-    logs.configure("error", config.log.format)
+    config = load_config(config_file, sending=True, needs=REDIS_ADDRESS)
+    if not config_only:
+        name_server(describe_redis(config))
+    logs.configure("error", config.log.format, colors=config.log.colors)
     results = [ok("configuration", "valid")] if config_only else _run_checks(config)
     if as_json:
         print_json(results)

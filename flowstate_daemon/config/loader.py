@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -76,11 +77,21 @@ ENV_NAMES: Mapping[str, Key] = {
 }
 
 
-def load(environ: Mapping[str, str], file: Path | None = None, *, sending: bool = False) -> Config:
-    """Load all settings; `sending` also requires those that only `run` needs. Raises ConfigError with all errors."""
+def load(
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    *,
+    sending: bool = False,
+    credentials: Mapping[str, Path] = MappingProxyType({}),
+) -> Config:
+    """Load all settings; `sending` also requires those that only `run` needs. Raises ConfigError with all errors.
+
+    `credentials` are those of the systemd unit, by variable, for a command outside of it.
+    """
     raw_settings = SettingsSources(ENV_NAMES)
-    raw_settings.load(environ, file)
+    raw_settings.load(environ, file, credentials)
     _drop_overridden_redis_address(raw_settings)
+    _give_colors(raw_settings, environ)
     if sending:
         _give_proxy(raw_settings, environ)
     sections = {name: _section(raw_settings, name) for name in SECTIONS}
@@ -115,6 +126,14 @@ def _give_proxy(raw_settings: SettingsSources, environ: Mapping[str, str]) -> No
         raw_settings.given["resend", "proxy_url"] = RawValue(proxy, name, ENVIRONMENT_PRECEDENCE)
 
 
+def _give_colors(raw_settings: SettingsSources, environ: Mapping[str, str]) -> None:
+    """Without a variable of our own, the conventions of terminals decide about colours (https://no-color.org)."""
+    name = "NO_COLOR" if environ.get("NO_COLOR") else "TERM" if environ.get("TERM") == "dumb" else None
+    given = raw_settings.given.get(("log", "colors"))
+    if name is not None and (given is None or given.precedence < ENVIRONMENT_PRECEDENCE):
+        raw_settings.given["log", "colors"] = RawValue(False, name, ENVIRONMENT_PRECEDENCE)
+
+
 def _section(raw_settings: SettingsSources, name: str) -> settings.SettingsSection | None:
     """The section, or None if it has errors."""
     values = {key: given.value for (part, key), given in raw_settings.given.items() if part == name}
@@ -131,6 +150,20 @@ def _validation_message(raw_settings: SettingsSources, name: str, error: Validat
         key = (name, str(detail["loc"][0]) if detail["loc"] else "url")
         wrong = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
         yield f"{raw_settings.describe_source(key)}: {wrong} ({SECTIONS[name].model_fields[key[1]].description})"
+
+
+def describe_redis(config: Config) -> str:
+    """Queue and server as a command names them, and where the address came from; without a login."""
+    address = config.redis.sentinels or display_value("url", config.redis.url)
+    names = ("sentinels", "url", "host")
+    source = next((config.sources["redis", name] for name in names if ("redis", name) in config.sources), "default")
+    return f"queue {config.queue.prefix}:{config.queue.name} on {address} ({source})"
+
+
+def describe_database(config: Config) -> str:
+    """The Postgres server as a command names it, and where the address came from; without a login."""
+    address = display_value("url", config.database.url).partition("?")[0]
+    return f"database {address} ({config.sources.get(('database', 'url'), 'default')})"
 
 
 def display_value(key: str, value: Any) -> str:

@@ -248,6 +248,8 @@ class LogSettings(SettingsSection):
     """Minimum log level."""
     format: Annotated[Literal["auto", "json", "console"], CaseInsensitive] = "auto"
     """Log format; auto selects console on a terminal, otherwise json."""
+    colors: bool = True
+    """Colours on a terminal. NO_COLOR and TERM=dumb turn them off, unless FLOWSTATE_LOG_COLORS is set."""
 
 
 def _bracket_ipv6(host: str) -> str:

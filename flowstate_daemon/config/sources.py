@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 Key = tuple[str, str]
@@ -57,13 +58,20 @@ class SettingsSources:
         self.given: dict[Key, RawValue] = {}
         self.errors: list[str] = []
 
-    def load(self, environ: Mapping[str, str], file: Path | None) -> None:
-        """Read all sources, in ascending precedence. Never raises: what cannot be read is added to `errors`."""
+    def load(
+        self, environ: Mapping[str, str], file: Path | None, credentials: Mapping[str, Path] = MappingProxyType({})
+    ) -> None:
+        """Read all sources, in ascending precedence. Never raises: what cannot be read is added to `errors`.
+
+        `credentials` are files of the unit, by variable, for a process that has no credentials of its own.
+        """
         if file is not None:
             self._read_toml(1, file)
-        credentials = environ.get("CREDENTIALS_DIRECTORY")
-        if credentials:
-            self._read_credentials(2, Path(credentials))
+        for name in self.names.keys() & credentials.keys():
+            self._read_secret(2, str(credentials[name]), self.names[name], credentials[name])
+        folder = environ.get("CREDENTIALS_DIRECTORY")
+        if folder:
+            self._read_credentials(2, Path(folder))
         self._read_files(3, environ)
         self._read_environment(4, environ)
 

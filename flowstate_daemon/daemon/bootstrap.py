@@ -68,11 +68,12 @@ from flowstate_daemon.sending.request_store import RequestStore
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.shadow.bootstrap import SHADOW_NAME, apply_mode, build_shadow, is_shadow
 from flowstate_daemon.shadow.shadow import ShadowWorker
-from flowstate_daemon.web.api import Api, Schedules
+from flowstate_daemon.web.api import Api
 from flowstate_daemon.web.auth import BearerAuth
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
 from flowstate_daemon.web.pages import Pages
+from flowstate_daemon.web.schedules import Schedules
 from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from flowstate_daemon.web.webhooks import Webhooks
@@ -245,6 +246,7 @@ class Components:
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
+        self.schedules_api: Schedules | None = None
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
@@ -416,7 +418,8 @@ class Components:
         recipients = None if self.pool is None else (Suppressions(self.pool, self.clock), MailHistory(self.pool))
         routes = Api(auth, self.inspector, recipients).routes()
         if self.scheduler is not None:
-            routes += Schedules(auth, self._build_manual_runs(self.scheduler), self.clock).routes()
+            self.schedules_api = Schedules(auth, self._build_manual_runs(self.scheduler), self.clock)
+            routes += self.schedules_api.routes()
         return routes
 
     def _build_manual_runs(self, scheduler: SchedulerComponents) -> ManualRuns:

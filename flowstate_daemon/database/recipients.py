@@ -81,11 +81,12 @@ class UserLanguages:
 PAGE = 100
 REASONS = ("bounced", "complained", "manual")
 UNKNOWN_ACTOR = "unknown"
+LIST_ACTIONS = ("suppression", "unsubscribed")  # the first words of their actions
 
 
 @dataclass(frozen=True, slots=True)
-class ListAction:
-    """What an operator did to the lists: `count` rows changed."""
+class OperatorAction:
+    """What an operator did to the lists or schedules: `count` rows changed."""
 
     at: datetime
     actor: str
@@ -102,6 +103,15 @@ class Suppression:
     reason: str
     since: datetime
     note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The kind of email, or ALL_KINDS, that an address has unsubscribed from, and since when."""
+
+    address: str = field(repr=False)
+    kind: str
+    since: datetime
 
 
 class Suppressions:
@@ -140,28 +150,45 @@ class Suppressions:
             await self._record(connection, actor, "suppression remove", address, len(rows))
         return sorted(row["reason"] for row in rows)
 
-    async def actions(self, count: int = PAGE) -> list[ListAction]:
+    async def actions(self, count: int = PAGE) -> list[OperatorAction]:
         """The newest actions of operators, newest first."""
         async with schema_connection(self._pool) as connection:
-            return [ListAction(**row) for row in await connection.fetch(sql("list_operator_actions"), count)]
+            rows = await connection.fetch(sql("list_operator_actions"), count, LIST_ACTIONS)
+        return [OperatorAction(**row) for row in rows]
 
     async def _record(self, connection: asyncpg.Connection, actor: str, action: str, address: str, count: int) -> None:
         """In the transaction of the action: there is no action without its trace."""
         arguments = (self._clock.now(), clean_text(actor, MAX_WORD_LENGTH), action, normalise_address(address), count)
         await connection.execute(sql("record_operator_action"), *arguments)
 
-    async def unsubscribe(self, address: str, kind: str = ALL_KINDS) -> bool:
-        """Unsubscribe an address from a kind; False when it already was."""
-        arguments = (normalise_address(address), clean_text(kind, MAX_WORD_LENGTH), self._clock.now())
+    async def unsubscribes_page(self, count: int = PAGE, after: Unsubscribe | None = None) -> list[Unsubscribe]:
+        """One page of unsubscribes, ordered by address and kind; the next page starts `after` the last one of this."""
+        position = (after.address, after.kind) if after else ("", "")
         async with schema_connection(self._pool) as connection:
-            return bool(await connection.fetchval(sql("add_unsubscribe"), *arguments))
+            return [Unsubscribe(**row) for row in await connection.fetch(sql("list_unsubscribes"), *position, count)]
 
-    async def resubscribe(self, address: str, kind: str = ALL_KINDS) -> list[str]:
-        """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
+    async def find_unsubscribes(self, address: str) -> list[Unsubscribe]:
+        """All unsubscribes of one address."""
         async with schema_connection(self._pool) as connection:
-            rows = await connection.fetch(
-                sql("remove_unsubscribes"), normalise_address(address), clean_text(kind, MAX_WORD_LENGTH)
-            )
+            rows = await connection.fetch(sql("find_unsubscribes"), normalise_address(address))
+        return [Unsubscribe(**row) for row in rows]
+
+    async def unsubscribe(self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None) -> bool:
+        """Unsubscribe an address from a kind; False when it already was. An operator's action names the `actor`."""
+        arguments = (normalise_address(address), clean_text(kind, MAX_WORD_LENGTH), self._clock.now())
+        async with schema_connection(self._pool) as connection, connection.transaction():
+            added = bool(await connection.fetchval(sql("add_unsubscribe"), *arguments))
+            if actor is not None:
+                await self._record(connection, actor, f"unsubscribed add{_suffix(kind)}", address, int(added))
+        return added
+
+    async def resubscribe(self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None) -> list[str]:
+        """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
+        arguments = (normalise_address(address), clean_text(kind, MAX_WORD_LENGTH))
+        async with schema_connection(self._pool) as connection, connection.transaction():
+            rows = await connection.fetch(sql("remove_unsubscribes"), *arguments)
+            if actor is not None:
+                await self._record(connection, actor, f"unsubscribed remove{_suffix(kind)}", address, len(rows))
         return sorted(row["kind"] for row in rows)
 
     async def status_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
@@ -171,6 +198,10 @@ class Suppressions:
             rows = await connection.fetch(sql("get_recipient_status"), list(spellings.values()))
         found = {row["address"]: _status(row["suppressed"], row["unsubscribed"]) for row in rows}
         return {address: found[key] for address, key in spellings.items()}
+
+
+def _suffix(kind: str) -> str:
+    return "" if kind == ALL_KINDS else f" ({kind})"
 
 
 def _status(suppressed: Sequence[str], unsubscribed: Sequence[str]) -> RecipientStatus:

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 # After the shutdown timeout, how long the completer may still write the released jobs.
 RELEASE_TIMEOUT_S = 5.0
+SECOND_SIGNAL = "a second SIGTERM or Ctrl-C ends at once: it releases the jobs in flight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,8 @@ class Worker:
             claiming = [group.create_task(service.run(), name=service.name) for service in self._claiming]
             try:
                 await self._stop.wait()
-                log.info("draining", in_flight=len(self.in_flight), deadline_s=self._options.shutdown_timeout_s)
+                deadline_s = self._options.shutdown_timeout_s
+                log.info("draining", in_flight=len(self.in_flight), deadline_s=deadline_s, hint=SECOND_SIGNAL)
                 for service in self._claiming:
                     service.stop()
                 await asyncio.wait(claiming)

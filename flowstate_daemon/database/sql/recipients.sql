@@ -51,6 +51,22 @@ DELETE FROM flowstate_daemon.unsubscribes
 WHERE address = $1::text AND ($2::text = '*' OR kind = $2::text)
 RETURNING kind;
 
+-- name: list_unsubscribes
+-- One page of unsubscribes, ordered by address and kind.
+-- $1 the address of the row after which the page begins, or '' (text)
+-- $2 the kind of that row, or '' (text)
+-- $3 maximum number of rows (integer)
+SELECT address, kind, since
+FROM flowstate_daemon.unsubscribes
+WHERE (address, kind) > ($1::text, $2::text)
+ORDER BY address, kind
+LIMIT $3::integer;
+
+-- name: find_unsubscribes
+-- All unsubscribes of one address.
+-- $1 address (text)
+SELECT address, kind, since FROM flowstate_daemon.unsubscribes WHERE address = $1::text ORDER BY kind;
+
 -- name: get_recipient_status
 -- The suppressions and unsubscribes of each address; every requested address has a row.
 -- $1 addresses (text[])
@@ -78,4 +94,9 @@ INSERT INTO flowstate_daemon.operator_actions (at, actor, action, target, count)
 -- name: list_operator_actions
 -- The newest actions, newest first.
 -- $1 maximum number of rows (integer)
-SELECT at, actor, action, target, count FROM flowstate_daemon.operator_actions ORDER BY at DESC, id DESC LIMIT $1::integer;
+-- $2 only actions with one of these words at the beginning (text[])
+SELECT at, actor, action, target, count
+FROM flowstate_daemon.operator_actions
+WHERE split_part(action, ' ', 1) = ANY ($2::text[])
+ORDER BY at DESC, id DESC
+LIMIT $1::integer;
