@@ -9,6 +9,7 @@ import asyncpg
 import click
 
 from flowstate_daemon.base import logs
+from flowstate_daemon.base.address import normalise_address, parse_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
 from flowstate_daemon.cli.context import load_config, operator_name, run_async
@@ -16,22 +17,13 @@ from flowstate_daemon.cli.output import format_timestamp, json_option, print_fie
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRecord
 from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMismatchError
-from flowstate_daemon.database.pool import MAX_ADDRESS_LENGTH, clean_text, open_pool
+from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.policy import RecipientStatus
 
 T = TypeVar("T")
 
 MAX_LISTED = 1_000
-
-
-def normalise_address(address: str) -> str:
-    """The address as emails use it, with an international domain in its `xn--` form; invalid input is only cleaned."""
-    try:
-        return parse_address(address.strip())
-    except InvalidDataError:
-        return clean_text(address, MAX_ADDRESS_LENGTH)
 
 
 def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:

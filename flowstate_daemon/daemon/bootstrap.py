@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
-from email.utils import formataddr
+from dataclasses import dataclass, replace
 from zoneinfo import available_timezones
 
 import asyncpg
@@ -15,6 +14,7 @@ import structlog
 from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
+from flowstate_daemon.base.address import Mailbox, parse_mailbox
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
@@ -119,8 +119,9 @@ def build_app_database(config: Config, pool: asyncpg.Pool) -> AppDatabase:
 
 def build_brand(mail: MailSettings) -> Brand:
     """What all emails have in common. A `From` address without a name gets the name of the application."""
-    sender = mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
-    return Brand(sender, mail.app_name, mail.frontend_url, mail.default_locale)
+    sender = parse_mailbox(mail.from_address) if mail.from_address else Mailbox("", "")
+    named = sender if sender.name or not sender.address else replace(sender, name=mail.app_name)
+    return Brand(str(named), mail.app_name, mail.frontend_url, mail.default_locale)
 
 
 def build_link_codec(config: Config) -> LinkTokenCodec | None:

@@ -16,10 +16,12 @@ import asyncpg
 import msgspec
 from msgspec import Meta
 
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import redact_text
-from flowstate_daemon.database.pool import clean_text, normalise_address, schema_connection
+from flowstate_daemon.base.text import storable
+from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.mail.message import ProviderEvent
 from flowstate_daemon.mail.policy import Decision
@@ -100,12 +102,12 @@ def _outcome(entry: JournalEntry) -> Outcome:
     return Outcome(
         key=_key(entry.key),
         at=entry.at,
-        job_id=clean_text(entry.job_id, MAX_KEY_LENGTH),
-        kind=clean_text(entry.kind, MAX_WORD_LENGTH),
+        job_id=storable(entry.job_id, MAX_KEY_LENGTH),
+        kind=storable(entry.kind, MAX_WORD_LENGTH),
         to=normalise_address(entry.to or ""),
         attempt=entry.attempt,
-        outcome=clean_text(entry.outcome, MAX_WORD_LENGTH),
-        provider_id=None if entry.provider_id is None else clean_text(entry.provider_id, MAX_WORD_LENGTH),
+        outcome=storable(entry.outcome, MAX_WORD_LENGTH),
+        provider_id=None if entry.provider_id is None else storable(entry.provider_id, MAX_WORD_LENGTH),
         reason=redact_and_trim(entry.reason),
         decisions=tuple(_decision(step) for step in decisions[:MAX_DECISIONS]),
     )
@@ -114,20 +116,20 @@ def _outcome(entry: JournalEntry) -> Outcome:
 def _key(key: str) -> str:
     """The key, or for a long one its start with a digest; the attempt stays readable."""
     if len(key) <= MAX_KEY_LENGTH:
-        return clean_text(key, MAX_KEY_LENGTH)
+        return storable(key, MAX_KEY_LENGTH)
     mail, _, attempt = key.rpartition(":")
     digest = sha256(mail.encode("utf-8", "replace")).hexdigest()
-    return clean_text(f"{mail[:100]}…{digest}:{attempt[:20]}", MAX_KEY_LENGTH)
+    return storable(f"{mail[:100]}…{digest}:{attempt[:20]}", MAX_KEY_LENGTH)
 
 
 def _decision(decision: Decision) -> Decision:
-    check, result = (clean_text(word, MAX_WORD_LENGTH) for word in (decision.check, decision.result))
+    check, result = (storable(word, MAX_WORD_LENGTH) for word in (decision.check, decision.result))
     return Decision(check, result, redact_and_trim(decision.reason))
 
 
 def redact_and_trim(text: str | None) -> str | None:
     """Free text from other systems: keys, passwords and addresses redacted, truncated."""
-    return None if text is None else clean_text(redact_text(text), MAX_TEXT_LENGTH)
+    return None if text is None else storable(redact_text(text), MAX_TEXT_LENGTH)
 
 
 WRITE_BATCH_SIZE = 500
@@ -193,9 +195,9 @@ class Ledger:
         """Store provider events, each once and in any order, and what they suppress; returns how many were new."""
         return await self._call(
             "insert_events",
-            [clean_text(event.svix_id, MAX_WORD_LENGTH) for event in events],
-            [clean_text(event.provider_id, MAX_WORD_LENGTH) for event in events],
-            [clean_text(event.type, MAX_WORD_LENGTH) for event in events],
+            [storable(event.svix_id, MAX_WORD_LENGTH) for event in events],
+            [storable(event.provider_id, MAX_WORD_LENGTH) for event in events],
+            [storable(event.type, MAX_WORD_LENGTH) for event in events],
             [min(max(event.at, 0), LATEST_MS) for event in events],
             [normalise_address(event.address) for event in events],
             [redact_and_trim(event.reason) for event in events],

@@ -14,9 +14,12 @@ from datetime import datetime
 import asyncpg
 import structlog
 
+from flowstate_daemon.base.address import MAX_LENGTH as MAX_ADDRESS_LENGTH
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.text import storable
 from flowstate_daemon.database.ledger import MAX_TEXT_LENGTH, MAX_WORD_LENGTH
-from flowstate_daemon.database.pool import MAX_ADDRESS_LENGTH, acquire, clean_text, normalise_address, schema_connection
+from flowstate_daemon.database.pool import acquire, schema_connection
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus
 
@@ -50,7 +53,7 @@ class UserLanguages:
         if self._clock.monotonic() < self._denied_until:
             return {}
         spellings = {
-            address: (clean_text(address, MAX_ADDRESS_LENGTH), normalise_address(address)) for address in addresses
+            address: (storable(address, MAX_ADDRESS_LENGTH), normalise_address(address)) for address in addresses
         }
         try:
             async with asyncio.timeout(QUERY_TIMEOUT_S), acquire(self._pool) as connection:
@@ -126,7 +129,7 @@ class Suppressions:
         """Suppress an address for one of REASONS; False when it already was. `actor` is recorded with the action."""
         if reason not in REASONS:
             raise ValueError(f"not a reason to suppress an address: {reason}")
-        text = None if note is None else clean_text(note, MAX_TEXT_LENGTH)
+        text = None if note is None else storable(note, MAX_TEXT_LENGTH)
         async with schema_connection(self._pool) as connection, connection.transaction():
             arguments = (normalise_address(address), reason, self._clock.now(), text)
             added = bool(await connection.fetchval(sql("add_suppression"), *arguments))
@@ -147,12 +150,12 @@ class Suppressions:
 
     async def _record(self, connection: asyncpg.Connection, actor: str, action: str, address: str, count: int) -> None:
         """In the transaction of the action: there is no action without its trace."""
-        arguments = (self._clock.now(), clean_text(actor, MAX_WORD_LENGTH), action, normalise_address(address), count)
+        arguments = (self._clock.now(), storable(actor, MAX_WORD_LENGTH), action, normalise_address(address), count)
         await connection.execute(sql("record_operator_action"), *arguments)
 
     async def unsubscribe(self, address: str, kind: str = ALL_KINDS) -> bool:
         """Unsubscribe an address from a kind; False when it already was."""
-        arguments = (normalise_address(address), clean_text(kind, MAX_WORD_LENGTH), self._clock.now())
+        arguments = (normalise_address(address), storable(kind, MAX_WORD_LENGTH), self._clock.now())
         async with schema_connection(self._pool) as connection:
             return bool(await connection.fetchval(sql("add_unsubscribe"), *arguments))
 
@@ -160,7 +163,7 @@ class Suppressions:
         """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(
-                sql("remove_unsubscribes"), normalise_address(address), clean_text(kind, MAX_WORD_LENGTH)
+                sql("remove_unsubscribes"), normalise_address(address), storable(kind, MAX_WORD_LENGTH)
             )
         return sorted(row["kind"] for row in rows)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError, RetryableError
 from flowstate_daemon.base.redaction import (
     escape_control_chars,
@@ -20,7 +21,6 @@ from flowstate_daemon.base.redaction import (
     redact_code_fields,
     redact_text,
 )
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.contexts import (
     Context,
     FocusReport,

@@ -15,12 +15,12 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.recipients import Suppressions
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest
 from flowstate_daemon.web.auth import ROOT, BearerAuth, error_response
