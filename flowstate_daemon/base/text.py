@@ -17,27 +17,28 @@ LINE_BREAK = re.compile("\r\n?|[\n\v\f\x1c-\x1e\x85\u2028\u2029]")
 # C0 and C1 controls, and the direction overrides and isolates, which would reorder the text around a field.
 HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 SURROGATE = re.compile("[\ud800-\udfff]")
+DIRT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # all of them, for one quick check
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 GRAPHEME_CLUSTER = regex.compile(r"\X")
 
 
 def one_line(text: str) -> str:
     """The text in one line without harmful characters."""
-    if text.isascii() and text.isprintable():
+    if is_harmless_line(text):
         return text.strip()
     return replace_surrogates(HARMFUL.sub("", LINE_BREAK_RUN.sub(" ", text))).strip()
 
 
 def several_lines(text: str) -> str:
     """The text without harmful characters, its lines separated by a bare newline."""
-    if text.isascii() and text.isprintable():
+    if is_harmless_line(text):
         return text.strip()
     return replace_surrogates(HARMFUL.sub("", LINE_BREAK.sub("\n", text))).strip()
 
 
 def is_harmless_line(text: str) -> bool:
     """Whether the text is one line without harmful characters."""
-    return not (LINE_BREAK_RUN.search(text) or HARMFUL.search(text) or SURROGATE.search(text))
+    return (text.isascii() and text.isprintable()) or not DIRT.search(text)
 
 
 def replace_surrogates(text: str) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from flowstate_daemon.base.text import one_line
 from flowstate_daemon.mail.kinds import MailRequest
 from flowstate_daemon.mail.locales import LOCALES, match_locale
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.templates import compile_templates
-from flowstate_daemon.mail.text_filters import one_line, truncate
+from flowstate_daemon.mail.text_filters import truncate
 from flowstate_daemon.mail.unsubscribe_links import UnsubscribeLinks, list_unsubscribe_headers
 
 MAX_SUBJECT_LENGTH = 200

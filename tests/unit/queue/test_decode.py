@@ -156,8 +156,7 @@ def test_repeatable_jobs_keep_everything() -> None:
         (b"{secret", "not valid JSON"),
         (b"[]", "list, not an object"),
         (b'"secret"', "str, not an object"),
-        (b'{"x":NaN}', "not valid JSON"),
-        (b'{"x":"secret\\ud83d"}', "half a surrogate pair"),
+        (b'{"x":secret}', "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 5000, "not valid JSON"),
     ],
@@ -169,6 +168,15 @@ def test_broken_options(text: bytes, words: str) -> None:
     assert problem is not None
     assert words in problem
     assert "secret" not in problem
+
+
+@pytest.mark.parametrize("dirt", [b'"x\\ud83d"', b"NaN", b"-Infinity", b'"\x0b"', b'"\xff"', b'"\\u0000"'])
+@pytest.mark.parametrize("member", [b"x", b"jobId", b"attempts", b"delay", b"timeout"])
+def test_dirt_in_an_option_does_not_refuse_the_job(member: bytes, dirt: bytes) -> None:
+    """The other options are read, and the dirty one is none."""
+    found, problem = decode_options(b'{"lifo":true,"' + member + b'":' + dirt + b',"stackTraceLimit":3}')
+    assert problem is None or member == b"timeout"
+    assert (found.lifo, found.stack_trace_limit, found.attempts) == (True, 3, 1)
 
 
 @given(st.dictionaries(MEMBERS, JSON, max_size=4) | JSON)
