@@ -274,7 +274,8 @@ class Components:
         )
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
-        return RecipientLoader(Suppressions(pool, self.clock), UserLanguages(pool, self.clock))
+        languages = UserLanguages(build_app_database(self.config, pool), self.clock)
+        return RecipientLoader(Suppressions(pool, self.clock), languages)
 
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)

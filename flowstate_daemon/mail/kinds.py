@@ -102,9 +102,9 @@ class MailRequest:
 
     kind: str
     to: str = field(repr=False)
+    written_to: str = field(repr=False)
     context: Context = field(repr=False)
     locale: str | None = None
-    written_to: str = field(default="", repr=False)
 
 
 class JobPayload(msgspec.Struct, frozen=True):
@@ -155,7 +155,7 @@ def _parse(kind: Kind, data: bytes) -> MailRequest:
         raise InvalidDataError(f"Expected the job's own name, {kind.name}, got another one - at `$.type`")
     values = [rule.clean(value) for rule, value in zip(kind.rules, _decode_context(kind, payload.context), strict=True)]
     to = parse_address(payload.to)
-    return MailRequest(kind.name, to, kind.context(*values), match_locale(payload.locale), payload.to)
+    return MailRequest(kind.name, to, payload.to, kind.context(*values), match_locale(payload.locale))
 
 
 def _decode_context(kind: Kind, context: msgspec.Raw) -> list[Any]:

@@ -16,7 +16,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.mail.kinds import MailRequest, parse_request
 from flowstate_daemon.mail.message import mask_address
-from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, decide
+from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, RecipientStatus, decide
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.shadow.observer import JobEvent
@@ -64,7 +64,9 @@ class DryRun:
 
     async def _predict(self, job: Job, request: MailRequest) -> Prediction:
         # Not waiting, as for a code: while it waited for Postgres, the shadow would miss events of the queue.
-        status = UNKNOWN_RECIPIENT if self._recipients is None else await self._recipients.load(request.to, urgent=True)
+        status: RecipientStatus | None = UNKNOWN_RECIPIENT
+        if self._recipients is not None:
+            status = await self._recipients.load(request.written_to, urgent=True)
         decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=job.timestamp)
         recipient = mask_address(request.to)
         if not decision.send:

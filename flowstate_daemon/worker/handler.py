@@ -77,9 +77,9 @@ class MailHandler:
 
     async def _decide(self, run: JobRun, request: MailRequest, *, urgent: bool) -> MailRequest:
         """The request in the recipient's language. Raises MailExpired or MailSkipped if it must not be sent."""
-        status = (
-            UNKNOWN_RECIPIENT if self._recipients is None else await self._recipients.load(request.to, urgent=urgent)
-        )
+        status: RecipientStatus | None = UNKNOWN_RECIPIENT
+        if self._recipients is not None:
+            status = await self._recipients.load(request.written_to, urgent=urgent)
         decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=run.job.timestamp)
         run.decisions.extend(decision.decisions)
         if not decision.send:
