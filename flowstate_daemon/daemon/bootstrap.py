@@ -71,7 +71,7 @@ from flowstate_daemon.web.api import Api, Schedules
 from flowstate_daemon.web.auth import BearerAuth
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
-from flowstate_daemon.web.pages import Pages
+from flowstate_daemon.web.pages import Pages, error_page
 from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from flowstate_daemon.web.webhooks import Webhooks
@@ -392,7 +392,13 @@ class Components:
         routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
         http = self.config.http
         sockets = self.supervisor.sockets() if http.enabled else ()
-        return HttpServer(routes, host=http.host, port=http.port, sockets=sockets)
+        return HttpServer(
+            routes,
+            host=http.host,
+            port=http.port,
+            sockets=sockets,
+            error_page=lambda request, status: error_page(self.branding.pages, request, status),  # a reload replaces it
+        )
 
     def _build_public_routes(self) -> list[RouteDef]:
         """The routes for the provider and for recipients. They need Postgres, which stores what they send."""

@@ -61,7 +61,10 @@ class PolicyResult:
 
 
 def decide(request: MailRequest, recipient: RecipientStatus | None, *, now_ms: int, created_ms: int) -> PolicyResult:
-    """Decide about an email whose job was created at `created_ms`; `recipient` is None if the lookup failed."""
+    """Decide about an email whose job was created at `created_ms`, 0 if that is unknown.
+
+    `recipient` is None if the lookup failed.
+    """
     decisions: list[Decision] = []
     kind = request.kind
     for step in (_expiry(request, now_ms, created_ms), _suppression(kind, recipient), _preference(kind, recipient)):
@@ -94,6 +97,8 @@ def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | No
         return None
     if now_ms < end_ms:
         return Decision("expiry", PASS)
+    if not created_ms:
+        return Decision("expiry", EXPIRED, "the job has no valid timestamp, so the age of the code is unknown")
     life = f"{(end_ms - created_ms) / 1000 / MINUTE_S:g} min"
     return Decision("expiry", EXPIRED, f"the code was valid for {life} and is {(now_ms - created_ms) // 1000} s old")
 

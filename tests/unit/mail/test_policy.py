@@ -123,3 +123,11 @@ def test_decide_checks_in_order(
         assert decision.outcome == "skipped"
     assert "493027" not in str(decision)
     assert "815264" not in str(decision)
+
+
+def test_code_of_unknown_age_expires() -> None:
+    """A job without a valid time may be old, and a code is never sent late; the reason says so."""
+    result = decide(sample("otp"), RecipientStatus(), now_ms=MADE, created_ms=0)
+    assert (result.send, result.outcome) == (False, "expired")
+    assert result.reason == "the job has no valid timestamp, so the age of the code is unknown"
+    assert decide(sample("welcome"), RecipientStatus(), now_ms=MADE, created_ms=0).send

@@ -229,3 +229,29 @@ def test_an_emoji_cut_in_two() -> None:
     with pytest.raises(InvalidDataError, match="half a surrogate pair"):
         decode_json(b'{"a":"\\ud83d"}', what="data")
     assert decode_json(b'"\\ud83d\\ude42"', what="data") == "🙂"
+
+
+@pytest.mark.parametrize(
+    ("written", "created_ms"),
+    [
+        (b"1772438400123", 1_772_438_400_123),
+        (b"1772438400", 1_772_438_400_000),
+        (b"1772438400.5", 1_772_438_400_000),
+        (b"1.7724384e9", 1_772_438_400_000),
+        (b"1772438400123456", 1_772_438_400_123),
+        (b"1772438400123456789", 1_772_438_400_123),
+        (b"0", 0),
+        (b"-1", 0),
+        (b"NaN", 0),
+        (b"Infinity", 0),
+        (b"undefined", 0),
+        (b"", 0),
+        (b"7", 0),
+        (b"9" * 40, 0),
+        (b"1e300", 0),
+        (None, 0),
+    ],
+)
+def test_creation_time_in_any_unit(written: bytes | None, created_ms: int) -> None:
+    """Seconds, milliseconds, microseconds and nanoseconds; anything else is unknown."""
+    assert decode_job(row(timestamp=written), 1_000).created_ms == created_ms
