@@ -180,7 +180,7 @@ def list_(config_file: str | None, address: str | None, limit: int, *, as_json: 
 def add(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
     """Stop sending emails to ADDRESS.
 
-    One-time codes are still sent, unless the reason is `bounced`.
+    One-time codes are still sent, unless the reason is `bounced` or `suppressed`.
     """
     try:
         address = parse_address(address.strip())

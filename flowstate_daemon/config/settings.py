@@ -160,7 +160,7 @@ class QueueSettings(SettingsSection):
 
 class MailSettings(SettingsSection):
     from_address: Mailbox = ""
-    """Sender, as address or Name <address>; required by `run`."""
+    """Sender, as address or Name <address>, the name in any language; required by `run`."""
     app_name: DisplayText = Field(default="FlowState", min_length=1, max_length=100)
     """Product name in the emails."""
     frontend_url: HttpUrl = "http://localhost:4200"

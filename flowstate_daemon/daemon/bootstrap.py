@@ -14,7 +14,7 @@ import structlog
 from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
-from flowstate_daemon.base.address import Mailbox, parse_mailbox
+from flowstate_daemon.base.address import Mailbox, parse_mailbox, sender_domain
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
@@ -207,6 +207,7 @@ class BrandedComponents:
     renderer: Renderer
     pages: Pages
     links: AppLinks
+    sender_domain: str
 
 
 class Components:
@@ -245,6 +246,7 @@ class Components:
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
+        self.webhooks: Webhooks | None = None
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
@@ -366,7 +368,8 @@ class Components:
     def build_branding(self, mail: MailSettings) -> BrandedComponents:
         """Compile everything that depends on the settings of `mail`. Pure, but slow: a reload runs it in a thread."""
         pages, links = Pages(mail.app_name, mail.frontend_url), AppLinks(mail.frontend_url)
-        return BrandedComponents(Renderer(build_brand(mail), self.unsubscribe_links()), pages, links)
+        renderer = Renderer(build_brand(mail), self.unsubscribe_links())
+        return BrandedComponents(renderer, pages, links, sender_domain(mail.from_address))
 
     def apply_branding(self, branding: BrandedComponents) -> None:
         """Use the new components from the next email and the next page on."""
@@ -378,6 +381,8 @@ class Components:
             self.scheduler.eligibility.links = branding.links
         if self.unsubscribe is not None:
             self.unsubscribe.pages = branding.pages
+        if self.webhooks is not None:
+            self.webhooks.sender_domain = branding.sender_domain
 
     def unsubscribe_links(self) -> UnsubscribeLinks | None:
         """None unless Postgres (which stores the choice), a public URL and a link secret are configured."""
@@ -407,7 +412,9 @@ class Components:
         routes: list[RouteDef] = []
         if secrets := split_secrets(self.config.resend.webhook_secret):
             verifier = WebhookVerifier(secrets, self.clock)
-            routes += Webhooks(verifier, Ledger(self.pool, self.clock), self.clock).routes()
+            ledger, domain = Ledger(self.pool, self.clock), sender_domain(self.config.mail.from_address)
+            self.webhooks = Webhooks(verifier, ledger, self.clock, domain)
+            routes += self.webhooks.routes()
         if self.link_codec is not None:
             suppressions = Suppressions(self.pool, self.clock)
             self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock)

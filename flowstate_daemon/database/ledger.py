@@ -158,6 +158,14 @@ class RejectedEntry:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedEvents:
+    """How many events were new, and the webhook ids of those that suppressed their address."""
+
+    new: int
+    obeyed: frozenset[str]
+
+
 class Ledger:
     """Writes `mails`, `provider_events` and `journal_rejects`; outcomes also end rows of `scheduled_mails`."""
 
@@ -176,11 +184,15 @@ class Ledger:
 
     async def _write(self, batch: Sequence[Outcome]) -> int:
         try:
-            return await self._call("write_mails", *_columns(batch))
+            written = await self._call("write_mails", *_columns(batch))
         except ROW_REFUSED as error:
             if len(batch) == 1:
                 await self.reject([RejectedEntry(msgspec.json.encode(batch[0]), f"{type(error).__name__}: {error}")])
                 return 0
+        else:
+            # Afterwards, because a report may be stored while the outcomes are written; `prune` looks at all of them.
+            await self.obey_noted_events([entry.provider_id for entry in batch if entry.provider_id])
+            return written
         half = len(batch) // 2
         return await self._write(batch[:half]) + await self._write(batch[half:])
 
@@ -191,9 +203,12 @@ class Ledger:
         reasons = [redact_and_trim(reject.reason) for reject in rejects]
         return await self._call("insert_rejects", digests, raws, reasons, self._clock.now())
 
-    async def record_events(self, events: Sequence[ProviderEvent]) -> int:
-        """Store provider events, each once and in any order, and what they suppress; returns how many were new."""
-        return await self._call(
+    async def record_events(self, events: Sequence[ProviderEvent], *, own_domain: str = "") -> RecordedEvents:
+        """Store provider events, each once and in any order, and what they suppress.
+
+        `own_domain` is that of our sender: complaints about it are obeyed even if the ledger does not have the email.
+        """
+        rows = await self._fetch(
             "insert_events",
             [storable(event.svix_id, MAX_WORD_LENGTH) for event in events],
             [storable(event.provider_id, MAX_WORD_LENGTH) for event in events],
@@ -202,10 +217,24 @@ class Ledger:
             [normalise_address(event.address) for event in events],
             [redact_and_trim(event.reason) for event in events],
             [event.suppress for event in events],
+            [bool(own_domain) and event.sender_domain == own_domain for event in events],
         )
+        return RecordedEvents(len(rows), frozenset(row["svix_id"] for row in rows if row["obeyed"]))
+
+    async def obey_noted_events(self, provider_ids: Sequence[str] | None = None) -> int:
+        """Suppress the addresses of events that came before their emails were known; None looks at all events."""
+        if provider_ids is not None and not provider_ids:
+            return 0
+        return await self._call("obey_noted_events", provider_ids)
+
+    async def lift_provider_suppression(self, event: ProviderEvent) -> int:
+        """The provider has removed an address from its suppression list; returns how many suppressions that ended."""
+        at_ms = min(max(event.at, 0), LATEST_MS)
+        return await self._call("lift_provider_suppression", normalise_address(event.address), at_ms)
 
     async def prune(self, retention_days: int) -> int:
         """Delete older rows, in small batches that block no other query for long; returns how many were deleted."""
+        await self.obey_noted_events()
         before = self._clock.now() - timedelta(days=retention_days)
         deleted = 0
         for name in PRUNED:
@@ -218,6 +247,10 @@ class Ledger:
     async def _call(self, name: str, *arguments: Any) -> int:
         async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
             return int(await connection.fetchval(sql(name), *arguments, timeout=QUERY_TIMEOUT_S))
+
+    async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
+            return list(await connection.fetch(sql(name), *arguments, timeout=QUERY_TIMEOUT_S))
 
 
 def _columns(batch: Sequence[Outcome]) -> list[list[Any]]:

@@ -144,7 +144,7 @@ def _choose(address: str, users: Sequence[UserLanguage]) -> str | None:
 
 
 PAGE = 100
-REASONS = ("bounced", "complained", "manual")
+REASONS = ("bounced", "complained", "manual", "suppressed")
 UNKNOWN_ACTOR = "unknown"
 
 
