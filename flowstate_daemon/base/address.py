@@ -44,26 +44,20 @@ def parse_address(text: str) -> str:
     plain = PLAIN.fullmatch(text)
     if plain is not None and plain[1] not in RESERVED:
         return text
-    try:
-        return _validate(text)
-    except ValueError as refusal:
-        raise InvalidDataError(f"Expected an email address {refusal}") from None
-
-
-def _validate(text: str) -> str:
-    """Raises ValueError with the end of a sentence, which does not contain the address."""
     if len(text) > MAX_LENGTH:
-        raise ValueError(f"of at most {MAX_LENGTH} characters - at `$.to`")
+        raise InvalidDataError(f"Expected an email address of at most {MAX_LENGTH} characters - at `$.to`")
     if ENCODED_WORD in text:
-        raise ValueError("without an encoded word - at `$.to`")
+        raise InvalidDataError("Expected an email address without an encoded word - at `$.to`")
     try:
         found = validate_email(
             text, check_deliverability=False, allow_smtputf8=False, allow_display_name=False, test_environment=True
         )
     except EmailNotValidError as error:
-        raise ValueError(f"- at `$.to`: {QUOTED_INPUT.sub('', str(error)).rstrip('.')}") from None
+        raise InvalidDataError(
+            f"Expected an email address - at `$.to`: {QUOTED_INPUT.sub('', str(error)).rstrip('.')}"
+        ) from None
     if found.ascii_email is None:
-        raise ValueError("in ASCII - at `$.to`")
+        raise InvalidDataError("Expected an email address in ASCII - at `$.to`")
     return found.ascii_email
 
 

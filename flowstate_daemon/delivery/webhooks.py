@@ -120,7 +120,7 @@ def _parse_event(svix_id: str, sent_s: int, payload: object) -> ProviderEvent | 
 
 
 def _suppression(event_type: str, bounce: Bounce | None) -> str | None:
-    """Complaints, hard bounces and the provider's list suppress an address; full mailboxes and unclear bounces do not."""
+    """Complaints, hard bounces and the provider's list suppress an address; a full mailbox does not."""
     if event_type in {"complained", "suppressed"} or (event_type == "bounced" and bounce == "permanent"):
         return event_type
     return None
