@@ -9,6 +9,7 @@ import asyncpg
 import click
 
 from flowstate_daemon.base import logs
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
 from flowstate_daemon.cli.context import load_config, name_server, run_async
@@ -19,7 +20,6 @@ from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRec
 from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMismatchError
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.recipients import Suppressions
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.policy import RecipientStatus
 
 T = TypeVar("T")

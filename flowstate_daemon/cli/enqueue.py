@@ -11,12 +11,14 @@ import msgspec
 
 from flowstate_daemon.cli.context import QueueContext, with_queue
 from flowstate_daemon.cli.output import finite, json_option, print_fields, print_json
-from flowstate_daemon.mail.kinds import KINDS, MAX_CONTEXT_BYTES, Kind
+from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, NewMail
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 
 NOT_SENT = ("skipped", "expired")  # the fields of a result that give the reason why nothing was sent
+
+MAX_FILE_LENGTH = 1_048_576  # characters; the queue's limit for a job's data, unless it is changed
 
 
 def kind_fields_help() -> str:
@@ -136,11 +138,11 @@ def read_context(text: str) -> dict[str, Any]:
     if text.startswith("@"):
         try:
             with click.open_file(text[1:], encoding="utf-8") as file:
-                text = file.read(MAX_CONTEXT_BYTES + 1)  # a device such as /dev/zero has no end
+                text = file.read(MAX_FILE_LENGTH + 1)  # a device such as /dev/zero has no end
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--context: {error}") from error
-        if len(text) > MAX_CONTEXT_BYTES:
-            raise click.UsageError(f"--context: the file is larger than {MAX_CONTEXT_BYTES} bytes, the maximum")
+        if len(text) > MAX_FILE_LENGTH:
+            raise click.UsageError(f"--context: the file is longer than {MAX_FILE_LENGTH} characters, the maximum")
     try:
         context = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also numbers with thousands of digits

@@ -8,14 +8,12 @@ from typing import TypeVar
 import asyncpg
 import click
 
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.cli.context import operator_name
 from flowstate_daemon.cli.database import format_datetime, parse_argument, with_database
 from flowstate_daemon.cli.output import json_option, print_json, print_table
-from flowstate_daemon.database.pool import MAX_ADDRESS_LENGTH, clean_text
 from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.policy import ALL_KINDS
 
@@ -31,14 +29,6 @@ limit_option = click.option(
 kind_option = click.option(
     "--kind", type=click.Choice(UNSUBSCRIBABLE), metavar="KIND", help="One kind of email; default: all kinds."
 )
-
-
-def normalise_address(address: str) -> str:
-    """The address as the lists contain it; a text that is no address is only cleaned, as entries may be invalid too."""
-    try:
-        return parse_address(address.strip()).lower()
-    except InvalidDataError:
-        return clean_text(address, MAX_ADDRESS_LENGTH)
 
 
 def with_lists(config_file: str | None, work: Callable[[Suppressions], Awaitable[T]]) -> T:
@@ -107,7 +97,7 @@ def list_suppressions(config_file: str | None, address: str | None, limit: int |
 def add_suppression(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
     """Stop sending emails to ADDRESS.
 
-    One-time codes are still sent, unless the reason is `bounced`.
+    One-time codes are still sent, unless the reason is `bounced` or `suppressed`.
     """
     address = parse_argument(address)
     added = with_lists(config_file, lambda lists: lists.add(address, reason, note, actor=operator_name()))

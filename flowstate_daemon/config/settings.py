@@ -18,6 +18,7 @@ from flowstate_daemon.config.validators import (
     CaseInsensitive,
     CronExpression,
     DeadlineTime,
+    DisplayText,
     HostPortList,
     HttpUrl,
     Mailbox,
@@ -159,8 +160,8 @@ class QueueSettings(SettingsSection):
 
 class MailSettings(SettingsSection):
     from_address: Mailbox = ""
-    """Sender, as address or Name <address>; required by `run`."""
-    app_name: str = Field(default="FlowState", min_length=1, max_length=100)
+    """Sender, as address or Name <address>, the name in any language; required by `run`."""
+    app_name: DisplayText = Field(default="FlowState", min_length=1, max_length=100)
     """Product name in the emails."""
     frontend_url: HttpUrl = "http://localhost:4200"
     """Base URL of links in the emails."""

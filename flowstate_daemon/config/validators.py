@@ -9,10 +9,11 @@ import re
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
-from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from flowstate_daemon.base.address import parse_mailbox
 from flowstate_daemon.base.cron import next_occurrence, parse_cron, parse_zone
+from flowstate_daemon.base.text import is_harmless_line
 
 INVALID_KEY_CHARS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
 PRINTABLE = re.compile(r"[\x21-\x7e]+")
@@ -37,16 +38,14 @@ def _key_part(text: str) -> str:
 
 def _sender(text: str) -> str:
     """An address, alone or as `Name <address>`; empty means that none is given."""
-    text = text.strip()
-    if not text:
-        return text
-    if not text.isprintable():
-        raise ValueError("must be one line of printable text")
-    try:
-        validate_email(text, check_deliverability=False, allow_display_name=True, test_environment=True)
-    except EmailNotValidError as error:
-        raise ValueError(f"is not an email address: {error}") from None
-    return text
+    return str(parse_mailbox(text)) if text.strip() else ""
+
+
+def _display_text(text: str) -> str:
+    """A name in any language, which stands in subjects and beside the sender's address."""
+    if not is_harmless_line(text) or not text.strip():
+        raise ValueError("must be one line without control characters")
+    return text.strip()
 
 
 def _web_url(text: str) -> str:
@@ -173,6 +172,7 @@ def _lower(value: object) -> object:
 
 RedisKeyPart = Annotated[str, AfterValidator(_key_part), Field(max_length=100)]
 HttpUrl = Annotated[str, AfterValidator(_web_url)]
+DisplayText = Annotated[str, AfterValidator(_display_text)]
 Mailbox = Annotated[str, AfterValidator(_sender)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 Secret = Annotated[SecretStr, AfterValidator(_secret_word)]

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
-from email.utils import formataddr
+from dataclasses import dataclass, replace
 from zoneinfo import available_timezones
 
 import asyncpg
@@ -15,6 +14,7 @@ import structlog
 from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
+from flowstate_daemon.base.address import Mailbox, parse_mailbox, sender_domain
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
@@ -72,7 +72,7 @@ from flowstate_daemon.web.api import Api
 from flowstate_daemon.web.auth import BearerAuth
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
-from flowstate_daemon.web.pages import Pages
+from flowstate_daemon.web.pages import Pages, error_page
 from flowstate_daemon.web.schedules import Schedules
 from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.unsubscribe import Unsubscribe
@@ -121,8 +121,9 @@ def build_app_database(config: Config, pool: asyncpg.Pool) -> AppDatabase:
 
 def build_brand(mail: MailSettings) -> Brand:
     """What all emails have in common. A `From` address without a name gets the name of the application."""
-    sender = mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
-    return Brand(sender, mail.app_name, mail.frontend_url, mail.default_locale)
+    sender = parse_mailbox(mail.from_address) if mail.from_address else Mailbox("", "")
+    named = sender if sender.name or not sender.address else replace(sender, name=mail.app_name)
+    return Brand(str(named), mail.app_name, mail.frontend_url, mail.default_locale)
 
 
 def build_link_codec(config: Config) -> LinkTokenCodec | None:
@@ -208,6 +209,7 @@ class BrandedComponents:
     renderer: Renderer
     pages: Pages
     links: AppLinks
+    sender_domain: str
 
 
 class Components:
@@ -247,6 +249,7 @@ class Components:
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
         self.schedules_api: Schedules | None = None
+        self.webhooks: Webhooks | None = None
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
@@ -276,7 +279,8 @@ class Components:
         )
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
-        return RecipientLoader(Suppressions(pool, self.clock), UserLanguages(pool, self.clock))
+        languages = UserLanguages(build_app_database(self.config, pool), self.clock)
+        return RecipientLoader(Suppressions(pool, self.clock), languages)
 
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
@@ -368,7 +372,8 @@ class Components:
     def build_branding(self, mail: MailSettings) -> BrandedComponents:
         """Compile everything that depends on the settings of `mail`. Pure, but slow: a reload runs it in a thread."""
         pages, links = Pages(mail.app_name, mail.frontend_url), AppLinks(mail.frontend_url)
-        return BrandedComponents(Renderer(build_brand(mail), self.unsubscribe_links()), pages, links)
+        renderer = Renderer(build_brand(mail), self.unsubscribe_links())
+        return BrandedComponents(renderer, pages, links, sender_domain(mail.from_address))
 
     def apply_branding(self, branding: BrandedComponents) -> None:
         """Use the new components from the next email and the next page on."""
@@ -380,6 +385,8 @@ class Components:
             self.scheduler.eligibility.links = branding.links
         if self.unsubscribe is not None:
             self.unsubscribe.pages = branding.pages
+        if self.webhooks is not None:
+            self.webhooks.sender_domain = branding.sender_domain
 
     def unsubscribe_links(self) -> UnsubscribeLinks | None:
         """None unless Postgres (which stores the choice), a public URL and a link secret are configured."""
@@ -394,7 +401,13 @@ class Components:
         routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
         http = self.config.http
         sockets = self.supervisor.sockets() if http.enabled else ()
-        return HttpServer(routes, host=http.host, port=http.port, sockets=sockets)
+        return HttpServer(
+            routes,
+            host=http.host,
+            port=http.port,
+            sockets=sockets,
+            error_page=lambda request, status: error_page(self.branding.pages, request, status),  # a reload replaces it
+        )
 
     def _build_public_routes(self) -> list[RouteDef]:
         """The routes for the provider and for recipients. They need Postgres, which stores what they send."""
@@ -403,7 +416,9 @@ class Components:
         routes: list[RouteDef] = []
         if secrets := split_secrets(self.config.resend.webhook_secret):
             verifier = WebhookVerifier(secrets, self.clock)
-            routes += Webhooks(verifier, Ledger(self.pool, self.clock), self.clock).routes()
+            ledger, domain = Ledger(self.pool, self.clock), sender_domain(self.config.mail.from_address)
+            self.webhooks = Webhooks(verifier, ledger, self.clock, domain)
+            routes += self.webhooks.routes()
         if self.link_codec is not None:
             suppressions = Suppressions(self.pool, self.clock)
             self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock)

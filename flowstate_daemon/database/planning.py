@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Literal, TypeAlias
 
+from flowstate_daemon.base.text import storable
 from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.ledger import MAX_WORD_LENGTH
-from flowstate_daemon.database.pool import clean_text, schema_connection
+from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
 
@@ -181,7 +182,7 @@ class Planning:
 
     async def record_manual_run(self, kind: str, at: datetime, count: int, *, actor: str, now: datetime) -> None:
         """Record who ran a schedule; `now` is the time that its emails have as planning time."""
-        action = (now, clean_text(actor, MAX_WORD_LENGTH), f"{MANUAL_RUN}{kind}", at.isoformat(), count)
+        action = (now, storable(actor, MAX_WORD_LENGTH), f"{MANUAL_RUN}{kind}", at.isoformat(), count)
         async with schema_connection(self._pool) as connection:
             await connection.execute(sql("record_operator_action"), *action)
 

@@ -139,7 +139,6 @@ async def _close(pool: asyncpg.Pool) -> None:
 
 
 SCHEMA = "flowstate_daemon"
-MAX_ADDRESS_LENGTH = 320
 NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)
 
 
@@ -153,14 +152,3 @@ async def schema_connection(
             yield connection
     except NOT_MIGRATED as error:
         raise StoreUnavailableError(f"Postgres: {error}; run: flowstate-daemon migrate") from error
-
-
-def normalise_address(address: str) -> str:
-    """The normalised form in which an address is stored and looked up."""
-    return clean_text(address.strip().lower(), MAX_ADDRESS_LENGTH)
-
-
-def clean_text(text: str, max_length: int) -> str:
-    """Text that Postgres can store: no NUL, no lone surrogate, at most `max_length` characters."""
-    text = text[:max_length].replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

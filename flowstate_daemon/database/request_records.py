@@ -14,8 +14,10 @@ from uuid import UUID
 
 import asyncpg
 
+from flowstate_daemon.base.address import normalise_address
+from flowstate_daemon.base.text import storable
 from flowstate_daemon.database.ledger import MAX_WORD_LENGTH, shorten_key
-from flowstate_daemon.database.pool import clean_text, normalise_address, schema_connection
+from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 
 QUERY_TIMEOUT_S = 12.0
@@ -57,7 +59,7 @@ class RequestRecords:
         at = datetime.fromtimestamp(saved_at_ms / 1000, tz=UTC)
         async with schema_connection(self._pool, wait_s=wait_s) as connection:
             rows = await connection.fetch(
-                sql("record_request"), UUID(request_id), clean_text(key, MAX_WORD_LENGTH), at,
+                sql("record_request"), UUID(request_id), storable(key, MAX_WORD_LENGTH), at,
                 list(by_mail), list(numbers), timeout=wait_s,
             )  # fmt: skip
         return {by_mail[row["mail"]] for row in rows}

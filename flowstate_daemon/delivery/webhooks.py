@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from email.utils import parseaddr
 from typing import Any
 
 import resend
 
+from flowstate_daemon.base.address import ascii_domain
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
 from flowstate_daemon.mail.message import Bounce, ProviderEvent
@@ -23,6 +24,8 @@ from flowstate_daemon.mail.message import Bounce, ProviderEvent
 TOLERANCE_S = 300  # the SDK's own
 MIN_KEY_BYTES = 16  # the SDK accepts an empty key, with which anyone could sign
 PREFIX = "email."
+SUPPRESSION_REMOVED = "suppression.removed"
+ANGLE_ADDRESS = re.compile(r"<([^<>]*)>\s*$")
 BOUNCES: Mapping[str, Bounce] = {"permanent": "permanent", "transient": "transient", "temporary": "transient"}
 
 
@@ -94,6 +97,10 @@ def _parse_event(svix_id: str, sent_s: int, payload: object) -> ProviderEvent | 
     if not isinstance(event_type, str) or not event_type:
         raise InvalidDataError("Expected an event with a type - at `$.type`")
     data = _members(members.get("data"))
+    at = _parse_time_ms(members.get("created_at"), sent_s * 1000)
+    if event_type == SUPPRESSION_REMOVED:
+        address = _address(data.get("email"))
+        return ProviderEvent(svix_id, _text(data.get("id")), event_type, at, address) if address else None
     provider_id = _text(data.get("email_id"))
     if not event_type.startswith(PREFIX) or not provider_id:
         return None
@@ -103,17 +110,18 @@ def _parse_event(svix_id: str, sent_s: int, payload: object) -> ProviderEvent | 
         svix_id=svix_id,
         provider_id=provider_id,
         type=event_type,
-        at=_parse_time_ms(members.get("created_at"), sent_s * 1000),
+        at=at,
         address=_address(data.get("to")),
         reason=_reason(data, event_type),
         suppress=_suppression(event_type, bounce),
         bounce=bounce,
+        sender_domain=ascii_domain(_bare_address(_text(data.get("from"))).rpartition("@")[2]),
     )
 
 
 def _suppression(event_type: str, bounce: Bounce | None) -> str | None:
-    """Only complaints and hard bounces suppress an address; a full mailbox or an unclear bounce does not."""
-    if event_type == "complained" or (event_type == "bounced" and bounce == "permanent"):
+    """Complaints, hard bounces and the provider's list suppress an address; a full mailbox does not."""
+    if event_type in {"complained", "suppressed"} or (event_type == "bounced" and bounce == "permanent"):
         return event_type
     return None
 
@@ -127,7 +135,13 @@ def _address(to: object) -> str:
     """The recipient. Our emails have exactly one; of several, it is unknown which address bounced."""
     if isinstance(to, list):
         to = to[0] if len(to) == 1 else ""
-    return parseaddr(_text(to))[1]
+    return _bare_address(_text(to))
+
+
+def _bare_address(text: str) -> str:
+    """The address in `a@b.c` or `Name <a@b.c>`, whatever the name contains."""
+    angle = ANGLE_ADDRESS.search(text)
+    return (angle[1] if angle else text).strip()
 
 
 def _reason(data: Mapping[str, Any], event_type: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.lenient_json import repair_json
 from flowstate_daemon.queue.job import DEFAULTS, KEEP, REMOVE, Backoff, Job, JobOptions, Retention, decode_json
 
 STAMP = b'"timestamp":'
@@ -77,10 +78,19 @@ def decode_options(text: bytes | None) -> tuple[JobOptions, str | None]:
 
 def _parse_options(text: bytes) -> tuple[JobOptions, str | None]:
     try:
+        return _read_options(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:  # half an emoji in a member that nobody reads must not refuse the job
+        return _read_options(repair_json(text))
+    except (ValueError, RecursionError):
+        return DEFAULTS, _invalid_reason(text)
+
+
+def _read_options(text: bytes) -> tuple[JobOptions, str | None]:
+    try:
         opts = _OPTS.decode(text)
         raw = decode_json(text, what="options") if opts.repeat else {}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return DEFAULTS, _invalid_reason(text)
     except InvalidDataError as error:
         return DEFAULTS, error.reason
     timeout_ms, invalid_reason = _timeout(opts.timeout)

@@ -17,6 +17,8 @@ import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError
 
+# Unix times of the years 1973 to 5138 in seconds, milliseconds, microseconds and nanoseconds do not overlap.
+TIME_UNITS = ((10**8, 10**11, 1_000, 1), (10**11, 10**14, 1, 1), (10**14, 10**17, 1, 1_000), (10**17, 10**20, 1, 10**6))
 MAX_SAFE_INTEGER = 2**53 - 1  # node cannot represent larger integers exactly
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -70,7 +72,7 @@ DEFAULTS = JobOptions()
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One claimed job. Times are Unix ms; `data` and `stacktrace` are the JSON texts of the hash.
+    """One claimed job. `data` and `stacktrace` are the JSON texts of the hash; `timestamp` is part of its identity.
 
     `stored_request_id` is that of the stored request of an earlier attempt, if there is one. `requests` is
     how many requests have contained this email, as far as Redis knows.
@@ -92,6 +94,14 @@ class Job:
     def attempt(self) -> int:
         """The number of the current attempt, counted from 1."""
         return self.attempts_made + 1
+
+    @property
+    def created_ms(self) -> int:
+        """When the job was added, Unix ms; 0 if that is unknown. Producers also write seconds, or microseconds."""
+        for low, high, factor, divisor in TIME_UNITS:
+            if low <= self.timestamp < high:
+                return self.timestamp * factor // divisor
+        return 0
 
     def payload(self) -> Any:
         """The job's data, parsed. Raises InvalidDataError."""

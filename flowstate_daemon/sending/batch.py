@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.errors import FlowstateError, MailExpired, MailSkipped, StaleDecisionError
 from flowstate_daemon.delivery.gateway import Rejected, Result
 from flowstate_daemon.mail.kinds import KINDS
@@ -145,7 +146,7 @@ def supersede_codes(mails: Sequence[OutgoingMail]) -> None:
     for mail in mails:
         if mail.done or not _is_code(mail.email):
             continue
-        key = mail.email.kind, mail.email.to.casefold()
+        key = mail.email.kind, normalise_address(mail.email.to)
         other = newest.setdefault(key, mail)
         if other is not mail:
             older, newest[key] = sorted((other, mail), key=_age)

@@ -10,10 +10,10 @@ import re
 
 from aiohttp import web
 
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.recipients import Suppressions
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.web.auth import ROOT, BearerAuth, error_response
 from flowstate_daemon.web.server import json_response

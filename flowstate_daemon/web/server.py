@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from email import message_from_bytes
 from http import HTTPStatus
 from typing import ClassVar
@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import msgspec
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from flowstate_daemon.base.errors import ConfigError
 
@@ -29,6 +29,9 @@ KEEPALIVE_TIMEOUT_S = 15.0
 MAX_BODY_BYTES = 65_536
 READ_TIMEOUT_S = 10.0
 MAX_FIELDS = 20
+ErrorPage = Callable[[web.Request, int], web.Response | None]
+"""Renders an error with this status for a person; None if the client is a program."""
+
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -56,12 +59,14 @@ class HttpServer:
         host: str,
         port: int,
         sockets: Sequence[socket.socket] = (),
+        error_page: ErrorPage | None = None,
     ) -> None:
-        """`sockets`, already listening, replace host and port."""
+        """`sockets`, already listening, replace host and port. `error_page` renders errors for people."""
         self._routes = tuple(routes)
         self._host = host
         self._port = port
         self._sockets = sockets
+        self._error_page = error_page
         self._runner: web.AppRunner | None = None
 
     @property
@@ -109,7 +114,7 @@ class HttpServer:
         await runner.cleanup()
 
     def _app(self) -> web.Application:
-        app = web.Application(middlewares=[error_middleware], client_max_size=MAX_BODY_BYTES)
+        app = web.Application(middlewares=[error_middleware(self._error_page)], client_max_size=MAX_BODY_BYTES)
         app.add_routes(self._routes)
         app.on_response_prepare.append(add_security_headers)
         return app
@@ -132,20 +137,34 @@ def json_response(body: object, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
 
 
-@web.middleware
-async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every HTTP error into a short JSON body. An unexpected exception is logged and answered with a plain 500."""
+def error_middleware(error_page: ErrorPage | None = None) -> Middleware:
+    """Turns every HTTP error into a short JSON body or a page; an unexpected exception is logged and becomes a 500."""
+
+    @web.middleware
+    async def handle_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPError as error:
+            response = error_response(request, error.status, error_page)
+            response.headers.update({name: error.headers[name] for name in PRESERVED_HEADERS if name in error.headers})
+            return response
+        except web.HTTPException:
+            raise  # a redirect is not an error
+        except Exception:
+            log.exception("request_failed", method=request.method, path=route_template(request))
+            return error_response(request, HTTPStatus.INTERNAL_SERVER_ERROR, error_page)
+
+    return handle_errors
+
+
+def error_response(request: web.Request, status: int, error_page: ErrorPage | None) -> web.Response:
+    """The response for an error; JSON also if the page cannot be rendered."""
     try:
-        return await handler(request)
-    except web.HTTPError as error:
-        response = json_response({"error": HTTPStatus(error.status).phrase}, error.status)
-        response.headers.update({name: error.headers[name] for name in PRESERVED_HEADERS if name in error.headers})
-        return response
-    except web.HTTPException:
-        raise  # a redirect is not an error
+        page = None if error_page is None else error_page(request, status)
     except Exception:
-        log.exception("request_failed", method=request.method, path=route_template(request))
-        return json_response({"error": HTTPStatus.INTERNAL_SERVER_ERROR.phrase}, 500)
+        log.exception("error_page_failed", status=status)
+        page = None
+    return page or json_response({"error": HTTPStatus(status).phrase}, status)
 
 
 def route_template(request: web.Request) -> str:

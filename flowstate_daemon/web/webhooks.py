@@ -15,7 +15,12 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError, StoreUnavailableError
 from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.delivery.webhooks import InvalidSignatureError, StaleTimestampError, WebhookVerifier
+from flowstate_daemon.delivery.webhooks import (
+    SUPPRESSION_REMOVED,
+    InvalidSignatureError,
+    StaleTimestampError,
+    WebhookVerifier,
+)
 from flowstate_daemon.mail.message import ProviderEvent
 from flowstate_daemon.web.server import json_response, read_body
 
@@ -53,7 +58,8 @@ class LogThrottle:
 class Webhooks:
     """The route of the provider's webhook."""
 
-    def __init__(self, verifier: WebhookVerifier, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, verifier: WebhookVerifier, ledger: Ledger, clock: Clock, sender_domain: str = "") -> None:
+        self.sender_domain = sender_domain  # replaced by a reload
         self._verifier = verifier
         self._ledger = ledger
         self._log_throttle = LogThrottle(clock)
@@ -70,21 +76,24 @@ class Webhooks:
         except InvalidDataError as error:
             self._warn(error.reason, None)
             raise web.HTTPBadRequest from None
-        return await self._store([] if event is None else [event])
+        return json_response({"recorded": 0}) if event is None else await self._store(event)
 
-    async def _store(self, events: list[ProviderEvent]) -> web.Response:
-        if not events:
-            return json_response({"recorded": 0})
+    async def _store(self, event: ProviderEvent) -> web.Response:
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                recorded = await self._ledger.record_events(events)
+                recorded = await self._ledger.record_events([event], own_domain=self.sender_domain)
+                if recorded.new and event.type == SUPPRESSION_REMOVED:
+                    await self._ledger.lift_provider_suppression(event)
         except (StoreUnavailableError, TimeoutError) as error:
             self._warn(error.reason if isinstance(error, FlowstateError) else "Postgres did not answer in time", None)
             raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
-        for event in events:
-            if recorded and event.suppress:
-                log.info("address_suppressed", recipient=mask_address(event.address), reason=event.suppress)
-        return json_response({"recorded": recorded})
+        if recorded.new and event.suppress:
+            fields = {"recipient": mask_address(event.address), "reason": event.suppress}
+            if event.svix_id in recorded.obeyed:
+                log.info("address_suppressed", **fields)
+            else:  # another sender on the same account, or an email that the ledger does not have yet
+                log.info("report_noted", sender_domain=event.sender_domain, **fields)
+        return json_response({"recorded": recorded.new})
 
     async def _body(self, request: web.Request) -> bytes:
         try:

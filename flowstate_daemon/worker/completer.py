@@ -55,9 +55,10 @@ class JobLogger:
                 self._metrics.mail_skipped(job.name)
                 log.info("mail_skipped", **fields)
             case JobSucceeded():
-                age_ms = self._clock.now_ms() - job.timestamp
+                age_ms = self._clock.now_ms() - job.created_ms if job.created_ms else None
                 self._metrics.mail_sent(job.name, duration_s)
-                self._metrics.observe_mail_latency(job.name, age_ms / 1000)
+                if age_ms is not None:
+                    self._metrics.observe_mail_latency(job.name, age_ms / 1000)
                 log.info("mail_sent", age_ms=age_ms, **fields)
             case JobRetried():
                 self._metrics.mail_retried(job.name)

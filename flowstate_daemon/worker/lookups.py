@@ -85,7 +85,10 @@ class RecipientLoader:
         self._loader = BatchLoader("recipients", self._query)
 
     async def load(self, address: str, *, urgent: bool) -> RecipientStatus | None:
-        """What is known about an address. Retries until the lookup succeeds; an urgent email gets None instead."""
+        """What is known about an address, as its job has it: two users may differ only in capitals.
+
+        Retries until the lookup succeeds; an urgent email gets None instead.
+        """
         if not urgent:
             return await self._loader.load_with_retry(address)
         try:

@@ -1,5 +1,5 @@
 -- Suppressions, unsubscribes and languages of recipients. Used by recipients.py; addresses are normalised there,
--- except those of get_user_languages.
+-- except those of the users' languages.
 
 -- name: list_suppressions
 -- One page of suppressions, ordered by address.
@@ -76,11 +76,18 @@ SELECT
     ARRAY(SELECT u.kind FROM flowstate_daemon.unsubscribes AS u WHERE u.address = requested.address) AS unsubscribed
 FROM (SELECT DISTINCT unnest($1::text[]) AS address) AS requested;
 -- name: get_user_languages
--- The language in each user's preferences, read from the application's table; users without one have no row.
+-- The language in each user's preferences, or null, read from the application's table.
 -- $1 addresses in the spellings that the application may have stored (text[])
 SELECT email, left(preferences ->> 'language', 64) AS language
-FROM users
-WHERE email = ANY($1::text[]) AND preferences ->> 'language' IS NOT NULL;
+FROM {app}.users
+WHERE email = ANY($1::text[]);
+
+-- name: find_user_languages
+-- The same for addresses that are stored in other capitals. Reads the whole table without an index on lower(email).
+-- $1 addresses in lower case (text[])
+SELECT email, left(preferences ->> 'language', 64) AS language
+FROM {app}.users
+WHERE lower(email) = ANY($1::text[]);
 
 -- name: record_operator_action
 -- Record what an operator did.

@@ -16,6 +16,7 @@ from redis.asyncio.connection import parse_url
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
 from flowstate_daemon.config.sources import RENAMED_SETTINGS, env_name
+from flowstate_daemon.daemon.bootstrap import build_brand
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "config" / "flowstate-daemon.toml"
@@ -53,6 +54,24 @@ def test_load_when_sender_missing() -> None:
     assert errors({}, sending=True)[0].startswith("RESEND_FROM_EMAIL: missing")
     config = load({"RESEND_FROM_EMAIL": "FlowState <hello@example.com>"}, sending=True)
     assert config.mail.from_address == "FlowState <hello@example.com>"
+
+
+@pytest.mark.parametrize(
+    ("sender", "app_name", "shown"),
+    [
+        ("Équipe FlowState <bonjour@exemple.fr>", "X", "Équipe FlowState <bonjour@exemple.fr>"),
+        ("🚀 <a@example.com>", "X", "🚀 <a@example.com>"),
+        ("\U0001fae9 <a@example.com>", "X", "\U0001fae9 <a@example.com>"),
+        ("Flow, Inc. <a@example.com>", "X", '"Flow, Inc." <a@example.com>'),
+        ("a@example.com", "Équipe", "Équipe <a@example.com>"),
+        ("a@example.com", "Flow (beta)", '"Flow (beta)" <a@example.com>'),
+        ("bonjour@café.example", "Café", "Café <bonjour@xn--caf-dma.example>"),
+    ],
+)
+def test_sender_may_have_a_name_in_any_language(sender: str, app_name: str, shown: str) -> None:
+    """As the provider takes it: the name in its own letters, the address in ASCII; without a name, that of the app."""
+    config = load({"RESEND_FROM_EMAIL": sender, "APP_NAME": app_name}, sending=True)
+    assert build_brand(config.mail).sender == shown
 
 
 def test_load_when_mode_given() -> None:
@@ -195,6 +214,9 @@ def test_load_when_many_errors(tmp_path: Path) -> None:
         ("REDIS_TLS", "perhaps"),
         ("RESEND_FROM_EMAIL", "FlowState"),
         ("RESEND_FROM_EMAIL", "a@example.com\r\nBcc: b@example.com"),
+        ("RESEND_FROM_EMAIL", "Élan <élan@exemple.fr>"),
+        ("APP_NAME", "Flow\r\nBcc: b@example.com"),
+        ("APP_NAME", "Flow\u202eState"),
         ("RESEND_API_KEY", "re_a b"),
         ("RESEND_API_URL", "api.resend.com"),
         ("RESEND_API_URL", "https://me:word@api.resend.com"),
