@@ -45,6 +45,7 @@ def run(config_file: str | None) -> None:
     """
     # When the watchdog aborts a frozen process, the log gets a traceback of every thread.
     faulthandler.enable(STDERR_FD)
+    logs.write_in_background()
     config = load_config(config_file, sending=True)
     configure_logging(config)
     ignore_child_exits()
@@ -72,6 +73,7 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
     """
 
     async def work() -> int:
+        logs.write_in_background()
         logs.configure("warning" if once else "info")
         async with DevEnvironment(folder, os.environ) as environment:
             samples = await environment.send_samples()

@@ -15,6 +15,7 @@ import structlog
 from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
+from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
@@ -221,6 +222,7 @@ class Components:
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
         self.metrics = Metrics(KINDS, version=__version__, instance=instance)
+        self.metrics.track_dropped_log_lines(logs.dropped_lines)
         self._context = ServiceContext(self.health, self.metrics, self.clock)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_database_pool(config)

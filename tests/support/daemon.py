@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,8 +38,14 @@ class Daemon:
         instance: str = "test",
         module: str = "flowstate_daemon",
         inherited_socket: socket.socket | None = None,
+        stderr: int | None = None,
+        closed: Sequence[int] = (),
     ) -> None:
-        """`module` is run instead of the daemon; `inherited_socket` is a listening socket, as from a socket unit."""
+        """`module` is run instead of the daemon; `inherited_socket` is a listening socket, as from a socket unit.
+
+        `stderr` is a descriptor that takes the place of the log file. The descriptors in `closed` are closed at the
+        start.
+        """
         self.port = free_port()
         self.folder = folder
         self._environment = {
@@ -54,6 +60,10 @@ class Daemon:
         self._inherited_socket = inherited_socket
         if inherited_socket is not None:
             self._command = [sys.executable, "-c", PASS_SOCKET, str(inherited_socket.fileno()), *self._command]
+        if closed:
+            redirections = " ".join(f"{number}>&-" for number in closed)
+            self._command = ["sh", "-c", f'exec "$@" {redirections}', "sh", *self._command]
+        self._stderr = stderr
         self.process: asyncio.subprocess.Process | None = None
         self._log = folder / f"daemon-{instance}-{self.port}.log"
 
@@ -65,7 +75,7 @@ class Daemon:
                 env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if self._stderr is None else self._stderr,
                 pass_fds=() if self._inherited_socket is None else (self._inherited_socket.fileno(),),
             )
 
