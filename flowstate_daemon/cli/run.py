@@ -13,6 +13,7 @@ import click
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.systemd import SystemdEnvironment
+from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.cli.check.result import CheckResult, ok
 from flowstate_daemon.cli.check.runner import CHECKS, exit_code, run_checks
 from flowstate_daemon.cli.context import load_config, run_async
@@ -41,7 +42,8 @@ def run(config_file: str | None) -> None:
     second SIGTERM releases them at once. Without RESEND_API_KEY, emails are written to the outbox folder.
 
     SIGHUP reloads the configuration: reloadable settings change, and the log names those that need a restart. An
-    invalid configuration changes nothing. Under systemd it reports its status and feeds the watchdog.
+    invalid configuration changes nothing. When the terminal on which it runs is closed, it drains. Under systemd it
+    reports its status and feeds the watchdog.
     """
     # When the watchdog aborts a frozen process, the log gets a traceback of every thread.
     faulthandler.enable(STDERR_FD)
@@ -55,8 +57,7 @@ def run(config_file: str | None) -> None:
         return load_config(config_file, sending=True)
 
     async def work() -> None:
-        # A terminal sends SIGHUP when it is closed; the daemon must then stop, not reload.
-        await Daemon(config, supervisor=supervisor, load_config=None if sys.stdin.isatty() else reload).run()
+        await Daemon(config, supervisor=supervisor, load_config=reload, terminal=Terminal()).run()
 
     run_async(work())
 

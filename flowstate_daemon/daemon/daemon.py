@@ -19,6 +19,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, LeaseHeldError, StoreUnavailableError
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.base.systemd import SystemdEnvironment
+from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.bootstrap import Components
 from flowstate_daemon.daemon.reload import Reloader
@@ -36,6 +37,7 @@ LEASE_RETRY_S = 2.0
 RELEASE_TIMEOUT_S = 2.0
 GC_THRESHOLDS = (5_000, 5, 1_000)  # see `tune_gc`
 MIGRATION_TIMEOUT_S = 2.0  # codes must not wait for Postgres
+HANGUP_DELAY_S = 1.0
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -49,8 +51,13 @@ class Daemon:
         *,
         supervisor: SystemdEnvironment | None = None,
         load_config: Callable[[], Config] | None = None,
+        terminal: Terminal | None = None,
     ) -> None:
-        """`load_config` reloads the configuration on SIGHUP; without it, SIGHUP stops the daemon."""
+        """`load_config` reloads the configuration on SIGHUP; without it, SIGHUP stops the daemon.
+
+        SIGHUP also stops it when `terminal` has been closed.
+        """
+        self._terminal = terminal
         self.components = Components(config, clock, supervisor)
         self._reloader = None if load_config is None else Reloader(self.components, lambda: apply_mode(load_config()))
 
@@ -58,7 +65,8 @@ class Daemon:
         """Open everything, work until a signal, drain, close.
 
         Raises:
-            ConfigError: the HTTP address cannot be bound, or Redis is a cluster and the queue has no hash tag.
+            ConfigError: this machine has no such HTTP address, or Redis is a cluster and the queue has no hash tag.
+            HttpPortError: another program uses the HTTP port.
             LeaseHeldError: another daemon has taken over the lease of this instance id.
             ServiceCrashedError: a service failed unexpectedly; the supervisor should restart the process.
         """
@@ -196,8 +204,10 @@ class Daemon:
 
     def _handle_signal(self, number: signal.Signals) -> None:
         """SIGHUP reloads. Of the other signals, the first drains and the second releases all jobs at once."""
-        if number == signal.SIGHUP and self._reloader is not None:
+        if number == signal.SIGHUP and self._reloader is not None and not self._is_terminal_closed():
             self._reloader.request()
+            # When a login ends, the signal may come shortly before the terminal is closed.
+            asyncio.get_running_loop().call_later(HANGUP_DELAY_S, self._stop_without_terminal)
             return
         log.info("signal_received", name=signal.Signals(number).name, is_second=self.components.worker.stopping)
         self.components.health.start_draining()
@@ -206,6 +216,13 @@ class Daemon:
             self.components.worker.force_stop()
         else:
             self.components.worker.stop()
+
+    def _is_terminal_closed(self) -> bool:
+        return self._terminal is not None and self._terminal.is_closed
+
+    def _stop_without_terminal(self) -> None:
+        if self._is_terminal_closed() and not self.components.worker.stopping:
+            self._handle_signal(signal.SIGHUP)
 
 
 @asynccontextmanager

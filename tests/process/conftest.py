@@ -34,6 +34,7 @@ async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_pat
         inherited_socket: socket.socket | None = None,
         stderr: int | None = None,
         closed: Sequence[int] = (),
+        terminal: int | None = None,
         **settings: str,
     ) -> Daemon:
         environment = {
@@ -51,6 +52,7 @@ async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_pat
             inherited_socket=inherited_socket,
             stderr=stderr,
             closed=closed,
+            terminal=terminal,
         )
         made.append(daemon)
         return daemon

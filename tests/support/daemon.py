@@ -26,6 +26,14 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
+# What a terminal emulator does: a new session, whose controlling terminal is standard input.
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 class Daemon:
     """One `flowstate-daemon run`, configured by environment variables only."""
@@ -40,11 +48,12 @@ class Daemon:
         inherited_socket: socket.socket | None = None,
         stderr: int | None = None,
         closed: Sequence[int] = (),
+        terminal: int | None = None,
     ) -> None:
         """`module` is run instead of the daemon; `inherited_socket` is a listening socket, as from a socket unit.
 
         `stderr` is a descriptor that takes the place of the log file. The descriptors in `closed` are closed at the
-        start.
+        start. `terminal` becomes standard input and the controlling terminal.
         """
         self.port = free_port()
         self.folder = folder
@@ -63,6 +72,9 @@ class Daemon:
         if closed:
             redirections = " ".join(f"{number}>&-" for number in closed)
             self._command = ["sh", "-c", f'exec "$@" {redirections}', "sh", *self._command]
+        if terminal is not None:
+            self._command = [sys.executable, "-c", TAKE_TERMINAL, *self._command]
+        self._stdin = asyncio.subprocess.DEVNULL if terminal is None else terminal
         self._stderr = stderr
         self.process: asyncio.subprocess.Process | None = None
         self._log = folder / f"daemon-{instance}-{self.port}.log"
@@ -73,7 +85,7 @@ class Daemon:
             self.process = await asyncio.create_subprocess_exec(
                 *self._command,
                 env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=self._stdin,
                 stdout=log,
                 stderr=log if self._stderr is None else self._stderr,
                 pass_fds=() if self._inherited_socket is None else (self._inherited_socket.fileno(),),
