@@ -192,7 +192,7 @@ class HttpSettings(SettingsSection):
     enabled: bool = True
     """Whether to listen for HTTP."""
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on."""
+    """Address to listen on; 0.0.0.0 is every IPv4 address, :: every IPv6 and IPv4 address."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 selects a free port."""
     public_url: HttpUrl | None = None

@@ -392,7 +392,7 @@ class Components:
         routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
         http = self.config.http
         sockets = self.supervisor.sockets() if http.enabled else ()
-        return HttpServer(routes, host=http.host, port=http.port, sockets=sockets)
+        return HttpServer(routes, host=http.host, port=http.port, sockets=sockets, clock=self.clock)
 
     def _build_public_routes(self) -> list[RouteDef]:
         """The routes for the provider and for recipients. They need Postgres, which stores what they send."""

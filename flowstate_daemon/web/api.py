@@ -24,7 +24,8 @@ from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest
 from flowstate_daemon.web.auth import ROOT, BearerAuth, error_response
-from flowstate_daemon.web.server import json_response, read_body
+from flowstate_daemon.web.bodies import read_body
+from flowstate_daemon.web.responses import json_response
 
 log = structlog.get_logger()
 
