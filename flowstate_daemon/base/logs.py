@@ -30,7 +30,7 @@ JOURNAL_PREFIX = {"critical": b"<2>", "error": b"<3>", "warning": b"<4>", "info"
 QUIET_LOGGERS = ("aiohttp.access", "aiohttp.server")
 MAX_FRAMES = 12  # of each exception, counted from where it was raised
 MAX_CAUSES = 5  # of a chain of causes, and members of an exception group
-FLUSH_TIMEOUT_S = 2.0  # at exit, for a reader that is slow or has stopped
+FLUSH_TIMEOUT_S = 1.0  # at exit, for a reader that is slow or has stopped
 
 
 class StreamLogger:

@@ -153,8 +153,8 @@ class QueueSettings(SettingsSection):
     """Default delay before the first retry; it doubles with each retry."""
     backoff_jitter: float = Field(default=0.0, ge=0.0, le=1.0)
     """Random fraction of the retry delay."""
-    shutdown_timeout_s: float = Field(default=25.0, ge=0.0, le=600.0)
-    """How long a shutdown waits for jobs in flight; the supervisor's timeout must be longer."""
+    shutdown_timeout_s: float = Field(default=8.0, ge=0.0, le=600.0)
+    """How long a stop may take in all, 2 s at least; the last 3 s are for the end. Docker kills after 10 s."""
 
 
 class MailSettings(SettingsSection):

@@ -22,7 +22,7 @@ from flowstate_daemon.web.responses import add_security_headers, error_response
 
 log = structlog.get_logger()
 
-SHUTDOWN_TIMEOUT_S = 1.0  # for requests in progress; aiohttp may take twice that
+SHUTDOWN_TIMEOUT_S = 0.5  # for requests in progress; aiohttp may take twice that
 LINGER_S = 0.1
 UNREAD_BODY_S = 2.0  # how long the rest of a body is read and ignored, so that the client gets the response
 KEEPALIVE_TIMEOUT_S = 15.0
