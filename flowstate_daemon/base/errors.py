@@ -180,6 +180,10 @@ class ServiceCrashedError(FlowstateError):
     """A service failed with an unexpected error: the process exits so that the supervisor restarts it."""
 
 
+class HttpPortError(FlowstateError):
+    """The HTTP port cannot be opened now, as while another program uses it: the supervisor may try again."""
+
+
 RESOURCE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC})
 NETWORK_ERRNOS = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
 NO_THREAD = "can't start new thread"

@@ -7,10 +7,12 @@ creates a new series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from flowstate_daemon.base.errors import ResultClass
 
@@ -40,6 +42,18 @@ class LabelCache(dict[str, Child]):
 
 def _by_kind(counter: Counter, value: str) -> Callable[[str], Counter]:
     return lambda kind: counter.labels(kind, value)
+
+
+class CountedElsewhere(Collector):
+    """A counter whose value is read at each scrape."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], int]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(self._name, self._text, value=self._read())
 
 
 class Metrics:
@@ -188,6 +202,11 @@ class Metrics:
 
     def observe_redis_command(self, seconds: float) -> None:
         self._redis.observe(seconds)
+
+    def track_dropped_log_lines(self, dropped: Callable[[], int]) -> None:
+        """Read the number of dropped log lines at each scrape."""
+        text = "Log lines that the reader of the log did not take."
+        self.registry.register(CountedElsewhere("flowstate_log_lines_dropped", text, dropped))
 
     def observe_event_loop_lag(self, seconds: float) -> None:
         self._lag.observe(seconds)

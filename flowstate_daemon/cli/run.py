@@ -13,6 +13,7 @@ import click
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.systemd import SystemdEnvironment
+from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.cli.check.result import CheckResult, ok
 from flowstate_daemon.cli.check.runner import CHECKS, exit_code, run_checks
 from flowstate_daemon.cli.context import load_config, name_server, run_async
@@ -44,10 +45,12 @@ def run(config_file: str | None) -> None:
     second SIGTERM releases them at once. Without RESEND_API_KEY, emails are written to the outbox folder.
 
     SIGHUP reloads the configuration: reloadable settings change, and the log names those that need a restart. An
-    invalid configuration changes nothing. Under systemd it reports its status and feeds the watchdog.
+    invalid configuration changes nothing. When the terminal on which it runs is closed, it drains. Under systemd it
+    reports its status and feeds the watchdog.
     """
     # When the watchdog aborts a frozen process, the log gets a traceback of every thread.
     faulthandler.enable(STDERR_FD)
+    logs.write_in_background()
     config = load(os.environ, config_path(config_file), sending=True)
     configure_logging(config)
     ignore_child_exits()
@@ -57,8 +60,7 @@ def run(config_file: str | None) -> None:
         return load(os.environ, config_path(config_file), sending=True)
 
     async def work() -> None:
-        # A terminal sends SIGHUP when it is closed; the daemon must then stop, not reload.
-        await Daemon(config, supervisor=supervisor, load_config=None if sys.stdin.isatty() else reload).run()
+        await Daemon(config, supervisor=supervisor, load_config=reload, terminal=Terminal()).run()
 
     run_async(work())
 
@@ -75,6 +77,7 @@ def dev(folder: Path, *, once: bool, as_json: bool) -> int:
     """
 
     async def work() -> int:
+        logs.write_in_background()
         environment = DevEnvironment(folder, os.environ)
         logs.configure("warning" if once else "info", colors=environment.colors)
         async with environment:

@@ -154,8 +154,8 @@ class QueueSettings(SettingsSection):
     """Default delay before the first retry; it doubles with each retry."""
     backoff_jitter: float = Field(default=0.0, ge=0.0, le=1.0)
     """Random fraction of the retry delay."""
-    shutdown_timeout_s: float = Field(default=25.0, ge=0.0, le=600.0)
-    """How long a shutdown waits for jobs in flight; the supervisor's timeout must be longer."""
+    shutdown_timeout_s: float = Field(default=8.0, ge=0.0, le=600.0)
+    """How long a stop may take in all, 2 s at least; the last 3 s are for the end. Docker kills after 10 s."""
 
 
 class MailSettings(SettingsSection):
@@ -193,7 +193,7 @@ class HttpSettings(SettingsSection):
     enabled: bool = True
     """Whether to listen for HTTP."""
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on."""
+    """Address to listen on; 0.0.0.0 is every IPv4 address, :: every IPv6 and IPv4 address."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 selects a free port."""
     public_url: HttpUrl | None = None

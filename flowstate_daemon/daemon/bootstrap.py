@@ -14,6 +14,7 @@ import structlog
 from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
+from flowstate_daemon.base import logs
 from flowstate_daemon.base.address import Mailbox, parse_mailbox, sender_domain
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
@@ -225,6 +226,7 @@ class Components:
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
         self.metrics = Metrics(KINDS, version=__version__, instance=instance)
+        self.metrics.track_dropped_log_lines(logs.dropped_lines)
         self._context = ServiceContext(self.health, self.metrics, self.clock)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_database_pool(config)
@@ -406,6 +408,7 @@ class Components:
             host=http.host,
             port=http.port,
             sockets=sockets,
+            clock=self.clock,
             error_page=lambda request, status: error_page(self.branding.pages, request, status),  # a reload replaces it
         )
 

@@ -23,6 +23,7 @@ from flowstate_daemon.mail.message import Bounce, ProviderEvent
 
 TOLERANCE_S = 300  # the SDK's own
 MIN_KEY_BYTES = 16  # the SDK accepts an empty key, with which anyone could sign
+SIGNATURE = re.compile(r"(?:^| )v1,[A-Za-z0-9+/]{43}=(?: |$)", re.ASCII)  # HMAC-SHA256 in base64; several are possible
 PREFIX = "email."
 SUPPRESSION_REMOVED = "suppression.removed"
 ANGLE_ADDRESS = re.compile(r"<([^<>]*)>\s*$")
@@ -47,6 +48,18 @@ class WebhookVerifier:
         self._secrets = tuple(secrets)
         self._clock = clock
 
+    def check_headers(self, headers: Mapping[str, str]) -> None:
+        """Reject what no body can make valid.
+
+        Raises:
+            StaleTimestampError, InvalidSignatureError: the webhook must not be trusted.
+        """
+        sent_s = _parse_timestamp(headers.get("svix-timestamp", ""))
+        if abs(self._clock.now_ms() // 1000 - sent_s) > TOLERANCE_S:
+            raise StaleTimestampError("the webhook was signed too long ago, or this machine's clock is wrong")
+        if not headers.get("svix-id", "") or not SIGNATURE.search(headers.get("svix-signature", "")):
+            raise InvalidSignatureError("the webhook has no id or no valid signature")
+
     def verify(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent | None:
         """The event of a signed webhook; None if it is not about an email.
 
@@ -54,11 +67,9 @@ class WebhookVerifier:
             StaleTimestampError, InvalidSignatureError: the webhook must not be trusted.
             InvalidDataError: it is signed, but the payload is invalid.
         """
+        self.check_headers(headers)
         signed = {name: headers.get(f"svix-{name}", "") for name in ("id", "timestamp", "signature")}
-        sent_s = _parse_timestamp(signed["timestamp"])
-        if abs(self._clock.now_ms() // 1000 - sent_s) > TOLERANCE_S:
-            raise StaleTimestampError("the webhook was signed too long ago, or this machine's clock is wrong")
-        return _parse_event(signed["id"], sent_s, self._verify_signature(signed, body))
+        return _parse_event(signed["id"], _parse_timestamp(signed["timestamp"]), self._verify_signature(signed, body))
 
     def _verify_signature(self, signed: Mapping[str, str], body: bytes) -> object:
         try:

@@ -16,7 +16,7 @@ from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.web.auth import ROOT, BearerAuth, error_response
-from flowstate_daemon.web.server import json_response
+from flowstate_daemon.web.responses import json_response
 
 NUMBER = re.compile(r"[1-9]\d{0,3}", re.ASCII)
 MAX_MAILS = 1_000

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from flowstate_daemon.base.health import HealthRegistry, Heartbeat
 from flowstate_daemon.base.redaction import redact_text
-from flowstate_daemon.web.server import json_response
+from flowstate_daemon.web.responses import json_response
 
 
 @dataclass(frozen=True, slots=True)

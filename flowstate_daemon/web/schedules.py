@@ -21,7 +21,8 @@ from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest, RunResult
 from flowstate_daemon.web.auth import ROOT, BearerAuth, error_response
-from flowstate_daemon.web.server import json_response, read_body
+from flowstate_daemon.web.bodies import read_body
+from flowstate_daemon.web.responses import json_response
 
 log = structlog.get_logger()
 

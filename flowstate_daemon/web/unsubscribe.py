@@ -25,8 +25,8 @@ from flowstate_daemon.mail.unsubscribe_links import (
     LinkTokenCodec,
     UnsubscribeToken,
 )
+from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.pages import Button, Pages, negotiate_locale
-from flowstate_daemon.web.server import read_body, read_form
 
 log = structlog.get_logger()
 

@@ -22,37 +22,19 @@ from flowstate_daemon.delivery.webhooks import (
     WebhookVerifier,
 )
 from flowstate_daemon.mail.message import ProviderEvent
-from flowstate_daemon.web.server import json_response, read_body
+from flowstate_daemon.web.bodies import read_body
+from flowstate_daemon.web.limits import LogThrottle
+from flowstate_daemon.web.responses import json_response
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 256 * 1024
 STORE_TIMEOUT_S = 10.0  # Resend waits longer than this for a response
-LOG_INTERVAL_S = 60.0
 RETRY_AFTER_S = 60
 REMEDIES = {
     InvalidSignatureError: "if this continues, compare the webhook secret with the signing secret shown at Resend",
     StaleTimestampError: "if this continues, check this machine's clock",
 }
-
-
-class LogThrottle:
-    """Allows one log line a minute and counts the rest, so that unauthorized clients cannot fill the log."""
-
-    def __init__(self, clock: Clock, interval_s: float = LOG_INTERVAL_S) -> None:
-        self._clock = clock
-        self._interval_s = interval_s
-        self._next_at = clock.monotonic()
-        self._suppressed = 0
-
-    def acquire(self) -> int | None:
-        """The number of lines suppressed since the last one; None when this one must be suppressed too."""
-        now = self._clock.monotonic()
-        if now < self._next_at:
-            self._suppressed += 1
-            return None
-        suppressed, self._suppressed, self._next_at = self._suppressed, 0, now + self._interval_s
-        return suppressed
 
 
 class Webhooks:
@@ -69,6 +51,8 @@ class Webhooks:
 
     async def post(self, request: web.Request) -> web.Response:
         try:
+            # Before the body is read: a client that cannot sign webhooks gets no memory for one.
+            self._verifier.check_headers(request.headers)
             event = self._verifier.verify(request.headers, await self._body(request))
         except (InvalidSignatureError, StaleTimestampError) as error:
             self._warn(error.reason, REMEDIES[type(error)])

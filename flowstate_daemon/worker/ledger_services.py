@@ -14,7 +14,7 @@ from typing import ClassVar
 import structlog
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.errors import InvalidDataError, StoreUnavailableError
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import PeriodicService, Service
 from flowstate_daemon.database.ledger import WRITE_BATCH_SIZE, Ledger, Outcome, RejectedEntry, parse_outcome
@@ -66,26 +66,49 @@ class LedgerWriter(Service):
         super().stop()
         self._arrived.set()
 
+    async def run(self) -> None:
+        """Runs until `stop()`, then moves what the other services have left in the journal.
+
+        The worker bounds how long that may take; entries that stay in the journal are written by the next start.
+        """
+        await super().run()
+        try:
+            while await self._move_batch():
+                self.progress()
+        except StoreUnavailableError as outage:
+            log.info("journal_kept", reason=outage.reason)
+        self.heartbeat.idle()
+
     async def run_once(self) -> None:
-        if not self._schema_ready:
-            # Migrations run here and not at startup, because the daemon must start while Postgres is unreachable.
-            self.heartbeat.idle()  # another daemon may be migrating for minutes
-            await self._migrator.apply()
-        # After an outage the database may be another one, such as a restored backup: check the schema again.
-        self._schema_ready = False
+        if await self._move_batch() < WRITE_BATCH_SIZE and not self.stopping:
+            await self._wait_for_entries()
+
+    async def _move_batch(self) -> int:
+        """Move up to one batch to the ledger; returns the number of entries."""
+        if not self.stopping:  # at the end a Postgres that hangs is asked only if there is something to write
+            await self._prepare_schema()
         if not self._batch:
             self._arrived.clear()
             self._batch = await self._journal.peek(WRITE_BATCH_SIZE)
-        full = len(self._batch) == WRITE_BATCH_SIZE
+        count = len(self._batch)
         for entry in self._batch:
             self._unread.pop(entry, None)
-        if self._batch:
+        if count:
+            await self._prepare_schema()
+            # After an outage the database may be another one, such as a restored backup: check the schema again.
+            self._schema_ready = False
             await self._write_batch()
-        if not full:  # with a longer backlog, they may be in the journal still
+            self._schema_ready = True
+        if count < WRITE_BATCH_SIZE:  # with a longer backlog, they may be in the journal still
             await self._write_unread()
-        self._schema_ready = True
-        if not full and not self.stopping:
-            await self._wait_for_entries()
+        return count
+
+    async def _prepare_schema(self) -> None:
+        """Migrations run here and not at startup, because the daemon must start while Postgres is unreachable."""
+        if not self._schema_ready:
+            self.heartbeat.idle()  # another daemon may be migrating for minutes
+            await self._migrator.apply()
+            self._schema_ready = True
 
     async def _write_batch(self) -> None:
         outcomes, rejects = split_valid(self._batch)

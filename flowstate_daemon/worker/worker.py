@@ -30,9 +30,11 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-# After the shutdown timeout, how long the completer may still write the released jobs.
-RELEASE_TIMEOUT_S = 5.0
 SECOND_SIGNAL = "a second SIGTERM or Ctrl-C ends at once: it releases the jobs in flight"
+# Of the shutdown timeout, what is kept for releasing jobs, writing outcomes and closing connections.
+CLOSING_S = 3.0
+# How long the completer may write the released jobs.
+RELEASE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,12 @@ class WorkerOptions:
     max_stalled_count: int = 1
     max_recoveries: int = 10
     jitter: float = 0.0
-    shutdown_timeout_s: float = 25.0
+    shutdown_timeout_s: float = 8.0
+
+
+def drain_timeout_s(shutdown_timeout_s: float) -> float:
+    """How long jobs in flight may take when the daemon stops; the rest of the time is for the end. Pure."""
+    return max(shutdown_timeout_s - CLOSING_S, shutdown_timeout_s / 2)
 
 
 def raise_service_failure(group: ExceptionGroup) -> NoReturn:
@@ -134,7 +141,7 @@ class Worker:
         # What settles jobs and keeps their locks starts first and stops last; what brings new jobs stops first.
         optional = [service for service in (dispatcher, ledger_writer, pruner) if service is not None]
         self._settling: list[Service] = [completer, lock_renewer, lease_renewer, *optional]
-        self._claiming: list[Service] = [*producers, promoter, stalled_checker, fetcher]
+        self._claiming: list[Service] = [*producers, promoter, stalled_checker, fetcher]  # the fetcher is last
 
     @property
     def stopping(self) -> bool:
@@ -172,12 +179,12 @@ class Worker:
             claiming = [group.create_task(service.run(), name=service.name) for service in self._claiming]
             try:
                 await self._stop.wait()
-                deadline_s = self._options.shutdown_timeout_s
+                deadline_s = drain_timeout_s(self._options.shutdown_timeout_s)
                 log.info("draining", in_flight=len(self.in_flight), deadline_s=deadline_s, hint=SECOND_SIGNAL)
                 for service in self._claiming:
                     service.stop()
-                await asyncio.wait(claiming)
-                await self._drain()
+                # The others may wait for Postgres, and hold up no email.
+                await self._drain(claiming[-1], deadline_s)
                 processors.cancel()
             finally:
                 # Locks are renewed until the last job is settled. After a bug in one service all others are stopped
@@ -185,12 +192,10 @@ class Worker:
                 for service in (*self._claiming, *self._settling):
                     service.stop()
 
-    async def _drain(self) -> None:
+    async def _drain(self, fetching: asyncio.Task[None], timeout_s: float) -> None:
         forced = asyncio.ensure_future(self._force.wait())
-        settled = asyncio.ensure_future(self._all_settled())
-        await asyncio.wait(
-            (forced, settled), timeout=self._options.shutdown_timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        settled = asyncio.ensure_future(self._all_settled(fetching))
+        await asyncio.wait((forced, settled), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()
         if not settled.done():
             self.in_flight.abort(self.in_flight.ids(), AbortReason.RELEASED)
@@ -201,6 +206,7 @@ class Worker:
                 "jobs_left_active", jobs=len(self.in_flight), remedy="this instance recovers them when it starts again"
             )
 
-    async def _all_settled(self) -> None:
+    async def _all_settled(self, fetching: asyncio.Task[None]) -> None:
+        await asyncio.wait((fetching,))
         while len(self.in_flight):
             await self.in_flight.wait_for_change()

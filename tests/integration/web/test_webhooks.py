@@ -18,8 +18,9 @@ from flowstate_daemon.database.pool import acquire, open_pool
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.policy import decide
-from flowstate_daemon.web.server import read_body
-from flowstate_daemon.web.webhooks import MAX_BODY_BYTES, LogThrottle, Webhooks
+from flowstate_daemon.web.bodies import read_body
+from flowstate_daemon.web.limits import LogThrottle
+from flowstate_daemon.web.webhooks import MAX_BODY_BYTES, Webhooks
 from tests.integration.web.conftest import serve
 from tests.support.clock import FakeClock
 from tests.support.ledger_entries import outcome
@@ -226,7 +227,8 @@ async def test_body_that_never_arrives_times_out(client: ClientSession, monkeypa
     monkeypatch.setitem(read_body.__kwdefaults__, "within_s", 0.05)
     assert client._base_url is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", client._base_url.port)
-    writer.write(b"POST /webhooks/resend HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in signed(b"").items())
+    writer.write(f"POST /webhooks/resend HTTP/1.1\r\nHost: x\r\n{lines}Content-Length: 100\r\n\r\n{{".encode())
     async with asyncio.timeout(10):
         assert b" 408 " in await reader.readline()
     writer.close()
