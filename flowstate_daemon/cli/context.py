@@ -53,12 +53,12 @@ def operator_name() -> str:
     return f"{behind + ' as ' if behind and behind != name else ''}{name} on {socket.gethostname()}"[:MAX_NAME_LENGTH]
 
 
-def load_config(config_file: str | None, *, sending: bool = False) -> Config:
+def load_config(config_file: str | None, *, sending: bool = False, with_credentials: bool = True) -> Config:
     """The configuration of this command; `sending` also requires the settings that only `run` needs.
 
     Raises ConfigError.
     """
-    return load(os.environ, config_path(config_file), sending=sending)
+    return load(os.environ, config_path(config_file), sending=sending, with_credentials=with_credentials)
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

@@ -111,4 +111,10 @@ def format_status(document: Mapping[str, Any]) -> str:
     """The first line of the output: the status and, when a daemon responded, its instance and version."""
     if "instance" not in document:
         return str(document["status"])
-    return f"{document['status']}: {document['instance']}, version {document['version']}, up {document['uptime_s']} s"
+    delivery = (
+        "" if document.get("delivery", "resend") == "resend" else f", delivery {document['delivery']}: sends nothing"
+    )
+    return (
+        f"{document['status']}: {document['instance']}, version {document['version']}, up {document['uptime_s']} s"
+        f"{delivery}"
+    )

@@ -127,6 +127,8 @@ class RedisSettings(SettingsSection):
 class QueueSettings(SettingsSection):
     mode: Annotated[Literal["send", "shadow"], CaseInsensitive] = "send"
     """send: send emails; shadow: only predict what would be sent, and compare with another worker."""
+    delivery: Annotated[Literal["resend", "outbox"], CaseInsensitive] = "resend"
+    """resend: send emails; outbox: only write them into the folder of [outbox], for tests."""
     prefix: RedisKeyPart = "bull"
     """Key prefix; braces, {bull}, keep the queue in one hash slot of a Redis Cluster."""
     name: RedisKeyPart = "email"
@@ -170,7 +172,7 @@ class MailSettings(SettingsSection):
 
 class ResendSettings(SettingsSection):
     api_key: Secret | None = None
-    """API key of the provider; without it, emails are written to the outbox folder."""
+    """API key of the provider; required by `run` and `check`, except for delivery to the outbox."""
     api_url: HttpUrl = "https://api.resend.com"
     """Base URL of the provider's API."""
     proxy_url: ProxyUrl | None = None
@@ -185,7 +187,7 @@ class ResendSettings(SettingsSection):
 
 class OutboxSettings(SettingsSection):
     folder: Path = Path("outbox")
-    """Folder for emails when there is no API key."""
+    """Folder for emails when queue.delivery is outbox."""
 
 
 class HttpSettings(SettingsSection):

@@ -16,12 +16,13 @@ from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.base.systemd import SystemdEnvironment
-from flowstate_daemon.config.loader import Config
+from flowstate_daemon.config.loader import MISSING_KEY, Config
 from flowstate_daemon.config.settings import MailSettings
 from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.daemon.status import StatusReporter
@@ -84,12 +85,19 @@ from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 log = structlog.get_logger()
 
+DELIVERY_STATUS = {
+    "none": "shadow, sends nothing · ",
+    "outbox": "outbox, sends nothing: emails are written to files · ",
+}
+
 
 def build_gateway(config: Config) -> Gateway:
-    """Resend when an API key is configured, else the outbox folder."""
+    """Resend, or the outbox folder if it was asked for. In shadow mode nothing is sent. Raises ConfigError."""
+    if config.delivery != "resend":
+        return Outbox(config.outbox.folder)
     key = config.resend.api_key
     if key is None:
-        return Outbox(config.outbox.folder)
+        raise ConfigError([MISSING_KEY])
     proxy = config.resend.proxy_url
     options = ResendOptions(
         key.get_secret_value(),
@@ -254,7 +262,7 @@ class Components:
 
     def _status_line(self) -> str:
         """The line that `systemctl status` shows."""
-        return f"{'shadow, sends nothing · ' if self.shadow is not None else ''}{self.status_reporter.status_line()}"
+        return f"{DELIVERY_STATUS.get(self.config.delivery, '')}{self.status_reporter.status_line()}"
 
     def _build_status_reporter(self) -> StatusReporter:
         upcoming = None if self.scheduler is None else self.scheduler.planner.upcoming
@@ -385,7 +393,9 @@ class Components:
         return UnsubscribeLinks(public_url, self.link_codec)
 
     def _build_web(self) -> HttpServer:
-        health = Health(self.health, InstanceInfo(__version__, self.config.queue.instance_id, self.config.queue.mode))
+        queue = self.config.queue
+        instance = InstanceInfo(__version__, queue.instance_id, queue.mode, self.config.delivery)
+        health = Health(self.health, instance)
         metrics = MetricsEndpoint(self.metrics, self.health, self.inspector, self.clock)
         routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
         http = self.config.http

@@ -130,6 +130,13 @@ class Daemon:
 
     def _log_disabled_features(self) -> None:
         """Log once, at the start, which features the configuration leaves disabled, and why."""
+        config = self.components.config
+        if config.delivery == "outbox":
+            remedy = "unset FLOWSTATE_DELIVERY (queue.delivery) to send emails"
+            folder = str(config.outbox.folder.resolve())
+            log.warning(
+                "outbox_delivery", reason="no email is sent, all are written to files", at=folder, remedy=remedy
+            )
         if self.components.pool is None:
             disabled = "schedules, ledger, suppression, unsubscribing, webhooks"
             log.warning("ledger_disabled", reason="no DATABASE_URL", disabled=disabled)

@@ -23,7 +23,7 @@ CONNECT_TIMEOUT_S = 3.0
 async def check_host(config: Config) -> list[CheckResult]:
     """All checks that need no other machine."""
     results = [evaluate_links(config), evaluate_mode(config), await _check_port(config)]
-    if config.resend.api_key is None:
+    if config.delivery == "outbox":
         results.append(await asyncio.to_thread(evaluate_outbox_folder, config.outbox.folder))
     return results
 
@@ -31,7 +31,7 @@ async def check_host(config: Config) -> list[CheckResult]:
 def evaluate_links(config: Config) -> CheckResult:
     """Warn when real emails would contain links to localhost. Pure."""
     host = urlsplit(config.mail.frontend_url).hostname
-    if config.resend.api_key is not None and host in LOCAL_HOSTS:
+    if config.delivery == "resend" and host in LOCAL_HOSTS:
         text = f"links in emails point to {config.mail.frontend_url}"
         return warn("configuration", text, "set FRONTEND_URL to the public address of FlowState")
     return ok("configuration", "valid")
@@ -42,7 +42,7 @@ def evaluate_mode(config: Config) -> CheckResult:
     if config.queue.mode == "shadow":
         text = "shadow: observes another worker, sends nothing, claims nothing, runs no schedules"
         return warn("mode", text, "see docs/takeover.md; set FLOWSTATE_MODE=send to send emails")
-    return ok("mode", "send")
+    return ok("mode", "send" if config.delivery == "resend" else "send, to the outbox folder only")
 
 
 async def _check_port(config: Config) -> CheckResult:

@@ -44,6 +44,7 @@ async def test_healthy_daemon_is_live_and_ready(client: ClientSession, clock: Fa
             "version": "1.2.3",
             "instance": "vm-1",
             "mode": "send",
+            "delivery": "resend",
             "uptime_s": 3.0,
             "reasons": [],
             "services": [
