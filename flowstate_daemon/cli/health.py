@@ -61,7 +61,8 @@ def health(config_file: str | None, *, ready: bool, timeout_s: float, as_json: b
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
-        click.echo("\n  - ".join([format_status(document), *document["reasons"]]))
+        warnings = [f"warning: {warning}" for warning in document.get("warnings", ()) if ready]
+        click.echo("\n  - ".join([format_status(document), *document["reasons"], *warnings]))
     return 0 if document["status"] == ("ready" if ready else "alive") else 1
 
 

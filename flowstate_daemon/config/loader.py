@@ -62,6 +62,7 @@ class Config(BaseModel):
     http: settings.HttpSettings = Field(default_factory=settings.HttpSettings)
     database: settings.DatabaseSettings = Field(default_factory=settings.DatabaseSettings)
     schedule: settings.ScheduleSettings = Field(default_factory=settings.ScheduleSettings)
+    health: settings.HealthSettings = Field(default_factory=settings.HealthSettings)
     log: settings.LogSettings = Field(default_factory=settings.LogSettings)
     sources: Mapping[Key, str] = Field(default_factory=dict, exclude=True, repr=False)
 

@@ -245,6 +245,11 @@ class ScheduleSettings(SettingsSection):
     """Maximum number of scheduled emails in the queue; more are enqueued as these are sent."""
 
 
+class HealthSettings(SettingsSection):
+    max_clock_difference_s: float = Field(default=30.0, ge=1.0, le=3600.0)
+    """How far the clocks of this machine, Redis and Postgres may differ; else nothing is planned or expires."""
+
+
 class LogSettings(SettingsSection):
     level: Annotated[Literal["debug", "info", "warning", "error"], CaseInsensitive] = "info"
     """Minimum log level."""

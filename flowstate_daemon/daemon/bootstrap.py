@@ -21,10 +21,12 @@ from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import Service, ServiceContext
+from flowstate_daemon.base.shared_clock import SharedClock
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.config.loader import MISSING_KEY, Config
 from flowstate_daemon.config.settings import MailSettings
 from flowstate_daemon.config.validators import split_secrets
+from flowstate_daemon.daemon.clock_monitor import ClockMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
 from flowstate_daemon.database.app_data import AppData
@@ -225,7 +227,8 @@ class Components:
         """`supervisor` is the environment that systemd gave to this process. Raises ConfigError."""
         self.config = config = apply_mode(config)
         self.supervisor = supervisor or SystemdEnvironment()
-        self.clock = clock or Clock()
+        self._system_clock = clock or Clock()
+        self.clock = SharedClock(self._system_clock, config.health.max_clock_difference_s)
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
         self.metrics = Metrics(KINDS, version=__version__, instance=instance)
@@ -237,6 +240,13 @@ class Components:
         self.link_codec = build_link_codec(config)
         self._token = f"{instance}/{uuid.uuid4().hex}"
         self.connection = self._build_connection()
+        self.clock_monitor = ClockMonitor(
+            self.clock,
+            self.connection,
+            self.pool,
+            self._context,
+            max_difference_s=config.health.max_clock_difference_s,
+        )
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config)
         self.ledger_writer, self.pruner = self._build_ledger_services()
@@ -247,6 +257,7 @@ class Components:
             self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard
         )
         self.bull = self._build_bull()
+        self.bull.creation_times.on_difference = self.clock_monitor.producer_differs
         self.scheduler = self._build_scheduler()
         self.shadow = build_shadow(config, self.connection, self.branding.renderer, self.recipients, self._context)
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
@@ -408,7 +419,8 @@ class Components:
             return []
         routes: list[RouteDef] = []
         if secrets := split_secrets(self.config.resend.webhook_secret):
-            verifier = WebhookVerifier(secrets, self.clock)
+            # The provider's clock is not Redis': its signatures are compared with this machine's own.
+            verifier = WebhookVerifier(secrets, self._system_clock)
             routes += Webhooks(verifier, Ledger(self.pool, self.clock), self.clock).routes()
         if self.link_codec is not None:
             suppressions = Suppressions(self.pool, self.clock)

@@ -110,7 +110,11 @@ class Daemon:
         log.info("ready", version=__version__, queue=self.components.keys.base, provider=provider)
         tune_gc()
         self.components.notifier.ready()
-        monitors: list[Service] = [self.components.lag_monitor, self.components.bullmq_detector]
+        monitors: list[Service] = [
+            self.components.lag_monitor,
+            self.components.bullmq_detector,
+            self.components.clock_monitor,
+        ]
         if self.components.supervisor.notify_socket:
             monitors.append(self.components.status_reporter)
         async with run_in_background(monitors):
@@ -163,6 +167,7 @@ class Daemon:
             try:
                 await self.components.connection.open()
                 await pin_cluster_slot(self.components.connection, self.components.keys)
+                await self.components.clock_monitor.read()  # before anything is judged by the time
                 if self.components.shadow is None:
                     await self.components.lease.acquire()
                     await self._warn_about_bull_workers()

@@ -60,6 +60,7 @@ class JobOptions:
     remove_on_fail: Retention = KEEP
     timeout_ms: int | None = None
     lifo: bool = False
+    delayed: bool = False
     stack_trace_limit: int | None = None
     repeat: Mapping[str, Any] | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
@@ -85,6 +86,12 @@ class Job:
     stacktrace: bytes
     invalid_reason: str | None = None
     stored_request_id: str | None = None
+    estimated_ms: int | None = field(default=None, compare=False)
+
+    @property
+    def created_ms(self) -> int:
+        """When the job was added. `timestamp` is what the producer's clock showed, see `creation_times`."""
+        return self.timestamp if self.estimated_ms is None else self.estimated_ms
 
     @property
     def attempt(self) -> int:

@@ -78,6 +78,7 @@ def foreign_workers(clients: Iterable[ClientInfo], worker_name: str) -> tuple[Cl
 
 MIN_VERSION = (6, 2)  # for BLMOVE
 ROUND_TRIPS = 9
+MAX_TIME_ROUND_TRIP_S = 2.0
 NUMBER = re.compile(r"\d+")
 
 
@@ -222,15 +223,24 @@ async def _round_trip(connection: Connection, clock: Clock) -> float:
     return round(median(times), 2)
 
 
-async def _skew(connection: Connection, clock: Clock) -> float | None:
-    """How far the server's clock is ahead of ours, measured at the middle of the round trip."""
-    before_ms = clock.now_ms()
+async def read_time(connection: Connection, clock: Clock) -> float | None:
+    """The server's wall time minus our monotonic time, ms; None when it is unknown. Raises StoreUnavailableError.
+
+    It is measured at the middle of the round trip; an answer that took long says little.
+    """
+    before_s = clock.monotonic()
     reply = await _call_or_none(connection, "TIME")
-    middle_ms = (before_ms + clock.now_ms()) / 2
-    if not isinstance(reply, list | tuple):
+    after_s = clock.monotonic()
+    if not isinstance(reply, list | tuple) or after_s - before_s > MAX_TIME_ROUND_TRIP_S:
         return None
     seconds, micros = reply
-    return round(float(seconds) + float(micros) / 1e6 - middle_ms / 1000, 3)
+    return float(seconds) * 1000 + float(micros) / 1000 - (before_s + after_s) / 2 * 1000
+
+
+async def _skew(connection: Connection, clock: Clock) -> float | None:
+    """How far the server's clock is ahead of ours, in seconds."""
+    offset_ms = await read_time(connection, clock)
+    return None if offset_ms is None else round((offset_ms - clock.now_ms()) / 1000 + clock.monotonic(), 3)
 
 
 def _count(text: str | None) -> int | None:

@@ -54,6 +54,7 @@ class Health:
             "delivery": self._instance.delivery,
             "uptime_s": round(self._health.uptime_s, 1),
             "reasons": [redact_text(reason) for reason in reasons],
+            "warnings": [redact_text(f"{name}: {reason}") for name, reason in self._health.warnings.items()],
             "services": [heartbeat_document(heartbeat) for heartbeat in self._health.heartbeats],
         }
         return json_response(body, 503 if reasons else 200)

@@ -55,7 +55,7 @@ class JobLogger:
                 self._metrics.mail_skipped(job.name)
                 log.info("mail_skipped", **fields)
             case JobSucceeded():
-                age_ms = self._clock.now_ms() - job.timestamp
+                age_ms = self._clock.now_ms() - job.created_ms
                 self._metrics.mail_sent(job.name, duration_s)
                 self._metrics.observe_mail_latency(job.name, age_ms / 1000)
                 log.info("mail_sent", age_ms=age_ms, **fields)

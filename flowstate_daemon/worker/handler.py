@@ -80,7 +80,7 @@ class MailHandler:
         status = (
             UNKNOWN_RECIPIENT if self._recipients is None else await self._recipients.load(request.to, urgent=urgent)
         )
-        decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=run.job.timestamp)
+        decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=run.job.created_ms)
         run.decisions.extend(decision.decisions)
         if not decision.send:
             raise (MailExpired if decision.outcome == "expired" else MailSkipped)(decision.reason or "not to be sent")
@@ -103,8 +103,8 @@ class MailHandler:
             job,
             priority=job.priority or KINDS[request.kind].priority,
             urgent=urgent,
-            build_email=lambda: self.renderer.render(request, created_ms=job.timestamp),
-            expires_at=expires_at_ms(request, job.timestamp),
+            build_email=lambda: self.renderer.render(request, created_ms=job.created_ms),
+            expires_at=expires_at_ms(request, job.created_ms),
         )
 
 

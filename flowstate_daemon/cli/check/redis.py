@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
+from flowstate_daemon.base.shared_clock import CLOCK_REMEDY
 from flowstate_daemon.cli.check.result import CheckResult, Level, fail, ok, unreachable, warn
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.queue.bullmq import BullMqTraces, find_bullmq
@@ -28,10 +29,10 @@ SLOW_MS = 20.0
 MEMORY_WARN_SHARE = 0.8  # share of maxmemory
 MEMORY_FAIL_SHARE = 0.98
 SKEW_S = 1.0  # Bull uses the clocks of its clients
+MAX_SKEW_S = 30.0
 PROVIDER_CONSOLE_HINT = "check in your provider's console"
 PERMISSIONS, OTHER_CLIENTS = "redis permissions", "other workers"
 NOT_CHECKED_IN_SHADOW = "not checked: shadow mode only reads"
-CLOCK_REMEDY = "synchronize the clocks of both machines (chrony, systemd-timesyncd)"
 
 
 async def check_redis(config: Config) -> list[CheckResult]:
@@ -42,7 +43,8 @@ async def check_redis(config: Config) -> list[CheckResult]:
         await connection.open()
         await pin_cluster_slot(connection, keys)
         server = await inspect_server(connection, Clock())
-        results = [*evaluate_server(server), *evaluate_target(server, keys)]
+        limit_s = config.health.max_clock_difference_s
+        results = [*evaluate_server(server, limit_s), *evaluate_target(server, keys)]
         if any(result.level is Level.FAIL for result in results):
             return results  # further checks of the wrong server mean nothing
         user = urlsplit(config.redis.url.get_secret_value()).username or "default"
@@ -69,7 +71,7 @@ async def check_redis(config: Config) -> list[CheckResult]:
         await connection.close()
 
 
-def evaluate_server(server: ServerInfo) -> list[CheckResult]:
+def evaluate_server(server: ServerInfo, max_clock_difference_s: float = MAX_SKEW_S) -> list[CheckResult]:
     """The version, latency, memory, persistence and clock of the server. Pure."""
     results = [ok("redis", server.title)]
     if server.too_old:
@@ -80,7 +82,7 @@ def evaluate_server(server: ServerInfo) -> list[CheckResult]:
         evaluate_persistence(server.persistence),
     ]
     if server.skew_s is not None:
-        results.append(evaluate_clock_skew("redis clock", server.skew_s))
+        results.append(evaluate_clock_skew("redis clock", server.skew_s, max_clock_difference_s))
     return results
 
 
@@ -148,10 +150,12 @@ def evaluate_persistence(persistence: PersistenceInfo) -> CheckResult:
     return ok(name, f"appendonly yes, appendfsync {persistence.fsync or 'not visible'}")
 
 
-def evaluate_clock_skew(name: str, skew_s: float) -> CheckResult:
+def evaluate_clock_skew(name: str, skew_s: float, limit_s: float = MAX_SKEW_S) -> CheckResult:
     """Delays, locks and the lifetimes of codes depend on the clocks of several machines. Pure."""
+    text = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} this machine's clock"
+    if abs(skew_s) > limit_s:
+        return fail(name, f"{text}: `run` plans nothing, and codes do not expire", CLOCK_REMEDY)
     if abs(skew_s) > SKEW_S:
-        text = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} this machine's clock"
         return warn(name, text, CLOCK_REMEDY)
     return ok(name, f"{abs(skew_s):.2f} s off this machine's clock")
 

@@ -47,6 +47,7 @@ async def test_healthy_daemon_is_live_and_ready(client: ClientSession, clock: Fa
             "delivery": "resend",
             "uptime_s": 3.0,
             "reasons": [],
+            "warnings": [],
             "services": [
                 {"name": "fetcher", "age_s": 3.0, "idle": False, "error": None},
                 {"name": "senders", "age_s": 3.0, "idle": True, "error": None},
