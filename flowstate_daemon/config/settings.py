@@ -27,6 +27,7 @@ from flowstate_daemon.config.validators import (
     RedisUrl,
     Secret,
     SecretList,
+    SecretUrl,
     StrongSecretList,
     TimeZoneName,
     parse_host_ports,
@@ -212,6 +213,8 @@ class DatabaseSettings(SettingsSection):
     """FlowState's Postgres, as a Prisma URL; without it, schedules and ledger are disabled."""
     retention_days: int = Field(default=365, ge=1, le=36_500)
     """How many days ledger entries are kept."""
+    without_ledger: bool = False
+    """Send to everybody without DATABASE_URL, although this queue was used with it before."""
     journal_max_entries: int = Field(default=10_000, ge=100, le=10_000_000)
     """Maximum number of outcomes kept in Redis when there is no Postgres; the oldest are dropped."""
 
@@ -246,6 +249,14 @@ class ScheduleSettings(SettingsSection):
 
 
 class HealthSettings(SettingsSection):
+    heartbeat_url: SecretUrl | None = None
+    """URL to request while ready, for a service that tells you when the requests stop; it is a secret."""
+    heartbeat_interval_s: float = Field(default=60.0, ge=5.0, le=3600.0)
+    """Interval between two requests to heartbeat_url."""
+    alert_url: SecretUrl | None = None
+    """URL to which a JSON document is posted when the daemon stays not ready, and when it recovers; a secret."""
+    alert_after_s: float = Field(default=180.0, ge=1.0, le=86_400.0)
+    """How long the daemon must have been not ready before alert_url is called."""
     max_clock_difference_s: float = Field(default=30.0, ge=1.0, le=3600.0)
     """How far the clocks of this machine, Redis and Postgres may differ; else nothing is planned or expires."""
 

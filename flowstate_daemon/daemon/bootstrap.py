@@ -26,7 +26,9 @@ from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.config.loader import MISSING_KEY, Config
 from flowstate_daemon.config.settings import MailSettings
 from flowstate_daemon.config.validators import split_secrets
+from flowstate_daemon.daemon.alerts import Alerter
 from flowstate_daemon.daemon.clock_monitor import ClockMonitor
+from flowstate_daemon.daemon.risk_monitor import RiskMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
 from flowstate_daemon.database.app_data import AppData
@@ -247,6 +249,11 @@ class Components:
             self._context,
             max_difference_s=config.health.max_clock_difference_s,
         )
+        self.risk_monitor = RiskMonitor(config, self.connection, self.keys, self.pool, self._context)
+        self.risk_monitor.apply_settings(config)
+        queue = config.queue
+        self._instance = InstanceInfo(__version__, queue.instance_id, queue.mode, config.delivery)
+        self.alerter = Alerter(config.health, self._instance, self.keys.base.rstrip(":"), self._context)
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config)
         self.ledger_writer, self.pruner = self._build_ledger_services()
@@ -404,9 +411,7 @@ class Components:
         return UnsubscribeLinks(public_url, self.link_codec)
 
     def _build_web(self) -> HttpServer:
-        queue = self.config.queue
-        instance = InstanceInfo(__version__, queue.instance_id, queue.mode, self.config.delivery)
-        health = Health(self.health, instance)
+        health = Health(self.health, self._instance)
         metrics = MetricsEndpoint(self.metrics, self.health, self.inspector, self.clock)
         routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
         http = self.config.http

@@ -22,6 +22,7 @@ from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.bootstrap import Components
 from flowstate_daemon.daemon.reload import Reloader
+from flowstate_daemon.daemon.risk_monitor import LEDGER_RISK
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import opened
 from flowstate_daemon.queue.inspector import Inspector
@@ -62,6 +63,7 @@ class Daemon:
             LeaseHeldError: another daemon has taken over the lease of this instance id.
             ServiceCrashedError: a service failed unexpectedly; the supervisor should restart the process.
         """
+        self.components.health.set_condition("start", "Redis has not been reached yet")
         async with AsyncExitStack() as stack:
             # Opened first and closed last, so that systemd is informed for as long as anything is open.
             await stack.enter_async_context(self._supervised())
@@ -89,7 +91,10 @@ class Daemon:
         notifier = self.components.notifier
         notifier.open()
         try:
-            async with run_in_background([notifier] if self._reloader is None else [notifier, self._reloader]):
+            services: list[Service] = [notifier]
+            services += [] if self._reloader is None else [self._reloader]
+            services += [self.components.alerter] if self.components.alerter.enabled else []
+            async with run_in_background(services):
                 yield
         except FlowstateError as error:
             notifier.failed(error.reason)
@@ -98,7 +103,6 @@ class Daemon:
             notifier.close()
 
     async def _work(self) -> None:
-        self.components.health.set_condition("start", "Redis has not been reached yet")
         if not await self.components.worker.run_until_stopped(self._startup()):
             return
         provider = "none: shadow mode sends nothing"
@@ -114,6 +118,7 @@ class Daemon:
             self.components.lag_monitor,
             self.components.bullmq_detector,
             self.components.clock_monitor,
+            self.components.risk_monitor,
         ]
         if self.components.supervisor.notify_socket:
             monitors.append(self.components.status_reporter)
@@ -134,13 +139,6 @@ class Daemon:
 
     def _log_disabled_features(self) -> None:
         """Log once, at the start, which features the configuration leaves disabled, and why."""
-        config = self.components.config
-        if config.delivery == "outbox":
-            remedy = "unset FLOWSTATE_DELIVERY (queue.delivery) to send emails"
-            folder = str(config.outbox.folder.resolve())
-            log.warning(
-                "outbox_delivery", reason="no email is sent, all are written to files", at=folder, remedy=remedy
-            )
         if self.components.pool is None:
             disabled = "schedules, ledger, suppression, unsubscribing, webhooks"
             log.warning("ledger_disabled", reason="no DATABASE_URL", disabled=disabled)
@@ -150,6 +148,12 @@ class Daemon:
         if self.components.unsubscribe_links() is None:
             remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
             log.warning("unsubscribe_disabled", reason="emails contain no unsubscribe link", remedy=remedy)
+
+    async def _hold_bulk_without_ledger(self) -> None:
+        """Without the ledger that this queue had, people who unsubscribed or bounced would get emails again."""
+        components = self.components
+        if await components.risk_monitor.must_hold_bulk():
+            components.send_gate.hold_bulk(LEDGER_RISK.name, f"{LEDGER_RISK.finding}; {LEDGER_RISK.remedy}")
 
     async def _warn_about_bull_workers(self) -> None:
         """Warn about Bull workers: they can share the queue, but usually they were left running by mistake."""
@@ -170,6 +174,7 @@ class Daemon:
                 await self.components.clock_monitor.read()  # before anything is judged by the time
                 if self.components.shadow is None:
                     await self.components.lease.acquire()
+                    await self._hold_bulk_without_ledger()
                     await self._warn_about_bull_workers()
                 else:
                     await self.components.shadow.listen()

@@ -16,6 +16,7 @@ from redis.crc import key_slot
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
+from flowstate_daemon.base.risks import Risk
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.errors import is_unsupported
 from flowstate_daemon.redis_client.keys import Keys
@@ -150,6 +151,39 @@ async def inspect_server(connection: Connection, clock: Clock) -> ServerInfo:
         round_trip_ms=await _round_trip(connection, clock),
         skew_s=await _skew(connection, clock),
     )
+
+
+def memory_risk(memory: MemoryInfo) -> Risk | None:
+    """Jobs must not be evicted. Pure."""
+    if memory.policy in {None, "noeviction"}:
+        return None
+    if memory.evicted:
+        finding = f"maxmemory-policy is {memory.policy}, and {memory.evicted} keys were evicted, possibly jobs"
+        return Risk("redis memory", finding, "set maxmemory-policy noeviction, and raise maxmemory")
+    finding = f"maxmemory-policy is {memory.policy}: jobs may be evicted"
+    return Risk("redis memory", finding, "set maxmemory-policy noeviction")
+
+
+def persistence_risk(persistence: PersistenceInfo) -> Risk | None:
+    """How much a crash of Redis would lose. Pure."""
+    if persistence.append_only is False:
+        finding = {
+            True: "appendonly is off: a crash loses all since the last snapshot",
+            False: "appendonly is off, and there are no snapshots: a restart loses every job",
+            None: "appendonly is off: a crash loses the newest jobs",
+        }[persistence.snapshots]
+        return Risk("redis persistence", finding, "set appendonly yes, appendfsync everysec")
+    if persistence.append_only and persistence.fsync == "no":
+        finding = "appendfsync is no: a crash of the machine loses up to half a minute"
+        return Risk("redis persistence", finding, "set appendfsync everysec")
+    return None
+
+
+async def find_durability_risks(connection: Connection) -> list[Risk]:
+    """What may make the server lose jobs, as far as it tells. Raises StoreUnavailableError."""
+    info = await _info(connection)
+    risks = (memory_risk(await _memory(connection, info)), persistence_risk(await _persistence(connection, info)))
+    return [risk for risk in risks if risk is not None]
 
 
 async def pin_cluster_slot(connection: Connection, keys: Keys) -> None:

@@ -48,7 +48,8 @@ async def test_outbox_is_named_in_every_place(
             assert systemd.values("STATUS")[-1].startswith("outbox, sends nothing")
             status, body = await daemon.look("/health/ready")
             assert (status, json.loads(body)["delivery"]) == (200, "outbox")
-            assert daemon.events("outbox_delivery")[0]["remedy"]
+            assert "outbox" in json.loads(body)["warnings"][0]
+            assert [event["remedy"] for event in daemon.events("risk_found") if event["risk"] == "delivery"]
             await enqueue(connection, keys, 1)
             await eventually(lambda: outbox.is_dir() and list(outbox.glob("*.eml")), "one email in the outbox")
     assert provider.accepted == []
