@@ -46,7 +46,7 @@ ENV PATH=/opt/flowstate-daemon/bin:$PATH \
     FLOWSTATE_LOG_FORMAT=json \
     FLOWSTATE_OUTBOX_FOLDER=/var/lib/flowstate-daemon/outbox
 WORKDIR /var/lib/flowstate-daemon
-# Without RESEND_API_KEY emails are written here; everything else can be read-only.
+# With FLOWSTATE_DELIVERY=outbox emails are written here; everything else can be read-only.
 VOLUME /var/lib/flowstate-daemon/outbox
 USER 10001:10001
 EXPOSE 8080

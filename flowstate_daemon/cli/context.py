@@ -65,7 +65,9 @@ def operator_name() -> str:
     return f"{behind + ' as ' if behind and behind != name else ''}{name} on {socket.gethostname()}"[:MAX_NAME_LENGTH]
 
 
-def load_config(config_file: str | None, *, sending: bool = False, needs: Sequence[Key] = ()) -> Config:
+def load_config(
+    config_file: str | None, *, sending: bool = False, needs: Sequence[Key] = (), with_credentials: bool = True
+) -> Config:
     """The configuration of this command; `sending` also requires the settings that only `run` needs.
 
     On a host with the systemd service the settings of its unit apply, unless the shell sets them or names a file.
@@ -75,7 +77,13 @@ def load_config(config_file: str | None, *, sending: bool = False, needs: Sequen
     unit = unit.without(os.environ, ENV_NAMES)
     environ = {**os.environ, **unit.variables}
     _check_unit(unit, {name for name, value in environ.items() if value.strip()}, needs)
-    config = load(environ, config_path(config_file), sending=sending, credentials=unit.credentials)
+    config = load(
+        environ,
+        config_path(config_file),
+        sending=sending,
+        credentials=unit.credentials if with_credentials else {},
+        with_credentials=with_credentials,
+    )
     from_unit = {name: f"{name} in {ENVIRONMENT_FILE}" for name in unit.variables}
     sources = {key: from_unit.get(source, source) for key, source in config.sources.items()}
     return config.model_copy(update={"sources": sources})

@@ -68,7 +68,8 @@ def health(config_file: str | None, *, ready: bool, timeout_s: float, as_json: b
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
-        click.echo("\n  - ".join([format_status(document), *document["reasons"]]))
+        warnings = [f"warning: {warning}" for warning in document.get("warnings", ()) if ready]
+        click.echo("\n  - ".join([format_status(document), *document["reasons"], *warnings]))
     return 0 if document["status"] == ("ready" if ready else "alive") else 1
 
 
@@ -118,4 +119,10 @@ def format_status(document: Mapping[str, Any]) -> str:
     """The first line of the output: the status and, when a daemon responded, its instance and version."""
     if "instance" not in document:
         return str(document["status"])
-    return f"{document['status']}: {document['instance']}, version {document['version']}, up {document['uptime_s']} s"
+    delivery = (
+        "" if document.get("delivery", "resend") == "resend" else f", delivery {document['delivery']}: sends nothing"
+    )
+    return (
+        f"{document['status']}: {document['instance']}, version {document['version']}, up {document['uptime_s']} s"
+        f"{delivery}"
+    )

@@ -42,7 +42,8 @@ def run(config_file: str | None) -> None:
     Claims jobs, sends their emails and completes them; serves health and metrics over HTTP.
 
     SIGTERM drains: nothing new is claimed; emails in flight finish, or are released after the shutdown timeout. A
-    second SIGTERM releases them at once. Without RESEND_API_KEY, emails are written to the outbox folder.
+    second SIGTERM releases them at once. Without RESEND_API_KEY it refuses to start, unless FLOWSTATE_DELIVERY=outbox
+    asks for emails to be written to the outbox folder instead of being sent.
 
     SIGHUP reloads the configuration: reloadable settings change, and the log names those that need a restart. An
     invalid configuration changes nothing. When the terminal on which it runs is closed, it drains. Under systemd it
@@ -149,9 +150,14 @@ def _run_checks(config: Config) -> list[CheckResult]:
 
 @click.command()
 @click.option("--config-only", is_flag=True, help="Only verify the configuration; connect to nothing.")
+@click.option(
+    "--without-credentials",
+    is_flag=True,
+    help="With --config-only: where systemd credentials cannot be read; the API key is not required.",
+)
 @json_option
 @click.pass_obj
-def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
+def check(config_file: str | None, *, config_only: bool, without_credentials: bool, as_json: bool) -> int:
     """Verify configuration and connectivity.
 
     Checks the configuration and this machine, Redis and the queue, Postgres, and the provider. Warnings and failures
@@ -160,7 +166,9 @@ def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
     Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
     1 any other failure.
     """
-    config = load_config(config_file, sending=True, needs=REDIS_ADDRESS)
+    if without_credentials and not config_only:
+        raise click.UsageError("--without-credentials needs --config-only")
+    config = load_config(config_file, sending=True, needs=REDIS_ADDRESS, with_credentials=not without_credentials)
     if not config_only:
         name_server(describe_redis(config))
     logs.configure("error", config.log.format, colors=config.log.colors)

@@ -28,6 +28,7 @@ from flowstate_daemon.config.validators import (
     RedisUrl,
     Secret,
     SecretList,
+    SecretUrl,
     StrongSecretList,
     TimeZoneName,
     parse_host_ports,
@@ -128,6 +129,8 @@ class RedisSettings(SettingsSection):
 class QueueSettings(SettingsSection):
     mode: Annotated[Literal["send", "shadow"], CaseInsensitive] = "send"
     """send: send emails; shadow: only predict what would be sent, and compare with another worker."""
+    delivery: Annotated[Literal["resend", "outbox"], CaseInsensitive] = "resend"
+    """resend: send emails; outbox: only write them into the folder of [outbox], for tests."""
     prefix: RedisKeyPart = "bull"
     """Key prefix; braces, {bull}, keep the queue in one hash slot of a Redis Cluster."""
     name: RedisKeyPart = "email"
@@ -171,7 +174,7 @@ class MailSettings(SettingsSection):
 
 class ResendSettings(SettingsSection):
     api_key: Secret | None = None
-    """API key of the provider; without it, emails are written to the outbox folder."""
+    """API key of the provider; required by `run` and `check`, except for delivery to the outbox."""
     api_url: HttpUrl = "https://api.resend.com"
     """Base URL of the provider's API."""
     proxy_url: ProxyUrl | None = None
@@ -186,7 +189,7 @@ class ResendSettings(SettingsSection):
 
 class OutboxSettings(SettingsSection):
     folder: Path = Path("outbox")
-    """Folder for emails when there is no API key."""
+    """Folder for emails when queue.delivery is outbox."""
 
 
 class HttpSettings(SettingsSection):
@@ -211,6 +214,8 @@ class DatabaseSettings(SettingsSection):
     """FlowState's Postgres, as a Prisma URL; without it, schedules and ledger are disabled."""
     retention_days: int = Field(default=365, ge=1, le=36_500)
     """How many days ledger entries are kept."""
+    without_ledger: bool = False
+    """Send to everybody without DATABASE_URL, although this queue was used with it before."""
     journal_max_entries: int = Field(default=10_000, ge=100, le=10_000_000)
     """Maximum number of outcomes kept in Redis when there is no Postgres; the oldest are dropped."""
 
@@ -242,6 +247,19 @@ class ScheduleSettings(SettingsSection):
     """End of the grace period for late reports."""
     max_queued: int = Field(default=500, ge=1, le=1_000_000)
     """Maximum number of scheduled emails in the queue; more are enqueued as these are sent."""
+
+
+class HealthSettings(SettingsSection):
+    heartbeat_url: SecretUrl | None = None
+    """URL to request while ready, for a service that tells you when the requests stop; it is a secret."""
+    heartbeat_interval_s: float = Field(default=60.0, ge=5.0, le=3600.0)
+    """Interval between two requests to heartbeat_url."""
+    alert_url: SecretUrl | None = None
+    """URL to which a JSON document is posted when the daemon stays not ready, and when it recovers; a secret."""
+    alert_after_s: float = Field(default=180.0, ge=1.0, le=86_400.0)
+    """How long the daemon must have been not ready before alert_url is called."""
+    max_clock_difference_s: float = Field(default=30.0, ge=1.0, le=3600.0)
+    """How far the clocks of this machine, Redis and Postgres may differ; else nothing is planned or expires."""
 
 
 class LogSettings(SettingsSection):

@@ -73,6 +73,18 @@ def _proxy_url(secret: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def _secret_url(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value().strip()
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not PRINTABLE.fullmatch(text):
+        raise ValueError("must be a URL like https://monitoring.example.com/ping/…")
+    return SecretStr(text)
+
+
 def _secret_word(secret: SecretStr) -> SecretStr:
     if not PRINTABLE.fullmatch(secret.get_secret_value()):
         raise ValueError("must be plain ASCII without spaces or line breaks")
@@ -175,6 +187,7 @@ HttpUrl = Annotated[str, AfterValidator(_web_url)]
 DisplayText = Annotated[str, AfterValidator(_display_text)]
 Mailbox = Annotated[str, AfterValidator(_sender)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
+SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
 Secret = Annotated[SecretStr, AfterValidator(_secret_word)]
 SecretList = Annotated[SecretStr, AfterValidator(_secret_list)]
 StrongSecretList = Annotated[SecretStr, AfterValidator(_link_secrets)]

@@ -17,14 +17,19 @@ from flowstate_daemon import __version__
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.address import Mailbox, parse_mailbox, sender_domain
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import Service, ServiceContext
+from flowstate_daemon.base.shared_clock import SharedClock
 from flowstate_daemon.base.systemd import SystemdEnvironment
-from flowstate_daemon.config.loader import Config
+from flowstate_daemon.config.loader import MISSING_KEY, Config
 from flowstate_daemon.config.settings import MailSettings
 from flowstate_daemon.config.validators import split_secrets
+from flowstate_daemon.daemon.alerts import Alerter
+from flowstate_daemon.daemon.clock_monitor import ClockMonitor
+from flowstate_daemon.daemon.risk_monitor import RiskMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
 from flowstate_daemon.database.app_data import AppData
@@ -87,12 +92,19 @@ from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 log = structlog.get_logger()
 
+DELIVERY_STATUS = {
+    "none": "shadow, sends nothing · ",
+    "outbox": "outbox, sends nothing: emails are written to files · ",
+}
+
 
 def build_gateway(config: Config) -> Gateway:
-    """Resend when an API key is configured, else the outbox folder."""
+    """Resend, or the outbox folder if it was asked for. In shadow mode nothing is sent. Raises ConfigError."""
+    if config.delivery != "resend":
+        return Outbox(config.outbox.folder)
     key = config.resend.api_key
     if key is None:
-        return Outbox(config.outbox.folder)
+        raise ConfigError([MISSING_KEY])
     proxy = config.resend.proxy_url
     options = ResendOptions(
         key.get_secret_value(),
@@ -222,7 +234,8 @@ class Components:
         """`supervisor` is the environment that systemd gave to this process. Raises ConfigError."""
         self.config = config = apply_mode(config)
         self.supervisor = supervisor or SystemdEnvironment()
-        self.clock = clock or Clock()
+        self._system_clock = clock or Clock()
+        self.clock = SharedClock(self._system_clock, config.health.max_clock_difference_s)
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
         self.metrics = Metrics(KINDS, version=__version__, instance=instance)
@@ -235,6 +248,18 @@ class Components:
         self.link_codec = build_link_codec(config)
         self._token = f"{instance}/{uuid.uuid4().hex}"
         self.connection = self._build_connection()
+        self.clock_monitor = ClockMonitor(
+            self.clock,
+            self.connection,
+            self.pool,
+            self._context,
+            max_difference_s=config.health.max_clock_difference_s,
+        )
+        self.risk_monitor = RiskMonitor(config, self.connection, self.keys, self.pool, self._context)
+        self.risk_monitor.apply_settings(config)
+        queue = config.queue
+        self._instance = InstanceInfo(__version__, queue.instance_id, queue.mode, config.delivery)
+        self.alerter = Alerter(config.health, self._instance, self.keys.base.rstrip(":"), self._context)
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config)
         self.ledger_writer, self.pruner = self._build_ledger_services()
@@ -245,6 +270,7 @@ class Components:
             self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard
         )
         self.bull = self._build_bull()
+        self.bull.creation_times.on_difference = self.clock_monitor.producer_differs
         self.scheduler = self._build_scheduler()
         self.shadow = build_shadow(config, self.connection, self.branding.renderer, self.recipients, self._context)
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
@@ -262,7 +288,7 @@ class Components:
 
     def _status_line(self) -> str:
         """The line that `systemctl status` shows."""
-        return f"{'shadow, sends nothing · ' if self.shadow is not None else ''}{self.status_reporter.status_line()}"
+        return f"{DELIVERY_STATUS.get(self.config.delivery, '')}{self.status_reporter.status_line()}"
 
     def _build_status_reporter(self) -> StatusReporter:
         upcoming = None if self.scheduler is None else self.scheduler.planner.upcoming
@@ -398,7 +424,7 @@ class Components:
         return UnsubscribeLinks(public_url, self.link_codec)
 
     def _build_web(self) -> HttpServer:
-        health = Health(self.health, InstanceInfo(__version__, self.config.queue.instance_id, self.config.queue.mode))
+        health = Health(self.health, self._instance)
         metrics = MetricsEndpoint(self.metrics, self.health, self.inspector, self.clock)
         routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
         http = self.config.http
@@ -418,7 +444,8 @@ class Components:
             return []
         routes: list[RouteDef] = []
         if secrets := split_secrets(self.config.resend.webhook_secret):
-            verifier = WebhookVerifier(secrets, self.clock)
+            # The provider's clock is not Redis': its signatures are compared with this machine's own.
+            verifier = WebhookVerifier(secrets, self._system_clock)
             ledger, domain = Ledger(self.pool, self.clock), sender_domain(self.config.mail.from_address)
             self.webhooks = Webhooks(verifier, ledger, self.clock, domain)
             routes += self.webhooks.routes()

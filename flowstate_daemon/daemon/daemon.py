@@ -23,6 +23,7 @@ from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.bootstrap import Components
 from flowstate_daemon.daemon.reload import Reloader
+from flowstate_daemon.daemon.risk_monitor import LEDGER_RISK
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import opened
 from flowstate_daemon.queue.inspector import Inspector
@@ -75,6 +76,7 @@ class Daemon:
             LeaseHeldError: another daemon has taken over the lease of this instance id.
             ServiceCrashedError: a service failed unexpectedly; the supervisor should restart the process.
         """
+        self.components.health.set_condition("start", "Redis has not been reached yet")
         async with AsyncExitStack() as stack:
             # Opened first and closed last, so that systemd is informed for as long as anything is open.
             await stack.enter_async_context(self._supervised())
@@ -105,7 +107,10 @@ class Daemon:
         notifier = self.components.notifier
         notifier.open()
         try:
-            async with run_in_background([notifier] if self._reloader is None else [notifier, self._reloader]):
+            services: list[Service] = [notifier]
+            services += [] if self._reloader is None else [self._reloader]
+            services += [self.components.alerter] if self.components.alerter.enabled else []
+            async with run_in_background(services):
                 yield
         except FlowstateError as error:
             notifier.failed(error.reason)
@@ -114,7 +119,6 @@ class Daemon:
             notifier.close()
 
     async def _work(self) -> None:
-        self.components.health.set_condition("start", "Redis has not been reached yet")
         if not await self.components.worker.run_until_stopped(self._startup()):
             return
         provider = "none: shadow mode sends nothing"
@@ -126,7 +130,12 @@ class Daemon:
         log.info("ready", version=__version__, queue=self.components.keys.base, provider=provider)
         tune_gc()
         self.components.notifier.ready()
-        monitors: list[Service] = [self.components.lag_monitor, self.components.bullmq_detector]
+        monitors: list[Service] = [
+            self.components.lag_monitor,
+            self.components.bullmq_detector,
+            self.components.clock_monitor,
+            self.components.risk_monitor,
+        ]
         if self.components.supervisor.notify_socket:
             monitors.append(self.components.status_reporter)
         async with run_in_background(monitors):
@@ -156,6 +165,12 @@ class Daemon:
             remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
             log.warning("unsubscribe_disabled", reason="emails contain no unsubscribe link", remedy=remedy)
 
+    async def _hold_bulk_without_ledger(self) -> None:
+        """Without the ledger that this queue had, people who unsubscribed or bounced would get emails again."""
+        components = self.components
+        if await components.risk_monitor.must_hold_bulk():
+            components.send_gate.hold_bulk(LEDGER_RISK.name, f"{LEDGER_RISK.finding}; {LEDGER_RISK.remedy}")
+
     async def _warn_about_bull_workers(self) -> None:
         """Warn about Bull workers: they can share the queue, but usually they were left running by mistake."""
         inspector = Inspector(self.components.connection, self.components.keys)
@@ -172,8 +187,10 @@ class Daemon:
             try:
                 await self.components.connection.open()
                 await pin_cluster_slot(self.components.connection, self.components.keys)
+                await self.components.clock_monitor.read()  # before anything is judged by the time
                 if self.components.shadow is None:
                     await self.components.lease.acquire()
+                    await self._hold_bulk_without_ledger()
                     await self._warn_about_bull_workers()
                 else:
                     await self.components.shadow.listen()

@@ -145,6 +145,7 @@ class DevEnvironment:
         fixed = {
             "FLOWSTATE_REDIS_URL": redis_url,
             "FLOWSTATE_DATABASE_URL": database_url,
+            "FLOWSTATE_QUEUE_DELIVERY": "outbox",
             "FLOWSTATE_OUTBOX_FOLDER": str(self.outbox),
             "FLOWSTATE_MAIL_FROM_ADDRESS": self._environ.get("RESEND_FROM_EMAIL", SENDER),
         }

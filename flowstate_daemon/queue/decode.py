@@ -36,6 +36,7 @@ class _Opts(msgspec.Struct, rename="camel"):
     remove_on_fail: Any = None
     timeout: Any = None
     lifo: Any = None
+    delay: Any = None
     stack_trace_limit: Any = None
     repeat: Any = None
 
@@ -102,6 +103,7 @@ def _read_options(text: bytes) -> tuple[JobOptions, str | None]:
         remove_on_fail=decode_retention(opts.remove_on_fail),
         timeout_ms=timeout_ms,
         lifo=bool(opts.lifo),
+        delayed=bool(opts.delay),
         stack_trace_limit=int(limit) if limit is not None and limit >= 1 else None,
         repeat=opts.repeat if isinstance(opts.repeat, dict) and opts.repeat else None,
         raw=raw,

@@ -62,6 +62,7 @@ class JobOptions:
     remove_on_fail: Retention = KEEP
     timeout_ms: int | None = None
     lifo: bool = False
+    delayed: bool = False
     stack_trace_limit: int | None = None
     repeat: Mapping[str, Any] | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
@@ -89,6 +90,12 @@ class Job:
     invalid_reason: str | None = None
     stored_request_id: str | None = None
     requests: int = 0
+    estimated_ms: int | None = field(default=None, compare=False)
+
+    @property
+    def created_ms(self) -> int:
+        """When the job was added, Unix ms; 0 if that is unknown. `creation_times` corrects what the producer wrote."""
+        return self.timestamp_ms if self.estimated_ms is None else self.estimated_ms
 
     @property
     def attempt(self) -> int:
@@ -96,8 +103,8 @@ class Job:
         return self.attempts_made + 1
 
     @property
-    def created_ms(self) -> int:
-        """When the job was added, Unix ms; 0 if that is unknown. Producers also write seconds, or microseconds."""
+    def timestamp_ms(self) -> int:
+        """What the producer's clock showed, Unix ms; 0 if that is unknown. Producers also write other units."""
         for low, high, factor, divisor in TIME_UNITS:
             if low <= self.timestamp < high:
                 return self.timestamp * factor // divisor

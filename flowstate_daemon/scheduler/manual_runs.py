@@ -163,6 +163,8 @@ class ManualRuns:
         Raises InvalidRunRequestError.
         """
         schedule, now = self._schedule(request), self._clock.now()
+        if self._clock.disagreement is not None:
+            raise InvalidRunRequestError(f"nothing is planned while clocks disagree: {self._clock.disagreement}")
         if not now - LOOK_BACK <= request.at <= now:
             raise InvalidRunRequestError(
                 "at: only the last 31 days can be run; a dry run accepts 400 days in both directions"

@@ -76,7 +76,7 @@ async def test_outbox_is_written_to_the_folder_of_the_service(
     host: Host, unit: Unit, settings: dict[str, str], connection: Connection, keys: Keys
 ) -> None:
     """The outbox is in the state folder of the service and readable by its account only."""
-    await host.prepare(**{**settings, "RESEND_API_KEY": ""})
+    await host.prepare(**{**settings, "RESEND_API_KEY": "", "FLOWSTATE_DELIVERY": "outbox"})
     await unit.check_call("start")
     await enqueue(connection, keys, 1)
     outbox = "/var/lib/flowstate-daemon/outbox"

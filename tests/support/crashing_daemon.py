@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.config.loader import load
 from flowstate_daemon.daemon.daemon import Daemon
 from flowstate_daemon.delivery.gateway import SendResult
@@ -24,8 +25,8 @@ NAMES = {load_scripts()[name].sha: name for name in SEND_PATH}
 class CrashingDaemon:
     """A daemon that crashes after `steps`; None: never. `trail` lists the operations before the crash."""
 
-    def __init__(self, settings: Mapping[str, str], steps: int | None = None) -> None:
-        self.daemon = Daemon(load(settings))
+    def __init__(self, settings: Mapping[str, str], steps: int | None = None, clock: Clock | None = None) -> None:
+        self.daemon = Daemon(load(settings), clock)
         self.trail: list[str] = []
         self._steps = steps
         self._crashed = asyncio.Event()

@@ -14,8 +14,11 @@ SANDBOX_DOMAIN = "resend.dev"
 async def check_provider(config: Config) -> list[CheckResult]:
     """Verify the key with one request, which sends nothing."""
     key = config.resend.api_key
+    if config.delivery == "outbox":
+        text = "delivery is outbox: no email is sent, all are written to files"
+        return [warn("provider", text, "unset FLOWSTATE_DELIVERY (queue.delivery) to send emails")]
     if key is None:
-        return [warn("provider", "no RESEND_API_KEY: emails are written to files", "set RESEND_API_KEY to send emails")]
+        return [ok("provider", "not checked: shadow mode sends nothing, and there is no RESEND_API_KEY")]
     timeout_s = min(config.resend.timeout_s, TIMEOUT_S)
     proxy = config.resend.proxy_url
     options = ResendOptions(

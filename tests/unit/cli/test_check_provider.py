@@ -9,7 +9,7 @@ from flowstate_daemon.cli.check.result import Level
 from flowstate_daemon.config.loader import load
 from flowstate_daemon.delivery.resend_gateway import KeyCheck, KeyStatus
 
-CONFIG = load({"RESEND_FROM_EMAIL": "FlowState <hello@Mail.example.com>"}, sending=True)
+CONFIG = load({"RESEND_FROM_EMAIL": "FlowState <hello@Mail.example.com>", "RESEND_API_KEY": "re_key"}, sending=True)
 
 
 @pytest.mark.parametrize(
