@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
 from flowstate_daemon.config.validators import (
+    ApiKey,
     CaseInsensitive,
     CronExpression,
     DeadlineTime,
@@ -25,10 +26,9 @@ from flowstate_daemon.config.validators import (
     ProxyUrl,
     RedisKeyPart,
     RedisUrl,
-    Secret,
-    SecretList,
     StrongSecretList,
     TimeZoneName,
+    WebhookSecretList,
     parse_host_ports,
 )
 
@@ -169,7 +169,7 @@ class MailSettings(SettingsSection):
 
 
 class ResendSettings(SettingsSection):
-    api_key: Secret | None = None
+    api_key: ApiKey | None = None
     """API key of the provider; without it, emails are written to the outbox folder."""
     api_url: HttpUrl = "https://api.resend.com"
     """Base URL of the provider's API."""
@@ -179,7 +179,7 @@ class ResendSettings(SettingsSection):
     """Timeout of one request to the provider."""
     initial_requests_per_second: float | None = Field(default=None, gt=0, le=1000)
     """Requests per second until the provider reports its limit; without it, one at a time."""
-    webhook_secret: SecretList | None = None
+    webhook_secret: WebhookSecretList | None = None
     """Signing secret of the provider's webhooks, whsec_…; several, separated by commas, for rotation."""
 
 

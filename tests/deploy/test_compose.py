@@ -43,7 +43,7 @@ READY_S = 90.0
 SECRETS = {
     "resend_api_key": API_KEY,
     "database_url": "postgresql://flowstate:a%20pass@postgres:5432/flowstate?schema=public",
-    "link_secret": "0123456789abcdef0123456789abcdef",
+    "link_secret": "7f3a91c05be24d68a1f0c3927d5e8b64",
     "postgres_password": "a pass",
     "grafana_password": "another",
 }
