@@ -13,6 +13,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
 from flowstate_daemon.cli.context import load_config, operator_name, run_async
 from flowstate_daemon.cli.output import format_timestamp, json_option, print_fields, print_json, print_table
+from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRecord
 from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMismatchError
@@ -20,6 +21,7 @@ from flowstate_daemon.database.pool import MAX_ADDRESS_LENGTH, clean_text, open_
 from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions
 from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.policy import RecipientStatus
+from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 T = TypeVar("T")
 
@@ -32,6 +34,12 @@ def normalise_address(address: str) -> str:
         return parse_address(address.strip())
     except InvalidDataError:
         return clean_text(address, MAX_ADDRESS_LENGTH)
+
+
+def with_suppressions(config_file: str | None, work: Callable[[Suppressions], Awaitable[T]]) -> T:
+    """Do the work with the lists of recipients, in which the link secret finds the entries of forgotten ones."""
+    pseudonyms = Pseudonyms(split_secrets(load_config(config_file).http.link_secret))
+    return with_database(config_file, lambda pool: work(Suppressions(pool, Clock(), pseudonyms)))
 
 
 def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:
@@ -98,8 +106,10 @@ def explain(config_file: str | None, address: str, limit: int, *, as_json: bool)
     """
     address = normalise_address(address)
 
+    pseudonyms = Pseudonyms(split_secrets(load_config(config_file).http.link_secret))
+
     async def work(pool: asyncpg.Pool) -> tuple[RecipientStatus, list[MailRecord]]:
-        statuses = await Suppressions(pool, Clock()).status_for([address])
+        statuses = await Suppressions(pool, Clock(), pseudonyms).status_for([address])
         return statuses[address], await MailHistory(pool).explain(address, limit)
 
     status, records = with_database(config_file, work)
@@ -167,11 +177,10 @@ def suppression() -> None:
 def list_(config_file: str | None, address: str | None, limit: int, *, as_json: bool) -> None:
     """List all suppressed addresses, or the entries of ADDRESS."""
 
-    async def work(pool: asyncpg.Pool) -> list[Suppression]:
-        suppressions = Suppressions(pool, Clock())
+    async def work(suppressions: Suppressions) -> list[Suppression]:
         return await (suppressions.page(limit) if address is None else suppressions.find(normalise_address(address)))
 
-    entries = with_database(config_file, work)
+    entries = with_suppressions(config_file, work)
     if as_json:
         print_json(entries)
     else:
@@ -194,9 +203,7 @@ def add(config_file: str | None, address: str, reason: str, note: str | None, *,
         address = parse_address(address.strip())
     except InvalidDataError as error:
         raise click.UsageError("ADDRESS is not an email address") from error
-    added = with_database(
-        config_file, lambda pool: Suppressions(pool, Clock()).add(address, reason, note, actor=operator_name())
-    )
+    added = with_suppressions(config_file, lambda lists: lists.add(address, reason, note, actor=operator_name()))
     if as_json:
         print_json({"address": address, "reason": reason, "added": added})
     else:
@@ -210,9 +217,7 @@ def add(config_file: str | None, address: str, reason: str, note: str | None, *,
 def remove(config_file: str | None, address: str, *, as_json: bool) -> None:
     """Allow emails to ADDRESS again. The provider may keep a suppression list of its own."""
     address = normalise_address(address)
-    removed = with_database(
-        config_file, lambda pool: Suppressions(pool, Clock()).remove(address, actor=operator_name())
-    )
+    removed = with_suppressions(config_file, lambda lists: lists.remove(address, actor=operator_name()))
     if as_json:
         print_json({"address": address, "removed": removed})
     else:
@@ -227,7 +232,7 @@ def remove(config_file: str | None, address: str, *, as_json: bool) -> None:
 @click.pass_obj
 def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
     """List what operators did to the suppression list."""
-    actions = with_database(config_file, lambda pool: Suppressions(pool, Clock()).actions(limit))
+    actions = with_suppressions(config_file, lambda lists: lists.actions(limit))
     if as_json:
         print_json(actions)
         return

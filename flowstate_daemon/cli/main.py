@@ -45,6 +45,7 @@ COMMANDS = {
     "schedule": "schedule",
     "explain": "database",
     "suppression": "database",
+    "forget": "forget",
 }
 
 

@@ -147,6 +147,10 @@ class QueueSettings(SettingsSection):
     """How often a job may be recovered after a crash of this instance before it fails."""
     max_data_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
     """Maximum size of a job's data; larger jobs fail immediately."""
+    failed_retention_days: int = Field(default=90, ge=0, le=36_500)
+    """How many days failed jobs are kept, which contain addresses and texts; 0 keeps them for ever."""
+    failed_max_count: int = Field(default=100_000, ge=0, le=100_000_000)
+    """Maximum number of failed jobs; the oldest are deleted. 0 means no limit."""
     default_attempts: int = Field(default=4, ge=1, le=100)
     """Default maximum number of attempts, for jobs that do not set it."""
     default_backoff_ms: int = Field(default=2_000, ge=0, le=3_600_000)

@@ -19,6 +19,7 @@ from flowstate_daemon.database.ledger import MAX_TEXT_LENGTH, MAX_WORD_LENGTH
 from flowstate_daemon.database.pool import MAX_ADDRESS_LENGTH, acquire, clean_text, normalise_address, schema_connection
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus
+from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 log = structlog.get_logger()
 
@@ -105,11 +106,20 @@ class Suppression:
 
 
 class Suppressions:
-    """Reads and changes `suppressions` and `unsubscribes`. Addresses are normalised here."""
+    """Reads and changes `suppressions` and `unsubscribes`. Addresses are normalised here.
 
-    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
+    The entries of a forgotten recipient are stored under a pseudonym of the address, and count like others.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, clock: Clock, pseudonyms: Pseudonyms | None = None) -> None:
         self._pool = pool
         self._clock = clock
+        self._pseudonyms = pseudonyms or Pseudonyms()
+
+    def _stored(self, address: str) -> list[str]:
+        """What the entries of an address may be stored under."""
+        normalised = normalise_address(address)
+        return [normalised, *self._pseudonyms.of(normalised)]
 
     async def page(self, count: int = PAGE, after: Suppression | None = None) -> list[Suppression]:
         """One page of suppressions, ordered by address; the next page starts `after` the last one of this."""
@@ -120,7 +130,7 @@ class Suppressions:
     async def find(self, address: str) -> list[Suppression]:
         """All suppressions of one address."""
         async with schema_connection(self._pool) as connection:
-            return _read(await connection.fetch(sql("find_suppressions"), normalise_address(address)))
+            return _read(await connection.fetch(sql("find_suppressions"), self._stored(address)))
 
     async def add(self, address: str, reason: str, note: str | None = None, *, actor: str = UNKNOWN_ACTOR) -> bool:
         """Suppress an address for one of REASONS; False when it already was. `actor` is recorded with the action."""
@@ -136,9 +146,9 @@ class Suppressions:
     async def remove(self, address: str, *, actor: str = UNKNOWN_ACTOR) -> list[str]:
         """Remove all suppressions of an address; returns their reasons."""
         async with schema_connection(self._pool) as connection, connection.transaction():
-            rows = await connection.fetch(sql("remove_suppressions"), normalise_address(address))
+            rows = await connection.fetch(sql("remove_suppressions"), self._stored(address))
             await self._record(connection, actor, "suppression remove", address, len(rows))
-        return sorted(row["reason"] for row in rows)
+        return sorted({row["reason"] for row in rows})
 
     async def actions(self, count: int = PAGE) -> list[ListAction]:
         """The newest actions of operators, newest first."""
@@ -160,21 +170,24 @@ class Suppressions:
         """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(
-                sql("remove_unsubscribes"), normalise_address(address), clean_text(kind, MAX_WORD_LENGTH)
+                sql("remove_unsubscribes"), self._stored(address), clean_text(kind, MAX_WORD_LENGTH)
             )
-        return sorted(row["kind"] for row in rows)
+        return sorted({row["kind"] for row in rows})
 
     async def status_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
         """The status of up to 500 addresses in one query, by address as given."""
-        spellings = {address: normalise_address(address) for address in addresses}
+        spellings = {address: self._stored(address) for address in addresses}
+        stored = [key for keys in spellings.values() for key in keys]
         async with schema_connection(self._pool) as connection:
-            rows = await connection.fetch(sql("get_recipient_status"), list(spellings.values()))
-        found = {row["address"]: _status(row["suppressed"], row["unsubscribed"]) for row in rows}
-        return {address: found[key] for address, key in spellings.items()}
+            found = {row["address"]: row for row in await connection.fetch(sql("get_recipient_status"), stored)}
+        return {address: _status([found[key] for key in keys]) for address, keys in spellings.items()}
 
 
-def _status(suppressed: Sequence[str], unsubscribed: Sequence[str]) -> RecipientStatus:
-    return RecipientStatus(frozenset(suppressed), frozenset(unsubscribed))
+def _status(rows: Sequence[asyncpg.Record]) -> RecipientStatus:
+    return RecipientStatus(
+        frozenset(reason for row in rows for reason in row["suppressed"]),
+        frozenset(kind for row in rows for kind in row["unsubscribed"]),
+    )
 
 
 def _read(rows: Sequence[asyncpg.Record]) -> list[Suppression]:
