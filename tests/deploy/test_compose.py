@@ -58,9 +58,9 @@ SECRETS = {
 }
 # Digests name the published images only; these are the replacements that image.sh makes.
 IMAGES = {
-    "REDIS_IMAGE": "redis:7-alpine",
-    "POSTGRES_IMAGE": "postgres:16-alpine",
-    "PROMETHEUS_IMAGE": "prom/prometheus:v3.7.3",
+    "IMAGE_REDIS": "redis:7-alpine",
+    "IMAGE_POSTGRES": "postgres:16-alpine",
+    "IMAGE_PROMETHEUS": "prom/prometheus:v3.7.3",
 }
 
 

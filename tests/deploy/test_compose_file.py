@@ -32,7 +32,7 @@ def seconds(text: str) -> float:
 def test_every_image_has_a_digest_and_a_health_check(name: str) -> None:
     """Every image is pinned and has a health check, which the start order needs; the daemon's is in its image."""
     if name != "daemon":
-        image = r"\$\{[A-Z]+_IMAGE:-[a-z/]+:v?\d+\.\d+(\.\d+)?(-alpine)?@sha256:[0-9a-f]{64}\}"
+        image = r"\$\{IMAGE_[A-Z]+:-[a-z/]+:v?\d+\.\d+(\.\d+)?(-alpine)?@sha256:[0-9a-f]{64}\}"
         assert re.fullmatch(image, SERVICES[name]["image"])
     assert "healthcheck" in SERVICES[name] or name in {"daemon", "database-role"}
     assert SERVICES[name].get("healthcheck", {"test": ["CMD"]})["test"][0] == "CMD"

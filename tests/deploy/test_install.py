@@ -29,6 +29,7 @@ UNITS = tuple(
 )
 MAX_EXPOSURE = 15  # in tenths, the unit of systemd-analyze
 INSTALL_S = 1200.0
+OBSERVE_EVERY_S = 0.001  # without a pause the thread would take the processor from the installation
 EDITED = "# edited by the operator\n"
 VERSIONS = "flowstate-daemon.versions"
 ENVIRONMENT = ["bin", "lib", "pyvenv.cfg", "share"]
@@ -69,7 +70,7 @@ class Observer:
         return len(self._found)
 
     def _observe(self) -> None:
-        while not self._ended.is_set():
+        while not self._ended.wait(OBSERVE_EVERY_S):
             self._look()
         self._look()
 

@@ -30,7 +30,7 @@ UNUSABLE = re.compile(
 USABLE_PATTERNS = (
     re.compile(r"\bwhsec_[A-Za-z0-9+/]{20,}=*"),
     re.compile(r"\bre_[A-Za-z0-9]{6,}(?:_[A-Za-z0-9]+)?\b(?!\()"),
-    re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{32,}\b"),
+    re.compile(r"(?<!sha256:)\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{32,}\b"),
     re.compile(r"\bBearer [A-Za-z0-9_-]{16,}"),
 )
 ASSIGNMENT = re.compile(
