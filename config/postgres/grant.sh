@@ -4,6 +4,15 @@
 #   docker compose run --rm database-role
 # Reads PGPASSWORD_FILE and MAILER_PASSWORD_FILE; the variables of psql say where the database is.
 set -eu
+left=120 # the first start of Postgres takes a while, and it may restart
+until pg_isready --quiet; do
+  left=$((left - 1))
+  if [ "$left" = 0 ]; then
+    echo "database-role: Postgres does not answer" >&2
+    exit 1
+  fi
+  sleep 1
+done
 PGPASSWORD=$(cat "$PGPASSWORD_FILE")
 export PGPASSWORD
 

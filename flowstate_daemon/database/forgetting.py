@@ -17,8 +17,13 @@ from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 BATCH = 1_000
 # In this order: the ids of emails lead to the provider's events.
-BATCHED = ("provider_events", "mails", "journal_rejects", "operator_actions")
-LISTS = ("suppressions", "unsubscribes")
+BATCHED = {
+    "provider_events": "forget_provider_events",
+    "mails": "forget_mails",
+    "journal_rejects": "forget_journal_rejects",
+    "operator_actions": "forget_operator_actions",
+}
+LISTS = {"suppressions": "forget_suppressions", "unsubscribes": "forget_unsubscribes"}
 TABLES = (*BATCHED, *LISTS)
 FORGOTTEN = "a forgotten address"
 
@@ -39,12 +44,12 @@ class RecipientForgetter:
 
     async def delete(self, address: str, keep: Pseudonyms | None) -> Mapping[str, int]:
         """Delete it; returns how many rows. With `keep`, list entries stay under the pseudonym of the address."""
-        deleted = {table: await self._delete_batches(table) for table in BATCHED}
+        deleted = {table: await self._delete_batches(name) for table, name in BATCHED.items()}
         pseudonyms = [] if keep is None else keep.of(normalise_address(address))
         async with schema_connection(self._pool) as connection, connection.transaction():
-            for table in LISTS:
+            for table, name in LISTS.items():
                 pseudonym = pseudonyms[0] if pseudonyms else None
-                deleted[table] = await connection.fetchval(sql(f"forget_{table}"), self._spellings, pseudonym)
+                deleted[table] = await connection.fetchval(sql(name), self._spellings, pseudonym)
         return deleted
 
     async def record(self, actor: str, count: int) -> None:
@@ -53,9 +58,9 @@ class RecipientForgetter:
         async with schema_connection(self._pool) as connection:
             await connection.execute(sql("record_operator_action"), *arguments)
 
-    async def _delete_batches(self, table: str) -> int:
+    async def _delete_batches(self, name: str) -> int:
         deleted = 0
         async with schema_connection(self._pool) as connection:
-            while count := int(await connection.fetchval(sql(f"forget_{table}"), self._spellings, BATCH)):
+            while count := int(await connection.fetchval(sql(name), self._spellings, BATCH)):
                 deleted += count
         return deleted

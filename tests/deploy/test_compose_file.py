@@ -96,7 +96,6 @@ def test_daemon_starts_after_its_stores_are_healthy() -> None:
         "postgres": "service_healthy",
         "database-role": "service_completed_successfully",
     }
-    assert SERVICES["database-role"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
 
 
 def test_stop_grace_period_is_longer_than_the_drain() -> None:
