@@ -98,6 +98,30 @@ def normalise_address(address: str) -> str:
     return storable(f"{local}{at}{ascii_domain(domain)}", MAX_LENGTH)
 
 
+def address_spellings(text: str) -> frozenset[str]:
+    """The spellings under which an address may be stored, in lower case: as given, and the domain in both forms."""
+    text = text.strip()
+    found = {text.lower()}
+    try:
+        valid = validate_email(text, check_deliverability=False, test_environment=True, allow_display_name=True)
+    except EmailNotValidError:
+        return frozenset(found)
+    found |= {spelling.lower() for spelling in (valid.normalized, valid.ascii_email) if spelling}
+    return frozenset(found)
+
+
+def names_recipient(to: object, spellings: frozenset[str]) -> bool:
+    """Whether the recipient field of a job names one of these addresses, also in a form that cannot be sent to."""
+    if isinstance(to, list | tuple):
+        return any(names_recipient(one, spellings) for one in to)
+    if not isinstance(to, str) or len(to) > 2 * MAX_LENGTH:
+        return False
+    text = to.strip().lower()
+    if PLAIN.fullmatch(text):
+        return text in spellings  # the form of nearly all addresses: the validator would take most of the time
+    return not spellings.isdisjoint(address_spellings(to))
+
+
 @dataclass(frozen=True, slots=True)
 class Mailbox:
     """A sender: an ASCII address, and the name that people see, which may be empty."""

@@ -109,6 +109,7 @@ class Metrics:
         self._claimed = self._counter("jobs_claimed", "Jobs claimed from the queue.")
         self._lost = self._counter("locks_lost", "Jobs whose lock was lost while they were processed.")
         self._recovered = self._counter("jobs_recovered", "Jobs of an earlier process recovered at the start.")
+        self._pruned = self._counter("failed_jobs_pruned", "Failed jobs deleted because of their age or number.")
         self._stalled = self._counter("jobs_stalled", "Stalled jobs that were put back or failed.")
         self._in_flight = self._gauge("jobs_in_flight", "Jobs being processed now.")
 
@@ -223,6 +224,9 @@ class Metrics:
 
     def jobs_stalled(self, count: int) -> None:
         self._stalled.inc(count)
+
+    def failed_jobs_pruned(self, count: int) -> None:
+        self._pruned.inc(count)
 
     def track_jobs_in_flight(self, busy: Callable[[], int]) -> None:
         """Read the number of jobs in flight at each scrape."""

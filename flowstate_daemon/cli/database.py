@@ -15,12 +15,14 @@ from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDat
 from flowstate_daemon.cli.context import load_config, name_server, run_async
 from flowstate_daemon.cli.output import format_timestamp, json_option, print_fields, print_json, print_table
 from flowstate_daemon.config.loader import describe_database
+from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRecord
 from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMismatchError
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.policy import RecipientStatus
+from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 T = TypeVar("T")
 
@@ -34,6 +36,12 @@ def parse_argument(address: str) -> str:
     except InvalidDataError as error:
         rule = error.reason.partition("`$.to`: ")[2]
         raise click.UsageError(f"ADDRESS is not an email address{f': {rule}' if rule else ''}") from error
+
+
+def with_suppressions(config_file: str | None, work: Callable[[Suppressions], Awaitable[T]]) -> T:
+    """Do the work with the lists of recipients, in which the link secret finds the entries of forgotten ones."""
+    pseudonyms = Pseudonyms(split_secrets(load_config(config_file).http.link_secret))
+    return with_database(config_file, lambda pool: work(Suppressions(pool, Clock(), pseudonyms)))
 
 
 def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:
@@ -101,8 +109,10 @@ def explain(config_file: str | None, address: str, limit: int, *, as_json: bool)
     """
     address = parse_argument(address)
 
+    pseudonyms = Pseudonyms(split_secrets(load_config(config_file).http.link_secret))
+
     async def work(pool: asyncpg.Pool) -> tuple[RecipientStatus, list[MailRecord]]:
-        statuses = await Suppressions(pool, Clock()).status_for([address])
+        statuses = await Suppressions(pool, Clock(), pseudonyms).status_for([address])
         return statuses[address], await MailHistory(pool).explain(address, limit)
 
     status, records = with_database(config_file, work)

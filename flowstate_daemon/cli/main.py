@@ -46,6 +46,7 @@ COMMANDS = {
     "explain": "database",
     "suppression": "recipients",
     "unsubscribed": "recipients",
+    "forget": "forget",
 }
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-import asyncpg
 import click
 
 from flowstate_daemon.base.address import normalise_address
-from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.cli.context import operator_name
-from flowstate_daemon.cli.database import format_datetime, parse_argument, with_database
+from flowstate_daemon.cli.database import format_datetime, parse_argument, with_suppressions
 from flowstate_daemon.cli.output import json_option, print_json, print_table
 from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
 from flowstate_daemon.mail.kinds import KINDS
@@ -29,15 +27,6 @@ limit_option = click.option(
 kind_option = click.option(
     "--kind", type=click.Choice(UNSUBSCRIBABLE), metavar="KIND", help="One kind of email; default: all kinds."
 )
-
-
-def with_lists(config_file: str | None, work: Callable[[Suppressions], Awaitable[T]]) -> T:
-    """Do the work on the lists in Postgres. Raises ConfigError without DATABASE_URL, and StoreUnavailableError."""
-
-    async def with_pool(pool: asyncpg.Pool) -> T:
-        return await work(Suppressions(pool, Clock()))
-
-    return with_database(config_file, with_pool)
 
 
 async def read_all(
@@ -78,7 +67,7 @@ def list_suppressions(config_file: str | None, address: str | None, limit: int |
     async def work(lists: Suppressions) -> list[Suppression]:
         return await (read_all(lists.page, limit) if address is None else lists.find(normalise_address(address)))
 
-    entries = with_lists(config_file, work)
+    entries = with_suppressions(config_file, work)
     if not entries and address is not None:
         parse_argument(address)
     if as_json:
@@ -100,7 +89,7 @@ def add_suppression(config_file: str | None, address: str, reason: str, note: st
     One-time codes are still sent, unless the reason is `bounced` or `suppressed`.
     """
     address = parse_argument(address)
-    added = with_lists(config_file, lambda lists: lists.add(address, reason, note, actor=operator_name()))
+    added = with_suppressions(config_file, lambda lists: lists.add(address, reason, note, actor=operator_name()))
     if as_json:
         print_json({"address": address, "reason": reason, "added": added})
     else:
@@ -121,7 +110,7 @@ def remove_suppression(config_file: str | None, address: str, *, as_json: bool) 
     async def work(lists: Suppressions) -> tuple[list[str], list[Unsubscribe]]:
         return await lists.remove(normal, actor=operator_name()), await lists.find_unsubscribes(normal)
 
-    removed, unsubscribes = with_lists(config_file, work)
+    removed, unsubscribes = with_suppressions(config_file, work)
     if not removed:
         parse_argument(address)
     if as_json:
@@ -142,7 +131,7 @@ def remove_suppression(config_file: str | None, address: str, *, as_json: bool) 
 @click.pass_obj
 def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
     """List what operators did to suppressions and unsubscribes."""
-    actions = with_lists(config_file, lambda lists: lists.actions(limit))
+    actions = with_suppressions(config_file, lambda lists: lists.actions(limit))
     if as_json:
         print_json(actions)
         return
@@ -171,7 +160,7 @@ def list_unsubscribes(config_file: str | None, address: str | None, limit: int |
             return await read_all(lists.unsubscribes_page, limit)
         return await lists.find_unsubscribes(normalise_address(address))
 
-    entries = with_lists(config_file, work)
+    entries = with_suppressions(config_file, work)
     if not entries and address is not None:
         parse_argument(address)
     if as_json:
@@ -189,7 +178,7 @@ def list_unsubscribes(config_file: str | None, address: str | None, limit: int |
 def add_unsubscribe(config_file: str | None, address: str, kind: str | None, *, as_json: bool) -> None:
     """Unsubscribe ADDRESS, for a recipient who has asked for it."""
     address, kind = parse_argument(address), kind or ALL_KINDS
-    added = with_lists(config_file, lambda lists: lists.unsubscribe(address, kind, actor=operator_name()))
+    added = with_suppressions(config_file, lambda lists: lists.unsubscribe(address, kind, actor=operator_name()))
     if as_json:
         print_json({"address": address, "kind": kind, "added": added})
     else:
@@ -209,7 +198,7 @@ def remove_unsubscribe(config_file: str | None, address: str, kind: str | None, 
         removed = await lists.resubscribe(normal, wanted, actor=operator_name())
         return removed, await lists.find_unsubscribes(normal)
 
-    removed, left = with_lists(config_file, work)
+    removed, left = with_suppressions(config_file, work)
     if not removed and not left:
         parse_argument(address)
     if as_json:

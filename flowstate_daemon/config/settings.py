@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
 from flowstate_daemon.config.validators import (
+    ApiKey,
     CaseInsensitive,
     CronExpression,
     DeadlineTime,
@@ -26,11 +27,10 @@ from flowstate_daemon.config.validators import (
     ProxyUrl,
     RedisKeyPart,
     RedisUrl,
-    Secret,
-    SecretList,
     SecretUrl,
     StrongSecretList,
     TimeZoneName,
+    WebhookSecretList,
     parse_host_ports,
 )
 
@@ -151,6 +151,10 @@ class QueueSettings(SettingsSection):
     """How often a job may be recovered after a crash of this instance before it fails."""
     max_data_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
     """Maximum size of a job's data; larger jobs fail immediately."""
+    failed_retention_days: int = Field(default=90, ge=0, le=36_500)
+    """How many days failed jobs are kept, which contain addresses and texts; 0 keeps them for ever."""
+    failed_max_count: int = Field(default=100_000, ge=0, le=100_000_000)
+    """Maximum number of failed jobs; the oldest are deleted. 0 means no limit."""
     default_attempts: int = Field(default=4, ge=1, le=100)
     """Default maximum number of attempts, for jobs that do not set it."""
     default_backoff_ms: int = Field(default=2_000, ge=0, le=3_600_000)
@@ -173,7 +177,7 @@ class MailSettings(SettingsSection):
 
 
 class ResendSettings(SettingsSection):
-    api_key: Secret | None = None
+    api_key: ApiKey | None = None
     """API key of the provider; required by `run` and `check`, except for delivery to the outbox."""
     api_url: HttpUrl = "https://api.resend.com"
     """Base URL of the provider's API."""
@@ -183,7 +187,7 @@ class ResendSettings(SettingsSection):
     """Timeout of one request to the provider."""
     initial_requests_per_second: float | None = Field(default=None, gt=0, le=1000)
     """Requests per second until the provider reports its limit; without it, one at a time."""
-    webhook_secret: SecretList | None = None
+    webhook_secret: WebhookSecretList | None = None
     """Signing secret of the provider's webhooks, whsec_…; several, separated by commas, for rotation."""
 
 

@@ -5,6 +5,8 @@ The sections of `settings` use them. No message contains the value, which may be
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
@@ -23,6 +25,15 @@ DEADLINE_PATTERN = re.compile(
     r"(?:(?P<day>mon|tue|wed|thu|fri|sat|sun) )?(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)", re.IGNORECASE
 )
 REFERENCE_DAY_MS = 1_767_225_600_000  # 1 January 2026: a cron expression must match a later date
+MIN_WEBHOOK_KEY_BYTES = 16  # the SDK accepts an empty key, with which anyone could sign
+MIN_DISTINCT_BYTES = 8  # a random key of 16 bytes has fewer in one of 10^9 cases
+# The examples of Svix' documentation and of the Standard Webhooks specification: everybody can sign with them.
+PUBLISHED_WEBHOOK_KEYS = frozenset(
+    base64.b64decode(key)
+    for key in ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "plJ3nmyCDGBKInavdOK15jsl", "C2FVsBQIhrscChlQIMV+b5sSYspob7oD")
+)
+EXAMPLE_API_KEY = re.compile(r"re_(x*|\W*|1234\d*|your\w*|xxx\w*|test|example\w*)", re.IGNORECASE)
+PLACEHOLDER = re.compile(r"change.?me|choose.?one|placeholder|your.?(secret|token)|0123456789", re.IGNORECASE)
 REDIS_URL_OPTIONS = {
     "db": r"\d+",
     "ssl_cert_reqs": "none|optional|required",
@@ -91,6 +102,12 @@ def _secret_word(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _api_key(secret: SecretStr) -> SecretStr:
+    if EXAMPLE_API_KEY.fullmatch(_secret_word(secret).get_secret_value()):
+        raise ValueError("is an example, not a key: create one at Resend")
+    return secret
+
+
 def _redis_url(secret: SecretStr) -> SecretStr:
     """An address in one of Redis' usual forms; empty means that host and port say it."""
     text = secret.get_secret_value().strip()
@@ -146,6 +163,26 @@ def _secret_list(secret: SecretStr) -> SecretStr:
 def _link_secrets(secret: SecretStr) -> SecretStr:
     if any(len(one) < MIN_SECRET_LENGTH for one in split_secrets(_secret_list(secret))):
         raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more; make one with: openssl rand -hex 32")
+    if any(PLACEHOLDER.search(one) for one in split_secrets(secret)):
+        raise ValueError("is a placeholder that strangers know; make one with: openssl rand -hex 32")
+    return secret
+
+
+def is_webhook_secret(secret: str) -> bool:
+    """Whether a secret has the provider's format, and a key that is neither published nor easy to guess."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except (ValueError, binascii.Error):
+        return False
+    if key in PUBLISHED_WEBHOOK_KEYS or len(set(key)) < MIN_DISTINCT_BYTES:
+        return False
+    return len(key) >= MIN_WEBHOOK_KEY_BYTES
+
+
+def _webhook_secrets(secret: SecretStr) -> SecretStr:
+    secrets = split_secrets(secret)
+    if not secrets or not all(map(is_webhook_secret, secrets)):
+        raise ValueError("must be like whsec_… and not an example: copy it from the webhook's page at Resend")
     return secret
 
 
@@ -188,8 +225,8 @@ DisplayText = Annotated[str, AfterValidator(_display_text)]
 Mailbox = Annotated[str, AfterValidator(_sender)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
-Secret = Annotated[SecretStr, AfterValidator(_secret_word)]
-SecretList = Annotated[SecretStr, AfterValidator(_secret_list)]
+ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
+WebhookSecretList = Annotated[SecretStr, AfterValidator(_webhook_secrets)]
 StrongSecretList = Annotated[SecretStr, AfterValidator(_link_secrets)]
 HostPortList = Annotated[str, AfterValidator(_sentinel_addresses)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]

@@ -49,6 +49,7 @@ from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOption
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
 from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail.pseudonyms import Pseudonyms
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 from flowstate_daemon.mail_producer import MailProducer
@@ -145,12 +146,17 @@ def build_link_codec(config: Config) -> LinkTokenCodec | None:
     return LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
 
 
+def build_suppressions(config: Config, pool: asyncpg.Pool, clock: Clock) -> Suppressions:
+    """The lists of recipients; entries of forgotten ones are found with the link secret."""
+    return Suppressions(pool, clock, Pseudonyms(split_secrets(config.http.link_secret)))
+
+
 def build_planning(config: Config, app_database: AppDatabase) -> Planning:
     return Planning(app_database, sorted(available_timezones()), config.schedule.default_timezone)
 
 
 def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
-    suppressions = Suppressions(app_database.pool, clock)
+    suppressions = build_suppressions(config, app_database.pool, clock)
     return EligibilityChecker(AppData(app_database), suppressions, AppLinks(config.mail.frontend_url))
 
 
@@ -308,7 +314,7 @@ class Components:
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
         languages = UserLanguages(build_app_database(self.config, pool), self.clock)
-        return RecipientLoader(Suppressions(pool, self.clock), languages)
+        return RecipientLoader(build_suppressions(self.config, pool, self.clock), languages)
 
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
@@ -367,6 +373,8 @@ class Components:
             stalled_interval_ms=queue.stalled_interval_ms,
             max_stalled_count=queue.max_stalled_count,
             max_recoveries=queue.max_recoveries,
+            failed_retention_days=queue.failed_retention_days,
+            failed_max_count=queue.failed_max_count,
             jitter=queue.backoff_jitter,
             shutdown_timeout_s=queue.shutdown_timeout_s,
         )
@@ -450,7 +458,7 @@ class Components:
             self.webhooks = Webhooks(verifier, ledger, self.clock, domain)
             routes += self.webhooks.routes()
         if self.link_codec is not None:
-            suppressions = Suppressions(self.pool, self.clock)
+            suppressions = build_suppressions(self.config, self.pool, self.clock)
             self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock)
             routes += self.unsubscribe.routes()
         return routes
@@ -460,7 +468,9 @@ class Components:
         auth = BearerAuth(split_secrets(self.config.http.api_token), self.clock)
         if not auth.enabled:
             return auth.disabled_routes()
-        recipients = None if self.pool is None else (Suppressions(self.pool, self.clock), MailHistory(self.pool))
+        pool, recipients = self.pool, None
+        if pool is not None:
+            recipients = (build_suppressions(self.config, pool, self.clock), MailHistory(pool))
         routes = Api(auth, self.inspector, recipients).routes()
         if self.scheduler is not None:
             self.schedules_api = Schedules(auth, self._build_manual_runs(self.scheduler), self.clock)

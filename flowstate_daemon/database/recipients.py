@@ -25,6 +25,7 @@ from flowstate_daemon.database.pool import acquire, schema_connection
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.database.server_info import quote_identifier
 from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus
+from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 log = structlog.get_logger()
 
@@ -180,11 +181,20 @@ class Unsubscribe:
 
 
 class Suppressions:
-    """Reads and changes `suppressions` and `unsubscribes`. Addresses are normalised here."""
+    """Reads and changes `suppressions` and `unsubscribes`. Addresses are normalised here.
 
-    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
+    The entries of a forgotten recipient are stored under a pseudonym of the address, and count like others.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, clock: Clock, pseudonyms: Pseudonyms | None = None) -> None:
         self._pool = pool
         self._clock = clock
+        self._pseudonyms = pseudonyms or Pseudonyms()
+
+    def _stored(self, address: str) -> list[str]:
+        """What the entries of an address may be stored under."""
+        normalised = normalise_address(address)
+        return [normalised, *self._pseudonyms.of(normalised)]
 
     async def page(self, count: int = PAGE, after: Suppression | None = None) -> list[Suppression]:
         """One page of suppressions, ordered by address; the next page starts `after` the last one of this."""
@@ -195,7 +205,7 @@ class Suppressions:
     async def find(self, address: str) -> list[Suppression]:
         """All suppressions of one address."""
         async with schema_connection(self._pool) as connection:
-            return _read(await connection.fetch(sql("find_suppressions"), normalise_address(address)))
+            return _read(await connection.fetch(sql("find_suppressions"), self._stored(address)))
 
     async def add(self, address: str, reason: str, note: str | None = None, *, actor: str = UNKNOWN_ACTOR) -> bool:
         """Suppress an address for one of REASONS; False when it already was. `actor` is recorded with the action."""
@@ -211,9 +221,9 @@ class Suppressions:
     async def remove(self, address: str, *, actor: str = UNKNOWN_ACTOR) -> list[str]:
         """Remove all suppressions of an address; returns their reasons."""
         async with schema_connection(self._pool) as connection, connection.transaction():
-            rows = await connection.fetch(sql("remove_suppressions"), normalise_address(address))
+            rows = await connection.fetch(sql("remove_suppressions"), self._stored(address))
             await self._record(connection, actor, "suppression remove", address, len(rows))
-        return sorted(row["reason"] for row in rows)
+        return sorted({row["reason"] for row in rows})
 
     async def actions(self, count: int = PAGE) -> list[OperatorAction]:
         """The newest actions of operators, newest first."""
@@ -235,7 +245,7 @@ class Suppressions:
     async def find_unsubscribes(self, address: str) -> list[Unsubscribe]:
         """All unsubscribes of one address."""
         async with schema_connection(self._pool) as connection:
-            rows = await connection.fetch(sql("find_unsubscribes"), normalise_address(address))
+            rows = await connection.fetch(sql("find_unsubscribes"), self._stored(address))
         return [Unsubscribe(**row) for row in rows]
 
     async def unsubscribe(self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None) -> bool:
@@ -249,28 +259,31 @@ class Suppressions:
 
     async def resubscribe(self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None) -> list[str]:
         """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
-        arguments = (normalise_address(address), storable(kind, MAX_WORD_LENGTH))
+        arguments = (self._stored(address), storable(kind, MAX_WORD_LENGTH))
         async with schema_connection(self._pool) as connection, connection.transaction():
             rows = await connection.fetch(sql("remove_unsubscribes"), *arguments)
             if actor is not None:
                 await self._record(connection, actor, f"unsubscribed remove{_suffix(kind)}", address, len(rows))
-        return sorted(row["kind"] for row in rows)
+        return sorted({row["kind"] for row in rows})
 
     async def status_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
         """The status of up to 500 addresses in one query, by address as given."""
-        spellings = {address: normalise_address(address) for address in addresses}
+        spellings = {address: self._stored(address) for address in addresses}
+        stored = [key for keys in spellings.values() for key in keys]
         async with schema_connection(self._pool) as connection:
-            rows = await connection.fetch(sql("get_recipient_status"), list(spellings.values()))
-        found = {row["address"]: _status(row["suppressed"], row["unsubscribed"]) for row in rows}
-        return {address: found[key] for address, key in spellings.items()}
+            found = {row["address"]: row for row in await connection.fetch(sql("get_recipient_status"), stored)}
+        return {address: _status([found[key] for key in keys]) for address, keys in spellings.items()}
 
 
 def _suffix(kind: str) -> str:
     return "" if kind == ALL_KINDS else f" ({kind})"
 
 
-def _status(suppressed: Sequence[str], unsubscribed: Sequence[str]) -> RecipientStatus:
-    return RecipientStatus(frozenset(suppressed), frozenset(unsubscribed))
+def _status(rows: Sequence[asyncpg.Record]) -> RecipientStatus:
+    return RecipientStatus(
+        frozenset(reason for row in rows for reason in row["suppressed"]),
+        frozenset(kind for row in rows for kind in row["unsubscribed"]),
+    )
 
 
 def _read(rows: Sequence[asyncpg.Record]) -> list[Suppression]:

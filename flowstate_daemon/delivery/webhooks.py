@@ -6,8 +6,6 @@ ignored, because the provider adds to them.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,10 +17,10 @@ import resend
 from flowstate_daemon.base.address import ascii_domain
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
+from flowstate_daemon.config.validators import is_webhook_secret
 from flowstate_daemon.mail.message import Bounce, ProviderEvent
 
 TOLERANCE_S = 300  # the SDK's own
-MIN_KEY_BYTES = 16  # the SDK accepts an empty key, with which anyone could sign
 SIGNATURE = re.compile(r"(?:^| )v1,[A-Za-z0-9+/]{43}=(?: |$)", re.ASCII)  # HMAC-SHA256 in base64; several are possible
 PREFIX = "email."
 SUPPRESSION_REMOVED = "suppression.removed"
@@ -43,7 +41,7 @@ class WebhookVerifier:
 
     def __init__(self, secrets: Sequence[str], clock: Clock) -> None:
         """Raises ConfigError for a secret that does not have the provider's format."""
-        if not secrets or not all(map(_is_usable_secret, secrets)):
+        if not secrets or not all(map(is_webhook_secret, secrets)):
             raise ConfigError(["the webhook secret must be like whsec_…: copy it from the webhook's page at Resend"])
         self._secrets = tuple(secrets)
         self._clock = clock
@@ -86,13 +84,6 @@ class WebhookVerifier:
                 if isinstance(refusal.__cause__, json.JSONDecodeError):  # parsed only once the signature is right
                     raise InvalidDataError("Expected JSON") from None
         raise InvalidSignatureError("the signature matches none of our secrets")
-
-
-def _is_usable_secret(secret: str) -> bool:
-    try:
-        return len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) >= MIN_KEY_BYTES
-    except (ValueError, binascii.Error):
-        return False
 
 
 def _parse_timestamp(text: str) -> int:

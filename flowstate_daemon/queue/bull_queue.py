@@ -52,6 +52,7 @@ log = structlog.get_logger()
 BATCH_SIZE = 100  # jobs in one call, about a millisecond of server time
 LOCK_BATCH_SIZE = 1000  # locks renewed in one call
 PROMOTE_BATCH_SIZE = 1000  # jobs promoted in one call, as in Bull
+PRUNE_BATCH = 100  # failed jobs deleted in one call
 MAX_RECOVERIES = 10  # per job
 STALLED_FAILURE_REASON = "failed: the daemon crashed repeatedly while it processed this job"
 
@@ -78,6 +79,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
         "priority",
         JOURNAL,
     ),
+    "prune_failed": ("failed", "priority", "stalled", "limiter:index"),
     "recover": ("active", "wait", "paused", "meta-paused", "priority", "stalled", "failed", JOURNAL),
     "relocate": (
         "wait",
@@ -286,6 +288,13 @@ class BullQueue:
             self._journal_max_entries, CODE_RULES_JSON,
         )  # fmt: skip
         return StalledResult(_ids(requeued), _ids(failed))
+
+    async def prune_failed(self, max_age_ms: int | None, max_count: int | None, *, limit: int = PRUNE_BATCH) -> int:
+        """Delete the oldest failed jobs that are older or more than this; returns how many, at most `limit`."""
+        latest = "" if max_age_ms is None else self._clock.now_ms() - max_age_ms
+        return int(
+            await self._run("prune_failed", (), self._keys.base, latest, -1 if max_count is None else max_count, limit)
+        )
 
     async def recover_own_jobs(self, held: Sequence[str], *, limit: int = MAX_RECOVERIES) -> RecoveryResult:
         """Requeue the jobs of an earlier process of this instance, and jobs whose claim's reply was lost.

@@ -23,7 +23,13 @@ from flowstate_daemon.worker.executor import Handler, ProcessorPool
 from flowstate_daemon.worker.fetcher import Fetcher
 from flowstate_daemon.worker.in_flight import AbortReason, InFlightJobs
 from flowstate_daemon.worker.ledger_services import LedgerWriter, Pruner
-from flowstate_daemon.worker.maintenance import LeaseRenewer, LockRenewer, Promoter, StalledJobChecker
+from flowstate_daemon.worker.maintenance import (
+    FailedJobPruner,
+    LeaseRenewer,
+    LockRenewer,
+    Promoter,
+    StalledJobChecker,
+)
 from flowstate_daemon.worker.results import OutcomeRecorder, RetryPolicy
 
 log = structlog.get_logger()
@@ -47,6 +53,8 @@ class WorkerOptions:
     stalled_interval_ms: int = 30_000
     max_stalled_count: int = 1
     max_recoveries: int = 10
+    failed_retention_days: int = 90
+    failed_max_count: int = 100_000
     jitter: float = 0.0
     shutdown_timeout_s: float = 8.0
 
@@ -137,11 +145,25 @@ class Worker:
             clock,
             lock_duration_ms=options.lock_duration_ms,
         )
+        failed_job_pruner = FailedJobPruner(
+            bull,
+            metrics,
+            health.register(FailedJobPruner.name),
+            clock,
+            retention_days=options.failed_retention_days,
+            max_count=options.failed_max_count,
+        )
         lease_renewer = LeaseRenewer(lease, health.register(LeaseRenewer.name), clock)
         # What settles jobs and keeps their locks starts first and stops last; what brings new jobs stops first.
         optional = [service for service in (dispatcher, ledger_writer, pruner) if service is not None]
         self._settling: list[Service] = [completer, lock_renewer, lease_renewer, *optional]
-        self._claiming: list[Service] = [*producers, promoter, stalled_checker, fetcher]  # the fetcher is last
+        self._claiming: list[Service] = [
+            *producers,
+            promoter,
+            stalled_checker,
+            failed_job_pruner,
+            fetcher,
+        ]  # it is last
 
     @property
     def stopping(self) -> bool:

@@ -14,8 +14,8 @@ LIMIT $3::integer;
 
 -- name: find_suppressions
 -- All suppressions of one address.
--- $1 address (text)
-SELECT address, reason, since, note FROM flowstate_daemon.suppressions WHERE address = $1::text ORDER BY reason;
+-- $1 the address and its pseudonyms (text[])
+SELECT address, reason, since, note FROM flowstate_daemon.suppressions WHERE address = ANY ($1::text[]) ORDER BY reason;
 
 -- name: add_suppression
 -- Add a suppression; an existing one with the same reason is kept.
@@ -30,8 +30,8 @@ RETURNING true;
 
 -- name: remove_suppressions
 -- Remove all suppressions of an address and return their reasons.
--- $1 address (text)
-DELETE FROM flowstate_daemon.suppressions WHERE address = $1::text RETURNING reason;
+-- $1 the address and its pseudonyms (text[])
+DELETE FROM flowstate_daemon.suppressions WHERE address = ANY ($1::text[]) RETURNING reason;
 
 -- name: add_unsubscribe
 -- Unsubscribe an address from a kind; repeating it changes nothing.
@@ -45,10 +45,10 @@ RETURNING true;
 
 -- name: remove_unsubscribes
 -- Undo unsubscribes: of one kind, or with * of all.
--- $1 address (text)
+-- $1 the address and its pseudonyms (text[])
 -- $2 kind, or * (text)
 DELETE FROM flowstate_daemon.unsubscribes
-WHERE address = $1::text AND ($2::text = '*' OR kind = $2::text)
+WHERE address = ANY ($1::text[]) AND ($2::text = '*' OR kind = $2::text)
 RETURNING kind;
 
 -- name: list_unsubscribes
@@ -64,8 +64,8 @@ LIMIT $3::integer;
 
 -- name: find_unsubscribes
 -- All unsubscribes of one address.
--- $1 address (text)
-SELECT address, kind, since FROM flowstate_daemon.unsubscribes WHERE address = $1::text ORDER BY kind;
+-- $1 the address and its pseudonyms (text[])
+SELECT address, kind, since FROM flowstate_daemon.unsubscribes WHERE address = ANY ($1::text[]) ORDER BY kind;
 
 -- name: get_recipient_status
 -- The suppressions and unsubscribes of each address; every requested address has a row.

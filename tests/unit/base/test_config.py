@@ -343,3 +343,60 @@ def test_unknown_setting_when_it_was_renamed(tmp_path: Path, section: str, old: 
     assert errors({}, file) == (f"{file}: [{section}] has no key {old}; did you mean {new}?",)
     variable, successor = env_name((section, old)), env_name((section, new))
     assert errors({variable: "1"}) == (f"{variable}: no such setting; did you mean {successor}?",)
+
+
+PUBLISHED = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+REAL = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        f"whsec_{PUBLISHED}",
+        PUBLISHED,
+        f"{REAL},whsec_{PUBLISHED}",
+        f"whsec_{PUBLISHED} , {REAL}",
+        "whsec_plJ3nmyCDGBKInavdOK15jsl",
+        "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+        "whsec_" + "QUFB" * 8,
+        "whsec_" + "c2VjcmV0" * 4,
+        "whsec_",
+        "whsec_!!!",
+        "whsec_…",
+        "whsec_c2hvcnQ=",
+    ],
+)
+def test_load_when_webhook_secret_is_published_or_unusable(secret: str, tmp_path: Path) -> None:
+    """A secret that strangers know lets them suppress addresses: it is refused from each source, and not repeated."""
+    file = written(tmp_path, f'[resend]\nwebhook_secret = "{secret}"\n')
+    (tmp_path / "secret").write_text(secret)
+    for found in (
+        errors({"FLOWSTATE_RESEND_WEBHOOK_SECRET": secret}),
+        errors({"FLOWSTATE_RESEND_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")}),
+        errors({}, file),
+    ):
+        assert len(found) == 1
+        assert secret not in found[0].replace("whsec_…", "")
+        assert "copy it from the webhook's page at Resend" in found[0]
+
+
+@pytest.mark.parametrize("secret", [REAL, REAL.removeprefix("whsec_"), f"{REAL},{REAL[:-4]}NTY4"])
+def test_load_when_webhook_secret_is_usable(secret: str) -> None:
+    """One secret, or several during a rotation."""
+    assert load({"FLOWSTATE_RESEND_WEBHOOK_SECRET": secret}).resend.webhook_secret is not None
+
+
+@pytest.mark.parametrize("key", ["re_123456789", "re_xxxxxxxxx", "re_XXXXXXXX", "re_your_api_key", "re_"])
+def test_load_when_api_key_is_an_example(key: str) -> None:
+    """The provider's own examples are not a key; the mistake is found at the start, not with the first email."""
+    assert "API key of the provider" in errors({"RESEND_API_KEY": key})[0]
+
+
+@pytest.mark.parametrize("name", ["FLOWSTATE_HTTP_LINK_SECRET", "FLOWSTATE_HTTP_API_TOKEN"])
+@pytest.mark.parametrize(
+    "secret",
+    ["0123456789abcdef0123456789abcdef", "change-me-change-me-change-me-change-me", f"{'l' * 32},{'0123456789' * 4}"],
+)
+def test_load_when_strong_secret_is_a_placeholder(name: str, secret: str) -> None:
+    """Length alone makes no secret."""
+    assert "openssl rand -hex 32" in errors({name: secret})[0]
