@@ -160,7 +160,7 @@ def _is_code(email: Email) -> bool:
 
 def _age(mail: OutgoingMail) -> tuple[int, int]:
     """The order in which the jobs were added."""
-    return mail.job.timestamp, int(mail.job.id) if mail.job.id.isdecimal() else mail.sequence or 0
+    return mail.job.created_ms, int(mail.job.id) if mail.job.id.isdecimal() else mail.sequence or 0
 
 
 def idempotency_key(path: str, body: bytes, members: Sequence[JobRef]) -> str:
