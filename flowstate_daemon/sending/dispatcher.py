@@ -73,6 +73,7 @@ class Dispatcher(Service):
             gateway, request_store, rate_limiter, gate, self.urgent_priority, context.metrics, context.clock, records
         )
         self._resumed = ResumedBatches(request_store, self._batch_sender, self._enqueue_batch)
+        self.records = records
         self._recorder = RequestRecorder(
             gateway, request_store, records, self._resumed.add, context.metrics, context.clock
         )

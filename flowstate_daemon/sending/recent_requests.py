@@ -55,9 +55,12 @@ class RecentRequests:
     def forget(self, request_id: str, job_ids: set[str]) -> None:
         """These jobs were certainly not sent with this request."""
         found = self._requests.get(request_id)
-        for job in found.request.members if found is not None else ():
+        members = () if found is None else found.request.members
+        for job in members:
             if job[0] in job_ids and self._by_job.get(job, ("",))[0] == request_id:
                 del self._by_job[job]
+        if not any(self._by_job.get(job, ("",))[0] == request_id for job in members):
+            self._remove(request_id)
 
     def find(self, job: JobRef) -> tuple[str, int] | None:
         """The id of the latest request with this job, and the request's number."""

@@ -49,3 +49,4 @@ def test_forgotten_jobs_are_free() -> None:
     recent.forget("a", {"1", "2"})
     recent.forget("c", {"1", "2"})
     assert [recent.find(("1", 5)), recent.find(("2", 5))] == [None, ("b", 2)]
+    assert [recent.get("a"), recent.get("b") is not None] == [None, True]
