@@ -70,7 +70,8 @@ def test_load_when_sender_missing() -> None:
 )
 def test_sender_may_have_a_name_in_any_language(sender: str, app_name: str, shown: str) -> None:
     """As the provider takes it: the name in its own letters, the address in ASCII; without a name, that of the app."""
-    config = load({"RESEND_FROM_EMAIL": sender, "APP_NAME": app_name}, sending=True)
+    environ = {"RESEND_FROM_EMAIL": sender, "APP_NAME": app_name, "FLOWSTATE_DELIVERY": "outbox"}
+    config = load(environ, sending=True)
     assert build_brand(config.mail).sender == shown
 
 

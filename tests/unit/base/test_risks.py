@@ -6,6 +6,7 @@ import pytest
 
 from flowstate_daemon.config.loader import load
 from flowstate_daemon.config.risks import describe_schedules, find_risks
+from tests.support.svix import SECRET
 
 SENDING = {"RESEND_FROM_EMAIL": "hello@example.com", "RESEND_API_KEY": "re_key"}
 GOOD = {
@@ -13,7 +14,7 @@ GOOD = {
     "FRONTEND_URL": "https://app.example.com",
     "FLOWSTATE_HTTP_PUBLIC_URL": "https://mail.example.com",
     "DATABASE_URL": "postgresql://a@b/c",
-    "FLOWSTATE_RESEND_WEBHOOK_SECRET": "whsec_x",
+    "FLOWSTATE_RESEND_WEBHOOK_SECRET": SECRET,
 }
 
 

@@ -27,7 +27,7 @@ async def test_link_works_whatever_the_timestamp_of_the_job(clock: FakeClock, wr
     relative = {b"seconds": now_ms // 1000, b"long ago": now_ms - 500 * DAY_MS, b"later": now_ms + 500 * DAY_MS}
     timestamp = b"%d" % relative[written] if written in relative else written
     data = job_data("task-reminder")
-    job = decode_job([b"task-reminder", data, b"{}", timestamp, b"0", b"5", None, None, b"7"], 1_000_000)
+    job = decode_job([b"task-reminder", data, b"{}", timestamp, b"0", b"5", None, None, None, b"7"], 1_000_000)
     handler = MailHandler(
         Renderer(BRAND, UnsubscribeLinks("https://mail.example", CODEC)), cast("Dispatcher", None), None, clock
     )
