@@ -180,6 +180,8 @@ def is_webhook_secret(secret: str) -> bool:
 
 
 def _webhook_secrets(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        return secret  # an empty file in a folder of secrets: there is no webhook yet
     secrets = split_secrets(secret)
     if not secrets or not all(map(is_webhook_secret, secrets)):
         raise ValueError("must be like whsec_… and not an example: copy it from the webhook's page at Resend")

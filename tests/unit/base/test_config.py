@@ -16,6 +16,7 @@ from redis.asyncio.connection import parse_url
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
 from flowstate_daemon.config.sources import RENAMED_SETTINGS, env_name
+from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.daemon.bootstrap import build_brand
 
 ROOT = Path(__file__).parents[3]
@@ -385,6 +386,13 @@ def test_load_when_webhook_secret_is_published_or_unusable(secret: str, tmp_path
 def test_load_when_webhook_secret_is_usable(secret: str) -> None:
     """One secret, or several during a rotation."""
     assert load({"FLOWSTATE_RESEND_WEBHOOK_SECRET": secret}).resend.webhook_secret is not None
+
+
+def test_load_when_webhook_secret_file_is_empty(tmp_path: Path) -> None:
+    """A compose file needs the file to exist; empty, there is no webhook secret."""
+    (tmp_path / "secret").write_text("\n")
+    found = load({"FLOWSTATE_RESEND_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")}).resend.webhook_secret
+    assert split_secrets(found) == []
 
 
 @pytest.mark.parametrize("key", ["re_123456789", "re_xxxxxxxxx", "re_XXXXXXXX", "re_your_api_key", "re_"])
