@@ -1,26 +1,28 @@
 # The image of flowstate-daemon: see docs/container.md.
 #   docker build -t flowstate-daemon .
 
-FROM python:3.12-slim AS build
+# Tag and digest: the tag says what it is, the digest is what is used. To update both see docs/container.md.
+ARG PYTHON_IMAGE=python:3.12.14-slim-trixie@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
+
+FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 # Build tools first, then dependencies, then the daemon: a change of our code rebuilds only the last layer.
-# Each step installs the versions in constraints.txt, and the environment itself has no pip. Of Babel's locale data only
-# the languages of the emails are kept, which saves 30 MB.
-COPY constraints.txt pyproject.toml ./
-RUN pip install --constraint constraints.txt hatchling \
+# Only wheels whose hash is listed are installed, so no code of a package runs here, and the environment itself has no pip.
+# Of Babel's locale data only the languages of the emails are kept, which saves 30 MB.
+COPY requirements.txt requirements-build.txt ./
+RUN pip install --require-hashes --only-binary :all: --requirement requirements-build.txt \
     && python -m venv --without-pip /opt/flowstate-daemon \
-    && python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
-    && pip --python /opt/flowstate-daemon install --no-compile --only-binary :all: --constraint constraints.txt --requirement requirements.txt \
+    && pip --python /opt/flowstate-daemon install --no-compile --no-deps --require-hashes --only-binary :all: --requirement requirements.txt \
     && find /opt/flowstate-daemon -path '*/babel/locale-data/*.dat' ! -name root.dat ! -name en.dat ! -name fr.dat -delete
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY flowstate_daemon flowstate_daemon
 # Compiled here, because the container's file system is read-only; unchecked, because file times differ between builders.
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
-    && pip --python /opt/flowstate-daemon install --no-compile --no-deps wheels/*.whl \
+RUN pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheels . \
+    && pip --python /opt/flowstate-daemon install --no-compile --no-index --no-deps wheels/*.whl \
     && /opt/flowstate-daemon/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/flowstate-daemon/lib
 
-FROM python:3.12-slim
+FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="flowstate-daemon" \
@@ -46,7 +48,7 @@ ENV PATH=/opt/flowstate-daemon/bin:$PATH \
     FLOWSTATE_LOG_FORMAT=json \
     FLOWSTATE_OUTBOX_FOLDER=/var/lib/flowstate-daemon/outbox
 WORKDIR /var/lib/flowstate-daemon
-# Without RESEND_API_KEY emails are written here; everything else can be read-only.
+# With FLOWSTATE_DELIVERY=outbox emails are written here; everything else can be read-only.
 VOLUME /var/lib/flowstate-daemon/outbox
 USER 10001:10001
 EXPOSE 8080

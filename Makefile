@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
+LOCK   := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview \
+.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview lock \
 	install uninstall release clean
 
 help: ## list these targets
@@ -61,6 +62,12 @@ bench: $(STAMP) ## measure against npm bull in the same run
 preview: $(STAMP) ## every email in every language with sample data: artefacts/preview/index.html
 	@$(BIN)/flowstate-daemon mail preview --output artefacts/preview $(ARGS)
 
+lock: ## write requirements*.txt, the hashes of what production installs, from constraints.txt
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: uv
+	build/lock/bin/uv pip compile $(LOCK) pyproject.toml --output-file requirements.txt
+	echo hatchling | build/lock/bin/uv pip compile $(LOCK) - --output-file requirements-build.txt
+
 install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' systemd/install.sh install
 
@@ -70,7 +77,7 @@ uninstall: ## remove the service; configuration and data stay
 release: ## build wheel and sdist, test both in a new environment, and print the next steps
 	rm -rf dist build/release
 	$(PYTHON) -m venv build/release/builder
-	build/release/builder/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling
+	build/release/builder/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-build.txt
 	build/release/builder/bin/hatchling build -d dist
 	@set -e; for file in dist/*.whl dist/*.tar.gz; do \
 	  echo "Testing $$file"; \

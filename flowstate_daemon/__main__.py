@@ -6,10 +6,12 @@ import sys
 
 from flowstate_daemon.cli.main import main as run_command
 from flowstate_daemon.cli.pid1 import exit_on_sigterm
+from flowstate_daemon.cli.standard_streams import open_standard_streams
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    open_standard_streams()
     exit_on_sigterm()
     sys.exit(run_command())
 

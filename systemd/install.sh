@@ -3,7 +3,8 @@
 #
 #   DESTDIR  a folder used as / (for packages and tests): only files are written, nothing outside it changes
 #   PREFIX   prefix of the unit files and the command, /usr/local
-#   APPDIR   folder of the daemon, its Python environment and its documentation, /opt/flowstate-daemon
+#   APPDIR   the daemon, its Python environment and its documentation, /opt/flowstate-daemon: a link to a version in
+#            APPDIR.versions
 #   PYTHON   the Python to use, 3.11 or newer; every user must be able to read it
 #
 # Idempotent. After a failure an earlier installation is unchanged. Edited configuration is kept.
@@ -20,7 +21,8 @@ source=$(cd "$(dirname "$0")/.." && pwd)
 etc=$DESTDIR/etc/flowstate-daemon
 units=$DESTDIR$PREFIX/lib/systemd/system
 app=$DESTDIR$APPDIR
-new=$app.new
+versions=$app.versions
+builder=
 
 die() {
   echo "$action: $*" >&2
@@ -55,29 +57,66 @@ check_python() {
   esac
 }
 
-# Built in a folder beside the old installation, with its final paths, and moved into place in one step.
+# Each version has a folder of its own in $versions, and $app is a link to one of them. The start line of the command
+# names the folder itself, so a process never sees files of another version, however long it runs.
 build_app() {
-  rm -rf "$new"
-  mkdir -p "$(dirname "$app")"
-  trap 'rm -rf "$new"' EXIT
-  "$base" -m venv --prompt flowstate-daemon "$new"
-  "$new/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c "$source/constraints.txt" "$source"
-  "$new/bin/python" -m compileall -q -s "$new" -p "$APPDIR" "$new/lib" || die "the code does not compile"
-  grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | while read -r file; do
-    sed -i "s|$new|$APPDIR|g" "$file"
-  done
+  mkdir -p "$versions"
+  number=1
+  version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$source/pyproject.toml")
+  until mkdir "$versions/$version-$number" 2>/dev/null; do number=$((number + 1)); done
+  new=$versions/$version-$number
+  final=${new#"$DESTDIR"}
+  trap 'rm -rf "$new"; rmdir "$versions" 2>/dev/null || true' EXIT
+  trap 'exit 130' INT TERM
+  builder=$new/builder
+  "$base" -m venv "$builder"
+  "$base" -m venv --without-pip --prompt flowstate-daemon "$new"
+  pip install $hashed -r "$source/requirements-build.txt"
+  pip wheel --no-index --no-deps --no-build-isolation --wheel-dir "$builder/wheels" "$source"
+  pip --python "$new/bin/python" install --no-compile --no-deps $hashed -r "$source/requirements.txt"
+  pip --python "$new/bin/python" install --no-compile --no-deps --no-index --find-links "$builder/wheels" flowstate-daemon
+  rm -rf "$builder"
+  "$new/bin/python" -m compileall -q -s "$new" -p "$final" "$new/lib" || die "the code does not compile"
+  if [ -n "$DESTDIR" ]; then
+    grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | while read -r file; do
+      sed -i "s|$new|$final|g" "$file"
+    done
+  fi
   mkdir -p "$new/share/doc/flowstate-daemon"
   cp -R "$source/config" "$new/share/config"
   # The same layout as the repository, so that the links between the pages work.
   cp -R "$source/docs" "$source/README.md" "$source/CHANGELOG.md" "$source/CONTRIBUTING.md" "$source/SECURITY.md" "$source/LICENSE" \
     "$new/share/doc/flowstate-daemon/"
   chmod -R go+rX,go-w "$new"
-  rm -rf "$app.old"
-  [ ! -e "$app" ] || mv "$app" "$app.old"
-  mv "$new" "$app"
-  rm -rf "$app.old"
+  trap - EXIT
+}
+
+# pip of the builder: no package is built from source, and its files must have the hashes that are listed.
+hashed="--require-hashes --only-binary :all:"
+pip() { "$builder/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
+
+# One rename: whoever opens a file through $app finds the old version or the new one, never neither.
+switch_app() {
+  previous=$(readlink "$app" || true)
+  if [ -d "$app" ] && [ ! -L "$app" ]; then # from before there were versions: once, not in one step
+    rm -rf "$versions/before"
+    mv "$app" "$versions/before"
+    previous=before
+  fi
+  ln -sfn "$(basename "$versions")/$(basename "$new")" "$app.link"
+  mv -fT "$app.link" "$app"
   mkdir -p "$DESTDIR$PREFIX/bin"
   ln -sfn "$APPDIR/bin/flowstate-daemon" "$DESTDIR$PREFIX/bin/flowstate-daemon"
+}
+
+# The previous version stays, and each that a process has loaded libraries of: it will read more of its files.
+remove_old_versions() {
+  for old in "$versions"/*; do
+    case $(basename "$old") in
+      "$(basename "$new")" | "$(basename "${previous:-none}")") continue ;;
+    esac
+    grep -qsF " $old/" /proc/[0-9]*/maps || rm -rf "$old"
+  done
 }
 
 install_units() {
@@ -144,7 +183,7 @@ remove() {
   done
   rm -f "$DESTDIR$PREFIX/lib/sysusers.d/flowstate-daemon.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/flowstate-daemon.conf"
   [ ! -L "$DESTDIR$PREFIX/bin/flowstate-daemon" ] || rm -f "$DESTDIR$PREFIX/bin/flowstate-daemon"
-  rm -rf "$app" "$new" "$app.old"
+  rm -rf "$app" "$app.link" "$versions"
   if systemd_runs; then systemctl daemon-reload; fi
   cat <<'LEFT'
 removed    the daemon and its units
@@ -159,6 +198,8 @@ case $action in
   install)
     check_python
     build_app
+    switch_app
+    remove_old_versions
     install_units
     install_config
     register_units

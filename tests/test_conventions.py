@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from flowstate_daemon.cli.mail import preview
+from flowstate_daemon.cli.run import dev
+from flowstate_daemon.config.settings import OutboxSettings
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "flowstate_daemon"
@@ -89,3 +95,20 @@ def test_the_package_map_names_every_package() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     packages = [path.name for path in PACKAGE.iterdir() if path.is_dir() and not path.name.startswith("__")]
     assert [package for package in packages if f"`{package}/`" not in text] == []
+
+
+def created_folders() -> Iterator[str]:
+    """What documented commands create in a checkout: defaults of settings and options, and virtual environments."""
+    yield str(OutboxSettings().folder)
+    for command in (dev, preview):
+        yield from (str(option.default) for option in command.params if isinstance(option.type, click.Path))
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        yield from re.findall(r"-m venv (\w[\w.-]*)", page.read_text())
+
+
+def test_what_documented_commands_create_is_ignored() -> None:
+    """`git add .` after the first steps adds no email, no virtual environment and no secret."""
+    ignored = set((ROOT / ".gitignore").read_text().split())
+    created = {f"{folder}/" for folder in created_folders()}
+    assert {"outbox/", "venv/", ".dev/"} <= created
+    assert created - ignored == set()

@@ -23,3 +23,13 @@ class Clock:
     def monotonic(self) -> float:
         """Monotonic seconds: for deadlines and durations, never stored."""
         return time.monotonic()
+
+    @property
+    def disagreement(self) -> str | None:
+        """Why the wall time is not to be trusted: which clocks disagree, and by how much."""
+        return None
+
+    @property
+    def reliable(self) -> bool:
+        """Whether scheduled emails may be planned and may expire by this clock."""
+        return self.disagreement is None

@@ -65,6 +65,17 @@ class PermanentError(FlowstateError):
     """No further attempt can succeed: the job goes to `failed` at once, whatever attempts remain."""
 
 
+class MaybeSentError(PermanentError):
+    """Nobody knows whether the email was sent: the job is set aside for a person.
+
+    `requests` is how many requests have contained the email: if a person retries the job, a new one may be made.
+    """
+
+    def __init__(self, reason: str, *, requests: int) -> None:
+        super().__init__(reason)
+        self.requests = requests
+
+
 class InvalidDataError(PermanentError):
     """The job's data or options are invalid for any worker."""
 
@@ -95,6 +106,17 @@ class RequestInProgressError(FlowstateError):
 
 class AlreadyAcceptedError(FlowstateError):
     """The provider has another body under this key: it accepted these emails before. They are never sent again."""
+
+
+class EarlierRequestError(FlowstateError):
+    """An earlier request contained the email, and its outcome is not known yet. Not an attempt.
+
+    The job is tried again after `after_ms`.
+    """
+
+    def __init__(self, reason: str, *, after_ms: int) -> None:
+        super().__init__(reason)
+        self.after_ms = after_ms
 
 
 class QuotaExceededError(FlowstateError):
@@ -156,6 +178,10 @@ class LeaseHeldError(FlowstateError):
 
 class ServiceCrashedError(FlowstateError):
     """A service failed with an unexpected error: the process exits so that the supervisor restarts it."""
+
+
+class HttpPortError(FlowstateError):
+    """The HTTP port cannot be opened now, as while another program uses it: the supervisor may try again."""
 
 
 RESOURCE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC})

@@ -83,6 +83,7 @@ class HealthRegistry:
         self._clock = clock
         self._heartbeats: dict[str, Heartbeat] = {}
         self._conditions: dict[str, Condition] = {}
+        self._warnings: dict[str, str] = {}
         self._started_at = clock.monotonic()
         self.draining = False
         self.last_error: LastError | None = None
@@ -113,6 +114,18 @@ class HealthRegistry:
 
     def clear_condition(self, name: str) -> None:
         self._conditions.pop(name, None)
+
+    def set_warning(self, name: str, reason: str) -> None:
+        """Emails are sent, but something about them is wrong, until the warning is cleared."""
+        self._warnings[name] = reason
+
+    def clear_warning(self, name: str) -> None:
+        self._warnings.pop(name, None)
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What is wrong with the emails although the daemon is ready, by name."""
+        return dict(self._warnings)
 
     def record_error(self, reason: str) -> None:
         """Keep the most recent error for the status output."""

@@ -6,6 +6,8 @@ library's `logging` pass through the same processors.
 
 from __future__ import annotations
 
+import atexit
+import io
 import logging
 import os
 import sys
@@ -17,6 +19,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from flowstate_daemon.base.log_writer import BackgroundWriter
 from flowstate_daemon.base.redaction import escape_control_chars, redact_text, redact_value
 
 LogFormat: TypeAlias = Literal["auto", "json", "console"]
@@ -27,6 +30,7 @@ JOURNAL_PREFIX = {"critical": b"<2>", "error": b"<3>", "warning": b"<4>", "info"
 QUIET_LOGGERS = ("aiohttp.access", "aiohttp.server")
 MAX_FRAMES = 12  # of each exception, counted from where it was raised
 MAX_CAUSES = 5  # of a chain of causes, and members of an exception group
+FLUSH_TIMEOUT_S = 1.0  # at exit, for a reader that is slow or has stopped
 
 
 class StreamLogger:
@@ -58,15 +62,50 @@ class StdlibHandler(logging.Handler):
         log.log(level, "library_log", logger=record.name, message=message, exc_info=record.exc_info)
 
 
-def configure(level: str, layout: LogFormat = "auto", stream: TextIO | None = None, *, journal: str = "") -> None:
+def write_in_background() -> None:
+    """Let a thread write standard error from now on, also for warnings and tracebacks: nothing that logs can block.
+
+    At exit, what is still buffered is written for a bounded time.
+    """
+    try:
+        writer = BackgroundWriter(sys.stderr.fileno(), render_dropped)
+    except io.UnsupportedOperation:  # a stream in memory has no reader
+        return
+    writer.start()
+    sys.stderr = io.TextIOWrapper(writer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    atexit.register(writer.drain, FLUSH_TIMEOUT_S)
+
+
+def dropped_lines() -> int:
+    """The number of log lines that the reader of standard error did not take."""
+    writer = getattr(sys.stderr, "buffer", None)
+    return writer.dropped if isinstance(writer, BackgroundWriter) else 0
+
+
+def render_dropped(count: int) -> bytes:
+    """The line that reports dropped lines, in the layout of the log, whatever its level."""
+    line: Any = {
+        "event": "log_lines_dropped",
+        "count": count,
+        "remedy": "the reader of the log had stopped, or its disk was full: check the terminal, pipe or log driver",
+    }
+    for processor in structlog.get_config()["processors"]:
+        if not isinstance(processor, LevelFilter):
+            line = processor(None, "error", line)
+    return bytes(line) + b"\n"
+
+
+def configure(
+    level: str, layout: LogFormat = "auto", stream: TextIO | None = None, *, journal: str = "", colors: bool = True
+) -> None:
     """Set the log up for this process; a second call replaces the first for loggers not used yet.
 
     `stream` defaults to standard error, so that the output of commands stays parseable. `journal` is the value of
-    `$JOURNAL_STREAM`: if it names this stream, each line starts with its syslog priority.
+    `$JOURNAL_STREAM`: if it names this stream, each line starts with its syslog priority. `colors` is for terminals.
     """
     stream = stream or sys.stderr
     structlog.configure(
-        processors=_processors(level, layout, stream, journal),
+        processors=_processors(level, layout, stream, journal, colors),
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS["debug"]),  # `LevelFilter` decides, and can change
         logger_factory=lambda *_: StreamLogger(stream),
         cache_logger_on_first_use=True,
@@ -74,19 +113,19 @@ def configure(level: str, layout: LogFormat = "auto", stream: TextIO | None = No
     _capture_stdlib_logging(max(logging.WARNING, LEVELS[level.lower()]))
 
 
-def reconfigure(level: str, layout: LogFormat, *, journal: str = "") -> None:
+def reconfigure(level: str, layout: LogFormat, *, journal: str = "", colors: bool = True) -> None:
     """Change level and layout of the running log on standard error, for all loggers, used or not."""
     # Loggers that were used share the list itself, so it is changed in place.
-    structlog.get_config()["processors"][:] = _processors(level, layout, sys.stderr, journal)
+    structlog.get_config()["processors"][:] = _processors(level, layout, sys.stderr, journal, colors)
     _capture_stdlib_logging(max(logging.WARNING, LEVELS[level.lower()]))
 
 
-def _processors(level: str, layout: LogFormat, stream: TextIO, journal: str) -> list[Processor]:
+def _processors(level: str, layout: LogFormat, stream: TextIO, journal: str, colors: bool) -> list[Processor]:
     to_journal = is_journal(stream, journal)
     console = layout == "console" or (layout == "auto" and not to_journal and stream.isatty())
     return [
         LevelFilter(LEVELS[level.lower()]),
-        *build_processors(console=console, colors=stream.isatty(), journal=to_journal),
+        *build_processors(console=console, colors=colors and stream.isatty(), journal=to_journal),
     ]
 
 

@@ -7,11 +7,13 @@ creates a new series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from flowstate_daemon.base.errors import ResultClass
 
@@ -58,6 +60,18 @@ def _per_bucket(cumulative: list[int]) -> tuple[int, ...]:
 
 def _by_kind(counter: Counter, value: str) -> Callable[[str], Counter]:
     return lambda kind: counter.labels(kind, value)
+
+
+class CountedElsewhere(Collector):
+    """A counter whose value is read at each scrape."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], int]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(self._name, self._text, value=self._read())
 
 
 class Metrics:
@@ -114,6 +128,7 @@ class Metrics:
         self._claimed = self._counter("jobs_claimed", "Jobs claimed from the queue.")
         self._lost = self._counter("locks_lost", "Jobs whose lock was lost while they were processed.")
         self._recovered = self._counter("jobs_recovered", "Jobs of an earlier process recovered at the start.")
+        self._pruned = self._counter("failed_jobs_pruned", "Failed jobs deleted because of their age or number.")
         self._stalled = self._counter("jobs_stalled", "Stalled jobs that were put back or failed.")
         text = "Requests to the pages and the API that were refused, by reason."
         denied = Counter("flowstate_http_denied", text, ("reason",), registry=self.registry)
@@ -235,6 +250,11 @@ class Metrics:
     def observe_redis_command(self, seconds: float) -> None:
         self._redis.observe(seconds)
 
+    def track_dropped_log_lines(self, dropped: Callable[[], int]) -> None:
+        """Read the number of dropped log lines at each scrape."""
+        text = "Log lines that the reader of the log did not take."
+        self.registry.register(CountedElsewhere("flowstate_log_lines_dropped", text, dropped))
+
     def observe_event_loop_lag(self, seconds: float) -> None:
         self._lag.observe(seconds)
 
@@ -254,6 +274,9 @@ class Metrics:
     def http_denied(self, reason: str) -> None:
         """A request to the pages or the API was refused for one of DENIALS."""
         self._denied[reason].inc()
+
+    def failed_jobs_pruned(self, count: int) -> None:
+        self._pruned.inc(count)
 
     def track_jobs_in_flight(self, busy: Callable[[], int]) -> None:
         """Read the number of jobs in flight at each scrape."""

@@ -5,18 +5,30 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import shlex
 import socket
+import sys
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+import click
 import uvloop
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.config.loader import Config, load
-from flowstate_daemon.config.sources import config_path
+from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.config.loader import ENV_NAMES, Config, describe_redis, load
+from flowstate_daemon.config.sources import Key, config_path
+from flowstate_daemon.config.unit_settings import (
+    ENVIRONMENT_FILE,
+    REDIS_ADDRESS,
+    UnitSettings,
+    is_unit_process,
+    read_unit_settings,
+)
 from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.audit import AuditLog
@@ -53,12 +65,51 @@ def operator_name() -> str:
     return f"{behind + ' as ' if behind and behind != name else ''}{name} on {socket.gethostname()}"[:MAX_NAME_LENGTH]
 
 
-def load_config(config_file: str | None, *, sending: bool = False) -> Config:
+def load_config(
+    config_file: str | None, *, sending: bool = False, needs: Sequence[Key] = (), with_credentials: bool = True
+) -> Config:
     """The configuration of this command; `sending` also requires the settings that only `run` needs.
 
-    Raises ConfigError.
+    On a host with the systemd service the settings of its unit apply, unless the shell sets them or names a file.
+    Raises ConfigError, also when the unit's settings cannot be read and the command `needs` one of them.
     """
-    return load(os.environ, config_path(config_file), sending=sending)
+    unit = UnitSettings() if config_file or is_unit_process(os.environ) else read_unit_settings(ENV_NAMES)
+    unit = unit.without(os.environ, ENV_NAMES)
+    environ = {**os.environ, **unit.variables}
+    _check_unit(unit, {name for name, value in environ.items() if value.strip()}, needs)
+    config = load(
+        environ,
+        config_path(config_file),
+        sending=sending,
+        credentials=unit.credentials if with_credentials else {},
+        with_credentials=with_credentials,
+    )
+    from_unit = {name: f"{name} in {ENVIRONMENT_FILE}" for name in unit.variables}
+    sources = {key: from_unit.get(source, source) for key, source in config.sources.items()}
+    return config.model_copy(update={"sources": sources})
+
+
+def _check_unit(unit: UnitSettings, given: Collection[str], needs: Sequence[Key]) -> None:
+    """Refuse to use a default where the service has a setting that this process cannot read. Raises ConfigError."""
+    names = {name for name, key in ENV_NAMES.items() if key in needs}
+    if not names or any(name in given or f"{name}_FILE" in given for name in names):
+        return
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    if unit.unreadable:
+        wanted = ", ".join(map(str, unit.unreadable))
+        remedy = f"run: sudo {command}; or set {min(names, key=len)} to ask another server"
+        raise ConfigError([f"{wanted}: only root can read the settings of the service; {remedy}"])
+    encrypted = sorted(names & unit.encrypted.keys() - unit.credentials.keys(), key=len)
+    if encrypted:
+        name, file = encrypted[0].lower(), unit.encrypted[encrypted[0]]
+        options = f"-p EnvironmentFile=-{ENVIRONMENT_FILE} -p LoadCredentialEncrypted={name}:{file}"
+        remedy = f"run: sudo systemd-run --quiet --pipe --wait --collect {options} {command}"
+        raise ConfigError([f"{file}: the setting of the service is encrypted; {remedy}"])
+
+
+def name_server(description: str) -> None:
+    """Say on standard error which server a command asks, so that nobody takes another one's answer for it."""
+    click.echo(f"flowstate-daemon: {description}", err=True)
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
@@ -69,8 +120,9 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 def with_queue(config_file: str | None, work: Callable[[QueueContext], Awaitable[T]]) -> T:
     """Connect, do the work, and close the connection. Raises ConfigError and StoreUnavailableError."""
-    config = load_config(config_file)
-    logs.configure("warning", config.log.format)
+    config = load_config(config_file, needs=REDIS_ADDRESS)
+    logs.configure("warning", config.log.format, colors=config.log.colors)
+    name_server(describe_redis(config))
     return run_async(_with_connection(config, work))
 
 

@@ -1,4 +1,4 @@
-"""Commands that use Postgres: `migrate`, `explain`, `suppression list|add|remove`. They do not use Redis."""
+"""Commands that use Postgres: `migrate` and `explain`. They do not use Redis."""
 
 from __future__ import annotations
 
@@ -9,29 +9,39 @@ import asyncpg
 import click
 
 from flowstate_daemon.base import logs
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
-from flowstate_daemon.cli.context import load_config, operator_name, run_async
+from flowstate_daemon.cli.context import load_config, name_server, run_async
 from flowstate_daemon.cli.output import format_timestamp, json_option, print_fields, print_json, print_table
+from flowstate_daemon.config.loader import describe_database
+from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRecord
 from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMismatchError
-from flowstate_daemon.database.pool import MAX_ADDRESS_LENGTH, clean_text, open_pool
-from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions
-from flowstate_daemon.mail.address import parse_address
+from flowstate_daemon.database.pool import open_pool
+from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.policy import RecipientStatus
+from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 T = TypeVar("T")
 
 MAX_LISTED = 1_000
 
 
-def normalise_address(address: str) -> str:
-    """The address as emails use it, with an international domain in its `xn--` form; invalid input is only cleaned."""
+def parse_argument(address: str) -> str:
+    """The address as ledger and lists contain it: in lower case, its domain in ASCII. Raises UsageError."""
     try:
-        return parse_address(address.strip())
-    except InvalidDataError:
-        return clean_text(address, MAX_ADDRESS_LENGTH)
+        return parse_address(address.strip()).lower()
+    except InvalidDataError as error:
+        rule = error.reason.partition("`$.to`: ")[2]
+        raise click.UsageError(f"ADDRESS is not an email address{f': {rule}' if rule else ''}") from error
+
+
+def with_suppressions(config_file: str | None, work: Callable[[Suppressions], Awaitable[T]]) -> T:
+    """Do the work with the lists of recipients, in which the link secret finds the entries of forgotten ones."""
+    pseudonyms = Pseudonyms(split_secrets(load_config(config_file).http.link_secret))
+    return with_database(config_file, lambda pool: work(Suppressions(pool, Clock(), pseudonyms)))
 
 
 def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:
@@ -39,11 +49,12 @@ def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaita
 
     Raises ConfigError without DATABASE_URL, and StoreUnavailableError.
     """
-    config = load_config(config_file)
-    logs.configure("warning", config.log.format)
+    config = load_config(config_file, needs=[("database", "url")])
+    logs.configure("warning", config.log.format, colors=config.log.colors)
     url = config.database.url
     if url is None:
         raise ConfigError(["DATABASE_URL: is not set; this command requires Postgres"])
+    name_server(describe_database(config))
 
     async def with_pool() -> T:
         async with open_pool(clean_dsn(url.get_secret_value()), size=1) as pool:
@@ -96,10 +107,12 @@ def explain(config_file: str | None, address: str, limit: int, *, as_json: bool)
 
     Newest first, with every decision about it and what the provider reported afterwards.
     """
-    address = normalise_address(address)
+    address = parse_argument(address)
+
+    pseudonyms = Pseudonyms(split_secrets(load_config(config_file).http.link_secret))
 
     async def work(pool: asyncpg.Pool) -> tuple[RecipientStatus, list[MailRecord]]:
-        statuses = await Suppressions(pool, Clock()).status_for([address])
+        statuses = await Suppressions(pool, Clock(), pseudonyms).status_for([address])
         return statuses[address], await MailHistory(pool).explain(address, limit)
 
     status, records = with_database(config_file, work)
@@ -142,94 +155,3 @@ def format_decisions(attempt: Attempt) -> str:
 
 def format_datetime(instant: Any) -> str:
     return format_timestamp(int(instant.timestamp() * 1000))
-
-
-@click.group()
-def suppression() -> None:
-    """List, add and remove addresses that get no emails.
-
-    The provider's webhooks add hard bounces and complaints; operators add others.
-    """
-
-
-@suppression.command("list")
-@click.argument("address", required=False)
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=MAX_LISTED,
-    show_default=True,
-    metavar="NUMBER",
-    help="At most this many rows.",
-)
-@json_option
-@click.pass_obj
-def list_(config_file: str | None, address: str | None, limit: int, *, as_json: bool) -> None:
-    """List all suppressed addresses, or the entries of ADDRESS."""
-
-    async def work(pool: asyncpg.Pool) -> list[Suppression]:
-        suppressions = Suppressions(pool, Clock())
-        return await (suppressions.page(limit) if address is None else suppressions.find(normalise_address(address)))
-
-    entries = with_database(config_file, work)
-    if as_json:
-        print_json(entries)
-    else:
-        rows = [(entry.address, entry.reason, format_datetime(entry.since), entry.note) for entry in entries]
-        print_table(f"suppressed: {len(entries)}", ("address", "reason", "since (UTC)", "note"), rows)
-
-
-@suppression.command()
-@click.argument("address")
-@click.option("--reason", type=click.Choice(REASONS), default="manual", show_default=True)
-@click.option("--note", metavar="TEXT", help="A remark for people who read the list later.")
-@json_option
-@click.pass_obj
-def add(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
-    """Stop sending emails to ADDRESS.
-
-    One-time codes are still sent, unless the reason is `bounced`.
-    """
-    try:
-        address = parse_address(address.strip())
-    except InvalidDataError as error:
-        raise click.UsageError("ADDRESS is not an email address") from error
-    added = with_database(
-        config_file, lambda pool: Suppressions(pool, Clock()).add(address, reason, note, actor=operator_name())
-    )
-    if as_json:
-        print_json({"address": address, "reason": reason, "added": added})
-    else:
-        click.echo(f"{address}: suppressed ({reason})" + ("" if added else ", as before"))
-
-
-@suppression.command()
-@click.argument("address")
-@json_option
-@click.pass_obj
-def remove(config_file: str | None, address: str, *, as_json: bool) -> None:
-    """Allow emails to ADDRESS again. The provider may keep a suppression list of its own."""
-    address = normalise_address(address)
-    removed = with_database(
-        config_file, lambda pool: Suppressions(pool, Clock()).remove(address, actor=operator_name())
-    )
-    if as_json:
-        print_json({"address": address, "removed": removed})
-    else:
-        click.echo(
-            f"{address}: " + (f"no longer suppressed ({', '.join(removed)})" if removed else "was not suppressed")
-        )
-
-
-@suppression.command()
-@click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=50, show_default=True, help="At most this many.")
-@json_option
-@click.pass_obj
-def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
-    """List what operators did to the suppression list."""
-    actions = with_database(config_file, lambda pool: Suppressions(pool, Clock()).actions(limit))
-    if as_json:
-        print_json(actions)
-        return
-    rows = [(format_datetime(one.at), one.actor, one.action, one.count, one.target) for one in actions]
-    print_table(f"actions: {len(rows)}", ("when (UTC)", "who", "action", "count", "address"), rows)

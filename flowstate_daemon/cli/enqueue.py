@@ -11,10 +11,14 @@ import msgspec
 
 from flowstate_daemon.cli.context import QueueContext, with_queue
 from flowstate_daemon.cli.output import finite, json_option, print_fields, print_json
-from flowstate_daemon.mail.kinds import KINDS, MAX_CONTEXT_BYTES, Kind
+from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, NewMail
-from flowstate_daemon.queue.events import JobWaiter
+from flowstate_daemon.queue.events import FinishedJob, JobWaiter
+
+NOT_SENT = ("skipped", "expired")  # the fields of a result that give the reason why nothing was sent
+
+MAX_FILE_LENGTH = 1_048_576  # characters; the queue's limit for a job's data, unless it is changed
 
 
 def kind_fields_help() -> str:
@@ -68,7 +72,7 @@ Example:
     type=click.FloatRange(0),
     callback=finite,
     metavar="SECONDS",
-    help="Wait until the email is sent or fails; exit 1 if it is not sent by then.",
+    help="Wait for the outcome. Exit 0 if the email is sent, else 1: skipped, expired, failed, or no outcome by then.",
 )
 @json_option
 @click.pass_obj
@@ -103,19 +107,30 @@ async def _enqueue(context: QueueContext, mail: NewMail, wait_s: float | None, *
         print_json(document)
     else:
         print_fields(f"Enqueued {mail.kind} for {mail.to}:", document)
-    return 1 if document.get("state") in {"failed", "pending"} else 0
+    return 0 if document.get("sent", True) else 1
 
 
 async def _wait_for_result(waiter: JobWaiter, job_id: str, wait_s: float) -> dict[str, Any]:
     try:
-        finished = await waiter.wait(job_id, wait_s)
+        return describe_end(await waiter.wait(job_id, wait_s))
     except TimeoutError:
-        return {
-            "state": "pending",
-            "reason": f"timed out after {wait_s:g} s; see: flowstate-daemon queue show {job_id}",
-        }
-    result = None if finished.returnvalue is None else msgspec.json.decode(finished.returnvalue)
-    return {"state": finished.state, "result": result, "reason": finished.reason}
+        reason = f"no outcome after {wait_s:g} s; see: flowstate-daemon queue show {job_id}"
+        return {"sent": False, "state": "pending", "reason": reason}
+
+
+def describe_end(job: FinishedJob) -> dict[str, Any]:
+    """Whether the email of a finished job was sent, and if not, why. Pure.
+
+    A completed job whose result names no reason was sent: other workers return whatever they like.
+    """
+    value = job.value
+    reason = job.reason
+    if isinstance(value, dict):
+        reason = next((value[name] for name in NOT_SENT if value.get(name)), reason)
+    if job.state == "gone":
+        reason = "the job was removed, or it has finished and was not kept; see: flowstate-daemon explain ADDRESS"
+    sent = job.state == "completed" and not reason
+    return {"sent": sent, "state": job.state, "result": value, "reason": None if sent else reason or job.state}
 
 
 def read_context(text: str) -> dict[str, Any]:
@@ -123,11 +138,11 @@ def read_context(text: str) -> dict[str, Any]:
     if text.startswith("@"):
         try:
             with click.open_file(text[1:], encoding="utf-8") as file:
-                text = file.read(MAX_CONTEXT_BYTES + 1)  # a device such as /dev/zero has no end
+                text = file.read(MAX_FILE_LENGTH + 1)  # a device such as /dev/zero has no end
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--context: {error}") from error
-        if len(text) > MAX_CONTEXT_BYTES:
-            raise click.UsageError(f"--context: the file is larger than {MAX_CONTEXT_BYTES} bytes, the maximum")
+        if len(text) > MAX_FILE_LENGTH:
+            raise click.UsageError(f"--context: the file is longer than {MAX_FILE_LENGTH} characters, the maximum")
     try:
         context = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also numbers with thousands of digits

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import click
 
 from flowstate_daemon.base.errors import ConfigError
-from flowstate_daemon.config.sources import SettingsSources, config_path, env_name
+from flowstate_daemon.config.sources import Key, SettingsSources, config_path, env_name
+from flowstate_daemon.config.unit_settings import UnitSettings, is_unit_process, read_unit_settings
 
 ENABLED, HOST, PORT = ("http", "enabled"), ("http", "host"), ("http", "port")
 DEFAULTS: Mapping[tuple[str, str], Any] = {ENABLED: True, HOST: "127.0.0.1", PORT: 8080}
+ENDPOINT_NAMES: Mapping[str, Key] = {env_name(key): key for key in DEFAULTS}
 FALSE_VALUES = frozenset({"0", "off", "f", "false", "n", "no"})
 MAX_PORT = 65535
 # The address to connect to when the daemon listens on all addresses.
@@ -56,18 +58,24 @@ def health(config_file: str | None, *, ready: bool, timeout_s: float, as_json: b
 
     Exit codes: 0 alive (with --ready: ready), 1 not, or no response, 78 invalid configuration.
     """
-    endpoint = find_endpoint(os.environ, config_path(config_file))
+    unit = UnitSettings() if config_file or is_unit_process(os.environ) else read_unit_settings(ENDPOINT_NAMES)
+    unit = unit.without(os.environ, ENDPOINT_NAMES)
+    endpoint = find_endpoint({**os.environ, **unit.variables}, config_path(config_file))
+    if unit.unreadable:
+        remedy = f"asking {endpoint.host}:{endpoint.port}; as root this command knows the port of the service"
+        click.echo(f"flowstate-daemon: {unit.unreadable[0]} cannot be read: {remedy}", err=True)
     document = fetch(endpoint, "ready" if ready else "live", timeout_s)
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
-        click.echo("\n  - ".join([format_status(document), *document["reasons"]]))
+        warnings = [f"warning: {warning}" for warning in document.get("warnings", ()) if ready]
+        click.echo("\n  - ".join([format_status(document), *document["reasons"], *warnings]))
     return 0 if document["status"] == ("ready" if ready else "alive") else 1
 
 
 def find_endpoint(environ: Mapping[str, str], file: Path | None) -> HealthEndpoint:
     """The address of the daemon. Raises ConfigError when a setting cannot be read."""
-    sources = SettingsSources({env_name(key): key for key in DEFAULTS}, whole=False)
+    sources = SettingsSources(ENDPOINT_NAMES, whole=False)
     sources.load(environ, file)
     enabled, host, port = (sources.given[key].value if key in sources.given else DEFAULTS[key] for key in DEFAULTS)
     if not str(port).isdecimal() or int(port) > MAX_PORT:
@@ -111,4 +119,10 @@ def format_status(document: Mapping[str, Any]) -> str:
     """The first line of the output: the status and, when a daemon responded, its instance and version."""
     if "instance" not in document:
         return str(document["status"])
-    return f"{document['status']}: {document['instance']}, version {document['version']}, up {document['uptime_s']} s"
+    delivery = (
+        "" if document.get("delivery", "resend") == "resend" else f", delivery {document['delivery']}: sends nothing"
+    )
+    return (
+        f"{document['status']}: {document['instance']}, version {document['version']}, up {document['uptime_s']} s"
+        f"{delivery}"
+    )

@@ -44,7 +44,9 @@ COMMANDS = {
     "mail": "mail",
     "schedule": "schedule",
     "explain": "database",
-    "suppression": "database",
+    "suppression": "recipients",
+    "unsubscribed": "recipients",
+    "forget": "forget",
 }
 
 
@@ -53,6 +55,15 @@ class LazyGroup(click.Group):
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in click, which suggests only commands that are already imported."""
+        try:
+            return super().resolve_command(context, arguments)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=context) from None
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,13 +16,13 @@ import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+
+from flowstate_daemon.cli.text_layout import fold, layout_fields, layout_table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PIPE_WIDTH = 10_000  # columns, when the output is not a terminal
-MIN_CELL_WIDTH = 20  # columns that a cell keeps on a narrow terminal
+# Controls other than line feeds, changes of direction, line and paragraph separators, lone surrogates.
+UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 
@@ -40,52 +42,42 @@ def print_json(document: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table. Cells are plain text: text typed by users cannot control the terminal."""
-    table = _grid(header=True)
-    texts = [[Text(sanitise(cell)) for cell in row] for row in rows]
-    for number, column in enumerate(columns):
-        # Only the last column, which contains prose, gets narrower on a small terminal.
-        width = 0 if column == columns[-1] else max(len(column), *(len(row[number]) for row in texts), 0)
-        table.add_column(column, overflow="fold", min_width=min(width, MIN_CELL_WIDTH))
-    for row in texts:
-        table.add_row(*row)
-    _print(title, table)
+    """Print a table, or records on a terminal that is too narrow for it. Text typed by users cannot control it."""
+    cells = [[sanitise(cell) for cell in row] for row in rows]
+    _print(title, layout_table(columns, cells, output_width()))
 
 
 def print_fields(title: str, fields: Mapping[str, object]) -> None:
     """Print names and values, one per line, without the fields that have no value."""
-    table = _grid(header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in fields.items():
-        if value not in (None, "", {}, [], ()):
-            table.add_row(name.replace("_", " "), Text(sanitise(value)))
-    _print(title, table)
+    filled = {name: value for name, value in fields.items() if value not in (None, "", {}, [], ())}
+    texts = [(name.replace("_", " "), sanitise(value)) for name, value in filled.items()]
+    _print(title, layout_fields(texts, output_width()))
 
 
-def _grid(*, header: bool) -> Table:
-    """Columns without borders, which would take space from the reasons and complicate grep and awk."""
-    return Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+def output_width() -> int | None:
+    """The columns of the terminal, or $COLUMNS; None for a pipe or a file: programs read line by line."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _print(title: str, table: Table) -> None:
-    # A pipe or a file has no width: programs read it line by line, so lines must not be folded.
-    console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=PIPE_WIDTH)
-    click.echo(sanitise(title) + "\n")
-    with console.capture() as captured:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=True)
+def _print(title: str, lines: Sequence[str]) -> None:
+    click.echo("\n".join([*fold(sanitise(title), output_width()), "", *lines]))
 
 
 def sanitise(value: object) -> str:
-    """A value as safe text: control characters are escaped, except line feeds."""
+    """A value as safe text: control characters and changes of direction are escaped, except line feeds.
+
+    All other characters stay: no-break spaces, joiners of emoji, and letters that are newer than this Python.
+    """
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, dict | list | tuple):
         text = msgspec.json.encode(value).decode()
     else:
         text = "" if value is None else str(value)
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    return UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def format_timestamp(instant_ms: int | None) -> str:
@@ -118,6 +110,7 @@ def format_duration(milliseconds: float | None) -> str:
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal. Yields a function that takes the number of items done so far."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    plain = not sys.stderr.isatty() or os.environ.get("TERM") == "dumb"  # cannot move the cursor
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=plain) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)

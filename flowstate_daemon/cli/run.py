@@ -14,12 +14,15 @@ import click
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.systemd import SystemdEnvironment
+from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.cli.check.result import CheckResult, ok
 from flowstate_daemon.cli.check.runner import CHECKS, exit_code, run_checks
-from flowstate_daemon.cli.context import load_config, run_async
+from flowstate_daemon.cli.context import load_config, name_server, run_async
 from flowstate_daemon.cli.output import json_option, print_json, print_table, progress
 from flowstate_daemon.cli.pid1 import ignore_child_exits
-from flowstate_daemon.config.loader import Config
+from flowstate_daemon.config.loader import Config, describe_redis, load
+from flowstate_daemon.config.sources import config_path
+from flowstate_daemon.config.unit_settings import REDIS_ADDRESS
 from flowstate_daemon.daemon.daemon import Daemon
 from flowstate_daemon.dev.environment import DevEnvironment, SampleResult, ScheduleOutcome
 
@@ -28,7 +31,8 @@ STDERR_FD = 2
 
 def configure_logging(config: Config) -> None:
     """Log in the configured format, or to the systemd journal if standard error is connected to it."""
-    logs.configure(config.log.level, config.log.format, journal=os.environ.get("JOURNAL_STREAM", ""))
+    journal = os.environ.get("JOURNAL_STREAM", "")
+    logs.configure(config.log.level, config.log.format, journal=journal, colors=config.log.colors)
 
 
 @click.command()
@@ -39,24 +43,26 @@ def run(config_file: str | None) -> None:
     Claims jobs, sends their emails and completes them; serves health and metrics over HTTP.
 
     SIGTERM drains: nothing new is claimed; emails in flight finish, or are released after the shutdown timeout. A
-    second SIGTERM releases them at once. Without RESEND_API_KEY, emails are written to the outbox folder.
+    second SIGTERM releases them at once. Without RESEND_API_KEY it refuses to start, unless FLOWSTATE_DELIVERY=outbox
+    asks for emails to be written to the outbox folder instead of being sent.
 
     SIGHUP reloads the configuration: reloadable settings change, and the log names those that need a restart. An
-    invalid configuration changes nothing. Under systemd it reports its status and feeds the watchdog.
+    invalid configuration changes nothing. When the terminal on which it runs is closed, it drains. Under systemd it
+    reports its status and feeds the watchdog.
     """
     # When the watchdog aborts a frozen process, the log gets a traceback of every thread.
     faulthandler.enable(STDERR_FD)
-    config = load_config(config_file, sending=True)
+    logs.write_in_background()
+    config = load(os.environ, config_path(config_file), sending=True)
     configure_logging(config)
     ignore_child_exits()
     supervisor = SystemdEnvironment.from_environ(os.environ, os.getpid())
 
     def reload() -> Config:
-        return load_config(config_file, sending=True)
+        return load(os.environ, config_path(config_file), sending=True)
 
     async def work() -> None:
-        # A terminal sends SIGHUP when it is closed; the daemon must then stop, not reload.
-        await Daemon(config, supervisor=supervisor, load_config=None if sys.stdin.isatty() else reload).run()
+        await Daemon(config, supervisor=supervisor, load_config=reload, terminal=Terminal()).run()
 
     run_async(work())
 
@@ -74,15 +80,19 @@ def dev(folder: Path, *, once: bool, open_browser: bool, as_json: bool) -> int:
     """
 
     async def work() -> int:
-        logs.configure("warning" if once else "info")
-        async with DevEnvironment(folder, os.environ) as environment:
+        logs.write_in_background()
+        environment = DevEnvironment(folder, os.environ)
+        logs.configure("warning" if once else "info", colors=environment.colors)
+        async with environment:
             if not once:
                 url = environment.login_url
                 click.echo(f"pages   {url}")
                 await environment.wait_until_listening()
                 open_page(url, wanted=open_browser)
-            samples = await environment.send_samples()
-            outcomes = await environment.run_schedules()
+            results = await environment.until_stopped(send_everything(environment))
+            if results is None:
+                raise click.Abort
+            samples, outcomes = results
             print_sample_results(environment, samples, outcomes, as_json=as_json)
             if not once:
                 print_next_steps(environment)
@@ -98,6 +108,11 @@ def open_page(url: str, *, wanted: bool) -> None:
     has_screen = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if wanted and has_screen and sys.stdout.isatty():
         webbrowser.open(url)
+
+
+async def send_everything(environment: DevEnvironment) -> tuple[list[SampleResult], list[ScheduleOutcome]]:
+    """Send one email of each kind, then everything that is due."""
+    return await environment.send_samples(), await environment.run_schedules()
 
 
 def print_sample_results(
@@ -149,9 +164,14 @@ def _run_checks(config: Config) -> list[CheckResult]:
 
 @click.command()
 @click.option("--config-only", is_flag=True, help="Only verify the configuration; connect to nothing.")
+@click.option(
+    "--without-credentials",
+    is_flag=True,
+    help="With --config-only: where systemd credentials cannot be read; the API key is not required.",
+)
 @json_option
 @click.pass_obj
-def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
+def check(config_file: str | None, *, config_only: bool, without_credentials: bool, as_json: bool) -> int:
     """Verify configuration and connectivity.
 
     Checks the configuration and this machine, Redis and the queue, Postgres, and the provider. Warnings and failures
@@ -160,8 +180,12 @@ def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
     Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
     1 any other failure.
     """
-    config = load_config(config_file, sending=True)
-    logs.configure("error", config.log.format)
+    if without_credentials and not config_only:
+        raise click.UsageError("--without-credentials needs --config-only")
+    config = load_config(config_file, sending=True, needs=REDIS_ADDRESS, with_credentials=not without_credentials)
+    if not config_only:
+        name_server(describe_redis(config))
+    logs.configure("error", config.log.format, colors=config.log.colors)
     results = [ok("configuration", "valid")] if config_only else _run_checks(config)
     if as_json:
         print_json(results)

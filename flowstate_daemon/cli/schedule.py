@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from textwrap import indent
 from typing import TypeVar
@@ -14,7 +14,7 @@ import msgspec
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError
-from flowstate_daemon.cli.context import load_config
+from flowstate_daemon.cli.context import load_config, operator_name
 from flowstate_daemon.cli.database import format_datetime, with_database
 from flowstate_daemon.cli.output import json_option, print_fields, print_json, print_table, sanitise
 from flowstate_daemon.daemon.bootstrap import build_manual_runs
@@ -54,25 +54,24 @@ def list_(config_file: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(overviews)
         return
-    columns = ("schedule", "cron, local", "next (UTC)", "time zones", "last run (UTC)", "scheduled", "states")
-    print_table(f"schedules: {len(overviews)}", columns, [row for item in overviews for row in overview_rows(item)])
+    columns = ("schedule", "cron, local", "next (UTC), time zones", "last run (UTC)", "scheduled", "states")
+    print_table(f"schedules: {len(overviews)}", columns, [overview_row(overview) for overview in overviews])
 
 
-def overview_rows(overview: Overview) -> Iterator[tuple[object, ...]]:
-    """One row for each of the next instants; the first row also shows the last run. Pure."""
+def overview_row(overview: Overview) -> tuple[object, ...]:
+    """One schedule, with the next instants on a line each. Pure."""
+    shown = overview.next[:MAX_SHOWN_INSTANTS]
+    following = [f"{format_datetime(instant.at)} {format_zones(instant.zones)}" for instant in shown]
+    if zones := sum(len(instant.zones) for instant in overview.next[MAX_SHOWN_INSTANTS:]):
+        following.append(f"later: {zones} more zone{'s' if zones > 1 else ''}")
+    head = (overview.name, overview.cron, "\n".join(following))
     last = overview.last
-    last_cells: tuple[object, ...] = ("", "", "")
-    if last is not None:
-        states = ", ".join(f"{count} {state}" for state, count in sorted(last.states.items()))
-        first, latest = format_datetime(last.first_at), format_datetime(last.last_at)
-        last_cells = (first if first == latest else f"{first} to {latest}", last.scheduled, states)
-    head: tuple[object, ...] = (overview.name, overview.cron)
-    for instant in overview.next[:MAX_SHOWN_INSTANTS]:
-        yield *head, format_datetime(instant.at), format_zones(instant.zones), *last_cells
-        head, last_cells = ("", ""), ("", "", "")
-    if len(overview.next) > MAX_SHOWN_INSTANTS:
-        zones = sum(len(instant.zones) for instant in overview.next[MAX_SHOWN_INSTANTS:])
-        yield *head, "later", f"{zones} more zone{'s' if zones > 1 else ''}", *last_cells
+    if last is None:
+        return (*head, "none in the last 31 days", "", "")
+    states = ", ".join(f"{count} {state}" for state, count in sorted(last.states.items()))
+    first, latest = format_datetime(last.first_at), format_datetime(last.last_at)
+    when = first if first == latest else f"{first} to {latest}"
+    return (*head, f"{when} by {last.actor}" if last.actor else when, last.scheduled, states or "no emails")
 
 
 def format_zones(zones: tuple[str, ...]) -> str:
@@ -121,7 +120,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     async def work(manual_runs: ManualRuns) -> int:
         request = RunRequest(name, at or Clock().now(), force)
         if not dry_run:
-            print_run_result(await manual_runs.run(request), as_json=as_json)
+            print_run_result(await manual_runs.run(request, actor=operator_name()), as_json=as_json)
             return 0
         return await (stream_json if as_json else stream_lines)(manual_runs, request, bodies=bodies)
 

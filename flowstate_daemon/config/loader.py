@@ -7,8 +7,10 @@ names the source of the value, what is wrong and what is expected, and never con
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -33,10 +35,19 @@ ENV_ALIASES: Mapping[str, Key] = {
     "FRONTEND_URL": ("mail", "frontend_url"),
     "APP_NAME": ("mail", "app_name"),
     "FLOWSTATE_MODE": ("queue", "mode"),
+    "FLOWSTATE_DELIVERY": ("queue", "delivery"),
 }
 
 
 ENVIRONMENT_PRECEDENCE = 4
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+MISSING_SENDER = "RESEND_FROM_EMAIL: missing; expected the sender, like FlowState <hello@example.com>"
+MISSING_KEY = (
+    "RESEND_API_KEY: missing; expected the API key of the provider, or FLOWSTATE_DELIVERY=outbox "
+    "to write emails to files instead of sending them"
+)
+KEY_NAMES = ("RESEND_API_KEY", "RESEND_API_KEY_FILE")
+MIN_SIMILARITY = 0.75  # RESEND_KEY is similar to RESEND_API_KEY, OPENAI_API_KEY is not
 
 
 class Config(BaseModel):
@@ -52,8 +63,14 @@ class Config(BaseModel):
     http: settings.HttpSettings = Field(default_factory=settings.HttpSettings)
     database: settings.DatabaseSettings = Field(default_factory=settings.DatabaseSettings)
     schedule: settings.ScheduleSettings = Field(default_factory=settings.ScheduleSettings)
+    health: settings.HealthSettings = Field(default_factory=settings.HealthSettings)
     log: settings.LogSettings = Field(default_factory=settings.LogSettings)
     sources: Mapping[Key, str] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @property
+    def delivery(self) -> Literal["resend", "outbox", "none"]:
+        """Where emails go; none in shadow mode."""
+        return "none" if self.queue.mode == "shadow" else self.queue.delivery
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Every key as (`section.key`, the value as it may be shown, where it came from)."""
@@ -76,23 +93,62 @@ ENV_NAMES: Mapping[str, Key] = {
 }
 
 
-def load(environ: Mapping[str, str], file: Path | None = None, *, sending: bool = False) -> Config:
-    """Load all settings; `sending` also requires those that only `run` needs. Raises ConfigError with all errors."""
+def load(
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    *,
+    sending: bool = False,
+    credentials: Mapping[str, Path] = MappingProxyType({}),
+    with_credentials: bool = True,
+) -> Config:
+    """Load all settings; `sending` also requires those that only `run` needs. Raises ConfigError with all errors.
+
+    `credentials` are those of the systemd unit, by variable, for a command outside of it. Without `with_credentials`,
+    systemd credentials are not read, and the API key, which may be one, is not required.
+    """
     raw_settings = SettingsSources(ENV_NAMES)
-    raw_settings.load(environ, file)
+    raw_settings.load(environ if with_credentials else _without_credentials(environ), file, credentials)
     _drop_overridden_redis_address(raw_settings)
+    _give_colors(raw_settings, environ)
     if sending:
         _give_proxy(raw_settings, environ)
     sections = {name: _section(raw_settings, name) for name in SECTIONS}
-    mail = sections["mail"]
-    if sending and isinstance(mail, settings.MailSettings) and not mail.from_address:
-        raw_settings.errors.append(
-            "RESEND_FROM_EMAIL: missing; expected the sender, like FlowState <hello@example.com>"
-        )
+    if sending:
+        raw_settings.errors.extend(_missing(raw_settings, sections, environ, key_required=with_credentials))
     if raw_settings.errors:
         raise ConfigError(raw_settings.errors)
     sources = {key: given.source for key, given in raw_settings.given.items()}
     return Config.model_validate({**sections, "sources": sources})
+
+
+def _without_credentials(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: value for name, value in environ.items() if name != CREDENTIALS_VARIABLE}
+
+
+def _missing(
+    raw_settings: SettingsSources,
+    sections: Mapping[str, settings.SettingsSection | None],
+    environ: Mapping[str, str],
+    *,
+    key_required: bool,
+) -> Iterator[str]:
+    """An error for each setting that `run` cannot do without. Pure."""
+    mail, queue = sections["mail"], sections["queue"]
+    if isinstance(mail, settings.MailSettings) and not mail.from_address:
+        yield MISSING_SENDER
+    sends = isinstance(queue, settings.QueueSettings) and queue.mode == "send" and queue.delivery == "resend"
+    # A key that was given but cannot be read or is invalid has been reported already.
+    reported = any(error.startswith(KEY_NAMES) or "resend_api_key" in error.lower() for error in raw_settings.errors)
+    if key_required and sends and ("resend", "api_key") not in raw_settings.given and not reported:
+        yield f"{MISSING_KEY}{_misspelt_key(environ)}"
+
+
+def _misspelt_key(environ: Mapping[str, str]) -> str:
+    """The variable that was probably meant to be the API key."""
+    for name in sorted(environ.keys() - ENV_NAMES.keys()):
+        if environ[name].strip() and (close := get_close_matches(name.upper(), KEY_NAMES, 1, MIN_SIMILARITY)):
+            return f"; {name} is set; did you mean {close[0]}?"
+    return ""
 
 
 def _drop_overridden_redis_address(raw_settings: SettingsSources) -> None:
@@ -115,6 +171,14 @@ def _give_proxy(raw_settings: SettingsSources, environ: Mapping[str, str]) -> No
         raw_settings.given["resend", "proxy_url"] = RawValue(proxy, name, ENVIRONMENT_PRECEDENCE)
 
 
+def _give_colors(raw_settings: SettingsSources, environ: Mapping[str, str]) -> None:
+    """Without a variable of our own, the conventions of terminals decide about colours (https://no-color.org)."""
+    name = "NO_COLOR" if environ.get("NO_COLOR") else "TERM" if environ.get("TERM") == "dumb" else None
+    given = raw_settings.given.get(("log", "colors"))
+    if name is not None and (given is None or given.precedence < ENVIRONMENT_PRECEDENCE):
+        raw_settings.given["log", "colors"] = RawValue(False, name, ENVIRONMENT_PRECEDENCE)
+
+
 def _section(raw_settings: SettingsSources, name: str) -> settings.SettingsSection | None:
     """The section, or None if it has errors."""
     values = {key: given.value for (part, key), given in raw_settings.given.items() if part == name}
@@ -131,6 +195,20 @@ def _validation_message(raw_settings: SettingsSources, name: str, error: Validat
         key = (name, str(detail["loc"][0]) if detail["loc"] else "url")
         wrong = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
         yield f"{raw_settings.describe_source(key)}: {wrong} ({SECTIONS[name].model_fields[key[1]].description})"
+
+
+def describe_redis(config: Config) -> str:
+    """Queue and server as a command names them, and where the address came from; without a login."""
+    address = config.redis.sentinels or display_value("url", config.redis.url)
+    names = ("sentinels", "url", "host")
+    source = next((config.sources["redis", name] for name in names if ("redis", name) in config.sources), "default")
+    return f"queue {config.queue.prefix}:{config.queue.name} on {address} ({source})"
+
+
+def describe_database(config: Config) -> str:
+    """The Postgres server as a command names it, and where the address came from; without a login."""
+    address = display_value("url", config.database.url).partition("?")[0]
+    return f"database {address} ({config.sources.get(('database', 'url'), 'default')})"
 
 
 def display_value(key: str, value: Any) -> str:

@@ -15,9 +15,11 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
 from flowstate_daemon.config.validators import (
+    ApiKey,
     CaseInsensitive,
     CronExpression,
     DeadlineTime,
+    DisplayText,
     HostPortList,
     HttpUrl,
     Mailbox,
@@ -25,10 +27,10 @@ from flowstate_daemon.config.validators import (
     ProxyUrl,
     RedisKeyPart,
     RedisUrl,
-    Secret,
-    SecretList,
+    SecretUrl,
     StrongSecretList,
     TimeZoneName,
+    WebhookSecretList,
     parse_host_ports,
 )
 
@@ -127,6 +129,8 @@ class RedisSettings(SettingsSection):
 class QueueSettings(SettingsSection):
     mode: Annotated[Literal["send", "shadow"], CaseInsensitive] = "send"
     """send: send emails; shadow: only predict what would be sent, and compare with another worker."""
+    delivery: Annotated[Literal["resend", "outbox"], CaseInsensitive] = "resend"
+    """resend: send emails; outbox: only write them into the folder of [outbox], for tests."""
     prefix: RedisKeyPart = "bull"
     """Key prefix; braces, {bull}, keep the queue in one hash slot of a Redis Cluster."""
     name: RedisKeyPart = "email"
@@ -147,20 +151,24 @@ class QueueSettings(SettingsSection):
     """How often a job may be recovered after a crash of this instance before it fails."""
     max_data_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
     """Maximum size of a job's data; larger jobs fail immediately."""
+    failed_retention_days: int = Field(default=90, ge=0, le=36_500)
+    """How many days failed jobs are kept, which contain addresses and texts; 0 keeps them for ever."""
+    failed_max_count: int = Field(default=100_000, ge=0, le=100_000_000)
+    """Maximum number of failed jobs; the oldest are deleted. 0 means no limit."""
     default_attempts: int = Field(default=4, ge=1, le=100)
     """Default maximum number of attempts, for jobs that do not set it."""
     default_backoff_ms: int = Field(default=2_000, ge=0, le=3_600_000)
     """Default delay before the first retry; it doubles with each retry."""
     backoff_jitter: float = Field(default=0.0, ge=0.0, le=1.0)
     """Random fraction of the retry delay."""
-    shutdown_timeout_s: float = Field(default=25.0, ge=0.0, le=600.0)
-    """How long a shutdown waits for jobs in flight; the supervisor's timeout must be longer."""
+    shutdown_timeout_s: float = Field(default=8.0, ge=0.0, le=600.0)
+    """How long a stop may take in all, 2 s at least; the last 3 s are for the end. Docker kills after 10 s."""
 
 
 class MailSettings(SettingsSection):
     from_address: Mailbox = ""
-    """Sender, as address or Name <address>; required by `run`."""
-    app_name: str = Field(default="FlowState", min_length=1, max_length=100)
+    """Sender, as address or Name <address>, the name in any language; required by `run`."""
+    app_name: DisplayText = Field(default="FlowState", min_length=1, max_length=100)
     """Product name in the emails."""
     frontend_url: HttpUrl = "http://localhost:4200"
     """Base URL of links in the emails."""
@@ -169,8 +177,8 @@ class MailSettings(SettingsSection):
 
 
 class ResendSettings(SettingsSection):
-    api_key: Secret | None = None
-    """API key of the provider; without it, emails are written to the outbox folder."""
+    api_key: ApiKey | None = None
+    """API key of the provider; required by `run` and `check`, except for delivery to the outbox."""
     api_url: HttpUrl = "https://api.resend.com"
     """Base URL of the provider's API."""
     proxy_url: ProxyUrl | None = None
@@ -179,20 +187,20 @@ class ResendSettings(SettingsSection):
     """Timeout of one request to the provider."""
     initial_requests_per_second: float | None = Field(default=None, gt=0, le=1000)
     """Requests per second until the provider reports its limit; without it, one at a time."""
-    webhook_secret: SecretList | None = None
+    webhook_secret: WebhookSecretList | None = None
     """Signing secret of the provider's webhooks, whsec_…; several, separated by commas, for rotation."""
 
 
 class OutboxSettings(SettingsSection):
     folder: Path = Path("outbox")
-    """Folder for emails when there is no API key."""
+    """Folder for emails when queue.delivery is outbox."""
 
 
 class HttpSettings(SettingsSection):
     enabled: bool = True
     """Whether to listen for HTTP."""
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on."""
+    """Address to listen on; 0.0.0.0 is every IPv4 address, :: every IPv6 and IPv4 address."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 selects a free port."""
     public_url: HttpUrl | None = None
@@ -212,6 +220,8 @@ class DatabaseSettings(SettingsSection):
     """FlowState's Postgres, as a Prisma URL; without it, schedules and ledger are disabled."""
     retention_days: int = Field(default=365, ge=1, le=36_500)
     """How many days ledger entries are kept."""
+    without_ledger: bool = False
+    """Send to everybody without DATABASE_URL, although this queue was used with it before."""
     journal_max_entries: int = Field(default=10_000, ge=100, le=10_000_000)
     """Maximum number of outcomes kept in Redis when there is no Postgres; the oldest are dropped."""
 
@@ -245,11 +255,26 @@ class ScheduleSettings(SettingsSection):
     """Maximum number of scheduled emails in the queue; more are enqueued as these are sent."""
 
 
+class HealthSettings(SettingsSection):
+    heartbeat_url: SecretUrl | None = None
+    """URL to request while ready, for a service that tells you when the requests stop; it is a secret."""
+    heartbeat_interval_s: float = Field(default=60.0, ge=5.0, le=3600.0)
+    """Interval between two requests to heartbeat_url."""
+    alert_url: SecretUrl | None = None
+    """URL to which a JSON document is posted when the daemon stays not ready, and when it recovers; a secret."""
+    alert_after_s: float = Field(default=180.0, ge=1.0, le=86_400.0)
+    """How long the daemon must have been not ready before alert_url is called."""
+    max_clock_difference_s: float = Field(default=30.0, ge=1.0, le=3600.0)
+    """How far the clocks of this machine, Redis and Postgres may differ; else nothing is planned or expires."""
+
+
 class LogSettings(SettingsSection):
     level: Annotated[Literal["debug", "info", "warning", "error"], CaseInsensitive] = "info"
     """Minimum log level."""
     format: Annotated[Literal["auto", "json", "console"], CaseInsensitive] = "auto"
     """Log format; auto selects console on a terminal, otherwise json."""
+    colors: bool = True
+    """Colours on a terminal. NO_COLOR and TERM=dumb turn them off, unless FLOWSTATE_LOG_COLORS is set."""
 
 
 def _bracket_ipv6(host: str) -> str:

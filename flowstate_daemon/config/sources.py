@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 Key = tuple[str, str]
@@ -19,6 +20,7 @@ Key = tuple[str, str]
 PREFIX = "FLOWSTATE_"
 DEFAULT_CONFIG_FILE = Path("/etc/flowstate-daemon/flowstate-daemon.toml")
 MAX_LISTED_NAMES = 20
+CREDENTIAL_SIMILARITY = 0.8  # resend_apikey is a misspelt resend_api_key, tls.crt is for another purpose
 IGNORED_ENV = frozenset({"FLOWSTATE_CONFIG"})
 # Container platforms announce services in variables of their own: a service `redis` sets REDIS_PORT=tcp://…
 SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -57,13 +59,20 @@ class SettingsSources:
         self.given: dict[Key, RawValue] = {}
         self.errors: list[str] = []
 
-    def load(self, environ: Mapping[str, str], file: Path | None) -> None:
-        """Read all sources, in ascending precedence. Never raises: what cannot be read is added to `errors`."""
+    def load(
+        self, environ: Mapping[str, str], file: Path | None, credentials: Mapping[str, Path] = MappingProxyType({})
+    ) -> None:
+        """Read all sources, in ascending precedence. Never raises: what cannot be read is added to `errors`.
+
+        `credentials` are files of the unit, by variable, for a process that has no credentials of its own.
+        """
         if file is not None:
             self._read_toml(1, file)
-        credentials = environ.get("CREDENTIALS_DIRECTORY")
-        if credentials:
-            self._read_credentials(2, Path(credentials))
+        for name in self.names.keys() & credentials.keys():
+            self._read_secret(2, str(credentials[name]), self.names[name], credentials[name])
+        folder = environ.get("CREDENTIALS_DIRECTORY")
+        if folder:
+            self._read_credentials(2, Path(folder), environ)
         self._read_files(3, environ)
         self._read_environment(4, environ)
 
@@ -94,12 +103,12 @@ class SettingsSources:
                     renamed = RENAMED_SETTINGS.get((name, key))
                     self._report_unknown(f"{file}: [{name}] has no key {key}", key, sections[name], renamed)
 
-    def _read_credentials(self, step: int, folder: Path) -> None:
+    def _read_credentials(self, step: int, folder: Path, environ: Mapping[str, str]) -> None:
         """Read systemd credentials, named like the variables in upper or lower case."""
         try:
             there = {file.name for file in folder.iterdir()}
         except OSError as error:
-            # Fatal: without its secrets the daemon would write emails to a folder instead of sending them.
+            # Fatal: without its secrets the daemon would run without ledger, webhooks or unsubscribe links.
             reason = f"cannot read {folder}: {error.strerror}"
             self.errors.append(f"CREDENTIALS_DIRECTORY: {reason}; expected a folder with one file for each secret")
             return
@@ -107,6 +116,20 @@ class SettingsSources:
             for file in (folder / name.lower(), folder / name):
                 if file.name in there:
                     self._read_secret(step, f"credential {file.name}", key, file)
+        self._check_credential_names(there - self._used_names(folder, environ))
+
+    def _used_names(self, folder: Path, environ: Mapping[str, str]) -> set[str]:
+        """Names of files that are credentials, or that a setting or a variable names by path."""
+        paths = [*environ.values(), *(str(given.value) for given in self.given.values())]
+        used = {Path(path).name for path in paths if Path(path).parent == folder}
+        return used | {spelling for name in self.names for spelling in (name, name.lower())}
+
+    def _check_credential_names(self, unknown: Iterable[str]) -> None:
+        """A name that resembles a setting's is a mistake; other names may have another purpose."""
+        known = {name.lower() for name in self.names}
+        for name in sorted(unknown):
+            if close := get_close_matches(name.lower(), known, 1, CREDENTIAL_SIMILARITY):
+                self._report_unknown(f"credential {name}: no such setting", name, (), close[0])
 
     def _read_files(self, step: int, environ: Mapping[str, str]) -> None:
         for name, key in self.names.items():
@@ -116,10 +139,16 @@ class SettingsSources:
 
     def _read_secret(self, step: int, source: str, key: Key, file: Path) -> None:
         try:
-            self._give(step, source, key, file.read_text(encoding="utf-8").rstrip("\r\n"))
+            value = file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self.errors.append(f"{source}: cannot read {file}: {reason}; expected a file with the value alone")
+            return
+        if not value.strip():
+            # Not the same as unset: whoever provides a file means it to contain something.
+            self.errors.append(f"{source}: {file} is empty; expected a file with the value alone")
+            return
+        self._give(step, source, key, value)
 
     def _read_environment(self, step: int, environ: Mapping[str, str]) -> None:
         for name, key in self.names.items():

@@ -5,14 +5,17 @@ The sections of `settings` use them. No message contains the value, which may be
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
-from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from flowstate_daemon.base.address import parse_mailbox
 from flowstate_daemon.base.cron import next_occurrence, parse_cron, parse_zone
+from flowstate_daemon.base.text import is_harmless_line
 
 INVALID_KEY_CHARS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
 PRINTABLE = re.compile(r"[\x21-\x7e]+")
@@ -22,6 +25,15 @@ DEADLINE_PATTERN = re.compile(
     r"(?:(?P<day>mon|tue|wed|thu|fri|sat|sun) )?(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)", re.IGNORECASE
 )
 REFERENCE_DAY_MS = 1_767_225_600_000  # 1 January 2026: a cron expression must match a later date
+MIN_WEBHOOK_KEY_BYTES = 16  # the SDK accepts an empty key, with which anyone could sign
+MIN_DISTINCT_BYTES = 8  # a random key of 16 bytes has fewer in one of 10^9 cases
+# The examples of Svix' documentation and of the Standard Webhooks specification: everybody can sign with them.
+PUBLISHED_WEBHOOK_KEYS = frozenset(
+    base64.b64decode(key)
+    for key in ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "plJ3nmyCDGBKInavdOK15jsl", "C2FVsBQIhrscChlQIMV+b5sSYspob7oD")
+)
+EXAMPLE_API_KEY = re.compile(r"re_(x*|\W*|1234\d*|your\w*|xxx\w*|test|example\w*)", re.IGNORECASE)
+PLACEHOLDER = re.compile(r"change.?me|choose.?one|placeholder|your.?(secret|token)|0123456789", re.IGNORECASE)
 REDIS_URL_OPTIONS = {
     "db": r"\d+",
     "ssl_cert_reqs": "none|optional|required",
@@ -37,16 +49,14 @@ def _key_part(text: str) -> str:
 
 def _sender(text: str) -> str:
     """An address, alone or as `Name <address>`; empty means that none is given."""
-    text = text.strip()
-    if not text:
-        return text
-    if not text.isprintable():
-        raise ValueError("must be one line of printable text")
-    try:
-        validate_email(text, check_deliverability=False, allow_display_name=True, test_environment=True)
-    except EmailNotValidError as error:
-        raise ValueError(f"is not an email address: {error}") from None
-    return text
+    return str(parse_mailbox(text)) if text.strip() else ""
+
+
+def _display_text(text: str) -> str:
+    """A name in any language, which stands in subjects and beside the sender's address."""
+    if not is_harmless_line(text) or not text.strip():
+        raise ValueError("must be one line without control characters")
+    return text.strip()
 
 
 def _web_url(text: str) -> str:
@@ -74,9 +84,27 @@ def _proxy_url(secret: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def _secret_url(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value().strip()
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not PRINTABLE.fullmatch(text):
+        raise ValueError("must be a URL like https://monitoring.example.com/ping/…")
+    return SecretStr(text)
+
+
 def _secret_word(secret: SecretStr) -> SecretStr:
     if not PRINTABLE.fullmatch(secret.get_secret_value()):
         raise ValueError("must be plain ASCII without spaces or line breaks")
+    return secret
+
+
+def _api_key(secret: SecretStr) -> SecretStr:
+    if EXAMPLE_API_KEY.fullmatch(_secret_word(secret).get_secret_value()):
+        raise ValueError("is an example, not a key: create one at Resend")
     return secret
 
 
@@ -135,6 +163,28 @@ def _secret_list(secret: SecretStr) -> SecretStr:
 def _link_secrets(secret: SecretStr) -> SecretStr:
     if any(len(one) < MIN_SECRET_LENGTH for one in split_secrets(_secret_list(secret))):
         raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more; make one with: openssl rand -hex 32")
+    if any(PLACEHOLDER.search(one) for one in split_secrets(secret)):
+        raise ValueError("is a placeholder that strangers know; make one with: openssl rand -hex 32")
+    return secret
+
+
+def is_webhook_secret(secret: str) -> bool:
+    """Whether a secret has the provider's format, and a key that is neither published nor easy to guess."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except (ValueError, binascii.Error):
+        return False
+    if key in PUBLISHED_WEBHOOK_KEYS or len(set(key)) < MIN_DISTINCT_BYTES:
+        return False
+    return len(key) >= MIN_WEBHOOK_KEY_BYTES
+
+
+def _webhook_secrets(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        return secret  # an empty file in a folder of secrets: there is no webhook yet
+    secrets = split_secrets(secret)
+    if not secrets or not all(map(is_webhook_secret, secrets)):
+        raise ValueError("must be like whsec_… and not an example: copy it from the webhook's page at Resend")
     return secret
 
 
@@ -173,10 +223,12 @@ def _lower(value: object) -> object:
 
 RedisKeyPart = Annotated[str, AfterValidator(_key_part), Field(max_length=100)]
 HttpUrl = Annotated[str, AfterValidator(_web_url)]
+DisplayText = Annotated[str, AfterValidator(_display_text)]
 Mailbox = Annotated[str, AfterValidator(_sender)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
-Secret = Annotated[SecretStr, AfterValidator(_secret_word)]
-SecretList = Annotated[SecretStr, AfterValidator(_secret_list)]
+SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
+ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
+WebhookSecretList = Annotated[SecretStr, AfterValidator(_webhook_secrets)]
 StrongSecretList = Annotated[SecretStr, AfterValidator(_link_secrets)]
 HostPortList = Annotated[str, AfterValidator(_sentinel_addresses)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]

@@ -6,26 +6,31 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
-from email.utils import formataddr
-from urllib.parse import urlsplit
+from dataclasses import dataclass, replace
 from zoneinfo import available_timezones
 
 import asyncpg
 import structlog
 from aiohttp.web import RouteDef
-from pydantic import SecretStr
 
 from flowstate_daemon import __version__
+from flowstate_daemon.base import logs
+from flowstate_daemon.base.address import Mailbox, parse_mailbox, sender_domain
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import Service, ServiceContext
+from flowstate_daemon.base.shared_clock import SharedClock
 from flowstate_daemon.base.systemd import SystemdEnvironment
-from flowstate_daemon.config.loader import Config
+from flowstate_daemon.config.loader import MISSING_KEY, Config
 from flowstate_daemon.config.settings import MailSettings
 from flowstate_daemon.config.validators import split_secrets
+from flowstate_daemon.daemon.alerts import Alerter
+from flowstate_daemon.daemon.clock_monitor import ClockMonitor
+from flowstate_daemon.daemon.dashboard import build_dashboard, build_sessions
+from flowstate_daemon.daemon.risk_monitor import RiskMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
 from flowstate_daemon.database.app_data import AppData
@@ -38,6 +43,7 @@ from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.planning import Planning
 from flowstate_daemon.database.pool import create_pool
 from flowstate_daemon.database.recipients import Suppressions, UserLanguages
+from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.database.scheduled_mails import ScheduledMails
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
@@ -45,6 +51,7 @@ from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOption
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
 from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail.pseudonyms import Pseudonyms
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 from flowstate_daemon.mail_producer import MailProducer
@@ -72,15 +79,15 @@ from flowstate_daemon.sending.request_store import RequestStore
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.shadow.bootstrap import SHADOW_NAME, apply_mode, build_shadow, is_shadow
 from flowstate_daemon.shadow.shadow import ShadowWorker
-from flowstate_daemon.web.api import Api, Schedules
+from flowstate_daemon.web.api import Api
 from flowstate_daemon.web.auth import BearerAuth
 from flowstate_daemon.web.dashboard.app import Dashboard
-from flowstate_daemon.web.dashboard.rendering import PageRenderer
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
-from flowstate_daemon.web.pages import Pages
+from flowstate_daemon.web.pages import Pages, error_page
+from flowstate_daemon.web.schedules import Schedules
 from flowstate_daemon.web.server import HttpServer
-from flowstate_daemon.web.session import Rights, Sessions
+from flowstate_daemon.web.session import Sessions
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from flowstate_daemon.web.webhooks import Webhooks
 from flowstate_daemon.worker.executor import ProcessorPool
@@ -92,12 +99,19 @@ from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 log = structlog.get_logger()
 
+DELIVERY_STATUS = {
+    "none": "shadow, sends nothing · ",
+    "outbox": "outbox, sends nothing: emails are written to files · ",
+}
+
 
 def build_gateway(config: Config) -> Gateway:
-    """Resend when an API key is configured, else the outbox folder."""
+    """Resend, or the outbox folder if it was asked for. In shadow mode nothing is sent. Raises ConfigError."""
+    if config.delivery != "resend":
+        return Outbox(config.outbox.folder)
     key = config.resend.api_key
     if key is None:
-        return Outbox(config.outbox.folder)
+        raise ConfigError([MISSING_KEY])
     proxy = config.resend.proxy_url
     options = ResendOptions(
         key.get_secret_value(),
@@ -127,8 +141,9 @@ def build_app_database(config: Config, pool: asyncpg.Pool) -> AppDatabase:
 
 def build_brand(mail: MailSettings) -> Brand:
     """What all emails have in common. A `From` address without a name gets the name of the application."""
-    sender = mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
-    return Brand(sender, mail.app_name, mail.frontend_url, mail.default_locale)
+    sender = parse_mailbox(mail.from_address) if mail.from_address else Mailbox("", "")
+    named = sender if sender.name or not sender.address else replace(sender, name=mail.app_name)
+    return Brand(str(named), mail.app_name, mail.frontend_url, mail.default_locale)
 
 
 def build_link_codec(config: Config) -> LinkTokenCodec | None:
@@ -137,13 +152,9 @@ def build_link_codec(config: Config) -> LinkTokenCodec | None:
     return LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
 
 
-def build_sessions(config: Config, clock: Clock) -> Sessions:
-    """Sessions of the pages, for the tokens and the host names of the configuration."""
-    http = config.http
-    rights: tuple[tuple[SecretStr | None, Rights], ...] = ((http.read_token, "read"), (http.api_token, "operate"))
-    tokens = [(token, right) for secret, right in rights for token in split_secrets(secret)]
-    public = urlsplit(http.public_url or "")
-    return Sessions(tokens, clock, secure=public.scheme == "https", hosts=(http.host, public.hostname or ""))
+def build_suppressions(config: Config, pool: asyncpg.Pool, clock: Clock) -> Suppressions:
+    """The lists of recipients; entries of forgotten ones are found with the link secret."""
+    return Suppressions(pool, clock, Pseudonyms(split_secrets(config.http.link_secret)))
 
 
 def build_planning(config: Config, app_database: AppDatabase) -> Planning:
@@ -151,7 +162,7 @@ def build_planning(config: Config, app_database: AppDatabase) -> Planning:
 
 
 def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
-    suppressions = Suppressions(app_database.pool, clock)
+    suppressions = build_suppressions(config, app_database.pool, clock)
     return EligibilityChecker(AppData(app_database), suppressions, AppLinks(config.mail.frontend_url))
 
 
@@ -223,6 +234,7 @@ class BrandedComponents:
     renderer: Renderer
     pages: Pages
     links: AppLinks
+    sender_domain: str
 
 
 class Components:
@@ -234,10 +246,12 @@ class Components:
         """`supervisor` is the environment that systemd gave to this process. Raises ConfigError."""
         self.config = config = apply_mode(config)
         self.supervisor = supervisor or SystemdEnvironment()
-        self.clock = clock or Clock()
+        self._system_clock = clock or Clock()
+        self.clock = SharedClock(self._system_clock, config.health.max_clock_difference_s)
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
         self.metrics = Metrics(KINDS, version=__version__, instance=instance)
+        self.metrics.track_dropped_log_lines(logs.dropped_lines)
         self._context = ServiceContext(self.health, self.metrics, self.clock)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_database_pool(config)
@@ -246,6 +260,18 @@ class Components:
         self.link_codec = build_link_codec(config)
         self._token = f"{instance}/{uuid.uuid4().hex}"
         self.connection = self._build_connection()
+        self.clock_monitor = ClockMonitor(
+            self.clock,
+            self.connection,
+            self.pool,
+            self._context,
+            max_difference_s=config.health.max_clock_difference_s,
+        )
+        self.risk_monitor = RiskMonitor(config, self.connection, self.keys, self.pool, self._context)
+        self.risk_monitor.apply_settings(config)
+        queue = config.queue
+        self._instance = InstanceInfo(__version__, queue.instance_id, queue.mode, config.delivery)
+        self.alerter = Alerter(config.health, self._instance, self.keys.base.rstrip(":"), self._context)
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config)
         self.ledger_writer, self.pruner = self._build_ledger_services()
@@ -256,6 +282,7 @@ class Components:
             self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard
         )
         self.bull = self._build_bull()
+        self.bull.creation_times.on_difference = self.clock_monitor.producer_differs
         self.scheduler = self._build_scheduler()
         self.shadow = build_shadow(config, self.connection, self.branding.renderer, self.recipients, self._context)
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
@@ -263,6 +290,8 @@ class Components:
         self.unsubscribe: Unsubscribe | None = None
         self.operator: Operator | None = None
         self.sessions: Sessions | None = None
+        self.schedules_api: Schedules | None = None
+        self.webhooks: Webhooks | None = None
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
@@ -280,7 +309,7 @@ class Components:
 
     def _status_line(self) -> str:
         """The line that `systemctl status` shows."""
-        return f"{'shadow, sends nothing · ' if self.shadow is not None else ''}{self.status_reporter.status_line()}"
+        return f"{DELIVERY_STATUS.get(self.config.delivery, '')}{self.status_reporter.status_line()}"
 
     def _build_status_reporter(self) -> StatusReporter:
         upcoming = None if self.scheduler is None else self.scheduler.planner.upcoming
@@ -299,7 +328,8 @@ class Components:
         )
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
-        return RecipientLoader(Suppressions(pool, self.clock), UserLanguages(pool, self.clock))
+        languages = UserLanguages(build_app_database(self.config, pool), self.clock)
+        return RecipientLoader(build_suppressions(self.config, pool, self.clock), languages)
 
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
@@ -320,6 +350,7 @@ class Components:
             self.health.register(Dispatcher.name),
             self._context,
             self._processors,
+            None if self.pool is None else RequestRecords(self.pool, self.keys.base),
         )
         self.metrics.track_send_queue(
             lambda: dispatcher.queued, lambda: dispatcher.in_flight, lambda: rate_limiter.limit
@@ -357,6 +388,8 @@ class Components:
             stalled_interval_ms=queue.stalled_interval_ms,
             max_stalled_count=queue.max_stalled_count,
             max_recoveries=queue.max_recoveries,
+            failed_retention_days=queue.failed_retention_days,
+            failed_max_count=queue.failed_max_count,
             jitter=queue.backoff_jitter,
             shutdown_timeout_s=queue.shutdown_timeout_s,
         )
@@ -390,7 +423,8 @@ class Components:
     def build_branding(self, mail: MailSettings) -> BrandedComponents:
         """Compile everything that depends on the settings of `mail`. Pure, but slow: a reload runs it in a thread."""
         pages, links = Pages(mail.app_name, mail.frontend_url), AppLinks(mail.frontend_url)
-        return BrandedComponents(Renderer(build_brand(mail), self.unsubscribe_links()), pages, links)
+        renderer = Renderer(build_brand(mail), self.unsubscribe_links())
+        return BrandedComponents(renderer, pages, links, sender_domain(mail.from_address))
 
     def apply_branding(self, branding: BrandedComponents) -> None:
         """Use the new components from the next email and the next page on."""
@@ -402,6 +436,8 @@ class Components:
             self.scheduler.eligibility.links = branding.links
         if self.unsubscribe is not None:
             self.unsubscribe.pages = branding.pages
+        if self.webhooks is not None:
+            self.webhooks.sender_domain = branding.sender_domain
 
     def unsubscribe_links(self) -> UnsubscribeLinks | None:
         """None unless Postgres (which stores the choice), a public URL and a link secret are configured."""
@@ -411,12 +447,19 @@ class Components:
         return UnsubscribeLinks(public_url, self.link_codec)
 
     def _build_web(self) -> HttpServer:
-        health = Health(self.health, InstanceInfo(__version__, self.config.queue.instance_id, self.config.queue.mode))
+        health = Health(self.health, self._instance)
         metrics = MetricsEndpoint(self.metrics, self.health, self.inspector, self.clock)
         routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
         http = self.config.http
         sockets = self.supervisor.sockets() if http.enabled else ()
-        return HttpServer(routes, host=http.host, port=http.port, sockets=sockets)
+        return HttpServer(
+            routes,
+            host=http.host,
+            port=http.port,
+            sockets=sockets,
+            clock=self.clock,
+            error_page=lambda request, status: error_page(self.branding.pages, request, status),  # a reload replaces it
+        )
 
     def _build_public_routes(self) -> list[RouteDef]:
         """The routes for the provider and for recipients. They need Postgres, which stores what they send."""
@@ -424,10 +467,13 @@ class Components:
             return []
         routes: list[RouteDef] = []
         if secrets := split_secrets(self.config.resend.webhook_secret):
-            verifier = WebhookVerifier(secrets, self.clock)
-            routes += Webhooks(verifier, Ledger(self.pool, self.clock), self.clock).routes()
+            # The provider's clock is not Redis': its signatures are compared with this machine's own.
+            verifier = WebhookVerifier(secrets, self._system_clock)
+            ledger, domain = Ledger(self.pool, self.clock), sender_domain(self.config.mail.from_address)
+            self.webhooks = Webhooks(verifier, ledger, self.clock, domain)
+            routes += self.webhooks.routes()
         if self.link_codec is not None:
-            suppressions = Suppressions(self.pool, self.clock)
+            suppressions = build_suppressions(self.config, self.pool, self.clock)
             self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock)
             routes += self.unsubscribe.routes()
         return routes
@@ -437,18 +483,21 @@ class Components:
         auth = BearerAuth(split_secrets(self.config.http.api_token), self.clock)
         if not auth.enabled:
             return auth.disabled_routes()
-        recipients = None if self.pool is None else (Suppressions(self.pool, self.clock), MailHistory(self.pool))
+        pool, recipients = self.pool, None
+        if pool is not None:
+            recipients = (build_suppressions(self.config, pool, self.clock), MailHistory(pool))
         routes = Api(auth, self.inspector, recipients).routes()
         manual_runs = None if self.scheduler is None else self._build_manual_runs(self.scheduler)
         if manual_runs is not None:
-            routes += Schedules(auth, manual_runs, self.clock).routes()
-        return [*routes, *self._build_dashboard(manual_runs).routes()]
+            self.schedules_api = Schedules(auth, manual_runs, self.clock)
+            routes += self.schedules_api.routes()
+        return [*routes, *self._build_pages(manual_runs).routes()]
 
-    def _build_dashboard(self, manual_runs: ManualRuns | None) -> Dashboard:
+    def _build_pages(self, manual_runs: ManualRuns | None) -> Dashboard:
         """The pages for operators."""
         recipients = None
         if self.pool is not None:
-            lists = Suppressions(self.pool, self.clock)
+            lists = build_suppressions(self.config, self.pool, self.clock)
             recipients = Recipients(MailList(self.pool), MailHistory(self.pool), lists, self.pool)
         self.operator = Operator(
             self.connection,
@@ -462,15 +511,8 @@ class Components:
             recipients=recipients,
             schedules=manual_runs,
         )
-        pages = PageRenderer(self.config.mail.app_name, self._environment_name(), tuple(KINDS))
-        outbox = self.gateway.folder if isinstance(self.gateway, Outbox) and self.shadow is None else None
         self.sessions = build_sessions(self.config, self.clock)
-        return Dashboard(self.operator, self.sessions, pages, self.metrics, outbox)
-
-    def _environment_name(self) -> str:
-        if self.shadow is not None:
-            return "shadow"
-        return "production" if self.config.resend.api_key is not None else "outbox"
+        return build_dashboard(self.operator, self.sessions, self.metrics)
 
     def _build_manual_runs(self, scheduler: SchedulerComponents) -> ManualRuns:
         return ManualRuns(scheduler.schedules, scheduler.planning, scheduler.eligibility, self._render, self.clock)

@@ -17,25 +17,31 @@ from flowstate_daemon import __version__
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, LeaseHeldError, StoreUnavailableError
-from flowstate_daemon.base.service import Service
+from flowstate_daemon.base.service import Service, run_until
 from flowstate_daemon.base.systemd import SystemdEnvironment
+from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.bootstrap import Components
 from flowstate_daemon.daemon.reload import Reloader
+from flowstate_daemon.daemon.risk_monitor import LEDGER_RISK
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import opened
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.redis_client.server_info import pin_cluster_slot
 from flowstate_daemon.shadow.bootstrap import apply_mode
+from flowstate_daemon.worker.worker import drain_timeout_s
 
 log = structlog.get_logger()
 
 MIN_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
 LEASE_RETRY_S = 2.0
-RELEASE_TIMEOUT_S = 2.0
+RELEASE_TIMEOUT_S = 1.0
+CLOSE_S = 2.0  # of the shutdown timeout, what is kept for closing connections
+MIN_END_S = 1.0  # after the drain, or after a second signal: to release jobs
 GC_THRESHOLDS = (5_000, 5, 1_000)  # see `tune_gc`
 MIGRATION_TIMEOUT_S = 2.0  # codes must not wait for Postgres
+HANGUP_DELAY_S = 1.0
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -49,8 +55,15 @@ class Daemon:
         *,
         supervisor: SystemdEnvironment | None = None,
         load_config: Callable[[], Config] | None = None,
+        terminal: Terminal | None = None,
     ) -> None:
-        """`load_config` reloads the configuration on SIGHUP; without it, SIGHUP stops the daemon."""
+        """`load_config` reloads the configuration on SIGHUP; without it, SIGHUP stops the daemon.
+
+        SIGHUP also stops it when `terminal` has been closed.
+        """
+        self._terminal = terminal
+        self._given_up = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self.components = Components(config, clock, supervisor)
         self._reloader = None if load_config is None else Reloader(self.components, lambda: apply_mode(load_config()))
 
@@ -58,13 +71,16 @@ class Daemon:
         """Open everything, work until a signal, drain, close.
 
         Raises:
-            ConfigError: the HTTP address cannot be bound, or Redis is a cluster and the queue has no hash tag.
+            ConfigError: this machine has no such HTTP address, or Redis is a cluster and the queue has no hash tag.
+            HttpPortError: another program uses the HTTP port.
             LeaseHeldError: another daemon has taken over the lease of this instance id.
             ServiceCrashedError: a service failed unexpectedly; the supervisor should restart the process.
         """
+        self.components.health.set_condition("start", "Redis has not been reached yet")
         async with AsyncExitStack() as stack:
             # Opened first and closed last, so that systemd is informed for as long as anything is open.
             await stack.enter_async_context(self._supervised())
+            stack.callback(self._cancel_timer)
             stack.push_async_callback(self.components.connection.close)
             if self.components.pool is not None:
                 await stack.enter_async_context(opened(self.components.pool))
@@ -75,6 +91,8 @@ class Daemon:
             # HTTP opens before Redis is reached: /health/ready shows why the daemon is not ready yet.
             if self.components.config.http.enabled:
                 await self.components.web.open()
+                if self.components.schedules_api is not None:
+                    stack.push_async_callback(self.components.schedules_api.close)
                 stack.push_async_callback(self.components.web.close)
             if self.components.shadow is None:
                 await self.components.gateway.open()
@@ -89,7 +107,10 @@ class Daemon:
         notifier = self.components.notifier
         notifier.open()
         try:
-            async with run_in_background([notifier] if self._reloader is None else [notifier, self._reloader]):
+            services: list[Service] = [notifier]
+            services += [] if self._reloader is None else [self._reloader]
+            services += [self.components.alerter] if self.components.alerter.enabled else []
+            async with run_in_background(services):
                 yield
         except FlowstateError as error:
             notifier.failed(error.reason)
@@ -98,7 +119,6 @@ class Daemon:
             notifier.close()
 
     async def _work(self) -> None:
-        self.components.health.set_condition("start", "Redis has not been reached yet")
         if not await self.components.worker.run_until_stopped(self._startup()):
             return
         provider = "none: shadow mode sends nothing"
@@ -114,11 +134,13 @@ class Daemon:
             self.components.lag_monitor,
             self.components.bullmq_detector,
             self.components.statistics,
+            self.components.clock_monitor,
+            self.components.risk_monitor,
         ]
         if self.components.supervisor.notify_socket:
             monitors.append(self.components.status_reporter)
         async with run_in_background(monitors):
-            await self.components.worker.run()
+            await run_until(self._given_up, self.components.worker.run())
         if self.components.shadow is None:
             await self._release_lease()
 
@@ -144,6 +166,12 @@ class Daemon:
             remedy = "set FLOWSTATE_HTTP_PUBLIC_URL and FLOWSTATE_HTTP_LINK_SECRET"
             log.warning("unsubscribe_disabled", reason="emails contain no unsubscribe link", remedy=remedy)
 
+    async def _hold_bulk_without_ledger(self) -> None:
+        """Without the ledger that this queue had, people who unsubscribed or bounced would get emails again."""
+        components = self.components
+        if await components.risk_monitor.must_hold_bulk():
+            components.send_gate.hold_bulk(LEDGER_RISK.name, f"{LEDGER_RISK.finding}; {LEDGER_RISK.remedy}")
+
     async def _warn_about_bull_workers(self) -> None:
         """Warn about Bull workers: they can share the queue, but usually they were left running by mistake."""
         inspector = Inspector(self.components.connection, self.components.keys)
@@ -160,8 +188,10 @@ class Daemon:
             try:
                 await self.components.connection.open()
                 await pin_cluster_slot(self.components.connection, self.components.keys)
+                await self.components.clock_monitor.read()  # before anything is judged by the time
                 if self.components.shadow is None:
                     await self.components.lease.acquire()
+                    await self._hold_bulk_without_ledger()
                     await self._warn_about_bull_workers()
                 else:
                     await self.components.shadow.listen()
@@ -200,16 +230,45 @@ class Daemon:
 
     def _handle_signal(self, number: signal.Signals) -> None:
         """SIGHUP reloads. Of the other signals, the first drains and the second releases all jobs at once."""
-        if number == signal.SIGHUP and self._reloader is not None:
+        if number == signal.SIGHUP and self._reloader is not None and not self._is_terminal_closed():
             self._reloader.request()
+            # When a login ends, the signal may come shortly before the terminal is closed.
+            asyncio.get_running_loop().call_later(HANGUP_DELAY_S, self._stop_without_terminal)
             return
-        log.info("signal_received", name=signal.Signals(number).name, is_second=self.components.worker.stopping)
+        is_second = self.components.worker.stopping
+        log.info("signal_received", name=signal.Signals(number).name, is_second=is_second)
         self.components.health.start_draining()
         self.components.notifier.announce_stopping()
-        if self.components.worker.stopping:
+        if is_second:
             self.components.worker.force_stop()
         else:
             self.components.worker.stop()
+        shutdown_timeout_s = self.components.config.queue.shutdown_timeout_s
+        end_s = max(shutdown_timeout_s - CLOSE_S, drain_timeout_s(shutdown_timeout_s) + MIN_END_S)
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(MIN_END_S if is_second else end_s, self._give_up)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _give_up(self) -> None:
+        """End without what still hangs: a store that does not answer must not make the supervisor kill the daemon.
+
+        Jobs that are not released stay active, and outcomes stay in the journal: the next start continues with both.
+        """
+        if self.components.pool is not None:
+            self.components.pool.terminate()
+        remedy = "the next start continues; check Redis and Postgres"
+        log.warning("shutdown_timeout_reached", jobs=len(self.components.worker.in_flight), remedy=remedy)
+        self._given_up.set()
+
+    def _is_terminal_closed(self) -> bool:
+        return self._terminal is not None and self._terminal.is_closed
+
+    def _stop_without_terminal(self) -> None:
+        if self._is_terminal_closed() and not self.components.worker.stopping:
+            self._handle_signal(signal.SIGHUP)
 
 
 @asynccontextmanager

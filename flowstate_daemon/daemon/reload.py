@@ -113,8 +113,10 @@ class Reloader(Service):
             self._components.apply_branding(branding)
         self._components.worker.set_shutdown_timeout(new.queue.shutdown_timeout_s)
         if any(change.key[0] == "log" for change in applied):
-            logs.reconfigure(new.log.level, new.log.format, journal=self._components.supervisor.journal)
+            journal = self._components.supervisor.journal
+            logs.reconfigure(new.log.level, new.log.format, journal=journal, colors=new.log.colors)
         self._components.config = merge_reloadable(self._components.config, new)
+        self._components.risk_monitor.apply_settings(self._components.config)
         log.info("reloaded", changed=[str(change) for change in applied], unchanged=not changes)
         if pending:
             remedy = "these take effect at the next start: systemctl restart flowstate-daemon"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -16,10 +16,12 @@ import asyncpg
 import msgspec
 from msgspec import Meta
 
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import redact_text
-from flowstate_daemon.database.pool import clean_text, normalise_address, schema_connection
+from flowstate_daemon.base.text import storable
+from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.mail.message import ProviderEvent
 from flowstate_daemon.mail.policy import Decision
@@ -98,36 +100,36 @@ def _decode(raw: bytes) -> JournalEntry:
 def _outcome(entry: JournalEntry) -> Outcome:
     decisions = entry.decisions if isinstance(entry.decisions, list) else []
     return Outcome(
-        key=_key(entry.key),
+        key=shorten_key(entry.key),
         at=entry.at,
-        job_id=clean_text(entry.job_id, MAX_KEY_LENGTH),
-        kind=clean_text(entry.kind, MAX_WORD_LENGTH),
+        job_id=storable(entry.job_id, MAX_KEY_LENGTH),
+        kind=storable(entry.kind, MAX_WORD_LENGTH),
         to=normalise_address(entry.to or ""),
         attempt=entry.attempt,
-        outcome=clean_text(entry.outcome, MAX_WORD_LENGTH),
-        provider_id=None if entry.provider_id is None else clean_text(entry.provider_id, MAX_WORD_LENGTH),
+        outcome=storable(entry.outcome, MAX_WORD_LENGTH),
+        provider_id=None if entry.provider_id is None else storable(entry.provider_id, MAX_WORD_LENGTH),
         reason=redact_and_trim(entry.reason),
         decisions=tuple(_decision(step) for step in decisions[:MAX_DECISIONS]),
     )
 
 
-def _key(key: str) -> str:
+def shorten_key(key: str) -> str:
     """The key, or for a long one its start with a digest; the attempt stays readable."""
     if len(key) <= MAX_KEY_LENGTH:
-        return clean_text(key, MAX_KEY_LENGTH)
+        return storable(key, MAX_KEY_LENGTH)
     mail, _, attempt = key.rpartition(":")
     digest = sha256(mail.encode("utf-8", "replace")).hexdigest()
-    return clean_text(f"{mail[:100]}…{digest}:{attempt[:20]}", MAX_KEY_LENGTH)
+    return storable(f"{mail[:100]}…{digest}:{attempt[:20]}", MAX_KEY_LENGTH)
 
 
 def _decision(decision: Decision) -> Decision:
-    check, result = (clean_text(word, MAX_WORD_LENGTH) for word in (decision.check, decision.result))
+    check, result = (storable(word, MAX_WORD_LENGTH) for word in (decision.check, decision.result))
     return Decision(check, result, redact_and_trim(decision.reason))
 
 
 def redact_and_trim(text: str | None) -> str | None:
     """Free text from other systems: keys, passwords and addresses redacted, truncated."""
-    return None if text is None else clean_text(redact_text(text), MAX_TEXT_LENGTH)
+    return None if text is None else storable(redact_text(text), MAX_TEXT_LENGTH)
 
 
 WRITE_BATCH_SIZE = 500
@@ -146,6 +148,8 @@ PRUNED = (
     "prune_runs",
     "prune_operator_actions",
 )
+REQUESTS_KEPT = timedelta(days=1)  # afterwards the ledger is asked, and the provider has forgotten the keys anyway
+PRUNED_REQUESTS = ("prune_requests", "prune_request_members")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,14 @@ class RejectedEntry:
 
     raw: bytes = field(repr=False)
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvents:
+    """How many events were new, and the webhook ids of those that suppressed their address."""
+
+    new: int
+    obeyed: frozenset[str]
 
 
 class Ledger:
@@ -174,11 +186,15 @@ class Ledger:
 
     async def _write(self, batch: Sequence[Outcome]) -> int:
         try:
-            return await self._call("write_mails", *_columns(batch))
+            written = await self._call("write_mails", *_columns(batch))
         except ROW_REFUSED as error:
             if len(batch) == 1:
                 await self.reject([RejectedEntry(msgspec.json.encode(batch[0]), f"{type(error).__name__}: {error}")])
                 return 0
+        else:
+            # Afterwards, because a report may be stored while the outcomes are written; `prune` looks at all of them.
+            await self.obey_noted_events([entry.provider_id for entry in batch if entry.provider_id])
+            return written
         half = len(batch) // 2
         return await self._write(batch[:half]) + await self._write(batch[half:])
 
@@ -189,33 +205,58 @@ class Ledger:
         reasons = [redact_and_trim(reject.reason) for reject in rejects]
         return await self._call("insert_rejects", digests, raws, reasons, self._clock.now())
 
-    async def record_events(self, events: Sequence[ProviderEvent]) -> int:
-        """Store provider events, each once and in any order, and what they suppress; returns how many were new."""
-        return await self._call(
+    async def record_events(self, events: Sequence[ProviderEvent], *, own_domain: str = "") -> RecordedEvents:
+        """Store provider events, each once and in any order, and what they suppress.
+
+        `own_domain` is that of our sender: complaints about it are obeyed even if the ledger does not have the email.
+        """
+        rows = await self._fetch(
             "insert_events",
-            [clean_text(event.svix_id, MAX_WORD_LENGTH) for event in events],
-            [clean_text(event.provider_id, MAX_WORD_LENGTH) for event in events],
-            [clean_text(event.type, MAX_WORD_LENGTH) for event in events],
+            [storable(event.svix_id, MAX_WORD_LENGTH) for event in events],
+            [storable(event.provider_id, MAX_WORD_LENGTH) for event in events],
+            [storable(event.type, MAX_WORD_LENGTH) for event in events],
             [min(max(event.at, 0), LATEST_MS) for event in events],
             [normalise_address(event.address) for event in events],
             [redact_and_trim(event.reason) for event in events],
             [event.suppress for event in events],
+            [bool(own_domain) and event.sender_domain == own_domain for event in events],
         )
+        return RecordedEvents(len(rows), frozenset(row["svix_id"] for row in rows if row["obeyed"]))
+
+    async def obey_noted_events(self, provider_ids: Sequence[str] | None = None) -> int:
+        """Suppress the addresses of events that came before their emails were known; None looks at all events."""
+        if provider_ids is not None and not provider_ids:
+            return 0
+        return await self._call("obey_noted_events", provider_ids)
+
+    async def lift_provider_suppression(self, event: ProviderEvent) -> int:
+        """The provider has removed an address from its suppression list; returns how many suppressions that ended."""
+        at_ms = min(max(event.at, 0), LATEST_MS)
+        return await self._call("lift_provider_suppression", normalise_address(event.address), at_ms)
 
     async def prune(self, retention_days: int) -> int:
         """Delete older rows, in small batches that block no other query for long; returns how many were deleted."""
-        before = self._clock.now() - timedelta(days=retention_days)
+        await self.obey_noted_events()
+        now = self._clock.now()
+        deleted = [await self._prune(name, now - timedelta(days=retention_days)) for name in PRUNED]
+        deleted += [await self._prune(name, now - REQUESTS_KEPT) for name in PRUNED_REQUESTS]
+        return sum(deleted)
+
+    async def _prune(self, name: str, before: datetime) -> int:
         deleted = 0
-        for name in PRUNED:
-            while count := await self._call(name, before, PRUNE_BATCH_SIZE):
-                deleted += count
-                if count < PRUNE_BATCH_SIZE:
-                    break
+        while count := await self._call(name, before, PRUNE_BATCH_SIZE):
+            deleted += count
+            if count < PRUNE_BATCH_SIZE:
+                break
         return deleted
 
     async def _call(self, name: str, *arguments: Any) -> int:
         async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
             return int(await connection.fetchval(sql(name), *arguments, timeout=QUERY_TIMEOUT_S))
+
+    async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:
+            return list(await connection.fetch(sql(name), *arguments, timeout=QUERY_TIMEOUT_S))
 
 
 def _columns(batch: Sequence[Outcome]) -> list[list[Any]]:

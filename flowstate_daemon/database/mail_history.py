@@ -14,7 +14,8 @@ from typing import Any
 
 import asyncpg
 
-from flowstate_daemon.database.pool import normalise_address, schema_connection
+from flowstate_daemon.base.address import normalise_address
+from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.mail.policy import Decision
 

@@ -8,8 +8,10 @@ from datetime import date, datetime
 
 import asyncpg
 
+from flowstate_daemon.base.address import normalise_address
+from flowstate_daemon.base.text import storable
 from flowstate_daemon.database.mail_history import MailRecord, build_records
-from flowstate_daemon.database.pool import clean_text, normalise_address, schema_connection
+from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 
 QUERY_TIMEOUT_S = 10.0
@@ -78,7 +80,7 @@ class MailList:
             list(wanted.kinds) or None,
             list(wanted.outcomes) or None,
             normalise_address(wanted.address) if wanted.address else None,
-            clean_text(wanted.reason, MAX_FILTER_LENGTH) or None,
+            storable(wanted.reason, MAX_FILTER_LENGTH) or None,
             wanted.since,
             wanted.until,
             after.at if after else None,

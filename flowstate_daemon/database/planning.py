@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Literal, TypeAlias
 
+from flowstate_daemon.base.text import storable
 from flowstate_daemon.database.app_database import AppDatabase
+from flowstate_daemon.database.ledger import MAX_WORD_LENGTH
 from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
 
 Source: TypeAlias = Literal["clock", "manual"]
 
+MANUAL_RUN = "schedule run "  # an action of an operator; the kind follows
 PLAN_TIMEOUT_S = 600.0  # a million users take seconds, and another planner of the same runs waits for us
 CANDIDATES_PLACEHOLDER = "{candidates}"
 # In the list of zone names, but not the time zone of any user: `localtime` is that of this machine.
@@ -60,6 +63,17 @@ class RunSummary:
     local_date: date
     due_at: datetime
     planned_at: datetime
+    scheduled: int
+    states: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ManualRun:
+    """The last manual run of a kind: who ran it when, how many emails it planned, and their number by state."""
+
+    kind: str
+    at: datetime
+    actor: str
     scheduled: int
     states: Mapping[str, int]
 
@@ -165,6 +179,23 @@ class Planning:
             if state is not None:
                 run["states"][state] = count
         return [RunSummary(**run) for run in runs.values()]
+
+    async def record_manual_run(self, kind: str, at: datetime, count: int, *, actor: str, now: datetime) -> None:
+        """Record who ran a schedule; `now` is the time that its emails have as planning time."""
+        action = (now, storable(actor, MAX_WORD_LENGTH), f"{MANUAL_RUN}{kind}", at.isoformat(), count)
+        async with schema_connection(self._pool) as connection:
+            await connection.execute(sql("record_operator_action"), *action)
+
+    async def manual_runs(self, since: datetime) -> dict[str, ManualRun]:
+        """The last manual run of each kind since then."""
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql("list_manual_runs"), since, MANUAL_RUN)
+        runs: dict[str, ManualRun] = {}
+        for row in rows:
+            states = {} if row["state"] is None else {row["state"]: row["count"]}
+            known = runs[row["kind"]].states if row["kind"] in runs else {}
+            runs[row["kind"]] = ManualRun(row["kind"], row["at"], row["actor"], row["scheduled"], {**known, **states})
+        return runs
 
     def _text(self, name: str, kind: str) -> str:
         find_recipients = self._application.sql(CANDIDATES[kind][0])

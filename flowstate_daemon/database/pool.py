@@ -19,7 +19,8 @@ from flowstate_daemon.database.dsn import Dsn
 
 POOL_SIZE = 8  # two for lookups of workers, four for the scheduler, two for the ledger
 COMMAND_TIMEOUT_S = 30.0
-CLOSE_S = 5.0
+CANCEL_TIMEOUT_S = 1.0  # for Postgres to confirm that it has cancelled a query; then the connection is dropped
+CLOSE_S = 1.0
 JSONB_VERSION = b"\x01"
 UNREACHABLE = "is Postgres running, and is DATABASE_URL right?"
 REMEDIES: tuple[tuple[type[Exception], str], ...] = (
@@ -97,14 +98,33 @@ async def open_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> AsyncIterator[asyncpg
 async def acquire(pool: asyncpg.Pool, *, wait_s: float = COMMAND_TIMEOUT_S) -> AsyncIterator[asyncpg.Connection]:
     """A connection inside the block, with translated errors. Raises StoreUnavailableError."""
     with translate_errors():
-        async with pool.acquire(timeout=wait_s) as connection:
-            try:
-                yield connection
-            except asyncpg.InterfaceError as error:
-                # asyncpg raises this class for wrong use and for a lost connection: only the connection knows which.
-                if _is_connection_lost(connection):
-                    raise StoreUnavailableError(f"Postgres: {error}; {UNREACHABLE}") from error
-                raise
+        connection = await _acquire(pool, wait_s)
+        try:
+            yield connection
+        except asyncpg.InterfaceError as error:
+            # asyncpg raises this class for wrong use and for a lost connection: only the connection knows which.
+            if _is_connection_lost(connection):
+                raise StoreUnavailableError(f"Postgres: {error}; {UNREACHABLE}") from error
+            raise
+        finally:
+            await _release(pool, connection)
+
+
+async def _acquire(pool: asyncpg.Pool, wait_s: float) -> asyncpg.Connection:
+    try:
+        return await pool.acquire(timeout=wait_s)
+    except asyncpg.InterfaceError as error:
+        if pool.is_closing():
+            raise StoreUnavailableError("Postgres: the daemon is stopping") from error
+        raise
+
+
+async def _release(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
+    """Give the connection back. asyncpg itself would wait 30 s for the answer of a Postgres that is frozen."""
+    try:
+        await pool.release(connection, timeout=CANCEL_TIMEOUT_S)
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return  # it was broken, and the pool has dropped it
 
 
 def _is_connection_lost(connection: asyncpg.Connection) -> bool:
@@ -139,7 +159,6 @@ async def _close(pool: asyncpg.Pool) -> None:
 
 
 SCHEMA = "flowstate_daemon"
-MAX_ADDRESS_LENGTH = 320
 NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)
 
 
@@ -153,14 +172,3 @@ async def schema_connection(
             yield connection
     except NOT_MIGRATED as error:
         raise StoreUnavailableError(f"Postgres: {error}; run: flowstate-daemon migrate") from error
-
-
-def normalise_address(address: str) -> str:
-    """The normalised form in which an address is stored and looked up."""
-    return clean_text(address.strip().lower(), MAX_ADDRESS_LENGTH)
-
-
-def clean_text(text: str, max_length: int) -> str:
-    """Text that Postgres can store: no NUL, no lone surrogate, at most `max_length` characters."""
-    text = text[:max_length].replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

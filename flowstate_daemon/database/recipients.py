@@ -7,22 +7,32 @@ The command line and the web pages change them, workers read them before sending
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import asyncpg
 import structlog
 
+from flowstate_daemon.base.address import MAX_LENGTH as MAX_ADDRESS_LENGTH
+from flowstate_daemon.base.address import ascii_domain, normalise_address, unicode_domain
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.text import storable
+from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.ledger import MAX_TEXT_LENGTH, MAX_WORD_LENGTH
-from flowstate_daemon.database.pool import MAX_ADDRESS_LENGTH, acquire, clean_text, normalise_address, schema_connection
+from flowstate_daemon.database.pool import acquire, schema_connection
 from flowstate_daemon.database.queries import sql
+from flowstate_daemon.database.server_info import quote_identifier
 from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus
+from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 log = structlog.get_logger()
 
 QUERY_TIMEOUT_S = 5.0
+SCAN_TIMEOUT_S = (
+    0.5  # of a query that reads the whole table unless it has an index on lower(email); a code waits for it
+)
 DENIED_RETRY_S = 600.0  # how long to wait after a refused or slow query
 ACCESS_DENIED = (
     asyncpg.InsufficientPrivilegeError,
@@ -33,42 +43,75 @@ ACCESS_DENIED = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class UserLanguage:
+    """The language of one user, unchecked; `email` is the address as the application has stored it."""
+
+    email: str = field(repr=False)
+    language: str | None
+
+
 class UserLanguages:
     """Reads the language from `users.preferences`; without access emails use the default language."""
 
-    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
-        self._pool = pool
+    def __init__(self, app: AppDatabase, clock: Clock) -> None:
+        self._app = app
         self._clock = clock
         self._denied_until = 0.0
+        self._scan_denied_until = 0.0
         self._logged = False
 
     async def languages_of(self, addresses: Sequence[str]) -> Mapping[str, str]:
-        """The unchecked language of up to 500 users by address; users without one are missing.
+        """The unchecked language of up to 500 users by address as given; users without one are missing.
 
         Raises StoreUnavailableError.
         """
         if self._clock.monotonic() < self._denied_until:
             return {}
-        spellings = {
-            address: (clean_text(address, MAX_ADDRESS_LENGTH), normalise_address(address)) for address in addresses
-        }
         try:
-            async with asyncio.timeout(QUERY_TIMEOUT_S), acquire(self._pool) as connection:
-                found = await self._fetch(connection, sorted({key for keys in spellings.values() for key in keys}))
+            async with asyncio.timeout(QUERY_TIMEOUT_S), acquire(self._app.pool) as connection:
+                users = await self._fetch_all(connection, addresses)
         except TimeoutError:
             self._deny("Postgres is slow to read the table of users", "check its load and its locks")
             return {}
-        chosen = ((address, found.get(keys[0]) or found.get(keys[1])) for address, keys in spellings.items())
+        chosen = ((address, _choose(address, users.get(normalise_address(address), ()))) for address in addresses)
         return {address: language for address, language in chosen if language}
 
-    async def _fetch(self, connection: asyncpg.Connection, keys: Sequence[str]) -> Mapping[str, str]:
+    async def _fetch_all(
+        self, connection: asyncpg.Connection, addresses: Sequence[str]
+    ) -> Mapping[str, list[UserLanguage]]:
+        """The users by normal address: those that are stored in a likely spelling, else those in any capitals."""
+        users: dict[str, list[UserLanguage]] = defaultdict(list)
         try:
-            rows = await connection.fetch(sql("get_user_languages"), keys)
+            likely = {spelling for address in addresses for spelling in _spellings(address)}
+            await self._fetch(connection, "get_user_languages", likely, users)
         except ACCESS_DENIED as error:
-            self._deny(str(error), "GRANT USAGE ON SCHEMA public and SELECT ON public.users to the daemon's role")
-            return {}
+            schema = quote_identifier(self._app.schema)
+            remedy = f"GRANT USAGE ON SCHEMA {schema} and SELECT ON {schema}.users to the daemon's role"
+            self._deny(str(error), remedy)
+            return users
         self._logged = False
-        return {row["email"]: row["language"] for row in rows}
+        missing = {normal for normal in map(normalise_address, addresses) if normal not in users}
+        if missing and self._clock.monotonic() >= self._scan_denied_until:
+            keys = {spelling for normal in missing for spelling in (normal, _in_unicode(normal))}
+            try:
+                async with asyncio.timeout(SCAN_TIMEOUT_S):
+                    await self._fetch(connection, "find_user_languages", keys, users)
+            except TimeoutError:
+                self._scan_denied_until = self._clock.monotonic() + DENIED_RETRY_S
+                index = f"CREATE INDEX ON {quote_identifier(self._app.schema)}.users (lower(email))"
+                log.warning("user_languages_scan_slow", timeout_s=SCAN_TIMEOUT_S, remedy=index)
+        return users
+
+    async def _fetch(
+        self,
+        connection: asyncpg.Connection,
+        query: str,
+        keys: Iterable[str],
+        users: dict[str, list[UserLanguage]],
+    ) -> None:
+        for row in await connection.fetch(self._app.sql(query), sorted(keys)):
+            users[normalise_address(row["email"])].append(UserLanguage(row["email"], row["language"]))
 
     def _deny(self, reason: str, remedy: str) -> None:
         """Skip queries for DENIED_RETRY_S, and log the first time."""
@@ -78,14 +121,38 @@ class UserLanguages:
             log.warning("user_languages_unavailable", reason=reason, remedy=remedy)
 
 
+def _spellings(address: str) -> set[str]:
+    """How the application may have stored an address: as given, and with either form of the domain, in lower case."""
+    given = storable(address, MAX_ADDRESS_LENGTH)
+    local, at, domain = given.rpartition("@")
+    parsed, normal = f"{local}{at}{ascii_domain(domain)}", normalise_address(address)
+    return {given, parsed, _in_unicode(parsed), normal, _in_unicode(normal)}
+
+
+def _in_unicode(address: str) -> str:
+    local, at, domain = address.rpartition("@")
+    return f"{local}{at}{unicode_domain(domain)}"
+
+
+def _choose(address: str, users: Sequence[UserLanguage]) -> str | None:
+    """The language of the user whose stored address is the most similar to the given one."""
+
+    def distance(user: UserLanguage) -> tuple[bool, bool, bool, str]:
+        other_local = user.email.rpartition("@")[0] != address.rpartition("@")[0]
+        return user.email != address, other_local, user.language is None, user.email
+
+    return min(users, key=distance).language if users else None
+
+
 PAGE = 100
-REASONS = ("bounced", "complained", "manual")
+REASONS = ("bounced", "complained", "manual", "suppressed")
 UNKNOWN_ACTOR = "unknown"
+LIST_ACTIONS = ("suppression", "unsubscribed")  # the first words of their actions
 
 
 @dataclass(frozen=True, slots=True)
-class ListAction:
-    """What an operator did to the lists: `count` rows changed."""
+class OperatorAction:
+    """What an operator did to the lists or schedules: `count` rows changed."""
 
     at: datetime
     actor: str
@@ -104,12 +171,30 @@ class Suppression:
     note: str | None
 
 
-class Suppressions:
-    """Reads and changes `suppressions` and `unsubscribes`. Addresses are normalised here."""
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The kind of email, or ALL_KINDS, that an address has unsubscribed from, and since when."""
 
-    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
+    address: str = field(repr=False)
+    kind: str
+    since: datetime
+
+
+class Suppressions:
+    """Reads and changes `suppressions` and `unsubscribes`. Addresses are normalised here.
+
+    The entries of a forgotten recipient are stored under a pseudonym of the address, and count like others.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, clock: Clock, pseudonyms: Pseudonyms | None = None) -> None:
         self._pool = pool
         self._clock = clock
+        self._pseudonyms = pseudonyms or Pseudonyms()
+
+    def _stored(self, address: str) -> list[str]:
+        """What the entries of an address may be stored under."""
+        normalised = normalise_address(address)
+        return [normalised, *self._pseudonyms.of(normalised)]
 
     async def page(self, count: int = PAGE, after: Suppression | None = None) -> list[Suppression]:
         """One page of suppressions, ordered by address; the next page starts `after` the last one of this."""
@@ -120,13 +205,13 @@ class Suppressions:
     async def find(self, address: str) -> list[Suppression]:
         """All suppressions of one address."""
         async with schema_connection(self._pool) as connection:
-            return _read(await connection.fetch(sql("find_suppressions"), normalise_address(address)))
+            return _read(await connection.fetch(sql("find_suppressions"), self._stored(address)))
 
     async def add(self, address: str, reason: str, note: str | None = None, *, actor: str = UNKNOWN_ACTOR) -> bool:
         """Suppress an address for one of REASONS; False when it already was. `actor` is recorded with the action."""
         if reason not in REASONS:
             raise ValueError(f"not a reason to suppress an address: {reason}")
-        text = None if note is None else clean_text(note, MAX_TEXT_LENGTH)
+        text = None if note is None else storable(note, MAX_TEXT_LENGTH)
         async with schema_connection(self._pool) as connection, connection.transaction():
             arguments = (normalise_address(address), reason, self._clock.now(), text)
             added = bool(await connection.fetchval(sql("add_suppression"), *arguments))
@@ -136,45 +221,69 @@ class Suppressions:
     async def remove(self, address: str, *, actor: str = UNKNOWN_ACTOR) -> list[str]:
         """Remove all suppressions of an address; returns their reasons."""
         async with schema_connection(self._pool) as connection, connection.transaction():
-            rows = await connection.fetch(sql("remove_suppressions"), normalise_address(address))
+            rows = await connection.fetch(sql("remove_suppressions"), self._stored(address))
             await self._record(connection, actor, "suppression remove", address, len(rows))
-        return sorted(row["reason"] for row in rows)
+        return sorted({row["reason"] for row in rows})
 
-    async def actions(self, count: int = PAGE) -> list[ListAction]:
+    async def actions(self, count: int = PAGE) -> list[OperatorAction]:
         """The newest actions of operators, newest first."""
         async with schema_connection(self._pool) as connection:
-            return [ListAction(**row) for row in await connection.fetch(sql("list_operator_actions"), count)]
+            rows = await connection.fetch(sql("list_operator_actions"), count, LIST_ACTIONS)
+        return [OperatorAction(**row) for row in rows]
 
     async def _record(self, connection: asyncpg.Connection, actor: str, action: str, address: str, count: int) -> None:
         """In the transaction of the action: there is no action without its trace."""
-        arguments = (self._clock.now(), clean_text(actor, MAX_WORD_LENGTH), action, normalise_address(address), count)
+        arguments = (self._clock.now(), storable(actor, MAX_WORD_LENGTH), action, normalise_address(address), count)
         await connection.execute(sql("record_operator_action"), *arguments)
 
-    async def unsubscribe(self, address: str, kind: str = ALL_KINDS) -> bool:
-        """Unsubscribe an address from a kind; False when it already was."""
-        arguments = (normalise_address(address), clean_text(kind, MAX_WORD_LENGTH), self._clock.now())
+    async def unsubscribes_page(self, count: int = PAGE, after: Unsubscribe | None = None) -> list[Unsubscribe]:
+        """One page of unsubscribes, ordered by address and kind; the next page starts `after` the last one of this."""
+        position = (after.address, after.kind) if after else ("", "")
         async with schema_connection(self._pool) as connection:
-            return bool(await connection.fetchval(sql("add_unsubscribe"), *arguments))
+            return [Unsubscribe(**row) for row in await connection.fetch(sql("list_unsubscribes"), *position, count)]
 
-    async def resubscribe(self, address: str, kind: str = ALL_KINDS) -> list[str]:
-        """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
+    async def find_unsubscribes(self, address: str) -> list[Unsubscribe]:
+        """All unsubscribes of one address."""
         async with schema_connection(self._pool) as connection:
-            rows = await connection.fetch(
-                sql("remove_unsubscribes"), normalise_address(address), clean_text(kind, MAX_WORD_LENGTH)
-            )
-        return sorted(row["kind"] for row in rows)
+            rows = await connection.fetch(sql("find_unsubscribes"), self._stored(address))
+        return [Unsubscribe(**row) for row in rows]
+
+    async def unsubscribe(self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None) -> bool:
+        """Unsubscribe an address from a kind; False when it already was. An operator's action names the `actor`."""
+        arguments = (normalise_address(address), storable(kind, MAX_WORD_LENGTH), self._clock.now())
+        async with schema_connection(self._pool) as connection, connection.transaction():
+            added = bool(await connection.fetchval(sql("add_unsubscribe"), *arguments))
+            if actor is not None:
+                await self._record(connection, actor, f"unsubscribed add{_suffix(kind)}", address, int(added))
+        return added
+
+    async def resubscribe(self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None) -> list[str]:
+        """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
+        arguments = (self._stored(address), storable(kind, MAX_WORD_LENGTH))
+        async with schema_connection(self._pool) as connection, connection.transaction():
+            rows = await connection.fetch(sql("remove_unsubscribes"), *arguments)
+            if actor is not None:
+                await self._record(connection, actor, f"unsubscribed remove{_suffix(kind)}", address, len(rows))
+        return sorted({row["kind"] for row in rows})
 
     async def status_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
         """The status of up to 500 addresses in one query, by address as given."""
-        spellings = {address: normalise_address(address) for address in addresses}
+        spellings = {address: self._stored(address) for address in addresses}
+        stored = [key for keys in spellings.values() for key in keys]
         async with schema_connection(self._pool) as connection:
-            rows = await connection.fetch(sql("get_recipient_status"), list(spellings.values()))
-        found = {row["address"]: _status(row["suppressed"], row["unsubscribed"]) for row in rows}
-        return {address: found[key] for address, key in spellings.items()}
+            found = {row["address"]: row for row in await connection.fetch(sql("get_recipient_status"), stored)}
+        return {address: _status([found[key] for key in keys]) for address, keys in spellings.items()}
 
 
-def _status(suppressed: Sequence[str], unsubscribed: Sequence[str]) -> RecipientStatus:
-    return RecipientStatus(frozenset(suppressed), frozenset(unsubscribed))
+def _suffix(kind: str) -> str:
+    return "" if kind == ALL_KINDS else f" ({kind})"
+
+
+def _status(rows: Sequence[asyncpg.Record]) -> RecipientStatus:
+    return RecipientStatus(
+        frozenset(reason for row in rows for reason in row["suppressed"]),
+        frozenset(kind for row in rows for kind in row["unsubscribed"]),
+    )
 
 
 def _read(rows: Sequence[asyncpg.Record]) -> list[Suppression]:

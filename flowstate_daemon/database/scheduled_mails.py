@@ -84,11 +84,11 @@ class ScheduledMails:
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool
-        self._clock = clock
+        self.clock = clock
 
     async def lease(self, kind: str, count: int) -> list[ScheduledMail]:
         """Lease up to `count` due rows of a kind for LEASE_DURATION, the earliest first."""
-        now = self._clock.now()
+        now = self.clock.now()
         lease = now + LEASE_DURATION
         rows = await self._fetch("lease_scheduled_mails", kind, now, lease, count)
         return sorted((ScheduledMail(**row, lease=lease) for row in rows), key=lambda mail: (mail.due_at, mail.id))
@@ -111,7 +111,7 @@ class ScheduledMails:
             held = {row["id"] for row in rows}
             yield [mail for mail in mails if mail.id in held]
             await connection.execute(
-                sql("mark_enqueued"), sorted(held), self._clock.now(), redis_epoch, timeout=QUERY_TIMEOUT_S
+                sql("mark_enqueued"), sorted(held), self.clock.now(), redis_epoch, timeout=QUERY_TIMEOUT_S
             )
 
     async def release(self, mails: Sequence[ScheduledMail]) -> None:
@@ -124,7 +124,7 @@ class ScheduledMails:
 
     async def claim(self, job_ids: Sequence[str]) -> Mapping[str, SendClaim]:
         """Claim up to 500 jobs for sending; ids that are not the current job of a row are missing in the result."""
-        rows = await self._fetch("claim_for_sending", list(job_ids), self._clock.now())
+        rows = await self._fetch("claim_for_sending", list(job_ids), self.clock.now())
         return {
             row["job_id"]: SendClaim(row["granted"], row["state"], row["outcome_unknown"], row["expires_at"])
             for row in rows
@@ -132,7 +132,7 @@ class ScheduledMails:
 
     async def find_orphans(self, queued: timedelta, claimed: timedelta, after: int, count: int) -> list[ScheduledMail]:
         """One page of rows queued longer ago than `queued` and, if claimed, claimed longer ago than `claimed`."""
-        now = self._clock.now()
+        now = self.clock.now()
         rows = await self._fetch("list_orphans", now - queued, now - claimed, after, count)
         return [ScheduledMail(**row) for row in rows]
 

@@ -92,6 +92,7 @@ def quote_identifier(name: str) -> str:
 
 
 ROUND_TRIPS = 3
+MAX_TIME_ROUND_TRIP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,20 @@ async def inspect_server(pool: asyncpg.Pool, clock: Clock) -> PostgresInfo:
             skew_s=round(row["now"].timestamp() - middle_ms / 1000, 3),
             schema=_schema(row, tuple(table["name"] for table in closed)),
         )
+
+
+async def read_time(pool: asyncpg.Pool, clock: Clock) -> float | None:
+    """The server's wall time minus our monotonic time, ms; None when the answer took too long to mean anything.
+
+    Raises StoreUnavailableError.
+    """
+    async with acquire(pool, wait_s=MAX_TIME_ROUND_TRIP_S) as connection:
+        before_s = clock.monotonic()
+        time: datetime = await connection.fetchval(sql("get_time"), timeout=MAX_TIME_ROUND_TRIP_S)
+        after_s = clock.monotonic()
+    if after_s - before_s > MAX_TIME_ROUND_TRIP_S:
+        return None
+    return time.timestamp() * 1000 - (before_s + after_s) / 2 * 1000
 
 
 def _schema(row: asyncpg.Record, closed: tuple[str, ...]) -> SchemaRights:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from email.errors import MessageError
+from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
@@ -20,8 +22,10 @@ from typing import ClassVar
 
 import msgspec
 
+from flowstate_daemon.base.address import ENCODED_WORD, parse_mailbox
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import PermanentError, ProviderRefusedError
+from flowstate_daemon.base.text import is_harmless_line
 from flowstate_daemon.delivery.gateway import (
     BATCH_PATH,
     MAX_BATCHED_MAIL_SIZE,
@@ -33,8 +37,8 @@ from flowstate_daemon.delivery.gateway import (
 )
 from flowstate_daemon.mail.message import Accepted, Email
 
-# Python folds a long header by encoding it, and an encoded link no longer works as a link.
-EML_POLICY = SMTP.clone(max_line_length=998)
+HEADER_NAME = re.compile(r"[!-9;-~]+")
+BARE_ADDRESS = re.compile(r"[!-~]+@[!-~]+")
 
 
 class Outbox:
@@ -119,19 +123,51 @@ class Outbox:
             raise
 
     def _compose(self, mail_id: str, email: Email) -> bytes:
-        message = EmailMessage(policy=EML_POLICY)
-        message["From"] = email.sender
-        message["To"] = email.to
-        message["Subject"] = email.subject
-        message["Date"] = format_datetime(self._clock.now())
-        message["Message-ID"] = f"<{mail_id}@outbox.invalid>"
-        message["X-Flowstate-Kind"] = email.kind
-        for name, value in email.headers.items():
-            message[name] = value
-        message.set_content(email.text)
-        message.add_alternative(email.html, subtype="html")
-        message.set_boundary(f"={mail_id}=")
-        return message.as_bytes()
+        """The email as RFC 5322 text. Raises ValueError for what would change its structure."""
+        head = [
+            encode_sender(email.sender),
+            encode_address("To", email.to),
+            encode_header("Subject", email.subject),
+            encode_header("Date", format_datetime(self._clock.now())),
+            encode_header("Message-ID", f"<{mail_id}@outbox.invalid>"),
+            encode_header("X-Flowstate-Kind", email.kind),
+            *(encode_header(name, value) for name, value in email.headers.items()),
+        ]
+        body = EmailMessage(policy=SMTP)
+        body.set_content(email.text)
+        body.add_alternative(email.html, subtype="html")
+        body.set_boundary(f"={mail_id}=")
+        return b"".join(head) + body.as_bytes()
+
+
+def encode_header(name: str, value: str) -> bytes:
+    """One header field whose value is text and never syntax. Raises ValueError.
+
+    Python's own header classes decode `=?…?=` in a value, so that a title could add fields: what looks like an encoded
+    word is encoded itself. Text in ASCII is not folded, because an encoded link no longer works as a link.
+    """
+    if not HEADER_NAME.fullmatch(name) or not is_harmless_line(value):
+        raise ValueError("a header field of more than one line")
+    if not value.isascii() or ENCODED_WORD in value:
+        value = Header(value, "utf-8", header_name=name).encode(linesep="\r\n")
+    return f"{name}: {value}\r\n".encode("ascii")
+
+
+def encode_address(name: str, address: str) -> bytes:
+    """A header field with one bare address, in which no reader finds an encoded word. Raises ValueError."""
+    if not BARE_ADDRESS.fullmatch(address) or ENCODED_WORD in address:
+        raise ValueError("not a bare address in ASCII")
+    return f"{name}: {address}\r\n".encode("ascii")
+
+
+def encode_sender(sender: str) -> bytes:
+    """The `From` field; only the name may be encoded. Raises ValueError."""
+    mailbox = parse_mailbox(sender)
+    name = mailbox.name
+    if not name.isascii() or ENCODED_WORD in name:
+        encoded = Header(name, "utf-8", header_name="From").encode(linesep="\r\n")
+        return f"From: {encoded} <{mailbox.address}>\r\n".encode("ascii")
+    return f"From: {mailbox}\r\n".encode("ascii")
 
 
 def _mail_id(key: str, position: int) -> str:

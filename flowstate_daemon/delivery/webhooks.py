@@ -6,23 +6,25 @@ ignored, because the provider adds to them.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from email.utils import parseaddr
 from typing import Any
 
 import resend
 
+from flowstate_daemon.base.address import ascii_domain
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
+from flowstate_daemon.config.validators import is_webhook_secret
 from flowstate_daemon.mail.message import Bounce, ProviderEvent
 
 TOLERANCE_S = 300  # the SDK's own
-MIN_KEY_BYTES = 16  # the SDK accepts an empty key, with which anyone could sign
+SIGNATURE = re.compile(r"(?:^| )v1,[A-Za-z0-9+/]{43}=(?: |$)", re.ASCII)  # HMAC-SHA256 in base64; several are possible
 PREFIX = "email."
+SUPPRESSION_REMOVED = "suppression.removed"
+ANGLE_ADDRESS = re.compile(r"<([^<>]*)>\s*$")
 BOUNCES: Mapping[str, Bounce] = {"permanent": "permanent", "transient": "transient", "temporary": "transient"}
 
 
@@ -39,10 +41,22 @@ class WebhookVerifier:
 
     def __init__(self, secrets: Sequence[str], clock: Clock) -> None:
         """Raises ConfigError for a secret that does not have the provider's format."""
-        if not secrets or not all(map(_is_usable_secret, secrets)):
+        if not secrets or not all(map(is_webhook_secret, secrets)):
             raise ConfigError(["the webhook secret must be like whsec_…: copy it from the webhook's page at Resend"])
         self._secrets = tuple(secrets)
         self._clock = clock
+
+    def check_headers(self, headers: Mapping[str, str]) -> None:
+        """Reject what no body can make valid.
+
+        Raises:
+            StaleTimestampError, InvalidSignatureError: the webhook must not be trusted.
+        """
+        sent_s = _parse_timestamp(headers.get("svix-timestamp", ""))
+        if abs(self._clock.now_ms() // 1000 - sent_s) > TOLERANCE_S:
+            raise StaleTimestampError("the webhook was signed too long ago, or this machine's clock is wrong")
+        if not headers.get("svix-id", "") or not SIGNATURE.search(headers.get("svix-signature", "")):
+            raise InvalidSignatureError("the webhook has no id or no valid signature")
 
     def verify(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent | None:
         """The event of a signed webhook; None if it is not about an email.
@@ -51,11 +65,9 @@ class WebhookVerifier:
             StaleTimestampError, InvalidSignatureError: the webhook must not be trusted.
             InvalidDataError: it is signed, but the payload is invalid.
         """
+        self.check_headers(headers)
         signed = {name: headers.get(f"svix-{name}", "") for name in ("id", "timestamp", "signature")}
-        sent_s = _parse_timestamp(signed["timestamp"])
-        if abs(self._clock.now_ms() // 1000 - sent_s) > TOLERANCE_S:
-            raise StaleTimestampError("the webhook was signed too long ago, or this machine's clock is wrong")
-        return _parse_event(signed["id"], sent_s, self._verify_signature(signed, body))
+        return _parse_event(signed["id"], _parse_timestamp(signed["timestamp"]), self._verify_signature(signed, body))
 
     def _verify_signature(self, signed: Mapping[str, str], body: bytes) -> object:
         try:
@@ -74,13 +86,6 @@ class WebhookVerifier:
         raise InvalidSignatureError("the signature matches none of our secrets")
 
 
-def _is_usable_secret(secret: str) -> bool:
-    try:
-        return len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) >= MIN_KEY_BYTES
-    except (ValueError, binascii.Error):
-        return False
-
-
 def _parse_timestamp(text: str) -> int:
     try:
         return int(text)
@@ -94,6 +99,10 @@ def _parse_event(svix_id: str, sent_s: int, payload: object) -> ProviderEvent | 
     if not isinstance(event_type, str) or not event_type:
         raise InvalidDataError("Expected an event with a type - at `$.type`")
     data = _members(members.get("data"))
+    at = _parse_time_ms(members.get("created_at"), sent_s * 1000)
+    if event_type == SUPPRESSION_REMOVED:
+        address = _address(data.get("email"))
+        return ProviderEvent(svix_id, _text(data.get("id")), event_type, at, address) if address else None
     provider_id = _text(data.get("email_id"))
     if not event_type.startswith(PREFIX) or not provider_id:
         return None
@@ -103,17 +112,18 @@ def _parse_event(svix_id: str, sent_s: int, payload: object) -> ProviderEvent | 
         svix_id=svix_id,
         provider_id=provider_id,
         type=event_type,
-        at=_parse_time_ms(members.get("created_at"), sent_s * 1000),
+        at=at,
         address=_address(data.get("to")),
         reason=_reason(data, event_type),
         suppress=_suppression(event_type, bounce),
         bounce=bounce,
+        sender_domain=ascii_domain(_bare_address(_text(data.get("from"))).rpartition("@")[2]),
     )
 
 
 def _suppression(event_type: str, bounce: Bounce | None) -> str | None:
-    """Only complaints and hard bounces suppress an address; a full mailbox or an unclear bounce does not."""
-    if event_type == "complained" or (event_type == "bounced" and bounce == "permanent"):
+    """Complaints, hard bounces and the provider's list suppress an address; a full mailbox does not."""
+    if event_type in {"complained", "suppressed"} or (event_type == "bounced" and bounce == "permanent"):
         return event_type
     return None
 
@@ -127,7 +137,13 @@ def _address(to: object) -> str:
     """The recipient. Our emails have exactly one; of several, it is unknown which address bounced."""
     if isinstance(to, list):
         to = to[0] if len(to) == 1 else ""
-    return parseaddr(_text(to))[1]
+    return _bare_address(_text(to))
+
+
+def _bare_address(text: str) -> str:
+    """The address in `a@b.c` or `Name <a@b.c>`, whatever the name contains."""
+    angle = ANGLE_ADDRESS.search(text)
+    return (angle[1] if angle else text).strip()
 
 
 def _reason(data: Mapping[str, Any], event_type: str) -> str | None:

@@ -10,19 +10,19 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import asyncpg
 import msgspec
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.base.errors import ConfigError, FlowstateError
 from flowstate_daemon.config.loader import Config, load
 from flowstate_daemon.daemon.bootstrap import build_manual_runs
 from flowstate_daemon.daemon.daemon import Daemon
@@ -37,10 +37,13 @@ from flowstate_daemon.redis_client.connection import from_settings
 from flowstate_daemon.scheduler.manual_runs import ManualRuns, RunRequest
 from flowstate_daemon.web.dashboard.app import login_url
 
+T = TypeVar("T")
+
 DATABASE = "flowstate"
 SENDER = "FlowState <hello@flowstate.example>"
 RECIPIENT = "ada@flowstate.example"
 SAMPLE_TIMEOUT_S = 30.0
+LATE_SAMPLES = f"the sample emails had no outcome within {SAMPLE_TIMEOUT_S:g} s; the log of the daemon says why"
 HTTP_PORT = 8080
 PASS_THROUGH_PREFIXES = (
     "FLOWSTATE_QUEUE_",
@@ -49,6 +52,7 @@ PASS_THROUGH_PREFIXES = (
     "FLOWSTATE_LOG_",
     "FLOWSTATE_SCHEDULE_",
 )
+COLOR_VARIABLES = ("NO_COLOR", "TERM", "FLOWSTATE_LOG_COLORS")
 PRODUCER = "dev/samples"
 POLL_INTERVAL_S = 0.05
 OPEN_STATES = {"planned", "queued"}
@@ -72,7 +76,7 @@ class ScheduleOutcome:
 async def plan_all(manual_runs: ManualRuns, now: datetime) -> None:
     """Schedule today's emails of every kind, also those already sent today. Raises StoreUnavailableError."""
     for name in manual_runs.names:
-        await manual_runs.run(RunRequest(name, now, force=True))
+        await manual_runs.run(RunRequest(name, now, force=True), actor="dev")
 
 
 async def wait_for_outcomes(url: str, since: datetime, *, within_s: float) -> list[ScheduleOutcome]:
@@ -115,6 +119,7 @@ class DevEnvironment:
         self.outbox = self.folder / "outbox"
         self.api_token = environ.get("FLOWSTATE_HTTP_API_TOKEN") or secrets.token_urlsafe(32)
         self._environ = environ
+        self.colors = load({name: environ[name] for name in COLOR_VARIABLES if name in environ}).log.colors
         self._clock = Clock()
         self._exit_stack = AsyncExitStack()
         self._daemon_task: asyncio.Task[None] | None = None
@@ -141,6 +146,7 @@ class DevEnvironment:
         fixed = {
             "FLOWSTATE_REDIS_URL": redis_url,
             "FLOWSTATE_DATABASE_URL": database_url,
+            "FLOWSTATE_QUEUE_DELIVERY": "outbox",
             "FLOWSTATE_OUTBOX_FOLDER": str(self.outbox),
             "FLOWSTATE_MAIL_FROM_ADDRESS": self._environ.get("RESEND_FROM_EMAIL", SENDER),
         }
@@ -161,8 +167,20 @@ class DevEnvironment:
         finally:
             await self._exit_stack.aclose()
 
+    async def until_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await `work`; None when a signal stops the daemon first. Raises the error that ends the daemon otherwise."""
+        assert self._daemon_task is not None
+        task = asyncio.create_task(self.daemon.components.worker.run_until_stopped(work))
+        await asyncio.wait((task, self._daemon_task), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._daemon_task
+            return None
+        return await task
+
     async def send_samples(self) -> list[SampleResult]:
-        """Enqueue one email of each kind and wait for the results. Raises TimeoutError and StoreUnavailableError."""
+        """Enqueue one email of each kind and wait for the results. Raises FlowstateError, StoreUnavailableError."""
         # A separate connection: the daemon's connection has one subscriber, which the daemon uses.
         connection = from_settings(self.config.redis, client_name="dev")
         keys, queue = self.daemon.components.keys, self.config.queue
@@ -177,18 +195,23 @@ class DevEnvironment:
                 mails = [NewMail(kind, RECIPIENT, context) for kind, context in contexts.items()]
                 added = await producer.enqueue_many(mails)
                 finished = [await waiter.wait(job.id, SAMPLE_TIMEOUT_S) for job in added]
+        except TimeoutError as error:
+            raise FlowstateError(LATE_SAMPLES) from error
         finally:
             await connection.close()
         return [self._sample_result(kind, job) for kind, job in zip(contexts, finished, strict=True)]
 
     async def run_schedules(self) -> list[ScheduleOutcome]:
-        """Send everything that is due to the sample users. Raises TimeoutError and StoreUnavailableError."""
+        """Send everything that is due to the sample users. Raises FlowstateError and StoreUnavailableError."""
         components, now = self.daemon.components, self._clock.now()
         if components.pool is None or components.scheduler is None:
             return []
         await plan_all(build_manual_runs(self.config, components.pool, self._clock), now)
         components.scheduler.enqueuer.wake.set()
-        return await wait_for_outcomes(self.database_url, self._started_at, within_s=SAMPLE_TIMEOUT_S)
+        try:
+            return await wait_for_outcomes(self.database_url, self._started_at, within_s=SAMPLE_TIMEOUT_S)
+        except TimeoutError as error:
+            raise FlowstateError(LATE_SAMPLES) from error
 
     def _sample_result(self, kind: str, job: FinishedJob) -> SampleResult:
         if job.state != "completed" or job.returnvalue is None:

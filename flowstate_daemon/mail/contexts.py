@@ -20,7 +20,6 @@ from flowstate_daemon.mail.field_types import (
     OptionalCount,
     Percent,
     Rating,
-    StoredTitle,
     Title,
     Url,
     Weekday,
@@ -83,8 +82,8 @@ class ProjectInvitation(Context, frozen=True):
 
 
 class DueTask(Context, frozen=True):
-    title: StoredTitle | None = TITLE_PLACEHOLDER
-    project: StoredTitle | None = ""
+    title: Title | None = TITLE_PLACEHOLDER
+    project: Title | None = ""
     priority: OptionalCount | None = 0
     minutes: OptionalCount | None = 0
     url: Url | None = ""
@@ -112,7 +111,7 @@ class TaskReminder(Context, frozen=True):
 
 class OverdueTask(Context, frozen=True):
     days: Count
-    title: StoredTitle | None = TITLE_PLACEHOLDER
+    title: Title | None = TITLE_PLACEHOLDER
     url: Url | None = ""
 
 
@@ -129,7 +128,7 @@ class OverdueSummary(Context, frozen=True):
 
 class TopTask(Context, frozen=True):
     minutes: Count
-    title: StoredTitle | None = TITLE_PLACEHOLDER
+    title: Title | None = TITLE_PLACEHOLDER
 
 
 class FocusReport(Context, frozen=True):

@@ -1,14 +1,15 @@
 """The types of fields in an email's context, with validation and cleaning of their values.
 
 The structs of `contexts` use these types: msgspec checks the JSON type, then the type's Cleaner checks and cleans the
-value. An error names the field and the expected value, and never contains the actual value.
+value. Dirt never refuses an email: text is cleaned and cut, and an optional value that is wrong is dropped. Only a
+required value may refuse it. An error names the field and the expected value, and never contains the actual value.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
@@ -18,17 +19,13 @@ from msgspec import Meta
 
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import REDACTED
+from flowstate_daemon.base.text import is_harmless_line, one_line, several_lines
 
-MAX_FIELD_BYTES = 64 * 1024  # bytes of UTF-8
+MAX_TEXT_LENGTH = 64 * 1024  # characters; no email shows that many, and the rest is not read
 MAX_NUMBER = 1_000_000_000
 MAX_URL_LENGTH = 2_048  # characters; mail programs do not open longer URLs
 TITLE_PLACEHOLDER = "…"  # an email is sent even if a title in the application is empty
 
-CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-BREAKS = re.compile(r"\r\n?|[\n\x85\u2028\u2029]")
-LINE_BREAK_RUN = re.compile(r"[\t\r\n\x85\u2028\u2029]+")
-# C1 controls have no use in text; direction overrides would change the order of the text around a field.
-CONTROL_AND_BIDI_CHARS = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")
 CODE = re.compile(r"[0-9A-Za-z]{4,10}", re.ASCII)
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 # No login part: a link such as https://app.example@evil.example looks like one site and opens another.
@@ -42,36 +39,9 @@ class Cleaner:
     clean: Callable[[Any], Any]
 
 
-def clean_line(text: str) -> str:
-    """Text of one line. Line breaks, which people paste into titles, become spaces."""
-    if _plain(text):
-        return text.strip()
-    return _visible(LINE_BREAK_RUN.sub(" ", text))
-
-
 def clean_title(text: str) -> str:
-    return clean_line(text) or TITLE_PLACEHOLDER
-
-
-def clean_stored_title(text: str) -> str:
-    """A title from the application's tables: control characters are removed instead of refusing the email."""
-    return clean_title(text if text.isprintable() else CONTROLS.sub(" ", text))
-
-
-def clean_lines(text: str) -> str:
-    """Text of several lines, all separated by a bare newline."""
-    return _visible(BREAKS.sub("\n", text))
-
-
-def _plain(text: str) -> bool:
-    """Whether the text certainly needs no cleaning; a fast check before the slower `_visible`."""
-    return text.isascii() and text.isprintable()
-
-
-def _visible(text: str) -> str:
-    if CONTROLS.search(text):
-        raise ValueError("text without control characters")
-    return CONTROL_AND_BIDI_CHARS.sub("", text).strip()
+    """A title in one line. Line breaks, which people paste into titles, become spaces."""
+    return one_line(text) or TITLE_PLACEHOLDER
 
 
 def clean_code(text: str) -> str:
@@ -87,9 +57,7 @@ def clean_url(text: str) -> str:
     url = text.strip()
     if len(url) > MAX_URL_LENGTH:
         raise ValueError(f"an address of at most {MAX_URL_LENGTH} characters")
-    if not LINK.fullmatch(url) or not (
-        _plain(url) or (CONTROL_AND_BIDI_CHARS.search(url) or CONTROLS.search(url)) is None
-    ):
+    if not LINK.fullmatch(url) or not is_harmless_line(url):
         raise ValueError("an http or https address")
     return url
 
@@ -121,10 +89,9 @@ def positive_or_zero(number: float) -> int:
 
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)] | Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
-Line: TypeAlias = Annotated[str, Cleaner(clean_line)]
+Line: TypeAlias = Annotated[str, Cleaner(one_line)]
 Title: TypeAlias = Annotated[str, Cleaner(clean_title)]
-StoredTitle: TypeAlias = Annotated[str, Cleaner(clean_stored_title)]
-Lines: TypeAlias = Annotated[str, Cleaner(clean_lines)]
+Lines: TypeAlias = Annotated[str, Cleaner(several_lines)]
 Code: TypeAlias = Annotated[str, Cleaner(clean_code)]
 Url: TypeAlias = Annotated[str, Cleaner(clean_url)]
 Count: TypeAlias = Annotated[Number, Cleaner(to_int)]
@@ -137,60 +104,71 @@ Rating: TypeAlias = Annotated[Annotated[int, Meta(ge=1, le=5)] | Annotated[float
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """How one field is validated and cleaned. `path` is its JSON path in the job's data."""
+    """How one field is validated and cleaned. `member` is its name in JSON, `path` its path in the job's data."""
 
     name: str
+    member: str
     path: str
+    hint: Any
     form: Cleaner
     optional: bool
     default: Any = None
 
     def clean(self, value: Any) -> Any:
-        """The cleaned value. Raises InvalidDataError."""
+        """The cleaned value; the default for an optional one that is missing or wrong. Raises InvalidDataError."""
+        if isinstance(value, str):
+            value = value[:MAX_TEXT_LENGTH]
         if self.optional and (value is None or (isinstance(value, str) and not value.strip())):
             return self.default
         try:
             return self.form.clean(value)
         except ValueError as refusal:
-            raise InvalidDataError(f"Expected {refusal} - at `{self.path}`") from None
+            return self._dropped(f"Expected {refusal}")
 
-    def check_size(self, value: Any) -> None:
-        """Reject text that is too long. Raises InvalidDataError."""
-        size = len(value.encode()) if isinstance(value, str) else 0
-        if size > MAX_FIELD_BYTES:
+    def convert(self, members: Mapping[str, Any]) -> Any:
+        """The value out of a JSON object in which some members have wrong types. Raises InvalidDataError."""
+        if self.member not in members and not self.optional:
             raise InvalidDataError(
-                f"Text too long: {size} bytes, at most {MAX_FIELD_BYTES} are allowed - at `{self.path}`"
+                f"Object missing required field `{self.member}` - at `{self.path.rpartition('.')[0]}`"
             )
+        try:
+            return msgspec.convert(members.get(self.member, self.default), self.hint)
+        except msgspec.ValidationError as refusal:
+            return self._dropped(str(refusal))
+
+    def _dropped(self, reason: str) -> Any:
+        if self.optional:
+            return self.default
+        raise InvalidDataError(f"{reason} - at `{self.path}`") from None
 
 
 @dataclass(frozen=True, slots=True)
 class ListRule:
-    """How a list of structs is validated and cleaned. In the paths of `rules`, [] stands for the row number."""
+    """How a list of structs is validated and cleaned. A row that is wrong is dropped."""
 
     name: str
+    member: str
     row: type[msgspec.Struct]
-    rules: tuple[FieldRule | ListRule, ...]
+    max_rows: int
+    rules: tuple[FieldRule, ...]
 
     def clean(self, value: Any) -> tuple[msgspec.Struct, ...]:
-        """The cleaned rows; null means no rows. Raises InvalidDataError."""
-        return tuple([_at(number, self._clean_row, row) for number, row in enumerate(value or ())])
+        """The cleaned rows; null means no rows."""
+        rows = (self._row(rule.clean(getattr(row, rule.name)) for rule in self.rules) for row in value or ())
+        return tuple([row for row in rows if row is not None])
 
-    def _clean_row(self, row: msgspec.Struct) -> msgspec.Struct:
-        return self.row(*[rule.clean(getattr(row, rule.name)) for rule in self.rules])
+    def convert(self, members: Mapping[str, Any]) -> tuple[msgspec.Struct, ...]:
+        """The rows out of a JSON object in which some members have wrong types; at most `max_rows`."""
+        value = members.get(self.member)
+        given = value[: self.max_rows] if isinstance(value, list) else []
+        rows = (self._row(rule.convert(row) for rule in self.rules) for row in given if isinstance(row, dict))
+        return tuple([row for row in rows if row is not None])
 
-    def check_size(self, value: Any) -> None:
-        """Raises InvalidDataError."""
-        for number, row in enumerate(value or ()):
-            for rule in self.rules:
-                _at(number, rule.check_size, getattr(row, rule.name))
-
-
-def _at(number: int, check: Callable[[Any], Any], value: Any) -> Any:
-    """Run a check of one row's field; its error names the row."""
-    try:
-        return check(value)
-    except InvalidDataError as refusal:
-        raise InvalidDataError(refusal.reason.replace("[]", f"[{number}]")) from None
+    def _row(self, values: Iterator[Any]) -> msgspec.Struct | None:
+        try:
+            return self.row(*values)
+        except InvalidDataError:
+            return None
 
 
 def build_rules(struct: type[msgspec.Struct], root: str = "$.context") -> tuple[FieldRule | ListRule, ...]:
@@ -201,12 +179,16 @@ def build_rules(struct: type[msgspec.Struct], root: str = "$.context") -> tuple[
 
 def _rule(field: msgspec.structs.FieldInfo, hint: Any, path: str) -> FieldRule | ListRule:
     """The rule of `Annotated[…, Cleaner]` or of a tuple of structs, each with or without `| None`."""
-    for part in _parts(hint):
+    parts = list(_parts(hint))
+    for part in parts:
         if isinstance(part, Cleaner):
             optional = not field.required
-            return FieldRule(field.name, path, part, optional=optional, default=field.default if optional else None)
+            default = field.default if optional else None
+            return FieldRule(field.name, field.encode_name, path, hint, part, optional=optional, default=default)
         if isinstance(part, type) and issubclass(part, msgspec.Struct):
-            return ListRule(field.name, part, build_rules(part, f"{path}[]"))
+            rules = tuple(rule for rule in build_rules(part, f"{path}[]") if isinstance(rule, FieldRule))
+            max_rows = next(found.max_length for found in parts if isinstance(found, Meta) and found.max_length)
+            return ListRule(field.name, field.encode_name, part, max_rows, rules)
     raise TypeError(f"a field of a context has no cleaner: {hint}")
 
 

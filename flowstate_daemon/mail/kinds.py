@@ -5,14 +5,15 @@ A new kind needs a struct in `contexts`, an entry in KINDS, templates, translati
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError, RetryableError
+from flowstate_daemon.base.lenient_json import repair_json
 from flowstate_daemon.base.redaction import (
     escape_control_chars,
     is_secret_name,
@@ -20,7 +21,6 @@ from flowstate_daemon.base.redaction import (
     redact_code_fields,
     redact_text,
 )
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.contexts import (
     Context,
     FocusReport,
@@ -32,10 +32,9 @@ from flowstate_daemon.mail.contexts import (
     TaskReminder,
     Welcome,
 )
-from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES, FieldRule, ListRule, build_rules
+from flowstate_daemon.mail.field_types import FieldRule, ListRule, build_rules
 from flowstate_daemon.mail.locales import match_locale
 
-MAX_CONTEXT_BYTES = 256 * 1024  # bytes of JSON, including unknown fields
 MAX_NAME_LENGTH = 100
 URGENT_PRIORITY = 1
 
@@ -96,10 +95,14 @@ class UnknownKindError(RetryableError):
 
 @dataclass(frozen=True, slots=True)
 class MailRequest:
-    """A validated email, ready to be rendered. `locale` is None if the job names no supported language."""
+    """A validated email, ready to be rendered. `locale` is None if the job names no supported language.
+
+    `written_to` is the address as the job has it, which is how the application has stored it.
+    """
 
     kind: str
     to: str = field(repr=False)
+    written_to: str = field(repr=False)
     context: Context = field(repr=False)
     locale: str | None = None
 
@@ -126,51 +129,51 @@ def parse_request(name: str, data: bytes) -> MailRequest:
     kind = KINDS.get(name)
     if kind is None:
         raise UnknownKindError(name)
-    payload = _decode(PAYLOAD_DECODER, data, "$")
-    if payload.type is not None and payload.type != name:
-        raise InvalidDataError(f"Expected the job's own name, {name}, got another one - at `$.type`")
-    size = memoryview(payload.context).nbytes
-    if size > MAX_CONTEXT_BYTES:
-        raise InvalidDataError(
-            f"Context too large: {size} bytes, at most {MAX_CONTEXT_BYTES} are allowed - at `$.context`"
-        )
-    context = _decode(kind.decoder, payload.context, "$.context")
-    if size > MAX_FIELD_BYTES:  # the text of a field is never longer than its JSON
-        for rule in kind.rules:
-            rule.check_size(getattr(context, rule.name))
-    values = [rule.clean(getattr(context, rule.name)) for rule in kind.rules]
-    return MailRequest(name, parse_address(payload.to), kind.context(*values), match_locale(payload.locale))
-
-
-def _decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, root: str) -> Any:
-    """Decode JSON; an error contains the path from the root of the job's data."""
     try:
-        return decoder.decode(text)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        raise InvalidDataError(
-            message.replace("`$", f"`{root}") if "`$" in message else f"{message} - at `{root}`"
-        ) from None
-    except RecursionError:
-        raise InvalidDataError(f"Expected data that is not nested this deeply - at `{root}`") from None
+        return _parse(kind, data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidDataError(f"{_fault(bytes(text), error)} - at `{root}`") from None
+        return _parse(kind, _repair(data, error))
+    except RecursionError:
+        raise InvalidDataError("Expected data that is not nested this deeply - at `$`") from None
 
 
-def _fault(text: bytes, error: Exception) -> str:
-    """A readable reason why msgspec cannot decode the JSON; msgspec's own message only has byte positions."""
+def _repair(data: bytes, error: Exception) -> bytes:
+    """The data without dirt. Raises InvalidDataError if it is not JSON."""
     try:
-        json.loads(text.decode(), parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        return "Expected UTF-8"
+        return repair_json(data)
     except (ValueError, RecursionError):
-        return f"Expected valid JSON ({error})"
-    # JavaScript may cut an emoji in half and write half of a surrogate pair, which Python's own decoder accepts.
-    return "Expected whole characters, got half of a surrogate pair"
+        raise InvalidDataError(f"Expected valid JSON ({error}) - at `$`") from None
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
+def _parse(kind: Kind, data: bytes) -> MailRequest:
+    """Raises InvalidDataError, or DecodeError and UnicodeDecodeError if the JSON is malformed."""
+    try:
+        payload = PAYLOAD_DECODER.decode(data)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, "$") from None
+    if payload.type is not None and payload.type != kind.name:
+        raise InvalidDataError(f"Expected the job's own name, {kind.name}, got another one - at `$.type`")
+    values = [rule.clean(value) for rule, value in zip(kind.rules, _decode_context(kind, payload.context), strict=True)]
+    to = parse_address(payload.to)
+    return MailRequest(kind.name, to, payload.to, kind.context(*values), match_locale(payload.locale))
+
+
+def _decode_context(kind: Kind, context: msgspec.Raw) -> list[Any]:
+    """The value of each field, in the order of the rules."""
+    try:
+        found = kind.decoder.decode(context)
+    except msgspec.ValidationError as error:
+        members = msgspec.json.decode(context)
+        if not isinstance(members, dict):
+            raise _invalid(error, "$.context") from None
+        return [rule.convert(members) for rule in kind.rules]
+    return [getattr(found, rule.name) for rule in kind.rules]
+
+
+def _invalid(error: msgspec.ValidationError, root: str) -> InvalidDataError:
+    """The error with the path from the root of the job's data."""
+    message = str(error)
+    return InvalidDataError(message.replace("`$", f"`{root}") if "`$" in message else f"{message} - at `{root}`")
 
 
 UNREADABLE_DATA = msgspec.json.encode(
@@ -185,9 +188,17 @@ def redact_codes(kind: str, data: bytes) -> bytes:
     if not has_code and not may_contain_code(data):
         return b""
     try:
-        content = msgspec.json.decode(data)
+        content = _decode_dirty(data)
         if has_code and not isinstance(content["context"], dict):
             return UNREADABLE_DATA  # the code may be anywhere
         return msgspec.json.encode(redact_code_fields(content))
-    except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError, KeyError):
+    except (ValueError, RecursionError, TypeError, KeyError):
         return UNREADABLE_DATA
+
+
+def _decode_dirty(data: bytes) -> Any:
+    """Raises ValueError or RecursionError."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(repair_json(data))

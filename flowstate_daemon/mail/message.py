@@ -14,7 +14,8 @@ Bounce = Literal["permanent", "transient", "undetermined"]
 class ProviderEvent:
     """One webhook event, `svix_id`, about the email `provider_id`. `type` has no `email.` prefix; `at` is Unix ms.
 
-    `suppress` is `bounced` or `complained` when no more emails may be sent to the address.
+    `suppress` is `bounced`, `complained` or `suppressed` when no more emails may be sent to the address.
+    `sender_domain` is that of the email's `From`: other senders may use the same account.
     """
 
     svix_id: str
@@ -25,6 +26,7 @@ class ProviderEvent:
     reason: str | None = None
     suppress: str | None = None
     bounce: Bounce | None = None
+    sender_domain: str = ""
 
 
 __all__ = ["Accepted", "Email", "mask_address"]

@@ -18,9 +18,10 @@ ALL_KINDS = "*"  # instead of a kind: all kinds that can be unsubscribed from
 
 @dataclass(frozen=True, slots=True)
 class RecipientStatus:
-    """Why an address is suppressed (bounced, complained, manual), and the kinds that its user unsubscribed from.
+    """Why an address is suppressed, and the kinds that its user unsubscribed from.
 
-    `language` is the user's own choice, in any spelling.
+    The reasons are bounced, complained, manual and suppressed (by the provider). `language` is the user's own choice,
+    in any spelling.
     """
 
     suppressed: frozenset[str] = frozenset()
@@ -32,9 +33,10 @@ UNKNOWN_RECIPIENT = RecipientStatus()
 
 
 PASS, SKIP, EXPIRED, UNKNOWN = "pass", "skip", "expired", "unknown"
-BOUNCED = "bounced"
+UNDELIVERABLE = ("bounced", "suppressed")  # no email arrives, a code neither
 REASON_TEXTS = {
-    BOUNCED: "the address does not exist or rejects all email (hard bounce)",
+    "bounced": "the address does not exist or rejects all email (hard bounce)",
+    "suppressed": "the provider no longer delivers to the address (its suppression list)",
     "complained": "the recipient has reported our email as spam",
     "manual": "an operator has suppressed the address",
 }
@@ -61,7 +63,10 @@ class PolicyResult:
 
 
 def decide(request: MailRequest, recipient: RecipientStatus | None, *, now_ms: int, created_ms: int) -> PolicyResult:
-    """Decide about an email whose job was created at `created_ms`; `recipient` is None if the lookup failed."""
+    """Decide about an email whose job was created at `created_ms`, 0 if that is unknown.
+
+    `recipient` is None if the lookup failed.
+    """
     decisions: list[Decision] = []
     kind = request.kind
     for step in (_expiry(request, now_ms, created_ms), _suppression(kind, recipient), _preference(kind, recipient)):
@@ -94,19 +99,21 @@ def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | No
         return None
     if now_ms < end_ms:
         return Decision("expiry", PASS)
+    if not created_ms:
+        return Decision("expiry", EXPIRED, "the job has no valid timestamp, so the age of the code is unknown")
     life = f"{(end_ms - created_ms) / 1000 / MINUTE_S:g} min"
     return Decision("expiry", EXPIRED, f"the code was valid for {life} and is {(now_ms - created_ms) // 1000} s old")
 
 
 def _suppression(kind: str, recipient: RecipientStatus | None) -> Decision:
-    """A hard bounce stops all emails; other suppressions do not stop codes, which the user has just requested."""
+    """What cannot be delivered stops all emails; other reasons do not stop codes, which the user has just requested."""
     if recipient is None:
         return Decision("suppression", UNKNOWN, LOOKUP_FAILED_REASON)
     if not recipient.suppressed:
         return Decision("suppression", PASS)
-    reason = BOUNCED if BOUNCED in recipient.suppressed else min(recipient.suppressed)
+    reason = next((one for one in UNDELIVERABLE if one in recipient.suppressed), min(recipient.suppressed))
     text = REASON_TEXTS.get(reason, f"the address is suppressed ({reason})")
-    if reason != BOUNCED and issubclass(KINDS[kind].context, OneTimeCode):
+    if reason not in UNDELIVERABLE and issubclass(KINDS[kind].context, OneTimeCode):
         return Decision("suppression", PASS, f"{text}; codes are sent nevertheless")
     return Decision("suppression", SKIP, text)
 

@@ -54,7 +54,7 @@ def preview_mails(
                 sample.kind, msgspec.json.encode({"to": SAMPLE_RECIPIENT, "context": sample.context})
             )
             for language in LOCALES if locale is None else (locale,):
-                mail = renderer.render(replace(request, locale=language), created_ms=ISSUED_MS)
+                mail = renderer.render(replace(request, locale=language), issued_ms=ISSUED_MS)
                 found.append(PreviewMail(f"{sample.name}.{language}", sample.kind, language, mail))
     return found
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from flowstate_daemon.base.text import one_line
 from flowstate_daemon.mail.kinds import MailRequest
 from flowstate_daemon.mail.locales import LOCALES, match_locale
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.templates import compile_templates
-from flowstate_daemon.mail.text_filters import one_line, truncate
+from flowstate_daemon.mail.text_filters import truncate
 from flowstate_daemon.mail.unsubscribe_links import UnsubscribeLinks, list_unsubscribe_headers
 
 MAX_SUBJECT_LENGTH = 200
@@ -39,16 +40,16 @@ class Renderer:
         self._constants = {"app_name": brand.app_name, "frontend_url": brand.frontend_url.rstrip("/")}
         self._templates = {locale: compile_templates(locale) for locale in LOCALES}
 
-    def render(self, request: MailRequest, *, created_ms: int | None = None) -> Email:
+    def render(self, request: MailRequest, *, issued_ms: int | None = None) -> Email:
         """The email of one request, in its own language if that is supported, else in the brand's default language.
 
-        `created_ms`, the job's timestamp, is the issue time of the unsubscribe link; without it the email has no link.
+        `issued_ms` is the issue time of the unsubscribe link; without it the email has no link.
         """
         locale = self._locale(request.locale)
         template = self._templates[locale][request.kind]
         link = None
-        if self._links is not None and created_ms is not None:
-            link = self._links.link(request, issued_ms=created_ms, locale=locale)
+        if self._links is not None and issued_ms is not None:
+            link = self._links.link(request, issued_ms=issued_ms, locale=locale)
         values = {**self._constants, **request.context.template_values(), "unsubscribe_url": link}
         subject = truncate(one_line(template.subject.render(values)), MAX_SUBJECT_LENGTH)
         values["subject"] = subject

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from markupsafe import Markup, escape
 
+from flowstate_daemon.base.text import cut
+
 MAX_TITLE_LENGTH = 150  # characters of a title or a name
 MAX_PROSE_LENGTH = 1_500
 MAX_LIST_ROWS = 50  # rows
@@ -18,7 +20,6 @@ MAX_LIST_BYTES = 50_000  # bytes of HTML
 ROW_OVERHEAD_BYTES = 700  # of the markup around one row
 MAX_ESCAPE_BYTES = 5  # bytes, for a quotation mark or an ampersand
 BULLET = re.compile(r"^[-*•]\s+")
-ZERO_WIDTH_JOINERS = "\u200d\ufe0f"  # the end of an emoji that was cut
 
 
 class Row(Protocol):
@@ -31,22 +32,15 @@ class Row(Protocol):
     def url(self) -> str | None: ...
 
 
-def one_line(text: str) -> str:
-    """Text for a header field: printable, without line breaks or repeated spaces."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char for char in " ".join(text.split()) if char.isprintable() or char in ZERO_WIDTH_JOINERS)
-
-
 def truncate(text: str, max_length: int = MAX_TITLE_LENGTH) -> str:
     """At most `max_length` characters, cut between words if a word ends near there."""
     if len(text) <= max_length:
         return text
-    head = text[: max_length - 1]
+    head = cut(text, max_length - 1)
     words, blank, rest = head.rpartition(" ")
     if blank and len(rest) <= max_length // 4:
         head = words
-    return head.rstrip(ZERO_WIDTH_JOINERS + " ") + "…"
+    return head.rstrip() + "…"
 
 
 def bidi_isolate(text: str, max_length: int = MAX_TITLE_LENGTH) -> Markup:

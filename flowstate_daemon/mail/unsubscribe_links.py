@@ -30,6 +30,7 @@ MAX_TOKEN_LENGTH = 1_024
 MIN_SECRET_LENGTH = 32
 LIFETIME_DAYS = 400
 DAY_MS = 86_400_000
+MAX_JOB_AGE_MS = 30 * DAY_MS
 
 
 class InvalidLinkError(FlowstateError):
@@ -112,6 +113,16 @@ class UnsubscribeLinks:
             return None
         token = self.codec.encode(UnsubscribeToken(request.to, request.kind, issued_ms, locale))
         return f"{self.public_url.rstrip('/')}{PATH}{token}"
+
+
+def link_issue_time(created_ms: int, now_ms: int) -> int:
+    """From when the lifetime of a link counts: from the job's creation, so that each attempt has the same link.
+
+    The start of today instead for a job whose time is unknown, long past or in the future: its link would be dead on
+    arrival, or would never expire.
+    """
+    recent = now_ms - MAX_JOB_AGE_MS <= created_ms <= now_ms + DAY_MS
+    return created_ms if recent else now_ms - now_ms % DAY_MS
 
 
 def list_unsubscribe_headers(link: str | None) -> dict[str, str]:

@@ -16,8 +16,9 @@ from uuid import uuid4
 import structlog
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import KeyTypeError
+from flowstate_daemon.base.errors import KeyTypeError, StoreUnavailableError
 from flowstate_daemon.base.redaction import CODE_RULES_JSON
+from flowstate_daemon.queue.creation_times import CreationTimes
 from flowstate_daemon.queue.decode import decode_job
 from flowstate_daemon.queue.encode import (
     LATEST_MS,
@@ -51,6 +52,7 @@ log = structlog.get_logger()
 BATCH_SIZE = 100  # jobs in one call, about a millisecond of server time
 LOCK_BATCH_SIZE = 1000  # locks renewed in one call
 PROMOTE_BATCH_SIZE = 1000  # jobs promoted in one call, as in Bull
+PRUNE_BATCH = 100  # failed jobs deleted in one call
 MAX_RECOVERIES = 10  # per job
 STALLED_FAILURE_REASON = "failed: the daemon crashed repeatedly while it processed this job"
 
@@ -77,6 +79,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
         "priority",
         JOURNAL,
     ),
+    "prune_failed": ("failed", "priority", "stalled", "limiter:index"),
     "recover": ("active", "wait", "paused", "meta-paused", "priority", "stalled", "failed", JOURNAL),
     "relocate": (
         "wait",
@@ -153,6 +156,7 @@ class BullQueue:
         self._journal_max_entries = journal_max_entries
         self._scripts = Scripts(connection)
         self._fixed = {name: [keys(tail) for tail in tails] for name, tails in KEYS.items()}
+        self.creation_times = CreationTimes(clock)
         self._has_worked = False  # `drained` is published once after work, not at every empty claim
 
     async def _run(self, name: str, keys: Sequence[str], *args: str | bytes | float) -> Any:
@@ -208,10 +212,15 @@ class BullQueue:
         """
         if not 1 <= count <= BATCH_SIZE:
             raise ValueError(f"claim between 1 and {BATCH_SIZE} jobs, not {count}")
-        rows, dropped = await self._run(
-            "claim", (), self._keys.base, self._token, self._lock_duration_ms, self._clock.now_ms(),
-            count, self._max_data_bytes, int(self._has_worked and not urgent_only), int(urgent_only),
-        )  # fmt: skip
+        asked_at = self._clock.monotonic()
+        try:
+            rows, dropped, processed, is_paused = await self._run(
+                "claim", (), self._keys.base, self._token, self._lock_duration_ms, self._clock.now_ms(),
+                count, self._max_data_bytes, int(self._has_worked and not urgent_only), int(urgent_only),
+            )  # fmt: skip
+        except StoreUnavailableError:
+            self.creation_times.forget()
+            raise
         self._has_worked = bool(rows) or (urgent_only and self._has_worked)
         if dropped:
             log.warning(
@@ -219,7 +228,10 @@ class BullQueue:
                 job_ids=_ids(dropped),
                 reason="there is no such job, or it is in flight already",
             )
-        jobs = [decode_job(row, self._max_data_bytes) for row in rows]
+        # While the queue is paused, and in a claim of codes only, jobs that are not returned may be waiting.
+        full = bool(is_paused) or urgent_only or len(rows) >= count
+        decoded = [decode_job(row, self._max_data_bytes) for row in rows]
+        jobs = self.creation_times.apply(decoded, set(_ids(processed)), asked_at, full=full)
         if self._repeats is not None:
             for job in jobs:
                 if job.options.repeat is not None:
@@ -276,6 +288,13 @@ class BullQueue:
             self._journal_max_entries, CODE_RULES_JSON,
         )  # fmt: skip
         return StalledResult(_ids(requeued), _ids(failed))
+
+    async def prune_failed(self, max_age_ms: int | None, max_count: int | None, *, limit: int = PRUNE_BATCH) -> int:
+        """Delete the oldest failed jobs that are older or more than this; returns how many, at most `limit`."""
+        latest = "" if max_age_ms is None else self._clock.now_ms() - max_age_ms
+        return int(
+            await self._run("prune_failed", (), self._keys.base, latest, -1 if max_count is None else max_count, limit)
+        )
 
     async def recover_own_jobs(self, held: Sequence[str], *, limit: int = MAX_RECOVERIES) -> RecoveryResult:
         """Requeue the jobs of an earlier process of this instance, and jobs whose claim's reply was lost.
@@ -352,6 +371,7 @@ def fail_args(results: Sequence[JobFailed]) -> Iterable[Argument]:
         yield f"{_attempt_summary(job)}: {reason}; no retries left"
         yield result.journal
         yield result.data
+        yield result.requests
 
 
 def release_args(jobs: Sequence[Job]) -> Iterable[Argument]:

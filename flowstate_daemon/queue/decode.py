@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.lenient_json import repair_json
 from flowstate_daemon.queue.job import DEFAULTS, KEEP, REMOVE, Backoff, Job, JobOptions, Retention, decode_json
 
 STAMP = b'"timestamp":'
@@ -22,7 +23,8 @@ MAX_CACHED_LENGTH = 1024
 DEFAULT_NAME = "__default__"  # as in Bull
 
 Row = Sequence[Any]
-"""name, data, opts, timestamp, attemptsMade, priority, stacktrace, storedRequest, id, [length of too long data]."""
+"""name, data, opts, timestamp, attemptsMade, priority, stacktrace, storedRequest, requests, id,
+[length of too long data]."""
 
 
 class _Opts(msgspec.Struct, rename="camel"):
@@ -34,6 +36,7 @@ class _Opts(msgspec.Struct, rename="camel"):
     remove_on_fail: Any = None
     timeout: Any = None
     lifo: Any = None
+    delay: Any = None
     stack_trace_limit: Any = None
     repeat: Any = None
 
@@ -43,10 +46,10 @@ _OPTS = msgspec.json.Decoder(_Opts)
 
 def decode_job(row: Row, max_data_bytes: int) -> Job:
     """The job in one row of a claim's reply."""
-    name, data, opts, timestamp, made, priority, stacktrace, stored_request, job_id = row[:9]
+    name, data, opts, timestamp, made, priority, stacktrace, stored_request, requests, job_id = row[:10]
     options, invalid_reason = decode_options(opts)
-    if len(row) > 9:  # noqa: PLR2004 - the tenth is the length of data that was not returned
-        invalid_reason = f"the job's data has {row[9]} bytes, more than the maximum of {max_data_bytes}"
+    if len(row) > 10:  # noqa: PLR2004 - the eleventh is the length of data that was not returned
+        invalid_reason = f"the job's data has {row[10]} bytes, more than the maximum of {max_data_bytes}"
     return Job(
         job_id.decode("utf-8", "replace"),
         DEFAULT_NAME if name is None else name.decode("utf-8", "replace"),
@@ -58,6 +61,7 @@ def decode_job(row: Row, max_data_bytes: int) -> Job:
         stacktrace or b"[]",
         invalid_reason,
         stored_request.decode("ascii", "replace") if stored_request else None,
+        max(_instant(requests), 0),
     )
 
 
@@ -75,10 +79,19 @@ def decode_options(text: bytes | None) -> tuple[JobOptions, str | None]:
 
 def _parse_options(text: bytes) -> tuple[JobOptions, str | None]:
     try:
+        return _read_options(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:  # half an emoji in a member that nobody reads must not refuse the job
+        return _read_options(repair_json(text))
+    except (ValueError, RecursionError):
+        return DEFAULTS, _invalid_reason(text)
+
+
+def _read_options(text: bytes) -> tuple[JobOptions, str | None]:
+    try:
         opts = _OPTS.decode(text)
         raw = decode_json(text, what="options") if opts.repeat else {}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return DEFAULTS, _invalid_reason(text)
     except InvalidDataError as error:
         return DEFAULTS, error.reason
     timeout_ms, invalid_reason = _timeout(opts.timeout)
@@ -90,6 +103,7 @@ def _parse_options(text: bytes) -> tuple[JobOptions, str | None]:
         remove_on_fail=decode_retention(opts.remove_on_fail),
         timeout_ms=timeout_ms,
         lifo=bool(opts.lifo),
+        delayed=bool(opts.delay),
         stack_trace_limit=int(limit) if limit is not None and limit >= 1 else None,
         repeat=opts.repeat if isinstance(opts.repeat, dict) and opts.repeat else None,
         raw=raw,

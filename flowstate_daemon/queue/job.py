@@ -17,6 +17,8 @@ import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError
 
+# Unix times of the years 1973 to 5138 in seconds, milliseconds, microseconds and nanoseconds do not overlap.
+TIME_UNITS = ((10**8, 10**11, 1_000, 1), (10**11, 10**14, 1, 1), (10**14, 10**17, 1, 1_000), (10**17, 10**20, 1, 10**6))
 MAX_SAFE_INTEGER = 2**53 - 1  # node cannot represent larger integers exactly
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -60,6 +62,7 @@ class JobOptions:
     remove_on_fail: Retention = KEEP
     timeout_ms: int | None = None
     lifo: bool = False
+    delayed: bool = False
     stack_trace_limit: int | None = None
     repeat: Mapping[str, Any] | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
@@ -70,9 +73,10 @@ DEFAULTS = JobOptions()
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One claimed job. Times are Unix ms; `data` and `stacktrace` are the JSON texts of the hash.
+    """One claimed job. `data` and `stacktrace` are the JSON texts of the hash; `timestamp` is part of its identity.
 
-    `stored_request_id` is that of the stored request of an earlier attempt, if there is one.
+    `stored_request_id` is that of the stored request of an earlier attempt, if there is one. `requests` is
+    how many requests have contained this email, as far as Redis knows.
     """
 
     id: str
@@ -85,11 +89,26 @@ class Job:
     stacktrace: bytes
     invalid_reason: str | None = None
     stored_request_id: str | None = None
+    requests: int = 0
+    estimated_ms: int | None = field(default=None, compare=False)
+
+    @property
+    def created_ms(self) -> int:
+        """When the job was added, Unix ms; 0 if that is unknown. `creation_times` corrects what the producer wrote."""
+        return self.timestamp_ms if self.estimated_ms is None else self.estimated_ms
 
     @property
     def attempt(self) -> int:
         """The number of the current attempt, counted from 1."""
         return self.attempts_made + 1
+
+    @property
+    def timestamp_ms(self) -> int:
+        """What the producer's clock showed, Unix ms; 0 if that is unknown. Producers also write other units."""
+        for low, high, factor, divisor in TIME_UNITS:
+            if low <= self.timestamp < high:
+                return self.timestamp * factor // divisor
+        return 0
 
     def payload(self) -> Any:
         """The job's data, parsed. Raises InvalidDataError."""
@@ -155,13 +174,18 @@ class JobRetried:
 
 @dataclass(frozen=True, slots=True)
 class JobFailed:
-    """A failed last attempt. `stacktrace` is the job's whole JSON array; `data` as in `JobSucceeded`."""
+    """A failed last attempt. `stacktrace` is the job's whole JSON array; `data` as in `JobSucceeded`.
+
+    If the email may have been sent, `requests` is how many requests have contained it: a person who retries the job
+    decides about all of them.
+    """
 
     job: Job
     reason: str
     stacktrace: bytes
     journal: bytes = b""
     data: bytes = b""
+    requests: int = 0
 
 
 class WriteResult(Enum):

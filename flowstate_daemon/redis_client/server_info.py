@@ -16,6 +16,7 @@ from redis.crc import key_slot
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
+from flowstate_daemon.base.risks import Risk
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.errors import is_unsupported
 from flowstate_daemon.redis_client.keys import Keys
@@ -78,6 +79,7 @@ def foreign_workers(clients: Iterable[ClientInfo], worker_name: str) -> tuple[Cl
 
 MIN_VERSION = (6, 2)  # for BLMOVE
 ROUND_TRIPS = 9
+MAX_TIME_ROUND_TRIP_S = 2.0
 NUMBER = re.compile(r"\d+")
 
 
@@ -151,6 +153,39 @@ async def inspect_server(connection: Connection, clock: Clock) -> ServerInfo:
     )
 
 
+def memory_risk(memory: MemoryInfo) -> Risk | None:
+    """Jobs must not be evicted. Pure."""
+    if memory.policy in {None, "noeviction"}:
+        return None
+    if memory.evicted:
+        finding = f"maxmemory-policy is {memory.policy}, and {memory.evicted} keys were evicted, possibly jobs"
+        return Risk("redis memory", finding, "set maxmemory-policy noeviction, and raise maxmemory")
+    finding = f"maxmemory-policy is {memory.policy}: jobs may be evicted"
+    return Risk("redis memory", finding, "set maxmemory-policy noeviction")
+
+
+def persistence_risk(persistence: PersistenceInfo) -> Risk | None:
+    """How much a crash of Redis would lose. Pure."""
+    if persistence.append_only is False:
+        finding = {
+            True: "appendonly is off: a crash loses all since the last snapshot",
+            False: "appendonly is off, and there are no snapshots: a restart loses every job",
+            None: "appendonly is off: a crash loses the newest jobs",
+        }[persistence.snapshots]
+        return Risk("redis persistence", finding, "set appendonly yes, appendfsync everysec")
+    if persistence.append_only and persistence.fsync == "no":
+        finding = "appendfsync is no: a crash of the machine loses up to half a minute"
+        return Risk("redis persistence", finding, "set appendfsync everysec")
+    return None
+
+
+async def find_durability_risks(connection: Connection) -> list[Risk]:
+    """What may make the server lose jobs, as far as it tells. Raises StoreUnavailableError."""
+    info = await _info(connection)
+    risks = (memory_risk(await _memory(connection, info)), persistence_risk(await _persistence(connection, info)))
+    return [risk for risk in risks if risk is not None]
+
+
 async def pin_cluster_slot(connection: Connection, keys: Keys) -> None:
     """In a cluster, connect to the node of the queue. Raises ConfigError when the keys are on several nodes."""
     info = await _info(connection, "cluster")
@@ -222,15 +257,24 @@ async def _round_trip(connection: Connection, clock: Clock) -> float:
     return round(median(times), 2)
 
 
-async def _skew(connection: Connection, clock: Clock) -> float | None:
-    """How far the server's clock is ahead of ours, measured at the middle of the round trip."""
-    before_ms = clock.now_ms()
+async def read_time(connection: Connection, clock: Clock) -> float | None:
+    """The server's wall time minus our monotonic time, ms; None when it is unknown. Raises StoreUnavailableError.
+
+    It is measured at the middle of the round trip; an answer that took long says little.
+    """
+    before_s = clock.monotonic()
     reply = await _call_or_none(connection, "TIME")
-    middle_ms = (before_ms + clock.now_ms()) / 2
-    if not isinstance(reply, list | tuple):
+    after_s = clock.monotonic()
+    if not isinstance(reply, list | tuple) or after_s - before_s > MAX_TIME_ROUND_TRIP_S:
         return None
     seconds, micros = reply
-    return round(float(seconds) + float(micros) / 1e6 - middle_ms / 1000, 3)
+    return float(seconds) * 1000 + float(micros) / 1000 - (before_s + after_s) / 2 * 1000
+
+
+async def _skew(connection: Connection, clock: Clock) -> float | None:
+    """How far the server's clock is ahead of ours, in seconds."""
+    offset_ms = await read_time(connection, clock)
+    return None if offset_ms is None else round((offset_ms - clock.now_ms()) / 1000 + clock.monotonic(), 3)
 
 
 def _count(text: str | None) -> int | None:

@@ -87,8 +87,10 @@ class ScheduledMailEnqueuer(Service):
     async def enqueue_due(self) -> int:
         """Enqueue what is due and fits into the queue; returns how many rows were processed.
 
-        Raises StoreUnavailableError.
+        Nothing is due, and nothing is too late, while clocks disagree. Raises StoreUnavailableError.
         """
+        if not self._clock.reliable:
+            return 0
         schedules = [schedule for schedule in self._schedules if not self._blocked.active(schedule.kind)]
         next_due = await self._mails.next_due([schedule.kind for schedule in schedules]) if schedules else {}
         now, processed = self._clock.now(), 0

@@ -17,7 +17,8 @@ from typing import Any
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import PermanentError
 from flowstate_daemon.database.app_data import MAX_USERS_PER_QUERY
-from flowstate_daemon.database.planning import Occurrence, Planning, RunSummary
+from flowstate_daemon.database.planning import ManualRun, Occurrence, Planning, RunSummary, Source
+from flowstate_daemon.database.recipients import UNKNOWN_ACTOR
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.mail.kinds import MailRequest
 from flowstate_daemon.mail.message import Email
@@ -53,13 +54,18 @@ class UpcomingRun:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """The last run of every time zone taken together: when, how many emails, and their states."""
+    """The last run: when, how many emails, and their states.
+
+    By the clock, the last run of every time zone taken together; a manual run, by `actor`, is one for all time zones.
+    """
 
     first_at: datetime
     last_at: datetime
     zones: int
     scheduled: int
     states: Mapping[str, int]
+    source: Source = "clock"
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +154,14 @@ class ManualRuns:
         now = self._clock.now()
         zones = await self._planning.zones()
         runs = await self._planning.recent_runs(now - LOOK_BACK)
+        manual = await self._planning.manual_runs(now - LOOK_BACK)
         return [
             Overview(
                 name=kind,
                 cron=schedule.cron.removeprefix("0 "),
                 per_task=schedule.per_task,
                 next=next_runs(schedule, zones, now),
-                last=last_run(one for one in runs if one.kind == kind),
+                last=last_run([one for one in runs if one.kind == kind], manual.get(kind), len(zones)),
             )
             for kind, schedule in self._schedules.items()
         ]
@@ -166,9 +173,14 @@ class ManualRuns:
         runs = [one for schedule in self._schedules.values() for one in upcoming_runs(schedule, zones, now, until)]
         return sorted(runs, key=lambda one: (one.at, one.kind))
 
-    async def run(self, request: RunRequest) -> RunResult:
-        """Plan the emails of a schedule now; the enqueuers of the daemons send them. Raises InvalidRunRequestError."""
+    async def run(self, request: RunRequest, *, actor: str = UNKNOWN_ACTOR) -> RunResult:
+        """Plan the emails of a schedule now; the enqueuers of the daemons send them. `actor` is recorded with the run.
+
+        Raises InvalidRunRequestError.
+        """
         schedule, now = self._schedule(request), self._clock.now()
+        if self._clock.disagreement is not None:
+            raise InvalidRunRequestError(f"nothing is planned while clocks disagree: {self._clock.disagreement}")
         if not now - LOOK_BACK <= request.at <= now:
             raise InvalidRunRequestError(
                 "at: only the last 31 days can be run; a dry run accepts 400 days in both directions"
@@ -179,6 +191,8 @@ class ManualRuns:
             async for page in self._pages(schedule, occurrences):
                 reopened += await self._planning.reopen(schedule.kind, page, now)
         planned = await self._planning.plan_manual(schedule.kind, occurrences, per_task=schedule.per_task, now=now)
+        count = planned.scheduled + reopened
+        await self._planning.record_manual_run(schedule.kind, request.at, count, actor=actor, now=now)
         return RunResult(schedule.kind, request.at, planned.found, planned.recipients, planned.scheduled, reopened)
 
     async def dry_run(self, request: RunRequest) -> AsyncIterator[DryRunItem]:
@@ -242,9 +256,10 @@ def upcoming_runs(schedule: Schedule, zones: Iterable[str], now: datetime, until
     return [UpcomingRun(schedule.kind, at, tuple(sorted(found[at]))) for at in sorted(found)]
 
 
-def last_run(runs: Iterable[RunSummary]) -> LastRun | None:
-    """The last run of each time zone summarised, or None when there was none lately. Pure."""
-    found = list(runs)
+def last_run(found: Sequence[RunSummary], manual: ManualRun | None, zones: int) -> LastRun | None:
+    """The last manual run, or if it is later the last run of each time zone; None when there was none lately. Pure."""
+    if manual is not None and all(one.planned_at <= manual.at for one in found):
+        return LastRun(manual.at, manual.at, zones, manual.scheduled, manual.states, "manual", manual.actor)
     if not found:
         return None
     states: Counter[str] = Counter()

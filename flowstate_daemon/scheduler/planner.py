@@ -27,6 +27,7 @@ log = structlog.get_logger()
 REFRESH_INTERVAL_S = 600.0  # a zone that no user had before is found this late; its deadlines are longer
 CATCH_UP_WINDOW = timedelta(days=8)  # a missed weekly report is still recorded
 MAX_WINDOW_AGE = timedelta(days=4)  # no window that is still open began before that
+CLOCK_POLL_INTERVAL_S = 1.0
 ALL_KINDS_LABEL = "every kind"
 ZONES_PER_STEP = 25  # zones computed before the event loop runs other tasks
 
@@ -56,6 +57,9 @@ class Planner(Service):
         self._refresh_at = -math.inf
 
     async def run_once(self) -> None:
+        if not self._clock.reliable:
+            await self.sleep(CLOCK_POLL_INTERVAL_S)
+            return
         await self.plan_due()
         await self.sleep(self._idle_s())
 
@@ -65,7 +69,12 @@ class Planner(Service):
         return min(due, key=lambda one: one[1], default=None)
 
     async def plan_due(self) -> int:
-        """Plan everything that is due now; returns the number of new scheduled emails. Raises StoreUnavailableError."""
+        """Plan everything that is due now; returns the number of new scheduled emails. Raises StoreUnavailableError.
+
+        While clocks disagree nothing is due: a host that is days ahead would use up the emails of those days.
+        """
+        if not self._clock.reliable:
+            return 0
         if self._clock.monotonic() >= self._refresh_at or self._clock_set_back():
             await self._refresh()
         now, scheduled = self._clock.now(), 0

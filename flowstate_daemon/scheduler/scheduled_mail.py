@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.database.app_data import User
 from flowstate_daemon.database.ledger import Outcome, redact_and_trim
-from flowstate_daemon.database.pool import normalise_address
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.mail.policy import Decision
 from flowstate_daemon.mail_producer import NewMail

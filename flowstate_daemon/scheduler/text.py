@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
+from flowstate_daemon.base.text import one_line
 from flowstate_daemon.database.app_data import User
 from flowstate_daemon.mail.contexts import UNKNOWN_NAME
 from flowstate_daemon.mail.field_types import MAX_NUMBER, TITLE_PLACEHOLDER
-from flowstate_daemon.mail.text_filters import one_line, truncate
+from flowstate_daemon.mail.text_filters import truncate
 
 MAX_TITLE_LENGTH = 200
 MAX_NAME_LENGTH = 100
 PRIORITIES = range(1, 6)
-# A lone surrogate cannot be encoded as UTF-8. Postgres stores none, but other sources of data could contain one.
-SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def format_title(title: str | None) -> str:
@@ -48,4 +45,4 @@ def pluralise(number: int, thing: str) -> str:
 def _line(text: str | None, max_length: int) -> str:
     if not text:
         return ""
-    return truncate(one_line(text if text.isascii() else SURROGATES.sub("", text)).strip(), max_length)
+    return truncate(one_line(text), max_length)

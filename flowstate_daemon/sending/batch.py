@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.errors import FlowstateError, MailExpired, MailSkipped, StaleDecisionError
 from flowstate_daemon.delivery.gateway import Rejected, Result
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.job import Job
-from flowstate_daemon.sending.request_store import JobRef, StoredRequest
+from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
 
 OUTCOME_UNKNOWN = (
     "parked: the request that contained this email is no longer known, and the email may have been sent; "
@@ -47,9 +48,13 @@ class OutgoingMail:
     queued_at: float = 0.0  # monotonic seconds, as `sent_at`: between the two the email waited
     sent_at: float | None = None
     in_request: bool = False  # from the start of a request until its response is handled
+    requests: int = field(init=False)  # how many requests have contained it
     result: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _email: Email | None = None
     _encoded: bytes | None = None
+
+    def __post_init__(self) -> None:
+        self.requests = self.job.requests
 
     @property
     def job_ref(self) -> JobRef:
@@ -91,13 +96,15 @@ class OutgoingMail:
 class Batch:
     """The emails of one request, which is stored before its first try.
 
-    `maybe_delivered`: an earlier try may have reached the provider. `is_probe`: this request tests whether the provider
-    works again while the circuit is open.
+    `recorded`: this process has stored and recorded the request, or knows that it is. `maybe_delivered`: an earlier try
+    may have reached the provider. `is_probe`: this request tests whether the provider works again while the circuit is
+    open.
     """
 
     mails: list[OutgoingMail]
     stored_request: StoredRequest | None = None
     maybe_delivered: bool = False
+    recorded: bool = False
     is_probe: bool = False
     waits: int = 0
 
@@ -139,7 +146,7 @@ def supersede_codes(mails: Sequence[OutgoingMail]) -> None:
     for mail in mails:
         if mail.done or not _is_code(mail.email):
             continue
-        key = mail.email.kind, mail.email.to.casefold()
+        key = mail.email.kind, normalise_address(mail.email.to)
         other = newest.setdefault(key, mail)
         if other is not mail:
             older, newest[key] = sorted((other, mail), key=_age)
@@ -153,7 +160,7 @@ def _is_code(email: Email) -> bool:
 
 def _age(mail: OutgoingMail) -> tuple[int, int]:
     """The order in which the jobs were added."""
-    return mail.job.timestamp, int(mail.job.id) if mail.job.id.isdecimal() else mail.sequence or 0
+    return mail.job.created_ms, int(mail.job.id) if mail.job.id.isdecimal() else mail.sequence or 0
 
 
 def idempotency_key(path: str, body: bytes, members: Sequence[JobRef]) -> str:

@@ -31,6 +31,7 @@ from flowstate_daemon.base.errors import (
 )
 from flowstate_daemon.base.event_loop import UrgentPriority
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.delivery.gateway import Gateway, Rejected, Result, SendResult
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.sending.batch import (
@@ -43,8 +44,10 @@ from flowstate_daemon.sending.batch import (
 )
 from flowstate_daemon.sending.rate_limiter import RateLimiter
 from flowstate_daemon.sending.refusals import Cause
-from flowstate_daemon.sending.request_store import TTL_MS, JobRef, RequestStore, StoredRequest
+from flowstate_daemon.sending.request_recorder import forget_members
+from flowstate_daemon.sending.request_store import TTL_MS, RequestStore
 from flowstate_daemon.sending.send_gate import SendGate
+from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
 
 log = structlog.get_logger()
 
@@ -85,35 +88,16 @@ class BatchSender:
         urgent_priority: UrgentPriority,
         metrics: Metrics,
         clock: Clock,
+        records: RequestRecords | None = None,
     ) -> None:
         self._gateway = gateway
         self._request_store = request_store
+        self._records = records
         self._rate_limiter = rate_limiter
         self._gate = gate
         self._urgent_priority = urgent_priority
         self._metrics = metrics
         self._clock = clock
-
-    async def store(self, stored_request: StoredRequest) -> tuple[bool, set[str]]:
-        """Save a request, trying until Redis responds. Returns whether it is saved, and which jobs were lost.
-
-        A call that Redis executed although its reply was lost has bound the jobs to these bytes, and whoever takes one
-        of the jobs sends them: then no other request may be made of these emails.
-        """
-        in_doubt = False
-        while True:
-            try:
-                lost = await self._request_store.save(stored_request)
-                saved = not lost or (in_doubt and await self._request_store.load(stored_request.id) is not None)
-            except StoreUnavailableError as outage:
-                if not in_doubt:
-                    log.warning("request_not_stored", mails=len(stored_request.members), reason=outage.reason)
-                in_doubt = True
-                await asyncio.sleep(REDIS_RETRY_S)
-                continue
-            if not lost:
-                self._metrics.observe_batch_size(len(stored_request.members))
-            return saved, lost
 
     async def send(self, batch: Batch) -> Requeue:
         """Make the request and resolve its emails. Returns what must be queued again."""
@@ -217,12 +201,12 @@ class BatchSender:
         all_rejected = all(isinstance(result, Rejected) for result in results)
         if len(results) > 1 and all_rejected and batch.complete and await self._detach_all(batch):
             return _sample_rejected([(mail, by_job[mail.job_ref]) for mail in batch.pending])
+        response = encode_results(results)
+        self._request_store.recent.settle(stored_request.id, response)
         if len(results) > 1:
             # For members that another worker holds, or that come back after a crash. Saved before the emails are
             # resolved, because settling the last job deletes the stored request.
-            await self._ignore_unavailable(
-                self._request_store.save_response(stored_request.id, encode_results(results))
-            )
+            await self._ignore_unavailable(self._request_store.save_response(stored_request.id, response))
         if any(not mail.urgent for mail in batch.mails):
             self._gate.quota_restored()
         while batch.pending:  # resumed members may join while these are resolved
@@ -360,9 +344,13 @@ class BatchSender:
         """Retry until Redis responds: no result may be reported, and no new request made, before this is written."""
         while True:
             try:
-                return await self._request_store.detach(stored_request_id, [mail.job.id for mail in mails])
+                detached = await self._request_store.detach(stored_request_id, [mail.job.id for mail in mails])
+                break
             except StoreUnavailableError:
                 await asyncio.sleep(REDIS_RETRY_S)
+        if detached:
+            await forget_members(self._records, stored_request_id, mails)
+        return detached
 
     async def _ignore_unavailable(self, call: Awaitable[object]) -> bool:
         """Share information through Redis; while Redis is unavailable, no other daemon starts requests either."""
@@ -421,7 +409,7 @@ class ResumedBatches:
 
     async def _load(self, stored_request_id: str, batch: Batch) -> None:
         try:
-            stored_request = await self._request_store.load(stored_request_id)
+            stored_request = await self._request_store.find(stored_request_id)
         except FlowstateError as error:
             batch.fail(error)
             return

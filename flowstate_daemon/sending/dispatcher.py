@@ -12,22 +12,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import ClassVar
-from uuid import uuid4
 
 import structlog
 
-from flowstate_daemon.base.errors import LockLostError, PermanentError, StoreUnavailableError
+from flowstate_daemon.base.errors import PermanentError, StoreUnavailableError
 from flowstate_daemon.base.event_loop import UrgentPriority
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import Service, ServiceContext
+from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.delivery.gateway import MAX_BATCH_SIZE, Gateway
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.sending.access_probe import AccessProbe
-from flowstate_daemon.sending.batch import Batch, OutgoingMail, expire_stale, idempotency_key, supersede_codes
+from flowstate_daemon.sending.batch import Batch, OutgoingMail, expire_stale, supersede_codes
 from flowstate_daemon.sending.batch_sender import NO_REQUEUE, BatchSender, Requeue, ResumedBatches
 from flowstate_daemon.sending.provider_state import ACCEPTING
 from flowstate_daemon.sending.rate_limiter import STATE_REPEAT_S, RateLimiter
-from flowstate_daemon.sending.request_store import JobRef, RequestStore, StoredRequest
+from flowstate_daemon.sending.request_recorder import RequestRecorder
+from flowstate_daemon.sending.request_store import RequestStore
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.sending.send_queue import SendQueue
 
@@ -54,8 +55,12 @@ class Dispatcher(Service):
         heartbeat: Heartbeat,
         context: ServiceContext,
         processors: Heartbeat | None = None,
+        records: RequestRecords | None = None,
     ) -> None:
-        """`processors` is the heartbeat of the handlers that wait for `send`: it beats as long as this loop does."""
+        """`processors` is the heartbeat of the handlers that wait for `send`: it beats as long as this loop does.
+
+        `records` is None without Postgres.
+        """
         super().__init__(heartbeat)
         self._gateway = gateway
         self._rate_limiter = rate_limiter
@@ -65,9 +70,13 @@ class Dispatcher(Service):
         self._queue = SendQueue()
         self.urgent_priority = UrgentPriority(context.clock)
         self._batch_sender = BatchSender(
-            gateway, request_store, rate_limiter, gate, self.urgent_priority, context.metrics, context.clock
+            gateway, request_store, rate_limiter, gate, self.urgent_priority, context.metrics, context.clock, records
         )
         self._resumed = ResumedBatches(request_store, self._batch_sender, self._enqueue_batch)
+        self.records = records
+        self._recorder = RequestRecorder(
+            gateway, request_store, records, self._resumed.add, context.metrics, context.clock
+        )
         self._tasks: set[asyncio.Task[Requeue]] = set()
         self._urgent_tasks = 0
         self._expected = 0
@@ -228,43 +237,6 @@ class Dispatcher(Service):
             supersede_codes(batch.mails)
         return batch if batch is not None and batch.pending else None
 
-    async def _store(self, batch: Batch) -> bool:
-        """Store the request before its first try, without the jobs whose lock was lost. False if no email is left."""
-        while batch.stored_request is None and (pending := batch.pending):
-            try:
-                stored_request = await self._build_request(pending)
-            except PermanentError:
-                continue
-            is_stored, lost = await self._batch_sender.store(stored_request)
-            if is_stored:
-                batch.mails, batch.stored_request = pending, stored_request
-                for mail in pending:
-                    mail.stored_request_id = stored_request.id
-            for mail in pending:
-                if mail.job.id in lost:
-                    mail.fail(LockLostError("another worker owns the job by now"))
-        return bool(batch.pending)
-
-    async def _build_request(self, mails: Sequence[OutgoingMail]) -> StoredRequest:
-        """The request for these emails. Raises PermanentError after failing an email that cannot be encoded."""
-        encoded: list[bytes] = []
-        for mail in mails:
-            try:
-                encoded.append(mail.encoded(self._gateway.encode))
-            except PermanentError as error:
-                mail.fail(error)
-                raise
-        members = tuple(mail.job_ref for mail in mails)
-        if len(encoded) == 1:
-            path, body, key = self._join(encoded, members)
-        else:
-            path, body, key = await asyncio.to_thread(self._join, encoded, members)
-        return StoredRequest(uuid4().hex, path, body, key, members, saved_at=self._clock.now_ms())
-
-    def _join(self, encoded: Sequence[bytes], members: Sequence[JobRef]) -> tuple[str, bytes, str]:
-        path, body = self._gateway.build_request(encoded)
-        return path, body, idempotency_key(path, body, members)
-
     def _start(self, batch: Batch) -> None:
         urgent = batch.urgent
         self._gate.start_request()
@@ -278,7 +250,7 @@ class Dispatcher(Service):
         """A task per request, so that a code does not wait while a long request is stored."""
         if not urgent:
             await self.urgent_priority.yield_to_urgent()
-        if batch.stored_request is None and not await self._store(batch):
+        if not batch.recorded and not await self._recorder.prepare(batch):
             self._gate.cancel_probe()
             return NO_REQUEUE
         return await self._batch_sender.send(batch)

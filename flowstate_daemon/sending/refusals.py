@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from flowstate_daemon.sending.request_store import JobRef
+from flowstate_daemon.sending.stored_request import JobRef
 
 MAX_REMEMBERED = 10_000
 REFUSALS_BEFORE_FAILURE = 3

@@ -1,7 +1,8 @@
 """Stored requests: the exact bytes and the idempotency key of a request, saved in Redis before its first try.
 
 Every later try, here or in another process, loads the request and sends the same bytes with the same key, so that the
-provider recognizes a repetition. `complete.lua` and `fail.lua` delete it when its last member is settled.
+provider recognizes a repetition. `complete.lua` and `fail.lua` delete it when its last member is settled. The newest
+requests of this process are kept in memory too, because Redis may lose its newest writes.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import msgspec
 import structlog
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.queue.job import Job
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
+from flowstate_daemon.sending.recent_requests import RecentRequests
+from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
 
 log = structlog.get_logger()
 
@@ -26,25 +30,7 @@ TTL_MS = 23 * 3_600_000
 COMPRESS_OFF_THREAD_BYTES = 16_384  # compressing more than this on the event loop would delay a code
 ZLIB_LEVEL = 1  # five times as fast as the default, and half a megabyte of emails still shrinks to a tenth
 MAX_JOBS = 100
-FIELDS = ("path", "body", "key", "members", "saved_at", "response")
-
-JobRef = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRequest:
-    """A request that is saved before its first try. `members` are id and timestamp of its jobs, in body order.
-
-    `response` holds the encoded results of the provider's response, if known; `saved_at` is in Unix ms.
-    """
-
-    id: str
-    path: str
-    body: bytes = field(repr=False)
-    key: str
-    members: tuple[JobRef, ...]
-    response: bytes | None = None
-    saved_at: int = 0
+FIELDS = ("path", "body", "key", "members", "saved_at", "response", "numbers")
 
 
 class RequestStore:
@@ -56,6 +42,7 @@ class RequestStore:
         self._clock = clock
         self._token = token
         self._scripts = Scripts(connection)
+        self.recent = RecentRequests()
 
     async def save(self, stored_request: StoredRequest) -> set[str]:
         """Save the request and bind its jobs to it.
@@ -65,23 +52,30 @@ class RequestStore:
         members = stored_request.members
         if not 1 <= len(members) <= MAX_JOBS:
             raise ValueError(f"save between 1 and {MAX_JOBS} jobs in one request, not {len(members)}")
-        args = (
+        numbers = stored_request.numbers or (1,) * len(members)
+        body = await _on_thread(stored_request.body, _compress)
+        args: list[str | bytes | float] = [
             self._token,
             stored_request.id,
-            await _on_thread(stored_request.body, _compress),
+            body,
             stored_request.key,
             stored_request.path,
             msgspec.json.encode(members),
             self._clock.now_ms(),
             TTL_MS,
-        )
+            msgspec.json.encode(numbers),
+        ]
+        for (_, timestamp), number in zip(members, numbers, strict=True):
+            args += (timestamp, number)
         keys = self._member_keys(stored_request.id, [job_id for job_id, _ in members])
-        lost = await self._scripts.run("request_save", keys, [*args, *(timestamp for _, timestamp in members)])
+        lost = await self._scripts.run("request_save", keys, args)
+        if not lost:
+            self.recent.add(replace(stored_request, numbers=numbers), body)
         return {members[position - 1][0] for position in lost}
 
     async def load(self, stored_request_id: str) -> StoredRequest | None:
-        """The stored request; None if it has expired, is settled, or cannot be read."""
-        path, body, key, members, saved_at, response = await self._connection.execute(
+        """The stored request in Redis; None if it has expired, is settled, or cannot be read."""
+        path, body, key, members, saved_at, response, numbers = await self._connection.execute(
             "HMGET", self._key(stored_request_id), *FIELDS
         )
         if body is None:
@@ -90,6 +84,7 @@ class RequestStore:
             return StoredRequest(
                 stored_request_id, path.decode(), await _on_thread(body, zlib.decompress), key.decode(),
                 msgspec.json.decode(members, type=tuple[JobRef, ...]), response, int(saved_at),
+                msgspec.json.decode(numbers or b"[]", type=tuple[int, ...]),
             )  # fmt: skip
         except (zlib.error, ValueError, AttributeError):  # something else changed it
             log.exception(
@@ -99,16 +94,44 @@ class RequestStore:
             )
             return None
 
+    async def find(self, stored_request_id: str) -> StoredRequest | None:
+        """The stored request in Redis or, if Redis has lost it, in the memory of this process."""
+        stored_request = await self.load(stored_request_id)
+        found = self.recent.get(stored_request_id)
+        if stored_request is not None or found is None:
+            return stored_request
+        body = await _on_thread(found.body, zlib.decompress) if found.body else b""
+        return replace(found.request, body=body)
+
     async def save_response(self, stored_request_id: str, response: bytes) -> bool:
         """Keep the results for members that are settled later; False if the stored request does not exist any more."""
         return bool(await self._scripts.run("request_save_response", [self._key(stored_request_id)], [response]))
 
-    async def detach(self, stored_request_id: str, job_ids: Sequence[str]) -> bool:
-        """Unbind jobs from the request. False, and nothing is written, if this worker does not own all of them."""
+    async def detach(self, stored_request_id: str, job_ids: Sequence[str], numbers: Sequence[int] = ()) -> bool:
+        """Unbind jobs from the request. False, and nothing is written, if this worker does not own all of them.
+
+        `numbers`, for a request that was never sent, are how many other requests have contained each job.
+        """
         if not job_ids:
             return True
         keys = self._member_keys(stored_request_id, job_ids)
-        return bool(await self._scripts.run("request_detach", keys, [self._token, stored_request_id]))
+        detached = bool(await self._scripts.run("request_detach", keys, [self._token, stored_request_id, *numbers]))
+        if detached:
+            self.recent.forget(stored_request_id, set(job_ids))
+        return detached
+
+    async def adopt(self, stored_request: StoredRequest, job: Job, number: int) -> bool:
+        """Bind a job again to a request that Redis has lost; the request is stored again too if it is missing.
+
+        False, and nothing is written, if this worker does not own the job.
+        """
+        ttl_ms = TTL_MS - (self._clock.now_ms() - stored_request.saved_at)
+        args = (
+            self._token, stored_request.id, await _on_thread(stored_request.body, _compress), stored_request.key,
+            stored_request.path, msgspec.json.encode(stored_request.members), stored_request.saved_at, max(ttl_ms, 1),
+            msgspec.json.encode(stored_request.numbers), number,
+        )  # fmt: skip
+        return bool(await self._scripts.run("request_adopt", self._member_keys(stored_request.id, [job.id]), args))
 
     def _key(self, stored_request_id: str) -> str:
         return self._keys.own(f"request:{stored_request_id}")

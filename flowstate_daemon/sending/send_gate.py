@@ -109,6 +109,7 @@ class SendGate:
         self._backoff = Backoff(MIN_PROBE_INTERVAL_S, MAX_PROBE_INTERVAL_S)
         self._probing = False
         self._quota: str | None = None
+        self.bulk_held = False  # bulk emails are not even claimed
         self.refusal: str | None = None  # why the provider refuses the account; None while the gate is open
         self.refusals = RefusalHistory()
         self.circuit_breaker = CircuitBreaker(health, metrics, clock)
@@ -176,6 +177,11 @@ class SendGate:
         """The request said nothing about the account (network fault, provider failure): the next one may probe."""
         self._probing = False
         self.circuit_breaker.cancel_probe()
+
+    def hold_bulk(self, name: str, reason: str) -> None:
+        """Send only codes until the next start; `name` is that of the condition for ready."""
+        self.bulk_held = True
+        self._health.set_condition(name, reason)
 
     def quota_exceeded(self, reason: str) -> None:
         """The quota is exceeded: bulk emails wait, and the daemon is not ready."""

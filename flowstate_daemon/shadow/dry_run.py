@@ -16,8 +16,9 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.mail.kinds import MailRequest, parse_request
 from flowstate_daemon.mail.message import mask_address
-from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, decide
+from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, RecipientStatus, decide
 from flowstate_daemon.mail.render import Renderer
+from flowstate_daemon.mail.unsubscribe_links import link_issue_time
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.shadow.observer import JobEvent
 from flowstate_daemon.worker.handler import with_locale
@@ -64,8 +65,10 @@ class DryRun:
 
     async def _predict(self, job: Job, request: MailRequest) -> Prediction:
         # Not waiting, as for a code: while it waited for Postgres, the shadow would miss events of the queue.
-        status = UNKNOWN_RECIPIENT if self._recipients is None else await self._recipients.load(request.to, urgent=True)
-        decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=job.timestamp)
+        status: RecipientStatus | None = UNKNOWN_RECIPIENT
+        if self._recipients is not None:
+            status = await self._recipients.load(request.written_to, urgent=True)
+        decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=job.created_ms)
         recipient = mask_address(request.to)
         if not decision.send:
             return Prediction(
@@ -73,7 +76,8 @@ class DryRun:
             )
         # Up to a hundred emails are rendered one after the other: let other tasks run in between.
         await asyncio.sleep(0)
-        email = self.renderer.render(with_locale(status, request), created_ms=job.timestamp)
+        issued_ms = link_issue_time(job.created_ms, self._clock.now_ms())
+        email = self.renderer.render(with_locale(status, request), issued_ms=issued_ms)
         return Prediction(job.name, "send", None, recipient, len(email.html.encode()))
 
 

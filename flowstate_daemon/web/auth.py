@@ -14,8 +14,8 @@ from aiohttp import web
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import PermanentError, StoreUnavailableError
 from flowstate_daemon.base.redaction import redact_text
-from flowstate_daemon.web.server import json_response
-from flowstate_daemon.web.webhooks import LogThrottle
+from flowstate_daemon.web.limits import LogThrottle
+from flowstate_daemon.web.responses import json_response
 
 log = structlog.get_logger()
 

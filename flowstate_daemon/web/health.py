@@ -12,16 +12,17 @@ from aiohttp import web
 
 from flowstate_daemon.base.health import HealthRegistry, Heartbeat
 from flowstate_daemon.base.redaction import redact_text
-from flowstate_daemon.web.server import json_response
+from flowstate_daemon.web.responses import json_response
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceInfo:
-    """Version, instance id and mode (`send` or `shadow`) of this daemon."""
+    """Version, instance id, mode (`send` or `shadow`) and delivery (`resend`, `outbox` or `none`) of this daemon."""
 
     version: str
     instance: str
     mode: str = "send"
+    delivery: str = "resend"
 
 
 class Health:
@@ -50,8 +51,10 @@ class Health:
             "version": self._instance.version,
             "instance": self._instance.instance,
             "mode": self._instance.mode,
+            "delivery": self._instance.delivery,
             "uptime_s": round(self._health.uptime_s, 1),
             "reasons": [redact_text(reason) for reason in reasons],
+            "warnings": [redact_text(f"{name}: {reason}") for name, reason in self._health.warnings.items()],
             "services": [heartbeat_document(heartbeat) for heartbeat in self._health.heartbeats],
         }
         return json_response(body, 503 if reasons else 200)

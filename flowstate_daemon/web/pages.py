@@ -10,6 +10,7 @@ import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.resources import files
 
 from aiohttp import web
@@ -17,6 +18,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 LOCALES = ("en", "fr")
+PATHS_OF_PEOPLE = ("/unsubscribe", "/preferences")  # the beginning of links in emails, also of one that was cut off
+PATHS_OF_PROGRAMS = ("/api/", "/health", "/metrics", "/webhooks/")
 PACKAGE_FILES = files(__package__)
 MAX_LANGUAGES = 20  # of an Accept-Language header
 
@@ -77,6 +80,19 @@ class Pages:
             settings=text["button"]["settings"],
         )
         return web.Response(text=html, status=status, headers=self._headers, content_type="text/html", charset="utf-8")
+
+
+def error_page(pages: Pages, request: web.Request, status: int) -> web.Response | None:
+    """The error as a page in words, if it is a person who gets it; programs get JSON."""
+    path = request.path.lower()
+    by_browser = "text/html" in request.headers.get("Accept", "") and not path.startswith(PATHS_OF_PROGRAMS)
+    if not by_browser and not path.startswith(PATHS_OF_PEOPLE):
+        return None
+    page = "unavailable" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "bad_request"
+    if status == HTTPStatus.NOT_FOUND:
+        page = "invalid"
+    locale = negotiate_locale(request.headers.get("Accept-Language", ""), "")
+    return pages.render(page, locale, status=status)
 
 
 def negotiate_locale(accept_language: str, fallback: str) -> str:

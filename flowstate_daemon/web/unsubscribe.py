@@ -7,6 +7,7 @@ the page, or from the button of a mail client (RFC 8058). The token is never log
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 
 import structlog
@@ -24,14 +25,16 @@ from flowstate_daemon.mail.unsubscribe_links import (
     LinkTokenCodec,
     UnsubscribeToken,
 )
+from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.pages import Button, Pages, negotiate_locale
-from flowstate_daemon.web.server import read_body, read_form
 
 log = structlog.get_logger()
 
 UNSUBSCRIBE, RESUBSCRIBE = "unsubscribe", "resubscribe"
 KIND, ALL = "kind", "all"
-ONE_CLICK = {"List-Unsubscribe": "One-Click"}
+ONE_CLICK_FIELD, ONE_CLICK_VALUE = "list-unsubscribe", "one-click"
+TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+SOFT_BREAK = re.compile(r"=?\s+")  # how mail programs break long lines
 MAX_FORM_BYTES = 8_192
 STORE_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 60
@@ -54,7 +57,8 @@ class Unsubscribe:
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get(f"{PATH}{{token}}", self.get), web.post(f"{PATH}{{token}}", self.post)]
+        path = f"{PATH}{{token:(?s:.)*}}"  # also what mail programs make of a link: cut off, or with more at its end
+        return [web.get(path, self.get), web.post(path, self.post)]
 
     async def get(self, request: web.Request) -> web.Response:
         """Show the current state and the buttons that change it."""
@@ -105,15 +109,24 @@ class Unsubscribe:
         return "unsubscribed" if token.kind in status.unsubscribed else "confirm"
 
     async def _read_action(self, request: web.Request) -> tuple[str, str] | None:
-        """The posted action and scope; None when they are invalid. A mail client's one-click post means this kind."""
-        form = read_form(request.headers.get("Content-Type", ""), await read_body(request, MAX_FORM_BYTES))
-        if form.items() >= ONE_CLICK.items() and "action" not in form:
+        """The posted action and scope; None when they are invalid.
+
+        A mail client's one-click post means this kind. Clients differ in its capitals and line breaks, and some send no
+        body at all: a person has pressed a button all the same.
+        """
+        body = await read_body(request, MAX_FORM_BYTES)
+        posted = read_form(request.headers.get("Content-Type", ""), body)
+        form = {name.strip().lower(): value.strip() for name, value in posted.items()}
+        one_click = form.get(ONE_CLICK_FIELD, "").lower() == ONE_CLICK_VALUE or not body.strip()
+        if one_click and "action" not in form:
             return UNSUBSCRIBE, KIND
         action, scope = form.get("action"), form.get("scope", KIND)
         return (action, scope) if action in (UNSUBSCRIBE, RESUBSCRIBE) and scope in (KIND, ALL) else None
 
     def _decode_token(self, request: web.Request) -> UnsubscribeToken:
-        return self._codec.decode(request.match_info["token"], self._clock.now_ms())
+        """The token without what mail programs add to a link, such as line breaks or a bracket at its end."""
+        token = TOKEN.search(SOFT_BREAK.sub("", request.match_info["token"]))
+        return self._codec.decode(token[0] if token else "", self._clock.now_ms())
 
     def _render(self, request: web.Request, token: UnsubscribeToken, page: str) -> web.Response:
         locale = self._locale(request, token)

@@ -15,15 +15,21 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError, StoreUnavailableError
 from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.delivery.webhooks import InvalidSignatureError, StaleTimestampError, WebhookVerifier
+from flowstate_daemon.delivery.webhooks import (
+    SUPPRESSION_REMOVED,
+    InvalidSignatureError,
+    StaleTimestampError,
+    WebhookVerifier,
+)
 from flowstate_daemon.mail.message import ProviderEvent
-from flowstate_daemon.web.server import json_response, read_body
+from flowstate_daemon.web.bodies import read_body
+from flowstate_daemon.web.limits import LogThrottle
+from flowstate_daemon.web.responses import json_response
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 256 * 1024
 STORE_TIMEOUT_S = 10.0  # Resend waits longer than this for a response
-LOG_INTERVAL_S = 60.0
 RETRY_AFTER_S = 60
 REMEDIES = {
     InvalidSignatureError: "if this continues, compare the webhook secret with the signing secret shown at Resend",
@@ -31,29 +37,11 @@ REMEDIES = {
 }
 
 
-class LogThrottle:
-    """Allows one log line a minute and counts the rest, so that unauthorized clients cannot fill the log."""
-
-    def __init__(self, clock: Clock, interval_s: float = LOG_INTERVAL_S) -> None:
-        self._clock = clock
-        self._interval_s = interval_s
-        self._next_at = clock.monotonic()
-        self._suppressed = 0
-
-    def acquire(self) -> int | None:
-        """The number of lines suppressed since the last one; None when this one must be suppressed too."""
-        now = self._clock.monotonic()
-        if now < self._next_at:
-            self._suppressed += 1
-            return None
-        suppressed, self._suppressed, self._next_at = self._suppressed, 0, now + self._interval_s
-        return suppressed
-
-
 class Webhooks:
     """The route of the provider's webhook."""
 
-    def __init__(self, verifier: WebhookVerifier, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, verifier: WebhookVerifier, ledger: Ledger, clock: Clock, sender_domain: str = "") -> None:
+        self.sender_domain = sender_domain  # replaced by a reload
         self._verifier = verifier
         self._ledger = ledger
         self._log_throttle = LogThrottle(clock)
@@ -63,6 +51,8 @@ class Webhooks:
 
     async def post(self, request: web.Request) -> web.Response:
         try:
+            # Before the body is read: a client that cannot sign webhooks gets no memory for one.
+            self._verifier.check_headers(request.headers)
             event = self._verifier.verify(request.headers, await self._body(request))
         except (InvalidSignatureError, StaleTimestampError) as error:
             self._warn(error.reason, REMEDIES[type(error)])
@@ -70,21 +60,24 @@ class Webhooks:
         except InvalidDataError as error:
             self._warn(error.reason, None)
             raise web.HTTPBadRequest from None
-        return await self._store([] if event is None else [event])
+        return json_response({"recorded": 0}) if event is None else await self._store(event)
 
-    async def _store(self, events: list[ProviderEvent]) -> web.Response:
-        if not events:
-            return json_response({"recorded": 0})
+    async def _store(self, event: ProviderEvent) -> web.Response:
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                recorded = await self._ledger.record_events(events)
+                recorded = await self._ledger.record_events([event], own_domain=self.sender_domain)
+                if recorded.new and event.type == SUPPRESSION_REMOVED:
+                    await self._ledger.lift_provider_suppression(event)
         except (StoreUnavailableError, TimeoutError) as error:
             self._warn(error.reason if isinstance(error, FlowstateError) else "Postgres did not answer in time", None)
             raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
-        for event in events:
-            if recorded and event.suppress:
-                log.info("address_suppressed", recipient=mask_address(event.address), reason=event.suppress)
-        return json_response({"recorded": recorded})
+        if recorded.new and event.suppress:
+            fields = {"recipient": mask_address(event.address), "reason": event.suppress}
+            if event.svix_id in recorded.obeyed:
+                log.info("address_suppressed", **fields)
+            else:  # another sender on the same account, or an email that the ledger does not have yet
+                log.info("report_noted", sender_domain=event.sender_domain, **fields)
+        return json_response({"recorded": recorded.new})
 
     async def _body(self, request: web.Request) -> bytes:
         try:

@@ -55,9 +55,10 @@ class JobLogger:
                 self._metrics.mail_skipped(job.name)
                 log.info("mail_skipped", **fields)
             case JobSucceeded():
-                age_ms = self._clock.now_ms() - job.timestamp
+                age_ms = self._clock.now_ms() - job.created_ms if job.created_ms else None
                 self._metrics.mail_sent(job.name, duration_s)
-                self._metrics.observe_mail_latency(job.name, age_ms / 1000)
+                if age_ms is not None:
+                    self._metrics.observe_mail_latency(job.name, age_ms / 1000)
                 log.info("mail_sent", age_ms=age_ms, **fields)
             case JobRetried():
                 self._metrics.mail_retried(job.name)
@@ -149,6 +150,8 @@ class JobCompleter(Service):
         is_sent = isinstance(result, JobSucceeded) and run is not None and run.skip_reason is None
         if write_result is WriteResult.OK or is_sent:
             self._job_logger.log(result, run)
+        if isinstance(result, JobSucceeded) and is_sent and result.journal and self._ledger_writer is not None:
+            self._ledger_writer.remember(result.journal)
         if write_result is not WriteResult.OK:
             # JOB_NOT_FOUND after a repeated call means that Redis executed the first call and its reply was lost.
             log.warning(

@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 CLAIM_SIZE = 50  # jobs in one claim: it occupies Redis for a millisecond, which also delays a code
 POLL_INTERVAL_S = 5.0
+HELD_POLL_INTERVAL_S = 0.5
 # While bulk emails fill their slots, the queue is polled for codes this often; less often while no job finishes.
 URGENT_POLL_INTERVALS_S = (0.01, 0.05)
 
@@ -61,7 +62,9 @@ class Fetcher(Service):
             await self._recover()
         if await self._claim(count, urgent_only=urgent_only):
             return
-        if urgent_only:
+        if self._gate.bulk_held:
+            await self._wait_for_codes()
+        elif urgent_only:
             await self._wait_for_slots()
         else:
             await self._sleep_until_work()
@@ -73,6 +76,13 @@ class Fetcher(Service):
         self._unchanged = self._in_flight.changes == before
         if not self._unchanged:
             self._urgent_poll.reset()
+
+    async def _wait_for_codes(self) -> None:
+        """While bulk emails are held, they stay in the queue, and a blocking pop that finds them returns at once."""
+        started = self._clock.monotonic()
+        await self.run_until_stopped(self._bull.wait_for_jobs())
+        if self._clock.monotonic() - started < HELD_POLL_INTERVAL_S:
+            await self.sleep(HELD_POLL_INTERVAL_S)
 
     async def _slots_for_full_claim(self) -> None:
         while self._in_flight.free < self._full_claim:
@@ -91,7 +101,9 @@ class Fetcher(Service):
         While the send gate is blocked, at most one: the probe that can open it again.
         """
         if self._gate.refusal:
-            return (0 if self._in_flight.busy else 1), False
+            return (0 if self._in_flight.busy else 1), self._gate.bulk_held
+        if self._gate.bulk_held:
+            return min(self._in_flight.free_for_urgent, CLAIM_SIZE), True
         free = self._in_flight.free
         if free >= self._full_claim:
             return self._full_claim, False

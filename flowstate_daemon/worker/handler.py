@@ -15,6 +15,7 @@ from flowstate_daemon.mail.locales import match_locale
 from flowstate_daemon.mail.message import mask_address
 from flowstate_daemon.mail.policy import PASS, UNKNOWN_RECIPIENT, Decision, RecipientStatus, decide, expires_at_ms
 from flowstate_daemon.mail.render import Renderer
+from flowstate_daemon.mail.unsubscribe_links import link_issue_time
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.sending.batch import EXPIRED_REASON, OutgoingMail
 from flowstate_daemon.sending.dispatcher import Dispatcher
@@ -77,10 +78,10 @@ class MailHandler:
 
     async def _decide(self, run: JobRun, request: MailRequest, *, urgent: bool) -> MailRequest:
         """The request in the recipient's language. Raises MailExpired or MailSkipped if it must not be sent."""
-        status = (
-            UNKNOWN_RECIPIENT if self._recipients is None else await self._recipients.load(request.to, urgent=urgent)
-        )
-        decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=run.job.timestamp)
+        status: RecipientStatus | None = UNKNOWN_RECIPIENT
+        if self._recipients is not None:
+            status = await self._recipients.load(request.written_to, urgent=urgent)
+        decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=run.job.created_ms)
         run.decisions.extend(decision.decisions)
         if not decision.send:
             raise (MailExpired if decision.outcome == "expired" else MailSkipped)(decision.reason or "not to be sent")
@@ -103,8 +104,10 @@ class MailHandler:
             job,
             priority=job.priority or KINDS[request.kind].priority,
             urgent=urgent,
-            build_email=lambda: self.renderer.render(request, created_ms=job.timestamp),
-            expires_at=expires_at_ms(request, job.timestamp),
+            build_email=lambda: self.renderer.render(
+                request, issued_ms=link_issue_time(job.created_ms, self._clock.now_ms())
+            ),
+            expires_at=expires_at_ms(request, job.created_ms),
         )
 
 

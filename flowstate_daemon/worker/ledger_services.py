@@ -1,7 +1,8 @@
 """Moves outcomes from the journal in Redis to the ledger in Postgres, in batches, and prunes the ledger.
 
 Postgres may be unreachable for hours: the current batch is kept, the rest waits in Redis, and emails are still sent. An
-entry is removed from the journal after it is in the ledger; an entry that is written twice is stored once.
+entry is removed from the journal after it is in the ledger; an entry that is written twice is stored once. What was
+sent is also remembered here until it has been read from the journal, because Redis may lose its newest writes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import ClassVar
 import structlog
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.errors import InvalidDataError, StoreUnavailableError
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import PeriodicService, Service
 from flowstate_daemon.database.ledger import WRITE_BATCH_SIZE, Ledger, Outcome, RejectedEntry, parse_outcome
@@ -26,6 +27,9 @@ log = structlog.get_logger()
 POLL_INTERVAL_S = 20.0
 # Outcomes within this time share one batch: three Redis commands a second instead of three per email.
 BATCH_WINDOW_S = 0.5
+# An entry of this process that was not read from the journal within this time was read by another daemon, or is lost.
+UNREAD_S = 2.0
+MAX_UNREAD = 20_000
 INTERVAL_S = 6 * 3600.0
 # Not at startup: the schema may not exist yet, and an urgent restart should not wait for the pruning.
 INITIAL_DELAY_S = 600.0
@@ -36,8 +40,12 @@ class LedgerWriter(Service):
 
     name: ClassVar[str] = "ledger_writer"
 
-    def __init__(self, journal: Journal, ledger: Ledger, migrator: Migrator, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self, journal: Journal, ledger: Ledger, migrator: Migrator, heartbeat: Heartbeat, clock: Clock | None = None
+    ) -> None:
         super().__init__(heartbeat)
+        self._clock = clock or Clock()
+        self._unread: dict[bytes, float] = {}
         self._journal = journal
         self._ledger = ledger
         self._migrator = migrator
@@ -49,26 +57,58 @@ class LedgerWriter(Service):
         """This process has just written an outcome to the journal."""
         self._arrived.set()
 
+    def remember(self, entry: bytes) -> None:
+        """This process has sent an email and written this entry to the journal."""
+        if len(self._unread) < MAX_UNREAD:
+            self._unread[entry] = self._clock.monotonic()
+
     def stop(self) -> None:
         super().stop()
         self._arrived.set()
 
+    async def run(self) -> None:
+        """Runs until `stop()`, then moves what the other services have left in the journal.
+
+        The worker bounds how long that may take; entries that stay in the journal are written by the next start.
+        """
+        await super().run()
+        try:
+            while await self._move_batch():
+                self.progress()
+        except StoreUnavailableError as outage:
+            log.info("journal_kept", reason=outage.reason)
+        self.heartbeat.idle()
+
     async def run_once(self) -> None:
-        if not self._schema_ready:
-            # Migrations run here and not at startup, because the daemon must start while Postgres is unreachable.
-            self.heartbeat.idle()  # another daemon may be migrating for minutes
-            await self._migrator.apply()
-        # After an outage the database may be another one, such as a restored backup: check the schema again.
-        self._schema_ready = False
+        if await self._move_batch() < WRITE_BATCH_SIZE and not self.stopping:
+            await self._wait_for_entries()
+
+    async def _move_batch(self) -> int:
+        """Move up to one batch to the ledger; returns the number of entries."""
+        if not self.stopping:  # at the end a Postgres that hangs is asked only if there is something to write
+            await self._prepare_schema()
         if not self._batch:
             self._arrived.clear()
             self._batch = await self._journal.peek(WRITE_BATCH_SIZE)
-        full = len(self._batch) == WRITE_BATCH_SIZE
-        if self._batch:
+        count = len(self._batch)
+        for entry in self._batch:
+            self._unread.pop(entry, None)
+        if count:
+            await self._prepare_schema()
+            # After an outage the database may be another one, such as a restored backup: check the schema again.
+            self._schema_ready = False
             await self._write_batch()
-        self._schema_ready = True
-        if not full and not self.stopping:
-            await self._wait_for_entries()
+            self._schema_ready = True
+        if count < WRITE_BATCH_SIZE:  # with a longer backlog, they may be in the journal still
+            await self._write_unread()
+        return count
+
+    async def _prepare_schema(self) -> None:
+        """Migrations run here and not at startup, because the daemon must start while Postgres is unreachable."""
+        if not self._schema_ready:
+            self.heartbeat.idle()  # another daemon may be migrating for minutes
+            await self._migrator.apply()
+            self._schema_ready = True
 
     async def _write_batch(self) -> None:
         outcomes, rejects = split_valid(self._batch)
@@ -82,9 +122,22 @@ class LedgerWriter(Service):
         log.debug("ledger_written", entries=len(self._batch), new=written, dropped=dropped)
         self._batch = []
 
+    async def _write_unread(self) -> None:
+        """Write what this process has sent and nobody may have read from the journal; again does no harm."""
+        before = self._clock.monotonic() - UNREAD_S
+        overdue = [entry for entry, at in self._unread.items() if at < before][:WRITE_BATCH_SIZE]
+        if overdue:
+            new = await self._ledger.write(split_valid(overdue)[0])
+            if new:
+                log.warning(
+                    "journal_entries_lost", entries=new, reason="Redis has lost them; they are in the ledger now"
+                )
+        for entry in overdue:
+            del self._unread[entry]
+
     async def _wait_for_entries(self) -> None:
         self.progress()
-        await self.wait(POLL_INTERVAL_S, self._arrived.wait())
+        await self.wait(UNREAD_S if self._unread else POLL_INTERVAL_S, self._arrived.wait())
         await self.sleep(BATCH_WINDOW_S)
 
 
@@ -110,6 +163,8 @@ class Pruner(PeriodicService):
         self._retention_days = retention_days
 
     async def run_once(self) -> None:
+        if not self._clock.reliable:
+            return  # by a wrong clock all entries may be old; the next run is soon enough
         self.heartbeat.idle()  # the first run may have to delete for minutes
         rows = await self._ledger.prune(self._retention_days)
         log.info("ledger_pruned", rows=rows, retention_days=self._retention_days)

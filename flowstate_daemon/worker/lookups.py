@@ -24,6 +24,7 @@ MAX_KEYS = 500  # keys in one query
 MIN_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 5.0
 URGENT_TIMEOUT_S = 1.0
+CLOCK_POLL_INTERVAL_S = 1.0
 SCHEDULED_JOB_PREFIX = "scheduled."
 # A producer may choose a job id with characters that Postgres does not accept; no scheduled email has such an id.
 SCHEDULED_JOB_ID = re.compile(r"scheduled\.[\w.-]+", re.ASCII)
@@ -85,7 +86,10 @@ class RecipientLoader:
         self._loader = BatchLoader("recipients", self._query)
 
     async def load(self, address: str, *, urgent: bool) -> RecipientStatus | None:
-        """What is known about an address. Retries until the lookup succeeds; an urgent email gets None instead."""
+        """What is known about an address, as its job has it: two users may differ only in capitals.
+
+        Retries until the lookup succeeds; an urgent email gets None instead.
+        """
         if not urgent:
             return await self._loader.load_with_retry(address)
         try:
@@ -105,7 +109,7 @@ class RecipientLoader:
 
 
 class ScheduledMailGuard:
-    """Checks that a scheduled email may be sent now. While Postgres is unreachable, scheduled emails wait."""
+    """Checks that a scheduled email may be sent now. While Postgres is unreachable or clocks disagree, they wait."""
 
     def __init__(self, scheduled_mails: ScheduledMails) -> None:
         self._scheduled_mails = scheduled_mails
@@ -119,6 +123,7 @@ class ScheduledMailGuard:
         """
         if not job_id.startswith(SCHEDULED_JOB_PREFIX):
             return False
+        await self._clocks_agree()
         claim = await self._loader.load_with_retry(job_id) if SCHEDULED_JOB_ID.fullmatch(job_id) else None
         if claim is None:
             raise MailSkipped("there is no such scheduled email, or it belongs to another job")
@@ -129,6 +134,13 @@ class ScheduledMailGuard:
         if not claim.granted:
             raise MailSkipped(f"this scheduled email was already settled: {claim.state}")
         return True
+
+    async def _clocks_agree(self) -> None:
+        """Wait while nobody knows whether the deadline has passed."""
+        while True:
+            if self._scheduled_mails.clock.reliable:
+                return
+            await asyncio.sleep(CLOCK_POLL_INTERVAL_S)
 
     async def close(self) -> None:
         await self._loader.close()

@@ -1,4 +1,6 @@
-"""Maintenance services: renew locks and the instance lease, promote delayed jobs, check for stalled jobs."""
+"""Maintenance services: renew locks and the instance lease, promote delayed jobs, check for stalled jobs, and delete
+old failed ones.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import PeriodicService, Service
-from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.bull_queue import PRUNE_BATCH, BullQueue
 from flowstate_daemon.queue.events import QueueEvents
 from flowstate_daemon.queue.lease import RENEW_S, Lease
 from flowstate_daemon.worker.in_flight import AbortReason, InFlightJobs
@@ -20,6 +22,8 @@ log = structlog.get_logger()
 # Events may be lost: check the delayed set at least this often.
 MAX_SLEEP_S = 60.0
 HEARTBEAT_TIMEOUT_S = 10.0
+PRUNE_INTERVAL_S = 3600.0
+PRUNE_DELAY_S = 600.0  # not at startup: an urgent restart should not wait, and a wrong setting can be corrected
 
 
 class LockRenewer(PeriodicService):
@@ -123,3 +127,40 @@ class StalledJobChecker(PeriodicService):
         if stalled.requeued or stalled.failed:
             log.warning("jobs_stalled", requeued=list(stalled.requeued), failed=list(stalled.failed))
             self._metrics.jobs_stalled(len(stalled.requeued) + len(stalled.failed))
+
+
+class FailedJobPruner(PeriodicService):
+    """Deletes failed jobs that are older or more than the settings keep, in batches that block Redis only briefly."""
+
+    name: ClassVar[str] = "failed_job_pruner"
+
+    def __init__(
+        self,
+        bull: BullQueue,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+        clock: Clock,
+        *,
+        retention_days: int,
+        max_count: int,
+    ) -> None:
+        """0 means no limit."""
+        super().__init__(heartbeat, clock, every_s=PRUNE_INTERVAL_S, first_s=PRUNE_DELAY_S)
+        self._bull = bull
+        self._metrics = metrics
+        self._retention_days = retention_days
+        self._max_count = max_count
+
+    async def run_once(self) -> None:
+        age_ms = self._retention_days * 86_400_000 or None
+        deleted = 0
+        while not self.stopping:
+            batch = await self._bull.prune_failed(age_ms, self._max_count or None)
+            deleted += batch
+            self._metrics.failed_jobs_pruned(batch)
+            self.progress()
+            if batch < PRUNE_BATCH:
+                break
+        if deleted:
+            policy = {"retention_days": self._retention_days, "max_count": self._max_count}
+            log.info("failed_jobs_pruned", jobs=deleted, **policy)

@@ -14,9 +14,11 @@ import msgspec
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import (
+    EarlierRequestError,
     FlowstateError,
     MailExpired,
     MailSkipped,
+    MaybeSentError,
     PermanentError,
     ProviderRefusedError,
     ProviderUnreachableError,
@@ -75,7 +77,7 @@ def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: r
             return result_for_return(job, {"expired": error.reason})
         case MailSkipped():
             return result_for_return(job, {"skipped": error.reason})
-        case UnclearRefusalError():
+        case UnclearRefusalError() | EarlierRequestError():
             return JobReleased(job, error.after_ms)
         case (
             RateLimitedError()
@@ -87,6 +89,8 @@ def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: r
             | StaleDecisionError()
         ):
             return JobReleased(job)
+        case MaybeSentError():
+            return JobFailed(job, failure_reason(error), append_stacktrace(job, error), requests=error.requests)
         case PermanentError():
             return JobFailed(job, failure_reason(error), append_stacktrace(job, error))
     if is_resource_shortage(error):

@@ -23,15 +23,24 @@ from flowstate_daemon.worker.executor import Handler, ProcessorPool
 from flowstate_daemon.worker.fetcher import Fetcher
 from flowstate_daemon.worker.in_flight import AbortReason, InFlightJobs
 from flowstate_daemon.worker.ledger_services import LedgerWriter, Pruner
-from flowstate_daemon.worker.maintenance import LeaseRenewer, LockRenewer, Promoter, StalledJobChecker
+from flowstate_daemon.worker.maintenance import (
+    FailedJobPruner,
+    LeaseRenewer,
+    LockRenewer,
+    Promoter,
+    StalledJobChecker,
+)
 from flowstate_daemon.worker.results import OutcomeRecorder, RetryPolicy
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-# After the shutdown timeout, how long the completer may still write the released jobs.
-RELEASE_TIMEOUT_S = 5.0
+SECOND_SIGNAL = "a second SIGTERM or Ctrl-C ends at once: it releases the jobs in flight"
+# Of the shutdown timeout, what is kept for releasing jobs, writing outcomes and closing connections.
+CLOSING_S = 3.0
+# How long the completer may write the released jobs.
+RELEASE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +53,15 @@ class WorkerOptions:
     stalled_interval_ms: int = 30_000
     max_stalled_count: int = 1
     max_recoveries: int = 10
+    failed_retention_days: int = 90
+    failed_max_count: int = 100_000
     jitter: float = 0.0
-    shutdown_timeout_s: float = 25.0
+    shutdown_timeout_s: float = 8.0
+
+
+def drain_timeout_s(shutdown_timeout_s: float) -> float:
+    """How long jobs in flight may take when the daemon stops; the rest of the time is for the end. Pure."""
+    return max(shutdown_timeout_s - CLOSING_S, shutdown_timeout_s / 2)
 
 
 def raise_service_failure(group: ExceptionGroup) -> NoReturn:
@@ -129,11 +145,25 @@ class Worker:
             clock,
             lock_duration_ms=options.lock_duration_ms,
         )
+        failed_job_pruner = FailedJobPruner(
+            bull,
+            metrics,
+            health.register(FailedJobPruner.name),
+            clock,
+            retention_days=options.failed_retention_days,
+            max_count=options.failed_max_count,
+        )
         lease_renewer = LeaseRenewer(lease, health.register(LeaseRenewer.name), clock)
         # What settles jobs and keeps their locks starts first and stops last; what brings new jobs stops first.
         optional = [service for service in (dispatcher, ledger_writer, pruner) if service is not None]
         self._settling: list[Service] = [completer, lock_renewer, lease_renewer, *optional]
-        self._claiming: list[Service] = [*producers, promoter, stalled_checker, fetcher]
+        self._claiming: list[Service] = [
+            *producers,
+            promoter,
+            stalled_checker,
+            failed_job_pruner,
+            fetcher,
+        ]  # it is last
 
     @property
     def stopping(self) -> bool:
@@ -171,11 +201,12 @@ class Worker:
             claiming = [group.create_task(service.run(), name=service.name) for service in self._claiming]
             try:
                 await self._stop.wait()
-                log.info("draining", in_flight=len(self.in_flight), deadline_s=self._options.shutdown_timeout_s)
+                deadline_s = drain_timeout_s(self._options.shutdown_timeout_s)
+                log.info("draining", in_flight=len(self.in_flight), deadline_s=deadline_s, hint=SECOND_SIGNAL)
                 for service in self._claiming:
                     service.stop()
-                await asyncio.wait(claiming)
-                await self._drain()
+                # The others may wait for Postgres, and hold up no email.
+                await self._drain(claiming[-1], deadline_s)
                 processors.cancel()
             finally:
                 # Locks are renewed until the last job is settled. After a bug in one service all others are stopped
@@ -183,12 +214,10 @@ class Worker:
                 for service in (*self._claiming, *self._settling):
                     service.stop()
 
-    async def _drain(self) -> None:
+    async def _drain(self, fetching: asyncio.Task[None], timeout_s: float) -> None:
         forced = asyncio.ensure_future(self._force.wait())
-        settled = asyncio.ensure_future(self._all_settled())
-        await asyncio.wait(
-            (forced, settled), timeout=self._options.shutdown_timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        settled = asyncio.ensure_future(self._all_settled(fetching))
+        await asyncio.wait((forced, settled), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()
         if not settled.done():
             self.in_flight.abort(self.in_flight.ids(), AbortReason.RELEASED)
@@ -199,6 +228,7 @@ class Worker:
                 "jobs_left_active", jobs=len(self.in_flight), remedy="this instance recovers them when it starts again"
             )
 
-    async def _all_settled(self) -> None:
+    async def _all_settled(self, fetching: asyncio.Task[None]) -> None:
+        await asyncio.wait((fetching,))
         while len(self.in_flight):
             await self.in_flight.wait_for_change()

@@ -17,7 +17,12 @@ SETTLE_S = 3.0
 async def idle_commands(url: str, prefix: str, seconds: float) -> dict[str, float]:
     """Start the real daemon on an empty queue, let it settle, and count."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"REDIS_URL": url, "FLOWSTATE_QUEUE_PREFIX": prefix, "FLOWSTATE_OUTBOX_FOLDER": folder}
+        settings = {
+            "REDIS_URL": url,
+            "FLOWSTATE_QUEUE_PREFIX": prefix,
+            "FLOWSTATE_DELIVERY": "outbox",
+            "FLOWSTATE_OUTBOX_FOLDER": folder,
+        }
         async with Daemon(settings, Path(folder)) as daemon:
             await daemon.ready()
             await asyncio.sleep(SETTLE_S)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -26,22 +28,28 @@ async def run_command(
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a program."""
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=folder,
-        env=environment,
-    )
-    try:
-        async with asyncio.timeout(within_s):
-            output, stderr = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return process.returncode, output.decode(), stderr.decode()
+    # Files, not pipes: what a command leaves running, such as a container's monitor, would keep a pipe open.
+    with TemporaryFile() as output, TemporaryFile() as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *map(str, command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=stderr,
+            cwd=folder,
+            env=environment,
+        )
+        try:
+            async with asyncio.timeout(within_s):
+                code = await process.wait()
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            stderr.seek(0)
+            raise AssertionError(f"{command[0]}: not ended after {within_s} s\n{stderr.read().decode()}") from None
+        output.seek(0)
+        stderr.seek(0)
+        return code, output.read().decode(), stderr.read().decode()
 
 
 async def podman(*text: str, within_s: float = TIMEOUT_S) -> str:

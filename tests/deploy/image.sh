@@ -45,4 +45,5 @@ stand_in python docker.io/library/python:3.12-slim
 stand_in redis docker.io/library/redis:7-alpine
 stand_in postgres docker.io/library/postgres:16-alpine
 stand_in prometheus docker.io/prom/prometheus:v3.7.3
-build daemon "$1" -f "$TOP/Dockerfile" "$TOP"
+# A digest names the published image only.
+build daemon "$1" --build-arg PYTHON_IMAGE=python:3.12-slim -f "$TOP/Dockerfile" "$TOP"

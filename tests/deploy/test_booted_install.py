@@ -76,7 +76,7 @@ async def test_outbox_is_written_to_the_folder_of_the_service(
     host: Host, unit: Unit, settings: dict[str, str], connection: Connection, keys: Keys
 ) -> None:
     """The outbox is in the state folder of the service and readable by its account only."""
-    await host.prepare(**{**settings, "RESEND_API_KEY": ""})
+    await host.prepare(**{**settings, "RESEND_API_KEY": "", "FLOWSTATE_DELIVERY": "outbox"})
     await unit.check_call("start")
     await enqueue(connection, keys, 1)
     outbox = "/var/lib/flowstate-daemon/outbox"
@@ -101,6 +101,16 @@ async def test_secret_is_read_from_a_credential(
     pid = await unit.show("MainPID")
     output = await unit.guest.check_call("cat", f"/proc/{pid}/environ") + (await unit.systemctl("show")).output
     assert provider.api_key not in output + await unit.journal()
+
+
+async def test_api_token_is_read_from_a_credential(host: Host, unit: Unit, settings: dict[str, str]) -> None:
+    """The API is closed without the file, and open with it."""
+    await host.prepare(**settings)
+    await unit.check_call("start")
+    assert await unit.look("/api/v1/queue") == 404
+    await unit.guest.write("/etc/credstore/flowstate-daemon.http_api_token", "7f3a91c05be24d68a1f0c3927d5e8b64\n")
+    await unit.check_call("restart")
+    assert await unit.look("/api/v1/queue") == 401
 
 
 async def test_secret_is_read_from_an_encrypted_credential(
@@ -156,15 +166,34 @@ async def test_install_to_other_folders(host: Host) -> None:
     await host.guest.check_call("rm", "-rf", "/tmp/package", "/srv/mail")
 
 
+async def version_of(unit: Unit) -> str:
+    """The folder that the running daemon has loaded its libraries from, and that it looks into for more."""
+    pid = await unit.show("MainPID")
+    script = f"grep -o '/opt/flowstate-daemon.versions/[^/]*' /proc/{pid}/maps | sort -u"
+    (folder,) = (await unit.guest.check_call("sh", "-c", script)).split()
+    await unit.guest.check_call("test", "-d", f"{folder}/lib")
+    return folder
+
+
 async def test_upgrade_keeps_edited_files(host: Host, unit: Unit) -> None:
-    """A second installation replaces the program, keeps the configuration, and prints the restart command."""
+    """A second installation replaces the program, keeps the configuration, and prints the restart command.
+
+    The running daemon keeps its own version, also for a reload, until the restart.
+    """
     await unit.check_call("start")
     text = await host.guest.check_call("cat", ENVIRONMENT)
+    old = await version_of(unit)
     output = await host.guest.check_call(*MAKE, "install", within_s=INSTALL_S)
+    await unit.check_call("reload")
+    await eventually(lambda: unit.events("reloaded"), "reloaded", within_s=60)
+    assert await version_of(unit) == old
+    new = await host.guest.check_call("readlink", "-f", APP)
+    assert new.strip() != old
     assert "kept       /etc/flowstate-daemon/environment" in output
     assert "next       systemctl restart flowstate-daemon" in output
     assert await host.guest.check_call("cat", ENVIRONMENT) == text
     await unit.check_call("restart")
+    assert await version_of(unit) == new.strip()
     assert await unit.look("/health/ready") == 200
 
 

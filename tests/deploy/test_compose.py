@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -21,6 +22,7 @@ import yaml
 
 from flowstate_daemon import __version__
 from flowstate_daemon.dev.embedded import free_port
+from tests.deploy.compose_secrets import redis_users
 from tests.deploy.containers import HERE, PODMAN, podman, run_command
 from tests.support.fake_resend import API_KEY
 from tests.support.waiting import eventually
@@ -40,13 +42,31 @@ print(*(f'{name}:{os.access(name, os.W_OK)}' for name in os.listdir() if open(na
 """
 COMPOSE_TIMEOUT_S = 300.0
 READY_S = 90.0
+REDIS_PASSWORD = "0c1f6b9e2d7a4853"
+MAILER_PASSWORD = "a pass"
 SECRETS = {
     "resend_api_key": API_KEY,
-    "database_url": "postgresql://flowstate:a%20pass@postgres:5432/flowstate?schema=public",
-    "link_secret": "0123456789abcdef0123456789abcdef",
-    "postgres_password": "a pass",
+    "redis_url": f"redis://mailer:{REDIS_PASSWORD}@redis:6379",
+    "redis_users": redis_users("51e0a7c3f8b2946d", REDIS_PASSWORD),
+    "database_url": "postgresql://mailer:a%20pass@postgres:5432/flowstate?schema=public",
+    "link_secret": "7f3a91c05be24d68a1f0c3927d5e8b64",
+    "api_token": "d4086e31c7ab5f92034be6d18fa97c25",
+    "webhook_secret": "",
+    "postgres_password": "the pass of an administrator",
+    "mailer_password": MAILER_PASSWORD,
     "grafana_password": "another",
 }
+# Digests name the published images only; these are the replacements that image.sh makes.
+IMAGES = {
+    "IMAGE_REDIS": "redis:7-alpine",
+    "IMAGE_POSTGRES": "postgres:16-alpine",
+    "IMAGE_PROMETHEUS": "prom/prometheus:v3.7.3",
+}
+
+
+def image_of(service: str) -> str:
+    """The image that a service of the file runs here."""
+    return IMAGES[FILE["services"][service]["image"].removeprefix("${").partition(":")[0]]
 
 
 class Stack:
@@ -68,6 +88,7 @@ class Stack:
             "RESEND_API_URL": "http://provider:9000",
             "RESEND_FROM_EMAIL": "FlowState <hello@flowstate.example>",
             "FRONTEND_URL": "https://app.flowstate.example",
+            **IMAGES,
         }
 
     def prepare(self) -> None:
@@ -168,7 +189,7 @@ async def test_email_is_sent(stack: Stack) -> None:
 
 
 async def test_ledger_is_written_to_postgres(stack: Stack) -> None:
-    """The database URL has a password with an encoded space, and Prisma's `?schema=public`."""
+    """The role of the daemon exists; its URL has a password with an encoded space, and Prisma's `?schema=public`."""
     await stack.run_json(
         "enqueue", "welcome", "--to", "bob@example.org", "--context", '{"name": "Bob"}', "--wait", "30"
     )
@@ -178,6 +199,44 @@ async def test_ledger_is_written_to_postgres(stack: Stack) -> None:
         return [one["outcome"] for mail in mails for one in mail["attempts"]] == ["sent"]
 
     await eventually(is_known, "the email in the ledger", within_s=READY_S)
+
+
+async def test_daemon_is_no_superuser_of_postgres(stack: Stack) -> None:
+    """The role of the daemon owns its schema and is no administrator."""
+    query = ("psql", "--username=flowstate", "--dbname=flowstate", "--no-align", "--tuples-only", "--command")
+    rights = "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = 'mailer'"
+    owner = "SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'flowstate_daemon'"
+    postgres = await stack.container("postgres")
+    login = ("exec", "--env=PGHOST=/run/postgresql", f"--env=PGPASSWORD={SECRETS['postgres_password']}", postgres)
+    assert await podman(*login, *query, rights) == "f"
+    assert await podman(*login, *query, owner) == "mailer"
+
+
+async def test_redis_and_postgres_refuse_strangers(stack: Stack) -> None:
+    """Without a password Redis answers nobody, and the user of the health check may only ping."""
+    redis = await stack.container("redis")
+    assert "NOAUTH" in await podman("exec", redis, "redis-cli", "keys", "*")
+    assert "NOPERM" in await podman("exec", redis, "redis-cli", "--user", "health", "--pass", "none", "keys", "*")
+
+
+async def test_monitoring_cannot_reach_the_stores(stack: Stack) -> None:
+    """Only the daemon is on the network of the stores."""
+    networks = {name: set((await stack.facts(name))["NetworkSettings"]["Networks"]) for name in ("daemon", *STORES)}
+    assert networks == {
+        "daemon": {"flowstate_stores", "flowstate_metrics"},
+        "redis": {"flowstate_stores"},
+        "postgres": {"flowstate_stores"},
+    }
+
+
+async def test_api_token_is_used(stack: Stack) -> None:
+    """The API answers with the token of the file, and not without it."""
+    async with aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{stack.port}/api/v1/queue"
+        async with session.get(url) as refused:
+            assert refused.status == 401
+        async with session.get(url, headers={"Authorization": f"Bearer {SECRETS['api_token']}"}) as response:
+            assert response.status == 200
 
 
 async def test_stores_are_started_first(stack: Stack) -> None:
@@ -198,7 +257,7 @@ async def test_health_check_passes(stack: Stack, service: str) -> None:
 async def test_health_check_fails_without_a_server(stack: Stack, service: str) -> None:
     """In a container of the same image without a server the check exits with its own failure code."""
     _, program, *text = FILE["services"][service]["healthcheck"]["test"]
-    image = FILE["services"][service]["image"]
+    image = image_of(service)
     code, _, stderr = await run_command(
         PODMAN, "run", "--rm", "--network=none", f"--entrypoint={program}", image, *text
     )
@@ -218,7 +277,8 @@ async def test_daemon_is_locked_down(stack: Stack) -> None:
 async def test_daemon_sees_only_its_own_secrets(stack: Stack) -> None:
     """Each of its secrets is a file that it can read and cannot write."""
     secrets = await podman("exec", await stack.container("daemon"), "python", "-c", LIST_SECRETS)
-    assert set(secrets.split()) == {f"{name}:False" for name in FILE["services"]["daemon"]["secrets"]}
+    there = [name for name in FILE["services"]["daemon"]["secrets"] if SECRETS[name]]
+    assert set(secrets.split()) == {f"{name}:False" for name in there}
 
 
 async def test_variables_and_logs_contain_no_secret(stack: Stack) -> None:
@@ -226,7 +286,8 @@ async def test_variables_and_logs_contain_no_secret(stack: Stack) -> None:
     for service in ("daemon", "redis", "postgres"):
         shown = json.dumps((await stack.facts(service))["Config"])
         _, output, stderr = await run_command(PODMAN, "logs", await stack.container(service))
-        assert not [secret for secret in SECRETS.values() if secret in shown + output + stderr]
+        known = [*SECRETS.values(), REDIS_PASSWORD, quote(MAILER_PASSWORD)]
+        assert not [secret for secret in known if secret and secret in shown + output + stderr]
 
 
 async def test_ports_are_published_to_loopback_only(stack: Stack) -> None:

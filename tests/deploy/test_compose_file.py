@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,17 @@ import pytest
 import yaml
 
 from flowstate_daemon import __version__
-from flowstate_daemon.config.loader import ENV_NAMES
+from flowstate_daemon.config.loader import ENV_NAMES, KEYS
 from flowstate_daemon.config.settings import QueueSettings
+from tests.deploy.compose_secrets import create_secrets
+from tests.deploy.pins import is_secret
 from tests.docs.pages import PAGES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, Any] = FILE["services"]
-OWN = ("daemon", "prometheus", "grafana")
+OWN = ("daemon", "database-role", "prometheus", "grafana")
 PAGE = PAGES["docs/container.md"]
 
 
@@ -28,12 +29,47 @@ def seconds(text: str) -> float:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_image_has_a_version_and_a_health_check(name: str) -> None:
+def test_every_image_has_a_digest_and_a_health_check(name: str) -> None:
     """Every image is pinned and has a health check, which the start order needs; the daemon's is in its image."""
-    _, _, tag = SERVICES[name]["image"].partition(":")
-    assert re.match(r"v?\d", tag)
-    assert "healthcheck" in SERVICES[name] or name == "daemon"
+    if name != "daemon":
+        image = r"\$\{IMAGE_[A-Z]+:-[a-z/]+:v?\d+\.\d+(\.\d+)?(-alpine)?@sha256:[0-9a-f]{64}\}"
+        assert re.fullmatch(image, SERVICES[name]["image"])
+    assert "healthcheck" in SERVICES[name] or name in {"daemon", "database-role"}
     assert SERVICES[name].get("healthcheck", {"test": ["CMD"]})["test"][0] == "CMD"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_limits(name: str) -> None:
+    """No service can use up the memory, processes or files of the host, gain privileges, or fill its disk."""
+    service = SERVICES[name]
+    assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert 0 < service["pids_limit"] <= 256
+    assert 0 < service["ulimits"]["nofile"] <= 16384
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["driver"] == "json-file"
+    assert re.fullmatch(r"\d+m", service["logging"]["options"]["max-size"])
+    assert int(service["logging"]["options"]["max-file"]) > 1
+
+
+def test_redis_refuses_writes_before_its_memory_limit() -> None:
+    """Half of the memory of the container is for data, so that the copy of a rewrite fits."""
+    command = " ".join(SERVICES["redis"]["command"])
+    (limit,) = re.findall(r"--maxmemory (\d+)mb", command)
+    assert int(limit) * 2 <= int(SERVICES["redis"]["mem_limit"].removesuffix("m"))
+
+
+def test_only_the_daemon_reaches_the_stores() -> None:
+    """Each service names its networks; those of the stores are shared with the daemon alone, and lead nowhere else."""
+    members: dict[str, set[str]] = {}
+    for name, service in SERVICES.items():
+        for network in service["networks"]:
+            members.setdefault(network, set()).add(name)
+    assert members == {
+        "stores": {"daemon", "redis", "postgres", "database-role"},
+        "metrics": {"daemon", "prometheus"},
+        "dashboards": {"prometheus", "grafana"},
+    }
+    assert FILE["networks"]["stores"] == {"internal": True}
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -53,9 +89,13 @@ def test_image_version_is_the_package_version() -> None:
 
 
 def test_daemon_starts_after_its_stores_are_healthy() -> None:
-    """The daemon depends on healthy stores; it would wait by itself, but would log warnings."""
+    """The daemon depends on Redis and its Postgres role; it would wait by itself, but would log warnings."""
     waits = {name: wait["condition"] for name, wait in SERVICES["daemon"]["depends_on"].items()}
-    assert waits == {"redis": "service_healthy", "postgres": "service_healthy"}
+    assert waits == {
+        "redis": "service_healthy",
+        "postgres": "service_healthy",
+        "database-role": "service_completed_successfully",
+    }
 
 
 def test_stop_grace_period_is_longer_than_the_drain() -> None:
@@ -69,6 +109,14 @@ def test_variables_of_the_daemon_exist() -> None:
     assert set(names) <= set(ENV_NAMES)
 
 
+def test_every_secret_of_the_daemon_is_settable() -> None:
+    """Each setting that holds a secret comes from a file, except those of set-ups that this file does not have."""
+    files = {name for name in SERVICES["daemon"]["environment"] if name.endswith("_FILE")}
+    elsewhere = {"redis.password", "redis.sentinel_password", "resend.proxy_url"}
+    settable = {".".join(ENV_NAMES[name.removesuffix("_FILE")]) for name in files}
+    assert settable == {f"{section}.{key}" for section, key in KEYS if is_secret(section, key)} - elsewhere
+
+
 def test_redis_is_persistent_and_never_evicts() -> None:
     """Redis writes an append-only file and does not evict keys."""
     command = " ".join(SERVICES["redis"]["command"])
@@ -80,7 +128,7 @@ def test_secrets_are_files_only() -> None:
     """No variable contains a secret, each used secret is a file, and git ignores their folder."""
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
-            secret = re.search("KEY|SECRET|PASSWORD|DATABASE_URL", name)
+            secret = re.search("KEY|SECRET|PASSWORD|TOKEN|DATABASE_URL|REDIS_URL", name)
             assert not secret or value == f"/run/secrets/{value.rpartition('/')[2]}", name
     used = {secret for service in SERVICES.values() for secret in service.get("secrets", [])}
     assert used == set(FILE["secrets"])
@@ -89,14 +137,15 @@ def test_secrets_are_files_only() -> None:
 
 
 def test_commands_of_the_page_create_every_secret(tmp_path: Path) -> None:
-    """The commands create a strong value for each secret, and the database URL contains the right password."""
-    (commands,) = (block.text for block in PAGE.blocks if "mkdir -p secrets" in block.text)
-    subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, check=True)
-    created = {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
+    """The commands create a strong value for each secret, no two alike, and the URLs contain the right passwords."""
+    created = create_secrets(tmp_path)
     assert set(created) == set(FILE["secrets"])
-    assert all(re.fullmatch("[0-9a-f]{48}", created[name]) for name in ("link_secret", "postgres_password"))
-    assert f"//flowstate:{created['postgres_password']}@postgres:5432/flowstate?" in created["database_url"]
-    assert created["grafana_password"] != created["link_secret"]
+    strong = ("link_secret", "api_token", "postgres_password", "mailer_password", "grafana_password")
+    assert all(re.fullmatch("[0-9a-f]{48}", created[name]) for name in strong)
+    assert len({created[name] for name in strong}) == len(strong)
+    assert f"//mailer:{created['mailer_password']}@postgres:5432/flowstate?" in created["database_url"]
+    (password,) = re.findall(r"^user mailer on >([0-9a-f]{48}) ", created["redis_users"], re.MULTILINE)
+    assert created["redis_url"] == f"redis://mailer:{password}@redis:6379"
 
 
 def test_page_documents_every_variable() -> None:

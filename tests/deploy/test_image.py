@@ -203,7 +203,7 @@ async def test_orphans_are_reaped(environment: dict[str, str]) -> None:
 async def test_outbox_is_written_to_the_volume(environment: dict[str, str], connection: Connection, keys: Keys) -> None:
     """Emails of the outbox are written to the volume, the only writable folder."""
     async with Container() as container:
-        await container.start(environment={**environment, "RESEND_API_KEY": ""})
+        await container.start(environment={**environment, "RESEND_API_KEY": "", "FLOWSTATE_DELIVERY": "outbox"})
         await container.ready()
         await enqueue(connection, keys, 1)
 

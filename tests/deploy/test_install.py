@@ -10,13 +10,17 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from flowstate_daemon import __version__
+from flowstate_daemon.config.loader import ENV_NAMES
+from tests.deploy.pins import is_secret, pinned_versions
 
 ROOT = Path(__file__).parents[2]
 UNITS = tuple(
@@ -25,14 +29,18 @@ UNITS = tuple(
 )
 MAX_EXPOSURE = 15  # in tenths, the unit of systemd-analyze
 INSTALL_S = 1200.0
+OBSERVE_EVERY_S = 0.001  # without a pause the thread would take the processor from the installation
 EDITED = "# edited by the operator\n"
+VERSIONS = "flowstate-daemon.versions"
+ENVIRONMENT = ["bin", "lib", "pyvenv.cfg", "share"]
 
 pytestmark = pytest.mark.timeout(INSTALL_S)
 
 
 def system_python() -> str:
     """A Python outside of home folders, which services can read. Skips the test without one."""
-    for name in (os.path.realpath(sys.executable), "/usr/bin/python3", "/usr/local/bin/python3"):
+    own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    for name in (own, "/usr/bin/python3", "/usr/local/bin/python3"):
         fit = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
         if not name.startswith(("/home/", "/root/")) and Path(name).exists():
             done = subprocess.run([name, "-c", fit], capture_output=True, check=False)
@@ -41,10 +49,44 @@ def system_python() -> str:
     pytest.skip("there is no Python 3.11 with venv outside of home folders")
 
 
-def make(target: str, root: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def make(target: str, root: Path, *, source: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `make TARGET DESTDIR=root` as a user who is not root."""
     assignments = [f"{name}={value}" for name, value in {"DESTDIR": str(root), **variables}.items()]
-    return subprocess.run(["make", "-s", target, *assignments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(["make", "-s", target, *assignments], cwd=source, capture_output=True, text=True, check=False)
+
+
+class Observer:
+    """Opens a file again and again while its block runs: how often it was missing, and in how many versions it came."""
+
+    def __init__(self, file: Path) -> None:
+        self.missed = 0
+        self._file = file
+        self._found: set[int] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._observe)
+
+    @property
+    def versions(self) -> int:
+        return len(self._found)
+
+    def _observe(self) -> None:
+        while not self._ended.wait(OBSERVE_EVERY_S):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        try:
+            self._found.add(self._file.stat().st_ino)
+        except OSError:
+            self.missed += 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +116,9 @@ def test_edited_configuration_is_kept(root: Path) -> None:
 
 
 def test_no_file_contains_the_build_folder(root: Path) -> None:
-    """No file contains DESTDIR or the temporary name of the program folder, since a package moves them."""
+    """No file contains DESTDIR, since a package is moved."""
     done = subprocess.run(
-        ["grep", "-rIlF", "-e", str(root), "-e", "flowstate-daemon.new", root],
+        ["grep", "-rIlF", "-e", str(root), root],
         capture_output=True,
         text=True,
         check=False,
@@ -85,25 +127,37 @@ def test_no_file_contains_the_build_folder(root: Path) -> None:
 
 
 def test_no_other_files_are_installed(root: Path) -> None:
-    """No temporary or old program folder is left, and the command in the path links to the program."""
-    assert sorted(path.name for path in (root / "opt").iterdir()) == ["flowstate-daemon"]
+    """Nothing temporary is left beside the two versions, and the command in the path links to the newer one."""
+    assert sorted(path.name for path in (root / "opt").iterdir()) == ["flowstate-daemon", VERSIONS]
+    _, version = sorted((root / "opt" / VERSIONS).iterdir())
+    assert (root / "opt/flowstate-daemon").readlink() == Path(VERSIONS, version.name)
+    assert sorted(path.name for path in version.iterdir() if path.name not in {"lib64", "include"}) == ENVIRONMENT
     assert (root / "usr/local/bin/flowstate-daemon").readlink() == Path("/opt/flowstate-daemon/bin/flowstate-daemon")
     assert sorted(path.name for path in root.iterdir()) == ["etc", "opt", "usr"]
 
 
 def test_program_runs_in_its_own_environment(root: Path) -> None:
-    """The program imports nothing from this checkout, and all its packages are pinned."""
+    """The program imports nothing from this checkout, and has exactly the packages that it needs, as pinned; no pip."""
     python = root / "opt/flowstate-daemon/bin/python"
     where = "import flowstate_daemon as it; print(it.__version__, it.__file__)"
     done = subprocess.run([python, "-I", "-c", where], capture_output=True, text=True, check=True, cwd="/")
     version, place = done.stdout.split()
     assert version == __version__
     assert Path(place).is_relative_to(root)
-    frozen = subprocess.run([python, "-m", "pip", "freeze", "-q"], capture_output=True, text=True, check=True).stdout
-    pins = set((ROOT / "constraints.txt").read_text().lower().replace("_", "-").split())
-    found = {line.lower().replace("_", "-") for line in frozen.split("\n") if "==" in line}
-    assert found - {f"flowstate-daemon=={__version__}"} <= pins
-    assert len(found) > 10
+    listing = (
+        "import importlib.metadata as it; print(*(f'{one.name.lower()}=={one.version}' for one in it.distributions()))"
+    )
+    done = subprocess.run([python, "-I", "-c", listing], capture_output=True, text=True, check=True, cwd="/")
+    found = {name.replace("_", "-") for name in done.stdout.split()}
+    assert found - {f"flowstate-daemon=={__version__}"} <= set(pinned_versions("requirements.txt"))
+    assert len(found) > 30
+
+
+def test_start_line_names_the_version(root: Path) -> None:
+    """The command starts Python in the folder of its version, so a running process stays within that version."""
+    version = (root / "opt/flowstate-daemon").resolve()
+    text = (version / "bin/flowstate-daemon").read_text()
+    assert text.startswith(f"#!/opt/{VERSIONS}/{version.name}/bin/python")
 
 
 def test_documentation_is_installed_with_working_links(root: Path) -> None:
@@ -163,6 +217,51 @@ def test_unsuitable_python_is_rejected(tmp_path: Path, script: str, remedy: str)
     assert not (tmp_path / "root").exists()
 
 
+def test_running_process_keeps_its_version(root: Path, tmp_path: Path) -> None:
+    """A process that loads a module after an installation gets that of the version it was started with.
+
+    Meanwhile the program can be started at each moment: the switch is one rename.
+    """
+    shutil.copytree(root / "opt", tmp_path / "opt", symlinks=True)
+    program = tmp_path / "opt/flowstate-daemon"
+    old = program.resolve()
+    late = next(old.glob("lib/python*/site-packages/flowstate_daemon/mail/samples.py"))
+    late.write_text(late.read_text() + "\nVERSION = 'old'\n")
+    script = "import uvloop; print(flush=True); input(); from flowstate_daemon.mail.samples import VERSION as it"
+    command = [old / "bin/python", "-I", "-c", f"{script}; print(it)"]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/") as running,
+        Observer(program / "bin/flowstate-daemon") as observer,
+    ):
+        assert running.stdout is not None
+        running.stdout.readline()
+        for _ in range(2):  # after the second time it is not even the previous version
+            done = make("install", tmp_path, PYTHON=system_python())
+            assert done.returncode == 0, done.stderr
+        assert program.resolve() != old
+        output, _ = running.communicate("go\n", timeout=60)
+    assert output.strip() == "old"
+    assert observer.missed == 0
+    assert observer.versions == 3
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-build.txt"])
+def test_package_with_another_hash_is_refused(tmp_path: Path, name: str) -> None:
+    """When a downloaded file does not have the listed hash, the installation fails and leaves nothing."""
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
+    for file in map(os.fsdecode, filter(None, files)):
+        if file.startswith(("systemd/", "flowstate_daemon/", "Makefile", "pyproject", "README", "LICENSE", "require")):
+            (tmp_path / "source" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, tmp_path / "source" / file)
+    listed = tmp_path / "source" / name
+    listed.write_text(re.sub("sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", listed.read_text()))
+    root = tmp_path / "root"
+    done = make("install", root, source=tmp_path / "source", PYTHON=system_python())
+    assert done.returncode != 0
+    assert "HASH" in done.stderr
+    assert list((root / "opt").iterdir()) == []
+
+
 def test_failed_install_keeps_the_old_program(root: Path, tmp_path: Path) -> None:
     """When the new program cannot be built, the old one is unchanged and no temporary folder is left."""
     program = root / "opt/flowstate-daemon"
@@ -174,7 +273,8 @@ def test_failed_install_keeps_the_old_program(root: Path, tmp_path: Path) -> Non
     )  # fmt: skip
     assert done.returncode != 0
     assert program.stat().st_ino == before
-    assert sorted(path.name for path in (root / "opt").iterdir()) == ["flowstate-daemon"]
+    assert sorted(path.name for path in (root / "opt").iterdir()) == ["flowstate-daemon", VERSIONS]
+    assert len(list((root / "opt" / VERSIONS).iterdir())) == 2
 
 
 def systemd_analyze(*text: str) -> subprocess.CompletedProcess[str]:
@@ -196,6 +296,18 @@ def test_systemd_exposure_score_is_low(name: str) -> None:
     """The score of `systemd-analyze security` is at most 1.5."""
     done = systemd_analyze("security", "--offline=true", f"--threshold={MAX_EXPOSURE}", str(ROOT / "systemd" / name))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service")])
+def test_every_secret_can_be_a_credential(name: str) -> None:
+    """The unit loads each setting that holds a secret under a name of its own, and docs/systemd.md lists the files."""
+    text = (ROOT / "systemd" / name).read_text()
+    loaded = dict(re.findall(r"^LoadCredential=(\w+):(flowstate-daemon\.\w+)$", text, re.MULTILINE))
+    secrets = {key for key in ENV_NAMES.values() if is_secret(*key)}
+    assert {ENV_NAMES[variable.upper()] for variable in loaded} == secrets
+    assert len(set(loaded.values())) == len(loaded) == len(secrets)
+    page = (ROOT / "docs/systemd.md").read_text()
+    assert [file for file in loaded.values() if f"`{file}`" not in page] == []
 
 
 def test_template_unit_differs_only_in_its_port(root: Path) -> None:

@@ -137,7 +137,7 @@ class DocsSandbox:
 
     def _replace_addresses(self, text: str) -> str:
         """The text with the addresses of the sandbox."""
-        text = re.sub(r"redis://(\w+:[\w-]+@)?(?:localhost|127\.0\.0\.1):6379", self._redis_url, text)
+        text = re.sub(r"redis://(\w+:[\w$-]+@)?(?:localhost|127\.0\.0\.1):6379", self._redis_url, text)
         text = re.sub(r"@(localhost|127\.0\.0\.1):5432/flowstate(\?schema=public)?", self._database_location(), text)
         return text.replace("127.0.0.1:8080", f"127.0.0.1:{self.port}").replace("re_…", self._provider.api_key)
 
@@ -172,7 +172,7 @@ class DocsSandbox:
             "FLOWSTATE_HTTP_PUBLIC_URL": "https://mail.example.com",
             "FLOWSTATE_HTTP_LINK_SECRET": "l" * 32,
             "FLOWSTATE_HTTP_API_TOKEN": "t" * 32,
-            "FLOWSTATE_RESEND_WEBHOOK_SECRET": "whsec_" + "c2VjcmV0" * 4,
+            "FLOWSTATE_RESEND_WEBHOOK_SECRET": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
             "FLOWSTATE_QUEUE_INSTANCE_ID": "mail-1",
         }
 

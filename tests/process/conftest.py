@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,9 @@ async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_pat
         *,
         module: str = "flowstate_daemon",
         inherited_socket: socket.socket | None = None,
+        stderr: int | None = None,
+        closed: Sequence[int] = (),
+        terminal: int | None = None,
         **settings: str,
     ) -> Daemon:
         environment = {
@@ -41,8 +44,18 @@ async def make_daemon(valkey_url: str, keys: Keys, provider: FakeResend, tmp_pat
             "RESEND_API_KEY": provider.api_key,
             **settings,
         }
-        made.append(Daemon(environment, tmp_path, instance=instance, module=module, inherited_socket=inherited_socket))
-        return made[-1]
+        daemon = Daemon(
+            environment,
+            tmp_path,
+            instance=instance,
+            module=module,
+            inherited_socket=inherited_socket,
+            stderr=stderr,
+            closed=closed,
+            terminal=terminal,
+        )
+        made.append(daemon)
+        return daemon
 
     yield make
     for daemon in made:

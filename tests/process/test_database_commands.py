@@ -139,3 +139,100 @@ async def test_suppression_commands_edit_the_list(run: RunCommand) -> None:
     assert (await run("suppression", "remove", "eva@bücher.example", "--json")).document["removed"] == ["manual"]
     assert "was not suppressed" in (await run("suppression", "remove", "eva@bücher.example")).out
     assert (await run("suppression", "add", "no address")).code == 64
+
+
+@pytest.mark.parametrize(
+    "text", ["not an address", "", "@", "ada@", "Ada <ada@example.org>", "a@b@example.org", "é@x.fr"]
+)
+async def test_explain_of_something_else_than_an_address_is_wrong_usage(text: str) -> None:
+    """Each email in the ledger has a valid address, so "0 emails" would hide a typing error."""
+    result = await run_command("explain", text, DATABASE_URL=f"postgresql://u:p@127.0.0.1:{free_port()}/d")
+    assert (result.code, "ADDRESS is not an email address" in result.err, result.out) == (64, True, "")
+    result = await run_command("explain", text, "--json")
+    assert (result.code, result.document["error"]) == (64, "usage error")
+
+
+async def test_unsubscribed_commands_edit_the_list(run: RunCommand) -> None:
+    """An unsubscribe of one kind or of all can be listed, added and undone, in any spelling of the address."""
+    await run("migrate")
+    added = await run("unsubscribed", "add", "Eva@bücher.example", "--json")
+    assert added.document == {"address": "eva@xn--bcher-kva.example", "kind": "*", "added": True}
+    assert (await run("unsubscribed", "add", "eva@bücher.example")).out.strip().endswith("as before")
+    for kind in ("task-reminder", "focus-report"):
+        await run("unsubscribed", "add", "ada@example.org", "--kind", kind)
+    everything = (await run("unsubscribed", "list", "--json")).document
+    assert [(one["address"], one["kind"]) for one in everything] == [
+        ("ada@example.org", "focus-report"),
+        ("ada@example.org", "task-reminder"),
+        ("eva@xn--bcher-kva.example", "*"),
+    ]
+    assert all(one["since"] for one in everything)
+    assert "all kinds" in (await run("unsubscribed", "list", "EVA@bücher.example")).out
+    removed = await run("unsubscribed", "remove", "ADA@example.org", "--kind", "task-reminder", "--json")
+    assert removed.document == {
+        "address": "ada@example.org",
+        "removed": ["task-reminder"],
+        "still_unsubscribed": ["focus-report"],
+    }
+    assert "gets all kinds again" in (await run("unsubscribed", "remove", "ada@example.org")).out
+    assert "was not unsubscribed" in (await run("unsubscribed", "remove", "ada@example.org")).out
+    assert (await run("explain", "ada@example.org", "--json")).document["unsubscribed"] == []
+
+
+async def test_an_unsubscribe_from_everything_is_not_undone_for_one_kind(run: RunCommand) -> None:
+    """The answer says that the address still gets nothing, and how to change that."""
+    await run("migrate")
+    await run("unsubscribed", "add", "eva@example.org")
+    result = await run("unsubscribed", "remove", "eva@example.org", "--kind", "task-reminder")
+    assert (result.code, "still unsubscribed from all kinds" in result.out) == (0, True)
+    assert "without --kind" in result.out
+
+
+async def test_unsubscribes_by_operators_leave_a_trace(run: RunCommand) -> None:
+    """Who, what and how many, like every other action."""
+    await run("migrate")
+    await run("unsubscribed", "add", "eva@example.org", "--kind", "task-reminder")
+    await run("unsubscribed", "remove", "eva@example.org")
+    actions = (await run("suppression", "audit", "--json")).document
+    assert [(one["action"], one["target"], one["count"]) for one in actions] == [
+        ("unsubscribed remove", "eva@example.org", 1),
+        ("unsubscribed add (task-reminder)", "eva@example.org", 1),
+    ]
+    assert all(" on " in one["actor"] for one in actions)
+
+
+@pytest.mark.parametrize("command", ["suppression", "unsubscribed"])
+async def test_lists_are_complete_unless_a_limit_is_given(run: RunCommand, database_url: str, command: str) -> None:
+    """They are saved before a rollback: a list cut at a thousand rows would lose people without a word."""
+    await run("migrate")
+    table, column, value = {
+        "suppression": ("suppressions", "reason", "manual"),
+        "unsubscribed": ("unsubscribes", "kind", "*"),
+    }[command]
+    async with open_pool(clean_dsn(database_url)) as pool, acquire(pool) as connection:
+        await connection.execute(
+            f"INSERT INTO flowstate_daemon.{table} (address, {column}, since) "
+            f"SELECT n || '@example.org', '{value}', now() FROM generate_series(1, 2345) AS n"
+        )
+    addresses = [one["address"] for one in (await run(command, "list", "--json")).document]
+    assert (len(addresses), len(set(addresses))) == (2345, 2345)
+    assert addresses[:7] == [one["address"] for one in (await run(command, "list", "--limit", "7", "--json")).document]
+    assert "--limit 7" in (await run(command, "list", "--limit", "7")).out
+
+
+@pytest.mark.parametrize("command", ["suppression", "unsubscribed"])
+async def test_a_text_that_is_no_address_and_in_no_list_is_wrong_usage(run: RunCommand, command: str) -> None:
+    """A typing error must not read like "this address gets email"."""
+    await run("migrate")
+    for action in ("list", "add", "remove"):
+        result = await run(command, action, "no address")
+        assert (result.code, "not an email address" in result.err) == (64, True), action
+
+
+async def test_a_suppression_of_an_invalid_address_can_be_removed(run: RunCommand, database_url: str) -> None:
+    """The provider may have reported it in that form."""
+    await run("migrate")
+    async with open_pool(clean_dsn(database_url)) as pool, acquire(pool) as connection:
+        await connection.execute("INSERT INTO flowstate_daemon.suppressions VALUES ('no address', 'bounced', now())")
+    assert (await run("suppression", "list", "no address", "--json")).document[0]["reason"] == "bounced"
+    assert (await run("suppression", "remove", "no address", "--json")).document["removed"] == ["bounced"]

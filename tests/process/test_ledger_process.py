@@ -128,7 +128,9 @@ async def test_expired_code_is_dropped_and_redacted(
     assert not provider.accepted
 
 
-@pytest.mark.parametrize("answer", [error(422, "validation_error"), error(500, "application_error")])
+@pytest.mark.parametrize(
+    "answer", [error(422, "validation_error", "Invalid `to` field."), error(500, "application_error")]
+)
 async def test_failed_code_is_redacted(
     make_daemon: MakeDaemon, provider: FakeResend, keys: Keys, redis: Redis, answer: Answer
 ) -> None:

@@ -108,7 +108,7 @@ async def test_11_expired_and_failed_codes_are_redacted(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, redis: Redis
 ) -> None:
     """A failed code is removed from its job, an expired one is not sent; both used to stay readable."""
-    provider.script(error(422, "validation_error", "no such address"), times=1)
+    provider.script(error(422, "validation_error", "Invalid `to` field: no such address"), times=1)
     stale = Clock().now_ms() - 11 * 60_000
     await add(connection, keys, "otp", "refused@example.org")
     async with make_daemon() as daemon:

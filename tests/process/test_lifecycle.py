@@ -89,6 +89,7 @@ async def test_second_sigterm_releases_jobs_at_once(
         await eventually(three_in_flight, "three emails in flight")
         daemon.send(signal.SIGTERM)
         await eventually(lambda: _event(daemon, "draining"), "draining")
+        assert "a second SIGTERM or Ctrl-C ends at once" in daemon.events("draining")[0]["hint"]
         daemon.send(signal.SIGTERM)
         assert await daemon.ended(within_s=5) == 0
     assert await redis.llen(keys("active")) == 0

@@ -9,7 +9,6 @@ import pytest
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
-from tests.process.test_faults import is_green
 from tests.process.test_lifecycle import enqueue
 from tests.support.fake_resend import FakeResend
 from tests.support.redis_topologies import proxied_redis
@@ -49,7 +48,7 @@ async def test_resets_of_all_connections(
             await enqueue(connection, keys, EMAILS_PER_RESET)
         emails = EMAILS_PER_RESET * (RESETS if busy else 1)
         await eventually(lambda: len(provider.accepted) >= emails, f"{emails} emails")
-        await eventually(lambda: is_green(daemon), "ready is green")
+        await eventually(daemon.is_ready, "ready is green")
         assert daemon.process is not None
         assert daemon.process.returncode is None
     assert provider.duplicates() == []

@@ -98,3 +98,13 @@ async def test_exit_code_without_database(run: RunCommand, app: AppTables) -> No
     assert (result.code, "geheim" in result.err) == (69, False)
     result = await run("schedule", "run", "task-reminder")
     assert (result.code, "flowstate-daemon migrate" in result.err) == (69, True)
+
+
+async def test_bodies_are_printed_as_they_are(run: RunCommand, app: AppTables) -> None:
+    """The no-break spaces of French are characters, not escapes; control characters of users stay escaped."""
+    await run("migrate")
+    await app.connection.execute("""UPDATE users SET preferences = '{"timezone": "UTC", "language": "fr"}'""")
+    result = await run("schedule", "run", "task-reminder", "--dry-run", "--bodies")
+    assert result.code == 0
+    assert any(space in result.out for space in "\u00a0\u202f")
+    assert not any(escape in result.out for escape in ("\\xa0", "\\u202f", "\x1b"))

@@ -9,23 +9,25 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.config.loader import load
 from flowstate_daemon.daemon.daemon import Daemon
+from flowstate_daemon.database.request_records import JobRef
 from flowstate_daemon.delivery.gateway import SendResult
 from flowstate_daemon.redis_client.scripts import load_scripts
 from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
-SEND_PATH = ("request_save", "request_save_response", "request_detach", "complete", "fail", "retry")
+SEND_PATH = ("request_save", "request_adopt", "request_save_response", "request_detach", "complete", "fail", "retry")
 NAMES = {load_scripts()[name].sha: name for name in SEND_PATH}
 
 
 class CrashingDaemon:
     """A daemon that crashes after `steps`; None: never. `trail` lists the operations before the crash."""
 
-    def __init__(self, settings: Mapping[str, str], steps: int | None = None) -> None:
-        self.daemon = Daemon(load(settings))
+    def __init__(self, settings: Mapping[str, str], steps: int | None = None, clock: Clock | None = None) -> None:
+        self.daemon = Daemon(load(settings), clock)
         self.trail: list[str] = []
         self._steps = steps
         self._crashed = asyncio.Event()
@@ -33,6 +35,10 @@ class CrashingDaemon:
         self._send = self.daemon.components.gateway.send
         self.daemon.components.connection.execute = self._crashing_call  # type: ignore[method-assign]
         self.daemon.components.gateway.send = self._crashing_send  # type: ignore[method-assign]
+        records = self.daemon.components.dispatcher.records
+        if records is not None:
+            self._record = records.record
+            records.record = self._crashing_record  # type: ignore[method-assign]
 
     @property
     def crashed(self) -> bool:
@@ -65,6 +71,9 @@ class CrashingDaemon:
 
     async def _crashing_send(self, path: str, body: bytes, key: str, mails: int) -> SendResult:
         return await self._operation(f"POST {path}", self._send(path, body, key, mails))
+
+    async def _crashing_record(self, *args: Any, **kwargs: Any) -> set[JobRef]:
+        return await self._operation("record in Postgres", self._record(*args, **kwargs))
 
     async def _operation(self, name: str, operation: Awaitable[T]) -> T:
         """One operation, with a step before it and one after it."""

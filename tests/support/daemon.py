@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,14 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
+# What a terminal emulator does: a new session, whose controlling terminal is standard input.
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 class Daemon:
     """One `flowstate-daemon run`, configured by environment variables only."""
@@ -38,8 +46,15 @@ class Daemon:
         instance: str = "test",
         module: str = "flowstate_daemon",
         inherited_socket: socket.socket | None = None,
+        stderr: int | None = None,
+        closed: Sequence[int] = (),
+        terminal: int | None = None,
     ) -> None:
-        """`module` is run instead of the daemon; `inherited_socket` is a listening socket, as from a socket unit."""
+        """`module` is run instead of the daemon; `inherited_socket` is a listening socket, as from a socket unit.
+
+        `stderr` is a descriptor that takes the place of the log file. The descriptors in `closed` are closed at the
+        start. `terminal` becomes standard input and the controlling terminal.
+        """
         self.port = free_port()
         self.folder = folder
         self._environment = {
@@ -54,6 +69,13 @@ class Daemon:
         self._inherited_socket = inherited_socket
         if inherited_socket is not None:
             self._command = [sys.executable, "-c", PASS_SOCKET, str(inherited_socket.fileno()), *self._command]
+        if closed:
+            redirections = " ".join(f"{number}>&-" for number in closed)
+            self._command = ["sh", "-c", f'exec "$@" {redirections}', "sh", *self._command]
+        if terminal is not None:
+            self._command = [sys.executable, "-c", TAKE_TERMINAL, *self._command]
+        self._stdin = asyncio.subprocess.DEVNULL if terminal is None else terminal
+        self._stderr = stderr
         self.process: asyncio.subprocess.Process | None = None
         self._log = folder / f"daemon-{instance}-{self.port}.log"
 
@@ -63,9 +85,9 @@ class Daemon:
             self.process = await asyncio.create_subprocess_exec(
                 *self._command,
                 env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=self._stdin,
                 stdout=log,
-                stderr=log,
+                stderr=log if self._stderr is None else self._stderr,
                 pass_fds=() if self._inherited_socket is None else (self._inherited_socket.fileno(),),
             )
 

@@ -13,6 +13,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import ServiceContext
+from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.bull_queue import BullQueue
@@ -55,6 +56,7 @@ class DispatcherHarness:
     clock: Clock = field(default_factory=Clock)
     gate_clock: FakeClock = field(default_factory=FakeClock)
     timeout_s: float = 10.0
+    records: RequestRecords | None = None
 
     async def open(self) -> None:
         self.token = f"{self.instance}/{uuid4().hex}"
@@ -77,6 +79,7 @@ class DispatcherHarness:
             self.gate,
             context.health.register(Dispatcher.name),
             context,
+            records=self.records,
         )
         self._running = asyncio.create_task(self.dispatcher.run())
 

@@ -120,7 +120,7 @@ def _lists(name: str, titles: Sequence[str | None], link: str = LINK) -> Iterato
 def rendered(sample: Sample, locale: str) -> Email:
     """The email as the daemon renders it, with its unsubscribe link."""
     request = parse_request(sample.kind, msgspec.json.encode({"to": TO, "context": sample.context}))
-    return RENDERER.render(replace(request, locale=locale), created_ms=1_772_000_000_000)
+    return RENDERER.render(replace(request, locale=locale), issued_ms=1_772_000_000_000)
 
 
 def every_sample() -> Iterator[Sample]:

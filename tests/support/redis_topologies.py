@@ -165,6 +165,62 @@ async def sentinel_group(password: str = "") -> AsyncIterator[SentinelGroup]:
         yield made
 
 
+class LaggingPair:
+    """A primary and its replica, which clients reach through one proxy; the link between the two can be held up.
+
+    What is written while the link is held up is lost by the failover, as with any replica that lags.
+    """
+
+    def __init__(self, primary: Server, replica: Server, link: FaultProxy, address: FaultProxy) -> None:
+        self.primary = primary
+        self.replica = replica
+        self._link = link
+        self._address = address
+
+    @property
+    def url(self) -> str:
+        """Where clients find the primary, before and after a failover."""
+        return f"redis://{LOOPBACK}:{self._address.port}"
+
+    def hold_up(self) -> None:
+        """From now on the replica gets no more writes."""
+        self._link.freeze()
+
+    async def fail_over(self) -> None:
+        """Kill the primary, and let the replica take its place with what it has."""
+        await self.primary.kill()
+        self._link.cut()
+        await self.replica.run("REPLICAOF", "NO", "ONE")
+        self._address.redirect_to(LOOPBACK, self.replica.port)
+        self._address.cut()
+        self._link.unfreeze()
+
+    async def swap(self) -> None:
+        """Make the old primary, empty, the replica of the new one: ready for the next failover."""
+        self.primary, self.replica = self.replica, self.primary
+        self._link.redirect_to(LOOPBACK, self.primary.port)
+        await self.replica.start()
+        await self.replica.run("REPLICAOF", LOOPBACK, self._link.port)
+        await eventually(self.in_step, "the replica is in step", within_s=30)
+
+    async def in_step(self) -> bool:
+        found = await self.replica.client.info("replication")
+        return found.get("master_link_status") == "up"
+
+
+@asynccontextmanager
+async def lagging_pair() -> AsyncIterator[LaggingPair]:
+    async with AsyncExitStack() as opened:
+        primary = await opened.enter_async_context(Server())
+        link = await opened.enter_async_context(FaultProxy(LOOPBACK, primary.port))
+        replica = await opened.enter_async_context(Server("--repl-timeout", "60"))
+        address = await opened.enter_async_context(FaultProxy(LOOPBACK, primary.port))
+        await replica.run("REPLICAOF", LOOPBACK, link.port)
+        pair = LaggingPair(primary, replica, link, address)
+        await eventually(pair.in_step, "the replica is in step", within_s=30)
+        yield pair
+
+
 def make_certificate(folder: Path, *, host: str = LOOPBACK) -> Path:
     """An authority, `ca.pem`, whose path is returned, and a certificate signed by it, `cert.pem` and `key.pem`."""
     now = datetime.now(tz=UTC)

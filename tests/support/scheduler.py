@@ -17,6 +17,7 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import MailSkipped
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
@@ -55,7 +56,7 @@ class DeliveredMail:
 class FakeWorker:
     """Processes the jobs of one queue without sending."""
 
-    def __init__(self, bull: BullQueue, journal: Journal, pool: asyncpg.Pool, keys: Keys, clock: FakeClock) -> None:
+    def __init__(self, bull: BullQueue, journal: Journal, pool: asyncpg.Pool, keys: Keys, clock: Clock) -> None:
         self.delivered: list[DeliveredMail] = []
         self.refused: list[str] = []
         self._bull = bull
@@ -143,7 +144,7 @@ class SchedulerDatabase:
     schema: str
     connection: Connection
     keys: Keys
-    clock: FakeClock
+    clock: Clock
 
     def harness(self, **settings: str) -> SchedulerHarness:
         """A daemon that has just started, with these settings of [schedule]."""

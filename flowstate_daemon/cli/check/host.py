@@ -8,33 +8,35 @@ import json
 import os
 import socket
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from flowstate_daemon.cli.check.result import CheckResult, fail, ok, warn
 from flowstate_daemon.cli.health import LOOPBACK_FOR, health_url
 from flowstate_daemon.config.loader import Config
+from flowstate_daemon.config.risks import describe_schedules, find_risks
 
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 CONNECT_TIMEOUT_S = 3.0
 
 
 async def check_host(config: Config) -> list[CheckResult]:
     """All checks that need no other machine."""
-    results = [evaluate_links(config), evaluate_mode(config), await _check_port(config)]
-    if config.resend.api_key is None:
+    results = [
+        ok("configuration", "valid"),
+        *evaluate_settings(config),
+        evaluate_mode(config),
+        await _check_port(config),
+    ]
+    if config.delivery == "outbox":
         results.append(await asyncio.to_thread(evaluate_outbox_folder, config.outbox.folder))
     return results
 
 
-def evaluate_links(config: Config) -> CheckResult:
-    """Warn when real emails would contain links to localhost. Pure."""
-    host = urlsplit(config.mail.frontend_url).hostname
-    if config.resend.api_key is not None and host in LOCAL_HOSTS:
-        text = f"links in emails point to {config.mail.frontend_url}"
-        return warn("configuration", text, "set FRONTEND_URL to the public address of FlowState")
-    return ok("configuration", "valid")
+def evaluate_settings(config: Config) -> list[CheckResult]:
+    """A warning for each valid setting with which emails go wrong. Delivery is a line of the provider's. Pure."""
+    risks = [risk for risk in find_risks(config) if risk.name != "delivery"]
+    found = [warn(risk.name, risk.finding, risk.remedy) for risk in risks]
+    return [*found, ok("schedules", describe_schedules(config))]
 
 
 def evaluate_mode(config: Config) -> CheckResult:
@@ -42,7 +44,7 @@ def evaluate_mode(config: Config) -> CheckResult:
     if config.queue.mode == "shadow":
         text = "shadow: observes another worker, sends nothing, claims nothing, runs no schedules"
         return warn("mode", text, "see docs/takeover.md; set FLOWSTATE_MODE=send to send emails")
-    return ok("mode", "send")
+    return ok("mode", "send" if config.delivery == "resend" else "send, to the outbox folder only")
 
 
 async def _check_port(config: Config) -> CheckResult:

@@ -61,16 +61,17 @@ async def check_postgres(config: Config) -> list[CheckResult]:
         dsn = clean_dsn(config.database.url.get_secret_value())
         warnings = [warn("postgres url", text, "remove it from DATABASE_URL") for text in dsn.warnings]
         async with open_pool(dsn, size=2) as pool:
-            return warnings + await _run_checks(pool, dsn.schema, Clock())
+            limit_s = config.health.max_clock_difference_s
+            return warnings + await _run_checks(pool, dsn.schema, Clock(), limit_s)
     except ConfigError as error:
         return [CheckResult("postgres", Level.FAIL, reason, misconfigured=True) for reason in error.errors]
     except StoreUnavailableError as outage:
         return [unreachable("postgres", outage.reason)]
 
 
-async def _run_checks(pool: asyncpg.Pool, schema: str, clock: Clock) -> list[CheckResult]:
+async def _run_checks(pool: asyncpg.Pool, schema: str, clock: Clock, limit_s: float) -> list[CheckResult]:
     server = await inspect_server(pool, clock)
-    results = [evaluate_server(server), evaluate_clock_skew("postgres clock", server.skew_s)]
+    results = [evaluate_server(server), evaluate_clock_skew("postgres clock", server.skew_s, limit_s)]
     results.append(evaluate_schema(server.schema, server.role))
     if results[-1].level is not Level.FAIL:
         results.append(await _check_migrations(pool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowstate_daemon.base.address import ascii_domain, sender_domain
 from flowstate_daemon.cli.check.result import CheckResult, fail, ok, unreachable, warn
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.delivery.resend_gateway import KeyCheck, KeyStatus, ResendGateway, ResendOptions
@@ -13,8 +14,11 @@ SANDBOX_DOMAIN = "resend.dev"
 async def check_provider(config: Config) -> list[CheckResult]:
     """Verify the key with one request, which sends nothing."""
     key = config.resend.api_key
+    if config.delivery == "outbox":
+        text = "delivery is outbox: no email is sent, all are written to files"
+        return [warn("provider", text, "unset FLOWSTATE_DELIVERY (queue.delivery) to send emails")]
     if key is None:
-        return [warn("provider", "no RESEND_API_KEY: emails are written to files", "set RESEND_API_KEY to send emails")]
+        return [ok("provider", "not checked: shadow mode sends nothing, and there is no RESEND_API_KEY")]
     timeout_s = min(config.resend.timeout_s, TIMEOUT_S)
     proxy = config.resend.proxy_url
     options = ResendOptions(
@@ -47,12 +51,12 @@ def evaluate_key(key_check: KeyCheck, config: Config) -> list[CheckResult]:
 
 def evaluate_domain(key_check: KeyCheck, config: Config) -> CheckResult:
     """The state of the sender's domain. A key that can only send cannot list domains. Pure."""
-    domain = config.mail.from_address.rpartition("@")[2].rstrip(">").lower()
+    domain = sender_domain(config.mail.from_address)
     if key_check.status is KeyStatus.SENDING:
         return ok("sender domain", f"{domain}: not checked, because a sending-only key cannot list domains")
     if domain == SANDBOX_DOMAIN:
         return warn("sender domain", f"{domain} delivers only to your own address", "verify your own domain")
-    state = {name.lower(): state for name, state in key_check.domains.items()}.get(domain, "unknown")
+    state = {ascii_domain(name): state for name, state in key_check.domains.items()}.get(domain, "unknown")
     if state == "verified":
         return ok("sender domain", f"{domain} is verified")
     text = f"{domain} is {state} at the provider"

@@ -9,8 +9,16 @@ from urllib.parse import urlsplit
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, StoreUnavailableError
+from flowstate_daemon.base.shared_clock import CLOCK_REMEDY
 from flowstate_daemon.cli.check.result import CheckResult, Level, fail, ok, unreachable, warn
 from flowstate_daemon.config.loader import Config
+from flowstate_daemon.daemon.risk_monitor import (
+    LEDGER_RISK,
+    WITHOUT_LEDGER_RISK,
+    ledger_was_used,
+    queue_was_used,
+    unused_queue_risk,
+)
 from flowstate_daemon.queue.bullmq import BullMqTraces, find_bullmq
 from flowstate_daemon.queue.inspector import Inspector, Snapshot, Workers
 from flowstate_daemon.redis_client.connection import from_settings
@@ -21,6 +29,8 @@ from flowstate_daemon.redis_client.server_info import (
     PersistenceInfo,
     ServerInfo,
     inspect_server,
+    memory_risk,
+    persistence_risk,
     pin_cluster_slot,
 )
 
@@ -28,10 +38,10 @@ SLOW_MS = 20.0
 MEMORY_WARN_SHARE = 0.8  # share of maxmemory
 MEMORY_FAIL_SHARE = 0.98
 SKEW_S = 1.0  # Bull uses the clocks of its clients
+MAX_SKEW_S = 30.0
 PROVIDER_CONSOLE_HINT = "check in your provider's console"
 PERMISSIONS, OTHER_CLIENTS = "redis permissions", "other workers"
 NOT_CHECKED_IN_SHADOW = "not checked: shadow mode only reads"
-CLOCK_REMEDY = "synchronize the clocks of both machines (chrony, systemd-timesyncd)"
 
 
 async def check_redis(config: Config) -> list[CheckResult]:
@@ -42,7 +52,8 @@ async def check_redis(config: Config) -> list[CheckResult]:
         await connection.open()
         await pin_cluster_slot(connection, keys)
         server = await inspect_server(connection, Clock())
-        results = [*evaluate_server(server), *evaluate_target(server, keys)]
+        limit_s = config.health.max_clock_difference_s
+        results = [*evaluate_server(server, limit_s), *evaluate_target(server, keys)]
         if any(result.level is Level.FAIL for result in results):
             return results  # further checks of the wrong server mean nothing
         user = urlsplit(config.redis.url.get_secret_value()).username or "default"
@@ -55,7 +66,9 @@ async def check_redis(config: Config) -> list[CheckResult]:
         )
         if results[-1].level is Level.OK:
             inspector = Inspector(connection, keys)
-            results.append(evaluate_queue(await inspector.snapshot(), keys))
+            used = await queue_was_used(connection, keys)
+            results.append(evaluate_queue(await inspector.snapshot(), keys, used=used))
+            results += evaluate_ledger(config, was_used=await ledger_was_used(connection, keys))
             results += evaluate_bullmq(await find_bullmq(connection, keys), keys)
             others = await inspector.foreign_workers()
             results.append(evaluate_shadow_target(others) if shadow else evaluate_bull_workers(others, keys))
@@ -69,7 +82,7 @@ async def check_redis(config: Config) -> list[CheckResult]:
         await connection.close()
 
 
-def evaluate_server(server: ServerInfo) -> list[CheckResult]:
+def evaluate_server(server: ServerInfo, max_clock_difference_s: float = MAX_SKEW_S) -> list[CheckResult]:
     """The version, latency, memory, persistence and clock of the server. Pure."""
     results = [ok("redis", server.title)]
     if server.too_old:
@@ -80,7 +93,7 @@ def evaluate_server(server: ServerInfo) -> list[CheckResult]:
         evaluate_persistence(server.persistence),
     ]
     if server.skew_s is not None:
-        results.append(evaluate_clock_skew("redis clock", server.skew_s))
+        results.append(evaluate_clock_skew("redis clock", server.skew_s, max_clock_difference_s))
     return results
 
 
@@ -101,21 +114,16 @@ def evaluate_latency(round_trip_ms: float) -> CheckResult:
 def evaluate_memory(memory: MemoryInfo) -> CheckResult:
     """Jobs must not be evicted, and there must be free memory. Pure."""
     name, usage = "redis memory", _memory_usage(memory)
-    policy = memory.policy or "not visible"
     if memory.used_share is not None and memory.used_share >= MEMORY_FAIL_SHARE:
         return fail(name, f"full: {usage}", "raise maxmemory, or: flowstate-daemon queue clean failed --grace 86400")
-    if memory.evicted and policy != "noeviction":
-        text = f"maxmemory-policy is {policy}, and {memory.evicted} keys were evicted, possibly jobs"
-        return warn(name, text, "set maxmemory-policy noeviction, and raise maxmemory")
+    if (risk := memory_risk(memory)) is not None:
+        return warn(name, risk.finding, risk.remedy)
     if memory.policy is None:
         return warn(
             name,
             "maxmemory-policy is not visible",
             f"{PROVIDER_CONSOLE_HINT} that it is noeviction",
         )
-    if memory.policy != "noeviction":
-        text = f"maxmemory-policy is {policy}: jobs may be evicted"
-        return warn(name, text, "set maxmemory-policy noeviction")
     if memory.used_share is not None and memory.used_share >= MEMORY_WARN_SHARE:
         return warn(name, f"nearly full: {usage}", "raise maxmemory before writes are refused")
     return ok(name, f"noeviction, {usage}")
@@ -135,23 +143,17 @@ def evaluate_persistence(persistence: PersistenceInfo) -> CheckResult:
         return fail(name, "the last write to its disk failed", "see the Redis log; the disk may be full")
     if persistence.append_only is None:
         return warn(name, "not visible", f"{PROVIDER_CONSOLE_HINT} that an append-only file is enabled")
-    if not persistence.append_only:
-        text = {
-            True: "appendonly is off: a crash loses all since the last snapshot",
-            False: "appendonly is off, and there are no snapshots: a restart loses every job",
-            None: "appendonly is off: a crash loses the newest jobs",
-        }[persistence.snapshots]
-        return warn(name, text, "set appendonly yes, appendfsync everysec")
-    if persistence.fsync == "no":
-        text = "appendfsync is no: a crash of the machine loses up to half a minute"
-        return warn(name, text, "set appendfsync everysec")
+    if (risk := persistence_risk(persistence)) is not None:
+        return warn(name, risk.finding, risk.remedy)
     return ok(name, f"appendonly yes, appendfsync {persistence.fsync or 'not visible'}")
 
 
-def evaluate_clock_skew(name: str, skew_s: float) -> CheckResult:
+def evaluate_clock_skew(name: str, skew_s: float, limit_s: float = MAX_SKEW_S) -> CheckResult:
     """Delays, locks and the lifetimes of codes depend on the clocks of several machines. Pure."""
+    text = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} this machine's clock"
+    if abs(skew_s) > limit_s:
+        return fail(name, f"{text}: `run` plans nothing, and codes do not expire", CLOCK_REMEDY)
     if abs(skew_s) > SKEW_S:
-        text = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} this machine's clock"
         return warn(name, text, CLOCK_REMEDY)
     return ok(name, f"{abs(skew_s):.2f} s off this machine's clock")
 
@@ -171,10 +173,22 @@ def evaluate_permissions(permissions: Permissions, user: str, keys: Keys) -> Che
     return fail(PERMISSIONS, f"{user} lacks {', '.join(missing)}", command)
 
 
-def evaluate_queue(snapshot: Snapshot, keys: Keys) -> CheckResult:
+def evaluate_ledger(config: Config, *, was_used: bool) -> list[CheckResult]:
+    """A line when the ledger of this queue is gone: it knows who must not get email. Pure."""
+    if config.database.url is not None or config.delivery != "resend" or not was_used:
+        return []
+    if config.database.without_ledger:
+        return [warn(WITHOUT_LEDGER_RISK.name, WITHOUT_LEDGER_RISK.finding, WITHOUT_LEDGER_RISK.remedy)]
+    return [fail(LEDGER_RISK.name, LEDGER_RISK.finding, LEDGER_RISK.remedy)]
+
+
+def evaluate_queue(snapshot: Snapshot, keys: Keys, *, used: bool = True) -> CheckResult:
     text = f"{keys.base} has {snapshot.wait} waiting, {snapshot.active} active, {snapshot.failed} failed"
     if snapshot.is_paused:
         return warn("queue", f"{text}; it is paused", "flowstate-daemon queue resume")
+    if not used:
+        risk = unused_queue_risk(keys)
+        return warn(risk.name, risk.finding, risk.remedy)
     return ok("queue", text)
 
 

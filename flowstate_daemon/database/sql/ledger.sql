@@ -3,7 +3,8 @@
 
 -- name: write_mails
 -- Insert outcomes idempotently, and end the scheduled emails that they belong to. An ended scheduled email keeps its
--- state, except that `sent` replaces any other outcome. One whose job an operator removed counts as skipped. Returns the
+-- state, except that `sent` replaces any other outcome. One whose job an operator removed counts as skipped. An attempt
+-- that was sent twice, because Redis had forgotten the first time, has two rows: their provider ids differ. Returns the
 -- number of new outcomes.
 -- $1 keys (text[])
 -- $2 outcomes (text[])
@@ -31,6 +32,21 @@ WITH given AS MATERIALIZED (
     FROM given
     ORDER BY key, outcome
     ON CONFLICT (key, outcome) DO NOTHING
+    RETURNING key, outcome, provider_id
+), twice AS (
+    INSERT INTO flowstate_daemon.mails
+        (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, decisions)
+    SELECT
+        g.key || '#' || g.provider_id, g.outcome, g.mail, to_timestamp(g.at_ms / 1000.0), g.address, g.kind, g.job_id,
+        g.attempt, g.provider_id, g.reason, g.decisions
+    FROM given AS g
+    LEFT JOIN written AS w ON w.key = g.key AND w.outcome = g.outcome
+    WHERE g.outcome = 'sent' AND g.provider_id NOT IN ('', 'accepted-earlier')
+        AND w.provider_id IS DISTINCT FROM g.provider_id
+        AND coalesce(w.provider_id, (
+            SELECT m.provider_id FROM flowstate_daemon.mails AS m WHERE m.key = g.key AND m.outcome = g.outcome
+        )) NOT IN ('', 'accepted-earlier', g.provider_id)
+    ON CONFLICT (key, outcome) DO NOTHING
     RETURNING 1
 ), ends AS (
     SELECT DISTINCT ON (job_id) job_id, outcome, reason, at_ms
@@ -50,7 +66,7 @@ WITH given AS MATERIALIZED (
     FROM ending AS e
     WHERE m.id = e.id
 )
-SELECT count(*) FROM written;
+SELECT (SELECT count(*) FROM written) + (SELECT count(*) FROM twice);
 
 -- name: insert_rejects
 -- Keep journal entries that cannot be parsed or stored, each once.
@@ -70,7 +86,9 @@ SELECT count(*) FROM written;
 
 -- name: insert_events
 -- Insert provider events idempotently, and add the suppressions of new events in the same statement: a repeated event
--- does not restore a suppression that an operator has removed. Returns the number of new events.
+-- does not restore a suppression that an operator has removed. A report is obeyed if the ledger has its email; a complaint
+-- also if it is about our own sender, any other one also if the ledger has the address. Otherwise it is noted. Returns one
+-- row for each new event, with whether it suppressed the address.
 -- $1 webhook ids (text[])
 -- $2 provider ids of the emails (text[])
 -- $3 types (text[])
@@ -78,25 +96,70 @@ SELECT count(*) FROM written;
 -- $5 addresses, normalised (text[])
 -- $6 reasons, or null (text[])
 -- $7 reasons to suppress the address, or null (text[])
+-- $8 whether the email came from our own sender's domain (boolean[])
 WITH given AS (
     SELECT DISTINCT ON (svix_id) *
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
-        AS given (svix_id, provider_id, type, at_ms, address, reason, suppress)
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::boolean[])
+        AS given (svix_id, provider_id, type, at_ms, address, reason, suppress, own_sender)
     ORDER BY svix_id
+), judged AS (
+    SELECT given.*, given.suppress IS NOT NULL AND given.address <> '' AND (
+        EXISTS (SELECT FROM flowstate_daemon.mails AS m WHERE m.provider_id = given.provider_id)
+        OR CASE given.suppress
+            WHEN 'complained' THEN given.own_sender
+            ELSE EXISTS (SELECT FROM flowstate_daemon.mails AS m WHERE m.address = given.address)
+        END
+    ) AS obeyed
+    FROM given
 ), fresh AS (
-    INSERT INTO flowstate_daemon.provider_events (svix_id, provider_id, type, at, address, reason)
-    SELECT svix_id, provider_id, type, to_timestamp(at_ms / 1000.0), address, reason FROM given ORDER BY svix_id
+    INSERT INTO flowstate_daemon.provider_events (svix_id, provider_id, type, at, address, reason, noted)
+    SELECT
+        svix_id, provider_id, type, to_timestamp(at_ms / 1000.0), address, reason,
+        CASE WHEN NOT obeyed AND address <> '' THEN suppress END
+    FROM judged
+    ORDER BY svix_id
     ON CONFLICT (svix_id) DO NOTHING
     RETURNING svix_id, at
 ), suppressed AS (
     INSERT INTO flowstate_daemon.suppressions (address, reason, since, note)
-    SELECT DISTINCT ON (given.address, given.suppress) given.address, given.suppress, fresh.at, given.reason
-    FROM fresh JOIN given USING (svix_id)
-    WHERE given.suppress IS NOT NULL AND given.address <> ''
-    ORDER BY given.address, given.suppress, fresh.at
+    SELECT DISTINCT ON (judged.address, judged.suppress) judged.address, judged.suppress, fresh.at, judged.reason
+    FROM fresh JOIN judged USING (svix_id)
+    WHERE judged.obeyed
+    ORDER BY judged.address, judged.suppress, fresh.at
     ON CONFLICT (address, reason) DO NOTHING
 )
-SELECT count(*) FROM fresh;
+SELECT fresh.svix_id, judged.obeyed FROM fresh JOIN judged USING (svix_id);
+
+-- name: obey_noted_events
+-- Suppress the addresses of noted events whose emails the ledger has meanwhile. Returns how many events that were.
+-- $1 provider ids to look for, or null for all (text[])
+WITH found AS (
+    SELECT e.svix_id, e.address, e.noted, e.at, e.reason
+    FROM flowstate_daemon.provider_events AS e
+    WHERE e.noted IS NOT NULL
+        AND ($1::text[] IS NULL OR e.provider_id = ANY ($1::text[]))
+        AND EXISTS (SELECT FROM flowstate_daemon.mails AS m WHERE m.provider_id = e.provider_id)
+    ORDER BY e.svix_id
+    FOR UPDATE OF e
+), obeyed AS (
+    UPDATE flowstate_daemon.provider_events AS e SET noted = NULL FROM found WHERE e.svix_id = found.svix_id
+), suppressed AS (
+    INSERT INTO flowstate_daemon.suppressions (address, reason, since, note)
+    SELECT DISTINCT ON (address, noted) address, noted, at, reason FROM found ORDER BY address, noted, at
+    ON CONFLICT (address, reason) DO NOTHING
+)
+SELECT count(*) FROM found;
+
+-- name: lift_provider_suppression
+-- The provider delivers to an address again: remove what it reported before. Returns how many rows that were.
+-- $1 address, normalised (text)
+-- $2 Unix milliseconds of the report (bigint)
+WITH lifted AS (
+    DELETE FROM flowstate_daemon.suppressions
+    WHERE address = $1::text AND reason = 'suppressed' AND since <= to_timestamp($2::bigint / 1000.0)
+    RETURNING 1
+)
+SELECT count(*) FROM lifted;
 
 -- name: prune_mails
 -- Delete one small batch of old outcomes; rows that another daemon is deleting are skipped. The prune queries differ in

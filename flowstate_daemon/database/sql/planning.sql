@@ -221,7 +221,24 @@ WITH latest AS (
 )
 SELECT l.kind, l.zone, l.local_date, l.due_at, l.planned_at, l.scheduled, m.state, count(m.id) AS count
 FROM latest AS l
+-- Not by the due time: a forced run gives the emails of the date another one. The bound is for the index.
 LEFT JOIN flowstate_daemon.scheduled_mails AS m
-    ON m.kind = l.kind AND m.due_at = l.due_at AND m.zone = l.zone AND m.local_date = l.local_date
+    ON m.kind = l.kind AND m.zone = l.zone AND m.local_date = l.local_date AND m.due_at >= l.due_at - interval '31 days'
 GROUP BY l.kind, l.zone, l.local_date, l.due_at, l.planned_at, l.scheduled, m.state
 ORDER BY l.kind, l.due_at DESC, l.zone, m.state;
+
+-- name: list_manual_runs
+-- The last manual run of each kind, with the number of its emails by state. Its emails have its time as planning time.
+-- $1 at or after this (timestamptz)
+-- $2 the beginning of the name of such an action, before the kind (text)
+WITH latest AS (
+    SELECT DISTINCT ON (action) substr(action, length($2::text) + 1) AS kind, at, actor, count AS scheduled
+    FROM flowstate_daemon.operator_actions
+    WHERE starts_with(action, $2::text) AND at >= $1::timestamptz
+    ORDER BY action, at DESC, id DESC
+)
+SELECT l.kind, l.at, l.actor, l.scheduled, m.state, count(m.id) AS count
+FROM latest AS l
+LEFT JOIN flowstate_daemon.scheduled_mails AS m ON m.kind = l.kind AND m.planned_at = l.at AND m.source <> 'clock'
+GROUP BY l.kind, l.at, l.actor, l.scheduled, m.state
+ORDER BY l.kind, m.state;

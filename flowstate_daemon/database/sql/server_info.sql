@@ -17,6 +17,10 @@ SELECT
 FROM (SELECT) AS one
 LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = 'flowstate_daemon';
 
+-- name: get_time
+-- The wall time of the server.
+SELECT clock_timestamp();
+
 -- name: list_inaccessible_tables
 -- Tables of our schema on which this role lacks a privilege.
 SELECT c.relname::text AS name

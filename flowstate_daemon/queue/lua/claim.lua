@@ -17,9 +17,9 @@
 -- ARGV[7] 1 = publish `drained` when there is no job, else 0
 -- ARGV[8] 1 = claim only jobs of priority 1, among the next hundred to run, else 0
 --
--- Returns {jobs, dropped}; a job is {name, data, opts, timestamp, attemptsMade, priority, stacktrace,
---   storedRequest, id} and, when the data is too long and therefore not returned, its length; dropped are ids without
---   a job, and ids of jobs that this worker has in flight already
+-- Returns {jobs, dropped, processed, is paused}; a job is {name, data, opts, timestamp, attemptsMade, priority, stacktrace,
+--   storedRequest, requests, id} and, when the data is too long and therefore not returned, its length; dropped are ids
+--   without a job, and ids of jobs that this worker has in flight already; processed are ids of jobs claimed before
 -- Publishes active@token: id, each · drained: ""
 -- Agrees with moveToActive of Bull 4; but ids without a job are removed, where Bull creates jobs for them, and ids in
 -- `wait` of a paused queue are moved to `paused`, where Bull's resume would destroy them
@@ -35,13 +35,13 @@ end
 
 local base, token, lock_ms, now, wanted = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local max_data_bytes, only_urgent = tonumber(ARGV[6]), ARGV[8] == "1"
-local jobs, dropped = {}, {}
+local jobs, dropped, processed = {}, {}, {}
 
 if redis.call("EXISTS", KEYS[5]) == 1 then
   if redis.call("EXISTS", KEYS[1]) == 1 and are_lists(KEYS[1], KEYS[6]) then
     merge_lists(KEYS[1], KEYS[6], KEYS[6], KEYS[3])
   end
-  return {jobs, dropped}
+  return {jobs, dropped, processed, 1}
 end
 
 -- Bull workers with a rate limiter delay later jobs as long as an earlier one is listed here.
@@ -81,7 +81,9 @@ local function lock_jobs(ids, locks)
   redis.call("LPUSH", KEYS[2], unpack(ids))
   for i, id in ipairs(ids) do
     redis.call("SET", locks[i], token, "PX", lock_ms)
-    redis.call("HSET", base .. id, "processedOn", now)
+    if redis.call("HSET", base .. id, "processedOn", now) == 0 then
+      processed[#processed + 1] = id
+    end
   end
 end
 
@@ -144,4 +146,4 @@ end
 if #jobs == 0 and ARGV[7] == "1" then
   redis.call("PUBLISH", base .. "drained", "")
 end
-return {jobs, dropped}
+return {jobs, dropped, processed, 0}

@@ -10,10 +10,11 @@
 -- ARGV[2] token of the worker
 -- ARGV[3] now, ms
 -- ARGV[4] how many entries of the journal to keep; 0 = all
--- then 11 for each job:
+-- then 12 for each job:
 --   id · timestamp as read at the claim · retention: count or "", 0 = remove · age, s, or ""
 --   · attempts made, this one included · reason · stack traces, JSON · event · row for the log
 --   · entry for the journal, or "" · data that replaces the job's, which holds a secret, or ""
+--   · if the email may have been sent, how many requests have contained it, else 0
 --
 -- Returns Bull's code for each job: 0 done; -1 no such job; -2 no lock; -3 not in active; -6 locked by another worker
 -- Publishes failed: {"jobId","val"}, each
@@ -64,7 +65,7 @@ local function keep(hash, logs, id, at)
 end
 
 for job = 1, #locks do
-  local key, at = 2 + 3 * job, 11 * job - 6
+  local key, at = 2 + 3 * job, 12 * job - 7
   local hash, logs, id = KEYS[key], KEYS[key + 2], ARGV[at]
   local code, _, debounce_id, request_id =
     remove_from_active(KEYS[1], hash, KEYS[key + 1], locks[job], token, id, ARGV[at + 1])
@@ -76,7 +77,11 @@ for job = 1, #locks do
       redis.call("DEL", hash, logs)
       count_member(request_id)
     else
-      if ARGV[at + 10] == "" then
+      if ARGV[at + 11] ~= "0" then -- what becomes of all earlier requests is for a person to find out
+        redis.call("HDEL", hash, "storedRequest")
+        redis.call("HSET", hash, "requests", ARGV[at + 11], "maybeSent", 1)
+        count_member(request_id)
+      elseif ARGV[at + 10] == "" then
         drop_expired_request(hash, request_id)
       else -- the job's secret was removed, so it cannot be sent again, and its stored request holds the secret too
         redis.call("HDEL", hash, "storedRequest")

@@ -12,11 +12,12 @@
 -- ARGV[6] members, JSON
 -- ARGV[7] now, ms
 -- ARGV[8] time to live, ms
--- then 1 for each member: timestamp as read at the claim
+-- ARGV[9] how many requests contain each member, JSON
+-- then 2 for each member: timestamp as read at the claim · how many requests contain it, this one included
 --
 -- Returns the positions, from 1, of lost members (not locked by the caller, or no such job); empty when saved
 -- Publishes nothing
--- Agrees with no script of Bull 4: the key and the field `storedRequest` are ours
+-- Agrees with no script of Bull 4: the key and the fields `storedRequest` and `requests` are ours
 
 -- @include remove_from_active
 
@@ -24,7 +25,7 @@ local locks, lost = read_locks(2, 2), {}
 
 for member = 1, #locks do
   local found = redis.pcall("HMGET", KEYS[2 * member], "timestamp", "opts")
-  local is_there = not found.err and (found[1] or found[2]) and same_time(found[1], ARGV[8 + member])
+  local is_there = not found.err and (found[1] or found[2]) and same_time(found[1], ARGV[8 + 2 * member])
   if not is_there or locks[member] ~= ARGV[1] then
     lost[#lost + 1] = member
   end
@@ -39,11 +40,12 @@ redis.call(
   "key", ARGV[4],
   "path", ARGV[5],
   "members", ARGV[6],
+  "numbers", ARGV[9],
   "saved_at", ARGV[7],
   "left", #locks
 )
 redis.call("PEXPIRE", KEYS[1], ARGV[8])
 for member = 1, #locks do
-  redis.call("HSET", KEYS[2 * member], "storedRequest", ARGV[2])
+  redis.call("HSET", KEYS[2 * member], "storedRequest", ARGV[2], "requests", ARGV[9 + 2 * member])
 end
 return lost

@@ -21,9 +21,9 @@ from flowstate_daemon.web.auth import (
     ROOT,
     SCHEME,
     UNAUTHORIZED,
-    LogThrottle,
     TokenBucket,
 )
+from flowstate_daemon.web.limits import LogThrottle
 from flowstate_daemon.web.session import Rights, Sessions
 
 log = structlog.get_logger()

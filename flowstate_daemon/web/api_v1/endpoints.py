@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.queue.admin import JobNotFoundError, JobStateError
-from flowstate_daemon.web.server import read_body
+from flowstate_daemon.web.bodies import read_body
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import msgspec
 from pydantic import TypeAdapter
 
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.database.mail_list import OutcomeFilter, OutcomeRow
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.policy import ALL_KINDS
 from flowstate_daemon.mail_producer import NewMail
 from flowstate_daemon.operations.failures import FailureGroups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -232,7 +233,7 @@ def mask_codes(request: MailRequest) -> MailRequest:
     secrets = KINDS[request.kind].secret_fields
     names = {field.name for field in msgspec.structs.fields(type(request.context)) if field.encode_name in secrets}
     context = msgspec.structs.replace(request.context, **dict.fromkeys(names, MASKED_CODE))
-    return MailRequest(request.kind, request.to, context, request.locale)
+    return replace(request, context=context)
 
 
 def read_position(query: Mapping[str, str]) -> OutcomeRow | None:

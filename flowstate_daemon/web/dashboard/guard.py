@@ -13,8 +13,8 @@ from aiohttp import web
 
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer, choose_locale
-from flowstate_daemon.web.server import read_body, read_form
 from flowstate_daemon.web.session import Session, Sessions
 
 log = structlog.get_logger()

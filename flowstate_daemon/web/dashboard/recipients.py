@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 import structlog
 from aiohttp import web
 
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import mask_address
-from flowstate_daemon.mail.address import parse_address
 from flowstate_daemon.mail.policy import ALL_KINDS
 from flowstate_daemon.operations.operator import Operator, Recipients
 from flowstate_daemon.queue.filters import JobFilter

@@ -26,6 +26,7 @@ def check(valkey_url: str, keys: Keys, tmp_path: Path) -> Check:
                 "REDIS_URL": valkey_url,
                 "FLOWSTATE_QUEUE_PREFIX": keys.prefix,
                 "FLOWSTATE_OUTBOX_FOLDER": str(tmp_path),
+                **({} if "RESEND_API_KEY" in environment else {"FLOWSTATE_DELIVERY": "outbox"}),
                 "FLOWSTATE_HTTP_PORT": str(free_port()),
                 "RESEND_FROM_EMAIL": "hello@flowstate.dev",
                 **environment,

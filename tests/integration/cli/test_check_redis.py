@@ -35,14 +35,15 @@ def url_for_user(store: EmbeddedValkey, name: str) -> str:
     return store.url.replace("//", f"//{name}:pass@")
 
 
-async def test_healthy_server_passes_and_no_key_is_left_behind(check: Check, store: EmbeddedValkey) -> None:
-    """Every check of Redis is ok, and the server holds no key afterwards."""
+async def test_healthy_server_passes_and_no_key_is_left_behind(check: Check, store: EmbeddedValkey, keys: Keys) -> None:
+    """Every check of Redis is ok, and the server holds only the producer's key afterwards."""
+    client = Redis.from_url(store.url, protocol=2)
+    await client.set(keys("id"), 1)
     results = await check(REDIS_URL=store.url)
     levels = {name: results[name].level for name in results if name.startswith(("redis", "queue", "other"))}
     assert set(levels.values()) == {Level.OK}, results
     assert len(levels) == 8
-    client = Redis.from_url(store.url, protocol=2)
-    assert await client.keys() == []
+    assert await client.keys() == [keys("id").encode()]
     await client.aclose()
 
 
@@ -130,5 +131,6 @@ async def test_cluster_requires_a_hash_tag_in_the_prefix(check: Check) -> None:
     async with cluster("{bull}:email:") as formed:
         tagged = await check(REDIS_URL=formed.other.url, FLOWSTATE_QUEUE_PREFIX="{bull}")
         spread = await check(REDIS_URL=formed.other.url, FLOWSTATE_QUEUE_PREFIX="bull")
-    assert {tagged[name].level for name in ("redis cluster", "redis permissions", "queue")} == {Level.OK}
+    assert {tagged[name].level for name in ("redis cluster", "redis permissions")} == {Level.OK}
+    assert "no job was ever added" in tagged["queue"].message
     assert spread["redis cluster"].misconfigured

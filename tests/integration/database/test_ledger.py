@@ -52,6 +52,31 @@ async def test_outcome_is_stored_completely(pool: asyncpg.Pool, ledger: Ledger) 
     }
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_attempt_that_was_sent_twice_has_two_rows(pool: asyncpg.Pool, ledger: Ledger, together: bool) -> None:
+    """Redis forgot the first time, the provider did not: both ids are there, however often they are written."""
+    first, second = outcome(7), outcome(7, provider_id="re-other")
+    for _ in range(2):
+        for entries in [[first, second]] if together else [[first], [second]]:
+            await ledger.write([*entries, outcome(8)])
+    rows = await rows_in(pool, "mails")
+    assert sorted(row["provider_id"] for row in rows) == ["re-7", "re-8", "re-other"]
+    (mail,) = [one for one in await MailHistory(pool).explain("ada@example.org") if one.job_id == "7"]
+    assert sorted(attempt.provider_id or "" for attempt in mail.attempts) == ["re-7", "re-other"]
+
+
+@pytest.mark.parametrize("other", ["accepted-earlier", None, "", "re-7"])
+async def test_email_that_the_provider_recognized_has_one_row(
+    pool: asyncpg.Pool, ledger: Ledger, other: str | None
+) -> None:
+    """Its id is not known the second time, or is the same: that is no second email."""
+    await ledger.write([outcome(7), outcome(7, provider_id=other)])
+    await ledger.write([outcome(7, provider_id=other)])
+    assert [row["provider_id"] for row in await rows_in(pool, "mails")] == ["re-7"]
+    await ledger.write([outcome(8, provider_id=other or "accepted-earlier"), outcome(8)])
+    assert len(await rows_in(pool, "mails")) == (3 if other == "re-7" else 2)
+
+
 async def test_write_is_idempotent(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """The same entries, twice in one call and once more, are stored once; the first version stays."""
     entries = [outcome(number) for number in range(50)]
@@ -148,7 +173,7 @@ async def test_state_ranks_before_time_and_problems_are_flags(
 ) -> None:
     """The state is the one of highest rank, the latest of equals; problems are reported as flags."""
     await ledger.write([outcome()])
-    assert await ledger.record_events(events) == len(events)
+    assert (await ledger.record_events(events)).new == len(events)
     (record,) = await MailHistory(pool).explain("ada@example.org")
     assert (record.state, record.flags) == (state, marks)
 
@@ -158,28 +183,140 @@ async def test_new_event_suppresses_and_a_repeated_one_does_not(
 ) -> None:
     """A hard bounce adds a suppression with its event; after an operator removed it, a replay changes nothing."""
     suppressions = Suppressions(pool, clock)
+    await ledger.write([outcome()])
     bounce = event("bounced", 3, address="ADA@example.org", reason="no such mailbox", suppress="bounced")
-    assert await ledger.record_events([bounce, bounce]) == 1
+    assert (await ledger.record_events([bounce, bounce])).new == 1
     (found,) = await suppressions.find("ada@example.org")
     assert (found.reason, found.note, found.since) == ("bounced", "no such mailbox", START + timedelta(seconds=3))
     await suppressions.remove("ada@example.org")
-    assert await ledger.record_events([bounce]) == 0
+    assert (await ledger.record_events([bounce])).new == 0
     assert await suppressions.find("ada@example.org") == []
+
+
+OTHER_BRAND, OWN = "news.example", "flowstate.example"
+
+
+@pytest.mark.parametrize(
+    ("reason", "sender_domain", "known", "obeyed"),
+    [
+        ("complained", OWN, None, True),
+        ("complained", OTHER_BRAND, None, False),
+        ("complained", "", None, False),
+        ("complained", OTHER_BRAND, "address", False),
+        ("complained", OTHER_BRAND, "id", True),
+        ("bounced", OTHER_BRAND, None, False),
+        ("bounced", OWN, None, False),
+        ("bounced", OTHER_BRAND, "address", True),
+        ("bounced", OTHER_BRAND, "id", True),
+        ("suppressed", OTHER_BRAND, None, False),
+        ("suppressed", OWN, "address", True),
+        ("suppressed", OWN, "id", True),
+    ],
+)
+async def test_report_is_obeyed_only_if_it_is_about_us(
+    pool: asyncpg.Pool,
+    ledger: Ledger,
+    clock: FakeClock,
+    reason: str,
+    sender_domain: str,
+    known: str | None,
+    obeyed: bool,
+) -> None:
+    """Another brand on the same account does not change our list: its report is stored, and that is all."""
+    if known is not None:
+        await ledger.write([outcome(provider_id="re-1" if known == "id" else "re-other")])
+    report = event(reason, suppress=reason, sender_domain=sender_domain)
+    recorded = await ledger.record_events([report], own_domain=OWN)
+    assert (recorded.new, report.svix_id in recorded.obeyed) == (1, obeyed)
+    found = await Suppressions(pool, clock).find("ada@example.org")
+    assert [one.reason for one in found] == ([reason] if obeyed else [])
+    (row,) = await rows_in(pool, "provider_events")
+    assert row["noted"] == (None if obeyed else reason)
+
+
+async def test_unknown_own_domain_is_nobodys(ledger: Ledger) -> None:
+    """Without a sender, as in commands that send nothing, an event without one is not ours either."""
+    recorded = await ledger.record_events([event("complained", suppress="complained")])
+    assert recorded.obeyed == frozenset()
+
+
+@pytest.mark.parametrize("reason", ["bounced", "complained", "suppressed"])
+async def test_report_before_its_email_is_obeyed_later(
+    pool: asyncpg.Pool, ledger: Ledger, clock: FakeClock, reason: str
+) -> None:
+    """Outcomes wait in the journal for up to hours: the report counts as soon as the ledger has its email."""
+    suppressions = Suppressions(pool, clock)
+    await ledger.record_events(
+        [event(reason, 3, suppress=reason, reason="why"), event("bounced", 4, suppress="bounced")]
+    )
+    await ledger.write([outcome(7, to="ada@example.org")])
+    assert await suppressions.find("ada@example.org") == []
+    await ledger.write([outcome()])
+    assert {one.reason for one in await suppressions.find("ada@example.org")} == {reason, "bounced"}
+    await suppressions.remove("ada@example.org")
+    await ledger.write([outcome(), outcome(attempt=2)])
+    assert await ledger.obey_noted_events() == 0
+    assert await suppressions.find("ada@example.org") == []
+
+
+async def test_report_missed_by_the_writer_is_found_by_the_pruner(
+    pool: asyncpg.Pool, ledger: Ledger, clock: FakeClock
+) -> None:
+    """A report and its email may be written at the same moment, each without seeing the other."""
+    await ledger.write([outcome()])
+    async with acquire(pool) as connection:
+        await connection.execute(
+            """INSERT INTO flowstate_daemon.provider_events (svix_id, provider_id, type, at, address, noted)
+            VALUES ('m', 're-1', 'bounced', now(), 'ada@example.org', 'bounced'),
+            ('n', 're-2', 'bounced', now(), 'ben@example.org', 'bounced')"""
+        )
+    await ledger.prune(30)
+    assert [row["address"] for row in await rows_in(pool, "suppressions")] == ["ada@example.org"]
+
+
+async def test_concurrent_reports_and_outcomes_never_deadlock(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Two daemons write the same outcomes while reports about them arrive in any order; none is lost."""
+    numbers = range(60)
+    reports = [
+        event("bounced", n, provider_id=f"re-{n}", address=f"p{n}@example.org", suppress="bounced") for n in numbers
+    ]
+    outcomes = [outcome(n, to=f"p{n}@example.org") for n in numbers]
+    await asyncio.gather(
+        ledger.write(outcomes),
+        ledger.record_events(reports),
+        ledger.write(outcomes[::-1]),
+        *(ledger.record_events([report]) for report in reports[::-3]),
+        ledger.obey_noted_events(),
+    )
+    await ledger.obey_noted_events()
+    assert len(await rows_in(pool, "suppressions")) == 60
+
+
+async def test_provider_lifts_only_its_own_suppression(pool: asyncpg.Pool, ledger: Ledger, clock: FakeClock) -> None:
+    """When the provider delivers again, what it reported before ends; a bounce or an operator's entry stays."""
+    suppressions = Suppressions(pool, clock)
+    await ledger.write([outcome()])
+    await ledger.record_events([event("suppressed", 5, suppress="suppressed"), event("bounced", 5, suppress="bounced")])
+    assert await ledger.lift_provider_suppression(event("suppression.removed", 4)) == 0
+    assert await ledger.lift_provider_suppression(event("suppression.removed", 6, address="ADA@example.org")) == 1
+    assert [one.reason for one in await suppressions.find("ada@example.org")] == ["bounced"]
 
 
 async def test_hostile_events_are_stored(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """NUL bytes, huge texts and impossible times in a webhook never raise."""
     long = "x\0" * 5_000
     events = [ProviderEvent(long, long, long, at, long, HOSTILE) for at in (-1, 2**60)]
-    assert await ledger.record_events(events) == 1
-    assert await ledger.record_events([]) == 0
+    assert (await ledger.record_events(events)).new == 1
+    assert (await ledger.record_events([])).new == 0
 
 
 async def test_concurrent_events_are_counted_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """When five daemons receive the same event, it is new to one of them."""
+    await ledger.write([outcome()])
     events = [event("bounced", n, address=f"p{n % 20}@example.org", suppress="bounced") for n in range(200)]
     orders = (events, events[::-1], events[100:] + events[:100], events[::2] + events[1::2], events)
-    assert sum(await asyncio.gather(*(ledger.record_events(order) for order in orders))) == 200
+    recorded = await asyncio.gather(*(ledger.record_events(order) for order in orders))
+    assert sum(one.new for one in recorded) == 200
     assert len(await rows_in(pool, "suppressions")) == 20
 
 

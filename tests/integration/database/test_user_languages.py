@@ -10,6 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.config.loader import load
+from flowstate_daemon.daemon.bootstrap import Components
+from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.recipients import DENIED_RETRY_S, UserLanguages
@@ -27,7 +30,7 @@ REFUSALS = (
 
 @pytest.fixture
 def languages(bare_pool: asyncpg.Pool, clock: FakeClock) -> UserLanguages:
-    return UserLanguages(bare_pool, clock)
+    return UserLanguages(AppDatabase(bare_pool), clock)
 
 
 async def add(pool: asyncpg.Pool, preferences: Sequence[Any], address: str = "p{}@example.org") -> list[str]:
@@ -52,7 +55,87 @@ async def test_address_is_found_in_another_spelling(bare_pool: asyncpg.Pool, lan
     await add(bare_pool, [{"language": "fr"}])
     await add(bare_pool, [{"language": "fr"}], "Q{}@example.org")
     found = await languages.languages_of(["P0@Example.org", "Q0@example.org", "q0@example.org", "a\0b", "\ud800"])
-    assert found == {"P0@Example.org": "fr", "Q0@example.org": "fr"}
+    assert found == {"P0@Example.org": "fr", "Q0@example.org": "fr", "q0@example.org": "fr"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        ("DORA@EXAMPLE.NET", ["DORA@EXAMPLE.NET", "DORA@example.net", "dora@example.net", "Dora@Example.Net"]),
+        ("dora@example.net", ["DORA@EXAMPLE.NET", "Dora@example.net"]),
+        ("dOrA@eXaMpLe.net", ["DORA@EXAMPLE.NET", "dora@example.net"]),
+        ("eva@münchen.example", ["eva@münchen.example", "eva@xn--mnchen-3ya.example", "EVA@XN--mnchen-3ya.example"]),
+        ("Eva@MÜNCHEN.example", ["Eva@MÜNCHEN.example", "eva@münchen.example", "Eva@xn--mnchen-3ya.example"]),
+        ("eva@xn--mnchen-3ya.example", ["eva@münchen.example", "Eva@MÜNCHEN.EXAMPLE"]),
+        ("eva@XN--MNCHEN-3YA.example", ["eva@münchen.example"]),
+    ],
+)
+async def test_any_spelling_of_an_address_is_the_same_user(
+    bare_pool: asyncpg.Pool, languages: UserLanguages, stored: str, asked: list[str]
+) -> None:
+    """Capitals and the two forms of an international domain, in the table and in the job."""
+    await add(bare_pool, [{"language": "fr"}], stored)
+    await add(bare_pool, [{"language": "en"}], "somebody.else@example.net")
+    assert await languages.languages_of(asked) == dict.fromkeys(asked, "fr")
+
+
+async def test_users_that_differ_in_capitals_keep_their_own_language(
+    bare_pool: asyncpg.Pool, languages: UserLanguages
+) -> None:
+    """The column is unique with its capitals, so that both users exist; each gets what is stored for it."""
+    for address, preferences in (
+        ("Bob@example.org", {"language": "fr"}),
+        ("bob@example.org", {"language": "en"}),
+        ("BOB@example.org", {}),
+        ("ann@bücher.example", {"language": "de"}),
+        ("Ann@xn--bcher-kva.example", {"language": "fr"}),
+    ):
+        await add(bare_pool, [preferences], address)
+    asked = {
+        "Bob@example.org": "fr",
+        "Bob@EXAMPLE.org": "fr",
+        "bob@example.org": "en",
+        "ann@bücher.example": "de",
+        "ann@xn--bcher-kva.example": "de",
+        "Ann@bücher.example": "fr",
+    }
+    assert await languages.languages_of([*asked, "BOB@example.org"]) == asked
+    for address, language in asked.items():
+        assert await languages.languages_of([address]) == {address: language}
+
+
+async def test_slow_scan_is_given_up_and_the_indexed_query_goes_on(
+    bare_pool: asyncpg.Pool, languages: UserLanguages, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
+    """A large table without an index on lower(email) delays no email; the remedy is logged."""
+    await add(bare_pool, [{"language": "fr"}, {"language": "fr"}], "Q{}@example.org")
+    monkeypatch.setattr("flowstate_daemon.database.recipients.SCAN_TIMEOUT_S", 0.0)
+    with capture_logs() as said:
+        for _ in range(2):
+            found = await languages.languages_of(["Q0@example.org", "q1@example.org"])
+            assert found == {"Q0@example.org": "fr"}
+    assert [(event["event"], event["remedy"]) for event in said] == [
+        ("user_languages_scan_slow", 'CREATE INDEX ON "public".users (lower(email))')
+    ]
+    monkeypatch.undo()
+    clock.advance(DENIED_RETRY_S)
+    assert await languages.languages_of(["q1@example.org"]) == {"q1@example.org": "fr"}
+
+
+async def test_schema_of_the_url_is_read(bare_pool: asyncpg.Pool, clock: FakeClock, database_url: str) -> None:
+    """`?schema=` names the schema of the application's tables, also for the languages of users."""
+    await bare_pool.execute('CREATE SCHEMA "Flow State"; ALTER TABLE users SET SCHEMA "Flow State"')
+    languages = UserLanguages(AppDatabase(bare_pool, "Flow State"), clock)
+    await bare_pool.execute(
+        """INSERT INTO "Flow State".users (id, email, password, preferences, "updatedAt")
+        VALUES ('1', 'p0@example.org', '', '{"language": "fr"}', now())"""
+    )
+    assert await languages.languages_of(["p0@example.org"]) == {"p0@example.org": "fr"}
+    separator = "&" if "?" in database_url else "?"
+    config = load({"DATABASE_URL": f"{database_url}{separator}schema=Flow%20State"})
+    recipients = Components(config).recipients
+    assert recipients is not None
+    assert recipients._languages._app.schema == "Flow State"
 
 
 @pytest.mark.parametrize("nonsense", ["fr", ["fr"], 7, True, {"language": ["fr"]}, {"language": {"fr": "x" * 9999}}])
@@ -83,7 +166,7 @@ async def test_unreadable_table_is_logged_once(
     """Without right, table, column or type all users get the default language, and the remedy is logged."""
     await owner.execute(change)
     async with open_pool(clean_dsn(database_url.replace("postgres@", "reader@"))) as pool:
-        languages = UserLanguages(pool, clock)
+        languages = UserLanguages(AppDatabase(pool), clock)
         with capture_logs() as said:
             for _ in range(3):
                 assert await languages.languages_of(["p0@example.org"]) == {}
@@ -95,7 +178,7 @@ async def test_unreadable_table_is_logged_once(
 
 async def test_right_granted_later_is_used(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
     """The table is queried again after DENIED_RETRY_S, and not before."""
-    languages = UserLanguages(bare_pool, clock)
+    languages = UserLanguages(AppDatabase(bare_pool), clock)
     await bare_pool.execute("ALTER TABLE users RENAME TO hidden")
     assert await languages.languages_of(["p0@example.org"]) == {}
     await bare_pool.execute("ALTER TABLE hidden RENAME TO users")
@@ -109,4 +192,4 @@ async def test_unreachable_postgres_raises_store_unavailable(clock: FakeClock) -
     """As in every other query before an email is sent."""
     async with open_pool(clean_dsn(f"postgresql://u@127.0.0.1:{free_port()}/d")) as pool:
         with pytest.raises(StoreUnavailableError):
-            await UserLanguages(pool, clock).languages_of(["p0@example.org"])
+            await UserLanguages(AppDatabase(pool), clock).languages_of(["p0@example.org"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import stat
 from email import message_from_bytes
-from email.policy import default
+from email.policy import compat32, default
 from pathlib import Path
 
 import pytest
 
+from flowstate_daemon.base.address import Mailbox
 from flowstate_daemon.base.errors import PermanentError, ProviderRefusedError
 from flowstate_daemon.delivery.gateway import Rejected
 from flowstate_daemon.delivery.outbox import Outbox
@@ -49,6 +50,62 @@ async def test_long_link_in_a_header_is_not_folded(outbox: Outbox) -> None:
     assert f"\r\nList-Unsubscribe: {link}\r\n".encode() in content
 
 
+ATTACKS = (
+    "=?utf-8?q?Hello=0D=0ABcc:_eve@mail.dev?=",
+    "=?utf-8?q?Hello=0D=0A=0D=0AAnother_body?=",
+    "=?utf-8?b?SGVsbG8NCkJjYzogZXZlQG1haWwuZGV2?=",
+    "=?iso-8859-1?q?=0A?= =?utf-8?q?Bcc:_eve@mail.dev?=",
+    "=?utf-8?q?=E2=80=A8Bcc:_eve@mail.dev?=",
+    "a =?utf-8?q?=00?= é",
+    "=?utf-8?q?unfinished",
+)
+
+
+def without_spaces(text: str) -> str:
+    """Python's parser keeps the spaces between the encoded words of a long name, unlike RFC 2047."""
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("field", ["Subject", "List-Unsubscribe", "X-Flowstate-Kind", "From"])
+async def test_encoded_word_in_a_header_adds_nothing(outbox: Outbox, field: str, attack: str) -> None:
+    """A value that looks encoded is shown as it is: no reader finds another field or another body in the file."""
+    changes: dict[str, object] = {
+        "Subject": {"subject": attack},
+        "List-Unsubscribe": {"headers": {field: attack}},
+        "X-Flowstate-Kind": {"kind": attack},
+        "From": {"sender": str(Mailbox(attack, "hello@flowstate.dev"))},
+    }[field]
+    accepted = await send(outbox, mail(**changes), idempotency_key="k")
+    content = outbox.path(accepted.provider_id).read_bytes()
+    plain = await send(outbox, mail(headers={"List-Unsubscribe": "x"}), idempotency_key="plain")
+    expected = message_from_bytes(outbox.path(plain.provider_id).read_bytes(), policy=default).keys()
+    for policy in (default, compat32):
+        message = message_from_bytes(content, policy=policy)
+        assert set(message.keys()) <= set(expected)
+        assert "Bcc" not in message
+        assert len([part for part in message.walk() if not part.is_multipart()]) == 2
+    message = message_from_bytes(content, policy=default)
+    shown = message[field].addresses[0].display_name if field == "From" else str(message[field])
+    assert without_spaces(shown) == without_spaces(attack)
+    assert not any(line.lower().startswith(b"bcc") for line in content.splitlines())
+
+
+@pytest.mark.parametrize(
+    "name", ["Équipe FlowState", "🚀", "Flow, Inc.", "é" * 80, "チーム " * 20, 'a "quoted" \\ name', "=?utf-8?q?x?="]
+)
+async def test_sender_and_subject_in_any_language(outbox: Outbox, name: str) -> None:
+    """A reader of the file sees the name and the title as they were written, however long."""
+    email = mail(sender=str(Mailbox(name.strip(), "hello@flowstate.dev")), subject=name.strip())
+    accepted = await send(outbox, email, idempotency_key="k")
+    content = outbox.path(accepted.provider_id).read_bytes()
+    message = message_from_bytes(content, policy=default)
+    assert without_spaces(message["From"].addresses[0].display_name) == without_spaces(name)
+    assert message["From"].addresses[0].addr_spec == "hello@flowstate.dev"
+    assert message["Subject"] == name.strip()
+    content.partition(b"\r\n\r\n")[0].decode("ascii")
+
+
 async def test_same_key_writes_one_file(outbox: Outbox) -> None:
     """Requests with one key, also concurrent ones, leave one complete file; other keys have their own files."""
     same_key = await asyncio.gather(*(send(outbox, mail(), idempotency_key="k") for _ in range(10)))
@@ -79,6 +136,15 @@ async def test_key_with_path_parts_stays_in_the_folder(outbox: Outbox) -> None:
         {"subject": "a\r\nBcc: eve@mail.dev"},
         {"to": "a@b.dev\nBcc: eve@mail.dev"},
         {"headers": {"X-A": "a\nb"}},
+        {"headers": {"X-A": "a\x0bb"}},
+        {"headers": {"X-A\r\nBcc": "b"}},
+        {"headers": {"X-A:": "b"}},
+        {"kind": "a\r\nBcc: eve@mail.dev"},
+        {"sender": "a\r\nBcc: eve@mail.dev <a@b.dev>"},
+        {"sender": "a@b.dev, eve@mail.dev"},
+        {"to": "=?utf-8?q?a=0D=0ABcc?=@mail.dev"},
+        {"to": "a@b.dev, eve@mail.dev"},
+        {"to": "Eve <eve@mail.dev>"},
         {"text": "\ud800"},
     ],
 )

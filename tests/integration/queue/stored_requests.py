@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import Job
-from flowstate_daemon.sending.request_store import StoredRequest
+from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.integration.queue.queue_fixture import QueueFixture
 
 BODY = '[{"to":"a"},{"to":"é"}]'.encode()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -18,7 +19,8 @@ from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import JobRetried, JobSucceeded, NewJob
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.sending.request_store import TTL_MS, RequestStore, StoredRequest
+from flowstate_daemon.sending.request_store import TTL_MS, RequestStore
+from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.integration.queue.stored_requests import BODY, bound, left, take, template
 from tests.support.clock import FakeClock
@@ -46,13 +48,14 @@ async def test_save_and_load(stage: QueueFixture, bull: BullQueue, request_store
         "key": "key-1",
         "path": "/emails/batch",
         "members": json.dumps([["1", BORN], ['b"é', BORN]], separators=(",", ":"), ensure_ascii=False),
+        "numbers": "[1,1]",
         "saved_at": str(now),
         "left": "2",
     }
-    assert changed == {job.id: before[job.id] | {"storedRequest": "e1"} for job in jobs}
+    assert changed == {job.id: before[job.id] | {"storedRequest": "e1", "requests": "1"} for job in jobs}
     assert TTL_MS - 5_000 < await stage.redis.pttl(stage.keys.own("request:e1")) <= TTL_MS
     opened = await request_store.load("e1")
-    assert opened == StoredRequest("e1", "/emails/batch", BODY, "key-1", stored.members, None, now)
+    assert opened == StoredRequest("e1", "/emails/batch", BODY, "key-1", stored.members, None, now, (1, 1))
     assert '"to"' not in repr(opened)
     assert await request_store.load("e2") is None
 
@@ -240,7 +243,7 @@ async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
             while opened is None:
                 opened = await _load_if_reachable(request_store)
         assert opened == StoredRequest(
-            "e1", stored.path, stored.body, stored.key, stored.members, b"[1]", clock.now_ms()
+            "e1", stored.path, stored.body, stored.key, stored.members, b"[1]", clock.now_ms(), (1, 1, 1)
         )
         await bull.retry([JobRetried(job, "no", b"[]") for job in jobs])
         assert [job.stored_request_id for job in await bull.claim(3)] == ["e1"] * 3
@@ -277,3 +280,78 @@ async def _load_if_reachable(request_store: RequestStore) -> StoredRequest | Non
         return await request_store.load("e1")
     except StoreUnavailableError:
         return None
+
+
+async def test_numbers_are_stored_and_taken_back(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore
+) -> None:
+    """Each job counts the requests that contain it; a request that was never sent takes its numbers back."""
+    jobs = await take(stage, bull, "1", "2")
+    assert await request_store.save(replace(template(jobs), numbers=(3, 7))) == set()
+    assert [await stage.redis.hget(stage.keys(job.id), "requests") for job in jobs] == ["3", "7"]
+    opened = await request_store.load("e1")
+    assert opened is not None
+    assert [opened.number_of(job) for job in [*opened.members, ("9", BORN)]] == [3, 7, None]
+    assert await request_store.detach("e1", ["1", "2"], [2, 7]) is True
+    assert [await stage.redis.hget(stage.keys(job.id), "requests") for job in jobs] == ["2", "7"]
+    await bull.release(jobs)
+    assert [job.requests for job in await bull.claim(2)] == [2, 7]
+
+
+async def test_adopt_binds_a_job_again(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+    """The request is saved again with the rest of its time to live, and deleted with its last bound job."""
+    jobs = await take(stage, bull, "1", "2")
+    stored = replace(template(jobs), numbers=(1, 1), saved_at=request_store._clock.now_ms() - 1_000_000)
+    await stage.snapshot()
+    assert await request_store.adopt(stored, jobs[0], 1) is True
+    changed = await stage.diff()
+    request = changed.pop("flowstate:request:e1")
+    assert (request["left"], request["key"], request["numbers"]) == ("1", "key-1", "[1,1]")
+    assert set(changed) == {"1"}
+    assert changed["1"]["storedRequest"] == "e1"
+    assert changed["1"]["requests"] == "1"
+    assert await stage.redis.pttl(stage.keys.own("request:e1")) <= TTL_MS - 1_000_000
+    assert await request_store.adopt(stored, jobs[0], 1) is True
+    assert await left(stage) == "1"
+    assert await request_store.adopt(stored, jobs[1], 1) is True
+    assert await left(stage) == "2"
+    opened = await request_store.load("e1")
+    assert opened == stored
+    await bull.complete([JobSucceeded(job) for job in jobs])
+    assert await request_store.load("e1") is None
+
+
+@pytest.mark.parametrize("what", ["lost", "taken", "gone"])
+async def test_job_of_another_worker_is_not_adopted(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, what: str
+) -> None:
+    """Nothing is written."""
+    (job,) = await take(stage, bull, "1")
+    match what:
+        case "lost":
+            await stage.redis.delete(stage.keys.lock("1"))
+        case "taken":
+            await stage.redis.set(stage.keys.lock("1"), "you/1")
+        case "gone":
+            await stage.redis.delete(stage.keys("1"))
+    await stage.snapshot()
+    assert await request_store.adopt(replace(template([job]), numbers=(1,)), job, 1) is False
+    assert await stage.diff() == {}
+
+
+async def test_lost_request_is_found_in_memory(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore
+) -> None:
+    """With its bytes, later with its response instead; another process does not find it."""
+    jobs = await take(stage, bull, "1", "2")
+    await request_store.save(template(jobs))
+    await stage.redis.delete(stage.keys.own("request:e1"))
+    found = await request_store.find("e1")
+    assert found is not None
+    assert (found.body, found.key, found.numbers) == (BODY, "key-1", (1, 1))
+    request_store.recent.settle("e1", b"[1]")
+    found = await request_store.find("e1")
+    assert found is not None
+    assert (found.body, found.response) == (b"", b"[1]")
+    assert await request_store.load("e1") is None
+    assert await request_store.find("e2") is None

@@ -83,6 +83,20 @@ async def test_a_parked_job_is_free(
     assert [job.stored_request_id for job in await bull.claim(5)] == ["e2"]
 
 
+async def test_a_job_that_may_have_been_sent_is_free_for_a_new_request(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, operator: QueueAdmin
+) -> None:
+    """It counts all requests that contained it, known to Redis or not; a retry of all leaves it out."""
+    bound_job, free = await take(stage, bull, "1", "2")
+    await request_store.save(template([bound_job]))
+    await bull.fail([JobFailed(job, "parked: …", b"[]", requests=3) for job in (bound_job, free)])
+    assert await bound(stage, "1", "2") == [None, None]
+    assert await request_store.load("e1") is None
+    assert (await operator.retry_all()).maybe_sent == 2
+    await operator.retry_all(maybe_sent=True)
+    assert [job.requests for job in await bull.claim(5)] == [3, 3]
+
+
 async def test_a_stored_request_that_expired_before_the_retry(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore, operator: QueueAdmin
 ) -> None:

@@ -167,6 +167,67 @@ async def test_overview_lists_next_and_last_runs(
     assert (reminder.last.scheduled, dict(reminder.last.states)) == (2, {"sent": 2})
 
 
+async def test_overview_shows_a_manual_run(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
+) -> None:
+    """Before any run by the clock, also when it found nobody: when, by whom, and the states of its emails."""
+    clock.jump(-3 * 3600)
+    await manual_runs.run(RunRequest(KIND, clock.now()), actor="ops on host")
+    last = (await manual_runs.overview())[0].last
+    assert last is not None
+    assert (last.source, last.actor, last.first_at, last.scheduled) == ("manual", "ops on host", clock.now(), 0)
+    await due(app, "ada")
+    clock.jump(60)
+    await manual_runs.run(RunRequest(KIND, clock.now() - timedelta(days=20)), actor="a")
+    await manual_runs.run(RunRequest(KIND, clock.now()), actor="ops on host")
+    reminder, overdue, _ = await manual_runs.overview()
+    assert reminder.last is not None
+    assert (reminder.last.last_at, dict(reminder.last.states)) == (clock.now(), {"planned": 1})
+    assert await harness.tick() == 1
+    reminder = (await manual_runs.overview())[0]
+    assert reminder.last is not None
+    assert (reminder.last.scheduled, dict(reminder.last.states)) == (1, {"sent": 1})
+    assert overdue.last is None
+
+
+async def test_overview_after_a_forced_run_has_no_blanks(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
+) -> None:
+    """The forced run is the last one; the run by the clock of the next day is the last one then, with its states."""
+    for name in ("ada", "ben"):
+        await due(app, name)
+        await app.task(name, "Day after", stored(2026, 3, 4, 12))
+    assert await harness.tick() == 2
+    clock.jump(3600)
+    await manual_runs.run(RunRequest(KIND, clock.now(), force=True))
+    last = (await manual_runs.overview())[0].last
+    assert last is not None
+    assert (last.source, last.scheduled, dict(last.states)) == ("manual", 2, {"planned": 2})
+    assert await harness.tick() == 2
+    clock.jump(23 * 3600)
+    assert await harness.tick() == 2
+    last = (await manual_runs.overview())[0].last
+    assert last is not None
+    assert (last.source, last.actor, last.scheduled, dict(last.states)) == ("clock", "", 2, {"sent": 2})
+
+
+async def test_forced_emails_stay_in_the_run_of_their_date(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
+) -> None:
+    """Tokyo's run by the clock comes after the forced run: Paris' run of the morning keeps its states."""
+    await due(app, "ada")
+    await due(app, "cem", preferences={"timezone": "America/New_York"})
+    assert await harness.tick() == 1
+    clock.jump(3600)
+    await manual_runs.run(RunRequest(KIND, clock.now(), force=True))
+    assert await harness.tick() == 2
+    clock.jump(6 * 3600)  # 09:00 in New York
+    await harness.tick()
+    last = (await manual_runs.overview())[0].last
+    assert last is not None
+    assert (last.source, dict(last.states)) == ("clock", {"sent": 2})
+
+
 @pytest.mark.parametrize(
     ("name", "days", "reason"),
     [("weekly", 0, "no schedule has that name"), (KIND, 1, "only the last 31 days"), (KIND, -32, "only the")],

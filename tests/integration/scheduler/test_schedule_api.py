@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,13 +14,15 @@ from structlog.testing import capture_logs
 from flowstate_daemon.config.loader import load
 from flowstate_daemon.daemon.bootstrap import build_manual_runs
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
-from flowstate_daemon.web.api import MAX_BODY_BYTES, Schedules
+from flowstate_daemon.web import schedules
 from flowstate_daemon.web.auth import BearerAuth
+from flowstate_daemon.web.schedules import MAX_BODY_BYTES, Schedules
 from flowstate_daemon.web.server import HttpServer
 from tests.integration.scheduler.test_manual_runs import due
 from tests.support.app_tables import AppTables
 from tests.support.clock import FakeClock
 from tests.support.scheduler import SchedulerHarness
+from tests.support.waiting import eventually
 
 TOKEN = "t" * 40
 RUN = "/api/v1/schedules/task-reminder/run"
@@ -41,12 +44,14 @@ def manual_runs(harness: SchedulerHarness, migrated_url: str, clock: FakeClock) 
 
 @pytest.fixture
 async def client(manual_runs: ManualRuns, clock: FakeClock) -> AsyncIterator[ClientSession]:
-    endpoint = HttpServer(Schedules(BearerAuth([TOKEN], clock), manual_runs, clock).routes(), host="127.0.0.1", port=0)
+    api = Schedules(BearerAuth([TOKEN], clock), manual_runs, clock)
+    endpoint = HttpServer(api.routes(), host="127.0.0.1", port=0)
     await endpoint.open()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}", headers=headers) as session:
         yield session
     await endpoint.close()
+    await api.close()
 
 
 async def posted(client: ClientSession, body: bytes = b"", path: str = RUN, **headers: str) -> tuple[int, Any]:
@@ -154,6 +159,93 @@ async def test_one_dry_run_at_a_time_and_a_disconnect_frees_it(
                 await asyncio.sleep(0.05)
     assert [line for line in lines if line["log_level"] in ("error", "critical")] == []
     assert len(await harness.scheduled_mails()) == 2000
+
+
+@asynccontextmanager
+async def locked(app: AppTables, table: str) -> AsyncIterator[None]:
+    """Every statement on this table waits, as it does for a table of many millions of rows."""
+    async with app.connection.transaction():
+        await app.connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+async def test_long_run_is_accepted_and_continues(
+    client: ClientSession, app: AppTables, harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """202 says that it goes on and where to look; the result, with the emails planned, is there afterwards."""
+    monkeypatch.setattr(schedules, "RUN_WAIT_S", 0.1)
+    await many(app, 5)
+    async with locked(app, "flowstate_daemon.scheduled_mails"):
+        async with client.post(RUN) as response:
+            accepted = await response.json()
+            assert (response.status, response.headers["Location"]) == (202, RUN)
+        assert (accepted["state"], accepted["name"], accepted["status"]) == ("running", "task-reminder", RUN)
+        assert await looked(client) == accepted
+        status, refused = await posted(client)
+        assert (status, RUN in refused["reason"]) == (409, True)
+    done = await eventually(lambda: ended(client), "the run ends")
+    assert (done["state"], done["result"]["scheduled"], done["started_at"]) == ("finished", 5, accepted["started_at"])
+    assert len(await harness.scheduled_mails()) == 5
+    assert (await posted(client))[0] == 202
+
+
+async def test_long_run_that_fails_says_why(
+    client: ClientSession, app: AppTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is the one that a short run answers with 503."""
+    monkeypatch.setattr(schedules, "RUN_WAIT_S", 0.1)
+    with capture_logs() as lines:
+        async with locked(app, "users"):
+            assert (await posted(client))[1]["state"] == "running"
+            await app.connection.execute("ALTER TABLE users RENAME TO u")
+        done = await eventually(lambda: ended(client), "the run ends")
+    assert (done["state"], "public.users" in done["reason"], done["result"]) == ("failed", True, None)
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["schedule_run_failed"]
+    assert (await posted(client))[0] == 503
+
+
+async def test_state_of_a_run_that_was_not_asked_for(client: ClientSession) -> None:
+    """404 says where the last run by anybody is."""
+    async with client.get(RUN) as response:
+        assert (response.status, "/api/v1/schedules" in (await response.json())["reason"]) == (404, True)
+    async with client.get("/api/v1/schedules/pigeons/run") as response:
+        assert response.status == 404
+
+
+async def test_state_of_a_short_run(client: ClientSession, app: AppTables) -> None:
+    """The last run of each schedule is kept, with the same result as its response."""
+    await due(app, "ada")
+    _, ran = await posted(client)
+    state = await looked(client)
+    assert (state["state"], state["result"]) == ("finished", ran)
+
+
+async def test_dry_run_has_no_total_time_limit(
+    client: ClientSession, app: AppTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a step may not take too long: a client that stops reading is dropped, and another run is possible."""
+    monkeypatch.setattr(schedules, "WRITE_TIMEOUT_S", 0.2)
+    await many(app, 4000)
+    response = await client.post(RUN, data=b'{"dry_run": true, "bodies": true}')
+    await response.content.readany()
+    response.content._protocol.pause_reading()
+    await eventually(lambda: accepted(client), "another run is accepted")
+    response.close()
+
+
+async def accepted(client: ClientSession) -> bool:
+    return (await posted(client))[0] == 202
+
+
+async def looked(client: ClientSession) -> Any:
+    async with client.get(RUN) as response:
+        assert response.status == 200
+        return await response.json()
+
+
+async def ended(client: ClientSession) -> Any:
+    state = await looked(client)
+    return state if state["state"] != "running" else None
 
 
 async def test_outage_during_a_dry_run_completes_the_document(client: ClientSession, app: AppTables) -> None:

@@ -13,13 +13,15 @@ from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.dev.embedded import free_port
-from flowstate_daemon.web.server import HttpServer
+from flowstate_daemon.web.server import ErrorPage, HttpServer
 
 
 @asynccontextmanager
-async def serve(routes: Iterable[web.AbstractRouteDef]) -> AsyncIterator[ClientSession]:
+async def serve(
+    routes: Iterable[web.AbstractRouteDef], error_page: ErrorPage | None = None
+) -> AsyncIterator[ClientSession]:
     """A client of an HTTP server with these routes, on a free port, inside the block."""
-    server = HttpServer(list(routes), host="127.0.0.1", port=0)
+    server = HttpServer(list(routes), host="127.0.0.1", port=0, error_page=error_page)
     await server.open()
     try:
         async with ClientSession(f"http://127.0.0.1:{server.bound_port}") as client:

@@ -44,8 +44,10 @@ async def test_healthy_daemon_is_live_and_ready(client: ClientSession, clock: Fa
             "version": "1.2.3",
             "instance": "vm-1",
             "mode": "send",
+            "delivery": "resend",
             "uptime_s": 3.0,
             "reasons": [],
+            "warnings": [],
             "services": [
                 {"name": "fetcher", "age_s": 3.0, "idle": False, "error": None},
                 {"name": "senders", "age_s": 3.0, "idle": True, "error": None},

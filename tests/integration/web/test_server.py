@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, web
 from structlog.testing import capture_logs
 
-from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.base.errors import ConfigError, HttpPortError
 from flowstate_daemon.web.server import HttpServer
 from tests.integration.web.conftest import serve
 
@@ -85,12 +85,12 @@ async def test_head_response_has_no_body(client: ClientSession) -> None:
         assert await response.read() == b""
 
 
-async def test_port_in_use_is_a_config_error_with_a_remedy() -> None:
+async def test_port_in_use_is_an_error_with_a_remedy() -> None:
     """The error names the address, the cause and the setting, and no socket stays open."""
     first = HttpServer([], host="127.0.0.1", port=0)
     await first.open()
     second = HttpServer([], host="127.0.0.1", port=first.bound_port)
-    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{first.bound_port}: another program") as caught:
+    with pytest.raises(HttpPortError, match=rf"127\.0\.0\.1:{first.bound_port}: another program") as caught:
         await second.open()
     assert "FLOWSTATE_HTTP_PORT" in caught.value.reason
     assert second.bound_port == 0

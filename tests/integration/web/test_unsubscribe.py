@@ -6,17 +6,19 @@ import re
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import asyncpg
 import pytest
 from aiohttp import ClientSession, FormData, MultipartWriter, web
 from structlog.testing import capture_logs
+from yarl import URL
 
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.policy import ALL_KINDS, decide
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks, UnsubscribeToken
-from flowstate_daemon.web.pages import Pages
+from flowstate_daemon.web.pages import Pages, error_page
 from flowstate_daemon.web.unsubscribe import MAX_FORM_BYTES, Unsubscribe
 from tests.integration.web.conftest import serve
 from tests.support.clock import FakeClock
@@ -111,7 +113,7 @@ async def test_unsubscribing_takes_effect_before_the_next_email(
 ) -> None:
     """After a POST to the link of a rendered email, emails of this kind are skipped and other kinds are sent."""
     links = UnsubscribeLinks("https://mail.flowstate.example", CODEC)
-    mail = Renderer(BRAND, links).render(sample(KIND), created_ms=clock.now_ms())
+    mail = Renderer(BRAND, links).render(sample(KIND), issued_ms=clock.now_ms())
     link = mail.headers["List-Unsubscribe"].strip("<>").removeprefix(links.public_url)
     async with client.post(link, data=ONE_CLICK) as response:
         assert response.status == 200
@@ -151,13 +153,128 @@ async def test_one_click_unsubscribes_from_the_kind(
     assert await unsubscribed_kinds(store) == {KIND}
 
 
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (FORM, b"List-Unsubscribe=One-Click\r\n"),
+        (FORM, b"List-Unsubscribe=One-Click\n"),
+        (FORM, b"\r\nList-Unsubscribe=One-Click"),
+        (FORM, b"List-Unsubscribe=One-Click "),
+        (FORM, b"list-unsubscribe=one-click"),
+        (FORM, b"LIST-UNSUBSCRIBE=ONE-CLICK"),
+        (FORM, b"List-Unsubscribe=One-Click%0D%0A"),
+        (FORM, b"a=b&List-Unsubscribe=One-Click"),
+        (FORM, b""),
+        (FORM, b"\r\n"),
+        ("application/octet-stream", b""),
+        ("text/plain", b"List-Unsubscribe=One-Click"),
+        ("Multipart/Form-Data; boundary=x", b""),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="LIST-unsubscribe"\r\n\r\none-click\r\n\r\n--x--',
+        ),
+    ],
+)
+async def test_one_click_in_any_spelling(
+    client: ClientSession, store: Suppressions, link: str, content_type: str, body: bytes
+) -> None:
+    """A final line break, other capitals and an empty body are a person's press of the button."""
+    async with client.post(link, data=body, headers={"Content-Type": content_type}) as response:
+        assert response.status == 200
+        assert "You are unsubscribed" in await response.text()
+    assert await unsubscribed_kinds(store) == {KIND}
+
+
+async def test_one_click_without_content_type(client: ClientSession, store: Suppressions, link: str) -> None:
+    """No header and no body at all."""
+    async with client.post(link, skip_auto_headers=["Content-Type"]) as response:
+        assert response.status == 200
+    assert await unsubscribed_kinds(store) == {KIND}
+
+
+async def test_link_with_more_around_it_works(client: ClientSession, link: str) -> None:
+    """Mail programs take brackets, punctuation and line breaks for a part of the link."""
+    token = link.removeprefix("/unsubscribe/")
+    broken = f"{token[:40]}=%0D%0A{token[40:90]}%20{token[90:]}"
+    for after in ("/", "%3E", ".", ")", "%22", "%0D%0A", "&utm_source=mail", ";x", ",%0Amore", "?a=b"):
+        for written in (f"{token}{after}", f"%3C{broken}{after}", f"({token}{after}"):
+            async with client.get(URL(f"/unsubscribe/{written}", encoded=True)) as response:
+                assert response.status == 200, written
+                assert "Unsubscribe?" in await response.text()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/unsubscribe/", 400),
+        ("/unsubscribe", 404),
+        ("/unsubscri", 404),
+        ("/Unsubscribe/", 404),
+        ("/unsubscribe//", 400),
+        ("/unsubscribe/a/b/c", 400),
+        ("/unsubscribe/%E2%80%A6", 400),
+        ("/preferences/cut", 404),
+        ("/", 404),
+    ],
+)
+@pytest.mark.parametrize(("language", "words"), [("en", "link does not work"), ("fr", "Ce lien ne fonctionne pas")])
+async def test_mangled_link_is_explained_in_words(
+    store: Suppressions, clock: FakeClock, path: str, status: int, language: str, words: str
+) -> None:
+    """Whatever is left of a link, a person gets a page in their language, and never JSON."""
+    pages = Pages("FlowState", "https://flowstate.example")
+    async with serve(unsubscribe_routes(store, clock), partial(error_page, pages)) as client:
+        headers = {"Accept": "text/html,application/xhtml+xml", "Accept-Language": language}
+        async with client.get(URL(path, encoded=True), headers=headers) as response:
+            assert (response.status, response.content_type) == (status, "text/html")
+            assert words in await response.text()
+
+
+async def test_every_error_of_a_link_is_explained_in_words(store: Suppressions, clock: FakeClock, link: str) -> None:
+    """Also for clients that name no media type: a wrong method, a form that is too long, and a mistake of ours."""
+    pages = Pages("FlowState", "https://flowstate.example")
+    async with serve(unsubscribe_routes(store, clock), partial(error_page, pages)) as client:
+        for method, data, status in (("PUT", b"", 405), ("POST", b"a" * (MAX_FORM_BYTES + 1), 413)):
+            async with client.request(method, link, data=data) as response:
+                assert (response.status, response.content_type) == (status, "text/html")
+                assert "Nothing was changed" in await response.text()
+                assert status != 405 or response.headers["Allow"]
+
+
+async def test_programs_get_json(store: Suppressions, clock: FakeClock) -> None:
+    """The API, health, metrics and webhooks answer programs, whatever they accept."""
+    pages = Pages("FlowState", "https://flowstate.example")
+    async with serve(unsubscribe_routes(store, clock), partial(error_page, pages)) as client:
+        for path in ("/api/v1/nothing", "/health/nothing", "/metrics/nothing", "/webhooks/nothing"):
+            async with client.get(path, headers={"Accept": "text/html"}) as response:
+                assert (response.status, response.content_type) == (404, "application/json")
+        async with client.get("/nothing") as response:
+            assert (response.status, response.content_type) == (404, "application/json")
+
+
+async def test_page_that_cannot_be_rendered_is_json(store: Suppressions, clock: FakeClock, link: str) -> None:
+    """A mistake in the page of an error is logged, and the client still gets an answer."""
+
+    def fail(_request: web.Request, _status: int) -> None:
+        raise RuntimeError("a bug")
+
+    async with serve(unsubscribe_routes(store, clock), fail) as client:
+        with capture_logs() as events:
+            async with client.put(link) as response:
+                assert (response.status, response.content_type) == (405, "application/json")
+    assert [event["event"] for event in events] == ["error_page_failed"]
+
+
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
         ("application/x-www-form-urlencoded", b"action=explode"),
         ("application/x-www-form-urlencoded", b"action=unsubscribe&scope=world"),
-        ("application/x-www-form-urlencoded", b""),
         ("application/x-www-form-urlencoded", b"List-Unsubscribe=yes"),
+        ("application/x-www-form-urlencoded", b"Unsubscribe=One-Click"),
         ("application/x-www-form-urlencoded", b"List-Unsubscribe=One-Click&action=explode"),
         ("application/x-www-form-urlencoded", b"a=b&" * 100 + b"List-Unsubscribe=One-Click"),
         ("application/json", b'{"List-Unsubscribe": "One-Click"}'),

@@ -17,19 +17,23 @@ from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.pool import acquire, open_pool
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
-from flowstate_daemon.web.server import read_body
-from flowstate_daemon.web.webhooks import MAX_BODY_BYTES, LogThrottle, Webhooks
+from flowstate_daemon.mail.policy import decide
+from flowstate_daemon.web.bodies import read_body
+from flowstate_daemon.web.limits import LogThrottle
+from flowstate_daemon.web.webhooks import MAX_BODY_BYTES, Webhooks
 from tests.integration.web.conftest import serve
 from tests.support.clock import FakeClock
+from tests.support.ledger_entries import outcome
 from tests.support.proxy import FaultProxy
 from tests.support.svix import SECRET, report, signed
+from tests.unit.mail.rendered_mails import sample
 
 CLOCK = Clock()
 PERMANENT = report("email.bounced", bounce={"type": "Permanent", "message": "no such user"})
 
 
 def webhook_routes(pool: asyncpg.Pool) -> list[web.RouteDef]:
-    return list(Webhooks(WebhookVerifier([SECRET], CLOCK), Ledger(pool, CLOCK), CLOCK).routes())
+    return list(Webhooks(WebhookVerifier([SECRET], CLOCK), Ledger(pool, CLOCK), CLOCK, "flowstate.example").routes())
 
 
 @pytest.fixture
@@ -63,6 +67,7 @@ async def stored_events(pool: asyncpg.Pool) -> list[asyncpg.Record]:
 
 async def test_hard_bounce_is_stored_and_suppresses_the_address(client: ClientSession, pool: asyncpg.Pool) -> None:
     """Before the response is 200, the event and the suppression are stored, once for repeated webhooks too."""
+    await Ledger(pool, CLOCK).write([outcome()])
     with capture_logs() as events:
         assert await post(client, PERMANENT) == (200, {"recorded": 1})
         assert await post(client, PERMANENT) == (200, {"recorded": 0})
@@ -72,6 +77,61 @@ async def test_hard_bounce_is_stored_and_suppresses_the_address(client: ClientSe
     )  # fmt: skip
     assert [held.reason for held in await Suppressions(pool, CLOCK).find("Ada@example.org")] == ["bounced"]
     assert [event["recipient"] for event in events] == ["a***@example.org"]
+
+
+@pytest.mark.parametrize(
+    ("sender", "obeyed"),
+    [
+        ("FlowState <hello@flowstate.example>", True),
+        ("Été, Inc. <hello@FLOWSTATE.example>", True),
+        ("hello@flowstate.example", True),
+        ("News <hello@news.example>", False),
+        ("hello@mail.flowstate.example", False),
+        ("flowstate.example <x@news.example>", False),
+        (None, False),
+        (7, False),
+    ],
+)
+async def test_complaint_about_another_sender_is_only_noted(
+    client: ClientSession, pool: asyncpg.Pool, sender: object, obeyed: bool
+) -> None:
+    """Several brands may use one account: only complaints about our own sender's domain suppress the person here."""
+    body = report("email.complained", **{"from": sender})
+    with capture_logs() as events:
+        assert await post(client, body) == (200, {"recorded": 1})
+    assert [event["event"] for event in events] == ["address_suppressed" if obeyed else "report_noted"]
+    found = await Suppressions(pool, CLOCK).find("ada@example.org")
+    assert [one.reason for one in found] == (["complained"] if obeyed else [])
+    assert "ada@" not in str(events)
+
+
+async def test_bounce_of_an_unknown_email_is_only_noted(client: ClientSession, pool: asyncpg.Pool) -> None:
+    """Neither its id nor its address is in the ledger: it was not ours, or its outcome is still on the way."""
+    assert await post(client, PERMANENT) == (200, {"recorded": 1})
+    assert await Suppressions(pool, CLOCK).find("ada@example.org") == []
+    await Ledger(pool, CLOCK).write([outcome()])
+    assert [one.reason for one in await Suppressions(pool, CLOCK).find("ada@example.org")] == ["bounced"]
+
+
+async def test_suppressed_email_suppresses_until_the_provider_lifts_it(
+    client: ClientSession, pool: asyncpg.Pool
+) -> None:
+    """The provider delivers nothing to such an address, so nothing is sent to it, until it says that it does again."""
+    await Ledger(pool, CLOCK).write([outcome()])
+    suppressions = Suppressions(pool, CLOCK)
+    body = report(
+        "email.suppressed", suppressed={"message": "on the account's list", "type": "OnAccountSuppressionList"}
+    )
+    assert await post(client, body) == (200, {"recorded": 1})
+    (found,) = await suppressions.find("ada@example.org")
+    assert (found.reason, found.note) == ("suppressed", "OnAccountSuppressionList: on the account's list")
+    status = (await suppressions.status_for(["Ada@example.org"]))["Ada@example.org"]
+    for kind in ("otp", "welcome", "task-reminder"):
+        assert decide(sample(kind), status, now_ms=CLOCK.now_ms(), created_ms=CLOCK.now_ms()).outcome == "skipped"
+    lifted = report("suppression.removed", id="s-1", email="Ada@Example.org", created_at="2026-03-02T09:00:00Z")
+    for _ in range(2):
+        assert (await post(client, lifted, signed(lifted, svix_id="msg_2")))[0] == 200
+    assert await suppressions.find("ada@example.org") == []
 
 
 async def test_concurrent_copies_are_stored_once(client: ClientSession, pool: asyncpg.Pool) -> None:
@@ -167,7 +227,8 @@ async def test_body_that_never_arrives_times_out(client: ClientSession, monkeypa
     monkeypatch.setitem(read_body.__kwdefaults__, "within_s", 0.05)
     assert client._base_url is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", client._base_url.port)
-    writer.write(b"POST /webhooks/resend HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in signed(b"").items())
+    writer.write(f"POST /webhooks/resend HTTP/1.1\r\nHost: x\r\n{lines}Content-Length: 100\r\n\r\n{{".encode())
     async with asyncio.timeout(10):
         assert b" 408 " in await reader.readline()
     writer.close()

@@ -16,8 +16,10 @@ from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending import batch_sender as batch_sender_module
 from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN, idempotency_key
 from flowstate_daemon.sending.batch_sender import ALREADY_ACCEPTED_ID
-from flowstate_daemon.sending.request_store import TTL_MS, StoredRequest
+from flowstate_daemon.sending.recent_requests import RecentRequests
+from flowstate_daemon.sending.request_store import TTL_MS
 from flowstate_daemon.sending.send_gate import MIN_PROBE_INTERVAL_S
+from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.support.clock import FakeClock
 from tests.support.dispatcher_harness import CODE, DispatcherHarness, mail_of, wait_for_results
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
@@ -209,6 +211,7 @@ async def test_job_without_its_stored_request_is_parked(
     fake.script(Answer(502, "", accept=True))
     jobs = await harness.jobs(2)
     await wait_for_results([harness.post(job) for job in jobs])
+    harness.request_store.recent = RecentRequests()  # as in another process
     await redis.delete(harness.keys.own(f"request:{await stored_request_of(harness, redis, jobs[0])}"))
     results = await wait_for_results([harness.post(job) for job in await harness.released(jobs)])
     assert [str(result) for result in results] == [OUTCOME_UNKNOWN, OUTCOME_UNKNOWN]

@@ -108,3 +108,30 @@ async def test_crash_between_any_two_operations_sends_each_mail_once(
         if not crashed:
             return
     raise AssertionError("the daemon never ran to the end")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("trouble", [partial_refusal, strict])
+async def test_crash_with_postgres_sends_each_mail_once(
+    valkey_url: str,
+    keys: Keys,
+    redis: Redis,
+    database_url: str,
+    trouble: Callable[[FakeResend], None],
+) -> None:
+    """Also before and after a request is recorded: no email is sent twice, and none is set aside."""
+    recipients = [*GOOD[:2], *BAD]
+    for steps in range(MAX_STEPS):
+        here = Keys(f"{keys.prefix}-{steps}", keys.name)
+        async with FakeResend() as fake:
+            trouble(fake)
+            environment = settings(valkey_url, here, fake) | {"DATABASE_URL": database_url}
+            crashed, trail = await crash_and_restart(environment, here, redis, recipients, steps)
+            where = f"after {steps} steps: {trail[-1:]}"
+            assert sorted(accepted.to[0] for accepted in fake.accepted) == GOOD[:2], where
+        failed = [await redis.hget(here(job_id), "data") for job_id in await redis.zrange(here("failed"), 0, -1)]
+        assert [json.loads(data or "")["to"] for data in failed] == BAD, where
+        if not crashed:
+            assert "before record in Postgres" in trail
+            return
+    raise AssertionError("the daemon never ran to the end")

@@ -141,6 +141,26 @@ async def test_several_writers_store_each_outcome_once(journal: FilledJournal, p
     assert await stored(pool) == 3_000
 
 
+async def test_entry_that_redis_has_lost_is_written_from_memory(
+    journal: FilledJournal, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process has sent the email, and the journal has lost it; one that is in the journal is written once."""
+    monkeypatch.setattr(module, "UNREAD_S", 0.2)
+    async with writing(journal, pool) as (writer,):
+        lost, kept = entries(2)
+        writer.remember(lost)
+        writer.remember(kept)
+        await journal.append([kept])
+        writer.wake()
+        await eventually(empty(journal), "the journal is read")
+
+        async def both() -> bool:
+            return await stored(pool) == 2
+
+        await eventually(both, "both are in the ledger")
+        await eventually(lambda: not writer._unread, "nothing is remembered any more")
+
+
 async def test_missing_schema_is_created_again_after_an_outage(journal: FilledJournal, pool: asyncpg.Pool) -> None:
     """When the schema is gone, as after restoring an old backup, the writer creates it and continues."""
     await journal.append(entries(1))

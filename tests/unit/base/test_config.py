@@ -16,6 +16,8 @@ from redis.asyncio.connection import parse_url
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
 from flowstate_daemon.config.sources import RENAMED_SETTINGS, env_name
+from flowstate_daemon.config.validators import split_secrets
+from flowstate_daemon.daemon.bootstrap import build_brand
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "config" / "flowstate-daemon.toml"
@@ -51,8 +53,27 @@ def test_load_when_nothing_is_set() -> None:
 def test_load_when_sender_missing() -> None:
     """Only `run` requires RESEND_FROM_EMAIL."""
     assert errors({}, sending=True)[0].startswith("RESEND_FROM_EMAIL: missing")
-    config = load({"RESEND_FROM_EMAIL": "FlowState <hello@example.com>"}, sending=True)
+    config = load({"RESEND_FROM_EMAIL": "FlowState <hello@example.com>", "RESEND_API_KEY": "re_key"}, sending=True)
     assert config.mail.from_address == "FlowState <hello@example.com>"
+
+
+@pytest.mark.parametrize(
+    ("sender", "app_name", "shown"),
+    [
+        ("Équipe FlowState <bonjour@exemple.fr>", "X", "Équipe FlowState <bonjour@exemple.fr>"),
+        ("🚀 <a@example.com>", "X", "🚀 <a@example.com>"),
+        ("\U0001fae9 <a@example.com>", "X", "\U0001fae9 <a@example.com>"),
+        ("Flow, Inc. <a@example.com>", "X", '"Flow, Inc." <a@example.com>'),
+        ("a@example.com", "Équipe", "Équipe <a@example.com>"),
+        ("a@example.com", "Flow (beta)", '"Flow (beta)" <a@example.com>'),
+        ("bonjour@café.example", "Café", "Café <bonjour@xn--caf-dma.example>"),
+    ],
+)
+def test_sender_may_have_a_name_in_any_language(sender: str, app_name: str, shown: str) -> None:
+    """As the provider takes it: the name in its own letters, the address in ASCII; without a name, that of the app."""
+    environ = {"RESEND_FROM_EMAIL": sender, "APP_NAME": app_name, "FLOWSTATE_DELIVERY": "outbox"}
+    config = load(environ, sending=True)
+    assert build_brand(config.mail).sender == shown
 
 
 def test_load_when_mode_given() -> None:
@@ -195,6 +216,9 @@ def test_load_when_many_errors(tmp_path: Path) -> None:
         ("REDIS_TLS", "perhaps"),
         ("RESEND_FROM_EMAIL", "FlowState"),
         ("RESEND_FROM_EMAIL", "a@example.com\r\nBcc: b@example.com"),
+        ("RESEND_FROM_EMAIL", "Élan <élan@exemple.fr>"),
+        ("APP_NAME", "Flow\r\nBcc: b@example.com"),
+        ("APP_NAME", "Flow\u202eState"),
         ("RESEND_API_KEY", "re_a b"),
         ("RESEND_API_URL", "api.resend.com"),
         ("RESEND_API_URL", "https://me:word@api.resend.com"),
@@ -302,6 +326,15 @@ def test_environment_sample_is_valid() -> None:
     load(environ, sending=True)
 
 
+def test_samples_pass_validation_unedited() -> None:
+    """As `make install` puts them; the key, which nobody else can know, is the only thing that `run` misses."""
+    lines = [line for line in ENVIRONMENT.read_text().splitlines() if line and not line.startswith("#")]
+    environ = dict(line.split("=", 1) for line in lines)
+    load(environ, SAMPLE, sending=True, with_credentials=False)
+    [missing] = errors(environ, SAMPLE, sending=True)
+    assert missing.startswith("RESEND_API_KEY: missing")
+
+
 @pytest.mark.parametrize(("section", "old"), RENAMED_SETTINGS)
 def test_unknown_setting_when_it_was_renamed(tmp_path: Path, section: str, old: str) -> None:
     """A retired name is an error that names its successor, in the file and in the environment."""
@@ -312,3 +345,67 @@ def test_unknown_setting_when_it_was_renamed(tmp_path: Path, section: str, old: 
     assert errors({}, file) == (f"{file}: [{section}] has no key {old}; did you mean {new}?",)
     variable, successor = env_name((section, old)), env_name((section, new))
     assert errors({variable: "1"}) == (f"{variable}: no such setting; did you mean {successor}?",)
+
+
+PUBLISHED = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+REAL = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        f"whsec_{PUBLISHED}",
+        PUBLISHED,
+        f"{REAL},whsec_{PUBLISHED}",
+        f"whsec_{PUBLISHED} , {REAL}",
+        "whsec_plJ3nmyCDGBKInavdOK15jsl",
+        "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+        "whsec_" + "QUFB" * 8,
+        "whsec_" + "c2VjcmV0" * 4,
+        "whsec_",
+        "whsec_!!!",
+        "whsec_…",
+        "whsec_c2hvcnQ=",
+    ],
+)
+def test_load_when_webhook_secret_is_published_or_unusable(secret: str, tmp_path: Path) -> None:
+    """A secret that strangers know lets them suppress addresses: it is refused from each source, and not repeated."""
+    file = written(tmp_path, f'[resend]\nwebhook_secret = "{secret}"\n')
+    (tmp_path / "secret").write_text(secret)
+    for found in (
+        errors({"FLOWSTATE_RESEND_WEBHOOK_SECRET": secret}),
+        errors({"FLOWSTATE_RESEND_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")}),
+        errors({}, file),
+    ):
+        assert len(found) == 1
+        assert secret not in found[0].replace("whsec_…", "")
+        assert "copy it from the webhook's page at Resend" in found[0]
+
+
+@pytest.mark.parametrize("secret", [REAL, REAL.removeprefix("whsec_"), f"{REAL},{REAL[:-4]}NTY4"])
+def test_load_when_webhook_secret_is_usable(secret: str) -> None:
+    """One secret, or several during a rotation."""
+    assert load({"FLOWSTATE_RESEND_WEBHOOK_SECRET": secret}).resend.webhook_secret is not None
+
+
+def test_load_when_webhook_secret_file_is_empty(tmp_path: Path) -> None:
+    """A compose file needs the file to exist; empty, there is no webhook secret."""
+    (tmp_path / "secret").write_text("\n")
+    found = load({"FLOWSTATE_RESEND_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")}).resend.webhook_secret
+    assert split_secrets(found) == []
+
+
+@pytest.mark.parametrize("key", ["re_123456789", "re_xxxxxxxxx", "re_XXXXXXXX", "re_your_api_key", "re_"])
+def test_load_when_api_key_is_an_example(key: str) -> None:
+    """The provider's own examples are not a key; the mistake is found at the start, not with the first email."""
+    assert "API key of the provider" in errors({"RESEND_API_KEY": key})[0]
+
+
+@pytest.mark.parametrize("name", ["FLOWSTATE_HTTP_LINK_SECRET", "FLOWSTATE_HTTP_API_TOKEN"])
+@pytest.mark.parametrize(
+    "secret",
+    ["0123456789abcdef0123456789abcdef", "change-me-change-me-change-me-change-me", f"{'l' * 32},{'0123456789' * 4}"],
+)
+def test_load_when_strong_secret_is_a_placeholder(name: str, secret: str) -> None:
+    """Length alone makes no secret."""
+    assert "openssl rand -hex 32" in errors({name: secret})[0]

@@ -10,7 +10,7 @@ from flowstate_daemon.config.proxy import bypasses, find_proxy
 
 API = "https://api.resend.com"
 PROXY = "http://proxy.example.com:3128"
-SENDER = {"RESEND_FROM_EMAIL": "hello@example.com"}
+SENDER = {"RESEND_FROM_EMAIL": "hello@example.com", "RESEND_API_KEY": "re_key"}
 
 
 @pytest.mark.parametrize(

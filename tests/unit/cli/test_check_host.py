@@ -6,24 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from flowstate_daemon.cli.check.host import evaluate_links, evaluate_mode, evaluate_outbox_folder
+from flowstate_daemon.cli.check.host import evaluate_mode, evaluate_outbox_folder, evaluate_settings
 from flowstate_daemon.cli.check.result import Level
 from flowstate_daemon.config.loader import load
 
-SENDER = {"RESEND_FROM_EMAIL": "hello@example.com"}
+SENDER = {"RESEND_FROM_EMAIL": "hello@example.com", "RESEND_API_KEY": "re_key"}
 
 
 @pytest.mark.parametrize(
     ("environment", "level"),
     [
-        ({}, Level.OK),
-        ({"RESEND_API_KEY": "re_key", "FRONTEND_URL": "https://flowstate.example"}, Level.OK),
-        ({"RESEND_API_KEY": "re_key"}, Level.WARN),
+        ({"FLOWSTATE_DELIVERY": "outbox"}, Level.OK),
+        ({"FLOWSTATE_MODE": "shadow"}, Level.OK),
+        ({"FRONTEND_URL": "https://flowstate.example"}, Level.OK),
+        ({}, Level.WARN),
     ],
 )
 def test_links_to_localhost_warn_when_emails_are_sent(environment: dict[str, str], level: Level) -> None:
     """The default of FRONTEND_URL is correct only on a developer's machine."""
-    assert evaluate_links(load({**SENDER, **environment}, sending=True)).level is level
+    results = evaluate_settings(load({**SENDER, **environment}, sending=True))
+    assert ({result.level for result in results if result.name == "links"} or {Level.OK}) == {level}
 
 
 def test_shadow_mode_warns() -> None:

@@ -83,7 +83,7 @@ def test_level_of_persistence(persistence: PersistenceInfo, level: Level, text: 
     assert text in result.message
 
 
-@pytest.mark.parametrize(("skew_s", "level"), [(0.4, Level.OK), (-0.9, Level.OK), (1.5, Level.WARN), (-60, Level.WARN)])
+@pytest.mark.parametrize(("skew_s", "level"), [(0.4, Level.OK), (-0.9, Level.OK), (1.5, Level.WARN), (-60, Level.FAIL)])
 def test_clock_skew_above_a_second_warns(skew_s: float, level: Level) -> None:
     """Bull stores the times of its clients' clocks."""
     assert evaluate_clock_skew("redis clock", skew_s).level is level

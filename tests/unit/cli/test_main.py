@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_first_steps_keep_their_line_breaks(capsys: pytest.CaptureFixture[str]) 
 
 def test_one_line_help_is_never_truncated(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command in a list has a complete sentence."""
-    for group in ((), ("queue",), ("provider",), ("mail",), ("schedule",), ("suppression",)):
+    for group in ((), ("queue",), ("provider",), ("mail",), ("schedule",), ("suppression",), ("unsubscribed",)):
         assert "..." not in help_of(capsys, *group).partition("Commands:")[2], group
 
 
@@ -55,6 +56,45 @@ def test_every_command_but_run_has_json(capsys: pytest.CaptureFixture[str]) -> N
     top_level = [(name,) for name in commands if name not in {"run", *groups}]
     for command_path in [*subcommands, *top_level]:
         assert "--json" in help_of(capsys, *command_path), command_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["chek"], "check"),
+        (["ruun"], "run"),
+        (["Check"], "check"),
+        (["migrat"], "migrate"),
+        (["suppresion", "list"], "suppression"),
+        (["unsubscribe"], "unsubscribed"),
+        (["queue", "lst"], "list"),
+        (["queue", "stats"], "status"),
+        (["schedule", "lis"], "list"),
+        (["provider", "retyr"], "retry"),
+        (["unsubscribed", "remvoe"], "remove"),
+        (["queue", "list", "failed", "--olddest"], "--oldest"),
+        (["enqueue", "welcome", "--contxt", "{}"], "--context"),
+        (["check", "--jsn"], "--json"),
+        (["--confg", "x", "check"], "--config"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_mistyped_name_is_suggested(arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands, subcommands and options; also in the document of --json."""
+    assert main(arguments) == USAGE_ERROR
+    captured = capsys.readouterr()
+    assert re.search(rf"[Dd]id you mean:? '?{meant}'?\?", captured.err), captured.err
+    assert main([*arguments, "--json"]) == USAGE_ERROR
+    assert re.search(rf"[Dd]id you mean:? '?{meant}'?\?", json.loads(capsys.readouterr().out)["reasons"][0])
+
+
+@pytest.mark.parametrize("arguments", [["zzz"], ["queue", "zzz"], ["queue", "list", "failed", "--zzz"], ["show"]])
+def test_name_like_no_other_gets_no_suggestion(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong guess would mislead; the message points to --help instead."""
+    assert main(arguments) == USAGE_ERROR
+    error = capsys.readouterr().err
+    assert "did you mean" not in error.lower()
+    assert "--help" in error
 
 
 def test_unknown_command_is_a_usage_error() -> None:

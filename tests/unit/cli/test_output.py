@@ -58,6 +58,52 @@ def test_control_characters_are_escaped() -> None:
     assert sanitise("a\x1b[2Jb") == "a\\x1b[2Jb"
 
 
+@pytest.mark.parametrize(
+    "char", [*map(chr, [*range(10), *range(11, 32), *range(127, 160)]), *"\u061c\u200e\u200f\u2028"]
+)
+def test_control_character_is_escaped(char: str) -> None:
+    """Also changes of direction, line separators and the second set of controls."""
+    assert sanitise(f"a{char}b").isprintable()
+    assert all(
+        sanitise(f"a{bidi}b").isprintable() for bidi in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ud800"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1\xa0200\u202f€",
+        "👨\u200d👩\u200d👧",
+        "\u0645\u06cc\u200c\u062e\u0648",
+        "\U0001fadf\U0001fae9",
+        "co\xadop",
+        "🏴\U000e0067\U000e007f",
+    ],
+)
+def test_character_that_is_no_control_stays(text: str) -> None:
+    """No-break spaces of French and numbers, joiners, soft hyphens, emoji newer than Python's tables."""
+    assert sanitise(text) == text
+
+
+@pytest.mark.parametrize("length", [9_000, 20_000, 200_000])
+def test_long_value_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str], length: int) -> None:
+    """Whatever its length: `queue show` prints a job's data, which may have many kilobytes."""
+    print_fields("job:", {"data": "x" * length})
+    print_table("jobs:", ("id", "data"), [("1", "y" * length)])
+    lines = capsys.readouterr().out.splitlines()
+    assert (f"data  {'x' * length}" in lines, f"1   {'y' * length}" in lines) == (True, True)
+
+
+@pytest.mark.parametrize("columns", ["", "0", "-5", "wide", "8.5"])
+def test_columns_that_is_no_width_is_ignored(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """As if it were not set."""
+    monkeypatch.setenv("COLUMNS", columns)
+    print_table("1 failed:", ("id", "reason"), [("42", REASON)])
+    assert f"42  {REASON}" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize(("ms", "text"), [(None, ""), (1500, "1.5s"), (90_000, "1m30s"), (7_260_000, "2h01m")])
 def test_duration_has_at_most_two_units(ms: float | None, text: str) -> None:
     """The two largest units are shown."""

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.database.ledger import LATEST_MS, MAX_KEY_LENGTH, Decision, Outcome, parse_outcome
-from flowstate_daemon.database.pool import normalise_address
 from tests.support.ledger_entries import START_MS, journal_entry, outcome
 
 ENTRY: dict[str, Any] = {

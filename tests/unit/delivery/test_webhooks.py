@@ -33,7 +33,7 @@ def test_delivered_webhook_becomes_an_event() -> None:
     """The time is that of the event."""
     body = report("email.delivered", created_at="2026-03-02T08:00:00.123Z")
     assert verify(body, svix_id="msg_1") == ProviderEvent(
-        "msg_1", "re-1", "delivered", 1_772_438_400_123, "ada@example.org"
+        "msg_1", "re-1", "delivered", 1_772_438_400_123, "ada@example.org", sender_domain="example.org"
     )
 
 
@@ -64,6 +64,48 @@ def test_complaint_suppresses() -> None:
     event = verify(report("email.complained"))
     assert event is not None
     assert (event.type, event.suppress, event.bounce) == ("complained", "complained", None)
+
+
+def test_suppressed_email_suppresses() -> None:
+    """The provider has not even tried: it has the address on its own list."""
+    event = verify(report("email.suppressed", suppressed={"message": "listed"}))
+    assert event is not None
+    assert (event.suppress, event.reason) == ("suppressed", "listed")
+
+
+def test_suppression_removed_is_an_event() -> None:
+    """It is about an address and not about an email; without an address it is nothing."""
+    event = verify(report("suppression.removed", id="s-1", email="ada@example.org"))
+    assert event is not None
+    assert (event.type, event.address, event.provider_id, event.suppress) == (
+        "suppression.removed",
+        "ada@example.org",
+        "s-1",
+        None,
+    )
+    for email in (None, "", 7, ["a@example.org", "b@example.org"]):
+        assert verify(report("suppression.removed", email=email)) is None
+    assert verify(report("suppression.added", email="ada@example.org")) is None
+
+
+@pytest.mark.parametrize(
+    ("sender", "domain"),
+    [
+        ("hello@flowstate.example", "flowstate.example"),
+        ("Été <hello@FlowState.example>", "flowstate.example"),
+        ("Flow, Inc. <a@flowstate.example>", "flowstate.example"),
+        ("x@y.example <a@flowstate.example> ", "flowstate.example"),
+        ("a@münchen.example", "xn--mnchen-3ya.example"),
+        ("", ""),
+        (None, ""),
+        (["a@b.example"], ""),
+    ],
+)
+def test_domain_of_the_sender(sender: Any, domain: str) -> None:
+    """It tells which of several senders on one account an event is about."""
+    event = verify(report("email.complained", **{"from": sender}))
+    assert event is not None
+    assert event.sender_domain == domain
 
 
 def test_unknown_event_type_is_tolerated() -> None:

@@ -21,7 +21,8 @@ from tests.unit.mail.rendered_mails import sample
 MADE = 1_772_438_400_000
 CODES = ("otp", "password-reset")
 LEAVABLE = tuple(name for name, kind in KINDS.items() if kind.unsubscribable)
-SUPPRESSED = st.frozensets(st.sampled_from(["bounced", "complained", "manual", "something-new"]))
+REASONS = ["bounced", "complained", "manual", "suppressed", "something-new"]
+SUPPRESSED = st.frozensets(st.sampled_from(REASONS))
 UNSUBSCRIBED = st.frozensets(st.sampled_from([ALL_KINDS, *KINDS]))
 
 
@@ -61,11 +62,11 @@ def test_decide_when_kind_does_not_expire() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("reason", ["bounced", "complained", "manual", "something-new"])
+@pytest.mark.parametrize("reason", REASONS)
 def test_decide_when_suppressed(kind: str, reason: str) -> None:
-    """A hard bounce stops all emails; complaints and operators stop all but codes."""
+    """A hard bounce and the provider's list stop all emails; complaints and operators stop all but codes."""
     decision = judged(kind, RecipientStatus(suppressed=frozenset({reason})))
-    assert decision.send == (reason != "bounced" and kind in CODES)
+    assert decision.send == (reason not in {"bounced", "suppressed"} and kind in CODES)
     (step,) = (step for step in decision.decisions if step.check == "suppression")
     assert step.reason
     if not decision.send:
@@ -119,7 +120,15 @@ def test_decide_checks_in_order(
     ends = expires_at_ms(sample(kind), MADE)
     if ends is not None and MADE + age_ms >= ends:
         assert decision.outcome == "expired"
-    elif "bounced" in suppressed:
+    elif {"bounced", "suppressed"} & suppressed:
         assert decision.outcome == "skipped"
     assert "493027" not in str(decision)
     assert "815264" not in str(decision)
+
+
+def test_code_of_unknown_age_expires() -> None:
+    """A job without a valid time may be old, and a code is never sent late; the reason says so."""
+    result = decide(sample("otp"), RecipientStatus(), now_ms=MADE, created_ms=0)
+    assert (result.send, result.outcome) == (False, "expired")
+    assert result.reason == "the job has no valid timestamp, so the age of the code is unknown"
+    assert decide(sample("welcome"), RecipientStatus(), now_ms=MADE, created_ms=0).send

@@ -26,10 +26,18 @@ def test_redact_codes_when_nested(data: object) -> None:
     assert CODE not in redact_codes("magic-code", json.dumps(data).encode()).decode()
 
 
-@pytest.mark.parametrize("data", [b'{"otpCode": "493817', b"[" * 100_000 + b'"otpCode"', b'{"otpCode": "\xff"}'])
+@pytest.mark.parametrize("data", [b'{"otpCode": "493817', b"[" * 100_000 + b'"otpCode"', b'{"otpCode": "\xff"'])
 def test_redact_codes_when_data_is_unreadable(data: bytes) -> None:
     """Unreadable data may contain a code and is replaced completely."""
     assert redact_codes("magic-code", data) == UNREADABLE_DATA
+
+
+@pytest.mark.parametrize("dirt", [b"\\ud83d", b"\x0b", b"\xff", b"\\u0000"])
+def test_redact_codes_when_data_is_dirty(dirt: bytes) -> None:
+    """Dirt does not hide the code, and the rest of the data stays for the operator."""
+    left = redact_codes("magic-code", b'{"otpCode": "493817", "note": "x' + dirt + b'", "to": "ada@example.org"}')
+    assert json.loads(left)["otpCode"] == REDACTED
+    assert json.loads(left)["to"] == "ada@example.org"
 
 
 def test_redact_codes_when_no_secret() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flowstate_daemon.mail.text_filters import one_line, truncate
+from flowstate_daemon.mail.text_filters import truncate
+
+SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"  # its flag, made of tags
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,15 @@ def test_truncate(text: str, max_length: int, expected: str) -> None:
     assert len(expected) <= max_length
 
 
-def test_one_line() -> None:
-    """Line breaks of every sort become spaces and invisible controls vanish; joined emoji stay whole."""
-    assert one_line("a\r\nb\u2028c\x85d\te\0\x1b\u202ef") == "a b c d ef"
-    assert one_line("👩‍👩‍👧‍👦 ❤️") == "👩‍👩‍👧‍👦 ❤️"
+@pytest.mark.parametrize(
+    "cluster",
+    ["👩‍👩‍👧‍👦", SCOTLAND, "🇫🇷", "❤️", "e\u0301", "👍🏽", "क्षि"],
+)
+@pytest.mark.parametrize("offset", range(12))
+def test_truncate_cuts_no_cluster(cluster: str, offset: int) -> None:
+    """What people see as one character is shown whole or not at all, wherever the limit falls."""
+    shown = truncate("x" * offset + cluster * 40, 60)
+    assert len(shown) <= 60
+    kept = shown.removesuffix("…").removeprefix("x" * offset)
+    assert kept.replace(cluster, "") == ""
+    assert len(kept) > 60 - 2 * len(cluster) - offset - 1

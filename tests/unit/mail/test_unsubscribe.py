@@ -22,6 +22,7 @@ from flowstate_daemon.mail.unsubscribe_links import (
     LinkTokenCodec,
     UnsubscribeLinks,
     UnsubscribeToken,
+    link_issue_time,
     list_unsubscribe_headers,
 )
 from tests.unit.mail.rendered_mails import BRAND, TO, sample
@@ -154,7 +155,7 @@ def test_codec_when_secret_is_weak(secrets: list[str]) -> None:
 
 
 def posted(kind: str, locale: str = "en", renderer: Renderer | None = None) -> Email:
-    return (renderer or Renderer(BRAND, LINKS)).render(replace(sample(kind), locale=locale), created_ms=MADE)
+    return (renderer or Renderer(BRAND, LINKS)).render(replace(sample(kind), locale=locale), issued_ms=MADE)
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -184,7 +185,31 @@ def test_other_emails_contain_no_link() -> None:
 
 def test_render_when_no_link_is_possible() -> None:
     """Previews, and daemons without a public URL, render emails without a link."""
-    plain = Renderer(BRAND).render(sample("focus-report"), created_ms=MADE)
+    plain = Renderer(BRAND).render(sample("focus-report"), issued_ms=MADE)
     assert plain == Renderer(BRAND, LINKS).render(sample("focus-report"))
     assert plain.headers == list_unsubscribe_headers(None) == {}
     assert "unsubscribe" not in plain.html.lower()
+
+
+@pytest.mark.parametrize(
+    ("created_ms", "issued_ms"),
+    [
+        (MADE - 5_000, MADE - 5_000),
+        (MADE - 29 * DAY_MS, MADE - 29 * DAY_MS),
+        (MADE + 60_000, MADE + 60_000),
+        (0, MADE - MADE % DAY_MS),
+        (-1, MADE - MADE % DAY_MS),
+        (MADE // 1000, MADE - MADE % DAY_MS),
+        (MADE - 399 * DAY_MS, MADE - MADE % DAY_MS),
+        (MADE - 4_000 * DAY_MS, MADE - MADE % DAY_MS),
+        (MADE + 2 * DAY_MS, MADE - MADE % DAY_MS),
+        (2**70, MADE - MADE % DAY_MS),
+    ],
+)
+def test_link_is_alive_on_arrival(created_ms: int, issued_ms: int) -> None:
+    """A job that is old, from the future or without a time has a link of today, the same for each attempt."""
+    assert link_issue_time(created_ms, MADE) == issued_ms
+    token = STORE.encode(replace(TICKET, issued_ms=link_issue_time(created_ms, MADE)))
+    STORE.decode(token, MADE + 369 * DAY_MS)
+    with pytest.raises(ExpiredLinkError):
+        STORE.decode(token, MADE + 402 * DAY_MS)

@@ -36,7 +36,8 @@ def options(**members: Any) -> JobOptions:
 def row(**fields: Any) -> list[Any]:
     known = {"name": b"welcome", "data": b"{}", "opts": b"{}", "timestamp": b"5", "made": None, "priority": b"1"}
     stored_request = fields.pop("storedRequest", None)
-    return [*(known | fields).values(), None, stored_request, b"7"]
+    requests = fields.pop("requests", None)
+    return [*(known | fields).values(), None, stored_request, requests, b"7"]
 
 
 def test_flowstates_options() -> None:
@@ -156,8 +157,7 @@ def test_repeatable_jobs_keep_everything() -> None:
         (b"{secret", "not valid JSON"),
         (b"[]", "list, not an object"),
         (b'"secret"', "str, not an object"),
-        (b'{"x":NaN}', "not valid JSON"),
-        (b'{"x":"secret\\ud83d"}', "half a surrogate pair"),
+        (b'{"x":secret}', "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 5000, "not valid JSON"),
     ],
@@ -169,6 +169,15 @@ def test_broken_options(text: bytes, words: str) -> None:
     assert problem is not None
     assert words in problem
     assert "secret" not in problem
+
+
+@pytest.mark.parametrize("dirt", [b'"x\\ud83d"', b"NaN", b"-Infinity", b'"\x0b"', b'"\xff"', b'"\\u0000"'])
+@pytest.mark.parametrize("member", [b"x", b"jobId", b"attempts", b"delay", b"timeout"])
+def test_dirt_in_an_option_does_not_refuse_the_job(member: bytes, dirt: bytes) -> None:
+    """The other options are read, and the dirty one is none."""
+    found, problem = decode_options(b'{"lifo":true,"' + member + b'":' + dirt + b',"stackTraceLimit":3}')
+    assert problem is None or member == b"timeout"
+    assert (found.lifo, found.stack_trace_limit, found.attempts) == (True, 3, 1)
 
 
 @given(st.dictionaries(MEMBERS, JSON, max_size=4) | JSON)
@@ -184,7 +193,7 @@ def test_reading_options_never_raises(value: Any) -> None:
 def test_reading_bytes_never_raises(text: bytes) -> None:
     """Nor do bytes that are no JSON, in any field."""
     decode_options(text)
-    decode_job([text] * 9, 100)
+    decode_job([text] * 10, 100)
 
 
 def test_a_job() -> None:
@@ -200,6 +209,7 @@ def test_a_job() -> None:
     )
     assert (job.priority, job.stacktrace, job.invalid_reason, job.stored_request_id) == (1, b"[]", None, None)
     assert decode_job(row(storedRequest=b"e1"), 100).stored_request_id == "e1"
+    assert [decode_job(row(requests=text), 100).requests for text in (None, b"3", b"x", b"-1")] == [0, 3, 0, 0]
 
 
 def test_an_unnamed_job_without_data() -> None:
@@ -221,3 +231,29 @@ def test_an_emoji_cut_in_two() -> None:
     with pytest.raises(InvalidDataError, match="half a surrogate pair"):
         decode_json(b'{"a":"\\ud83d"}', what="data")
     assert decode_json(b'"\\ud83d\\ude42"', what="data") == "🙂"
+
+
+@pytest.mark.parametrize(
+    ("written", "created_ms"),
+    [
+        (b"1772438400123", 1_772_438_400_123),
+        (b"1772438400", 1_772_438_400_000),
+        (b"1772438400.5", 1_772_438_400_000),
+        (b"1.7724384e9", 1_772_438_400_000),
+        (b"1772438400123456", 1_772_438_400_123),
+        (b"1772438400123456789", 1_772_438_400_123),
+        (b"0", 0),
+        (b"-1", 0),
+        (b"NaN", 0),
+        (b"Infinity", 0),
+        (b"undefined", 0),
+        (b"", 0),
+        (b"7", 0),
+        (b"9" * 40, 0),
+        (b"1e300", 0),
+        (None, 0),
+    ],
+)
+def test_creation_time_in_any_unit(written: bytes | None, created_ms: int) -> None:
+    """Seconds, milliseconds, microseconds and nanoseconds; anything else is unknown."""
+    assert decode_job(row(timestamp=written), 1_000).created_ms == created_ms

@@ -1,5 +1,5 @@
 -- The fields of a job that a worker needs, or nil when the key is not a job. Data longer than `max_data_bytes` is not
--- returned; its length is the tenth member then.
+-- returned; its length is the eleventh member then.
 local function job_row(hash, id, max_data_bytes)
   local length = redis.pcall("HSTRLEN", hash, "data")
   if type(length) ~= "number" then
@@ -7,12 +7,13 @@ local function job_row(hash, id, max_data_bytes)
   end
   local data = length > max_data_bytes and "" or "data"
   local row = redis.call(
-    "HMGET", hash, "name", data, "opts", "timestamp", "attemptsMade", "priority", "stacktrace", "storedRequest"
+    "HMGET", hash, "name", data, "opts", "timestamp", "attemptsMade", "priority", "stacktrace", "storedRequest",
+    "requests"
   )
   if length == 0 and not row[1] and not row[3] then
     return nil
   end
-  row[9] = id
-  row[10] = length > max_data_bytes and length or nil
+  row[10] = id
+  row[11] = length > max_data_bytes and length or nil
   return row
 end

@@ -1,0 +1,219 @@
+"""Commands that list and change who gets no email: `suppression` (may not) and `unsubscribed` (does not want)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import click
+
+from flowstate_daemon.base.address import normalise_address
+from flowstate_daemon.cli.context import operator_name
+from flowstate_daemon.cli.database import format_datetime, parse_argument, with_suppressions
+from flowstate_daemon.cli.output import json_option, print_json, print_table
+from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.policy import ALL_KINDS
+
+T = TypeVar("T")
+Entry = TypeVar("Entry", Suppression, Unsubscribe)
+
+MAX_LISTED = 1_000
+UNSUBSCRIBABLE = sorted(name for name, kind in KINDS.items() if kind.unsubscribable)
+
+limit_option = click.option(
+    "--limit", type=click.IntRange(1), metavar="NUMBER", help="At most this many rows; default: all."
+)
+kind_option = click.option(
+    "--kind", type=click.Choice(UNSUBSCRIBABLE), metavar="KIND", help="One kind of email; default: all kinds."
+)
+
+
+async def read_all(
+    page: Callable[[int, Entry | None], Awaitable[list[Entry]]], limit: int | None, size: int = MAX_LISTED
+) -> list[Entry]:
+    """Every entry of a list, or the first `limit`, read page by page."""
+    entries: list[Entry] = []
+    while limit is None or len(entries) < limit:
+        found = await page(size if limit is None else min(size, limit - len(entries)), entries[-1] if entries else None)
+        entries += found
+        if not found:
+            break
+    return entries
+
+
+def title(what: str, entries: Sequence[object], limit: int | None) -> str:
+    """The number of entries; when the limit was reached, that there may be more."""
+    return f"{what}: {len(entries)}" + (f" (as many as --limit {limit} allows)" if len(entries) == limit else "")
+
+
+@click.group()
+def suppression() -> None:
+    """List, add and remove addresses that get no emails.
+
+    The provider's webhooks add hard bounces and complaints; operators add others. What recipients themselves do not
+    want is in another list: see `flowstate-daemon unsubscribed`.
+    """
+
+
+@suppression.command("list")
+@click.argument("address", required=False)
+@limit_option
+@json_option
+@click.pass_obj
+def list_suppressions(config_file: str | None, address: str | None, limit: int | None, *, as_json: bool) -> None:
+    """List all suppressed addresses, or the entries of ADDRESS."""
+
+    async def work(lists: Suppressions) -> list[Suppression]:
+        return await (read_all(lists.page, limit) if address is None else lists.find(normalise_address(address)))
+
+    entries = with_suppressions(config_file, work)
+    if not entries and address is not None:
+        parse_argument(address)
+    if as_json:
+        print_json(entries)
+    else:
+        rows = [(entry.address, entry.reason, format_datetime(entry.since), entry.note) for entry in entries]
+        print_table(title("suppressed", entries, limit), ("address", "reason", "since (UTC)", "note"), rows)
+
+
+@suppression.command("add")
+@click.argument("address")
+@click.option("--reason", type=click.Choice(REASONS), default="manual", show_default=True)
+@click.option("--note", metavar="TEXT", help="A remark for people who read the list later.")
+@json_option
+@click.pass_obj
+def add_suppression(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
+    """Stop sending emails to ADDRESS.
+
+    One-time codes are still sent, unless the reason is `bounced` or `suppressed`.
+    """
+    address = parse_argument(address)
+    added = with_suppressions(config_file, lambda lists: lists.add(address, reason, note, actor=operator_name()))
+    if as_json:
+        print_json({"address": address, "reason": reason, "added": added})
+    else:
+        click.echo(f"{address}: suppressed ({reason})" + ("" if added else ", as before"))
+
+
+@suppression.command("remove")
+@click.argument("address")
+@json_option
+@click.pass_obj
+def remove_suppression(config_file: str | None, address: str, *, as_json: bool) -> None:
+    """Allow emails to ADDRESS again.
+
+    The provider may keep a suppression list of its own. To undo an unsubscribe use `unsubscribed remove`.
+    """
+    normal = normalise_address(address)
+
+    async def work(lists: Suppressions) -> tuple[list[str], list[Unsubscribe]]:
+        return await lists.remove(normal, actor=operator_name()), await lists.find_unsubscribes(normal)
+
+    removed, unsubscribes = with_suppressions(config_file, work)
+    if not removed:
+        parse_argument(address)
+    if as_json:
+        kinds = [entry.kind for entry in unsubscribes]
+        print_json({"address": normal, "removed": removed, "still_unsubscribed": kinds})
+        return
+    click.echo(f"{normal}: " + (f"no longer suppressed ({', '.join(removed)})" if removed else "was not suppressed"))
+    if unsubscribes:
+        click.echo(
+            f"it is unsubscribed from {describe_kinds(unsubscribes)}; to undo that: "
+            f"flowstate-daemon unsubscribed remove {normal}"
+        )
+
+
+@suppression.command()
+@click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=50, show_default=True, help="At most this many.")
+@json_option
+@click.pass_obj
+def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
+    """List what operators did to suppressions and unsubscribes."""
+    actions = with_suppressions(config_file, lambda lists: lists.actions(limit))
+    if as_json:
+        print_json(actions)
+        return
+    rows = [(format_datetime(one.at), one.actor, one.action, one.count, one.target) for one in actions]
+    print_table(f"actions: {len(rows)}", ("when (UTC)", "who", "action", "count", "address"), rows)
+
+
+@click.group()
+def unsubscribed() -> None:
+    """List, add and undo unsubscribes.
+
+    Recipients unsubscribe with the link in an email. Codes and other emails that they ask for are sent nevertheless.
+    """
+
+
+@unsubscribed.command("list")
+@click.argument("address", required=False)
+@limit_option
+@json_option
+@click.pass_obj
+def list_unsubscribes(config_file: str | None, address: str | None, limit: int | None, *, as_json: bool) -> None:
+    """List all unsubscribes, or those of ADDRESS."""
+
+    async def work(lists: Suppressions) -> list[Unsubscribe]:
+        if address is None:
+            return await read_all(lists.unsubscribes_page, limit)
+        return await lists.find_unsubscribes(normalise_address(address))
+
+    entries = with_suppressions(config_file, work)
+    if not entries and address is not None:
+        parse_argument(address)
+    if as_json:
+        print_json(entries)
+    else:
+        rows = [(entry.address, describe_kinds([entry]), format_datetime(entry.since)) for entry in entries]
+        print_table(title("unsubscribed", entries, limit), ("address", "kind", "since (UTC)"), rows)
+
+
+@unsubscribed.command("add")
+@click.argument("address")
+@kind_option
+@json_option
+@click.pass_obj
+def add_unsubscribe(config_file: str | None, address: str, kind: str | None, *, as_json: bool) -> None:
+    """Unsubscribe ADDRESS, for a recipient who has asked for it."""
+    address, kind = parse_argument(address), kind or ALL_KINDS
+    added = with_suppressions(config_file, lambda lists: lists.unsubscribe(address, kind, actor=operator_name()))
+    if as_json:
+        print_json({"address": address, "kind": kind, "added": added})
+    else:
+        click.echo(f"{address}: unsubscribed from {describe_kind(kind)}" + ("" if added else ", as before"))
+
+
+@unsubscribed.command("remove")
+@click.argument("address")
+@kind_option
+@json_option
+@click.pass_obj
+def remove_unsubscribe(config_file: str | None, address: str, kind: str | None, *, as_json: bool) -> None:
+    """Undo the unsubscribes of ADDRESS, only on the recipient's wish."""
+    normal, wanted = normalise_address(address), kind or ALL_KINDS
+
+    async def work(lists: Suppressions) -> tuple[list[str], list[Unsubscribe]]:
+        removed = await lists.resubscribe(normal, wanted, actor=operator_name())
+        return removed, await lists.find_unsubscribes(normal)
+
+    removed, left = with_suppressions(config_file, work)
+    if not removed and not left:
+        parse_argument(address)
+    if as_json:
+        print_json({"address": normal, "removed": removed, "still_unsubscribed": [entry.kind for entry in left]})
+        return
+    click.echo(
+        f"{normal}: " + (f"gets {describe_kind(wanted)} again" if removed else "was not unsubscribed")
+        if not any(entry.kind == ALL_KINDS for entry in left)
+        else f"{normal}: still unsubscribed from all kinds; use unsubscribed remove without --kind"
+    )
+
+
+def describe_kind(kind: str) -> str:
+    return "all kinds" if kind == ALL_KINDS else kind
+
+
+def describe_kinds(entries: Sequence[Unsubscribe]) -> str:
+    return ", ".join(describe_kind(entry.kind) for entry in entries)

@@ -1,0 +1,111 @@
+"""The settings that the systemd unit gives to the daemon, for commands that run outside of it.
+
+The unit reads an environment file and credentials; a shell has neither. Without them a command would ask another Redis
+than the daemon uses, and say nothing about it. A test compares the names here with the unit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from flowstate_daemon.config.sources import PREFIX, Key
+
+UNIT = "flowstate-daemon"
+ENVIRONMENT_FILE = Path("/etc/flowstate-daemon/environment")
+CREDENTIAL_STORES = (Path("/etc/credstore"), Path("/etc/credstore.encrypted"))
+FILE_SUFFIX = "_FILE"
+REDIS_ADDRESS: tuple[Key, ...] = (("redis", "url"), ("redis", "host"), ("redis", "sentinels"))
+# One assignment, with the quotes and escapes of systemd.exec(5). A line that ends with a backslash continues.
+ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=[ \t]*(.*)", re.ASCII | re.DOTALL)
+PART = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""", re.DOTALL)
+ESCAPED = re.compile(r"\\([\"\\$`])")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSettings:
+    """Variables, and credential files by variable, of the unit; what could not be read, and what is encrypted."""
+
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    credentials: Mapping[str, Path] = field(default_factory=dict)
+    unreadable: tuple[Path, ...] = ()
+    encrypted: Mapping[str, Path] = field(default_factory=dict)
+
+    def without(self, environ: Mapping[str, str], names: Mapping[str, Key]) -> UnitSettings:
+        """The settings that the caller's environment does not give itself, under any of their names.
+
+        A caller that names a Redis gets nothing of the unit's, or its password would be sent to another server.
+        """
+        given = {_key(name, names) for name, value in environ.items() if value.strip()} - {None}
+        if given.intersection(REDIS_ADDRESS):
+            given.update(key for key in names.values() if key[0] == REDIS_ADDRESS[0][0])
+        variables = {name: value for name, value in self.variables.items() if _key(name, names) not in given}
+        credentials = {name: file for name, file in self.credentials.items() if names.get(name) not in given}
+        return replace(self, variables=variables, credentials=credentials)
+
+
+def is_unit_process(environ: Mapping[str, str]) -> bool:
+    """Whether systemd started this process itself, or gave it credentials: it has the settings of its unit."""
+    return environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) or bool(environ.get("CREDENTIALS_DIRECTORY"))
+
+
+def read_unit_settings(
+    names: Iterable[str],
+    environment_file: Path | None = None,
+    stores: tuple[Path, Path] | None = None,
+) -> UnitSettings:
+    """What the unit reads at its start. `names` are the variables of all settings.
+
+    Without the environment file, which the installation creates, the service is not installed here.
+    """
+    environment_file, (plain, encrypted) = environment_file or ENVIRONMENT_FILE, stores or CREDENTIAL_STORES
+    unreadable: list[Path] = []
+    variables: Mapping[str, str] = {}
+    try:
+        variables = parse_environment_file(environment_file.read_text(encoding="utf-8", errors="replace"))
+    except (FileNotFoundError, NotADirectoryError):
+        return UnitSettings()
+    except OSError:
+        unreadable.append(environment_file)
+    known = list(names)
+    found = {store: _credentials(store, known, unreadable) for store in (plain, encrypted)}
+    return UnitSettings(variables, found[plain], tuple(unreadable), found[encrypted])
+
+
+def _credentials(store: Path, names: Iterable[str], unreadable: list[Path]) -> dict[str, Path]:
+    """The unit's files in a store, by variable. Their names are the variables in lower case, without our prefix."""
+    try:
+        there = {file.name for file in store.iterdir()}
+    except FileNotFoundError:
+        return {}
+    except OSError:
+        unreadable.append(store)
+        return {}
+    files = {name: f"{UNIT}.{name.removeprefix(PREFIX).lower()}" for name in names}
+    return {name: store / file for name, file in files.items() if file in there}
+
+
+def parse_environment_file(text: str) -> dict[str, str]:
+    """The assignments of a file for `EnvironmentFile=`; other lines are ignored, as systemd does."""
+    variables = {}
+    lines = text.replace("\\\n", "\0").splitlines()
+    for line in lines:
+        match = ASSIGNMENT.fullmatch(line.replace("\0", ""))
+        if match is not None and not line.lstrip().startswith(("#", ";")):
+            variables[match[1]] = _unquote(match[2].rstrip())
+    return variables
+
+
+def _unquote(value: str) -> str:
+    """Single quotes keep everything, double quotes know escapes; outside of both a backslash keeps one character."""
+    parts = []
+    for single, double, escaped, plain in PART.findall(value):
+        parts.append(single + ESCAPED.sub(r"\1", double) + escaped + plain)
+    return "".join(parts)
+
+
+def _key(name: str, names: Mapping[str, Key]) -> Key | None:
+    return names.get(name) or names.get(name.removesuffix(FILE_SUFFIX))

@@ -1,0 +1,39 @@
+"""Builds the operator's pages and their sessions from the configuration; a part of the composition root."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.config.loader import Config
+from flowstate_daemon.config.validators import split_secrets
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.operations.operator import Operator
+from flowstate_daemon.shadow.bootstrap import is_shadow
+from flowstate_daemon.web.dashboard.app import Dashboard
+from flowstate_daemon.web.dashboard.rendering import PageRenderer
+from flowstate_daemon.web.session import Rights, Sessions
+
+
+def build_sessions(config: Config, clock: Clock) -> Sessions:
+    """Sessions of the pages, for the tokens and the host names of the configuration."""
+    http = config.http
+    rights: tuple[tuple[SecretStr | None, Rights], ...] = ((http.read_token, "read"), (http.api_token, "operate"))
+    tokens = [(token, right) for secret, right in rights for token in split_secrets(secret)]
+    public = urlsplit(http.public_url or "")
+    return Sessions(tokens, clock, secure=public.scheme == "https", hosts=(http.host, public.hostname or ""))
+
+
+def build_dashboard(operator: Operator, sessions: Sessions, metrics: Metrics) -> Dashboard:
+    """The pages. Where nothing is sent, they also show the outbox."""
+    config = operator.config
+    environment = "production"
+    if is_shadow(config):
+        environment = "shadow"
+    elif config.queue.delivery == "outbox":
+        environment = "outbox"
+    pages = PageRenderer(config.mail.app_name, environment, tuple(KINDS))
+    return Dashboard(operator, sessions, pages, metrics, config.outbox.folder if environment == "outbox" else None)

@@ -1,0 +1,99 @@
+"""Records in Postgres which request has contained which email, before the request's first try.
+
+Redis numbers the requests of a job, and this table has a row for each number. A number that is in the table but not in
+Redis proves that Redis has lost its newest writes: the email may have been sent, and must not be put into another
+request. See docs/adr/0008-requests-in-postgres.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+
+from flowstate_daemon.base.address import normalise_address
+from flowstate_daemon.base.text import storable
+from flowstate_daemon.database.ledger import MAX_WORD_LENGTH, shorten_key
+from flowstate_daemon.database.pool import schema_connection
+from flowstate_daemon.database.queries import sql
+
+QUERY_TIMEOUT_S = 12.0
+
+JobRef = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """The latest request that contained an email. `provider_id` is that of the sent email, if the ledger has it."""
+
+    request_id: str
+    key: str
+    number: int
+    saved_at_ms: int
+    provider_id: str | None = None
+
+
+class RequestRecords:
+    """The records of one queue. Jobs are named by id and timestamp. Every call raises StoreUnavailableError."""
+
+    def __init__(self, pool: asyncpg.Pool, base: str) -> None:
+        """`base` is the prefix of all keys of the queue."""
+        self._pool = pool
+        self._base = base
+
+    async def record(
+        self,
+        request_id: str,
+        key: str,
+        saved_at_ms: int,
+        jobs: Sequence[JobRef],
+        numbers: Sequence[int],
+        *,
+        wait_s: float = QUERY_TIMEOUT_S,
+    ) -> set[JobRef]:
+        """Record a request. Returns the jobs that another request with the same or a higher number has contained."""
+        by_mail = {self._mail(job): job for job in jobs}
+        at = datetime.fromtimestamp(saved_at_ms / 1000, tz=UTC)
+        async with schema_connection(self._pool, wait_s=wait_s) as connection:
+            rows = await connection.fetch(
+                sql("record_request"), UUID(request_id), storable(key, MAX_WORD_LENGTH), at,
+                list(by_mail), list(numbers), timeout=wait_s,
+            )  # fmt: skip
+        return {by_mail[row["mail"]] for row in rows}
+
+    async def find(self, recipients: Mapping[JobRef, str]) -> dict[JobRef, RequestRecord]:
+        """The latest request of each of these jobs, which are given with their recipients."""
+        rows = await self._fetch("find_latest_requests", recipients)
+        return {
+            job: RequestRecord(
+                row["request"].hex, row["key"] or "", row["number"],
+                round(row["saved_at"].timestamp() * 1000), row["provider_id"],
+            )
+            for job, row in rows.items()
+        }  # fmt: skip
+
+    async def find_sent(self, recipients: Mapping[JobRef, str]) -> dict[JobRef, str]:
+        """The provider's ids of those of these jobs whose email the ledger has as sent."""
+        rows = await self._fetch("find_sent_mails", recipients)
+        return {job: row["provider_id"] or "" for job, row in rows.items()}
+
+    async def forget(self, request_id: str, jobs: Sequence[JobRef], *, wait_s: float = QUERY_TIMEOUT_S) -> None:
+        """These jobs were certainly not sent with this request."""
+        async with schema_connection(self._pool, wait_s=wait_s) as connection:
+            mails = [self._mail(job) for job in jobs]
+            await connection.execute(sql("forget_members"), UUID(request_id), mails, timeout=wait_s)
+
+    async def _fetch(self, query: str, recipients: Mapping[JobRef, str]) -> dict[JobRef, asyncpg.Record]:
+        by_mail = {self._mail(job): job for job in recipients}
+        addresses = [normalise_address(address) for address in recipients.values()]
+        async with schema_connection(self._pool) as connection:
+            rows = await connection.fetch(sql(query), list(by_mail), addresses, timeout=QUERY_TIMEOUT_S)
+        return {by_mail[row["mail"]]: row for row in rows}
+
+    def _mail(self, job: JobRef) -> str:
+        """The key of the email in the ledger, which is the same for all attempts."""
+        job_id, timestamp = job
+        return shorten_key(f"{self._base}{job_id}:{timestamp}:0").rpartition(":")[0]

@@ -1,0 +1,296 @@
+"""Prepares a batch for its first try: builds the request, stores it in Redis, then records it in Postgres.
+
+The order matters. Redis numbers the requests of each job; because the record is written second, a number that Postgres
+has and Redis has not proves that Redis has lost its newest writes. Such an email is not put into another request: it
+is settled by what became of the earlier one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container, Mapping, Sequence
+from uuid import uuid4
+
+import structlog
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import (
+    EarlierRequestError,
+    FlowstateError,
+    LockLostError,
+    MaybeSentError,
+    PermanentError,
+    StoreUnavailableError,
+)
+from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.database.ledger import REQUESTS_KEPT
+from flowstate_daemon.database.request_records import QUERY_TIMEOUT_S, RequestRecord, RequestRecords
+from flowstate_daemon.delivery.gateway import Gateway
+from flowstate_daemon.mail.message import Accepted
+from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN, Batch, OutgoingMail, idempotency_key
+from flowstate_daemon.sending.request_store import RequestStore
+from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
+
+log = structlog.get_logger()
+
+REDIS_RETRY_S = 0.5
+URGENT_TIMEOUT_S = 1.0  # a code does not wait longer for Postgres
+# How long the process that made a request may take to learn and record its outcome.
+OUTCOME_WAIT_MS = 120_000
+OUTCOME_POLL_MS = 2_000
+# The records of older requests may be deleted; for older jobs the ledger is asked.
+REMEDY = "Redis lost its newest writes, in a failover or a crash: replicate without lag, or use appendfsync always"
+OLD_JOB_MS = int(REQUESTS_KEPT.total_seconds() * 1000) - 3_600_000
+
+
+class RequestRecorder:
+    """`records` is None without Postgres: then only the memory of this process knows what Redis has lost."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        request_store: RequestStore,
+        records: RequestRecords | None,
+        resume: Callable[[OutgoingMail, str], None],
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        """`resume` sends an email with the stored request that has this id."""
+        self._gateway = gateway
+        self._request_store = request_store
+        self._records = records
+        self._resume = resume
+        self._metrics = metrics
+        self._clock = clock
+
+    async def prepare(self, batch: Batch) -> bool:
+        """Store and record the request of a batch before its first try by this process.
+
+        Leaves out jobs whose lock was lost and emails that an earlier request contained. False if no email is left.
+        """
+        try:
+            if batch.stored_request is not None:
+                await self._check_resumed(batch, batch.stored_request)
+            else:
+                await self._settle_old_jobs(batch)
+            while batch.stored_request is None and batch.pending:
+                await self._prepare_once(batch)
+        except StoreUnavailableError as outage:
+            # Without Postgres nobody knows whether these were sent: they wait in the queue, as at their lookups.
+            batch.fail(outage)
+        batch.recorded = True
+        return bool(batch.pending)
+
+    async def _prepare_once(self, batch: Batch) -> None:
+        mails = batch.pending
+        if known := self._find_recent({mail.job_ref: mail.requests for mail in mails}):
+            await self._settle_all(batch, known)
+            return
+        try:
+            stored_request = await self._build_request(mails)
+        except PermanentError:
+            return
+        is_stored, lost = await self._store(stored_request)
+        for mail in mails:
+            if mail.job.id in lost:
+                mail.fail(LockLostError("another worker owns the job by now"))
+        if not is_stored:
+            return
+        try:
+            earlier = await self._record(stored_request, mails, urgent=batch.urgent)
+        except StoreUnavailableError:
+            await self._undo(stored_request, mails)
+            raise
+        if earlier:
+            if await self._undo(stored_request, mails, behind=earlier):
+                await self._settle_all(batch, earlier)
+            return
+        batch.mails, batch.stored_request = mails, stored_request
+        for mail, number in zip(mails, stored_request.numbers, strict=True):
+            mail.requests, mail.stored_request_id = number, stored_request.id
+
+    async def _check_resumed(self, batch: Batch, stored_request: StoredRequest) -> None:
+        """Record a stored request of an earlier try, whose process may have died before it recorded it.
+
+        Should a later request have contained one of its emails, this one was rejected, and Redis has lost that: its
+        bytes must not be sent any more.
+        """
+        numbers = {mail.job_ref: stored_request.number_of(mail.job_ref) for mail in batch.pending}
+        known = {job: number for job, number in numbers.items() if number is not None}
+        mails = [mail for mail in batch.pending if mail.job_ref in known]
+        if not mails:
+            return  # an older version stored it
+        earlier = self._find_recent(known) or await self._record(stored_request, mails, urgent=True)
+        if earlier:
+            batch.stored_request = None
+            for mail in batch.pending:
+                if mail.job_ref not in earlier:
+                    mail.fail(MaybeSentError(OUTCOME_UNKNOWN, requests=max(mail.requests, known.get(mail.job_ref, 0))))
+            await self._settle_all(batch, earlier)
+
+    def _find_recent(self, numbers: Mapping[JobRef, int]) -> Mapping[JobRef, RequestRecord]:
+        """Requests of this process that contained these jobs and have a higher number."""
+        found = {}
+        for job, number in numbers.items():
+            latest = self._request_store.recent.find(job)
+            recent = self._request_store.recent.get(latest[0]) if latest is not None else None
+            if latest is not None and recent is not None and latest[1] > number:
+                request = recent.request
+                found[job] = RequestRecord(request.id, request.key, latest[1], request.saved_at)
+        return found
+
+    async def _settle_old_jobs(self, batch: Batch) -> None:
+        """A job that is older than all records, and that no request has contained: is it from an old copy of Redis?"""
+        now_ms = self._clock.now_ms()
+        old = [mail for mail in batch.pending if not mail.requests and now_ms - mail.job.timestamp > OLD_JOB_MS]
+        if not old or self._records is None:
+            return
+        try:
+            sent = await self._records.find_sent({mail.job_ref: mail.email.to for mail in old})
+        except StoreUnavailableError:
+            if not batch.urgent:
+                raise
+            return
+        for mail in old:
+            if mail.job_ref in sent:
+                mail.accept(Accepted(sent[mail.job_ref], self._gateway.name))
+
+    async def _build_request(self, mails: Sequence[OutgoingMail]) -> StoredRequest:
+        """The request for these emails. Raises PermanentError after failing an email that cannot be encoded."""
+        encoded: list[bytes] = []
+        for mail in mails:
+            try:
+                encoded.append(mail.encoded(self._gateway.encode))
+            except PermanentError as error:
+                mail.fail(error)
+                raise
+        members = tuple(mail.job_ref for mail in mails)
+        numbers = tuple(mail.requests + 1 for mail in mails)
+        if len(encoded) == 1:
+            path, body, key = self._join(encoded, members)
+        else:
+            path, body, key = await asyncio.to_thread(self._join, encoded, members)
+        now_ms = self._clock.now_ms()
+        return StoredRequest(uuid4().hex, path, body, key, members, saved_at=now_ms, numbers=numbers)
+
+    def _join(self, encoded: Sequence[bytes], members: Sequence[JobRef]) -> tuple[str, bytes, str]:
+        path, body = self._gateway.build_request(encoded)
+        return path, body, idempotency_key(path, body, members)
+
+    async def _store(self, stored_request: StoredRequest) -> tuple[bool, set[str]]:
+        """Save a request, trying until Redis responds. Returns whether it is saved, and which jobs were lost.
+
+        A call that Redis executed although its reply was lost has bound the jobs to these bytes, and whoever takes one
+        of the jobs sends them: then no other request may be made of these emails.
+        """
+        in_doubt = False
+        while True:
+            try:
+                lost = await self._request_store.save(stored_request)
+                saved = not lost or (in_doubt and await self._request_store.load(stored_request.id) is not None)
+            except StoreUnavailableError as outage:
+                if not in_doubt:
+                    log.warning("request_not_stored", mails=len(stored_request.members), reason=outage.reason)
+                in_doubt = True
+                await asyncio.sleep(REDIS_RETRY_S)
+                continue
+            if not lost:
+                self._metrics.observe_batch_size(len(stored_request.members))
+            return saved, lost
+
+    async def _record(
+        self, stored_request: StoredRequest, mails: Sequence[OutgoingMail], *, urgent: bool
+    ) -> Mapping[JobRef, RequestRecord]:
+        """Record the request, and return the latest requests of emails that were in another one unknown to Redis.
+
+        Raises StoreUnavailableError, but not for a batch with a code: that is sent all the same.
+        """
+        if self._records is None:
+            return {}
+        numbers = dict(zip(stored_request.members, stored_request.numbers, strict=True))
+        jobs = [mail.job_ref for mail in mails]
+        wait_s = URGENT_TIMEOUT_S if urgent else QUERY_TIMEOUT_S
+        try:
+            async with asyncio.timeout(wait_s):
+                lost = await self._records.record(
+                    stored_request.id, stored_request.key, stored_request.saved_at, jobs,
+                    [numbers[job] for job in jobs], wait_s=wait_s,
+                )  # fmt: skip
+                if not lost:
+                    return {}
+                found = await self._records.find(
+                    {mail.job_ref: mail.email.to for mail in mails if mail.job_ref in lost}
+                )
+        except (StoreUnavailableError, TimeoutError) as error:
+            reason = str(error) or "Postgres is slow"
+            if not urgent:
+                raise StoreUnavailableError(reason) from error
+            log.warning("request_not_recorded", mails=len(jobs), reason=reason, remedy="see DATABASE_URL")
+            return {}
+        # The same key means the same bytes for the same jobs: the provider recognizes this request.
+        return {job: record for job, record in found.items() if record.key != stored_request.key}
+
+    async def _undo(
+        self, stored_request: StoredRequest, mails: Sequence[OutgoingMail], behind: Container[JobRef] = ()
+    ) -> bool:
+        """Delete a request that is not going to be sent. Retries until Redis responds.
+
+        Its number is used up, except for emails that are `behind` the records: that still shows that Redis has lost
+        something. False if a lock was lost: whoever has the job now finds the same records.
+        """
+        numbers = [mail.requests if mail.job_ref in behind else mail.requests + 1 for mail in mails]
+        while True:
+            try:
+                job_ids = [mail.job.id for mail in mails]
+                detached = await self._request_store.detach(stored_request.id, job_ids, numbers)
+                break
+            except StoreUnavailableError:
+                await asyncio.sleep(REDIS_RETRY_S)
+        for mail, number in zip(mails, numbers, strict=True):
+            mail.requests = number
+            if not detached:
+                mail.fail(LockLostError("another worker owns the job by now"))
+        await forget_members(self._records, stored_request.id, mails)
+        return detached
+
+    async def _settle_all(self, batch: Batch, earlier: Mapping[JobRef, RequestRecord]) -> None:
+        """Settle emails by what became of their earlier requests; the rest of the batch goes on."""
+        settled = [mail for mail in batch.pending if mail.job_ref in earlier]
+        batch.mails = [mail for mail in batch.mails if mail.job_ref not in earlier]
+        log.warning("redis_lost_requests", mails=len(settled), remedy=REMEDY)
+        stored: dict[str, StoredRequest | None] = {}
+        for mail in settled:
+            record = earlier[mail.job_ref]
+            try:
+                if record.provider_id is None and record.request_id not in stored:
+                    stored[record.request_id] = await self._request_store.find(record.request_id)
+                await self._settle(mail, record, stored.get(record.request_id))
+            except FlowstateError as error:
+                mail.fail(error)
+
+    async def _settle(self, mail: OutgoingMail, record: RequestRecord, stored_request: StoredRequest | None) -> None:
+        if record.provider_id is not None:
+            mail.accept(Accepted(record.provider_id, self._gateway.name))
+        elif stored_request is not None:
+            if stored_request.response is None and not await self._request_store.adopt(
+                stored_request, mail.job, record.number
+            ):
+                raise LockLostError("another worker owns the job by now")
+            mail.requests = record.number
+            self._resume(mail, record.request_id)
+        elif self._clock.now_ms() - record.saved_at_ms < OUTCOME_WAIT_MS:
+            raise EarlierRequestError("the outcome of an earlier request is not known yet", after_ms=OUTCOME_POLL_MS)
+        else:
+            raise MaybeSentError(OUTCOME_UNKNOWN, requests=record.number)
+
+
+async def forget_members(records: RequestRecords | None, request_id: str, mails: Sequence[OutgoingMail]) -> None:
+    """Delete the record of emails that were certainly not sent. If that fails, Redis still knows it."""
+    if records is None:
+        return
+    jobs = [mail.job_ref for mail in mails]
+    try:
+        async with asyncio.timeout(URGENT_TIMEOUT_S):
+            await records.forget(request_id, jobs, wait_s=URGENT_TIMEOUT_S)
+    except (StoreUnavailableError, TimeoutError) as error:
+        log.debug("request_not_forgotten", mails=len(jobs), reason=str(error))

@@ -1,0 +1,59 @@
+"""Limits on what anonymous clients can use: lines of the log, and memory for request bodies."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from flowstate_daemon.base.clock import Clock
+
+LOG_INTERVAL_S = 60.0
+MAX_BODIES_BYTES = 8 * 1024 * 1024
+RETRY_AFTER_S = 5
+RESERVED = web.RequestKey("reserved_body_bytes", int)
+
+
+class LogThrottle:
+    """Allows one log line a minute and counts the rest, so that unauthorized clients cannot fill the log."""
+
+    def __init__(self, clock: Clock, interval_s: float = LOG_INTERVAL_S) -> None:
+        self._clock = clock
+        self._interval_s = interval_s
+        self._next_at = clock.monotonic()
+        self._suppressed = 0
+
+    def acquire(self) -> int | None:
+        """The number of lines suppressed since the last one; None when this one must be suppressed too."""
+        now = self._clock.monotonic()
+        if now < self._next_at:
+            self._suppressed += 1
+            return None
+        suppressed, self._suppressed, self._next_at = self._suppressed, 0, now + self._interval_s
+        return suppressed
+
+
+class BodyMemory:
+    """The memory that the bodies of all requests may use together.
+
+    Only bytes that have arrived count: a client cannot reserve memory by announcing a large body.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BODIES_BYTES) -> None:
+        self._free = max_bytes
+
+    @property
+    def free(self) -> int:
+        return self._free
+
+    def add(self, request: web.BaseRequest, size: int) -> None:
+        """Count bytes of this request. Raises 503 when there is no memory for them; the client may try again."""
+        if size > self._free:
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)})
+        self._free -= size
+        request[RESERVED] = request.get(RESERVED, 0) + size
+
+    def release(self, request: web.BaseRequest) -> None:
+        """The request has ended."""
+        self._free += request.pop(RESERVED, 0)
+
+
+BODY_MEMORY = web.AppKey("body_memory", BodyMemory)

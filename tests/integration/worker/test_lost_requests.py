@@ -1,0 +1,321 @@
+"""Redis has lost that an email was in a request: it is settled by what became of that request, and not sent again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import (
+    EarlierRequestError,
+    MaybeSentError,
+    PermanentError,
+    RetryableError,
+    StoreUnavailableError,
+)
+from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.ledger import Ledger
+from flowstate_daemon.database.migrations import Migrator
+from flowstate_daemon.database.pool import acquire, open_pool
+from flowstate_daemon.database.request_records import RequestRecords
+from flowstate_daemon.mail.message import Accepted
+from flowstate_daemon.queue.job import Job, JobFailed, NewJob
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.recent_requests import RecentRequests
+from flowstate_daemon.sending.request_recorder import OLD_JOB_MS, OUTCOME_WAIT_MS
+from tests.support.clock import FakeClock
+from tests.support.dispatcher_harness import CODE, REMINDER, DispatcherHarness, wait_for_results
+from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
+from tests.support.ledger_entries import outcome
+from tests.support.older_redis import OlderState, lose_writes, remember_state
+
+Make = Callable[[], Awaitable[DispatcherHarness]]
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
+    async with open_pool(clean_dsn(database_url)) as pool:
+        await Migrator(pool).apply()
+        yield pool
+
+
+@pytest.fixture
+async def harness(
+    connection: Connection, keys: Keys, fake: FakeResend, seen: list[ReceivedRequest], pool: asyncpg.Pool
+) -> AsyncIterator[DispatcherHarness]:
+    """A dispatcher with Postgres, whose wall clock the test sets."""
+    records = RequestRecords(pool, keys.base)
+    async with DispatcherHarness(connection, keys, fake, records=records, clock=Clock()) as harness:
+        yield harness
+
+
+async def send(harness: DispatcherHarness, jobs: list[Job]) -> list[Accepted | BaseException]:
+    return await wait_for_results([harness.post(job) for job in jobs])
+
+
+def forget_memory(harness: DispatcherHarness) -> None:
+    """From here on the harness is another process."""
+    harness.request_store.recent = RecentRequests()
+
+
+async def add(harness: DispatcherHarness, count: int, priority: int = REMINDER) -> None:
+    await harness.bull.add_many([NewJob("welcome", {}, priority=priority) for _ in range(count)])
+
+
+async def sent_and_lost(
+    harness: DispatcherHarness, url: str, count: int, priority: int = REMINDER
+) -> tuple[OlderState, list[Accepted | BaseException]]:
+    """Send `count` emails, and let Redis lose that they were claimed; the results."""
+    await add(harness, count, priority)
+    state = await remember_state(url, harness.keys)
+    results = await send(harness, await harness.claim(count))
+    await lose_writes(url, state)
+    return state, results
+
+
+async def write_ledger(
+    harness: DispatcherHarness, pool: asyncpg.Pool, jobs: list[Job], results: list[Accepted | BaseException]
+) -> None:
+    ledger = Ledger(pool, harness.clock)
+    for job, result in zip(jobs, results, strict=True):
+        assert isinstance(result, Accepted)
+        key = f"{harness.keys.base}{job.id}:{job.timestamp}:1"
+        to = f"person{job.id}@mail.dev"
+        await ledger.write([outcome(key=key, job_id=job.id, to=to, provider_id=result.provider_id)])
+
+
+def in_another_order(jobs: list[Job]) -> list[Job]:
+    """The last job first: then the batch is not the same request as before."""
+    return sorted(jobs, key=lambda job: -int(job.id))
+
+
+def one_request(seen: list[ReceivedRequest]) -> bool:
+    return len({(incoming.path, incoming.key, incoming.body) for incoming in seen}) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+@pytest.mark.parametrize("priority", [CODE, REMINDER])
+async def test_the_same_process_knows_what_it_has_sent(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str, count: int, priority: int
+) -> None:
+    """The jobs complete with the ids of the first time, and the provider gets no second request."""
+    _, first = await sent_and_lost(harness, valkey_url, count, priority)
+    assert await send(harness, await harness.claim(count)) == first
+    assert len(fake.accepted) == count
+    assert fake.duplicates() == []
+    assert sum(fake.requests.values()) == len({mail.key for mail in fake.accepted})
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+async def test_another_process_completes_what_the_ledger_has_as_sent(
+    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool, valkey_url: str, count: int
+) -> None:
+    """The ledger has the provider's id: the job completes with it, whatever other jobs it is grouped with."""
+    _, first = await sent_and_lost(harness, valkey_url, count)
+    forget_memory(harness)
+    jobs = await harness.claim(count)
+    await write_ledger(harness, pool, jobs, first)
+    others = await harness.jobs(3)
+    results = await send(harness, [others[0], *jobs, *others[1:]])
+    assert results[1:-2] == first
+    assert fake.duplicates() == []
+    assert len(fake.accepted) == count + 3
+
+
+async def test_email_of_unknown_outcome_waits_and_is_set_aside(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str, redis: Redis, pool: asyncpg.Pool
+) -> None:
+    """Its process may still learn the outcome; later nobody will. Then a person decides, and a retry sends it."""
+    await sent_and_lost(harness, valkey_url, 2)
+    forget_memory(harness)
+    jobs = in_another_order(await harness.claim(2))
+    for _ in range(2):  # however often it is tried again
+        results = await send(harness, jobs)
+        assert {type(result) for result in results} == {EarlierRequestError}
+        jobs = in_another_order(await harness.released(jobs))
+    async with acquire(pool) as postgres:
+        await postgres.execute(
+            "UPDATE flowstate_daemon.request_members SET saved_at = saved_at - $1 * interval '1 ms'", OUTCOME_WAIT_MS
+        )
+    results = await send(harness, jobs)
+    assert [type(result) for result in results] == [MaybeSentError] * 2
+    assert len(fake.accepted) == 2
+    numbers = [result.requests for result in results if isinstance(result, MaybeSentError)]
+    await harness.bull.fail(
+        [JobFailed(job, "parked: …", b"[]", requests=number) for job, number in zip(jobs, numbers, strict=True)]
+    )
+    assert await redis.hget(harness.keys.job(jobs[0].id), "maybeSent") == "1"
+    for job in jobs:  # as Bull's own retry does, which knows nothing of our fields
+        await redis.zrem(harness.keys("failed"), job.id)
+        await redis.lpush(harness.keys("wait"), job.id)
+    assert {type(result) for result in await send(harness, await harness.claim(2))} == {Accepted}
+    assert len(fake.accepted) == 4
+
+
+@pytest.mark.parametrize("answer", [Answer(502, "", accept=True), Answer(drop=True), Answer(502, "")])
+async def test_same_bytes_are_sent_again_while_the_outcome_is_unknown(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str, seen: list[ReceivedRequest], answer: Answer
+) -> None:
+    """The process has the stored request in memory: same bytes, same key. Redis has it again afterwards."""
+    fake.script(answer)
+    _, first = await sent_and_lost(harness, valkey_url, 3)
+    assert {type(result) for result in first} == {RetryableError}
+    fake.script(Answer(502, ""))
+    jobs = await harness.claim(3)
+    assert {type(result) for result in await send(harness, jobs)} == {RetryableError}
+    forget_memory(harness)  # from here on another process, with the stored request from Redis
+    jobs = await harness.released(jobs)
+    assert len({job.stored_request_id for job in jobs} - {None}) == 1
+    assert {type(result) for result in await send(harness, jobs)} == {Accepted}
+    assert len(fake.accepted) == 3
+    assert one_request(seen)
+
+
+async def test_rejected_email_is_free_after_lost_writes(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str
+) -> None:
+    """What the provider has certainly not sent is neither set aside nor waited for."""
+    await add(harness, 4)
+    state = await remember_state(valkey_url, harness.keys)
+    jobs = await harness.claim(4)
+    results = await wait_for_results([harness.post(job, to="nobody") for job in jobs])
+    assert {type(result) for result in results} == {PermanentError}
+    await lose_writes(valkey_url, state)
+    forget_memory(harness)
+    assert {type(result) for result in await send(harness, await harness.claim(4))} == {Accepted}
+    assert len(fake.accepted) == 4
+
+
+async def test_request_that_was_replaced_by_a_later_one_is_not_sent(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str
+) -> None:
+    """A batch was rejected and its emails were sent one by one; Redis has lost that, and still has the batch."""
+    await add(harness, 2)
+    jobs = await harness.claim(2)
+    states: list[OlderState] = []
+
+    async def while_in_request(_incoming: ReceivedRequest) -> None:
+        states.append(await remember_state(valkey_url, harness.keys))
+
+    fake.hold()
+    async with at_first_request(harness, while_in_request):
+        fake.script(error(422, "validation_error", "The batch is invalid."), when=lambda one: "batch" in one.path)
+        tasks = [harness.post(job) for job in jobs]
+        fake.release()
+        first = await wait_for_results(tasks)
+    assert {type(result) for result in first} == {Accepted}
+    await lose_writes(valkey_url, states[0])
+    jobs = await harness.released(jobs)
+    assert len({job.stored_request_id for job in jobs} - {None}) == 1
+    assert await send(harness, jobs) == first
+    assert len(fake.accepted) == 2
+
+
+@asynccontextmanager
+async def at_first_request(
+    harness: DispatcherHarness, call: Callable[[ReceivedRequest], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Call a function before the first request of this harness leaves."""
+    send_request, calls = harness.gateway.send, iter([call])
+
+    async def wrapped(path: str, body: bytes, key: str, mails: int) -> object:
+        if (first := next(calls, None)) is not None:
+            await first(ReceivedRequest("POST", path, key, {}, body))
+        return await send_request(path, body, key, mails)
+
+    harness.gateway.send = wrapped  # type: ignore[method-assign,assignment]
+    yield
+    harness.gateway.send = send_request  # type: ignore[method-assign]
+
+
+async def test_job_with_a_reused_id_is_sent(harness: DispatcherHarness, fake: FakeResend, valkey_url: str) -> None:
+    """The counter of ids went back: a new job has the id of a lost one, and another timestamp."""
+    state = await remember_state(valkey_url, harness.keys)
+    (lost,) = await harness.jobs(1)
+    assert isinstance((await send(harness, [lost]))[0], Accepted)
+    await lose_writes(valkey_url, state)
+    await harness.bull.add(NewJob("welcome", {}, priority=REMINDER, timestamp=lost.timestamp + 1))
+    (new,) = await harness.claim(1)
+    assert new.id == lost.id
+    assert isinstance((await send(harness, [new]))[0], Accepted)
+    assert len(fake.accepted) == 2
+
+
+async def test_email_alone_is_sent_again_as_the_same_request(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str
+) -> None:
+    """Built again, it has the same bytes and so the same key: the provider recognizes it, and nobody has to wait."""
+    _, first = await sent_and_lost(harness, valkey_url, 1)
+    forget_memory(harness)
+    assert await send(harness, await harness.claim(1)) == first
+    assert len(fake.accepted) == 1
+    assert fake.repeated_keys == 1
+
+
+async def test_old_copy_of_redis_sends_nothing_again(
+    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool
+) -> None:
+    """The records of such old jobs are deleted, but the ledger has them; one that was never sent is sent."""
+    timestamp = harness.clock.now_ms() - OLD_JOB_MS - 60_000
+    await harness.bull.add_many([NewJob("welcome", {}, priority=REMINDER, timestamp=timestamp) for _ in range(3)])
+    jobs = await harness.claim(3)
+    sent: list[Accepted | BaseException] = [Accepted("re-1", "resend"), Accepted("re-2", "resend")]
+    await write_ledger(harness, pool, jobs[:2], sent)
+    results = await send(harness, jobs)
+    assert results[:2] == sent
+    assert [mail.to for mail in fake.accepted] == [(f"person{jobs[2].id}@mail.dev",)]
+
+
+async def test_bulk_waits_for_postgres_and_codes_do_not(
+    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool
+) -> None:
+    """While Postgres is away a batch of bulk emails is released, and a code is sent; both are sent once."""
+    async with open_pool(clean_dsn("postgresql://nobody@127.0.0.1:1/nothing")) as unreachable:
+        records = RequestRecords(unreachable, keys.base)
+        async with DispatcherHarness(connection, keys, fake, records=records) as harness:
+            jobs, codes = await harness.jobs(2), await harness.jobs(1, CODE)
+            assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
+            assert [type(result) for result in await send(harness, codes)] == [Accepted]
+            await harness.bull.release(jobs)
+    async with DispatcherHarness(connection, keys, fake, records=RequestRecords(pool, keys.base)) as harness:
+        assert {type(result) for result in await send(harness, await harness.claim(2))} == {Accepted}
+    assert len(fake.accepted) == 3
+
+
+async def test_lost_reply_of_postgres_changes_nothing(
+    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool, seen: list[ReceivedRequest]
+) -> None:
+    """The record was written and its reply lost: the batch is released, and sent once with another number."""
+    async with DispatcherHarness(connection, keys, fake, records=LosesReplies(pool, keys.base)) as harness:
+        jobs = await harness.jobs(3)
+        assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
+        assert {type(result) for result in await send(harness, await harness.released(jobs))} == {Accepted}
+    assert len(fake.accepted) == 3
+
+
+class LosesReplies(RequestRecords):
+    """The first call is executed, and then raises as if its reply was lost."""
+
+    lost = False
+
+    async def record(self, *args: object, **kwargs: object) -> set[tuple[str, int]]:
+        found = await super().record(*args, **kwargs)  # type: ignore[arg-type]
+        if not self.lost:
+            self.lost = True
+            raise StoreUnavailableError("the reply was lost")
+        return found
+
+
+async def test_without_postgres_the_memory_of_the_process_is_enough(
+    connection: Connection, keys: Keys, fake: FakeResend, valkey_url: str, clock: FakeClock
+) -> None:
+    """One process that survives sends nothing twice, also without Postgres."""
+    async with DispatcherHarness(connection, keys, fake) as harness:
+        _, first = await sent_and_lost(harness, valkey_url, 100)
+        assert await send(harness, await harness.claim(100)) == first
+    assert len(fake.accepted) == 100
