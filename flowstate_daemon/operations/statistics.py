@@ -76,7 +76,7 @@ class StatisticsRecorder(PeriodicService):
         key = hour_key(self._keys, now_ms)
         field = f"{now_ms // MINUTE_MS * MINUTE_MS}:{self._instance}"
         await self._connection.execute("HSET", key, field, msgspec.json.encode(minute))
-        await self._connection.execute("PEXPIREAT", key, now_ms + KEPT_MS)
+        await self._connection.execute("PEXPIRE", key, KEPT_MS)
         self._written = totals
 
 
