@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from flowstate_daemon.database.mail_history import MailRecord
 from flowstate_daemon.mail.kinds import KINDS
@@ -26,6 +27,10 @@ Kinds = Annotated[Sequence[Text], Field(max_length=20)]
 # At most 99,999 weeks: longer ones lead to years that no date can express.
 Duration = Annotated[str, Field(pattern=r"^[0-9]{1,5}(s|min|m|h|d|w)$", examples=["30s", "15min", "2h", "7d"])]
 Cursor = Annotated[str, Field(max_length=2_000)]
+NEW_EMAILS: JsonDict = {
+    "emails": [{"kind": "welcome", "to": "ada@example.org", "context": {"name": "Ada"}}],
+    "idempotency_key": "welcome-ada",
+}
 PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Outcome = Literal["sent", "skipped", "expired", "failed", "retried", "removed"]
 UNITS_MS = {"s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -68,7 +73,7 @@ class SchedulePath(ApiModel):
 
 
 class AddressPath(ApiModel):
-    address: Annotated[str, Field(min_length=1, max_length=320)]
+    address: Annotated[str, Field(min_length=1, max_length=320, examples=["ada@example.org"])]
     """The address."""
 
 
@@ -250,6 +255,8 @@ class NewEmail(ApiModel):
 
 class NewEmails(ApiModel):
     """Emails to enqueue: all, or none if one of them is invalid."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [NEW_EMAILS]})
 
     emails: Annotated[Sequence[NewEmail], Field(min_length=1, max_length=MAX_MAILS)]
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None

@@ -20,6 +20,7 @@ from tests.support.clock import FakeClock
 from tests.support.ledger_entries import outcome
 from tests.support.operator_api import OPERATE, ApiClient, build_operator, build_recipients, serve_api
 
+# Not `positive_data_acceptance`: a schema cannot say which actions a state allows, or which context a kind needs.
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -30,9 +31,8 @@ CHECKS = (
     "unsupported_method",
     "allow_header_conformance",
     "ignored_auth",
-    "positive_data_acceptance",
 )
-MAX_RUN_S = 100
+MAX_RUN_S = 300  # 30 s on two idle cores
 
 
 class RestlessClock(FakeClock):
@@ -78,7 +78,7 @@ async def test_no_request_breaks_the_api(api: ApiClient, jobs: None, tmp_path: P
         f"{api.url}/api/v1/openapi.json",
         f"--header=Authorization: Bearer {OPERATE}",
         f"--checks={','.join(CHECKS)}",
-        "--max-examples=20",
+        "--max-examples=10",
         "--seed=12",
         "--request-timeout=10",
         "--generation-database=none",
