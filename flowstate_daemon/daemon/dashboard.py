@@ -25,7 +25,8 @@ def build_sessions(config: Config, clock: Clock) -> Sessions:
     rights: tuple[tuple[SecretStr | None, Rights], ...] = ((http.read_token, "read"), (http.api_token, "operate"))
     tokens = [(token, right) for secret, right in rights for token in split_secrets(secret)]
     public = urlsplit(http.public_url or "")
-    return Sessions(tokens, clock, secure=public.scheme == "https", hosts=(http.host, public.hostname or ""))
+    hosts = (http.host, public.hostname or "", *(name.strip() for name in http.other_hosts.split(",")))
+    return Sessions(tokens, clock, secure=public.scheme == "https", hosts=hosts)
 
 
 def build_api(operator: Operator, sessions: Sessions, metrics: Metrics) -> ApiV1:

@@ -36,7 +36,7 @@ CHALLENGE = {"WWW-Authenticate": 'Bearer realm="flowstate-daemon"'}
 RETRY_AFTER_S = 10
 API_DISABLED = "set FLOWSTATE_HTTP_API_TOKEN or FLOWSTATE_HTTP_READ_TOKEN (32 characters or more) to enable the API"
 UNAUTHORIZED = "send `Authorization: Bearer <token>` with the value of FLOWSTATE_HTTP_API_TOKEN"
-FOREIGN_HOST = "this host name is not one of the server's: use its address, or set FLOWSTATE_HTTP_PUBLIC_URL"
+FOREIGN_HOST = "this host name is not one of the server's: add it to FLOWSTATE_HTTP_OTHER_HOSTS"
 READ_ONLY = "this token may only read: use one of FLOWSTATE_HTTP_API_TOKEN"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

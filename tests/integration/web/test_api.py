@@ -8,12 +8,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from flowstate_daemon.config.loader import load
 from flowstate_daemon.daemon.bootstrap import Components
+from flowstate_daemon.daemon.dashboard import build_sessions
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.mail_producer import NewMail
 from flowstate_daemon.queue.job import JobSucceeded
@@ -119,8 +121,29 @@ async def test_foreign_host_names_are_refused(redis_api: ApiClient, host: str) -
     """Also with a valid token: a page whose name was rebound to this address gets 403, and it is counted."""
     for path in ("/queue", "/openapi.json"):
         status, document = await redis_api.get(path, headers={"Authorization": f"Bearer {OPERATE}", "Host": host})
-        assert (status, "FLOWSTATE_HTTP_PUBLIC_URL" in document["detail"]) == (403, True)
+        assert (status, "FLOWSTATE_HTTP_OTHER_HOSTS" in document["detail"]) == (403, True)
     assert denied(redis_api, "host") == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "is_allowed"),
+    [
+        ("127.0.0.1:8080", True),
+        ("localhost", True),
+        ("[::1]:8080", True),
+        ("MAIL.example.org", True),
+        ("emails", True),
+        ("emails.internal:8080", True),
+        ("other.internal", False),
+        ("", False),
+    ],
+)
+def test_host_names_of_the_configuration_are_allowed(clock: FakeClock, host: str, is_allowed: bool) -> None:
+    """Loopback, the public URL, the address that is listened on, and the names that other containers use."""
+    settings = {"PUBLIC_URL": "https://mail.example.org", "OTHER_HOSTS": "emails, emails.internal", "HOST": "0.0.0.0"}
+    config = load({f"FLOWSTATE_HTTP_{name}": value for name, value in settings.items()})
+    request = make_mocked_request("GET", "/", headers={"Host": host})
+    assert build_sessions(config, clock).allows_host(request) == is_allowed
 
 
 async def test_anonymous_requests_do_not_use_up_the_limit_of_a_token(redis_api: ApiClient, clock: FakeClock) -> None:
