@@ -56,19 +56,22 @@ class MailProducer:
         """Validate and enqueue one email. Raises InvalidMailError or StoreUnavailableError."""
         return (await self.enqueue_many([new]))[0]
 
-    async def enqueue_many(self, mails: Sequence[NewMail], *, timestamp: int | None = None) -> list[AddResult]:
+    async def enqueue_many(
+        self, mails: Sequence[NewMail], *, timestamp: int | None = None, once_ms: int | None = None
+    ) -> list[AddResult]:
         """Validate all, then enqueue all; one invalid email refuses the whole call before anything is written.
 
-        `timestamp` (Unix ms) is when the jobs count as added; now unless given.
+        `timestamp` (Unix ms) is when the jobs count as added; now unless given. With `once_ms`, a job id is accepted
+        once in that time, also when its job has been sent and deleted meanwhile.
         """
-        return await self._bull.add_many([self._job(new, timestamp) for new in mails])
+        return await self._bull.add_many([self._job(new, timestamp, once_ms) for new in mails])
 
     def validate(self, mails: Sequence[NewMail]) -> None:
         """Raises InvalidMailError unless all of them can be enqueued."""
         for new in mails:
             self._job(new)
 
-    def _job(self, new: NewMail, timestamp: int | None = None) -> NewJob:
+    def _job(self, new: NewMail, timestamp: int | None = None, once_ms: int | None = None) -> NewJob:
         self._check(new)
         data = encode_data(new)
         parse_order(new, data)
@@ -82,6 +85,8 @@ class MailProducer:
             remove_on_complete=REMOVE,
             job_id=new.job_id,
             timestamp=timestamp,
+            debounce_id=None if once_ms is None else new.job_id,
+            debounce_ms=once_ms,
         )
 
     @staticmethod

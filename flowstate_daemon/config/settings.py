@@ -203,6 +203,8 @@ class HttpSettings(SettingsSection):
     """Address to listen on; 0.0.0.0 is every IPv4 address, :: every IPv6 and IPv4 address."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 selects a free port."""
+    other_hosts: str = ""
+    """Other host names that the pages and the API accept, separated by commas, such as that of the container."""
     public_url: HttpUrl | None = None
     """Public URL of this port, https://…; the base of unsubscribe links."""
     link_secret: StrongSecretList | None = None

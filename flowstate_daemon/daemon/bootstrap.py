@@ -1,13 +1,12 @@
 """The composition root: builds every component of the daemon from its configuration, and opens none of them.
 
-`daemon.py` opens and closes them. The lower packages do not import this module.
+`builders.py` builds single ones. `daemon.py` opens and closes them. The lower packages do not import these modules.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
-from zoneinfo import available_timezones
+from dataclasses import dataclass
 
 import asyncpg
 import structlog
@@ -15,46 +14,46 @@ from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base import logs
-from flowstate_daemon.base.address import Mailbox, parse_mailbox, sender_domain
+from flowstate_daemon.base.address import sender_domain
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.base.service import Service, ServiceContext
+from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.base.shared_clock import SharedClock
 from flowstate_daemon.base.systemd import SystemdEnvironment
-from flowstate_daemon.config.loader import MISSING_KEY, Config
+from flowstate_daemon.config.loader import Config
 from flowstate_daemon.config.settings import MailSettings
 from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.daemon.alerts import Alerter
+from flowstate_daemon.daemon.builders import (
+    SchedulerComponents,
+    build_app_database,
+    build_brand,
+    build_database_pool,
+    build_gateway,
+    build_link_codec,
+    build_producer,
+    build_scheduler,
+    build_suppressions,
+)
 from flowstate_daemon.daemon.clock_monitor import ClockMonitor
-from flowstate_daemon.daemon.dashboard import build_dashboard, build_sessions
+from flowstate_daemon.daemon.dashboard import build_api, build_dashboard, build_sessions
 from flowstate_daemon.daemon.risk_monitor import RiskMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
-from flowstate_daemon.database.app_data import AppData
-from flowstate_daemon.database.app_database import AppDatabase
-from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.mail_list import MailList
 from flowstate_daemon.database.migrations import Migrator
-from flowstate_daemon.database.planning import Planning
-from flowstate_daemon.database.pool import create_pool
-from flowstate_daemon.database.recipients import Suppressions, UserLanguages
+from flowstate_daemon.database.recipients import UserLanguages
 from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.database.scheduled_mails import ScheduledMails
-from flowstate_daemon.delivery.gateway import Gateway
-from flowstate_daemon.delivery.outbox import Outbox
-from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
 from flowstate_daemon.mail.message import Email
-from flowstate_daemon.mail.pseudonyms import Pseudonyms
-from flowstate_daemon.mail.render import Brand, Renderer
-from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
-from flowstate_daemon.mail_producer import MailProducer
+from flowstate_daemon.mail.render import Renderer
+from flowstate_daemon.mail.unsubscribe_links import UnsubscribeLinks
 from flowstate_daemon.operations.operator import Operator, Recipients
 from flowstate_daemon.operations.statistics import StatisticsRecorder
 from flowstate_daemon.queue.bull_queue import BullQueue
@@ -66,26 +65,18 @@ from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.repeat import RepeatableJobs
 from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.scheduler.definitions import Schedule, build_schedules
-from flowstate_daemon.scheduler.eligibility import EligibilityChecker
-from flowstate_daemon.scheduler.enqueuer import ScheduledMailEnqueuer
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
-from flowstate_daemon.scheduler.planner import Planner
-from flowstate_daemon.scheduler.reconciler import Reconciler
 from flowstate_daemon.scheduler.scheduled_mail import AppLinks
-from flowstate_daemon.sending.dispatcher import MAX_TOTAL_REQUESTS, Dispatcher
+from flowstate_daemon.sending.dispatcher import Dispatcher
 from flowstate_daemon.sending.rate_limiter import RateLimiter
 from flowstate_daemon.sending.request_store import RequestStore
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.shadow.bootstrap import SHADOW_NAME, apply_mode, build_shadow, is_shadow
 from flowstate_daemon.shadow.shadow import ShadowWorker
-from flowstate_daemon.web.api import Api
-from flowstate_daemon.web.auth import BearerAuth
-from flowstate_daemon.web.dashboard.app import Dashboard
+from flowstate_daemon.web.api_v1.app import ApiV1, disabled_routes
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
 from flowstate_daemon.web.pages import Pages, error_page
-from flowstate_daemon.web.schedules import Schedules
 from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.session import Sessions
 from flowstate_daemon.web.unsubscribe import Unsubscribe
@@ -103,128 +94,6 @@ DELIVERY_STATUS = {
     "none": "shadow, sends nothing · ",
     "outbox": "outbox, sends nothing: emails are written to files · ",
 }
-
-
-def build_gateway(config: Config) -> Gateway:
-    """Resend, or the outbox folder if it was asked for. In shadow mode nothing is sent. Raises ConfigError."""
-    if config.delivery != "resend":
-        return Outbox(config.outbox.folder)
-    key = config.resend.api_key
-    if key is None:
-        raise ConfigError([MISSING_KEY])
-    proxy = config.resend.proxy_url
-    options = ResendOptions(
-        key.get_secret_value(),
-        config.resend.api_url,
-        config.resend.timeout_s,
-        MAX_TOTAL_REQUESTS,
-        proxy_url=None if proxy is None else proxy.get_secret_value(),
-    )
-    return ResendGateway(options)
-
-
-def build_database_pool(config: Config) -> asyncpg.Pool | None:
-    """An unopened pool for the daemon's own tables; None without DATABASE_URL. Raises ConfigError."""
-    if config.database.url is None:
-        return None
-    dsn = clean_dsn(config.database.url.get_secret_value())
-    for warning in dsn.warnings:
-        log.warning("database_url_parameter_ignored", warning=warning)
-    return create_pool(dsn)
-
-
-def build_app_database(config: Config, pool: asyncpg.Pool) -> AppDatabase:
-    """The application's tables, in the schema that DATABASE_URL names."""
-    url = config.database.url
-    return AppDatabase(pool, "public" if url is None else clean_dsn(url.get_secret_value()).schema)
-
-
-def build_brand(mail: MailSettings) -> Brand:
-    """What all emails have in common. A `From` address without a name gets the name of the application."""
-    sender = parse_mailbox(mail.from_address) if mail.from_address else Mailbox("", "")
-    named = sender if sender.name or not sender.address else replace(sender, name=mail.app_name)
-    return Brand(str(named), mail.app_name, mail.frontend_url, mail.default_locale)
-
-
-def build_link_codec(config: Config) -> LinkTokenCodec | None:
-    """The codec of unsubscribe links; None without a link secret."""
-    secrets = split_secrets(config.http.link_secret)
-    return LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
-
-
-def build_suppressions(config: Config, pool: asyncpg.Pool, clock: Clock) -> Suppressions:
-    """The lists of recipients; entries of forgotten ones are found with the link secret."""
-    return Suppressions(pool, clock, Pseudonyms(split_secrets(config.http.link_secret)))
-
-
-def build_planning(config: Config, app_database: AppDatabase) -> Planning:
-    return Planning(app_database, sorted(available_timezones()), config.schedule.default_timezone)
-
-
-def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
-    suppressions = build_suppressions(config, app_database.pool, clock)
-    return EligibilityChecker(AppData(app_database), suppressions, AppLinks(config.mail.frontend_url))
-
-
-def build_producer(config: Config, bull: BullQueue) -> MailProducer:
-    return MailProducer(bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms)
-
-
-def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> ManualRuns:
-    """All schedules of the configuration. Dry runs also work while schedules are disabled. Raises ConfigError."""
-    app_database = build_app_database(config, pool)
-    return ManualRuns(
-        build_schedules(config.schedule),
-        build_planning(config, app_database),
-        build_eligibility(config, app_database, clock),
-        Renderer(build_brand(config.mail)).render,
-        clock,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerComponents:
-    """The services that put scheduled emails into the queue, and what manual runs share with them."""
-
-    schedules: tuple[Schedule, ...]
-    planning: Planning
-    scheduled_mails: ScheduledMails
-    eligibility: EligibilityChecker
-    planner: Planner
-    enqueuer: ScheduledMailEnqueuer
-    reconciler: Reconciler
-
-    @property
-    def services(self) -> tuple[Service, ...]:
-        return (self.planner, self.enqueuer, self.reconciler)
-
-
-def build_scheduler(
-    config: Config, app_database: AppDatabase, bull: BullQueue, journal: Journal, context: ServiceContext
-) -> SchedulerComponents:
-    """The scheduler of one daemon. Raises ConfigError."""
-    pool, clock, register = app_database.pool, context.clock, context.health.register
-    schedules = build_schedules(config.schedule)
-    scheduled_mails = ScheduledMails(pool, clock)
-    ledger = Ledger(pool, clock)
-    planning = build_planning(config, app_database)
-    eligibility = build_eligibility(config, app_database, clock)
-    enqueuer = ScheduledMailEnqueuer(
-        schedules,
-        scheduled_mails,
-        eligibility,
-        build_producer(config, bull),
-        bull,
-        ledger,
-        register("enqueuer"),
-        context,
-        max_queued=config.schedule.max_queued,
-    )
-    planner = Planner(schedules, planning, enqueuer.wake, register("planner"), context)
-    reconciler = Reconciler(
-        scheduled_mails, bull, journal, ledger, AppData(app_database), register("reconciler"), context
-    )
-    return SchedulerComponents(schedules, planning, scheduled_mails, eligibility, planner, enqueuer, reconciler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +159,7 @@ class Components:
         self.unsubscribe: Unsubscribe | None = None
         self.operator: Operator | None = None
         self.sessions: Sessions | None = None
-        self.schedules_api: Schedules | None = None
+        self.api: ApiV1 | None = None
         self.webhooks: Webhooks | None = None
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
@@ -449,7 +318,7 @@ class Components:
     def _build_web(self) -> HttpServer:
         health = Health(self.health, self._instance)
         metrics = MetricsEndpoint(self.metrics, self.health, self.inspector, self.clock)
-        routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_api_routes()]
+        routes = [*health.routes(), *metrics.routes(), *self._build_public_routes(), *self._build_operator_routes()]
         http = self.config.http
         sockets = self.supervisor.sockets() if http.enabled else ()
         return HttpServer(
@@ -478,28 +347,21 @@ class Components:
             routes += self.unsubscribe.routes()
         return routes
 
-    def _build_api_routes(self) -> list[RouteDef]:
-        """The routes for operators; without a token all of them answer 404."""
-        auth = BearerAuth(split_secrets(self.config.http.api_token), self.clock)
-        if not auth.enabled:
-            return auth.disabled_routes()
-        pool, recipients = self.pool, None
-        if pool is not None:
-            recipients = (build_suppressions(self.config, pool, self.clock), MailHistory(pool))
-        routes = Api(auth, self.inspector, recipients).routes()
-        manual_runs = None if self.scheduler is None else self._build_manual_runs(self.scheduler)
-        if manual_runs is not None:
-            self.schedules_api = Schedules(auth, manual_runs, self.clock)
-            routes += self.schedules_api.routes()
-        return [*routes, *self._build_pages(manual_runs).routes()]
+    def _build_operator_routes(self) -> list[RouteDef]:
+        """The API and the pages; without a token the API answers 404, and there are no pages."""
+        sessions = build_sessions(self.config, self.clock)
+        if not sessions.has_tokens:
+            return disabled_routes(self.clock)
+        self.sessions, self.operator = sessions, self._build_operator()
+        self.api = build_api(self.operator, sessions, self.metrics)
+        return [*self.api.routes(), *build_dashboard(self.operator, sessions, self.metrics).routes()]
 
-    def _build_pages(self, manual_runs: ManualRuns | None) -> Dashboard:
-        """The pages for operators."""
+    def _build_operator(self) -> Operator:
         recipients = None
         if self.pool is not None:
             lists = build_suppressions(self.config, self.pool, self.clock)
             recipients = Recipients(MailList(self.pool), MailHistory(self.pool), lists, self.pool)
-        self.operator = Operator(
+        return Operator(
             self.connection,
             self.keys,
             self.clock,
@@ -509,10 +371,8 @@ class Components:
             render=self._render,
             producer=build_producer(self.config, self.bull),
             recipients=recipients,
-            schedules=manual_runs,
+            schedules=None if self.scheduler is None else self._build_manual_runs(self.scheduler),
         )
-        self.sessions = build_sessions(self.config, self.clock)
-        return build_dashboard(self.operator, self.sessions, self.metrics)
 
     def _build_manual_runs(self, scheduler: SchedulerComponents) -> ManualRuns:
         return ManualRuns(scheduler.schedules, scheduler.planning, scheduler.eligibility, self._render, self.clock)

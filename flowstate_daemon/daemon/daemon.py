@@ -91,8 +91,8 @@ class Daemon:
             # HTTP opens before Redis is reached: /health/ready shows why the daemon is not ready yet.
             if self.components.config.http.enabled:
                 await self.components.web.open()
-                if self.components.schedules_api is not None:
-                    stack.push_async_callback(self.components.schedules_api.close)
+                if self.components.api is not None:
+                    stack.push_async_callback(self.components.api.close)
                 stack.push_async_callback(self.components.web.close)
             if self.components.shadow is None:
                 await self.components.gateway.open()

@@ -1,4 +1,4 @@
-"""Builds the operator's pages and their sessions from the configuration; a part of the composition root."""
+"""Builds the operator's pages, the API and their sessions from the configuration; a part of the composition root."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.shadow.bootstrap import is_shadow
+from flowstate_daemon.web.api_v1.app import ApiV1
 from flowstate_daemon.web.dashboard.app import Dashboard
 from flowstate_daemon.web.dashboard.rendering import PageRenderer
 from flowstate_daemon.web.session import Rights, Sessions
 
 
 def build_sessions(config: Config, clock: Clock) -> Sessions:
-    """Sessions of the pages, for the tokens and the host names of the configuration."""
+    """Who may use the pages and the API: the tokens and the host names of the configuration."""
     http = config.http
     rights: tuple[tuple[SecretStr | None, Rights], ...] = ((http.read_token, "read"), (http.api_token, "operate"))
     tokens = [(token, right) for secret, right in rights for token in split_secrets(secret)]
     public = urlsplit(http.public_url or "")
-    return Sessions(tokens, clock, secure=public.scheme == "https", hosts=(http.host, public.hostname or ""))
+    hosts = (http.host, public.hostname or "", *(name.strip() for name in http.other_hosts.split(",")))
+    return Sessions(tokens, clock, secure=public.scheme == "https", hosts=hosts)
+
+
+def build_api(operator: Operator, sessions: Sessions, metrics: Metrics) -> ApiV1:
+    """The API with all its endpoints."""
+    return ApiV1(operator, sessions, metrics)
 
 
 def build_dashboard(operator: Operator, sessions: Sessions, metrics: Metrics) -> Dashboard:

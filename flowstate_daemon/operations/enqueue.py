@@ -32,8 +32,10 @@ class KeyRecord(msgspec.Struct, frozen=True):
 class EnqueueService:
     """Enqueues emails idempotently.
 
-    The jobs of a key have ids and timestamps that follow from it. So a repetition after a crash in the middle adds
-    those that are missing, and the provider recognises one that has been sent already.
+    The ids and the timestamp of the jobs follow from the key and the time of its first use. Redis accepts each id once
+    while it remembers the key, in the script that adds the job. So of a crash in the middle and of concurrent calls
+    nothing remains but jobs that were added once: a repetition adds those that are missing, also when the others have
+    been sent and deleted meanwhile.
     """
 
     def __init__(self, producer: MailProducer, connection: Connection, keys: Keys, clock: Clock) -> None:
@@ -46,28 +48,31 @@ class EnqueueService:
         """The ids of the jobs, and whether the key was known. Raises InvalidMailError, KeyReusedError."""
         if key is None:
             return [added.id for added in await self._producer.enqueue_many(mails)], False
-        name = self._keys.own(f"enqueue:{hashlib.sha256(key.encode()).hexdigest()}")
         self._producer.validate(mails)  # an invalid email must not use up the key
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        name = self._keys.own(f"enqueue:{digest}")
         wanted = KeyRecord(digest_of(mails), self._clock.now_ms())
         record = await self._claim(name, wanted)
         if record.digest != wanted.digest:
             raise KeyReusedError("this idempotency key was used for other emails within the last 24 hours")
-        ids = [f"api-{name[-32:]}-{number}" for number in range(len(mails))]
+        # With the time: after KEY_TTL_MS the key is new, and a job of its first use may still be among the failed ones.
+        ids = [f"api-{digest[:32]}-{record.at}-{number}" for number in range(len(mails))]
         if record.is_complete:
             return ids, True
         numbered = [replace(mail, job_id=job_id) for mail, job_id in zip(mails, ids, strict=True)]
-        await self._producer.enqueue_many(numbered, timestamp=record.at)
+        await self._producer.enqueue_many(numbered, timestamp=record.at, once_ms=KEY_TTL_MS)
         complete = msgspec.json.encode(msgspec.structs.replace(record, is_complete=True))
-        await self._connection.execute("SET", name, complete, "KEEPTTL")
+        await self._connection.execute("SET", name, complete, "XX", "KEEPTTL")
         return ids, False
 
     async def _claim(self, name: str, wanted: KeyRecord) -> KeyRecord:
         """The record of the key: ours if it is new, else the one that exists."""
-        created = await self._connection.execute("SET", name, msgspec.json.encode(wanted), "NX", "PX", KEY_TTL_MS)
-        if created:
-            return wanted
-        stored = await self._connection.execute("GET", name)
-        return wanted if stored is None else msgspec.json.decode(stored, type=KeyRecord)
+        while True:
+            if await self._connection.execute("SET", name, msgspec.json.encode(wanted), "NX", "PX", KEY_TTL_MS):
+                return wanted
+            stored = await self._connection.execute("GET", name)
+            if stored is not None:  # else it has just expired
+                return msgspec.json.decode(stored, type=KeyRecord)
 
 
 def digest_of(mails: Sequence[NewMail]) -> str:

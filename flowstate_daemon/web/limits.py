@@ -1,4 +1,4 @@
-"""Limits on what anonymous clients can use: lines of the log, and memory for request bodies."""
+"""Limits on what clients can use: requests, lines of the log, and memory for request bodies."""
 
 from __future__ import annotations
 
@@ -8,8 +8,31 @@ from flowstate_daemon.base.clock import Clock
 
 LOG_INTERVAL_S = 60.0
 MAX_BODIES_BYTES = 8 * 1024 * 1024
+AUTHENTICATED_PER_S, AUTHENTICATED_BURST = 20.0, 60.0
+ANONYMOUS_PER_S, ANONYMOUS_BURST = 1.0, 20.0
 RETRY_AFTER_S = 5
 RESERVED = web.RequestKey("reserved_body_bytes", int)
+
+
+class TokenBucket:
+    """A token bucket: `burst` requests at once, `per_s` a second after that."""
+
+    def __init__(self, clock: Clock, per_s: float, burst: float) -> None:
+        self._clock = clock
+        self._per_s = per_s
+        self._burst = burst
+        self._tokens_left = burst
+        self._refilled_at = clock.monotonic()
+
+    def try_acquire(self) -> bool:
+        """Take one token; False when none is left."""
+        now = self._clock.monotonic()
+        self._tokens_left = min(self._burst, self._tokens_left + (now - self._refilled_at) * self._per_s)
+        self._refilled_at = now
+        if self._tokens_left < 1:
+            return False
+        self._tokens_left -= 1
+        return True
 
 
 class LogThrottle:

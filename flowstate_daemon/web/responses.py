@@ -1,13 +1,21 @@
-"""JSON and error responses. They contain neither details of the daemon nor bytes that the client sent."""
+"""JSON and error responses. They contain neither details of the daemon nor bytes that the client sent.
+
+Errors are `application/problem+json` (RFC 9457).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict
+
+from flowstate_daemon.base.redaction import redact_text
 
 SERVER = "flowstate-daemon"
+PROBLEM_TYPE = "application/problem+json"
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -22,14 +30,36 @@ UNAVAILABLE = (
 ).encode()
 
 
+class Problem(BaseModel):
+    """An error, as in RFC 9457."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str = "about:blank"
+    """Always `about:blank`: the status is the type."""
+    title: str
+    """The phrase of the status."""
+    status: int
+    """The HTTP status."""
+    detail: str = ""
+    """What happened and what to do."""
+
+
+def problem(status: int, detail: str = "", headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error. The detail is redacted once more, although our errors carry no secrets."""
+    document = Problem(title=HTTPStatus(status).phrase, status=status, detail=redact_text(detail))
+    content = document.model_dump_json().encode()
+    return web.Response(body=content, status=status, content_type=PROBLEM_TYPE, headers=headers)
+
+
 def json_response(body: object, status: int = 200) -> web.Response:
     """A JSON response."""
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
 
 
 def error_response(status: int, error: web.HTTPException | None = None) -> web.Response:
-    """A response whose body names the status and nothing else; `error` keeps the headers that belong to it."""
-    response = json_response({"error": HTTPStatus(status).phrase}, status)
+    """A problem document that names the status and nothing else; `error` keeps the headers that belong to it."""
+    response = problem(status)
     add_security_headers(response)
     if error is not None:
         response.headers.update({name: error.headers[name] for name in PRESERVED_HEADERS if name in error.headers})

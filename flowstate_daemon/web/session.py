@@ -68,6 +68,11 @@ class Sessions:
         self._hosts = LOOPBACK | {host.lower() for host in hosts if host}
         self._used_links: dict[str, int] = {}
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether anybody may log in or use the API."""
+        return bool(self._tokens)
+
     def allows_host(self, request: web.Request) -> bool:
         """Whether the Host header names this server. Another name is a page that has been rebound to our address."""
         try:

@@ -1,33 +1,37 @@
-"""Endpoints declared with their models: one declaration checks a request, serialises the answer, documents both.
+"""Endpoints declared with their models: the declaration checks requests and serialises responses.
 
-Errors are `application/problem+json` (RFC 9457).
+`document.py` describes the same declarations in OpenAPI. Errors are `application/problem+json` (RFC 9457).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from http import HTTPStatus
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
-import structlog
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
-from flowstate_daemon.base.redaction import redact_text
+from flowstate_daemon.operations.enqueue import KeyReusedError
 from flowstate_daemon.queue.admin import JobNotFoundError, JobStateError
 from flowstate_daemon.web.bodies import read_body
+from flowstate_daemon.web.limits import RETRY_AFTER_S
+from flowstate_daemon.web.responses import problem
+from flowstate_daemon.web.session import Rights
 
-log = structlog.get_logger()
-
-PROBLEM_TYPE = "application/problem+json"
+ROOT = "/api/v1"
 MAX_BODY_BYTES = 1_048_576
-RETRY_AFTER_S = 5
-TITLE, VERSION = "FlowState emails", "1"
 Method: TypeAlias = Literal["get", "post", "put", "delete"]
-Rights: TypeAlias = Literal["read", "operate"]
+# The first class that fits gives the status; any other error is a bug.
+STATUS_OF_ERROR: tuple[tuple[type[FlowstateError], int], ...] = (
+    (StoreUnavailableError, 503),
+    (JobNotFoundError, 404),
+    (JobStateError, 409),
+    (KeyReusedError, 409),
+    (PermanentError, 400),
+)
 
 
 class ApiModel(BaseModel):
@@ -36,197 +40,128 @@ class ApiModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
-class NoBody(ApiModel):
-    """A request without a body or without parameters."""
-
-
-class Problem(BaseModel):
-    """An error, as in RFC 9457."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    type: str = "about:blank"
-    """Always `about:blank`: the status is the type."""
-    title: str
-    """The phrase of the status."""
-    status: int
-    """The HTTP status."""
-    detail: str = ""
-    """What happened and what to do."""
+class Nothing(ApiModel):
+    """No parameters."""
 
 
 class ApiError(FlowstateError):
     """An answer with this status and reason."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: the names in its path, its parameters and its body, both checked; `actor` for the audit."""
+    """One request: the names in its path, its parameters and its body, all checked; `actor` for the audit."""
 
-    path: Mapping[str, str]
+    path: Any
     query: Any
     body: Any
     actor: str
+    request: web.Request
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One operation. `handle` returns a value of the type `response`; None is answered with 204."""
+    """One operation. `handle` returns a value of the type `response`; None is answered with 204.
+
+    It may also return a response that it has built or streamed itself, with one of the types in `response` and `others`
+    (by status).
+    """
 
     method: Method
     path: str
     summary: str
     handle: Callable[[Call], Awaitable[Any]]
     response: Any = None
-    query: type[ApiModel] = NoBody
+    names: type[ApiModel] = Nothing
+    query: type[ApiModel] = Nothing
     body: type[ApiModel] | None = None
     status: int = 200
+    others: Mapping[int, Any] = field(default_factory=dict)
     rights: Rights = "read"
     errors: Sequence[int] = ()
+    max_body_bytes: int = MAX_BODY_BYTES
 
-    @property
-    def operation_id(self) -> str:
-        names = [part.strip("{}") for part in self.path.split("/") if part]
-        return "_".join([self.method, *names]).replace("-", "_")
-
-    async def answer(self, request: web.Request, actor: str) -> web.Response:
+    async def answer(self, request: web.Request, actor: str) -> web.StreamResponse:
         """Check the request, handle it, serialise the result."""
         try:
-            call = Call(request.match_info, self._read_query(request), await self._read_body(request), actor)
-            result = await self.handle(call)
+            call = await self._read(request, actor)
         except ValidationError as error:
-            return problem(422, describe_errors(error))
-        except ApiError as error:
-            return problem(error.status, error.reason)
-        except StoreUnavailableError as outage:
-            return problem(503, outage.reason, {"Retry-After": str(RETRY_AFTER_S)})
-        except JobNotFoundError as error:
-            return problem(404, error.reason)
-        except JobStateError as error:
-            return problem(409, error.reason)
-        except PermanentError as error:
-            return problem(400, error.reason)
-        if self.response is None:
-            return web.Response(status=204)
-        content = TypeAdapter(self.response).dump_json(result, by_alias=True)
-        return web.Response(body=content, status=self.status, content_type="application/json")
+            return problem(400 if is_malformed(error) else 422, describe_errors(error))
+        try:
+            result = await self.handle(call)
+        except FlowstateError as error:
+            return error_problem(error)
+        if isinstance(result, web.StreamResponse):
+            return result
+        return json_document(self.response, result, self.status)
 
-    def _read_query(self, request: web.Request) -> ApiModel:
-        lists = {name for name, field in self.query.model_fields.items() if "Sequence" in str(field.annotation)}
-        values: dict[str, Any] = {}
-        for name in request.query:
-            values[name] = request.query.getall(name) if name in lists else request.query[name]
-        return self.query.model_validate(values)
-
-    async def _read_body(self, request: web.Request) -> ApiModel | None:
-        if self.body is None:
-            return None
-        content = await read_body(request, MAX_BODY_BYTES)
-        return self.body.model_validate_json(content.strip() or b"{}")
+    async def _read(self, request: web.Request, actor: str) -> Call:
+        names = self.names.model_validate(dict(request.match_info))
+        query = self.query.model_validate(read_query(request, self.query))
+        body = None
+        if self.body is not None:
+            content = await read_body(request, self.max_body_bytes)
+            # Strict: `"yes"` is no boolean. An empty body is that of a client that leaves everything to the defaults.
+            body = self.body.model_validate_json(content.strip() or b"{}", strict=True)
+        return Call(names, query, body, actor, request)
 
 
-def problem(status: int, detail: str = "", headers: Mapping[str, str] | None = None) -> web.Response:
-    """An error. The detail is redacted once more, although our errors carry no secrets."""
-    document = Problem(title=HTTPStatus(status).phrase, status=status, detail=redact_text(detail))
-    content = document.model_dump_json(exclude_defaults=False).encode()
-    return web.Response(body=content, status=status, content_type=PROBLEM_TYPE, headers=headers)
+def error_problem(error: FlowstateError) -> web.Response:
+    """The response to an expected error. Raises any other one: it is a bug."""
+    if isinstance(error, ApiError):
+        wait = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+        return problem(error.status, error.reason, wait)
+    for kind, status in STATUS_OF_ERROR:
+        if isinstance(error, kind):
+            is_outage = kind is StoreUnavailableError
+            return problem(status, error.reason, {"Retry-After": str(RETRY_AFTER_S)} if is_outage else None)
+    raise error
+
+
+def read_query(request: web.Request, model: type[ApiModel]) -> dict[str, Any]:
+    """The parameters of a request; a list for those that may be repeated, and for those that were although they may
+    not, which is a mistake that the model finds.
+    """
+    repeatable = list_members(model)
+    values = {name: request.query.getall(name) for name in request.query}
+    return {name: found if len(found) > 1 or name in repeatable else found[0] for name, found in values.items()}
+
+
+def json_document(kind: Any, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A value of a type that the OpenAPI document describes; 204 for the type None."""
+    if kind is None:
+        return web.Response(status=204, headers=headers)
+    content = adapter(kind).dump_json(value, by_alias=True)
+    return web.Response(body=content, status=status, content_type="application/json", headers=headers)
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Built once for each type: it takes milliseconds."""
+    return TypeAdapter(kind)
+
+
+@cache
+def list_members(model: type[ApiModel]) -> frozenset[str]:
+    """The members that hold lists, as repeated parameters do."""
+    schema = adapter(model).json_schema()
+    return frozenset(name for name, part in schema.get("properties", {}).items() if part.get("type") == "array")
+
+
+def is_malformed(error: ValidationError) -> bool:
+    """Whether the body is not JSON at all."""
+    return any(mistake["type"] == "json_invalid" for mistake in error.errors(include_url=False, include_input=False))
 
 
 def describe_errors(error: ValidationError) -> str:
     """Every mistake with its place; never the value, which may be a secret."""
     mistakes = [
-        f"{'.'.join(str(part) for part in mistake['loc']) or 'body'}: {mistake['msg']}"
+        f"{'.'.join(str(part) for part in mistake['loc']) or 'body'}: {mistake['msg'].removeprefix('Value error, ')}"
         for mistake in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     return "; ".join(mistakes)
-
-
-def build_document(endpoints: Sequence[Endpoint], root: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these endpoints. Pure."""
-    definitions: dict[str, Any] = {}
-    paths: dict[str, dict[str, Any]] = {}
-    for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint, definitions)
-    _schema(Problem, definitions, "serialization")
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": TITLE, "version": VERSION},
-        "servers": [{"url": root}],
-        "security": [{"token": []}],
-        "paths": paths,
-        "components": {
-            "schemas": dict(sorted(definitions.items())),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        },
-    }
-
-
-def _operation(endpoint: Endpoint, definitions: dict[str, Any]) -> dict[str, Any]:
-    statuses = {*endpoint.errors, 401, 403, 429, 503}
-    if endpoint.query is not NoBody or endpoint.body is not None or "{" in endpoint.path:
-        statuses |= {400, 422}
-    if endpoint.body is not None:
-        statuses |= {408, 413}
-    reference = {"$ref": "#/components/schemas/Problem"}
-    responses: dict[str, Any] = {
-        str(status): {
-            "description": HTTPStatus(status).phrase,
-            "content": {PROBLEM_TYPE: {"schema": reference}},
-        }
-        for status in sorted(statuses)
-    }
-    if endpoint.response is None:
-        responses["204"] = {"description": "Done"}
-    else:
-        schema = _schema(endpoint.response, definitions, "serialization")
-        responses[str(endpoint.status)] = {
-            "description": HTTPStatus(endpoint.status).phrase,
-            "content": {"application/json": {"schema": schema}},
-        }
-    operation: dict[str, Any] = {
-        "operationId": endpoint.operation_id,
-        "summary": endpoint.summary,
-        "description": f"Needs the right to {endpoint.rights}.",
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint, definitions)],
-        "responses": dict(sorted(responses.items())),
-    }
-    if endpoint.body is not None:
-        schema = _schema(endpoint.body, definitions, "validation")
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return operation
-
-
-def _path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
-    names = [part.strip("{}") for part in endpoint.path.split("/") if part.startswith("{")]
-    return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in names
-    ]
-
-
-def _query_parameters(endpoint: Endpoint, definitions: dict[str, Any]) -> list[dict[str, Any]]:
-    schema = endpoint.query.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions.update(schema.pop("$defs", {}))
-    required = set(schema.get("required", ()))
-    return [
-        {"name": name, "in": "query", "required": name in required, "schema": part}
-        for name, part in schema.get("properties", {}).items()
-    ]
-
-
-def _schema(model: Any, definitions: dict[str, Any], mode: Literal["validation", "serialization"]) -> dict[str, Any]:
-    """The schema of a model; what it refers to is added to the definitions."""
-    schema = TypeAdapter(model).json_schema(mode=mode, ref_template="#/components/schemas/{model}")
-    definitions.update(schema.pop("$defs", {}))
-    name = getattr(model, "__name__", "")
-    if schema.get("type") != "object" or not name:
-        return schema
-    definitions[name] = schema
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def encode_document(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
+from flowstate_daemon.database.mail_history import MailRecord
+from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.operations.jobs import Action
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.job import State
@@ -16,9 +19,19 @@ from flowstate_daemon.web.api_v1.endpoints import ApiModel
 MAX_PAGE = 1_000
 MAX_MAILS = 1_000
 MAX_IDS = 1_000
-Text = Annotated[str, Field(max_length=200)]
-Kinds = Annotated[Sequence[Text], Field(max_length=50)]
-Duration = Annotated[str, Field(pattern=r"^[0-9]{1,6}(s|min|m|h|d|w)$", examples=["30s", "15min", "2h", "7d"])]
+LINE = r"^[^\x00-\x1f\x7f]*$"  # no control characters: neither Postgres nor a log can hold all of them
+Text = Annotated[str, Field(max_length=200, pattern=LINE)]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
+Id = Annotated[str, Field(min_length=1, max_length=500)]
+Kinds = Annotated[Sequence[Text], Field(max_length=20)]
+# At most 99,999 weeks: longer ones lead to years that no date can express.
+Duration = Annotated[str, Field(pattern=r"^[0-9]{1,5}(s|min|m|h|d|w)$", examples=["30s", "15min", "2h", "7d"])]
+Cursor = Annotated[str, Field(max_length=2_000)]
+NEW_EMAILS: JsonDict = {
+    "emails": [{"kind": "welcome", "to": "ada@example.org", "context": {"name": "Ada"}}],
+    "idempotency_key": "welcome-ada",
+}
+PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Outcome = Literal["sent", "skipped", "expired", "failed", "retried", "removed"]
 UNITS_MS = {"s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
@@ -27,6 +40,46 @@ def duration_ms(text: str) -> int:
     """A duration that Duration accepts, in ms."""
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
     return int(digits) * UNITS_MS[text[len(digits) :]]
+
+
+def to_utc(instant: datetime) -> datetime:
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the date is out of range") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(to_utc)]
+
+
+class JobPath(ApiModel):
+    id: Id
+    """The id of the job."""
+
+
+class ActionPath(ApiModel):
+    id: Id
+    """The id of the action."""
+
+
+class MailPath(ApiModel):
+    mail: Annotated[Id, Field(pattern=LINE)]
+    """`mail` of an entry in the list of emails."""
+
+
+class SchedulePath(ApiModel):
+    name: Id
+    """The name of the schedule."""
+
+
+class AddressPath(ApiModel):
+    address: Annotated[str, Field(min_length=1, max_length=320, examples=["ada@example.org"])]
+    """The address."""
+
+
+class AddressKindPath(AddressPath):
+    kind: Name
+    """The kind of email; `*` for all."""
 
 
 class Filter(ApiModel):
@@ -58,15 +111,21 @@ class JobQuery(Filter):
     """The state of the jobs."""
     cursor: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """`next_cursor` of the page before."""
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+    limit: PageSize = 50
+
+
+class PageQuery(ApiModel):
+    cursor: Cursor = ""
+    """`next_cursor` of the page before."""
+    limit: PageSize = 50
 
 
 class EmailQuery(Filter):
     outcome: Annotated[Sequence[Outcome], Field(max_length=10)] = ()
     """Outcomes, one of which it must have."""
-    cursor: Annotated[str, Field(max_length=2_000)] = ""
+    cursor: Cursor = ""
     """`next_cursor` of the page before."""
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+    limit: PageSize = 50
 
 
 class Document(BaseModel):
@@ -127,6 +186,14 @@ class EmailDocument(Document):
 class EmailList(Document):
     emails: list[EmailDocument]
     next_cursor: str | None
+    """`cursor` of the next page; null at the end."""
+
+
+class EmailHistory(Document):
+    """One email with everything that happened to it."""
+
+    address: str
+    email: MailRecord
 
 
 class BulkAction(ApiModel):
@@ -143,9 +210,7 @@ class IdAction(ApiModel):
     """An action on single jobs."""
 
     action: Action
-    ids: Annotated[
-        Sequence[Annotated[str, Field(min_length=1, max_length=500)]], Field(min_length=1, max_length=MAX_IDS)
-    ]
+    ids: Annotated[Sequence[Id], Field(min_length=1, max_length=MAX_IDS)]
 
 
 class Preview(Document):
@@ -176,7 +241,7 @@ class ActionDocument(Document):
 class NewEmail(ApiModel):
     """One email to enqueue."""
 
-    kind: Text
+    kind: Annotated[str, Field(max_length=200, json_schema_extra={"enum": sorted(KINDS)})]
     """The kind of email."""
     to: Annotated[str, Field(max_length=320)]
     """The address."""
@@ -191,6 +256,8 @@ class NewEmail(ApiModel):
 class NewEmails(ApiModel):
     """Emails to enqueue: all, or none if one of them is invalid."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [NEW_EMAILS]})
+
     emails: Annotated[Sequence[NewEmail], Field(min_length=1, max_length=MAX_MAILS)]
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """The same key with the same emails enqueues them once within 24 hours; with other emails it is refused."""
@@ -203,27 +270,91 @@ class Enqueued(Document):
     repeated: bool
 
 
+class RecipientQuery(ApiModel):
+    limit: PageSize = 100
+    """How many of the newest emails."""
+
+
 class RecipientDocument(Document):
     """What is known of an address, with its newest emails."""
 
     address: str
     suppressed: list[str]
+    """Why it gets no email at all."""
     unsubscribed: list[str]
-    emails: Any
+    """The kinds of email that it does not want; `*` is all."""
+    emails: list[MailRecord]
 
 
 class NewSuppression(ApiModel):
-    note: Annotated[str, Field(max_length=200)] = ""
+    note: Text = ""
     """Why, for the next operator."""
 
 
-class RunBody(ApiModel):
-    """Run a schedule for the local dates of `at` in every time zone."""
+class SuppressionDocument(Document):
+    address: str
+    reason: str
+    since: datetime
+    note: str | None
 
-    at: AwareDatetime | None = None
+
+class SuppressionList(Document):
+    suppressions: list[SuppressionDocument]
+    next_cursor: str | None
+    """`cursor` of the next page; null at the end."""
+
+
+class UnsubscribeDocument(Document):
+    address: str
+    kind: str
+    since: datetime
+
+
+class UnsubscribeList(Document):
+    unsubscribes: list[UnsubscribeDocument]
+    next_cursor: str | None
+    """`cursor` of the next page; null at the end."""
+
+
+class RunBody(ApiModel):
+    """Run a schedule for the local dates of `at` in every time zone. Without a body: run now."""
+
+    dry_run: bool = False
+    """List who would get what, and write nothing."""
+    at: Instant | None = None
     """Now when absent."""
     force: bool = False
     """Send again what was sent."""
+    bodies: bool = False
+    """The dry run contains the whole emails."""
+
+
+class DryRunRecipient(Document):
+    """One recipient of a dry run, with the email's subject or the reason why there is none."""
+
+    user_id: str
+    to: str
+    local_date: date
+    zone: str
+    task_id: str
+    sends: bool
+    reason: str = ""
+    subject: str = ""
+    html: str = ""
+    text: str = ""
+
+
+class DryRunDocument(Document):
+    """What a run would do. `error` is why the list is incomplete: the status was sent before."""
+
+    name: str
+    at: datetime
+    force: bool
+    dry_run: bool
+    recipients: list[DryRunRecipient]
+    sends: int
+    skips: int
+    error: str = ""
 
 
 class StatisticsQuery(ApiModel):
@@ -232,7 +363,7 @@ class StatisticsQuery(ApiModel):
 
 
 class AuditQuery(ApiModel):
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+    limit: PageSize = 50
 
 
 class PauseDocument(Document):
@@ -241,9 +372,9 @@ class PauseDocument(Document):
 
 
 class AuditEntry(Document):
-    """What an operator did; `at` is Unix ms, `count` how many jobs it changed."""
+    """What an operator did; `count` is how many jobs or addresses it changed."""
 
-    at: int
+    at: datetime
     actor: str
     action: str
     target: str
@@ -270,3 +401,31 @@ class ProviderDocument(Document):
     reason: str
     recent_requests: int
     problems: list[ProviderProblem]
+
+
+class WorkerDocument(Document):
+    """One worker process that is connected to the queue."""
+
+    name: str
+    address: str
+    age_s: int
+    idle_s: int
+
+
+class HeartbeatDocument(Document):
+    """One service of the daemon that answers, and how long ago it made progress."""
+
+    name: str
+    age_s: float
+    idle: bool
+    error: str | None
+
+
+class InstancesDocument(Document):
+    """The worker processes of the queue; `note` says why they cannot be listed. `services` are this daemon's."""
+
+    instance: str
+    uptime_s: float
+    services: list[HeartbeatDocument]
+    workers: list[WorkerDocument]
+    note: str | None

@@ -10,7 +10,6 @@ from aiohttp import web
 
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.operations.operator import Operator
-from flowstate_daemon.web.auth import ANONYMOUS_BURST, ANONYMOUS_PER_S, TokenBucket
 from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.dashboard.emails import EmailPages, actor
 from flowstate_daemon.web.dashboard.guard import Form, Guard, redirect, safe_next
@@ -20,6 +19,7 @@ from flowstate_daemon.web.dashboard.recipients import RecipientPages
 from flowstate_daemon.web.dashboard.rendering import LANGUAGE_COOKIE, LOCALES, ROOT, PageRenderer, Viewer, load_static
 from flowstate_daemon.web.dashboard.schedules import SchedulePages
 from flowstate_daemon.web.dashboard.state import StatePages
+from flowstate_daemon.web.limits import ANONYMOUS_BURST, ANONYMOUS_PER_S, TokenBucket
 from flowstate_daemon.web.session import Sessions
 
 log = structlog.get_logger()

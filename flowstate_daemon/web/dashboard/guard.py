@@ -138,7 +138,7 @@ class Guard:
     def _refuse_host(self, request: web.Request) -> web.Response:
         """Nothing of the page is shown: another site may have pointed its name to this address."""
         self._metrics.http_denied("host")
-        reason = "this host name is not one of the server's: use its address, or set FLOWSTATE_HTTP_PUBLIC_URL"
+        reason = "this host name is not one of the server's: use its address, or add it to FLOWSTATE_HTTP_OTHER_HOSTS"
         log.warning("page_denied", reason="host", method=request.method, remedy=reason)
         return web.Response(status=403, text=reason + "\n")
 

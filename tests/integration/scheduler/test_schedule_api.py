@@ -1,4 +1,4 @@
-"""Schedules over authenticated HTTP: listed, run and dry-run; invalid requests are refused and change nothing."""
+"""Schedules over the API: listed, run and dry-run; invalid requests are refused and change nothing."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from aiohttp import ClientSession
 from structlog.testing import capture_logs
 
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.bootstrap import build_manual_runs
+from flowstate_daemon.daemon.builders import build_manual_runs
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
-from flowstate_daemon.web import schedules
-from flowstate_daemon.web.auth import BearerAuth
-from flowstate_daemon.web.schedules import MAX_BODY_BYTES, Schedules
-from flowstate_daemon.web.server import HttpServer
+from flowstate_daemon.web.api_v1 import schedule_endpoints
+from flowstate_daemon.web.api_v1.schedule_endpoints import MAX_BODY_BYTES
 from tests.integration.scheduler.test_manual_runs import due
 from tests.support.app_tables import AppTables
 from tests.support.clock import FakeClock
+from tests.support.operator_api import OPERATE, READ, build_operator, serve_api
 from tests.support.scheduler import SchedulerHarness
 from tests.support.waiting import eventually
 
-TOKEN = "t" * 40
 RUN = "/api/v1/schedules/task-reminder/run"
 RECIPIENTS = """
 INSERT INTO users (id, email, password, "isEmailVerified", "updatedAt")
@@ -43,15 +43,12 @@ def manual_runs(harness: SchedulerHarness, migrated_url: str, clock: FakeClock) 
 
 
 @pytest.fixture
-async def client(manual_runs: ManualRuns, clock: FakeClock) -> AsyncIterator[ClientSession]:
-    api = Schedules(BearerAuth([TOKEN], clock), manual_runs, clock)
-    endpoint = HttpServer(api.routes(), host="127.0.0.1", port=0)
-    await endpoint.open()
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with ClientSession(f"http://127.0.0.1:{endpoint.bound_port}", headers=headers) as session:
-        yield session
-    await endpoint.close()
-    await api.close()
+async def client(
+    manual_runs: ManualRuns, connection: Connection, keys: Keys, clock: FakeClock
+) -> AsyncIterator[ClientSession]:
+    async with serve_api(build_operator(connection, keys, clock, schedules=manual_runs)) as api:
+        api.client.headers["Authorization"] = f"Bearer {OPERATE}"
+        yield api.client
 
 
 async def posted(client: ClientSession, body: bytes = b"", path: str = RUN, **headers: str) -> tuple[int, Any]:
@@ -70,6 +67,7 @@ async def test_requests_without_the_token_are_refused(
     """The legacy backend accepted them from anyone."""
     await due(app, "ada")
     assert (await posted(client, Authorization="Bearer x"))[0] == 401
+    assert (await posted(client, Authorization=f"Bearer {READ}"))[0] == 403
     async with client.get("/api/v1/schedules", headers={"Authorization": ""}) as response:
         assert response.status == 401
     assert await harness.scheduled_mails() == []
@@ -112,35 +110,37 @@ async def test_dry_run_is_one_document_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("body", "named"),
+    ("body", "status", "named"),
     [
-        (b"nonsense", "JSON"),
-        (b"\xff", "JSON"),
-        (b"[" * 2000, "JSON"),
-        (b'{"dryrun": true}', "dryrun"),
-        (b'{"dry_run": 1}', "dry_run"),
-        (b'{"at": "tomorrow"}', "at"),
-        (b'{"at": "0001-01-01T00:00:00+14:00"}', "at"),
-        (b'{"at": "9999-12-31T23:59:59-14:00"}', "at"),
-        (b'{"at": "2026-03-02T09:00:00Z"}', "at"),  # it is 08:00 UTC
-        (b'{"at": "2020-03-02T09:00:00Z"}', "at"),
-        (b'{"at": "2020-03-02T09:00:00Z", "dry_run": true}', "at"),
+        (b"nonsense", 400, "JSON"),
+        (b"\xff", 400, "JSON"),
+        (b"[" * 2000, 400, "JSON"),
+        (b'{"dryrun": true}', 422, "dryrun"),
+        (b'{"dry_run": 1}', 422, "dry_run"),
+        (b'{"at": "tomorrow"}', 422, "at"),
+        (b'{"at": 1772442000}', 422, "at"),
+        (b'{"at": "2026-03-02T09:00:00"}', 422, "at"),  # which zone?
+        (b'{"at": "0001-01-01T00:00:00+14:00"}', 422, "at"),
+        (b'{"at": "9999-12-31T23:59:59-14:00"}', 422, "at"),
+        (b'{"at": "2026-03-02T09:00:00Z"}', 400, "at"),  # it is 08:00 UTC
+        (b'{"at": "2020-03-02T09:00:00Z"}', 400, "at"),
+        (b'{"at": "2020-03-02T09:00:00Z", "dry_run": true}', 400, "at"),
     ],
 )
 async def test_invalid_requests_are_refused(
-    client: ClientSession, app: AppTables, harness: SchedulerHarness, body: bytes, named: str
+    client: ClientSession, app: AppTables, harness: SchedulerHarness, body: bytes, status: int, named: str
 ) -> None:
-    """400 with a description of what is expected, and nothing is planned."""
+    """The detail names what is expected, and nothing is planned."""
     await due(app, "ada")
-    status, output = await posted(client, body)
-    assert (status, named in output["reason"]) == (400, True), output
+    answered, output = await posted(client, body)
+    assert (answered, named in output["detail"]) == (status, True), output
     assert await harness.scheduled_mails() == []
 
 
 async def test_unknown_schedule_and_oversized_body_are_refused(client: ClientSession) -> None:
     """An unknown schedule is answered with the known names; a body of five kilobytes is refused."""
     status, output = await posted(client, path="/api/v1/schedules/pigeons/run")
-    assert (status, "task-reminder" in output["reason"]) == (404, True)
+    assert (status, "task-reminder" in output["detail"]) == (404, True)
     assert (await posted(client, b" " * (MAX_BODY_BYTES + 1)))[0] == 413
 
 
@@ -173,7 +173,7 @@ async def test_long_run_is_accepted_and_continues(
     client: ClientSession, app: AppTables, harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """202 says that it goes on and where to look; the result, with the emails planned, is there afterwards."""
-    monkeypatch.setattr(schedules, "RUN_WAIT_S", 0.1)
+    monkeypatch.setattr(schedule_endpoints, "RUN_WAIT_S", 0.1)
     await many(app, 5)
     async with locked(app, "flowstate_daemon.scheduled_mails"):
         async with client.post(RUN) as response:
@@ -182,7 +182,7 @@ async def test_long_run_is_accepted_and_continues(
         assert (accepted["state"], accepted["name"], accepted["status"]) == ("running", "task-reminder", RUN)
         assert await looked(client) == accepted
         status, refused = await posted(client)
-        assert (status, RUN in refused["reason"]) == (409, True)
+        assert (status, RUN in refused["detail"]) == (409, True)
     done = await eventually(lambda: ended(client), "the run ends")
     assert (done["state"], done["result"]["scheduled"], done["started_at"]) == ("finished", 5, accepted["started_at"])
     assert len(await harness.scheduled_mails()) == 5
@@ -193,7 +193,7 @@ async def test_long_run_that_fails_says_why(
     client: ClientSession, app: AppTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason is the one that a short run answers with 503."""
-    monkeypatch.setattr(schedules, "RUN_WAIT_S", 0.1)
+    monkeypatch.setattr(schedule_endpoints, "RUN_WAIT_S", 0.1)
     with capture_logs() as lines:
         async with locked(app, "users"):
             assert (await posted(client))[1]["state"] == "running"
@@ -207,7 +207,7 @@ async def test_long_run_that_fails_says_why(
 async def test_state_of_a_run_that_was_not_asked_for(client: ClientSession) -> None:
     """404 says where the last run by anybody is."""
     async with client.get(RUN) as response:
-        assert (response.status, "/api/v1/schedules" in (await response.json())["reason"]) == (404, True)
+        assert (response.status, "/api/v1/schedules" in (await response.json())["detail"]) == (404, True)
     async with client.get("/api/v1/schedules/pigeons/run") as response:
         assert response.status == 404
 
@@ -224,7 +224,7 @@ async def test_dry_run_has_no_total_time_limit(
     client: ClientSession, app: AppTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a step may not take too long: a client that stops reading is dropped, and another run is possible."""
-    monkeypatch.setattr(schedules, "WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(schedule_endpoints, "WRITE_TIMEOUT_S", 0.2)
     await many(app, 4000)
     response = await client.post(RUN, data=b'{"dry_run": true, "bodies": true}')
     await response.content.readany()

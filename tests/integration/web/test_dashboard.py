@@ -15,21 +15,15 @@ from prometheus_client import generate_latest
 from redis.asyncio import Redis
 from yarl import URL
 
-from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.config.loader import load
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.mail_list import MailList
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.kinds import KINDS
-from flowstate_daemon.mail.render import Brand, Renderer
-from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.operations.operator import Operator, Recipients
-from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.sending.rate_limiter import RateLimiter
 from flowstate_daemon.web.dashboard.app import Dashboard
 from flowstate_daemon.web.dashboard.rendering import PageRenderer, load_texts
 from flowstate_daemon.web.server import HttpServer
@@ -37,8 +31,8 @@ from flowstate_daemon.web.session import COOKIE, Sessions
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.support.clock import FakeClock
 from tests.support.ledger_entries import outcome
+from tests.support.operator_api import OPERATE, READ, build_operator
 
-OPERATE, READ = "o" * 40, "r" * 40
 CODE = "482913"
 ADDRESS = "ada.lovelace@example.org"
 PAGES = (
@@ -89,20 +83,6 @@ async def site(pool: asyncpg.Pool, connection: Connection, keys: Keys, clock: Fa
     operator = build_operator(connection, keys, clock, recipients)
     async with serve_dashboard(operator, clock) as site:
         yield site
-
-
-def build_operator(connection: Connection, keys: Keys, clock: FakeClock, recipients: Recipients | None) -> Operator:
-    return Operator(
-        connection,
-        keys,
-        clock,
-        config=load({"FLOWSTATE_HTTP_API_TOKEN": OPERATE, "FLOWSTATE_REDIS_PASSWORD": "hunter2hunter2"}),
-        health=HealthRegistry(clock),
-        rate_limiter=RateLimiter(connection, keys, clock),
-        render=Renderer(Brand("FlowState <hello@flowstate.example>", "FlowState", "https://app.example", "en")).render,
-        producer=MailProducer(BullQueue(connection, keys, clock, token="t"), attempts=4, backoff_ms=2000),
-        recipients=recipients,
-    )
 
 
 @asynccontextmanager

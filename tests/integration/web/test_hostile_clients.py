@@ -288,7 +288,7 @@ async def test_malformed_request_is_answered_without_versions_and_echo(server: H
         assert revealing not in answer
     if answer:
         assert b"Server: flowstate-daemon" in answer
-        assert b'{"error":"' in answer
+        assert b'{"type":"about:blank"' in answer
         assert b"X-Content-Type-Options: nosniff" in answer
     assert all(event["log_level"] == "info" for event in events)
 

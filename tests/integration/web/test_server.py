@@ -45,10 +45,13 @@ async def client() -> AsyncIterator[ClientSession]:
 async def test_http_error_is_a_json_document(
     client: ClientSession, method: str, path: str, status: int, error: str
 ) -> None:
-    """The body of an error response is a JSON object with the name of the error and nothing else."""
+    """The body of an error response is a problem document with the name of the error and nothing else."""
     async with client.request(method, path) as response:
         assert response.status == status
-        assert await response.json() == {"error": error}
+        assert (response.content_type, await response.json()) == (
+            "application/problem+json",
+            {"type": "about:blank", "title": error, "status": status, "detail": ""},
+        )
         assert status != 405 or response.headers["Allow"] == "GET,HEAD"
 
 
@@ -57,7 +60,7 @@ async def test_unexpected_exception_is_logged_and_hidden_from_the_client(client:
     with capture_logs() as events:
         async with client.get("/fail") as response:
             assert response.status == 500
-            assert await response.json() == {"error": "Internal Server Error"}
+            assert (await response.json())["title"] == "Internal Server Error"
     assert [(event["event"], event["path"]) for event in events] == [("request_failed", "/fail")]
 
 

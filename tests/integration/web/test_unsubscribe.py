@@ -250,9 +250,9 @@ async def test_programs_get_json(store: Suppressions, clock: FakeClock) -> None:
     async with serve(unsubscribe_routes(store, clock), partial(error_page, pages)) as client:
         for path in ("/api/v1/nothing", "/health/nothing", "/metrics/nothing", "/webhooks/nothing"):
             async with client.get(path, headers={"Accept": "text/html"}) as response:
-                assert (response.status, response.content_type) == (404, "application/json")
+                assert (response.status, response.content_type) == (404, "application/problem+json")
         async with client.get("/nothing") as response:
-            assert (response.status, response.content_type) == (404, "application/json")
+            assert (response.status, response.content_type) == (404, "application/problem+json")
 
 
 async def test_page_that_cannot_be_rendered_is_json(store: Suppressions, clock: FakeClock, link: str) -> None:
@@ -264,7 +264,7 @@ async def test_page_that_cannot_be_rendered_is_json(store: Suppressions, clock: 
     async with serve(unsubscribe_routes(store, clock), fail) as client:
         with capture_logs() as events:
             async with client.put(link) as response:
-                assert (response.status, response.content_type) == (405, "application/json")
+                assert (response.status, response.content_type) == (405, "application/problem+json")
     assert [event["event"] for event in events] == ["error_page_failed"]
 
 

@@ -1,4 +1,4 @@
-"""The API for schedules: their next and last runs, manual runs, and dry runs.
+"""Schedules: their next and last runs, manual runs, and dry runs.
 
 A run may take minutes, longer than clients and proxies wait. So it does not depend on the request: after RUN_WAIT_S the
 response says that the run continues, and where its result will be. A dry run writes its recipients as they are found.
@@ -7,41 +7,30 @@ response says that the run continues, and where its result will be. A dry run wr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
+from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.base.redaction import redact_text
-from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest, RunResult
-from flowstate_daemon.web.auth import ROOT, BearerAuth, error_response
-from flowstate_daemon.web.bodies import read_body
-from flowstate_daemon.web.responses import json_response
+from flowstate_daemon.operations.operator import Operator
+from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, Overview, RunRequest, RunResult
+from flowstate_daemon.web.api_v1 import models
+from flowstate_daemon.web.api_v1.endpoints import ROOT, ApiError, Call, Endpoint, json_document
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 4_096
+NO_SCHEDULES = "this daemon has no schedules: set DATABASE_URL and schedule.enabled"
+NO_RUN = f"this daemon has run no such schedule since it started; GET {ROOT}/schedules shows the last runs"
 RUN_WAIT_S = 20.0  # less than clients and proxies usually wait
 WRITE_TIMEOUT_S = 60.0  # a client of a dry run that reads nothing for so long has gone
 CHUNK_BYTES = 64 * 1024  # buffered before each write of a dry run
-
-
-class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a run request. An empty body means: run now."""
-
-    dry_run: bool = False
-    at: datetime | None = None
-    force: bool = False
-    bodies: bool = False
-
-
-RUN_BODY_DECODER = msgspec.json.Decoder(RunBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +46,43 @@ class RunState:
     reason: str = ""
 
 
-class Schedules:
-    """The routes below `/schedules`. One run at a time: a dry run over all users is expensive."""
+class ScheduleEndpoints:
+    """`/schedules`. One run at a time: a dry run over all users is expensive."""
 
-    def __init__(self, auth: BearerAuth, manual_runs: ManualRuns, clock: Clock) -> None:
-        self._auth = auth
-        self._manual_runs = manual_runs
-        self._clock = clock
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        self._clock = operator.clock
         self._running = ""  # the name of the schedule that is being run
         self._task: asyncio.Task[RunResult] | None = None
         self._states: dict[str, RunState] = {}
 
-    def routes(self) -> list[web.RouteDef]:
-        guarded = self._auth.require_token
+    def endpoints(self) -> list[Endpoint]:
         return [
-            web.get(f"{ROOT}/schedules", guarded(self.list)),
-            web.get(f"{ROOT}/schedules/{{name}}/run", guarded(self.run_state)),
-            web.post(f"{ROOT}/schedules/{{name}}/run", guarded(self.run)),
+            Endpoint(
+                "get", "/schedules", "Schedules with next and last runs", self.list, list[Overview], errors=(404,)
+            ),
+            Endpoint(
+                "get",
+                "/schedules/{name}/run",
+                "The last manual run by this daemon, also while it is in progress",
+                self.run_state,
+                RunState,
+                names=models.SchedulePath,
+            ),
+            Endpoint(
+                "post",
+                "/schedules/{name}/run",
+                "Run a schedule now, or list what a run would send",
+                self.run,
+                RunResult | RunState,
+                names=models.SchedulePath,
+                body=models.RunBody,
+                status=202,
+                others={200: models.DryRunDocument},
+                rights="operate",
+                errors=(409,),
+                max_body_bytes=MAX_BODY_BYTES,
+            ),
         ]
 
     async def close(self) -> None:
@@ -82,45 +91,45 @@ class Schedules:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
-    async def list(self, _request: web.Request) -> web.Response:
-        return json_response(await self._manual_runs.overview())
+    async def list(self, _call: Call) -> Sequence[Overview]:
+        return await self._manual_runs().overview()
 
-    async def run_state(self, request: web.Request) -> web.Response:
-        """The last manual run of one schedule by this daemon, also while it is in progress."""
-        state = self._states.get(request.match_info["name"])
+    async def run_state(self, call: Call) -> RunState:
+        state = self._states.get(call.path.name)
         if state is None:
-            hint = f"this daemon has run no such schedule since it started; GET {ROOT}/schedules shows the last runs"
-            return error_response(404, hint)
-        return json_response(state)
+            raise ApiError(404, NO_RUN)
+        return state
 
-    async def run(self, request: web.Request) -> web.StreamResponse:
-        """Run one schedule: 202 with the totals or the state of a long run; for a dry run 200 with every recipient."""
-        name = request.match_info["name"]
-        if name not in self._manual_runs.names:
-            return error_response(
-                404, f"no enabled schedule has this name; enabled: {', '.join(self._manual_runs.names)}"
-            )
-        body = await self._read_run_body(request)
-        run_request = RunRequest(name, self._instant(body), body.force)
+    async def run(self, call: Call) -> web.StreamResponse:
+        """202 with the totals or the state of a long run; for a dry run 200 with every recipient."""
+        name, body, manual_runs = call.path.name, call.body, self._manual_runs()
+        if name not in manual_runs.names:
+            raise ApiError(404, f"no enabled schedule has this name; enabled: {', '.join(manual_runs.names)}")
+        run_request = RunRequest(name, body.at or self._clock.now(), body.force)
         if self._running:
             reason = f"another run is in progress; GET {_path(self._running)} shows its state"
-            return error_response(409, reason, {"Retry-After": "10"})
+            raise ApiError(409, reason, retry_after_s=10)
         self._running = name
         if not body.dry_run:
-            self._task = asyncio.create_task(self._run(run_request), name="manual_run")
+            self._task = asyncio.create_task(self._run(run_request, call.actor), name="manual_run")
             return await self._wait(name, self._task)
         try:
-            return await self._dry_run(request, run_request, bodies=body.bodies)
+            return await self._dry_run(call.request, run_request, bodies=body.bodies)
         finally:
             self._running = ""
 
-    async def _run(self, run_request: RunRequest) -> RunResult:
+    def _manual_runs(self) -> ManualRuns:
+        if self._operator.schedules is None:
+            raise ApiError(404, NO_SCHEDULES)
+        return self._operator.schedules
+
+    async def _run(self, run_request: RunRequest, actor: str) -> RunResult:
         """Run the schedule, and keep state and result. It does not end when the client leaves."""
         name, started_at = run_request.name, self._clock.now()
         running = RunState(name, run_request.at, started_at, _path(name))
         self._states[name] = running
         try:
-            result = await self._manual_runs.run(run_request, actor="API")
+            result = await self._manual_runs().run(run_request, actor=actor)
         except Exception as error:
             reason = redact_text(error.reason) if isinstance(error, FlowstateError) else "an unexpected error"
             self._states[name] = replace(running, state="failed", reason=reason)
@@ -136,6 +145,8 @@ class Schedules:
             scheduled=result.scheduled,
             reopened=result.reopened,
         )
+        target = f"{name}{', forced' if run_request.force else ''}"
+        await self._operator.audit(actor).record("schedule run", target, result.scheduled + result.reopened)
         return result
 
     async def _wait(self, name: str, task: asyncio.Task[RunResult]) -> web.Response:
@@ -146,30 +157,11 @@ class Schedules:
             if not task.done():
                 task.add_done_callback(_log_failure)
         if task.done():
-            return json_response(task.result(), 202)
-        response = json_response(self._states[name], 202)
-        response.headers["Location"] = _path(name)
-        return response
-
-    async def _read_run_body(self, request: web.Request) -> RunBody:
-        body = await read_body(request, MAX_BODY_BYTES)
-        if not body.strip():
-            return RunBody()
-        try:
-            return RUN_BODY_DECODER.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise InvalidDataError(f"expected JSON with dry_run, at, force, bodies, all optional: {error}") from error
-
-    def _instant(self, body: RunBody) -> datetime:
-        if body.at is None:
-            return self._clock.now()
-        try:
-            return (body.at if body.at.tzinfo else body.at.replace(tzinfo=UTC)).astimezone(UTC)
-        except OverflowError as error:
-            raise InvalidDataError("at: the date is out of range") from error
+            return json_document(RunResult, task.result(), 202)
+        return json_document(RunState, self._states[name], 202, {"Location": _path(name)})
 
     async def _dry_run(self, request: web.Request, run_request: RunRequest, *, bodies: bool) -> web.StreamResponse:
-        items = self._manual_runs.dry_run(run_request)
+        items = self._manual_runs().dry_run(run_request)
         # Fetch the first item before the response starts, so that an error up to here still gets an error status.
         first = await anext(items, None)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})

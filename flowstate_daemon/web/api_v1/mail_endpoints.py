@@ -1,0 +1,117 @@
+"""Emails: enqueued by other programs, listed and explained from the ledger."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flowstate_daemon.database.mail_list import OutcomeFilter, OutcomeRow
+from flowstate_daemon.mail_producer import NewMail
+from flowstate_daemon.operations.operator import Operator, Recipients
+from flowstate_daemon.web.api_v1 import models
+from flowstate_daemon.web.api_v1.cursors import RowCursor, read_cursor, write_cursor
+from flowstate_daemon.web.api_v1.endpoints import ApiError, Call, Endpoint
+
+NO_LEDGER = "this needs Postgres: set DATABASE_URL"
+
+
+class MailEndpoints:
+    """`/emails`."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+
+    def endpoints(self) -> list[Endpoint]:
+        return [
+            Endpoint(
+                "post",
+                "/emails",
+                "Enqueue emails, once for each idempotency key",
+                self.enqueue,
+                models.Enqueued,
+                body=models.NewEmails,
+                status=201,
+                rights="operate",
+                errors=(409,),
+            ),
+            Endpoint(
+                "get",
+                "/emails",
+                "Outcomes of emails, newest first",
+                self.emails,
+                models.EmailList,
+                query=models.EmailQuery,
+                errors=(404,),
+            ),
+            Endpoint(
+                "get",
+                "/emails/{mail}",
+                "One email: attempts, decisions, events of the provider",
+                self.email,
+                models.EmailHistory,
+                names=models.MailPath,
+            ),
+        ]
+
+    async def enqueue(self, call: Call) -> models.Enqueued:
+        body: models.NewEmails = call.body
+        mails = [
+            NewMail(mail.kind, mail.to, mail.context, delay_ms=mail.delay_ms, locale=mail.locale)
+            for mail in body.emails
+        ]
+        ids, repeated = await self._operator.enqueue.enqueue(mails, body.idempotency_key)
+        return models.Enqueued(job_ids=ids, repeated=repeated)
+
+    async def emails(self, call: Call) -> models.EmailList:
+        query: models.EmailQuery = call.query
+        now = self._operator.clock.now()
+        wanted = OutcomeFilter(
+            kinds=query.kind,
+            outcomes=query.outcome,
+            address=query.recipient,
+            reason=query.reason,
+            since=None if query.newer_than is None else now - age(query.newer_than),
+            until=None if query.older_than is None else now - age(query.older_than),
+        )
+        cursor = read_cursor(query.cursor, RowCursor)
+        rows = await recipients_of(self._operator).mails.page(wanted, query.limit, row_after(cursor))
+        documents = [
+            models.EmailDocument(
+                mail=row.mail,
+                at=row.at,
+                address=row.address,
+                kind=row.kind,
+                job_id=row.job_id,
+                attempt=row.attempt,
+                outcome=row.outcome,
+                provider_id=row.provider_id,
+                reason=row.reason,
+            )
+            for row in rows
+        ]
+        is_last = len(rows) < query.limit
+        following = None if is_last else write_cursor(RowCursor(rows[-1].at, rows[-1].key, rows[-1].outcome))
+        return models.EmailList(emails=documents, next_cursor=following)
+
+    async def email(self, call: Call) -> models.EmailHistory:
+        found = await recipients_of(self._operator).mails.mail(call.path.mail)
+        if found is None:
+            raise ApiError(404, "the ledger has no such email: it was deleted after its time, or never written")
+        address, record = found
+        return models.EmailHistory(address=address, email=record)
+
+
+def recipients_of(operator: Operator) -> Recipients:
+    """What Postgres knows. Raises ApiError without Postgres."""
+    if operator.recipients is None:
+        raise ApiError(404, NO_LEDGER)
+    return operator.recipients
+
+
+def age(text: str) -> timedelta:
+    return timedelta(milliseconds=models.duration_ms(text))
+
+
+def row_after(cursor: RowCursor | None) -> OutcomeRow | None:
+    if cursor is None:
+        return None
+    return OutcomeRow(cursor.key, "", cursor.at, "", "", "", 0, cursor.outcome, None, None)

@@ -1,0 +1,100 @@
+"""The API under schemathesis: whatever a client sends, no answer is a 500 and each is as documented."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from flowstate_daemon.config.loader import load
+from flowstate_daemon.daemon.builders import build_manual_runs
+from flowstate_daemon.database.ledger import Ledger
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.queue.queue_fixture import BORN, QueueFixture
+from tests.support.clock import FakeClock
+from tests.support.ledger_entries import outcome
+from tests.support.operator_api import OPERATE, ApiClient, build_operator, build_recipients, serve_api
+
+# Not `positive_data_acceptance`: a schema cannot say which actions a state allows, or which context a kind needs.
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "allow_header_conformance",
+    "ignored_auth",
+)
+MAX_RUN_S = 300  # 30 s on two idle cores
+
+
+class RestlessClock(FakeClock):
+    """A second passes at each look, so that no rate limit answers before the endpoint does."""
+
+    def monotonic(self) -> float:
+        self._mono_s += 1.0
+        return super().monotonic()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return RestlessClock()
+
+
+@pytest.fixture
+async def api(
+    pool: asyncpg.Pool, database_url: str, connection: Connection, keys: Keys, clock: FakeClock
+) -> AsyncIterator[ApiClient]:
+    """All endpoints, on stores with some jobs, emails and lists."""
+    config = load({"DATABASE_URL": database_url, "FRONTEND_URL": "https://flowstate.example"})
+    schedules = build_manual_runs(config, pool, clock)
+    recipients = build_recipients(pool, clock)
+    await Ledger(pool, clock).write([outcome(number) for number in range(20)])
+    await recipients.suppressions.add("ada@example.org", "manual")
+    async with serve_api(build_operator(connection, keys, clock, recipients, schedules)) as api:
+        yield api
+
+
+@pytest.fixture
+async def jobs(api: ApiClient, keys: Keys, redis: object) -> None:
+    stage = QueueFixture(redis, keys)  # type: ignore[arg-type]
+    for number in range(5):
+        await stage.put(f"f{number}", "failed", at=BORN + number, failedReason="422", finishedOn=BORN + number)
+        await stage.put(f"d{number}", "delayed", at=BORN + number)
+
+
+@pytest.mark.timeout(MAX_RUN_S + 60)
+async def test_no_request_breaks_the_api(api: ApiClient, jobs: None, tmp_path: Path) -> None:
+    """Examples, edge cases of every parameter, random and invalid data, and sequences of calls."""
+    arguments = (
+        "run",
+        f"{api.url}/api/v1/openapi.json",
+        f"--header=Authorization: Bearer {OPERATE}",
+        f"--checks={','.join(CHECKS)}",
+        "--max-examples=10",
+        "--seed=12",
+        "--request-timeout=10",
+        "--generation-database=none",
+        "--continue-on-failure",
+        "--no-color",
+        "--warnings=off",
+    )
+    program = Path(sys.executable).parent / "schemathesis"
+    process = await asyncio.create_subprocess_exec(
+        program, *arguments, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(MAX_RUN_S):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, output.decode(errors="replace")
