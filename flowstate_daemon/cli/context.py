@@ -30,10 +30,12 @@ from flowstate_daemon.config.unit_settings import (
     read_unit_settings,
 )
 from flowstate_daemon.mail_producer import MailProducer
+from flowstate_daemon.operations.failures import Failures
 from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.audit import AuditLog
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.inspector import Inspector
+from flowstate_daemon.queue.search import JobSearch
 from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
 
@@ -51,6 +53,8 @@ class QueueContext:
     clock: Clock
     producer: MailProducer
     inspector: Inspector
+    search: JobSearch
+    failures: Failures
     admin: QueueAdmin
     audit: AuditLog
 
@@ -140,6 +144,17 @@ async def _with_connection(config: Config, work: Callable[[QueueContext], Awaita
         audit = AuditLog(connection, keys, clock, actor=operator_name())
         journal_limit = 0 if config.database.url is not None else config.database.journal_max_entries
         admin = QueueAdmin(connection, keys, clock, token=token, audit=audit, journal_limit=journal_limit)
-        return await work(QueueContext(connection, keys, clock, producer, Inspector(connection, keys), admin, audit))
+        context = QueueContext(
+            connection,
+            keys,
+            clock,
+            producer,
+            Inspector(connection, keys),
+            JobSearch(connection, keys, clock),
+            Failures(connection, keys, clock),
+            admin,
+            audit,
+        )
+        return await work(context)
     finally:
         await connection.close()
