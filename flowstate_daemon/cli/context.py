@@ -9,7 +9,8 @@ import shlex
 import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +132,13 @@ def with_queue(config_file: str | None, work: Callable[[QueueContext], Awaitable
 
 
 async def _with_connection(config: Config, work: Callable[[QueueContext], Awaitable[T]]) -> T:
+    async with open_queue(config) as context:
+        return await work(context)
+
+
+@asynccontextmanager
+async def open_queue(config: Config) -> AsyncIterator[QueueContext]:
+    """The queue of a configuration over a connection that is closed at the end. Raises StoreUnavailableError."""
     keys, clock = Keys(config.queue.prefix, config.queue.name), Clock()
     token = f"cli/{uuid.uuid4().hex}"
     # A command is not a worker: Bull's getWorkers() must not count this client name.
@@ -144,7 +152,7 @@ async def _with_connection(config: Config, work: Callable[[QueueContext], Awaita
         audit = AuditLog(connection, keys, clock, actor=operator_name())
         journal_limit = 0 if config.database.url is not None else config.database.journal_max_entries
         admin = QueueAdmin(connection, keys, clock, token=token, audit=audit, journal_limit=journal_limit)
-        context = QueueContext(
+        yield QueueContext(
             connection,
             keys,
             clock,
@@ -155,6 +163,5 @@ async def _with_connection(config: Config, work: Callable[[QueueContext], Awaita
             admin,
             audit,
         )
-        return await work(context)
     finally:
         await connection.close()

@@ -202,7 +202,7 @@ def job_document(job: JobView, *, reveal: bool = False) -> dict[str, Any]:
 @json_option
 @click.pass_obj
 def pause(config_file: str | None, *, as_json: bool) -> None:
-    """Pause processing: workers claim no more jobs; active jobs finish."""
+    """Pause processing: workers claim no jobs; active ones finish."""
     print_pause_result(with_queue(config_file, lambda context: context.admin.pause()), as_json=as_json)
 
 
@@ -241,7 +241,7 @@ def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def failures(config_file: str | None, *, as_json: bool) -> None:
-    """Group the failed jobs by the reason of their failure, the largest group first."""
+    """Group the failed jobs by reason, the largest group first."""
     groups = with_queue(config_file, lambda context: context.failures.groups())
     if as_json:
         print_json(groups)

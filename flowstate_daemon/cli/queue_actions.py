@@ -66,7 +66,7 @@ def retry(  # noqa: PLR0913 - one parameter for each option
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Retry failed jobs: one or more, all, or those that match.
+    """Retry failed jobs: one or more, all, or all that match.
 
     --all and filters leave out jobs that were set aside because their email may have been sent. A job that matches and
     has failed again meanwhile stays failed.
@@ -148,7 +148,7 @@ def promote(  # noqa: PLR0913 - one parameter for each option
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Make delayed jobs due now: one or more, all, or those that match."""
+    """Make delayed jobs due now: some, all, or all that match."""
     check_selection(job_ids, criteria, everything=everything)
     if job_ids:
         return change_ids(config_file, "promote", job_ids, dry_run=dry_run, as_json=as_json)

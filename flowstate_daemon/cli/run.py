@@ -75,8 +75,9 @@ def run(config_file: str | None) -> None:
 def dev(folder: Path, *, once: bool, open_browser: bool, as_json: bool) -> int:
     """Run a complete local environment.
 
-    It opens the pages of the daemon in a browser. It has its own Valkey and Postgres and sample users, and writes emails to a folder. It needs only what `make dev`
-    or `pip install '.[dev]'` installs. Without --once it runs until Ctrl-C.
+    It opens the pages of the daemon in a browser. It has its own Valkey and Postgres and sample users, and writes
+    emails to a folder. It needs only what `make dev` or `pip install '.[dev]'` installs. Without --once it runs until
+    Ctrl-C.
     """
 
     async def work() -> int:
