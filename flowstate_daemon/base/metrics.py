@@ -22,6 +22,11 @@ Child = TypeVar("Child")
 OTHER_LABEL = "other"
 OUTCOMES = ("sent", "skipped", "expired", "retried", "failed", "released")
 SCHEDULED_MAIL_EVENTS = ("planned", "enqueued", "skipped", "rescheduled", "outcome_unknown")
+PROVIDER_EVENTS = (
+    *("sent", "delivered", "delivery_delayed", "bounced", "complained", "opened", "clicked", "failed", "suppressed"),
+    *("scheduled", "received", "suppression.removed"),
+)
+RECIPIENT_CHANGES = ("unsubscribed", "resubscribed")
 DENIALS = ("token", "session", "csrf", "host", "rights", "too_many")
 PROVIDER_RESULTS: tuple[str, ...] = get_args(ResultClass)
 
@@ -113,6 +118,12 @@ class Metrics:
         self._quota_exceeded = self._gauge("provider_quota_exceeded", text)
         text = "Seconds until the daemon tries the provider again; 0 while it accepts emails."
         self._next_probe = self._gauge("provider_next_probe_seconds", text)
+        text = "Events that the provider reported, by type; one that arrives twice is counted once."
+        events = Counter("flowstate_provider_events", text, ("event",), registry=self.registry)
+        self._provider_events = LabelCache(PROVIDER_EVENTS, events.labels)
+        text = "What recipients changed on the pages that emails link to."
+        changes = Counter("flowstate_unsubscribes", text, ("action",), registry=self.registry)
+        self._recipient_changes = LabelCache(RECIPIENT_CHANGES, changes.labels)
         self._send_queue = self._gauge("send_queue_mails", "Rendered emails that wait for a request.")
         self._requests = self._gauge("provider_requests_in_flight", "Requests to the provider without a response yet.")
         text = "Requests per second that the provider allows; 0: no limit known yet."
@@ -246,6 +257,14 @@ class Metrics:
         self._send_queue.set_function(mails)
         self._requests.set_function(under_way)
         self._rate_limit.set_function(rate)
+
+    def provider_event(self, event: str) -> None:
+        """The provider has reported an event of this type, such as `delivered`."""
+        self._provider_events[event].inc()
+
+    def recipient_changed(self, action: str) -> None:
+        """A recipient has done one of RECIPIENT_CHANGES."""
+        self._recipient_changes[action].inc()
 
     def observe_redis_command(self, seconds: float) -> None:
         self._redis.observe(seconds)

@@ -9,7 +9,8 @@ import shlex
 import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,10 +31,12 @@ from flowstate_daemon.config.unit_settings import (
     read_unit_settings,
 )
 from flowstate_daemon.mail_producer import MailProducer
+from flowstate_daemon.operations.failures import Failures
 from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.audit import AuditLog
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.inspector import Inspector
+from flowstate_daemon.queue.search import JobSearch
 from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
 
@@ -51,6 +54,8 @@ class QueueContext:
     clock: Clock
     producer: MailProducer
     inspector: Inspector
+    search: JobSearch
+    failures: Failures
     admin: QueueAdmin
     audit: AuditLog
 
@@ -127,6 +132,13 @@ def with_queue(config_file: str | None, work: Callable[[QueueContext], Awaitable
 
 
 async def _with_connection(config: Config, work: Callable[[QueueContext], Awaitable[T]]) -> T:
+    async with open_queue(config) as context:
+        return await work(context)
+
+
+@asynccontextmanager
+async def open_queue(config: Config) -> AsyncIterator[QueueContext]:
+    """The queue of a configuration over a connection that is closed at the end. Raises StoreUnavailableError."""
     keys, clock = Keys(config.queue.prefix, config.queue.name), Clock()
     token = f"cli/{uuid.uuid4().hex}"
     # A command is not a worker: Bull's getWorkers() must not count this client name.
@@ -140,6 +152,16 @@ async def _with_connection(config: Config, work: Callable[[QueueContext], Awaita
         audit = AuditLog(connection, keys, clock, actor=operator_name())
         journal_limit = 0 if config.database.url is not None else config.database.journal_max_entries
         admin = QueueAdmin(connection, keys, clock, token=token, audit=audit, journal_limit=journal_limit)
-        return await work(QueueContext(connection, keys, clock, producer, Inspector(connection, keys), admin, audit))
+        yield QueueContext(
+            connection,
+            keys,
+            clock,
+            producer,
+            Inspector(connection, keys),
+            JobSearch(connection, keys, clock),
+            Failures(connection, keys, clock),
+            admin,
+            audit,
+        )
     finally:
         await connection.close()

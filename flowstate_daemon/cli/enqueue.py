@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from flowstate_daemon.cli.context import QueueContext, with_queue
-from flowstate_daemon.cli.output import finite, json_option, print_fields, print_json
+from flowstate_daemon.cli.durations import Duration
+from flowstate_daemon.cli.output import json_option, print_fields, print_json
 from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, NewMail
@@ -58,20 +59,19 @@ Example:
 )
 @click.option(
     "--delay",
-    "delay_ms",
-    type=click.IntRange(0, MAX_DELAY_MS),
-    default=0,
-    metavar="MS",
-    help="Send it this many milliseconds from now.",
+    "delay_s",
+    type=Duration(plain_unit="ms", most_s=MAX_DELAY_MS / 1000),
+    default=0.0,
+    metavar="DURATION",
+    help="Send it this long from now: 2s, 1h30m; a plain number counts milliseconds.",
 )
 @click.option("--locale", type=click.Choice(LOCALES), help="Default: the language of the user.")
 @click.option("--job-id", metavar="ID", help="Your own job id; a second job with the same id is not added.")
 @click.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(0),
-    callback=finite,
-    metavar="SECONDS",
+    type=Duration(),
+    metavar="DURATION",
     help="Wait for the outcome. Exit 0 if the email is sent, else 1: skipped, expired, failed, or no outcome by then.",
 )
 @json_option
@@ -82,7 +82,7 @@ def enqueue(  # noqa: PLR0913 - one parameter per option
     to: str,
     context: str,
     priority: int | None,
-    delay_ms: int,
+    delay_s: float,
     *,
     locale: str | None,
     job_id: str | None,
@@ -90,7 +90,7 @@ def enqueue(  # noqa: PLR0913 - one parameter per option
     as_json: bool,
 ) -> int:
     """Add one email of KIND to the queue."""
-    mail = NewMail(kind, to, read_context(context), priority, delay_ms, job_id, locale)
+    mail = NewMail(kind, to, read_context(context), priority, round(delay_s * 1000), job_id, locale)
     return with_queue(config_file, lambda queue: _enqueue(queue, mail, wait_s, as_json=as_json))
 
 

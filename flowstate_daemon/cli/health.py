@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.cli.durations import Duration
 from flowstate_daemon.config.sources import Key, SettingsSources, config_path, env_name
 from flowstate_daemon.config.unit_settings import UnitSettings, is_unit_process, read_unit_settings
 
@@ -42,10 +43,10 @@ class HealthEndpoint(NamedTuple):
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.1, 60),
-    default=3.0,
+    type=Duration(least_s=0.1, most_s=60),
+    default="3s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How long to wait for the response.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the daemon's response as one JSON document.")

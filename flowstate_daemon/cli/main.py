@@ -37,16 +37,20 @@ COMMANDS = {
     "dev": "run",
     "check": "run",
     "health": "health",
+    "status": "status",
     "migrate": "database",
     "enqueue": "enqueue",
     "queue": "queue",
     "provider": "provider",
     "mail": "mail",
     "schedule": "schedule",
+    "emails": "emails",
     "explain": "database",
     "suppression": "recipients",
     "unsubscribed": "recipients",
     "forget": "forget",
+    "config": "configuration",
+    "completion": "completion",
 }
 
 
@@ -97,7 +101,7 @@ def app(context: click.Context, config_file: str | None) -> None:
       flowstate-daemon mail preview        every email with sample data, in a folder
       flowstate-daemon check               verify configuration and connectivity
       flowstate-daemon run                 run until SIGTERM
-      flowstate-daemon queue status        count waiting, active and failed jobs
+      flowstate-daemon status              health, queue, provider and schedules on one screen
     """  # noqa: D301 - click needs the character \b itself: it keeps the line breaks of the paragraph
     context.obj = config_file
 

@@ -1,30 +1,38 @@
-"""Commands about the queue: `queue status|list|show|retry|remove|promote|pause|resume|clean`."""
+"""Commands about the queue: `queue status|list|show|failures|pause|resume|audit`; others are in `queue_actions`."""
 
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from flowstate_daemon.cli.context import QueueContext, with_queue
+from flowstate_daemon.cli.filters import Criteria, filter_options, recipient_cell
 from flowstate_daemon.cli.output import (
-    finite,
     format_duration,
     format_timestamp,
     json_option,
     print_fields,
     print_json,
     print_table,
-    progress,
+    sanitise,
 )
-from flowstate_daemon.queue.admin import BulkResult, JobNotFoundError, PauseResult
+from flowstate_daemon.cli.queue_actions import STATES, clean, promote, remove, retry
+from flowstate_daemon.operations.failures import FailureGroup, FailureGroups
+from flowstate_daemon.queue.admin import JobNotFoundError, PauseResult
 from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.queue.job import State
 
-STATES = ("wait", "active", "delayed", "paused", "completed", "failed")
 DAEMON_CLIENT_PATTERN = re.compile(r":([A-Za-z0-9._-]+)/[0-9a-f]{32}$")
+COMMON = ("id", "kind", "to", "priority", "attempts", "added (UTC)")
+LIST_COLUMNS = {
+    "wait": (*COMMON, "reason"),
+    "delayed": (*COMMON, "due (UTC)"),
+    "completed": (*COMMON, "completed (UTC)"),
+    "failed": ("id", "kind", "to", "attempts", "added (UTC)", "failed (UTC)", "reason"),
+}
 STATE_CHOICES = {state: "waiting" if state == "wait" else state for state in STATES}
 
 state_argument = click.argument("state", type=click.Choice(STATES), metavar="STATE")
@@ -33,6 +41,10 @@ state_argument = click.argument("state", type=click.Choice(STATES), metavar="STA
 @click.group()
 def queue() -> None:
     """Inspect and manage the queue."""
+
+
+for command in (retry, remove, promote, clean):
+    queue.add_command(command)
 
 
 @queue.command()
@@ -87,38 +99,74 @@ def describe_workers(names: list[str]) -> str:
     help="At most this many.",
 )
 @click.option("--oldest", is_flag=True, help="Oldest first instead of newest first.")
+@filter_options
+@click.option("--reveal", is_flag=True, help="Show whole addresses.")
 @json_option
 @click.pass_obj
-def list_jobs(config_file: str | None, state: State, limit: int, *, oldest: bool, as_json: bool) -> None:
+def list_jobs(  # noqa: PLR0913 - one parameter for each option
+    config_file: str | None,
+    state: State,
+    limit: int,
+    *,
+    criteria: Criteria,
+    oldest: bool,
+    reveal: bool,
+    as_json: bool,
+) -> None:
     """List the jobs in STATE.
 
-    STATE is one of wait, active, delayed, paused, completed, failed.
+    STATE is one of wait, active, delayed, paused, completed, failed. Ages are those of the end of a job, else of its
+    last start, else of when it was added.
     """
-    jobs = with_queue(config_file, lambda context: context.inspector.jobs(state, 0, limit - 1, newest_first=not oldest))
+
+    async def read(context: QueueContext) -> list[JobView]:
+        if criteria.is_empty:
+            return await context.inspector.jobs(state, 0, limit - 1, newest_first=not oldest)
+        return await find_jobs(context, state, criteria, limit, newest_first=not oldest)
+
+    jobs = with_queue(config_file, read)
     if as_json:
         print_json([job_document(job) for job in jobs])
         return
     if not jobs:
-        click.echo(f"no {STATE_CHOICES[state]} jobs")
+        click.echo(f"no {STATE_CHOICES[state]} jobs" + ("" if criteria.is_empty else " match"))
         return
-    last = ("due (UTC)", "due_at") if state == "delayed" else ("reason", "failed_reason")
-    rows = [
-        (
-            job.id,
-            job.name,
-            job.priority or "",
-            job.attempts_made,
-            format_timestamp(job.timestamp),
-            detail_cell(job, last[1]),
+    columns = LIST_COLUMNS.get(state, LIST_COLUMNS["wait"])
+    rows = [list_row(job, columns, reveal=reveal) for job in jobs]
+    print_table(f"{len(rows)} {state}:", columns, rows)
+
+
+async def find_jobs(
+    context: QueueContext, state: State, criteria: Criteria, limit: int, *, newest_first: bool
+) -> list[JobView]:
+    """Up to `limit` jobs that match, however many must be examined."""
+    job_filter = criteria.at(context.clock.now_ms())
+    found: dict[str, JobView] = {}  # jobs that move meanwhile can be on two pages
+    position: int | None = 0
+    while position is not None and len(found) < limit:
+        page = await context.search.page(
+            state, job_filter, position=position, count=limit - len(found), newest_first=newest_first
         )
-        for job in jobs
-    ]
-    print_table(f"{len(rows)} {state}:", ("id", "kind", "priority", "attempts", "added (UTC)", last[0]), rows)
+        found |= {job.id: job for job in page.jobs}
+        position = page.next_position
+    return list(found.values())
 
 
-def detail_cell(job: JobView, name: str) -> str | None:
-    """The last column: when the job is due, or why it failed."""
-    return format_timestamp(job.due_at) if name == "due_at" else job.failed_reason
+def list_row(job: JobView, columns: Sequence[str], *, reveal: bool = False) -> list[object]:
+    """One job in the columns of its state. Pure."""
+    cells = {
+        "id": job.id,
+        "kind": job.name,
+        "to": recipient_cell(job, reveal=reveal),
+        "priority": job.priority or "",
+        "attempts": job.attempts_made,
+        "added (UTC)": format_timestamp(job.timestamp),
+        "due (UTC)": format_timestamp(job.due_at),
+        "failed (UTC)": format_timestamp(job.finished_at),
+        "completed (UTC)": format_timestamp(job.finished_at),
+        "reason": job.failed_reason,
+    }
+    return [cells[column] for column in columns]
 
 
 @queue.command()
@@ -151,90 +199,10 @@ def job_document(job: JobView, *, reveal: bool = False) -> dict[str, Any]:
 
 
 @queue.command()
-@click.argument("job_id", required=False)
-@click.option("--all", "everything", is_flag=True, help="Every failed job that was certainly not sent, oldest first.")
-@click.option(
-    "--maybe-sent", is_flag=True, help="With --all: also those that may have been sent. They may arrive twice."
-)
-@click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="With --all: at most this many.")
-@click.option("--yes", is_flag=True, help="With --all: do not ask on a terminal.")
-@json_option
-@click.pass_obj
-def retry(  # noqa: PLR0913 - one parameter for each option
-    config_file: str | None,
-    job_id: str | None,
-    limit: int | None,
-    *,
-    everything: bool,
-    maybe_sent: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    """Retry a failed job, or all of them.
-
-    --all leaves out jobs that were set aside because their email may have been sent.
-    """
-    if (job_id is None) is not everything or (maybe_sent and not everything):
-        raise click.UsageError("give one JOB_ID, or --all; --maybe-sent needs --all")
-
-    async def work(context: QueueContext) -> BulkResult:
-        if job_id is not None:
-            await context.admin.retry(job_id)
-            return BulkResult(1, 0)
-        total = (await context.inspector.counts()).failed
-        if not yes and sys.stdin.isatty():
-            also = ", including those that may have been sent" if maybe_sent else ""
-            click.confirm(f"Retry up to {min(limit or total, total)} failed jobs{also}?", abort=True, err=True)
-        with progress("retrying", limit or total) as done:
-            return await context.admin.retry_all(limit, done, maybe_sent=maybe_sent)
-
-    result = with_queue(config_file, work)
-    if as_json:
-        print_json({"retried": result.done, "maybe_sent": result.maybe_sent})
-        return
-    print_count("retried", result.done, as_json=False)
-    if result.maybe_sent:
-        click.echo(
-            f"left out: {result.maybe_sent}, because their emails may have been sent; look them up at the provider, "
-            "then use queue retry JOB_ID or queue remove JOB_ID"
-        )
-
-
-@queue.command()
-@click.argument("job_id")
-@json_option
-@click.pass_obj
-def remove(config_file: str | None, job_id: str, *, as_json: bool) -> None:
-    """Delete one job in any state; refused while it is active."""
-    with_queue(config_file, lambda context: context.admin.remove(job_id))
-    print_count("removed", 1, as_json=as_json)
-
-
-@queue.command()
-@click.argument("job_id", required=False)
-@click.option("--all", "everything", is_flag=True, help="Every delayed job.")
-@json_option
-@click.pass_obj
-def promote(config_file: str | None, job_id: str | None, *, everything: bool, as_json: bool) -> None:
-    """Make a delayed job, or all of them, due now."""
-    if (job_id is None) is not everything:
-        raise click.UsageError("give one JOB_ID, or --all")
-
-    async def work(context: QueueContext) -> int:
-        if job_id is not None:
-            await context.admin.promote(job_id)
-            return 1
-        with progress("promoting", (await context.inspector.counts()).delayed) as done:
-            return (await context.admin.promote_all(done)).done
-
-    print_count("promoted", with_queue(config_file, work), as_json=as_json)
-
-
-@queue.command()
 @json_option
 @click.pass_obj
 def pause(config_file: str | None, *, as_json: bool) -> None:
-    """Pause processing: workers claim no more jobs; active jobs finish."""
+    """Pause processing: workers claim no jobs; active ones finish."""
     print_pause_result(with_queue(config_file, lambda context: context.admin.pause()), as_json=as_json)
 
 
@@ -244,43 +212,6 @@ def pause(config_file: str | None, *, as_json: bool) -> None:
 def resume(config_file: str | None, *, as_json: bool) -> None:
     """Resume processing after `pause`."""
     print_pause_result(with_queue(config_file, lambda context: context.admin.resume()), as_json=as_json)
-
-
-@queue.command()
-@state_argument
-@click.option(
-    "--grace",
-    "grace_s",
-    type=click.FloatRange(0),
-    callback=finite,
-    default=0,
-    metavar="SECONDS",
-    help="Only jobs that are older than this.",
-)
-@click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="At most this many.")
-@json_option
-@click.pass_obj
-def clean(config_file: str | None, state: State, grace_s: float, limit: int | None, *, as_json: bool) -> None:
-    """Delete the jobs in STATE.
-
-    STATE is one of wait, active, delayed, paused, completed, failed. Deletes all jobs in that state that --grace and
-    --limit allow. Jobs that a worker holds are never deleted.
-    """
-
-    async def work(context: QueueContext) -> int:
-        total = limit or getattr(await context.inspector.counts(), state)
-        with progress("cleaning", total) as done:
-            return (await context.admin.clean(state, int(grace_s * 1000), limit, done)).done
-
-    print_count("removed", with_queue(config_file, work), as_json=as_json)
-
-
-def print_count(what: str, count: int, *, as_json: bool) -> None:
-    """Print how many jobs were changed."""
-    if as_json:
-        print_json({what: count})
-    else:
-        click.echo(f"{what}: {count}")
 
 
 def print_pause_result(result: PauseResult, *, as_json: bool) -> None:
@@ -304,3 +235,33 @@ def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
         return
     rows = [(format_timestamp(one.at), one.actor, one.action, one.count, one.target) for one in actions]
     print_table(f"actions: {len(rows)}", ("when (UTC)", "who", "action", "count", "what"), rows)
+
+
+@queue.command()
+@json_option
+@click.pass_obj
+def failures(config_file: str | None, *, as_json: bool) -> None:
+    """Group the failed jobs by reason, the largest group first."""
+    groups = with_queue(config_file, lambda context: context.failures.groups())
+    if as_json:
+        print_json(groups)
+        return
+    if not groups.groups:
+        click.echo("no failed jobs")
+        return
+    columns = ("jobs", "kinds", "first (UTC)", "last (UTC)", "reason", "newest ids")
+    print_table(failures_title(groups), columns, [failures_row(group) for group in groups.groups])
+    pattern = groups.groups[0].pattern.replace("'", "*")
+    click.echo(f"\nTo look at the jobs of a group:  flowstate-daemon queue list failed --reason '{sanitise(pattern)}'")
+
+
+def failures_title(groups: FailureGroups) -> str:
+    part = "" if groups.examined >= groups.total else f" (only the newest {groups.examined} were examined)"
+    return f"failed jobs: {groups.total} in {len(groups.groups)} groups{part}"
+
+
+def failures_row(group: FailureGroup) -> tuple[object, ...]:
+    """One group. Pure."""
+    kinds = ", ".join(f"{kind} {count}" for kind, count in group.kinds.most_common())
+    times = format_timestamp(group.oldest_at), format_timestamp(group.newest_at)
+    return (group.count, kinds, *times, group.reason, ", ".join(group.job_ids))

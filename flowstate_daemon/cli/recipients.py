@@ -9,6 +9,12 @@ import click
 
 from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.cli.context import operator_name
+from flowstate_daemon.cli.csv_lists import (
+    export_suppressions,
+    export_unsubscribes,
+    import_suppressions,
+    import_unsubscribes,
+)
 from flowstate_daemon.cli.database import format_datetime, parse_argument, with_suppressions
 from flowstate_daemon.cli.output import json_option, print_json, print_table
 from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
@@ -217,3 +223,9 @@ def describe_kind(kind: str) -> str:
 
 def describe_kinds(entries: Sequence[Unsubscribe]) -> str:
     return ", ".join(describe_kind(entry.kind) for entry in entries)
+
+
+for command in (export_suppressions, import_suppressions):
+    suppression.add_command(command)
+for command in (export_unsubscribes, import_unsubscribes):
+    unsubscribed.add_command(command)

@@ -207,13 +207,24 @@ class Suppressions:
         async with schema_connection(self._pool) as connection:
             return _read(await connection.fetch(sql("find_suppressions"), self._stored(address)))
 
-    async def add(self, address: str, reason: str, note: str | None = None, *, actor: str = UNKNOWN_ACTOR) -> bool:
-        """Suppress an address for one of REASONS; False when it already was. `actor` is recorded with the action."""
+    async def add(
+        self,
+        address: str,
+        reason: str,
+        note: str | None = None,
+        *,
+        actor: str = UNKNOWN_ACTOR,
+        since: datetime | None = None,
+    ) -> bool:
+        """Suppress an address for one of REASONS; False when it already was. `actor` is recorded with the action.
+
+        `since` is now, unless the entry is from another list.
+        """
         if reason not in REASONS:
             raise ValueError(f"not a reason to suppress an address: {reason}")
         text = None if note is None else storable(note, MAX_TEXT_LENGTH)
         async with schema_connection(self._pool) as connection, connection.transaction():
-            arguments = (normalise_address(address), reason, self._clock.now(), text)
+            arguments = (normalise_address(address), reason, since or self._clock.now(), text)
             added = bool(await connection.fetchval(sql("add_suppression"), *arguments))
             await self._record(connection, actor, f"suppression add ({reason})", address, int(added))
         return added
@@ -248,9 +259,14 @@ class Suppressions:
             rows = await connection.fetch(sql("find_unsubscribes"), self._stored(address))
         return [Unsubscribe(**row) for row in rows]
 
-    async def unsubscribe(self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None) -> bool:
-        """Unsubscribe an address from a kind; False when it already was. An operator's action names the `actor`."""
-        arguments = (normalise_address(address), storable(kind, MAX_WORD_LENGTH), self._clock.now())
+    async def unsubscribe(
+        self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None, since: datetime | None = None
+    ) -> bool:
+        """Unsubscribe an address from a kind; False when it already was. An operator's action names the `actor`.
+
+        `since` is now, unless the entry is from another list.
+        """
+        arguments = (normalise_address(address), storable(kind, MAX_WORD_LENGTH), since or self._clock.now())
         async with schema_connection(self._pool) as connection, connection.transaction():
             added = bool(await connection.fetchval(sql("add_unsubscribe"), *arguments))
             if actor is not None:

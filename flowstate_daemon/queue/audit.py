@@ -16,6 +16,12 @@ from flowstate_daemon.redis_client.keys import Keys
 log = structlog.get_logger()
 
 MAX_ENTRIES = 10_000
+# The actions that are counted by name; others, as of another version, are counted together.
+ACTIONS = (
+    *("queue retry", "queue remove", "queue clean", "queue promote", "queue update", "queue pause", "queue resume"),
+    *("provider retry", "schedule run", "unsubscribed remove", "addresses revealed", "forget"),
+)
+OTHER_ACTION = "other"
 
 
 class OperatorAction(msgspec.Struct, frozen=True):
@@ -34,6 +40,7 @@ class AuditLog:
     def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, actor: str) -> None:
         self._connection = connection
         self._key = keys.own("audit")
+        self._counts_key = keys.own("audit-counts")
         self._clock = clock
         self.actor = actor
 
@@ -43,6 +50,8 @@ class AuditLog:
         try:
             await self._connection.execute("RPUSH", self._key, msgspec.json.encode(entry))
             await self._connection.execute("LTRIM", self._key, -MAX_ENTRIES, -1)
+            counted = action if action in ACTIONS else OTHER_ACTION
+            await self._connection.execute("HINCRBY", self._counts_key, counted, 1)
         except StoreUnavailableError as outage:
             log.warning("action_not_recorded", action=action, target=target, count=count, reason=outage.reason)
 
@@ -56,3 +65,13 @@ class AuditLog:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue  # written by something else
         return actions
+
+
+async def count_actions(connection: Connection, keys: Keys) -> dict[str, int]:
+    """How many actions of each name there have been on this queue, whoever did them; also those with none."""
+    counts = dict.fromkeys((*ACTIONS, OTHER_ACTION), 0)
+    for name, count in (await connection.execute("HGETALL", keys.own("audit-counts"))).items():
+        action, text = name.decode(errors="replace"), count.decode(errors="replace")
+        if text.isascii() and text.isdecimal():
+            counts[action if action in counts else OTHER_ACTION] += int(text)
+    return counts

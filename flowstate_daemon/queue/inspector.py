@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from flowstate_daemon.base.redaction import REDACTED, redact_json
+from flowstate_daemon.queue.audit import count_actions
 from flowstate_daemon.queue.job import State
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
@@ -266,6 +267,10 @@ class Inspector:
         return Snapshot(
             wait, active, delayed, paused, completed, failed, bool(is_paused), _instant(oldest), _instant(due), journal
         )
+
+    async def operator_actions(self) -> dict[str, int]:
+        """How many actions operators have done on this queue, by name."""
+        return await count_actions(self._connection, self._keys)
 
     async def counts(self) -> Counts:
         """The number of jobs in each state."""

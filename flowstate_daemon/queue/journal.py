@@ -26,6 +26,13 @@ class Journal:
         entries: list[bytes] = await self._connection.execute("LRANGE", self._key, 0, count - 1) if count > 0 else []
         return entries
 
+    async def newest(self, count: int, *, skip: int = 0) -> list[bytes]:
+        """The newest entries, newest first, after the `skip` newest ones; they stay in the journal."""
+        if count <= 0:
+            return []
+        entries: list[bytes] = await self._connection.execute("LRANGE", self._key, -skip - count, -skip - 1)
+        return entries[::-1]
+
     async def drop(self, entries: Sequence[bytes]) -> int:
         """Remove these entries from the head, if they are still there; returns how many were removed."""
         return int(await self._scripts.run("journal_drop", [self._key], entries)) if entries else 0

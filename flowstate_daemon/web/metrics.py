@@ -6,13 +6,13 @@ The queue is read at each scrape and never cached: a number is current or it is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 
 import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import StoreUnavailableError
@@ -26,13 +26,21 @@ log = structlog.get_logger()
 SCRAPE_TIMEOUT_S = 2.0
 
 
-class MetricsCollector:
-    """The metrics of one scrape. `queue` is None when Redis did not answer."""
+@dataclass(frozen=True, slots=True)
+class RedisReading:
+    """What Redis answered to one scrape."""
 
-    def __init__(self, metrics: Metrics, health: HealthRegistry, queue: Snapshot | None, now_ms: int) -> None:
+    queue: Snapshot
+    operator_actions: Mapping[str, int]
+
+
+class MetricsCollector:
+    """The metrics of one scrape. `reading` is None when Redis did not answer."""
+
+    def __init__(self, metrics: Metrics, health: HealthRegistry, reading: RedisReading | None, now_ms: int) -> None:
         self._metrics = metrics
         self._health = health
-        self._queue = queue
+        self._reading = reading
         self._now_ms = now_ms
 
     def collect(self) -> Iterator[Metric]:
@@ -41,10 +49,11 @@ class MetricsCollector:
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
         yield from self._health_families()
-        up = self._queue is not None
+        up = self._reading is not None
         yield GaugeMetricFamily("flowstate_redis_up", "1 when Redis answered this scrape, else 0.", value=up)
-        if self._queue is not None:
-            yield from self._queue_families(self._queue)
+        if self._reading is not None:
+            yield from self._queue_families(self._reading.queue)
+            yield self._operator_actions(self._reading.operator_actions)
 
     def _health_families(self) -> Iterator[Metric]:
         live, ready = not stale_services(self._health), not not_ready_reasons(self._health)
@@ -73,6 +82,13 @@ class MetricsCollector:
         text = "Outcomes in Redis that are not in the ledger yet."
         yield GaugeMetricFamily("flowstate_ledger_backlog_entries", text, value=queue.journal)
 
+    def _operator_actions(self, counts: Mapping[str, int]) -> Metric:
+        text = "Actions of operators on this queue, by name; the same value from every daemon on it."
+        actions = CounterMetricFamily("flowstate_operator_actions", text, labels=["action"])
+        for action, count in counts.items():
+            actions.add_metric([action], count)
+        return actions
+
 
 class MetricsEndpoint:
     """`GET /metrics`."""
@@ -97,17 +113,17 @@ class MetricsEndpoint:
         return [web.get("/metrics", self.get)]
 
     async def get(self, _request: web.Request) -> web.Response:
-        collector = MetricsCollector(self._metrics, self._health, await self._snapshot(), self._clock.now_ms())
+        collector = MetricsCollector(self._metrics, self._health, await self._read(), self._clock.now_ms())
         return web.Response(body=generate_latest(collector), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    async def _snapshot(self) -> Snapshot | None:
+    async def _read(self) -> RedisReading | None:
         """The queue, or None when Redis does not answer in time.
 
         One read at a time: while Redis hangs, many scrapers must not use up the daemon's connections.
         """
         try:
             async with asyncio.timeout(self._timeout_s), self._snapshot_lock:
-                return await self._inspector.snapshot()
+                return RedisReading(await self._inspector.snapshot(), await self._inspector.operator_actions())
         except StoreUnavailableError as outage:
             log.debug("scrape_without_redis", reason=outage.reason)
         except TimeoutError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from aiohttp import web
@@ -54,6 +54,7 @@ class Unsubscribe:
         self._codec = codec
         self._suppressions = suppressions
         self.pages = pages  # replaced by a reload
+        self.on_change: Callable[[str], None] = lambda _action: None  # `unsubscribed` or `resubscribed`
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
@@ -95,10 +96,12 @@ class Unsubscribe:
 
     async def _apply(self, token: UnsubscribeToken, action: str, kind: str) -> None:
         if action == UNSUBSCRIBE:
-            await self._suppressions.unsubscribe(token.address, kind)
+            if await self._suppressions.unsubscribe(token.address, kind):
+                self.on_change("unsubscribed")
             log.info("unsubscribed", recipient=mask_address(token.address), kind=kind)
         else:
-            await self._suppressions.resubscribe(token.address, kind)
+            if await self._suppressions.resubscribe(token.address, kind):
+                self.on_change("resubscribed")
             log.info("resubscribed", recipient=mask_address(token.address), kind=kind)
 
     async def _current_page(self, token: UnsubscribeToken) -> str:

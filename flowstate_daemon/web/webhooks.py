@@ -7,6 +7,7 @@ event for more than a day, so no event is lost and none has to be buffered. An e
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 from aiohttp import web
@@ -42,6 +43,7 @@ class Webhooks:
 
     def __init__(self, verifier: WebhookVerifier, ledger: Ledger, clock: Clock, sender_domain: str = "") -> None:
         self.sender_domain = sender_domain  # replaced by a reload
+        self.on_event: Callable[[str], None] = lambda _type: None  # for each event that is new
         self._verifier = verifier
         self._ledger = ledger
         self._log_throttle = LogThrottle(clock)
@@ -71,6 +73,8 @@ class Webhooks:
         except (StoreUnavailableError, TimeoutError) as error:
             self._warn(error.reason if isinstance(error, FlowstateError) else "Postgres did not answer in time", None)
             raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
+        if recorded.new:
+            self.on_event(event.type)
         if recorded.new and event.suppress:
             fields = {"recipient": mask_address(event.address), "reason": event.suppress}
             if event.svix_id in recorded.obeyed:

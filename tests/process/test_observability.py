@@ -95,7 +95,7 @@ def test_every_alert_has_a_remedy() -> None:
     assert len(set(names)) == len(names)
     for rule in RULES:
         assert rule["labels"]["severity"] in {"page", "ticket"}, rule["alert"]
-        assert rule["annotations"].keys() == {"summary", "description", "remedy"}, rule["alert"]
+        assert rule["annotations"].keys() == {"summary", "description", "remedy", "runbook_url"}, rule["alert"]
 
 
 def test_dashboard_panels_do_not_overlap() -> None:
@@ -105,6 +105,29 @@ def test_dashboard_panels_do_not_overlap() -> None:
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) == 23
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+TOPICS = (
+    *("scheduled_mails_total", "schedule_delay_seconds", "schedule_blocked", "provider_rate_limit_per_second"),
+    *("provider_batch_size", "provider_events_total", "unsubscribes_total", "operator_actions_total"),
+)
+
+
+def test_dashboard_covers_every_topic() -> None:
+    """Schedules, rate limit, batches, bounces and complaints, people and operators."""
+    shown = " ".join(target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", []))
+    assert [topic for topic in TOPICS if f"flowstate_{topic}" not in shown] == []
+
+
+def test_quantiles_have_a_threshold() -> None:
+    """A panel of p99 says which value is too high, and p50 is beside it where it is about emails or the provider."""
+    for panel in DASHBOARD["panels"]:
+        shown = [target["expr"] for target in panel.get("targets", [])]
+        if not any("histogram_quantile(0.99" in expr for expr in shown) or panel["title"] == "Emails per request":
+            continue
+        assert len(panel["fieldConfig"]["defaults"]["thresholds"]["steps"]) > 1, panel["title"]
+        if any("latency" in expr or "provider" in expr for expr in shown):
+            assert any("histogram_quantile(0.5," in expr for expr in shown), panel["title"]
 
 
 def test_provisioned_data_source_is_that_of_the_dashboard() -> None:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.queue.audit import ACTIONS, AuditLog
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -143,3 +144,18 @@ async def test_metrics_are_returned_while_redis_hangs(client: ClientSession, pro
     assert (await scrape(client))["flowstate_redis_up"] == 0
     proxy.unfreeze()
     assert (await scrape(client))["flowstate_redis_up"] == 1
+
+
+async def test_actions_of_all_operators_are_counted(
+    client: ClientSession, connection: Connection, keys: Keys, redis: Redis, clock: FakeClock
+) -> None:
+    """Also those of other processes, such as commands; text of others creates no series."""
+    for actor, action in (("ada", "queue pause"), ("bob", "queue pause"), ("bob", "from a later version")):
+        await AuditLog(connection, keys, clock, actor=actor).record(action, "queue", 1)
+    await redis.hset(keys.own("audit-counts"), mapping={"hostile": "7", "queue retry": "x"})
+    samples = await scrape(client)
+    found = {name: value for name, value in samples.items() if name.startswith("flowstate_operator_actions")}
+    assert found["flowstate_operator_actions_total,queue pause"] == 2
+    assert found["flowstate_operator_actions_total,other"] == 8
+    assert found["flowstate_operator_actions_total,queue retry"] == 0
+    assert len(found) == len(ACTIONS) + 1

@@ -14,6 +14,7 @@ from aiohttp import ClientSession, FormData, MultipartWriter, web
 from structlog.testing import capture_logs
 from yarl import URL
 
+from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.policy import ALL_KINDS, decide
 from flowstate_daemon.mail.render import Renderer
@@ -427,3 +428,19 @@ async def test_link_changes_only_its_own_address(
     statuses = await store.status_for([TO, "bob@example.org"])
     assert statuses[TO].unsubscribed == frozenset()
     assert statuses["bob@example.org"].unsubscribed == {KIND}
+
+
+async def test_changes_by_recipients_are_counted(store: Suppressions, clock: FakeClock, link: str) -> None:
+    """What changes nothing, such as a second press of the button, is not counted."""
+    metrics = Metrics()
+    unsubscribe = Unsubscribe(CODEC, store, Pages("FlowState", "https://flowstate.example"), clock)
+    unsubscribe.on_change = metrics.recipient_changed
+    async with serve(unsubscribe.routes()) as client:
+        await submit(client, link, "resubscribe")
+        for action in ("unsubscribe", "unsubscribe", "resubscribe", "unsubscribe"):
+            await submit(client, link, action)
+
+    def value(action: str) -> float | None:
+        return metrics.registry.get_sample_value("flowstate_unsubscribes_total", {"action": action})
+
+    assert (value("unsubscribed"), value("resubscribed")) == (2, 1)

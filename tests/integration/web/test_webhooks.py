@@ -12,6 +12,7 @@ from aiohttp import ClientSession, web
 from structlog.testing import capture_logs
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.pool import acquire, open_pool
@@ -243,3 +244,20 @@ def test_log_throttle_allows_one_event_per_minute(clock: FakeClock) -> None:
     clock.advance(1.0)
     assert throttle.acquire() == 4
     assert throttle.acquire() is None
+
+
+async def test_each_new_event_is_counted_once(pool: asyncpg.Pool) -> None:
+    """By its type; not when it arrives again, is forged or cannot be stored."""
+    metrics = Metrics()
+    webhooks = Webhooks(WebhookVerifier([SECRET], CLOCK), Ledger(pool, CLOCK), CLOCK, "flowstate.example")
+    webhooks.on_event = metrics.provider_event
+    async with serve(webhooks.routes()) as client:
+        await post(client, PERMANENT)
+        await post(client, PERMANENT)
+        await post(client, report("email.future_type"), signed(report("email.future_type"), svix_id="msg_2"))
+        await post(client, PERMANENT, {})
+
+    def value(event: str) -> float | None:
+        return metrics.registry.get_sample_value("flowstate_provider_events_total", {"event": event})
+
+    assert [value(event) for event in ("bounced", "other", "delivered")] == [1, 1, 0]

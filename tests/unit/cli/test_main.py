@@ -83,9 +83,11 @@ def test_mistyped_name_is_suggested(arguments: list[str], meant: str, capsys: py
     """Commands, subcommands and options; also in the document of --json."""
     assert main(arguments) == USAGE_ERROR
     captured = capsys.readouterr()
-    assert re.search(rf"[Dd]id you mean:? '?{meant}'?\?", captured.err), captured.err
+    assert re.search(rf"[Dd]id you mean:? (one of: .*)?'?{meant}'?\?", captured.err), captured.err
     assert main([*arguments, "--json"]) == USAGE_ERROR
-    assert re.search(rf"[Dd]id you mean:? '?{meant}'?\?", json.loads(capsys.readouterr().out)["reasons"][0])
+    assert re.search(
+        rf"[Dd]id you mean:? (one of: .*)?'?{meant}'?\?", json.loads(capsys.readouterr().out)["reasons"][0]
+    )
 
 
 @pytest.mark.parametrize("arguments", [["zzz"], ["queue", "zzz"], ["queue", "list", "failed", "--zzz"], ["show"]])
