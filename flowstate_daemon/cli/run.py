@@ -73,15 +73,7 @@ def run(config_file: str | None) -> None:
 @click.option("--open/--no-open", "open_browser", default=True, help="Whether to open the pages in a browser.")
 @json_option
 def dev(folder: Path, *, once: bool, open_browser: bool, as_json: bool) -> int:
-<<<<<<< HEAD
-    """Run a complete local environment, with its pages.
-
-    Opens the pages in a browser.
-||||||| dbc53df
-    """Run a complete local environment, and open its pages in a browser.
-=======
     """Run a complete local environment.
->>>>>>> work12m
 
     It opens the pages of the daemon in a browser. It has its own Valkey and Postgres and sample users, and writes
     emails to a folder. It needs only what `make dev` or `pip install '.[dev]'` installs. Without --once it runs until
