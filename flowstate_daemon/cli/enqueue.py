@@ -12,8 +12,9 @@ import msgspec
 from flowstate_daemon.cli.context import QueueContext, with_queue
 from flowstate_daemon.cli.output import finite, json_option, print_fields, print_json
 from flowstate_daemon.mail.kinds import KINDS, Kind
+from flowstate_daemon.mail.lifetimes import SCHEDULED_KINDS
 from flowstate_daemon.mail.locales import LOCALES
-from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, NewMail
+from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, ORIGIN, NewMail
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 
 NOT_SENT = ("skipped", "expired")  # the fields of a result that give the reason why nothing was sent
@@ -90,7 +91,8 @@ def enqueue(  # noqa: PLR0913 - one parameter per option
     as_json: bool,
 ) -> int:
     """Add one email of KIND to the queue."""
-    mail = NewMail(kind, to, read_context(context), priority, delay_ms, job_id, locale)
+    origin = ORIGIN if kind in SCHEDULED_KINDS else None  # else a daemon would take it for the backend's
+    mail = NewMail(kind, to, read_context(context), priority, delay_ms, job_id, locale, origin)
     return with_queue(config_file, lambda queue: _enqueue(queue, mail, wait_s, as_json=as_json))
 
 

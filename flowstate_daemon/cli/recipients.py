@@ -195,7 +195,7 @@ def remove_unsubscribe(config_file: str | None, address: str, kind: str | None, 
     normal, wanted = normalise_address(address), kind or ALL_KINDS
 
     async def work(lists: Suppressions) -> tuple[list[str], list[Unsubscribe]]:
-        removed = await lists.resubscribe(normal, wanted, actor=operator_name())
+        removed = await lists.remove_unsubscribes(normal, wanted, actor=operator_name())
         return removed, await lists.find_unsubscribes(normal)
 
     removed, left = with_suppressions(config_file, work)

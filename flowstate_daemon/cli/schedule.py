@@ -17,7 +17,7 @@ from flowstate_daemon.base.errors import ConfigError, FlowstateError
 from flowstate_daemon.cli.context import load_config, operator_name
 from flowstate_daemon.cli.database import format_datetime, with_database
 from flowstate_daemon.cli.output import json_option, print_fields, print_json, print_table, sanitise
-from flowstate_daemon.daemon.bootstrap import build_manual_runs
+from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.scheduler.manual_runs import (
     DryRunItem,
     InvalidRunRequestError,

@@ -204,7 +204,7 @@ class HttpSettings(SettingsSection):
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 selects a free port."""
     public_url: HttpUrl | None = None
-    """Public URL of this port, https://…; the base of unsubscribe links."""
+    """Public URL of this port, https://…; the base of unsubscribe and preference links."""
     link_secret: StrongSecretList | None = None
     """Encryption secret of unsubscribe links, 32 characters or more; several, by commas: the first encrypts."""
     link_days: int = Field(default=400, ge=1, le=3650)
@@ -249,6 +249,14 @@ class ScheduleSettings(SettingsSection):
     """When to send, in each user's time zone."""
     focus_report_deadline: DeadlineTime = "mon 12:00"
     """End of the grace period for late reports."""
+    foreign_jobs: Annotated[Literal["skip", "send"], CaseInsensitive] = "skip"
+    """Jobs of these kinds made by other programs, while the schedule is on: skip them as duplicates, or send them."""
+    task_reminder_lifetime_h: float | None = Field(default=None, gt=0, le=8_760)
+    """Hours after which another program's reminder is not sent; default: the end of the day before the due date."""
+    overdue_summary_lifetime_h: float = Field(default=24.0, gt=0, le=8_760)
+    """The same for overdue summaries."""
+    focus_report_lifetime_h: float = Field(default=72.0, gt=0, le=8_760)
+    """The same for focus reports."""
     max_queued: int = Field(default=500, ge=1, le=1_000_000)
     """Maximum number of scheduled emails in the queue; more are enqueued as these are sent."""
 

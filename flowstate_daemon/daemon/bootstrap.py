@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
-from zoneinfo import available_timezones
+from dataclasses import dataclass
 
 import asyncpg
 import structlog
@@ -15,44 +14,45 @@ from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base import logs
-from flowstate_daemon.base.address import Mailbox, parse_mailbox, sender_domain
+from flowstate_daemon.base.address import sender_domain
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
-from flowstate_daemon.base.service import Service, ServiceContext
+from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.base.shared_clock import SharedClock
 from flowstate_daemon.base.systemd import SystemdEnvironment
-from flowstate_daemon.config.loader import MISSING_KEY, Config
+from flowstate_daemon.config.loader import Config
 from flowstate_daemon.config.settings import MailSettings
 from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.daemon.alerts import Alerter
+from flowstate_daemon.daemon.builders import (
+    SchedulerComponents,
+    build_app_database,
+    build_brand,
+    build_database_pool,
+    build_gateway,
+    build_link_codec,
+    build_preference_store,
+    build_scheduled_kinds,
+    build_scheduler,
+    build_suppressions,
+    build_user_preferences,
+)
 from flowstate_daemon.daemon.clock_monitor import ClockMonitor
 from flowstate_daemon.daemon.risk_monitor import RiskMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
-from flowstate_daemon.database.app_data import AppData
-from flowstate_daemon.database.app_database import AppDatabase
-from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.migrations import Migrator
-from flowstate_daemon.database.planning import Planning
-from flowstate_daemon.database.pool import create_pool
-from flowstate_daemon.database.recipients import Suppressions, UserLanguages
 from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.database.scheduled_mails import ScheduledMails
-from flowstate_daemon.delivery.gateway import Gateway
-from flowstate_daemon.delivery.outbox import Outbox
-from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
 from flowstate_daemon.mail.message import Email
-from flowstate_daemon.mail.pseudonyms import Pseudonyms
-from flowstate_daemon.mail.render import Brand, Renderer
+from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
-from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.bullmq import BullMqDetector
 from flowstate_daemon.queue.events import QueueEvents
@@ -62,14 +62,9 @@ from flowstate_daemon.queue.lease import Lease, connection_name
 from flowstate_daemon.queue.repeat import RepeatableJobs
 from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.scheduler.definitions import Schedule, build_schedules
-from flowstate_daemon.scheduler.eligibility import EligibilityChecker
-from flowstate_daemon.scheduler.enqueuer import ScheduledMailEnqueuer
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
-from flowstate_daemon.scheduler.planner import Planner
-from flowstate_daemon.scheduler.reconciler import Reconciler
 from flowstate_daemon.scheduler.scheduled_mail import AppLinks
-from flowstate_daemon.sending.dispatcher import MAX_TOTAL_REQUESTS, Dispatcher
+from flowstate_daemon.sending.dispatcher import Dispatcher
 from flowstate_daemon.sending.rate_limiter import RateLimiter
 from flowstate_daemon.sending.request_store import RequestStore
 from flowstate_daemon.sending.send_gate import SendGate
@@ -80,6 +75,9 @@ from flowstate_daemon.web.auth import BearerAuth
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
 from flowstate_daemon.web.pages import Pages, error_page
+from flowstate_daemon.web.preference_view import PreferenceView
+from flowstate_daemon.web.preferences import PreferencePage, RecipientReader
+from flowstate_daemon.web.recipients_api import RecipientsApi
 from flowstate_daemon.web.schedules import Schedules
 from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.unsubscribe import Unsubscribe
@@ -97,128 +95,6 @@ DELIVERY_STATUS = {
     "none": "shadow, sends nothing · ",
     "outbox": "outbox, sends nothing: emails are written to files · ",
 }
-
-
-def build_gateway(config: Config) -> Gateway:
-    """Resend, or the outbox folder if it was asked for. In shadow mode nothing is sent. Raises ConfigError."""
-    if config.delivery != "resend":
-        return Outbox(config.outbox.folder)
-    key = config.resend.api_key
-    if key is None:
-        raise ConfigError([MISSING_KEY])
-    proxy = config.resend.proxy_url
-    options = ResendOptions(
-        key.get_secret_value(),
-        config.resend.api_url,
-        config.resend.timeout_s,
-        MAX_TOTAL_REQUESTS,
-        proxy_url=None if proxy is None else proxy.get_secret_value(),
-    )
-    return ResendGateway(options)
-
-
-def build_database_pool(config: Config) -> asyncpg.Pool | None:
-    """An unopened pool for the daemon's own tables; None without DATABASE_URL. Raises ConfigError."""
-    if config.database.url is None:
-        return None
-    dsn = clean_dsn(config.database.url.get_secret_value())
-    for warning in dsn.warnings:
-        log.warning("database_url_parameter_ignored", warning=warning)
-    return create_pool(dsn)
-
-
-def build_app_database(config: Config, pool: asyncpg.Pool) -> AppDatabase:
-    """The application's tables, in the schema that DATABASE_URL names."""
-    url = config.database.url
-    return AppDatabase(pool, "public" if url is None else clean_dsn(url.get_secret_value()).schema)
-
-
-def build_brand(mail: MailSettings) -> Brand:
-    """What all emails have in common. A `From` address without a name gets the name of the application."""
-    sender = parse_mailbox(mail.from_address) if mail.from_address else Mailbox("", "")
-    named = sender if sender.name or not sender.address else replace(sender, name=mail.app_name)
-    return Brand(str(named), mail.app_name, mail.frontend_url, mail.default_locale)
-
-
-def build_link_codec(config: Config) -> LinkTokenCodec | None:
-    """The codec of unsubscribe links; None without a link secret."""
-    secrets = split_secrets(config.http.link_secret)
-    return LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
-
-
-def build_suppressions(config: Config, pool: asyncpg.Pool, clock: Clock) -> Suppressions:
-    """The lists of recipients; entries of forgotten ones are found with the link secret."""
-    return Suppressions(pool, clock, Pseudonyms(split_secrets(config.http.link_secret)))
-
-
-def build_planning(config: Config, app_database: AppDatabase) -> Planning:
-    return Planning(app_database, sorted(available_timezones()), config.schedule.default_timezone)
-
-
-def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
-    suppressions = build_suppressions(config, app_database.pool, clock)
-    return EligibilityChecker(AppData(app_database), suppressions, AppLinks(config.mail.frontend_url))
-
-
-def build_producer(config: Config, bull: BullQueue) -> MailProducer:
-    return MailProducer(bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms)
-
-
-def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> ManualRuns:
-    """All schedules of the configuration. Dry runs also work while schedules are disabled. Raises ConfigError."""
-    app_database = build_app_database(config, pool)
-    return ManualRuns(
-        build_schedules(config.schedule),
-        build_planning(config, app_database),
-        build_eligibility(config, app_database, clock),
-        Renderer(build_brand(config.mail)).render,
-        clock,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerComponents:
-    """The services that put scheduled emails into the queue, and what manual runs share with them."""
-
-    schedules: tuple[Schedule, ...]
-    planning: Planning
-    scheduled_mails: ScheduledMails
-    eligibility: EligibilityChecker
-    planner: Planner
-    enqueuer: ScheduledMailEnqueuer
-    reconciler: Reconciler
-
-    @property
-    def services(self) -> tuple[Service, ...]:
-        return (self.planner, self.enqueuer, self.reconciler)
-
-
-def build_scheduler(
-    config: Config, app_database: AppDatabase, bull: BullQueue, journal: Journal, context: ServiceContext
-) -> SchedulerComponents:
-    """The scheduler of one daemon. Raises ConfigError."""
-    pool, clock, register = app_database.pool, context.clock, context.health.register
-    schedules = build_schedules(config.schedule)
-    scheduled_mails = ScheduledMails(pool, clock)
-    ledger = Ledger(pool, clock)
-    planning = build_planning(config, app_database)
-    eligibility = build_eligibility(config, app_database, clock)
-    enqueuer = ScheduledMailEnqueuer(
-        schedules,
-        scheduled_mails,
-        eligibility,
-        build_producer(config, bull),
-        bull,
-        ledger,
-        register("enqueuer"),
-        context,
-        max_queued=config.schedule.max_queued,
-    )
-    planner = Planner(schedules, planning, enqueuer.wake, register("planner"), context)
-    reconciler = Reconciler(
-        scheduled_mails, bull, journal, ledger, AppData(app_database), register("reconciler"), context
-    )
-    return SchedulerComponents(schedules, planning, scheduled_mails, eligibility, planner, enqueuer, reconciler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +149,12 @@ class Components:
         self.dispatcher = self._build_dispatcher()
         self.branding = self.build_branding(config.mail)
         self.mail_handler = MailHandler(
-            self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard
+            self.branding.renderer,
+            self.dispatcher,
+            self.recipients,
+            self.clock,
+            self.mail_guard,
+            build_scheduled_kinds(config, self.metrics),
         )
         self.bull = self._build_bull()
         self.bull.creation_times.on_difference = self.clock_monitor.producer_differs
@@ -282,6 +163,7 @@ class Components:
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
+        self.preferences: PreferencePage | None = None
         self.schedules_api: Schedules | None = None
         self.webhooks: Webhooks | None = None
         self.web = self._build_web()
@@ -313,8 +195,9 @@ class Components:
         )
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
-        languages = UserLanguages(build_app_database(self.config, pool), self.clock)
-        return RecipientLoader(build_suppressions(self.config, pool, self.clock), languages)
+        return RecipientLoader(
+            build_suppressions(self.config, pool, self.clock), build_user_preferences(self.config, pool, self.clock)
+        )
 
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
@@ -419,8 +302,9 @@ class Components:
             self.shadow.dry_run.renderer = branding.renderer
         if self.scheduler is not None:
             self.scheduler.eligibility.links = branding.links
-        if self.unsubscribe is not None:
-            self.unsubscribe.pages = branding.pages
+        for page in (self.unsubscribe, self.preferences):
+            if page is not None:
+                page.pages = branding.pages
         if self.webhooks is not None:
             self.webhooks.sender_domain = branding.sender_domain
 
@@ -460,8 +344,19 @@ class Components:
         if self.link_codec is not None:
             suppressions = build_suppressions(self.config, self.pool, self.clock)
             self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock)
-            routes += self.unsubscribe.routes()
+            self.preferences = self._build_preference_page(self.link_codec, self.pool)
+            routes += [*self.unsubscribe.routes(), *self.preferences.routes()]
         return routes
+
+    def _build_preference_page(self, codec: LinkTokenCodec, pool: asyncpg.Pool) -> PreferencePage:
+        kinds = [name for name, kind in KINDS.items() if kind.unsubscribable]
+        schedules = () if self.scheduler is None else self.scheduler.schedules
+        view = PreferenceView(kinds, schedules, self.config.schedule.default_timezone)
+        reader = RecipientReader(
+            build_preference_store(self.config, pool, self.clock),
+            build_user_preferences(self.config, pool, self.clock),
+        )
+        return PreferencePage(codec, reader, view, self.branding.pages, self.clock)
 
     def _build_api_routes(self) -> list[RouteDef]:
         """The routes for operators; without a token all of them answer 404."""
@@ -472,6 +367,8 @@ class Components:
         if pool is not None:
             recipients = (build_suppressions(self.config, pool, self.clock), MailHistory(pool))
         routes = Api(auth, self.inspector, recipients).routes()
+        if pool is not None:
+            routes += RecipientsApi(auth, build_preference_store(self.config, pool, self.clock)).routes()
         if self.scheduler is not None:
             self.schedules_api = Schedules(auth, self._build_manual_runs(self.scheduler), self.clock)
             routes += self.schedules_api.routes()

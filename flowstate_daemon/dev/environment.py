@@ -24,7 +24,7 @@ import msgspec
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError
 from flowstate_daemon.config.loader import Config, load
-from flowstate_daemon.daemon.bootstrap import build_manual_runs
+from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.daemon.daemon import Daemon
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.dev.embedded import LOOPBACK, EmbeddedPostgres, EmbeddedValkey

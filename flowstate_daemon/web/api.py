@@ -1,4 +1,6 @@
-"""The API for operators: the state of the queue, and why an address got an email or not. `schedules.py` has the rest.
+"""The read-only API: the state of the queue, and why an address got an email or not, with what its user has chosen.
+
+`schedules.py` and `recipients_api.py` have the rest.
 
 Requests and responses are JSON, and `auth.BearerAuth` guards every route. No response contains a job's data, so none
 contains a one-time code.
@@ -14,6 +16,7 @@ from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.preferences import describe_preferences
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.web.auth import ROOT, BearerAuth, error_response
 from flowstate_daemon.web.responses import json_response
@@ -58,4 +61,5 @@ class Api:
         status = (await suppressions.status_for([address]))[address]
         mails = await history.explain(address, int(limit))
         lists = {"suppressed": sorted(status.suppressed), "unsubscribed": sorted(status.unsubscribed)}
-        return json_response({"address": address, **lists, "mails": mails})
+        chosen = describe_preferences(status.preferences)
+        return json_response({"address": address, **lists, "preferences": chosen, "mails": mails})

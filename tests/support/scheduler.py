@@ -23,7 +23,7 @@ from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.bootstrap import SchedulerComponents, build_scheduler
+from flowstate_daemon.daemon.builders import SchedulerComponents, build_scheduler
 from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger

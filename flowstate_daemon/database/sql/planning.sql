@@ -1,18 +1,39 @@
 -- Plans scheduled emails. Used by planning.py, which replaces {app} by the application's schema and {candidates} by one
--- of the queries find_…_recipients.
+-- of the queries find_…_recipients. Those use the tables of the query around them: occurrences, known_zones, options,
+-- choices and covered. The column `zone` of schedule_runs has a chosen hour behind the zone: `Europe/Paris 07`.
 --
 -- Rows are written in the order of users or ids: two daemons that write the same rows then wait for each other instead
 -- of deadlocking.
 
--- name: list_zones
--- The known time zones that users have chosen.
+-- name: list_cohorts
+-- The known time zones that users have chosen, with the hours for morning emails that some of them have chosen there.
+-- What was chosen here counts before the application's preferences. Hour -1: none was chosen.
 -- $1 all known time zones (text[])
-SELECT DISTINCT u.preferences ->> 'timezone' AS zone
+-- $2 time zone of users without a known one (text)
+SELECT DISTINCT u.preferences ->> 'timezone' AS zone, -1 AS hour
 FROM {app}.users AS u
-WHERE u.preferences ->> 'timezone' = ANY ($1::text[]);
+WHERE u.preferences ->> 'timezone' = ANY ($1::text[])
+UNION
+SELECT p.time_zone, coalesce(p.morning_hour, -1)
+FROM flowstate_daemon.preferences AS p
+WHERE p.time_zone = ANY ($1::text[])
+UNION
+SELECT coalesce(k.name, $2::text), c.hour
+FROM (
+    SELECT e.email, p.morning_hour AS hour
+    FROM flowstate_daemon.preferences AS p
+    CROSS JOIN LATERAL (VALUES (p.address), (p.spelling)) AS e (email)
+    WHERE p.time_zone IS NULL AND p.morning_hour IS NOT NULL
+) AS c
+JOIN {app}.users AS u ON lower(btrim(u.email)) = c.email
+LEFT JOIN unnest($1::text[]) AS k (name) ON k.name = u.preferences ->> 'timezone';
+
+-- name: get_last_move
+-- When somebody last changed time zone or hour here; null if nobody ever did.
+SELECT max(moved_at) FROM flowstate_daemon.preferences;
 
 -- name: list_last_runs
--- The last due time of each kind in each zone. Runs that a wrong clock has planned for the future do not count.
+-- The last due time of each kind in each zone, and for each hour chosen there. Runs that a wrong clock has planned for the future do not count.
 -- $1 now (timestamptz)
 SELECT kind, zone, max(due_at) AS due_at
 FROM flowstate_daemon.schedule_runs
@@ -34,21 +55,37 @@ ON CONFLICT (kind, zone, local_date) DO NOTHING
 RETURNING zone, local_date;
 
 -- name: find_task_reminder_recipients
--- Users with open tasks that are due inside the window of their occurrence.
+-- Users with open tasks that are due inside the window of their occurrence. For somebody who has changed their zone, the
+-- email is about the tasks that the emails in the old zone did not cover, and there may be two for one date.
 -- $1 end of the last window (timestamptz)
 -- $2 start of the first window (timestamptz)
-SELECT o.number, t.user_id, CASE WHEN p.per_task THEN t.id ELSE '' END AS task_id, count(*) AS found
+SELECT
+    o.number, t.user_id,
+    CASE
+        WHEN p.per_task THEN t.id
+        WHEN e.user_id IS NULL AND a.user_id IS NULL THEN ''
+        ELSE 'after ' || to_char(greatest(e.covers_until, o.begins_at), 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+    END AS task_id,
+    count(*) AS found
 FROM (
-    SELECT t.id, u.id AS user_id, u.preferences ->> 'timezone' AS zone, t."dueDate" AS due_at
+    SELECT t.id, u.id AS user_id, u.preferences ->> 'timezone' AS zone, t."dueDate" AS due_at, lower(btrim(u.email)) AS email
     FROM {app}.tasks AS t
     JOIN {app}.users AS u ON u.id = t."userId"
     WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL
         AND t."dueDate" < $1::timestamptz AT TIME ZONE 'UTC' AND t."dueDate" >= $2::timestamptz AT TIME ZONE 'UTC'
+        AND NOT EXISTS (SELECT FROM {app}.projects AS d WHERE d.id = t."projectId" AND d."deletedAt" IS NOT NULL)
     OFFSET 0 -- a fence: with the joins below Postgres would expect a tenth of these rows, and look users up one by one
 ) AS t
 CROSS JOIN options AS p
-LEFT JOIN known_zones AS k ON k.name = t.zone
-JOIN occurrences AS o ON o.zone = coalesce(k.name, p.default_zone) AND t.due_at >= o.begins_at AND t.due_at < o.ends_at
+LEFT JOIN choices AS c ON c.email = t.email
+LEFT JOIN known_zones AS k ON k.name = coalesce(c.zone, t.zone)
+JOIN occurrences AS o
+    ON o.zone = coalesce(k.name, p.default_zone) AND o.hour = coalesce(nullif(c.hour, p.usual_hour), -1)
+    AND t.due_at >= o.begins_at AND t.due_at < o.ends_at
+LEFT JOIN taken AS a ON a.user_id = t.user_id AND a.zone <> o.zone AND a.local_date = o.local_date
+LEFT JOIN covered AS e
+    ON e.user_id = t.user_id AND e.covers_until > o.begins_at AND (e.zone <> o.zone OR a.user_id IS NOT NULL)
+WHERE (e.user_id IS NULL OR t.due_at >= e.covers_until) AND (NOT p.moved_only OR c.moved_at >= o.due_at)
 GROUP BY 1, 2, 3
 
 -- name: find_overdue_summary_recipients
@@ -59,11 +96,17 @@ FROM (
     SELECT t."userId" AS user_id, min(t."dueDate") AS oldest
     FROM {app}.tasks AS t
     WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL AND t."dueDate" < $1::timestamptz AT TIME ZONE 'UTC'
+        AND NOT EXISTS (SELECT FROM {app}.projects AS d WHERE d.id = t."projectId" AND d."deletedAt" IS NOT NULL)
     GROUP BY t."userId"
 ) AS late
 JOIN {app}.users AS u ON u.id = late.user_id
-LEFT JOIN known_zones AS k ON k.name = u.preferences ->> 'timezone'
-JOIN occurrences AS o ON o.zone = coalesce(k.name, (SELECT default_zone FROM options)) AND late.oldest < o.ends_at
+CROSS JOIN options AS p
+LEFT JOIN choices AS c ON c.email = lower(btrim(u.email))
+LEFT JOIN known_zones AS k ON k.name = coalesce(c.zone, u.preferences ->> 'timezone')
+JOIN occurrences AS o
+    ON o.zone = coalesce(k.name, p.default_zone) AND o.hour = coalesce(nullif(c.hour, p.usual_hour), -1)
+    AND late.oldest < o.ends_at
+WHERE NOT p.moved_only OR c.moved_at >= o.due_at
 GROUP BY 1, 2, 3
 
 -- name: find_focus_report_recipients
@@ -72,16 +115,18 @@ GROUP BY 1, 2, 3
 -- $2 start of the first window (timestamptz)
 SELECT o.number, s.user_id, '' AS task_id, count(*) AS found
 FROM (
-    SELECT u.id AS user_id, u.preferences ->> 'timezone' AS zone, s."startTime" AS began_at
+    SELECT u.id AS user_id, u.preferences ->> 'timezone' AS zone, s."startTime" AS began_at, lower(btrim(u.email)) AS email
     FROM {app}.focus_sessions AS s
     JOIN {app}.users AS u ON u.id = s."userId"
     WHERE s."startTime" < $1::timestamptz AT TIME ZONE 'UTC' AND s."startTime" >= $2::timestamptz AT TIME ZONE 'UTC'
     OFFSET 0 -- a fence, as above
 ) AS s
 CROSS JOIN options AS p
-LEFT JOIN known_zones AS k ON k.name = s.zone
+LEFT JOIN choices AS c ON c.email = s.email
+LEFT JOIN known_zones AS k ON k.name = coalesce(c.zone, s.zone)
 JOIN occurrences AS o
     ON o.zone = coalesce(k.name, p.default_zone) AND s.began_at >= o.begins_at AND s.began_at < o.ends_at
+WHERE NOT p.moved_only OR c.moved_at >= o.due_at
 GROUP BY 1, 2, 3
 
 -- name: insert_scheduled_mails
@@ -101,36 +146,42 @@ GROUP BY 1, 2, 3
 -- $12 one email per task instead of one per user (boolean)
 -- $13 source (text)
 -- $14 now (timestamptz)
+-- $15 hour that people in each occurrence have chosen, or -1 (smallint[])
+-- $16 hour at which the kind is due for everybody, so that choosing it makes no difference; or -1 (smallint)
+-- $17 only people who have changed zone or hour since the occurrence was due (boolean)
 WITH occurrences AS MATERIALIZED (
     SELECT
-        o.number, o.zone, o.local_date, o.due_at, o.expires_at,
+        o.number, o.zone, o.hour, o.local_date, o.due_at, o.expires_at,
         o.begins_at AT TIME ZONE 'UTC' AS begins_at, o.ends_at AT TIME ZONE 'UTC' AS ends_at
-    FROM unnest($4::text[], $5::date[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
-        WITH ORDINALITY AS o (zone, local_date, due_at, expires_at, begins_at, ends_at, number)
+    FROM unnest($4::text[], $5::date[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $15::smallint[])
+        WITH ORDINALITY AS o (zone, local_date, due_at, expires_at, begins_at, ends_at, hour, number)
     WHERE o.ends_at <= $1::timestamptz AND o.begins_at >= $2::timestamptz
 ), known_zones AS MATERIALIZED (
     SELECT name FROM unnest($10::text[]) AS k (name)
 ), options AS MATERIALIZED (
-    SELECT $11::text AS default_zone, $12::boolean AS per_task
-), candidates AS MATERIALIZED (
+    SELECT $11::text AS default_zone, $12::boolean AS per_task, $16::smallint AS usual_hour, $17::boolean AS moved_only,
+        $3::text AS kind
+), {shared}
+candidates AS MATERIALIZED (
 {candidates}
 ), planned AS (
     INSERT INTO flowstate_daemon.scheduled_mails
-        (kind, user_id, local_date, task_id, zone, due_at, expires_at, source, job_id, planned_at)
+        (kind, user_id, local_date, task_id, zone, due_at, expires_at, source, job_id, planned_at, covers_until)
     SELECT
         $3::text, c.user_id, o.local_date, c.task_id, o.zone, o.due_at, o.expires_at, $13::text,
         concat_ws('.', 'scheduled', $3::text, to_char(o.local_date, 'YYYYMMDD'), md5(ROW(c.user_id, c.task_id)::text)),
-        $14::timestamptz
+        $14::timestamptz, o.ends_at AT TIME ZONE 'UTC'
     FROM candidates AS c
     JOIN occurrences AS o ON o.number = c.number
     ORDER BY c.user_id, o.local_date, c.task_id
     ON CONFLICT (user_id, kind, local_date, task_id) DO NOTHING
-    RETURNING zone, local_date
+    RETURNING zone, local_date, due_at
 ), counted AS (
     UPDATE flowstate_daemon.schedule_runs AS r
-    SET scheduled = p.scheduled
-    FROM (SELECT zone, local_date, count(*) AS scheduled FROM planned GROUP BY zone, local_date) AS p
-    WHERE r.kind = $3::text AND r.zone = p.zone AND r.local_date = p.local_date AND $13::text = 'clock'
+    SET scheduled = r.scheduled + p.scheduled
+    FROM (SELECT zone, local_date, due_at, count(*) AS scheduled FROM planned GROUP BY zone, local_date, due_at) AS p
+    WHERE r.kind = $3::text AND split_part(r.zone, ' ', 1) = p.zone AND r.local_date = p.local_date
+        AND r.due_at = p.due_at AND $13::text = 'clock'
 )
 SELECT
     (SELECT coalesce(sum(found), 0)::bigint FROM candidates) AS found,
@@ -141,34 +192,63 @@ SELECT
 -- One page of the same candidates, ordered by user, without writing anything.
 -- $1 end of the last window (timestamptz)
 -- $2 start of the first window (timestamptz)
--- $3 time zone of each occurrence (text[])
--- $4 start of each window (timestamptz[])
--- $5 end of each window (timestamptz[])
--- $6 all known time zones (text[])
--- $7 time zone of users without a known one (text)
--- $8 one email per task instead of one per user (boolean)
--- $9 user id of the row before the page, or '' (text)
--- $10 its task id (text)
--- $11 maximum number of rows (integer)
+-- $3 kind (text)
+-- $4 time zone of each occurrence (text[])
+-- $5 local dates (date[])
+-- $6 start of each window (timestamptz[])
+-- $7 end of each window (timestamptz[])
+-- $8 hour that people in each occurrence have chosen, or -1 (smallint[])
+-- $9 all known time zones (text[])
+-- $10 time zone of users without a known one (text)
+-- $11 one email per task instead of one per user (boolean)
+-- $12 hour at which the kind is due for everybody, or -1 (smallint)
+-- $13 user id of the row before the page, or '' (text)
+-- $14 its task id (text)
+-- $15 maximum number of rows (integer)
 WITH occurrences AS MATERIALIZED (
     SELECT
-        o.number, o.zone,
+        o.number, o.zone, o.hour, o.local_date, NULL::timestamptz AS due_at,
         o.begins_at AT TIME ZONE 'UTC' AS begins_at, o.ends_at AT TIME ZONE 'UTC' AS ends_at
-    FROM unnest($3::text[], $4::timestamptz[], $5::timestamptz[])
-        WITH ORDINALITY AS o (zone, begins_at, ends_at, number)
+    FROM unnest($4::text[], $5::date[], $6::timestamptz[], $7::timestamptz[], $8::smallint[])
+        WITH ORDINALITY AS o (zone, local_date, begins_at, ends_at, hour, number)
     WHERE o.ends_at <= $1::timestamptz AND o.begins_at >= $2::timestamptz
 ), known_zones AS MATERIALIZED (
-    SELECT name FROM unnest($6::text[]) AS k (name)
+    SELECT name FROM unnest($9::text[]) AS k (name)
 ), options AS MATERIALIZED (
-    SELECT $7::text AS default_zone, $8::boolean AS per_task
+    SELECT $10::text AS default_zone, $11::boolean AS per_task, $12::smallint AS usual_hour, false AS moved_only,
+        $3::text AS kind
+), {shared}
+candidates AS (
+{candidates}
 )
 SELECT c.number, c.user_id, c.task_id
-FROM (
-{candidates}
-) AS c
-WHERE (c.user_id, c.task_id) > ($9::text, $10::text)
+FROM candidates AS c
+WHERE (c.user_id, c.task_id) > ($13::text, $14::text)
 ORDER BY c.user_id, c.task_id
-LIMIT $11::integer;
+LIMIT $15::integer;
+
+-- name: shared_tables
+-- Tables that both queries above need, in place of {shared}: what people have chosen here, by the address as the
+-- application may store it; who has an email for one of these dates; and up to when their emails cover what is due, which
+-- matters to people who have changed their zone. A skipped email covers nothing.
+choices AS MATERIALIZED (
+    SELECT address AS email, time_zone AS zone, morning_hour AS hour, moved_at FROM flowstate_daemon.preferences
+    UNION ALL
+    SELECT spelling, time_zone, morning_hour, moved_at FROM flowstate_daemon.preferences WHERE spelling <> address
+), taken AS MATERIALIZED (
+    SELECT m.user_id, m.local_date, m.zone
+    FROM flowstate_daemon.scheduled_mails AS m
+    WHERE m.kind = (SELECT kind FROM options) AND m.task_id = '' AND m.local_date IN (SELECT local_date FROM occurrences)
+        AND m.due_at > (SELECT min(begins_at) AT TIME ZONE 'UTC' - interval '4 days' FROM occurrences)
+), covered AS MATERIALIZED (
+    SELECT DISTINCT ON (m.user_id) m.user_id, m.zone, m.covers_until AT TIME ZONE 'UTC' AS covers_until
+    FROM flowstate_daemon.scheduled_mails AS m
+    WHERE m.kind = (SELECT kind FROM options) AND (m.task_id = '' OR m.task_id LIKE 'after %')
+        AND m.state NOT IN ('skipped', 'expired')
+        AND m.covers_until > (SELECT min(begins_at) AT TIME ZONE 'UTC' FROM occurrences)
+        AND m.due_at > (SELECT min(begins_at) AT TIME ZONE 'UTC' - interval '4 days' FROM occurrences)
+    ORDER BY m.user_id, m.covers_until DESC
+),
 
 -- name: reopen_scheduled_mails
 -- Plan ended scheduled emails again for a forced run, each with a new job id.
@@ -213,17 +293,28 @@ WHERE m.kind = $1::text;
 -- name: list_schedule_runs
 -- The last run of each kind and zone, with the number of its emails by state.
 -- $1 planned at or after this (timestamptz)
-WITH latest AS (
+WITH last_of_zone AS (
     SELECT DISTINCT ON (kind, zone) kind, zone, local_date, due_at, planned_at, scheduled
     FROM flowstate_daemon.schedule_runs
     WHERE planned_at >= $1::timestamptz
     ORDER BY kind, zone, due_at DESC
+), latest AS (
+    SELECT
+        z.*, split_part(z.zone, ' ', 1) AS time_zone,
+        row_number() OVER (PARTITION BY z.kind, split_part(z.zone, ' ', 1), z.local_date ORDER BY z.zone) AS number
+    FROM last_of_zone AS z
 )
 SELECT l.kind, l.zone, l.local_date, l.due_at, l.planned_at, l.scheduled, m.state, count(m.id) AS count
 FROM latest AS l
--- Not by the due time: a forced run gives the emails of the date another one. The bound is for the index.
+-- By the due time, which tells the hours chosen in one zone apart; the first run of the zone has those of the date with
+-- another one, which a forced run gives them. The bound is for the index.
 LEFT JOIN flowstate_daemon.scheduled_mails AS m
-    ON m.kind = l.kind AND m.zone = l.zone AND m.local_date = l.local_date AND m.due_at >= l.due_at - interval '31 days'
+    ON m.kind = l.kind AND m.zone = l.time_zone AND m.local_date = l.local_date
+    AND m.due_at >= l.due_at - interval '31 days'
+    AND (m.due_at = l.due_at OR l.number = 1 AND NOT EXISTS (
+        SELECT FROM latest AS o
+        WHERE o.kind = m.kind AND o.time_zone = m.zone AND o.local_date = m.local_date AND o.due_at = m.due_at
+    ))
 GROUP BY l.kind, l.zone, l.local_date, l.due_at, l.planned_at, l.scheduled, m.state
 ORDER BY l.kind, l.due_at DESC, l.zone, m.state;
 

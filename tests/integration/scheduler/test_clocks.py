@@ -6,7 +6,7 @@ import pytest
 
 from flowstate_daemon.base.shared_clock import SharedClock
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.bootstrap import build_manual_runs
+from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.redis_client.connection import Connection

@@ -9,7 +9,7 @@ import pytest
 
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.bootstrap import build_manual_runs
+from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.database.app_database import AppTablesUnavailableError
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, InvalidRunRequestError, ManualRuns, RunRequest

@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 from structlog.testing import capture_logs
 
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.bootstrap import build_manual_runs
+from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
 from flowstate_daemon.web import schedules
 from flowstate_daemon.web.auth import BearerAuth

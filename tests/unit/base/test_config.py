@@ -17,7 +17,7 @@ from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
 from flowstate_daemon.config.sources import RENAMED_SETTINGS, env_name
 from flowstate_daemon.config.validators import split_secrets
-from flowstate_daemon.daemon.bootstrap import build_brand
+from flowstate_daemon.daemon.builders import build_brand
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "config" / "flowstate-daemon.toml"

@@ -8,7 +8,7 @@ import pytest
 
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.bootstrap import build_gateway
+from flowstate_daemon.daemon.builders import build_gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway
 
