@@ -20,6 +20,7 @@ Key = tuple[str, str]
 PREFIX = "FLOWSTATE_"
 DEFAULT_CONFIG_FILE = Path("/etc/flowstate-daemon/flowstate-daemon.toml")
 MAX_LISTED_NAMES = 20
+MAY_BE_EMPTY = frozenset({("resend", "webhook_secret")})  # the compose file mounts it always; empty: no webhook yet
 CREDENTIAL_SIMILARITY = 0.8  # resend_apikey is a misspelt resend_api_key, tls.crt is for another purpose
 IGNORED_ENV = frozenset({"FLOWSTATE_CONFIG"})
 # Container platforms announce services in variables of their own: a service `redis` sets REDIS_PORT=tcp://…
@@ -146,7 +147,8 @@ class SettingsSources:
             return
         if not value.strip():
             # Not the same as unset: whoever provides a file means it to contain something.
-            self.errors.append(f"{source}: {file} is empty; expected a file with the value alone")
+            if key not in MAY_BE_EMPTY:
+                self.errors.append(f"{source}: {file} is empty; expected a file with the value alone")
             return
         self._give(step, source, key, value)
 
