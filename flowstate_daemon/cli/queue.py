@@ -152,10 +152,8 @@ def job_document(job: JobView, *, reveal: bool = False) -> dict[str, Any]:
 
 @queue.command()
 @click.argument("job_id", required=False)
-@click.option("--all", "everything", is_flag=True, help="Every failed job that was certainly not sent, oldest first.")
-@click.option(
-    "--maybe-sent", is_flag=True, help="With --all: also those that may have been sent. They may arrive twice."
-)
+@click.option("--all", "everything", is_flag=True, help="All failed jobs except parked ones, oldest first.")
+@click.option("--maybe-sent", is_flag=True, help="With --all: also parked jobs, whose emails may then arrive twice.")
 @click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="With --all: at most this many.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask on a terminal.")
 @json_option
@@ -172,7 +170,7 @@ def retry(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Retry a failed job, or all of them.
 
-    --all leaves out jobs that were set aside because their email may have been sent.
+    --all leaves out parked jobs: their emails may have been sent already.
     """
     if (job_id is None) is not everything or (maybe_sent and not everything):
         raise click.UsageError("give one JOB_ID, or --all; --maybe-sent needs --all")

@@ -164,7 +164,7 @@ def _link_secrets(secret: SecretStr) -> SecretStr:
     if any(len(one) < MIN_SECRET_LENGTH for one in split_secrets(_secret_list(secret))):
         raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more; make one with: openssl rand -hex 32")
     if any(PLACEHOLDER.search(one) for one in split_secrets(secret)):
-        raise ValueError("is a placeholder that strangers know; make one with: openssl rand -hex 32")
+        raise ValueError("is a published placeholder; generate a secret with: openssl rand -hex 32")
     return secret
 
 

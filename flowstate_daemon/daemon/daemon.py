@@ -25,7 +25,7 @@ from flowstate_daemon.daemon.bootstrap import Components
 from flowstate_daemon.daemon.reload import Reloader
 from flowstate_daemon.daemon.risk_monitor import LEDGER_RISK
 from flowstate_daemon.database.migrations import Migrator
-from flowstate_daemon.database.pool import opened
+from flowstate_daemon.database.pool import POSTGRES_REMEDY, opened
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.redis_client.server_info import pin_cluster_slot
 from flowstate_daemon.shadow.bootstrap import apply_mode
@@ -42,6 +42,7 @@ MIN_END_S = 1.0  # after the drain, or after a second signal: to release jobs
 GC_THRESHOLDS = (5_000, 5, 1_000)  # see `tune_gc`
 MIGRATION_TIMEOUT_S = 2.0  # codes must not wait for Postgres
 HANGUP_DELAY_S = 1.0
+LEASE_REMEDY = "give each daemon its own FLOWSTATE_QUEUE_INSTANCE_ID; this one starts when the other has stopped"
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -151,7 +152,7 @@ class Daemon:
             async with asyncio.timeout(MIGRATION_TIMEOUT_S):
                 await Migrator(self.components.pool).apply()
         except (StoreUnavailableError, TimeoutError) as error:
-            log.warning("migrations_deferred", reason=str(error) or "Postgres is slow", remedy="see DATABASE_URL")
+            log.warning("migrations_deferred", reason=str(error) or "Postgres is slow", remedy=POSTGRES_REMEDY)
 
     def _log_disabled_features(self) -> None:
         """Log once, at the start, which features the configuration leaves disabled, and why."""
@@ -201,7 +202,7 @@ class Daemon:
             except LeaseHeldError as held:
                 # Exiting would use up systemd's start limit while the host of a predecessor is dead.
                 if not waits_for_lease:
-                    log.warning("lease_held", reason=held.reason, remedy="the daemon waits until it is free")
+                    log.warning("lease_held", reason=held.reason, remedy=LEASE_REMEDY)
                 waits_for_lease = True
                 self.components.health.set_condition("start", f"waiting for the lease: {held.reason}")
                 await asyncio.sleep(LEASE_RETRY_S)

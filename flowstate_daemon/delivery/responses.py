@@ -242,7 +242,7 @@ def _reason(response: Response, error_type: str, message: str) -> str:
     if _is_about_sender(response.status, error_type, message):
         return f"{text}; correct RESEND_FROM_EMAIL"
     if response.status == PAYMENT_REQUIRED:
-        return f"{text}; the provider asks for a payment: check the plan of the account"
+        return f"{text}; the provider requires a payment: check the account's plan"
     remedy = REMEDIES.get((response.status, error_type))
     return f"{text}; {remedy}" if remedy else text
 
