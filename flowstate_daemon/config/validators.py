@@ -53,7 +53,7 @@ def _sender(text: str) -> str:
 
 
 def _display_text(text: str) -> str:
-    """A name in any language, which stands in subjects and beside the sender's address."""
+    """A name in any language, for subjects and the sender."""
     if not is_harmless_line(text) or not text.strip():
         raise ValueError("must be one line without control characters")
     return text.strip()

@@ -32,7 +32,7 @@ LEDGER_RISK = Risk(
     "this queue was used with a ledger before, and DATABASE_URL is not set: it is unknown who bounced or "
     "unsubscribed, so only codes are sent",
     "set DATABASE_URL; or FLOWSTATE_DATABASE_WITHOUT_LEDGER=true to send to everybody again",
-    affects_mails=False,  # they wait, and ready is red
+    affects_mails=False,  # they wait, and the daemon is not ready
 )
 WITHOUT_LEDGER_RISK = Risk(
     "ledger",

@@ -149,7 +149,7 @@ class _HashReader:
         return number
 
     def due_time(self, score: float | None) -> int | None:
-        """When a delayed job is due, Unix ms; None when no clock will ever show that time."""
+        """When a delayed job is due, Unix ms; None when it can never be due."""
         if score is None:
             return None
         if not math.isfinite(score) or abs(score) / 4096 > MAX_TIME_MS:

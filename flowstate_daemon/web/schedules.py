@@ -214,7 +214,7 @@ class Schedules:
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    """Write one part; the whole response may take as long as it likes. Raises TimeoutError when nobody reads."""
+    """Write one part; the whole response has no time limit. Raises TimeoutError when nobody reads."""
     async with asyncio.timeout(WRITE_TIMEOUT_S):
         await response.write(data)
 
