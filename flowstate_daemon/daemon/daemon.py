@@ -257,6 +257,7 @@ class Daemon:
 
         Jobs that are not released stay active, and outcomes stay in the journal: the next start continues with both.
         """
+        self.components.worker.give_up()
         if self.components.pool is not None:
             self.components.pool.terminate()
         remedy = "the next start continues; check Redis and Postgres"
