@@ -17,7 +17,7 @@ from flowstate_daemon import __version__
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, LeaseHeldError, StoreUnavailableError
-from flowstate_daemon.base.service import Service, run_until
+from flowstate_daemon.base.service import Service, cancel, run_until
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.config.loader import Config
@@ -40,6 +40,7 @@ RELEASE_TIMEOUT_S = 1.0
 CLOSE_S = 2.0  # of the shutdown timeout, what is kept for closing connections
 MIN_END_S = 1.0  # after the drain, or after a second signal: to release jobs
 GC_THRESHOLDS = (5_000, 5, 1_000)  # see `tune_gc`
+BACKGROUND_END_S = 0.5  # of services that hold nothing; they may wait for a store
 MIGRATION_TIMEOUT_S = 2.0  # codes must not wait for Postgres
 HANGUP_DELAY_S = 1.0
 LEASE_REMEDY = "give each daemon its own FLOWSTATE_QUEUE_INSTANCE_ID; this one starts when the other has stopped"
@@ -257,6 +258,7 @@ class Daemon:
 
         Jobs that are not released stay active, and outcomes stay in the journal: the next start continues with both.
         """
+        self.components.worker.give_up()
         if self.components.pool is not None:
             self.components.pool.terminate()
         remedy = "the next start continues; check Redis and Postgres"
@@ -275,7 +277,8 @@ class Daemon:
 async def run_in_background(services: Sequence[Service]) -> AsyncIterator[None]:
     """Run these services while the context is open.
 
-    When one fails, its heartbeat becomes stale, and its error is raised when the context closes.
+    When one fails, its heartbeat becomes stale, and its error is raised when the context closes. At the end they may
+    wait for a store that does not answer: they are not waited for, and leave nothing behind.
     """
     tasks = [asyncio.create_task(service.run(), name=service.name) for service in services]
     try:
@@ -283,7 +286,9 @@ async def run_in_background(services: Sequence[Service]) -> AsyncIterator[None]:
     finally:
         for service in services:
             service.stop()
-        await asyncio.gather(*tasks)
+        ended, hanging = await asyncio.wait(tasks, timeout=BACKGROUND_END_S)
+        await asyncio.gather(*map(cancel, hanging))
+        await asyncio.gather(*ended)
 
 
 def tune_gc() -> None:

@@ -143,7 +143,7 @@ class RequestRecorder:
     async def _settle_old_jobs(self, batch: Batch) -> None:
         """A job that is older than all records, and that no request has contained: is it from an old copy of Redis?"""
         now_ms = self._clock.now_ms()
-        old = [mail for mail in batch.pending if not mail.requests and now_ms - mail.job.timestamp > OLD_JOB_MS]
+        old = [mail for mail in batch.pending if not mail.requests and now_ms - mail.job.timestamp_ms > OLD_JOB_MS]
         if not old or self._records is None:
             return
         try:
