@@ -25,6 +25,7 @@ from time import monotonic
 from typing import Any
 
 import uvloop
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -278,19 +279,19 @@ def events(daemons: Sequence[Daemon]) -> dict[str, int]:
 
 
 def show(results: Sequence[Result]) -> None:
-    table = Table(title="Fault runs", title_justify="left")
-    columns = ("fault", "minutes", "faults", "emails", "kept", "lost", "twice", "failed", "ledger", "exits")
-    for column in (*columns, "RSS, MB", "fds"):
-        table.add_column(column, justify="left" if column == "fault" else "right", overflow="fold")
+    table = Table(title="Fault runs", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("fault", overflow="fold")
+    for column in ("min", "faults", "emails", "lost", "twice", "failed", "exits", "RSS, MB", "fds"):
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
         account = result.account
         table.add_row(
             result.fault,
-            *map(str, (result.minutes, result.faults, account.acknowledged, account.required)),
-            *map(str, (account.lost, account.twice, account.failed, account.ledger_wrong, len(result.exits))),
+            *map(str, (round(result.minutes), result.faults, account.required)),
+            *map(str, (account.lost, account.twice, account.failed, len(result.exits))),
             *(
-                "\n".join(f"{first:g} → {last:g}" for first, last, _ in values)
-                for values in (result.rss_mb, result.fds)
+                "\n".join(f"{first:.0f} → {last:.0f}" for first, last, _ in ends)
+                for ends in (result.rss_mb, result.fds)
             ),
         )
     Console().print(table)
