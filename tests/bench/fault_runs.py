@@ -90,6 +90,7 @@ class Result:
     stopped: list[int | None]
     rss_mb: list[tuple[float, float, float]]  # first, last, most
     fds: list[tuple[float, float, int]]
+    rss_samples: list[list[float]]
     cpu_s: list[float]
     dropped_log_lines: int
     log: dict[str, int]
@@ -239,6 +240,7 @@ async def run(fault: Fault, given: argparse.Namespace, folder: Path) -> Result:
             stopped=[await stop(daemon) for daemon in daemons],
             rss_mb=[(*watch.ends(watch.rss), max(watch.rss)) for watch in watches],
             fds=[(*watch.ends(watch.fds), max(watch.fds)) for watch in watches],
+            rss_samples=[watch.rss for watch in watches],
             cpu_s=[watch.cpu for watch in watches],
             dropped_log_lines=dropped,
             log=events(daemons),
