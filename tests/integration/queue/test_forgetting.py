@@ -136,7 +136,7 @@ async def test_dirty_jobs_are_those_of_their_recipient(
     stage: QueueFixture, connection: Connection, keys: Keys, dirt: str, to: str
 ) -> None:
     """The worker sends such jobs, so they are found by their recipient, whoever else they mention."""
-    context = '{"name":"ada@example.org %s"}' % dirt
+    context = f'{{"name":"ada@example.org {dirt}"}}'
     await stage.put("other", "failed", data=f'{{"type":"welcome","to":"bob@example.org","context":{context}}}')
     await stage.put("longer", "failed", data=f'{{"type":"welcome","to":"lada@example.org","context":{context}}}')
     await stage.snapshot()

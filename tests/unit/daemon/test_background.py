@@ -11,7 +11,6 @@ from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.service import Service
 from flowstate_daemon.daemon.daemon import run_in_background
 
-
 ANSWER_S = 5.0  # of a store that answers late
 
 
