@@ -108,7 +108,7 @@ def list_jobs(config_file: str | None, state: State, limit: int, *, oldest: bool
             job.name,
             job.priority or "",
             job.attempts_made,
-            format_timestamp(job.timestamp),
+            format_timestamp(job.added_ms),
             detail_cell(job, last[1]),
         )
         for job in jobs
@@ -140,7 +140,7 @@ def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -
         print_json(document)
         return
     fields = {name: format_timestamp(value) if name.endswith("_at") else value for name, value in document.items()}
-    fields |= {"timestamp": None, "added_at": format_timestamp(job.timestamp), "delay_ms": job.delay_ms or None}
+    fields |= {"timestamp": None, "added_at": format_timestamp(job.added_ms), "delay_ms": job.delay_ms or None}
     fields |= {"logs": "\n".join(log_lines), "log_count": None, "stacktrace": "\n".join(job.stacktrace)}
     print_fields(f"Job {job.id}; times are UTC:", fields)
 

@@ -22,6 +22,8 @@ DEFAULT_CONFIG_FILE = Path("/etc/flowstate-daemon/flowstate-daemon.toml")
 MAX_LISTED_NAMES = 20
 MAY_BE_EMPTY = frozenset({("resend", "webhook_secret")})  # the compose file mounts it always; empty: no webhook yet
 CREDENTIAL_SIMILARITY = 0.8  # resend_apikey is a misspelt resend_api_key, tls.crt is for another purpose
+# The compose file mounts this file always; it is empty until there is a webhook.
+MAY_BE_EMPTY: frozenset[Key] = frozenset({("resend", "webhook_secret")})
 IGNORED_ENV = frozenset({"FLOWSTATE_CONFIG"})
 # Container platforms announce services in variables of their own: a service `redis` sets REDIS_PORT=tcp://…
 SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -144,6 +146,8 @@ class SettingsSources:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self.errors.append(f"{source}: cannot read {file}: {reason}; expected a file with the value alone")
+            return
+        if not value.strip() and key in MAY_BE_EMPTY:
             return
         if not value.strip():
             # Not the same as unset: whoever provides a file means it to contain something.

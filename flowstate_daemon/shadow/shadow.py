@@ -36,8 +36,8 @@ class ShadowWorker(Service):
         self._observer = observer
         self._metrics = metrics
         self._predictions: OrderedDict[str, Prediction] = OrderedDict()
-        self._service: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None  # referenced until it has ended
+        self._following: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     @property
     def in_flight(self) -> Sized:
@@ -51,9 +51,9 @@ class ShadowWorker(Service):
         self.stop()
 
     def give_up(self) -> None:
-        """End now, whatever it waits for: a store does not answer."""
-        if self._service is not None:
-            self._ending = asyncio.create_task(cancel(self._service), name="give_up")
+        """End now: a store does not answer."""
+        if self._following is not None:
+            self._ending = asyncio.create_task(cancel(self._following), name="give_up")
 
     async def listen(self) -> None:
         """Subscribe: from here on no event is missed. Raises StoreUnavailableError."""
@@ -63,7 +63,7 @@ class ShadowWorker(Service):
         """Follow the queue until `stop()`. Raises ServiceCrashedError."""
         try:
             async with asyncio.TaskGroup() as group:
-                self._service = group.create_task(super().run(), name=self.name)
+                self._following = group.create_task(super().run(), name=self.name)
         except ExceptionGroup as bug:
             raise_service_failure(bug)
         finally:
