@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -26,6 +27,7 @@ DATABASE = "flowstate"
 FORGET_WITHIN_S = 2.0
 KEPT_FORGOTTEN = 3  # rounds after which the server, too, loses connections that were dropped silently
 CHUNK = 64 * 1024
+PIPE_BYTES = 4096
 
 
 @dataclass
@@ -167,8 +169,8 @@ class ClockJumps(Fault):
 
 class StoppedLogReader(Fault):
     name = "stopped-log-reader"
-    text = "the reader of the log stops for 40 seconds, reads for 10, and stops again"
-    interval_s = 50.0
+    text = "the reader of the log stops until lines are dropped, reads for 10 seconds, and stops again"
+    interval_s = 150.0
     reads_s: ClassVar[float] = 10.0
 
     def __init__(self, random: Random, folder: Path, keys: Keys) -> None:
@@ -178,6 +180,7 @@ class StoppedLogReader(Fault):
 
     def launch(self, _instance: str) -> Launch:
         reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         os.set_blocking(reader, False)
         self._readers.append(reader)
         self._writers.append(writer)
