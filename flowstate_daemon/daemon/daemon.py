@@ -135,9 +135,10 @@ class Daemon:
         monitors: list[Service] = [
             self.components.lag_monitor,
             self.components.bullmq_detector,
-            self.components.clock_monitor,
             self.components.risk_monitor,
         ]
+        if self.components.shadow is None:  # a shadow judges nothing, and needs no right to ask for the time
+            monitors.append(self.components.clock_monitor)
         if self.components.supervisor.notify_socket:
             monitors.append(self.components.status_reporter)
         async with run_in_background(monitors):
@@ -189,8 +190,8 @@ class Daemon:
             try:
                 await self.components.connection.open()
                 await pin_cluster_slot(self.components.connection, self.components.keys)
-                await self.components.clock_monitor.read()  # before anything is judged by the time
                 if self.components.shadow is None:
+                    await self.components.clock_monitor.read()  # before anything is judged by the time
                     await self.components.lease.acquire()
                     await self._hold_bulk_without_ledger()
                     await self._warn_about_bull_workers()

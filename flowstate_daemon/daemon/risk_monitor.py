@@ -125,7 +125,8 @@ class RiskMonitor(PeriodicService):
         return not self._without_ledger
 
     async def run_once(self) -> None:
-        self._risks.update("redis", await find_durability_risks(self._connection))
+        if not self._is_shadow:  # a shadow stores nothing, and may not be allowed to read the settings of Redis
+            self._risks.update("redis", await find_durability_risks(self._connection))
         self._risks.update("queue", await self._queue_risks())
         await self._remember_ledger()
 
