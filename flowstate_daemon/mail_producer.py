@@ -21,6 +21,7 @@ from flowstate_daemon.queue.job import REMOVE, AddResult, Backoff, NewJob
 JOB_ID = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{4,128}")
 MAX_PRIORITY = 2_097_152  # Bull's own limit
 MAX_DELAY_MS = 365 * 24 * 3600 * 1000
+ORIGIN = "flowstate-daemon"  # in the data of jobs that an operator adds with `enqueue`
 
 
 class InvalidMailError(PermanentError):
@@ -31,7 +32,8 @@ class InvalidMailError(PermanentError):
 class NewMail:
     """An email to enqueue. `priority` 1 is the most urgent; None means that of the kind. `delay_ms` counts from now.
 
-    `locale` is the language of the email; None means the recipient's choice, else the default.
+    `locale` is the language of the email; None means the recipient's choice, else the default. `origin` distinguishes
+    an operator's job from one that the backend's cron jobs made.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class NewMail:
     delay_ms: int = 0
     job_id: str | None = None
     locale: str | None = None
+    origin: str | None = None
 
 
 class MailProducer:
@@ -106,7 +109,8 @@ class MailProducer:
 def encode_data(new: NewMail) -> dict[str, Any]:
     """The data of the job."""
     data: dict[str, Any] = {"type": new.kind, "to": new.to, "context": dict(new.context)}
-    return data if new.locale is None else {**data, "locale": new.locale}
+    optional = {"locale": new.locale, "origin": new.origin}
+    return data | {name: value for name, value in optional.items() if value is not None}
 
 
 def parse_order(new: NewMail, data: Mapping[str, Any] | None = None) -> MailRequest:

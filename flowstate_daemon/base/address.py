@@ -86,6 +86,12 @@ def unicode_domain(domain: str) -> str:
         return domain
 
 
+def unicode_spelling(address: str) -> str:
+    """The address with its domain in the letters of its language, as many applications store it."""
+    local, at, domain = address.rpartition("@")
+    return f"{local}{at}{unicode_domain(domain)}"
+
+
 def normalise_address(address: str) -> str:
     """The form in which an address is stored and looked up: lower case, the domain in its one spelling.
 

@@ -158,6 +158,9 @@ class Metrics:
         text = "1 while tables that a kind needs cannot be read."
         blocked = Gauge("flowstate_schedule_blocked", text, ("kind",), registry=self.registry)
         self._blocked = LabelCache(kinds, blocked.labels)
+        text = "Jobs of scheduled kinds that were skipped because another program made them."
+        foreign = Counter("flowstate_foreign_scheduled_jobs", text, ("kind",), registry=self.registry)
+        self._foreign = LabelCache(kinds, foreign.labels)
 
     def totals(self, urgent: frozenset[str]) -> MetricTotals:
         """The counters and latencies of all kinds together; takes milliseconds, for use once a minute.
@@ -228,6 +231,9 @@ class Metrics:
 
     def set_schedule_blocked(self, kind: str, *, waits: bool) -> None:
         self._blocked[kind].set(waits)
+
+    def foreign_job_skipped(self, kind: str) -> None:
+        self._foreign[kind].inc()
 
     def observe_provider_request(self, result: ResultClass, seconds: float) -> None:
         """One finished request."""

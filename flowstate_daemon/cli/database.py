@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
 from typing import Any, TypeVar
 
 import asyncpg
@@ -22,6 +23,7 @@ from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMism
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.policy import RecipientStatus
+from flowstate_daemon.mail.preferences import describe_preferences
 from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 T = TypeVar("T")
@@ -117,20 +119,29 @@ def explain(config_file: str | None, address: str, limit: int, *, as_json: bool)
 
     status, records = with_database(config_file, work)
     lists = {"suppressed": sorted(status.suppressed), "unsubscribed": sorted(status.unsubscribed)}
+    chosen = describe_preferences(status.preferences)
     if as_json:
-        print_json({"address": address, **lists, "mails": records})
+        print_json({"address": address, **lists, "preferences": chosen, "mails": records})
         return
-    print_fields(address, {name: ", ".join(values) or "no" for name, values in lists.items()})
+    fields = {name: ", ".join(values) or "no" for name, values in lists.items()}
+    print_fields(address, {**fields, **{name: format_choice(value) for name, value in chosen.items()}})
     columns = ("when (UTC)", "kind", "job", "attempt", "outcome", "decisions", "provider")
     print_table(f"emails: {len(records)}", columns, [row for record in records for row in attempt_rows(record)])
 
 
+def format_choice(value: object) -> str:
+    """One preference for a person to read. Pure."""
+    if isinstance(value, datetime):
+        return f"{format_datetime(value)} UTC"
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
 def attempt_rows(record: MailRecord) -> Iterator[tuple[object, ...]]:
-    """One row per attempt, the latest first; the first row contains the provider's events. Pure."""
-    provider = "\n".join(
+    """One row per attempt, the latest first, each with the provider's id; the first contains its events. Pure."""
+    events = [
         (f"{format_datetime(event.at)} {event.type}" + (f": {event.reason}" if event.reason else ""))
         for event in record.events
-    )
+    ]
     for attempt in reversed(record.attempts):
         yield (
             format_datetime(attempt.at),
@@ -139,9 +150,9 @@ def attempt_rows(record: MailRecord) -> Iterator[tuple[object, ...]]:
             attempt.attempt,
             attempt.outcome,
             format_decisions(attempt),
-            provider,
+            "\n".join([*([attempt.provider_id] if attempt.provider_id else []), *events]),
         )
-        provider = ""
+        events = []
 
 
 def format_decisions(attempt: Attempt) -> str:

@@ -13,8 +13,9 @@ from flowstate_daemon.cli.context import QueueContext, with_queue
 from flowstate_daemon.cli.durations import Duration
 from flowstate_daemon.cli.output import json_option, print_fields, print_json
 from flowstate_daemon.mail.kinds import KINDS, Kind
+from flowstate_daemon.mail.lifetimes import SCHEDULED_KINDS
 from flowstate_daemon.mail.locales import LOCALES
-from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, NewMail
+from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, ORIGIN, NewMail
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 
 NOT_SENT = ("skipped", "expired")  # the fields of a result that give the reason why nothing was sent
@@ -72,7 +73,7 @@ Example:
     "wait_s",
     type=Duration(),
     metavar="DURATION",
-    help="Wait for the outcome. Exit 0 if the email is sent, else 1: skipped, expired, failed, or no outcome by then.",
+    help="Wait for the outcome. Exit code 0 if the email was sent, otherwise 1: skipped, expired, failed or pending.",
 )
 @json_option
 @click.pass_obj
@@ -90,7 +91,8 @@ def enqueue(  # noqa: PLR0913 - one parameter per option
     as_json: bool,
 ) -> int:
     """Add one email of KIND to the queue."""
-    mail = NewMail(kind, to, read_context(context), priority, round(delay_s * 1000), job_id, locale)
+    origin = ORIGIN if kind in SCHEDULED_KINDS else None  # else a daemon would take it for the backend's
+    mail = NewMail(kind, to, read_context(context), priority, round(delay_s * 1000), job_id, locale, origin)
     return with_queue(config_file, lambda queue: _enqueue(queue, mail, wait_s, as_json=as_json))
 
 

@@ -139,7 +139,7 @@ def print_preview(
         print_json({f"would_{verb}": would, "is_exact": is_exact, "states": states, "first": ids})
         return
     rows = [
-        (job.id, job.state, job.name, recipient_cell(job), format_timestamp(job.timestamp))
+        (job.id, job.state, job.name, recipient_cell(job), format_timestamp(job.added_ms))
         for _, jobs in preview.values()
         for job in jobs
     ]

@@ -160,7 +160,7 @@ def list_row(job: JobView, columns: Sequence[str], *, reveal: bool = False) -> l
         "to": recipient_cell(job, reveal=reveal),
         "priority": job.priority or "",
         "attempts": job.attempts_made,
-        "added (UTC)": format_timestamp(job.timestamp),
+        "added (UTC)": format_timestamp(job.added_ms),
         "due (UTC)": format_timestamp(job.due_at),
         "failed (UTC)": format_timestamp(job.finished_at),
         "completed (UTC)": format_timestamp(job.finished_at),
@@ -188,7 +188,7 @@ def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -
         print_json(document)
         return
     fields = {name: format_timestamp(value) if name.endswith("_at") else value for name, value in document.items()}
-    fields |= {"timestamp": None, "added_at": format_timestamp(job.timestamp), "delay_ms": job.delay_ms or None}
+    fields |= {"timestamp": None, "added_at": format_timestamp(job.added_ms), "delay_ms": job.delay_ms or None}
     fields |= {"logs": "\n".join(log_lines), "log_count": None, "stacktrace": "\n".join(job.stacktrace)}
     print_fields(f"Job {job.id}; times are UTC:", fields)
 

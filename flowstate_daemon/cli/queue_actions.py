@@ -45,11 +45,11 @@ def mass_options(command: Command) -> Command:
 
 @click.command()
 @ids_argument
-@click.option("--all", "everything", is_flag=True, help="Every failed job that was certainly not sent, oldest first.")
+@click.option("--all", "everything", is_flag=True, help="All failed jobs except parked ones, oldest first.")
 @click.option(
     "--maybe-sent",
     is_flag=True,
-    help="With --all or a filter: also those that may have been sent. They may arrive twice.",
+    help="With --all or a filter: also parked jobs, whose emails may then arrive twice.",
 )
 @limit_option
 @mass_options
@@ -68,8 +68,8 @@ def retry(  # noqa: PLR0913 - one parameter for each option
 ) -> int:
     """Retry failed jobs: one or more, all, or all that match.
 
-    --all and filters leave out jobs that were set aside because their email may have been sent. A job that matches and
-    has failed again meanwhile stays failed.
+    --all and filters leave out parked jobs: their emails may have been sent already. A job that matches and has failed
+    again meanwhile stays failed.
     """
     if maybe_sent and job_ids:
         raise click.UsageError("--maybe-sent needs --all or a filter; a JOB_ID is retried in any case")

@@ -33,9 +33,13 @@ from flowstate_daemon.daemon.builders import (
     build_database_pool,
     build_gateway,
     build_link_codec,
+    build_preference_store,
     build_producer,
+    build_recipients,
+    build_scheduled_kinds,
     build_scheduler,
     build_suppressions,
+    build_user_preferences,
 )
 from flowstate_daemon.daemon.clock_monitor import ClockMonitor
 from flowstate_daemon.daemon.dashboard import build_api, build_dashboard, build_sessions
@@ -43,18 +47,15 @@ from flowstate_daemon.daemon.risk_monitor import RiskMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.database.mail_history import MailHistory
-from flowstate_daemon.database.mail_list import MailList
 from flowstate_daemon.database.migrations import Migrator
-from flowstate_daemon.database.recipients import UserLanguages
 from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.database.scheduled_mails import ScheduledMails
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
-from flowstate_daemon.mail.unsubscribe_links import UnsubscribeLinks
-from flowstate_daemon.operations.operator import Operator, Recipients
+from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
+from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.operations.statistics import StatisticsRecorder
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.bullmq import BullMqDetector
@@ -77,6 +78,8 @@ from flowstate_daemon.web.api_v1.app import ApiV1, disabled_routes
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
 from flowstate_daemon.web.pages import Pages, error_page
+from flowstate_daemon.web.preference_view import PreferenceView
+from flowstate_daemon.web.preferences import PreferencePage, RecipientReader
 from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.session import Sessions
 from flowstate_daemon.web.unsubscribe import Unsubscribe
@@ -148,7 +151,12 @@ class Components:
         self.dispatcher = self._build_dispatcher()
         self.branding = self.build_branding(config.mail)
         self.mail_handler = MailHandler(
-            self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard
+            self.branding.renderer,
+            self.dispatcher,
+            self.recipients,
+            self.clock,
+            self.mail_guard,
+            build_scheduled_kinds(config, self.metrics),
         )
         self.bull = self._build_bull()
         self.bull.creation_times.on_difference = self.clock_monitor.producer_differs
@@ -157,6 +165,7 @@ class Components:
         self.worker: Worker | ShadowWorker = self.shadow or self._build_worker()
         self.inspector = Inspector(self.connection, self.keys)
         self.unsubscribe: Unsubscribe | None = None
+        self.preferences: PreferencePage | None = None
         self.operator: Operator | None = None
         self.sessions: Sessions | None = None
         self.api: ApiV1 | None = None
@@ -197,8 +206,9 @@ class Components:
         )
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
-        languages = UserLanguages(build_app_database(self.config, pool), self.clock)
-        return RecipientLoader(build_suppressions(self.config, pool, self.clock), languages)
+        return RecipientLoader(
+            build_suppressions(self.config, pool, self.clock), build_user_preferences(self.config, pool, self.clock)
+        )
 
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
@@ -303,8 +313,9 @@ class Components:
             self.shadow.dry_run.renderer = branding.renderer
         if self.scheduler is not None:
             self.scheduler.eligibility.links = branding.links
-        if self.unsubscribe is not None:
-            self.unsubscribe.pages = branding.pages
+        for page in (self.unsubscribe, self.preferences):
+            if page is not None:
+                page.pages = branding.pages
         if self.webhooks is not None:
             self.webhooks.sender_domain = branding.sender_domain
 
@@ -344,8 +355,19 @@ class Components:
         if self.link_codec is not None:
             suppressions = build_suppressions(self.config, self.pool, self.clock)
             self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock)
-            routes += self.unsubscribe.routes()
+            self.preferences = self._build_preference_page(self.link_codec, self.pool)
+            routes += [*self.unsubscribe.routes(), *self.preferences.routes()]
         return routes
+
+    def _build_preference_page(self, codec: LinkTokenCodec, pool: asyncpg.Pool) -> PreferencePage:
+        kinds = [name for name, kind in KINDS.items() if kind.unsubscribable]
+        schedules = () if self.scheduler is None else self.scheduler.schedules
+        view = PreferenceView(kinds, schedules, self.config.schedule.default_timezone)
+        reader = RecipientReader(
+            build_preference_store(self.config, pool, self.clock),
+            build_user_preferences(self.config, pool, self.clock),
+        )
+        return PreferencePage(codec, reader, view, self.branding.pages, self.clock)
 
     def _build_operator_routes(self) -> list[RouteDef]:
         """The API and the pages; without a token the API answers 404, and there are no pages."""
@@ -357,10 +379,6 @@ class Components:
         return [*self.api.routes(), *build_dashboard(self.operator, sessions, self.metrics).routes()]
 
     def _build_operator(self) -> Operator:
-        recipients = None
-        if self.pool is not None:
-            lists = build_suppressions(self.config, self.pool, self.clock)
-            recipients = Recipients(MailList(self.pool), MailHistory(self.pool), lists, self.pool)
         return Operator(
             self.connection,
             self.keys,
@@ -370,7 +388,7 @@ class Components:
             rate_limiter=self.rate_limiter,
             render=self._render,
             producer=build_producer(self.config, self.bull),
-            recipients=recipients,
+            recipients=None if self.pool is None else build_recipients(self.config, self.pool, self.clock),
             schedules=None if self.scheduler is None else self._build_manual_runs(self.scheduler),
         )
 

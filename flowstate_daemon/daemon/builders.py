@@ -1,6 +1,6 @@
-"""Builds single components from the configuration; a part of the composition root.
+"""Builds the parts of the daemon that do not depend on each other, from its configuration; commands use them too.
 
-The functions are pure: they open nothing. `bootstrap.py` puts the components together, the command line uses some.
+`bootstrap.py` builds the rest, and puts all of them together.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import structlog
 from flowstate_daemon.base.address import Mailbox, parse_mailbox
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.config.loader import MISSING_KEY, Config
 from flowstate_daemon.config.settings import MailSettings
@@ -22,17 +23,22 @@ from flowstate_daemon.database.app_data import AppData
 from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
+from flowstate_daemon.database.mail_history import MailHistory
+from flowstate_daemon.database.mail_list import MailList
 from flowstate_daemon.database.planning import Planning
 from flowstate_daemon.database.pool import create_pool
-from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.database.preferences import PreferenceStore
+from flowstate_daemon.database.recipients import Suppressions, UserPreferenceReader
 from flowstate_daemon.database.scheduled_mails import ScheduledMails
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
+from flowstate_daemon.mail.lifetimes import Lifetimes
 from flowstate_daemon.mail.pseudonyms import Pseudonyms
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec
 from flowstate_daemon.mail_producer import MailProducer
+from flowstate_daemon.operations.operator import Recipients
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.journal import Journal
 from flowstate_daemon.scheduler.definitions import Schedule, build_schedules
@@ -43,6 +49,7 @@ from flowstate_daemon.scheduler.planner import Planner
 from flowstate_daemon.scheduler.reconciler import Reconciler
 from flowstate_daemon.scheduler.scheduled_mail import AppLinks
 from flowstate_daemon.sending.dispatcher import MAX_TOTAL_REQUESTS
+from flowstate_daemon.worker.scheduled_kinds import ScheduledKinds
 
 log = structlog.get_logger()
 
@@ -94,9 +101,30 @@ def build_link_codec(config: Config) -> LinkTokenCodec | None:
     return LinkTokenCodec(secrets, lifetime_days=config.http.link_days) if secrets else None
 
 
+def build_pseudonyms(config: Config) -> Pseudonyms:
+    """What entries of forgotten recipients are found with: their key is the link secret."""
+    return Pseudonyms(split_secrets(config.http.link_secret))
+
+
 def build_suppressions(config: Config, pool: asyncpg.Pool, clock: Clock) -> Suppressions:
-    """The lists of recipients; entries of forgotten ones are found with the link secret."""
-    return Suppressions(pool, clock, Pseudonyms(split_secrets(config.http.link_secret)))
+    """The lists of recipients, those of forgotten ones included."""
+    return Suppressions(pool, clock, build_pseudonyms(config))
+
+
+def build_preference_store(config: Config, pool: asyncpg.Pool, clock: Clock) -> PreferenceStore:
+    """What recipients have chosen here."""
+    return PreferenceStore(pool, clock, build_pseudonyms(config))
+
+
+def build_recipients(config: Config, pool: asyncpg.Pool, clock: Clock) -> Recipients:
+    """What Postgres knows of emails and addresses, for operators."""
+    lists, preferences = build_suppressions(config, pool, clock), build_preference_store(config, pool, clock)
+    return Recipients(MailList(pool), MailHistory(pool), lists, preferences, pool)
+
+
+def build_user_preferences(config: Config, pool: asyncpg.Pool, clock: Clock) -> UserPreferenceReader:
+    """What recipients have chosen in the application."""
+    return UserPreferenceReader(build_app_database(config, pool), clock)
 
 
 def build_planning(config: Config, app_database: AppDatabase) -> Planning:
@@ -104,8 +132,24 @@ def build_planning(config: Config, app_database: AppDatabase) -> Planning:
 
 
 def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
-    suppressions = build_suppressions(config, app_database.pool, clock)
-    return EligibilityChecker(AppData(app_database), suppressions, AppLinks(config.mail.frontend_url))
+    pool, links = app_database.pool, AppLinks(config.mail.frontend_url)
+    return EligibilityChecker(
+        AppData(app_database), build_suppressions(config, pool, clock), ScheduledMails(pool, clock), links, clock
+    )
+
+
+def build_scheduled_kinds(config: Config, metrics: Metrics) -> ScheduledKinds:
+    """The rules for jobs of scheduled kinds that other programs make; without Postgres there are no schedules."""
+    schedule = config.schedule
+    on = schedule.enabled and config.database.url is not None and schedule.foreign_jobs == "skip"
+    skipped = [one.kind for one in build_schedules(schedule)] if on else []
+    lifetimes = Lifetimes(
+        schedule.default_timezone,
+        schedule.task_reminder_lifetime_h,
+        schedule.overdue_summary_lifetime_h,
+        schedule.focus_report_lifetime_h,
+    )
+    return ScheduledKinds(skipped, lifetimes, metrics)
 
 
 def build_producer(config: Config, bull: BullQueue) -> MailProducer:

@@ -69,10 +69,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskList:
-    """The first few of `total` tasks."""
+    """The first few of `total` tasks. Two lists of overdue tasks with one `fingerprint` are the same."""
 
     total: int
     items: tuple[Task, ...]
+    fingerprint: str = ""
 
 
 NO_TASKS = TaskList(0, ())
@@ -144,7 +145,7 @@ class AppData:
     async def tasks_overdue(self, windows: Sequence[TimeWindow], limit: int = MAX_OVERDUE_TASKS) -> dict[str, TaskList]:
         """Open tasks due before each window's end, by user, the oldest first; the total counts all of them."""
         ends = [window.ends_at for window in windows]
-        rows = await self._fetch("list_overdue_tasks", ("tasks",), _ids(windows), ends, limit)
+        rows = await self._fetch("list_overdue_tasks", ("tasks", "projects"), _ids(windows), ends, limit)
         return {user_id: _tasks(group) for user_id, group in groupby(rows, key=lambda row: row["user_id"])}
 
     async def focus_weeks(self, windows: Sequence[TimeWindow], limit: int = MAX_FOCUS_TASKS) -> dict[str, FocusWeek]:
@@ -208,7 +209,7 @@ def _user(row: Any) -> User:
 
 def _tasks(rows: Iterable[Any]) -> TaskList:
     found = list(rows)
-    return TaskList(found[0]["total"], tuple(_task(dict(row)) for row in found))
+    return TaskList(found[0]["total"], tuple(_task(dict(row)) for row in found), found[0].get("fingerprint") or "")
 
 
 def _task(row: dict[str, Any]) -> Task:

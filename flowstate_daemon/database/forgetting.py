@@ -1,4 +1,4 @@
-"""Finds and deletes what Postgres holds about one recipient: outcomes, provider events, list entries.
+"""Finds and deletes what Postgres holds about one recipient: outcomes, provider events, choices, list entries.
 
 Rows of `scheduled_mails` contain the application's user id and no address; they end with the retention time.
 """
@@ -24,6 +24,7 @@ BATCHED = {
     "mails": "forget_mails",
     "journal_rejects": "forget_journal_rejects",
     "operator_actions": "forget_operator_actions",
+    "preferences": "forget_preferences",
 }
 LISTS = {"suppressions": "forget_suppressions", "unsubscribes": "forget_unsubscribes"}
 TABLES = (*BATCHED, *LISTS)

@@ -1,4 +1,4 @@
-"""What is known of recipients: suppressions, unsubscribes, and the language they have chosen.
+"""What is known of recipients: suppressions, unsubscribes, preferences, and what the application stores of those.
 
 The command line and the web pages change them, workers read them before sending. Provider events add suppressions in
 `ledger.py`, in the same statement as the event. Nothing is cached here.
@@ -16,12 +16,14 @@ import asyncpg
 import structlog
 
 from flowstate_daemon.base.address import MAX_LENGTH as MAX_ADDRESS_LENGTH
-from flowstate_daemon.base.address import ascii_domain, normalise_address, unicode_domain
+from flowstate_daemon.base.address import ascii_domain, normalise_address, unicode_spelling
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.text import storable
+from flowstate_daemon.database.app_data import NOTIFICATIONS
 from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.ledger import MAX_TEXT_LENGTH, MAX_WORD_LENGTH
 from flowstate_daemon.database.pool import acquire, schema_connection
+from flowstate_daemon.database.preferences import read_status
 from flowstate_daemon.database.queries import sql
 from flowstate_daemon.database.server_info import quote_identifier
 from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus
@@ -44,15 +46,30 @@ ACCESS_DENIED = (
 
 
 @dataclass(frozen=True, slots=True)
-class UserLanguage:
-    """The language of one user, unchecked; `email` is the address as the application has stored it."""
+class UserPreferences:
+    """What is in the application's `users.preferences`: language and time zone, unchecked, None when not set.
+
+    `refused` are the kinds that are switched off there.
+    """
+
+    language: str | None = None
+    zone: str | None = None
+    refused: frozenset[str] = frozenset()
+
+
+NO_USER_PREFERENCES = UserPreferences()
+
+
+@dataclass(frozen=True, slots=True)
+class AppUser:
+    """One user; `email` is the address as the application has stored it."""
 
     email: str = field(repr=False)
-    language: str | None
+    preferences: UserPreferences
 
 
-class UserLanguages:
-    """Reads the language from `users.preferences`; without access emails use the default language."""
+class UserPreferenceReader:
+    """Reads `users.preferences`; without access to it the defaults apply."""
 
     def __init__(self, app: AppDatabase, clock: Clock) -> None:
         self._app = app
@@ -61,8 +78,8 @@ class UserLanguages:
         self._scan_denied_until = 0.0
         self._logged = False
 
-    async def languages_of(self, addresses: Sequence[str]) -> Mapping[str, str]:
-        """The unchecked language of up to 500 users by address as given; users without one are missing.
+    async def preferences_of(self, addresses: Sequence[str]) -> Mapping[str, UserPreferences]:
+        """The preferences of up to 500 users by address as given; users without any are missing.
 
         Raises StoreUnavailableError.
         """
@@ -75,16 +92,14 @@ class UserLanguages:
             self._deny("Postgres is slow to read the table of users", "check its load and its locks")
             return {}
         chosen = ((address, _choose(address, users.get(normalise_address(address), ()))) for address in addresses)
-        return {address: language for address, language in chosen if language}
+        return {address: preferences for address, preferences in chosen if preferences != NO_USER_PREFERENCES}
 
-    async def _fetch_all(
-        self, connection: asyncpg.Connection, addresses: Sequence[str]
-    ) -> Mapping[str, list[UserLanguage]]:
+    async def _fetch_all(self, connection: asyncpg.Connection, addresses: Sequence[str]) -> Mapping[str, list[AppUser]]:
         """The users by normal address: those that are stored in a likely spelling, else those in any capitals."""
-        users: dict[str, list[UserLanguage]] = defaultdict(list)
+        users: dict[str, list[AppUser]] = defaultdict(list)
         try:
             likely = {spelling for address in addresses for spelling in _spellings(address)}
-            await self._fetch(connection, "get_user_languages", likely, users)
+            await self._fetch(connection, "get_user_preferences", likely, users)
         except ACCESS_DENIED as error:
             schema = quote_identifier(self._app.schema)
             remedy = f"GRANT USAGE ON SCHEMA {schema} and SELECT ON {schema}.users to the daemon's role"
@@ -93,10 +108,10 @@ class UserLanguages:
         self._logged = False
         missing = {normal for normal in map(normalise_address, addresses) if normal not in users}
         if missing and self._clock.monotonic() >= self._scan_denied_until:
-            keys = {spelling for normal in missing for spelling in (normal, _in_unicode(normal))}
+            keys = {spelling for normal in missing for spelling in (normal, unicode_spelling(normal))}
             try:
                 async with asyncio.timeout(SCAN_TIMEOUT_S):
-                    await self._fetch(connection, "find_user_languages", keys, users)
+                    await self._fetch(connection, "find_user_preferences", keys, users)
             except TimeoutError:
                 self._scan_denied_until = self._clock.monotonic() + DENIED_RETRY_S
                 index = f"CREATE INDEX ON {quote_identifier(self._app.schema)}.users (lower(email))"
@@ -104,14 +119,10 @@ class UserLanguages:
         return users
 
     async def _fetch(
-        self,
-        connection: asyncpg.Connection,
-        query: str,
-        keys: Iterable[str],
-        users: dict[str, list[UserLanguage]],
+        self, connection: asyncpg.Connection, query: str, keys: Iterable[str], users: dict[str, list[AppUser]]
     ) -> None:
-        for row in await connection.fetch(self._app.sql(query), sorted(keys)):
-            users[normalise_address(row["email"])].append(UserLanguage(row["email"], row["language"]))
+        for row in await connection.fetch(self._app.sql(query), sorted(keys), list(NOTIFICATIONS.values())):
+            users[normalise_address(row["email"])].append(AppUser(row["email"], _user_preferences(row)))
 
     def _deny(self, reason: str, remedy: str) -> None:
         """Skip queries for DENIED_RETRY_S, and log the first time."""
@@ -126,28 +137,28 @@ def _spellings(address: str) -> set[str]:
     given = storable(address, MAX_ADDRESS_LENGTH)
     local, at, domain = given.rpartition("@")
     parsed, normal = f"{local}{at}{ascii_domain(domain)}", normalise_address(address)
-    return {given, parsed, _in_unicode(parsed), normal, _in_unicode(normal)}
+    return {given, parsed, unicode_spelling(parsed), normal, unicode_spelling(normal)}
 
 
-def _in_unicode(address: str) -> str:
-    local, at, domain = address.rpartition("@")
-    return f"{local}{at}{unicode_domain(domain)}"
+def _choose(address: str, users: Sequence[AppUser]) -> UserPreferences:
+    """The preferences of the user whose stored address is the most similar to the given one."""
 
-
-def _choose(address: str, users: Sequence[UserLanguage]) -> str | None:
-    """The language of the user whose stored address is the most similar to the given one."""
-
-    def distance(user: UserLanguage) -> tuple[bool, bool, bool, str]:
+    def distance(user: AppUser) -> tuple[bool, bool, bool, str]:
         other_local = user.email.rpartition("@")[0] != address.rpartition("@")[0]
-        return user.email != address, other_local, user.language is None, user.email
+        return user.email != address, other_local, user.preferences == NO_USER_PREFERENCES, user.email
 
-    return min(users, key=distance).language if users else None
+    return min(users, key=distance).preferences if users else NO_USER_PREFERENCES
+
+
+def _user_preferences(row: asyncpg.Record) -> UserPreferences:
+    refused = {kind for kind, name in NOTIFICATIONS.items() if name in row["refused"]}
+    return UserPreferences(row["language"] or None, row["zone"] or None, frozenset(refused))
 
 
 PAGE = 100
 REASONS = ("bounced", "complained", "manual", "suppressed")
 UNKNOWN_ACTOR = "unknown"
-LIST_ACTIONS = ("suppression", "unsubscribed")  # the first words of their actions
+LIST_ACTIONS = ("suppression", "unsubscribed", "preferences")  # the first words of their actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +254,7 @@ class Suppressions:
         return [OperatorAction(**row) for row in rows]
 
     async def _record(self, connection: asyncpg.Connection, actor: str, action: str, address: str, count: int) -> None:
-        """In the transaction of the action: there is no action without its trace."""
+        """In the transaction of the action: no action without its entry in the audit log."""
         arguments = (self._clock.now(), storable(actor, MAX_WORD_LENGTH), action, normalise_address(address), count)
         await connection.execute(sql("record_operator_action"), *arguments)
 
@@ -273,13 +284,21 @@ class Suppressions:
                 await self._record(connection, actor, f"unsubscribed add{_suffix(kind)}", address, int(added))
         return added
 
-    async def resubscribe(self, address: str, kind: str = ALL_KINDS, *, actor: str | None = None) -> list[str]:
-        """Undo the unsubscribes of one kind or of all; returns the kinds that were unsubscribed."""
+    async def resubscribe(self, address: str, kind: str = ALL_KINDS) -> bool:
+        """A recipient undoes one unsubscribe; False when there was none.
+
+        Undoing ALL_KINDS leaves the kinds that were left one by one.
+        """
+        arguments = (self._stored(address), storable(kind, MAX_WORD_LENGTH))
+        async with schema_connection(self._pool) as connection:
+            return bool(await connection.fetchval(sql("remove_unsubscribe"), *arguments))
+
+    async def remove_unsubscribes(self, address: str, kind: str = ALL_KINDS, *, actor: str) -> list[str]:
+        """An operator undoes the unsubscribe of one kind, or with ALL_KINDS every one; returns what was undone."""
         arguments = (self._stored(address), storable(kind, MAX_WORD_LENGTH))
         async with schema_connection(self._pool) as connection, connection.transaction():
             rows = await connection.fetch(sql("remove_unsubscribes"), *arguments)
-            if actor is not None:
-                await self._record(connection, actor, f"unsubscribed remove{_suffix(kind)}", address, len(rows))
+            await self._record(connection, actor, f"unsubscribed remove{_suffix(kind)}", address, len(rows))
         return sorted({row["kind"] for row in rows})
 
     async def status_for(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
@@ -288,18 +307,11 @@ class Suppressions:
         stored = [key for keys in spellings.values() for key in keys]
         async with schema_connection(self._pool) as connection:
             found = {row["address"]: row for row in await connection.fetch(sql("get_recipient_status"), stored)}
-        return {address: _status([found[key] for key in keys]) for address, keys in spellings.items()}
+        return {address: read_status([found[key] for key in keys]) for address, keys in spellings.items()}
 
 
 def _suffix(kind: str) -> str:
     return "" if kind == ALL_KINDS else f" ({kind})"
-
-
-def _status(rows: Sequence[asyncpg.Record]) -> RecipientStatus:
-    return RecipientStatus(
-        frozenset(reason for row in rows for reason in row["suppressed"]),
-        frozenset(kind for row in rows for kind in row["unsubscribed"]),
-    )
 
 
 def _read(rows: Sequence[asyncpg.Record]) -> list[Suppression]:

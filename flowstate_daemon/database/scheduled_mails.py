@@ -79,6 +79,15 @@ class SendClaim:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierList:
+    """The list in an earlier email of one kind to one user: when, its fingerprint, and whether the email was sent."""
+
+    local_date: date
+    fingerprint: str
+    sent: bool
+
+
 class ScheduledMails:
     """Changes the table `scheduled_mails`. All methods raise StoreUnavailableError."""
 
@@ -144,6 +153,23 @@ class ScheduledMails:
     async def mark_unknown(self, mails: Sequence[ScheduledMail]) -> set[int]:
         """Ensure that these are never sent again; returns the ids of those that have not ended meanwhile."""
         return {row["id"] for row in await self._fetch("mark_unknown", *_ids_and_job_ids(mails))}
+
+    async def earlier_lists(
+        self, kind: str, mails: Sequence[ScheduledMail], days: int
+    ) -> Mapping[tuple[str, date], list[EarlierList]]:
+        """For each email, by user and local date, the lists of the days before it, the newest first."""
+        keys = sorted({(mail.user_id, mail.local_date) for mail in mails})
+        found: dict[tuple[str, date], list[EarlierList]] = {key: [] for key in keys}
+        if keys:
+            users, dates = [user for user, _ in keys], [day for _, day in keys]
+            for row in await self._fetch("list_fingerprints", kind, users, dates, days):
+                earlier = EarlierList(row["local_date"], row["fingerprint"], row["sent"])
+                found[row["user_id"], row["day"]].append(earlier)
+        return found
+
+    async def record_fingerprints(self, fingerprints: Mapping[int, str]) -> None:
+        """Record what the lists of these rows, by id, contain."""
+        await self._fetch("record_fingerprints", list(fingerprints), list(fingerprints.values()))
 
     async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         async with schema_connection(self._pool, wait_s=ACQUIRE_TIMEOUT_S) as connection:

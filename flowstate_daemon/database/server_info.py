@@ -24,13 +24,13 @@ COLUMNS_BY_TABLE: Mapping[str, tuple[str, ...]] = {
         *("id", "userId", "title", "isCompleted", "dueDate", "priority", "estimatedDuration", "projectId"),
         *("createdAt", "deletedAt"),
     ),
-    "projects": ("id", "name"),
+    "projects": ("id", "name", "deletedAt"),
     "focus_sessions": ("userId", "taskId", "plannedDuration", "actualDuration", "startTime", "focusRating"),
 }
 # The tables that each kind of scheduled email needs.
 TABLES_BY_SCHEDULE: Mapping[str, tuple[str, ...]] = {
     "task-reminder": ("users", "tasks", "projects"),
-    "overdue-summary": ("users", "tasks"),
+    "overdue-summary": ("users", "tasks", "projects"),
     "focus-report": ("users", "tasks", "focus_sessions"),
 }
 

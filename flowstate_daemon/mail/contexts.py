@@ -116,7 +116,11 @@ class OverdueTask(Context, frozen=True):
 
 
 class OverdueSummary(Context, frozen=True):
-    """`tasks` contains the same as `overdue_tasks` as structured rows, the oldest first."""
+    """`tasks` contains the same as `overdue_tasks` as structured rows, the oldest first.
+
+    `cadence` is empty for a daily summary, `weekly` if the recipient has chosen that, `unchanged` if it is weekly
+    because the list has not changed.
+    """
 
     overdue_count: Count
     user_name: Line | None = UNKNOWN_NAME
@@ -124,6 +128,7 @@ class OverdueSummary(Context, frozen=True):
     review_url: Url | None = ""
     settings_url: Url | None = ""
     tasks: Annotated[tuple[OverdueTask, ...], Meta(max_length=MAX_TASKS)] | None = ()
+    cadence: Line | None = ""
 
 
 class TopTask(Context, frozen=True):

@@ -79,7 +79,7 @@ def template_functions(formats: Formats) -> Mapping[str, Callable[..., str]]:
 # The same text is used unescaped in HTML, in attributes and in text parts.
 FORBIDDEN_CHARS = re.compile(r'[<>&"\r\n]')
 PLURAL_SUFFIX = "_many"
-SECTIONS = ("common", "plural", "stock")
+SECTIONS = ("common", "plural", "stock", "footer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +91,15 @@ class Translations:
     kinds: Mapping[str, Mapping[str, str]]
     plurals: Mapping[str, tuple[str, str]]
     stock_phrases: Mapping[str, str]
+    footers: Mapping[str, Mapping[str, str]]
     formats: Formats
 
     def messages(self, kind: str) -> Mapping[str, str]:
-        """All texts for one kind by name; the kind's own override the common ones.
+        """All texts for one kind by name; the kind's own, and those of its footer, override the common ones.
 
         A text and its counterpart ending in `_many` become one text that chooses by the email's `total`.
         """
-        texts = {**self.common, **self.kinds[kind]}
+        texts = {**self.common, **self.footers.get(kind, {}), **self.kinds[kind]}
         for name in [name for name in texts if f"{name}{PLURAL_SUFFIX}" in texts]:
             many = texts.pop(name + PLURAL_SUFFIX)
             texts[name] = f"{{% if total > 1 %}}{many}{{% else %}}{texts[name]}{{% endif %}}"
@@ -119,7 +120,7 @@ def load_translations(locale: str) -> Translations:
     file = files(__package__) / "translations" / f"{locale}.toml"
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     kinds = {name: texts for name, texts in content.items() if isinstance(texts, dict) and name not in SECTIONS}
-    for texts in (content["common"], content["stock"], *kinds.values()):
+    for texts in (content["common"], content["stock"], *content["footer"].values(), *kinds.values()):
         for name, text in texts.items():
             if FORBIDDEN_CHARS.search(text):
                 raise ValueError(
@@ -132,5 +133,6 @@ def load_translations(locale: str) -> Translations:
         kinds=kinds,
         plurals={noun: (one, many) for noun, (one, many) in content["plural"].items()},
         stock_phrases={**{english.weekday(day): formats.weekday(day) for day in range(1, 8)}, **content["stock"]},
+        footers=content["footer"],
         formats=formats,
     )

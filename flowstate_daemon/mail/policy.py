@@ -6,34 +6,41 @@ The worker calls it just before an email is rendered. Every check adds a decisio
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 from flowstate_daemon.mail.code_lifetime import MINUTE_S, parse_lifetime
 from flowstate_daemon.mail.contexts import OneTimeCode
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
+from flowstate_daemon.mail.lifetimes import Lifetimes
+from flowstate_daemon.mail.preferences import NO_PREFERENCES, Preferences
 
 ALL_KINDS = "*"  # instead of a kind: all kinds that can be unsubscribed from
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientStatus:
-    """Why an address is suppressed, and the kinds that its user unsubscribed from.
+    """Why an address is suppressed, and what its user has chosen.
 
-    The reasons are bounced, complained, manual and suppressed (by the provider). `language` is the user's own choice,
-    in any spelling.
+    The reasons are bounced, complained, manual and suppressed (by the provider). `unsubscribed` and `preferences` were
+    chosen here. `language` and `zone` are in the application's preferences, in any spelling; they count where
+    `preferences` has no choice.
     """
 
     suppressed: frozenset[str] = frozenset()
     unsubscribed: frozenset[str] = frozenset()
     language: str | None = None
+    zone: str | None = None
+    preferences: Preferences = NO_PREFERENCES
 
 
 UNKNOWN_RECIPIENT = RecipientStatus()
 
 
 PASS, SKIP, EXPIRED, UNKNOWN = "pass", "skip", "expired", "unknown"
-UNDELIVERABLE = ("bounced", "suppressed")  # no email arrives, a code neither
+UNDELIVERABLE = ("bounced", "suppressed")  # no email arrives, not even a code
 REASON_TEXTS = {
     "bounced": "the address does not exist or rejects all email (hard bounce)",
     "suppressed": "the provider no longer delivers to the address (its suppression list)",
@@ -62,14 +69,25 @@ class PolicyResult:
     decisions: tuple[Decision, ...]
 
 
-def decide(request: MailRequest, recipient: RecipientStatus | None, *, now_ms: int, created_ms: int) -> PolicyResult:
+def decide(
+    request: MailRequest,
+    recipient: RecipientStatus | None,
+    *,
+    now_ms: int,
+    created_ms: int,
+    lifetimes: Lifetimes | None = None,
+) -> PolicyResult:
     """Decide about an email whose job was created at `created_ms`, 0 if that is unknown.
 
-    `recipient` is None if the lookup failed.
+    `recipient` is None if the lookup failed. `lifetimes` limit the age of the kinds that schedules send; None for
+    emails that have a deadline of their own.
     """
     decisions: list[Decision] = []
     kind = request.kind
-    for step in (_expiry(request, now_ms, created_ms), _suppression(kind, recipient), _preference(kind, recipient)):
+    expiry = _expiry(request, now_ms, created_ms)
+    if expiry is None and lifetimes is not None:
+        expiry = _lifetime(request, recipient, lifetimes, now_ms, created_ms)
+    for step in (expiry, _suppression(kind, recipient), _preference(kind, recipient, now_ms)):
         if step is None:
             continue
         decisions.append(step)
@@ -80,9 +98,9 @@ def decide(request: MailRequest, recipient: RecipientStatus | None, *, now_ms: i
     return PolicyResult(send=True, outcome=None, reason=None, decisions=tuple(decisions))
 
 
-def reason_to_skip(kind: str, recipient: RecipientStatus) -> Decision | None:
-    """Why an email of this kind would not be sent to the recipient; None if it would."""
-    steps = (_suppression(kind, recipient), _preference(kind, recipient))
+def reason_to_skip(kind: str, recipient: RecipientStatus, now_ms: int) -> Decision | None:
+    """Why an email of this kind would not be sent to the recipient now; None if it would."""
+    steps = (_suppression(kind, recipient), _preference(kind, recipient, now_ms))
     return next((step for step in steps if step is not None and step.result == SKIP), None)
 
 
@@ -105,20 +123,38 @@ def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | No
     return Decision("expiry", EXPIRED, f"the code was valid for {life} and is {(now_ms - created_ms) // 1000} s old")
 
 
+def _lifetime(
+    request: MailRequest, recipient: RecipientStatus | None, lifetimes: Lifetimes, now_ms: int, created_ms: int
+) -> Decision | None:
+    status = recipient or UNKNOWN_RECIPIENT
+    end_ms = lifetimes.end_ms(request, created_ms, status.preferences.time_zone or status.zone)
+    if end_ms is None:
+        return None
+    if now_ms < end_ms:
+        return Decision("expiry", PASS)
+    end = datetime.fromtimestamp(end_ms / 1000, UTC)
+    return Decision("expiry", EXPIRED, f"what the email says was true until {end:%Y-%m-%d %H:%M} UTC")
+
+
 def _suppression(kind: str, recipient: RecipientStatus | None) -> Decision:
     """What cannot be delivered stops all emails; other reasons do not stop codes, which the user has just requested."""
     if recipient is None:
         return Decision("suppression", UNKNOWN, LOOKUP_FAILED_REASON)
     if not recipient.suppressed:
         return Decision("suppression", PASS)
-    reason = next((one for one in UNDELIVERABLE if one in recipient.suppressed), min(recipient.suppressed))
+    reason = main_reason(recipient.suppressed)
     text = REASON_TEXTS.get(reason, f"the address is suppressed ({reason})")
     if reason not in UNDELIVERABLE and issubclass(KINDS[kind].context, OneTimeCode):
         return Decision("suppression", PASS, f"{text}; codes are sent nevertheless")
     return Decision("suppression", SKIP, text)
 
 
-def _preference(kind: str, recipient: RecipientStatus | None) -> Decision | None:
+def main_reason(suppressed: Collection[str]) -> str:
+    """The reason that stops the most emails, of one or several."""
+    return next((reason for reason in UNDELIVERABLE if reason in suppressed), min(suppressed))
+
+
+def _preference(kind: str, recipient: RecipientStatus | None, now_ms: int) -> Decision | None:
     if not KINDS[kind].unsubscribable:
         return None
     if recipient is None:
@@ -127,4 +163,7 @@ def _preference(kind: str, recipient: RecipientStatus | None) -> Decision | None
         return Decision("preference", SKIP, "the recipient has unsubscribed from all such emails")
     if kind in recipient.unsubscribed:
         return Decision("preference", SKIP, "the recipient has unsubscribed from this kind of email")
+    pause = recipient.preferences.paused_until
+    if pause is not None and now_ms < pause.timestamp() * 1000:
+        return Decision("preference", SKIP, f"the recipient has paused these emails until {pause:%Y-%m-%d %H:%M} UTC")
     return Decision("preference", PASS)

@@ -43,14 +43,17 @@ class Renderer:
     def render(self, request: MailRequest, *, issued_ms: int | None = None) -> Email:
         """The email of one request, in its own language if that is supported, else in the brand's default language.
 
-        `issued_ms` is the issue time of the unsubscribe link; without it the email has no link.
+        `issued_ms` is the issue time of the links to the daemon's pages, which the email lacks without it. The
+        producers' own link to settings is not used: the application has no such page.
         """
         locale = self._locale(request.locale)
         template = self._templates[locale][request.kind]
-        link = None
+        link = preferences = None
         if self._links is not None and issued_ms is not None:
             link = self._links.link(request, issued_ms=issued_ms, locale=locale)
-        values = {**self._constants, **request.context.template_values(), "unsubscribe_url": link}
+            preferences = self._links.preferences_link(request, issued_ms=issued_ms, locale=locale)
+        urls = {"unsubscribe_url": link, "settings_url": preferences}
+        values = {**self._constants, **request.context.template_values(), **urls}
         subject = truncate(one_line(template.subject.render(values)), MAX_SUBJECT_LENGTH)
         values["subject"] = subject
         return Email(

@@ -1,6 +1,6 @@
-"""Unsubscribe links: encoded for the renderer, decoded by the web server. Pure.
+"""Recipients' links to their pages, unsubscribe and preferences: encoded for the renderer, decoded by the web server.
 
-A link contains the recipient and the kind, encrypted with AES-SIV (RFC 5297) under keys derived from a secret.
+Pure. A link contains the recipient and the kind, encrypted with AES-SIV (RFC 5297) under keys derived from a secret.
 Encrypted, because proxies log links and the logs must not contain addresses. In the link and not in a table, because a
 link must work for 400 days even if the database loses data. SIV, because it needs no nonce, so that every attempt of an
 email has the same bytes.
@@ -23,6 +23,7 @@ from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.mail.kinds import KINDS, MailRequest
 
 PATH = "/unsubscribe/"
+PREFERENCES_PATH = "/preferences/"
 VERSION = b"\x01"
 PURPOSE = b"flowstate-daemon unsubscribe link"
 KEY_BYTES = 64
@@ -47,7 +48,7 @@ class ExpiredLinkError(InvalidLinkError):
 
 @dataclass(frozen=True, slots=True)
 class UnsubscribeToken:
-    """The content of a link: who unsubscribes from which kind. `locale` is the language of the email."""
+    """The content of a link: whose it is, and the kind and the language of the email that it came with."""
 
     address: str = field(repr=False)
     kind: str
@@ -108,11 +109,18 @@ class UnsubscribeLinks:
     codec: LinkTokenCodec = field(repr=False)
 
     def link(self, request: MailRequest, *, issued_ms: int, locale: str) -> str | None:
-        """The link for an email, or None if its kind has none. `issued_ms` is the job's timestamp."""
+        """The unsubscribe link for an email, or None if its kind has none. `issued_ms` is the job's timestamp."""
         if not KINDS[request.kind].unsubscribable:
             return None
+        return self._url(PATH, request, issued_ms, locale)
+
+    def preferences_link(self, request: MailRequest, *, issued_ms: int, locale: str) -> str:
+        """The link to the preference page. It has the same token: both pages are for the owner of the mailbox."""
+        return self._url(PREFERENCES_PATH, request, issued_ms, locale)
+
+    def _url(self, path: str, request: MailRequest, issued_ms: int, locale: str) -> str:
         token = self.codec.encode(UnsubscribeToken(request.to, request.kind, issued_ms, locale))
-        return f"{self.public_url.rstrip('/')}{PATH}{token}"
+        return f"{self.public_url.rstrip('/')}{path}{token}"
 
 
 def link_issue_time(created_ms: int, now_ms: int) -> int:

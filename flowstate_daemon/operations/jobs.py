@@ -65,7 +65,7 @@ class RunningAction:
 
 class JobActions:
     """Changes the jobs of one queue for one daemon's operators. Long actions belong to this process: a stop ends them,
-    and what they have done is in the audit.
+    and what they have done is in the audit log.
     """
 
     def __init__(self, search: JobSearch, clock: Clock) -> None:
@@ -135,7 +135,7 @@ class JobActions:
     async def _run(self, admin: QueueAdmin, running: RunningAction, *, maybe_sent: bool) -> None:
         def progress(done: int) -> None:
             running.done = done
-            if running.is_stopped:  # between two pieces, so that the audit knows what was done
+            if running.is_stopped:  # between two pieces, so that the audit log knows what was done
                 raise ActionStoppedError
 
         try:

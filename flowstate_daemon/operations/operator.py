@@ -12,6 +12,7 @@ from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.mail_list import MailList
+from flowstate_daemon.database.preferences import PreferenceStore
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.kinds import MailRequest
 from flowstate_daemon.mail.message import Email
@@ -37,6 +38,7 @@ class Recipients:
     mails: MailList
     history: MailHistory
     suppressions: Suppressions
+    preferences: PreferenceStore
     pool: asyncpg.Pool
 
 

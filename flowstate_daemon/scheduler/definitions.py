@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from flowstate_daemon.base.cron import next_occurrence, parse_cron
 from flowstate_daemon.config.settings import ScheduleSettings
 from flowstate_daemon.config.validators import deadline_to_cron
 from flowstate_daemon.database.app_data import AppData, TimeWindow, start_of_day
-from flowstate_daemon.database.planning import Occurrence
+from flowstate_daemon.database.planning import NO_HOUR, Cohort, Occurrence, PlanOptions
 from flowstate_daemon.database.scheduled_mails import ScheduledMail, get_zone
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.scheduler import focus_report, overdue_summary, task_reminder
 from flowstate_daemon.scheduler.scheduled_mail import Builder
+
+A_SUNDAY = datetime(2026, 1, 4, 23, 59, 59, tzinfo=UTC)  # the week after it begins on a Monday
+MINUTES_A_DAY = 24 * 60
 
 Loader = Callable[[AppData, Sequence[TimeWindow]], Awaitable[Mapping[Any, Any]]]
 
@@ -29,7 +33,8 @@ Loader = Callable[[AppData, Sequence[TimeWindow]], Awaitable[Mapping[Any, Any]]]
 class Schedule:
     """One kind of scheduled email. `cron` and `deadline` are cron expressions in each user's local time.
 
-    `title`, `found_label` and `mails_label` are used in log messages.
+    `title`, `found_label` and `mails_label` are used in log messages. `morning`: people may choose its hour; `hour` is
+    the chosen one. `same_day`: what it says is true until the end of the local date only.
     """
 
     kind: str
@@ -42,10 +47,36 @@ class Schedule:
     load: Loader
     build: Builder
     per_task: bool = False
+    morning: bool = False
+    same_day: bool = False
+    hour: int = NO_HOUR
 
     @property
     def priority(self) -> int:
         return KINDS[self.kind].priority
+
+    @property
+    def usual_hour(self) -> int:
+        """The hour at which the kind is due on each of its days; NO_HOUR when it is not a full hour."""
+        second, minute, hour = self.cron.split()[:3]
+        return int(hour) if self.morning and (second, minute) == ("0", "0") and hour.isdecimal() else NO_HOUR
+
+    @property
+    def plan_options(self) -> PlanOptions:
+        return PlanOptions(self.per_task, self.usual_hour)
+
+    @property
+    def weekly_day(self) -> int:
+        """The ISO weekday on which people get the kind who want it once a week: its first one after Sunday."""
+        return self.next_due("UTC", A_SUNDAY).isoweekday()
+
+    def cohort(self, cohort: Cohort) -> Cohort:
+        """The cohort as far as it makes a difference for this kind."""
+        return cohort if self.morning and cohort.hour != self.usual_hour else Cohort(cohort.zone)
+
+    def for_hour(self, hour: int) -> Schedule:
+        """The schedule for people who have chosen this hour. They get the same grace period, at any hour."""
+        return self if hour in {NO_HOUR, self.usual_hour} or not self.morning else _at_hour(self, hour)
 
     def next_due(self, zone: str, after: datetime) -> datetime:
         """The first due time in a zone after `after`. Raises ValueError when there is none."""
@@ -63,10 +94,27 @@ class Schedule:
         return self.manual_occurrence(zone, due_at, expires_at)
 
     def manual_occurrence(self, zone: str, due_at: datetime, expires_at: datetime) -> Occurrence:
-        """An occurrence at any time, with the given deadline."""
-        local_date = due_at.astimezone(get_zone(zone)).date()
+        """An occurrence at any time, with the given deadline, or an earlier one when what it says ends before."""
+        time_zone = get_zone(zone)
+        local_date = due_at.astimezone(time_zone).date()
+        if self.same_day:
+            expires_at = min(expires_at, start_of_day(local_date + timedelta(days=1), time_zone))
         window = self.window(ScheduledMail(self.kind, "", local_date, zone, due_at, expires_at))
-        return Occurrence(zone, local_date, due_at, expires_at, window.begins_at, window.ends_at)
+        return Occurrence(zone, local_date, due_at, expires_at, window.begins_at, window.ends_at, self.hour)
+
+    def last_open_occurrence(self, zone: str, now: datetime) -> Occurrence | None:
+        """Today's occurrence if it is past and what it says is still true, for people it has passed over.
+
+        A kind that is true all day may be sent until the end of the day, any other one until its deadline.
+        """
+        time_zone = get_zone(zone)
+        today = start_of_day(now.astimezone(time_zone).date(), time_zone)
+        due_at = self.next_due(zone, today - timedelta(milliseconds=1))
+        if due_at > now:
+            return None
+        late = now + timedelta(days=1)
+        occurrence = self.manual_occurrence(zone, due_at, late) if self.same_day else self.occurrence(zone, due_at)
+        return occurrence if occurrence.expires_at > now else None
 
     async def load_data(self, app_data: AppData, windows: Sequence[TimeWindow]) -> list[Any]:
         """The builder's data for each window, in the same order; None where there is none."""
@@ -109,6 +157,8 @@ def build_schedules(settings: ScheduleSettings) -> tuple[Schedule, ...]:
                 load=AppData.tasks_due,
                 build=task_reminder.build,
                 per_task=settings.task_reminder_per_task,
+                morning=True,
+                same_day=True,
             ),
         ),
         (
@@ -123,6 +173,7 @@ def build_schedules(settings: ScheduleSettings) -> tuple[Schedule, ...]:
                 window=overdue_summary.window,
                 load=AppData.tasks_overdue,
                 build=overdue_summary.build,
+                morning=True,
             ),
         ),
         (
@@ -141,6 +192,23 @@ def build_schedules(settings: ScheduleSettings) -> tuple[Schedule, ...]:
         ),
     )
     return tuple(schedule for enabled, schedule in rows if enabled)
+
+
+@lru_cache(maxsize=64)
+def _at_hour(schedule: Schedule, hour: int) -> Schedule:
+    rest = schedule.cron.split()[3:]
+    return replace(schedule, hour=hour, cron=" ".join(("0", "0", str(hour), *rest)), deadline=_deadline(schedule, hour))
+
+
+def _deadline(schedule: Schedule, hour: int) -> str:
+    """The deadline as long after a chosen hour as it is after the hour of the schedule; one on a weekday stays."""
+    minute, hours, *rest = schedule.deadline.split()[1:]
+    if rest[-1] != "*":
+        return schedule.deadline
+    due_at = schedule.next_due("UTC", A_SUNDAY)
+    grace = int(hours) * 60 + int(minute) - (due_at.hour * 60 + due_at.minute)
+    end = (hour * 60 + grace % MINUTES_A_DAY) % MINUTES_A_DAY
+    return f"0 {end % 60} {end // 60} * * *"
 
 
 def _ms(instant: datetime) -> int:

@@ -138,7 +138,11 @@ class ScheduledMailEnqueuer(Service):
         current = _in_known_zones([one for one in mails if one.expires_at > now])
         skipped = await self._skip_expired(expired, now) if expired else []
         eligible: list[tuple[ScheduledMail, NewMail]] = []
-        for checked in await self._eligibility.check(schedule, current) if current else []:
+        results = await self._eligibility.check(schedule, current) if current else []
+        fingerprints = {one.scheduled.id: one.fingerprint for one in results if one.fingerprint is not None}
+        if fingerprints:
+            await self._mails.record_fingerprints(fingerprints)
+        for checked in results:
             if checked.mail is not None:
                 eligible.append((checked.scheduled, checked.mail))
             elif checked.reason is not None:

@@ -17,7 +17,7 @@ from typing import Any
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import PermanentError
 from flowstate_daemon.database.app_data import MAX_USERS_PER_QUERY
-from flowstate_daemon.database.planning import ManualRun, Occurrence, Planning, RunSummary, Source
+from flowstate_daemon.database.planning import Cohort, ManualRun, Occurrence, Planning, RunSummary, Source
 from flowstate_daemon.database.recipients import UNKNOWN_ACTOR
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.mail.kinds import MailRequest
@@ -152,7 +152,7 @@ class ManualRuns:
     async def overview(self) -> list[Overview]:
         """All enabled schedules."""
         now = self._clock.now()
-        zones = await self._planning.zones()
+        cohorts = await self._planning.cohorts()
         runs = await self._planning.recent_runs(now - LOOK_BACK)
         manual = await self._planning.manual_runs(now - LOOK_BACK)
         return [
@@ -160,17 +160,17 @@ class ManualRuns:
                 name=kind,
                 cron=schedule.cron.removeprefix("0 "),
                 per_task=schedule.per_task,
-                next=next_runs(schedule, zones, now),
-                last=last_run([one for one in runs if one.kind == kind], manual.get(kind), len(zones)),
+                next=next_runs(schedule, cohorts, now),
+                last=last_run([one for one in runs if one.kind == kind], manual.get(kind), count_zones(cohorts)),
             )
             for kind, schedule in self._schedules.items()
         ]
 
     async def next_days(self, days: int) -> list[UpcomingRun]:
         """Every run of the next days, the earliest first."""
-        now, zones = self._clock.now(), await self._planning.zones()
+        now, cohorts = self._clock.now(), await self._planning.cohorts()
         until = now + timedelta(days=days)
-        runs = [one for schedule in self._schedules.values() for one in upcoming_runs(schedule, zones, now, until)]
+        runs = [one for schedule in self._schedules.values() for one in upcoming_runs(schedule, cohorts, now, until)]
         return sorted(runs, key=lambda one: (one.at, one.kind))
 
     async def run(self, request: RunRequest, *, actor: str = UNKNOWN_ACTOR) -> RunResult:
@@ -190,7 +190,7 @@ class ManualRuns:
         if request.force:
             async for page in self._pages(schedule, occurrences):
                 reopened += await self._planning.reopen(schedule.kind, page, now)
-        planned = await self._planning.plan_manual(schedule.kind, occurrences, per_task=schedule.per_task, now=now)
+        planned = await self._planning.plan_manual(schedule.kind, occurrences, now=now, options=schedule.plan_options)
         count = planned.scheduled + reopened
         await self._planning.record_manual_run(schedule.kind, request.at, count, actor=actor, now=now)
         return RunResult(schedule.kind, request.at, planned.found, planned.recipients, planned.scheduled, reopened)
@@ -219,12 +219,15 @@ class ManualRuns:
 
     async def _occurrences(self, schedule: Schedule, at: datetime) -> list[Occurrence]:
         expires_at = self._clock.now() + MANUAL_LIFETIME
-        return [schedule.manual_occurrence(zone, at, expires_at) for zone in await self._planning.zones()]
+        cohorts = {schedule.cohort(cohort) for cohort in await self._planning.cohorts()}
+        return [
+            schedule.for_hour(cohort.hour).manual_occurrence(cohort.zone, at, expires_at) for cohort in sorted(cohorts)
+        ]
 
     async def _pages(self, schedule: Schedule, occurrences: Sequence[Occurrence]) -> AsyncIterator[list[ScheduledMail]]:
         after: ScheduledMail | None = None
         while page := await self._planning.recipients(
-            schedule.kind, occurrences, per_task=schedule.per_task, after=after, count=MAX_USERS_PER_QUERY
+            schedule.kind, occurrences, after=after, count=MAX_USERS_PER_QUERY, options=schedule.plan_options
         ):
             yield page
             after = page[-1]
@@ -237,23 +240,29 @@ class ManualRuns:
         return schedule
 
 
-def next_runs(schedule: Schedule, zones: Iterable[str], now: datetime) -> tuple[NextRun, ...]:
-    """The next due times, the earliest first, each with its time zones. Pure."""
-    found: dict[datetime, list[str]] = {}
-    for zone in zones:
-        found.setdefault(schedule.next_due(zone, now), []).append(zone)
+def next_runs(schedule: Schedule, cohorts: Iterable[Cohort], now: datetime) -> tuple[NextRun, ...]:
+    """The next due times, the earliest first, each with its time zones; a chosen hour is behind the zone. Pure."""
+    found: dict[datetime, set[str]] = {}
+    for cohort in map(schedule.cohort, cohorts):
+        found.setdefault(schedule.for_hour(cohort.hour).next_due(cohort.zone, now), set()).add(cohort.key)
     return tuple(NextRun(at, tuple(sorted(found[at]))) for at in sorted(found))
 
 
-def upcoming_runs(schedule: Schedule, zones: Iterable[str], now: datetime, until: datetime) -> list[UpcomingRun]:
-    """The due times before `until`, the earliest first, each with its time zones. Pure."""
+def upcoming_runs(schedule: Schedule, cohorts: Iterable[Cohort], now: datetime, until: datetime) -> list[UpcomingRun]:
+    """The due times before `until`, the earliest first, each with its time zones as in `next_runs`. Pure."""
     found: dict[datetime, list[str]] = {}
-    for zone in zones:
-        due_at = schedule.next_due(zone, now)
+    for cohort in {schedule.cohort(cohort) for cohort in cohorts}:
+        at_hour = schedule.for_hour(cohort.hour)
+        due_at = at_hour.next_due(cohort.zone, now)
         while due_at < until:
-            found.setdefault(due_at, []).append(zone)
-            due_at = schedule.next_due_on_later_day(zone, due_at)
+            found.setdefault(due_at, []).append(cohort.key)
+            due_at = at_hour.next_due_on_later_day(cohort.zone, due_at)
     return [UpcomingRun(schedule.kind, at, tuple(sorted(found[at]))) for at in sorted(found)]
+
+
+def count_zones(cohorts: Iterable[Cohort]) -> int:
+    """How many time zones the cohorts are in. Pure."""
+    return len({cohort.zone for cohort in cohorts})
 
 
 def last_run(found: Sequence[RunSummary], manual: ManualRun | None, zones: int) -> LastRun | None:
@@ -266,4 +275,5 @@ def last_run(found: Sequence[RunSummary], manual: ManualRun | None, zones: int) 
     for one in found:
         states.update(one.states)
     instants = [one.due_at for one in found]
-    return LastRun(min(instants), max(instants), len(found), sum(one.scheduled for one in found), dict(states))
+    zones = len({one.zone.partition(" ")[0] for one in found})  # a chosen hour is behind the zone
+    return LastRun(min(instants), max(instants), zones, sum(one.scheduled for one in found), dict(states))

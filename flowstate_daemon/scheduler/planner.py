@@ -1,4 +1,4 @@
-"""Plans the scheduled emails of each kind when it becomes due in a time zone.
+"""Plans the scheduled emails of each kind when it becomes due for a cohort: a time zone and a chosen hour.
 
 Planning waits for the due time itself: a task created at 08:59 is in the reminder of 09:00. A daemon that was down
 plans what it missed, past deadlines included, so that the enqueuer can record that it was too late. Several daemons
@@ -18,13 +18,15 @@ import structlog
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import HEARTBEAT_TIMEOUT_S, Service, ServiceContext
 from flowstate_daemon.database.app_database import AppTablesUnavailableError
-from flowstate_daemon.database.planning import Occurrence, Planning, PlanResult
+from flowstate_daemon.database.planning import Cohort, Occurrence, Planning, PlanResult
 from flowstate_daemon.scheduler.blocked import RETRY_AFTER_S, BlockedSchedules
 from flowstate_daemon.scheduler.definitions import Schedule
 
 log = structlog.get_logger()
 
-REFRESH_INTERVAL_S = 600.0  # a zone that no user had before is found this late; its deadlines are longer
+REFRESH_INTERVAL_S = 600.0  # a zone that the application gives its first user is found this late
+MOVE_CHECK_INTERVAL_S = 5.0  # a choice made here is found this late
+MOVE_LOOK_BACK = timedelta(hours=24)
 CATCH_UP_WINDOW = timedelta(days=8)  # a missed weekly report is still recorded
 MAX_WINDOW_AGE = timedelta(days=4)  # no window that is still open began before that
 CLOCK_POLL_INTERVAL_S = 1.0
@@ -52,9 +54,10 @@ class Planner(Service):
         self._clock = context.clock
         self._metrics = context.metrics
         self._blocked = BlockedSchedules(context, self.name)
-        self._next: dict[tuple[str, str], datetime] = {}
+        self._next: dict[tuple[str, Cohort], datetime] = {}
         self._computed_at: datetime | None = None
-        self._refresh_at = -math.inf
+        self._refresh_at = self._check_moves_at = -math.inf
+        self._last_move: datetime | None = None
 
     async def run_once(self) -> None:
         if not self._clock.reliable:
@@ -75,39 +78,55 @@ class Planner(Service):
         """
         if not self._clock.reliable:
             return 0
-        if self._clock.monotonic() >= self._refresh_at or self._clock_set_back():
+        moved = await self._somebody_moved()
+        if moved or self._clock.monotonic() >= self._refresh_at or self._clock_set_back():
             await self._refresh()
         now, scheduled = self._clock.now(), 0
         self._computed_at = now
         for kind, schedule in self._schedules.items():
-            due = [zone for (of, zone), due_at in self._next.items() if of == kind and due_at <= now]
+            due = [cohort for (of, cohort), due_at in self._next.items() if of == kind and due_at <= now]
             if due and not self._blocked.active(kind) and not self.stopping:
                 scheduled += await self._plan(schedule, sorted(due), now)
+            if moved and not self._blocked.active(kind) and not self.stopping:
+                scheduled += await self._plan_moved(schedule, now)
         return scheduled
+
+    async def _somebody_moved(self) -> bool:
+        """Whether somebody has changed time zone or hour since the last check, also through another daemon."""
+        if self._clock.monotonic() < self._check_moves_at:
+            return False
+        self._check_moves_at = self._clock.monotonic() + MOVE_CHECK_INTERVAL_S
+        last_move = await self.run_until_stopped(self._planning.last_move())
+        moved = last_move is not None and last_move != self._last_move
+        self._last_move = last_move
+        return moved and last_move is not None and last_move > self._clock.now() - MOVE_LOOK_BACK
 
     def _clock_set_back(self) -> bool:
         """Whether the wall clock shows an earlier time than before, so that the computed due times are invalid."""
         return self._computed_at is not None and self._clock.now() < self._computed_at
 
     async def _refresh(self) -> None:
-        """Read the users' time zones, and compute the next due times in new ones."""
+        """Read the users' cohorts, and compute the next due times of new ones."""
         now = self._clock.now()
         try:
-            zones = await self.run_until_stopped(self._planning.zones()) or []
+            cohorts = await self.run_until_stopped(self._planning.cohorts()) or []
         except AppTablesUnavailableError as error:
             self._blocked.block(ALL_KINDS_LABEL, error)
             self._next, self._refresh_at = {}, self._clock.monotonic() + RETRY_AFTER_S
             return
         self._blocked.unblock(ALL_KINDS_LABEL)
         known = {} if self._clock_set_back() else self._next
-        pairs = [(kind, zone) for zone in zones for kind in self._schedules]
+        pairs = list(
+            dict.fromkeys((kind, schedule.cohort(one)) for one in cohorts for kind, schedule in self._schedules.items())
+        )
         runs = {} if known.keys() >= {*pairs} else await self._planning.last_runs(now)
-        following: dict[tuple[str, str], datetime] = {}
+        following: dict[tuple[str, Cohort], datetime] = {}
         for number, pair in enumerate(pairs):
             if number % ZONES_PER_STEP == 0:
                 await asyncio.sleep(0)
-            kind, zone = pair
-            following[pair] = known.get(pair) or self._first_due(self._schedules[kind], zone, runs.get(pair), now)
+            kind, cohort = pair
+            schedule, last = self._schedules[kind].for_hour(cohort.hour), runs.get((kind, cohort.key))
+            following[pair] = known.get(pair) or self._first_due(schedule, cohort.zone, last, now)
         self._next, self._refresh_at = following, self._clock.monotonic() + REFRESH_INTERVAL_S
 
     @staticmethod
@@ -120,22 +139,22 @@ class Planner(Service):
             due_at = schedule.next_due_on_later_day(zone, due_at)
         return due_at
 
-    async def _plan(self, schedule: Schedule, zones: Sequence[str], now: datetime) -> int:
+    async def _plan(self, schedule: Schedule, cohorts: Sequence[Cohort], now: datetime) -> int:
         occurrences: list[Occurrence] = []
-        following: dict[tuple[str, str], datetime] = {}
-        for number, zone in enumerate(zones):
+        following: dict[tuple[str, Cohort], datetime] = {}
+        for number, cohort in enumerate(cohorts):
             if number % ZONES_PER_STEP == 0:
                 await asyncio.sleep(0)
-            due_at = self._next[schedule.kind, zone]
+            due_at, own = self._next[schedule.kind, cohort], schedule.for_hour(cohort.hour)
             while due_at <= now:
-                occurrences.append(schedule.occurrence(zone, due_at))
-                due_at = schedule.next_due_on_later_day(zone, due_at)
-            following[schedule.kind, zone] = due_at
+                occurrences.append(own.occurrence(cohort.zone, due_at))
+                due_at = own.next_due_on_later_day(cohort.zone, due_at)
+            following[schedule.kind, cohort] = due_at
         log.info("schedule_started", kind=schedule.kind, message=f"Starting {schedule.title.lower()} job")
         # Planning for a million users takes a while, and so does waiting for the transaction of another planner.
         self.heartbeat.idle()
         try:
-            work = self._planning.plan(schedule.kind, occurrences, per_task=schedule.per_task, now=now)
+            work = self._planning.plan(schedule.kind, occurrences, now=now, options=schedule.plan_options)
             planned = await self.run_until_stopped(work)
         except AppTablesUnavailableError as error:
             self._blocked.block(schedule.kind, error)
@@ -147,6 +166,28 @@ class Planner(Service):
         self._next.update(following)
         if planned.scheduled:
             self._planned.set()  # at once: a failure of the next kind must not delay these
+        self._log_planned(schedule, occurrences, planned)
+        return planned.scheduled
+
+    async def _plan_moved(self, schedule: Schedule, now: datetime) -> int:
+        """Plan today's emails for people who have moved to a cohort that got them earlier today."""
+        occurrences = []
+        for kind, cohort in self._next:
+            own = schedule.for_hour(cohort.hour)
+            if kind == schedule.kind and (past := own.last_open_occurrence(cohort.zone, now)) is not None:
+                occurrences.append(past)
+        if not occurrences:
+            return 0
+        try:
+            work = self._planning.plan_moved(schedule.kind, occurrences, now=now, options=schedule.plan_options)
+            planned = await self.run_until_stopped(work)
+        except AppTablesUnavailableError as error:
+            self._blocked.block(schedule.kind, error)
+            return 0
+        self.progress()
+        if planned is None or not planned.scheduled:
+            return 0
+        self._planned.set()
         self._log_planned(schedule, occurrences, planned)
         return planned.scheduled
 

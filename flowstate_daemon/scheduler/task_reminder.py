@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from flowstate_daemon.database.app_data import Task, TaskList, TimeWindow, User, start_of_day
@@ -13,15 +13,17 @@ from flowstate_daemon.scheduler.text import display_name, format_name, format_ti
 
 NOTHING_DUE = "nothing due tomorrow"
 NOT_DUE = "the task is done, deleted or due on another day"
+AFTER = "after "  # a second email for one date, to somebody who has moved west: about tasks due from this instant on
 
 
 def window(scheduled: ScheduledMail) -> TimeWindow:
-    """The day after the local date, in the user's time zone."""
+    """The day after the local date, in the user's time zone; the rest of it that an earlier email did not cover."""
     tomorrow = local_tomorrow(scheduled)
-    ends = start_of_day(tomorrow + timedelta(days=1), scheduled.time_zone)
-    return TimeWindow(
-        scheduled.user_id, start_of_day(tomorrow, scheduled.time_zone), ends, scheduled.time_zone, scheduled.task_id
-    )
+    begins, ends = (start_of_day(tomorrow + timedelta(days=day), scheduled.time_zone) for day in (0, 1))
+    task_id = scheduled.task_id
+    if task_id.startswith(AFTER):
+        begins, task_id = max(begins, datetime.fromisoformat(task_id.removeprefix(AFTER))), ""
+    return TimeWindow(scheduled.user_id, begins, ends, scheduled.time_zone, task_id)
 
 
 def build(user: User, data: TaskList | None, scheduled: ScheduledMail, links: AppLinks) -> BuildResult:

@@ -1,4 +1,4 @@
-"""The HTML pages of unsubscribe links: one template, one style sheet, texts in two languages.
+"""The HTML pages for recipients: two templates, one style sheet, texts in two languages.
 
 Every value is escaped, and a page loads nothing from another address.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.resources import files
+from typing import Any
 
 from aiohttp import web
 from jinja2 import Environment, StrictUndefined
@@ -33,33 +34,45 @@ class Button:
     label: str
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link at the end of a page."""
+
+    url: str
+    label: str
+
+
 class Pages:
     """Renders the pages."""
 
     def __init__(self, app_name: str, frontend_url: str) -> None:
-        """`frontend_url` is the address of the application, for the link to its settings; it may be empty."""
-        style = (PACKAGE_FILES / "templates" / "page.css").read_text(encoding="utf-8")
-        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        """`frontend_url` is the address of the application, for pages that lead nowhere else; it may be empty."""
+        style, script = _template("page.css"), _template("time_zone.js")
+        self.app_name = app_name
+        self._frontend_url = frontend_url
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.globals = {
             "app_name": app_name,
-            "settings_url": f"{frontend_url.rstrip('/')}/settings/notifications" if frontend_url else "",
             "style": Markup(style),  # noqa: S704 - our own file; the browser checks its hash
+            "script": Markup(script),  # noqa: S704 - the same
         }
-        self._template = environment.from_string(
-            (PACKAGE_FILES / "templates" / "page.html").read_text(encoding="utf-8")
-        )
+        self._template = environment.from_string(_template("page.html"))
+        self._preferences = environment.from_string(_template("preferences.html"))
         self._text = {locale: _load_texts(locale) for locale in LOCALES}
         self._headers = {
             "Cache-Control": "no-store",
-            "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self'; "
+            "Content-Security-Policy": f"default-src 'none'; style-src '{_digest(style)}'; form-action 'self'; "
             "base-uri 'none'; frame-ancestors 'none'",
             "Referrer-Policy": "no-referrer",
             "X-Robots-Tag": "noindex, nofollow",
         }
+        self._script_policy = f"; script-src '{_digest(script)}'"
 
     def text(self, locale: str, section: str, name: str) -> str:
         return self._text[locale][section][name]
+
+    def texts(self, locale: str, section: str) -> Mapping[str, str]:
+        return self._text[locale][section]
 
     def kind_label(self, locale: str, kind: str) -> str:
         """The name of a kind of email; a general one for kinds that only a newer version knows."""
@@ -67,23 +80,49 @@ class Pages:
         return names.get(kind, names["other"])
 
     def render(
-        self, page: str, locale: str, *, buttons: Sequence[Button] = (), status: int = 200, **values: str
+        self,
+        page: str,
+        locale: str,
+        *,
+        buttons: Sequence[Button] = (),
+        status: int = 200,
+        preferences_url: str = "",
+        **values: str,
     ) -> web.Response:
-        """The page with this name; `values` fill the placeholders of its text."""
+        """The page with this name; `values` fill the placeholders of its text.
+
+        It leads to the preference page, or where that is not known to the application.
+        """
         text = self._text[locale]
         html = self._template.render(
             locale=locale,
-            title=text["page"][f"{page}_title"],
+            title=text["page"][f"{page}_title"].format(**values),
             lead=text["page"][page].format(**values),
             buttons=buttons,
             note=text["note"]["codes"] if buttons else "",
-            settings=text["button"]["settings"],
+            link=self._link(locale, preferences_url),
         )
+        return self._response(html, status)
+
+    def render_preferences(self, locale: str, status: int = 200, **view: Any) -> web.Response:
+        """The preference page. `view` has the fields that its template needs."""
+        response = self._response(self._preferences.render(locale=locale, **view), status)
+        if view["zone"] and view["zone"].prefill:
+            response.headers["Content-Security-Policy"] += self._script_policy
+        return response
+
+    def _link(self, locale: str, preferences_url: str) -> Link | None:
+        text = self._text[locale]["button"]
+        if preferences_url:
+            return Link(preferences_url, text["settings"])
+        return Link(self._frontend_url, text["open"].format(app=self.app_name)) if self._frontend_url else None
+
+    def _response(self, html: str, status: int) -> web.Response:
         return web.Response(text=html, status=status, headers=self._headers, content_type="text/html", charset="utf-8")
 
 
 def error_page(pages: Pages, request: web.Request, status: int) -> web.Response | None:
-    """The error as a page in words, if it is a person who gets it; programs get JSON."""
+    """The error as a readable page for a person; programs get JSON."""
     path = request.path.lower()
     by_browser = "text/html" in request.headers.get("Accept", "") and not path.startswith(PATHS_OF_PROGRAMS)
     if not by_browser and not path.startswith(PATHS_OF_PEOPLE):
@@ -115,6 +154,15 @@ def _parse_quality(text: str) -> tuple[str, float]:
 
 def _language(tag: str) -> str:
     return tag.strip().replace("_", "-").partition("-")[0].lower()
+
+
+def _template(name: str) -> str:
+    return (PACKAGE_FILES / "templates" / name).read_text(encoding="utf-8").rstrip("\n")
+
+
+def _digest(text: str) -> str:
+    """The hash of an inline style or script, as a security policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _load_texts(locale: str) -> Mapping[str, Mapping[str, str]]:

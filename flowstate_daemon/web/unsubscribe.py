@@ -7,7 +7,6 @@ the page, or from the button of a mail client (RFC 8058). The token is never log
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -17,15 +16,19 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
 from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.policy import ALL_KINDS
 from flowstate_daemon.mail.unsubscribe_links import (
     PATH,
+    PREFERENCES_PATH,
     ExpiredLinkError,
+    ForgedLinkError,
     InvalidLinkError,
     LinkTokenCodec,
     UnsubscribeToken,
 )
 from flowstate_daemon.web.bodies import read_body, read_form
+from flowstate_daemon.web.link_tokens import find_token, link_beside, token_path
 from flowstate_daemon.web.pages import Button, Pages, negotiate_locale
 
 log = structlog.get_logger()
@@ -33,8 +36,6 @@ log = structlog.get_logger()
 UNSUBSCRIBE, RESUBSCRIBE = "unsubscribe", "resubscribe"
 KIND, ALL = "kind", "all"
 ONE_CLICK_FIELD, ONE_CLICK_VALUE = "list-unsubscribe", "one-click"
-TOKEN = re.compile(r"[A-Za-z0-9_-]+")
-SOFT_BREAK = re.compile(r"=?\s+")  # how mail programs break long lines
 MAX_FORM_BYTES = 8_192
 STORE_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 60
@@ -58,7 +59,7 @@ class Unsubscribe:
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
-        path = f"{PATH}{{token:(?s:.)*}}"  # also what mail programs make of a link: cut off, or with more at its end
+        path = token_path(PATH)
         return [web.get(path, self.get), web.post(path, self.post)]
 
     async def get(self, request: web.Request) -> web.Response:
@@ -127,20 +128,26 @@ class Unsubscribe:
         return (action, scope) if action in (UNSUBSCRIBE, RESUBSCRIBE) and scope in (KIND, ALL) else None
 
     def _decode_token(self, request: web.Request) -> UnsubscribeToken:
-        """The token without what mail programs add to a link, such as line breaks or a bracket at its end."""
-        token = TOKEN.search(SOFT_BREAK.sub("", request.match_info["token"]))
-        return self._codec.decode(token[0] if token else "", self._clock.now_ms())
+        """Raises InvalidLinkError, also for the token of an email that nobody can unsubscribe from."""
+        token = self._codec.decode(find_token(request), self._clock.now_ms())
+        kind = KINDS.get(token.kind)  # a newer version may know more kinds
+        if kind is not None and not kind.unsubscribable:
+            raise ForgedLinkError("emails of this kind are always sent")
+        return token
 
     def _render(self, request: web.Request, token: UnsubscribeToken, page: str) -> web.Response:
         locale = self._locale(request, token)
+        label = self.pages.kind_label(locale, token.kind)
         return self.pages.render(
             page,
             locale,
             buttons=[
                 Button(action, scope, self.pages.text(locale, "button", name)) for action, scope, name in BUTTONS[page]
             ],
+            preferences_url=link_beside(request, PATH, PREFERENCES_PATH),
             address=mask_address(token.address),
-            kind=self.pages.kind_label(locale, token.kind),
+            kind=label,
+            kind_capitalised=label[:1].upper() + label[1:],
         )
 
     def _render_invalid_link(self, request: web.Request, error: InvalidLinkError) -> web.Response:

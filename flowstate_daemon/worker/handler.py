@@ -21,6 +21,7 @@ from flowstate_daemon.sending.batch import EXPIRED_REASON, OutgoingMail
 from flowstate_daemon.sending.dispatcher import Dispatcher
 from flowstate_daemon.worker.in_flight import JobRun
 from flowstate_daemon.worker.lookups import RecipientLoader, ScheduledMailGuard
+from flowstate_daemon.worker.scheduled_kinds import ScheduledKinds
 
 
 class MailHandler:
@@ -33,13 +34,18 @@ class MailHandler:
         recipients: RecipientLoader | None,
         clock: Clock,
         mail_guard: ScheduledMailGuard | None = None,
+        scheduled_kinds: ScheduledKinds | None = None,
     ) -> None:
-        """Without `recipients` nothing is known about an address; without `mail_guard` no email needs a send claim."""
+        """Without `recipients` nothing is known about an address; without `mail_guard` no email needs a send claim.
+
+        `scheduled_kinds` has the rules for jobs of these kinds that others have made.
+        """
         self.renderer = renderer  # a reload replaces it; stored requests stay as they are
         self._dispatcher = dispatcher
         self._recipients = recipients
         self._clock = clock
         self._mail_guard = mail_guard
+        self._scheduled_kinds = scheduled_kinds
         self._render_lock = asyncio.Lock()
 
     async def perform(self, run: JobRun) -> dict[str, Any]:
@@ -78,10 +84,15 @@ class MailHandler:
 
     async def _decide(self, run: JobRun, request: MailRequest, *, urgent: bool) -> MailRequest:
         """The request in the recipient's language. Raises MailExpired or MailSkipped if it must not be sent."""
+        if self._scheduled_kinds is not None and (foreign := self._scheduled_kinds.check(run.job)) is not None:
+            run.decisions.append(foreign)
+            raise MailSkipped(foreign.reason or "not to be sent")
         status: RecipientStatus | None = UNKNOWN_RECIPIENT
         if self._recipients is not None:
             status = await self._recipients.load(request.written_to, urgent=urgent)
-        decision = decide(request, status, now_ms=self._clock.now_ms(), created_ms=run.job.created_ms)
+        lifetimes = None if self._scheduled_kinds is None else self._scheduled_kinds.lifetimes_for(run.job)
+        now_ms, created_ms = self._clock.now_ms(), run.job.created_ms
+        decision = decide(request, status, now_ms=now_ms, created_ms=created_ms, lifetimes=lifetimes)
         run.decisions.extend(decision.decisions)
         if not decision.send:
             raise (MailExpired if decision.outcome == "expired" else MailSkipped)(decision.reason or "not to be sent")
@@ -112,7 +123,11 @@ class MailHandler:
 
 
 def with_locale(status: RecipientStatus | None, request: MailRequest) -> MailRequest:
-    """The job's own locale wins over the recipient's; without either the renderer uses the default."""
-    if request.locale is not None or status is None:
+    """What the recipient has chosen here wins over the job's own locale, that over the application's preferences.
+
+    Without any of them the renderer uses the default language.
+    """
+    if status is None:
         return request
-    return replace(request, locale=match_locale(status.language))
+    chosen = match_locale(status.preferences.language)
+    return replace(request, locale=chosen or request.locale or match_locale(status.language))

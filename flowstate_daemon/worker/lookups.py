@@ -12,7 +12,8 @@ import structlog
 
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.errors import MailExpired, MailSkipped, StoreUnavailableError
-from flowstate_daemon.database.recipients import Suppressions, UserLanguages
+from flowstate_daemon.database.pool import POSTGRES_REMEDY
+from flowstate_daemon.database.recipients import NO_USER_PREFERENCES, Suppressions, UserPreferenceReader
 from flowstate_daemon.database.scheduled_mails import ScheduledMails, SendClaim
 from flowstate_daemon.mail.policy import RecipientStatus
 
@@ -78,11 +79,11 @@ class BatchLoader(Generic[V]):
 
 
 class RecipientLoader:
-    """Loads what is known about recipients: suppressions, unsubscribed kinds and the language."""
+    """Loads what is known about recipients: suppressions, and what they have chosen here or in the application."""
 
-    def __init__(self, suppressions: Suppressions, languages: UserLanguages) -> None:
+    def __init__(self, suppressions: Suppressions, user_preferences: UserPreferenceReader) -> None:
         self._suppressions = suppressions
-        self._languages = languages
+        self._user_preferences = user_preferences
         self._loader = BatchLoader("recipients", self._query)
 
     async def load(self, address: str, *, urgent: bool) -> RecipientStatus | None:
@@ -96,7 +97,7 @@ class RecipientLoader:
             async with asyncio.timeout(URGENT_TIMEOUT_S):
                 return await self._loader.load(address)
         except (StoreUnavailableError, TimeoutError) as error:
-            log.warning("recipient_lookup_failed", reason=str(error) or "Postgres is slow", remedy="see DATABASE_URL")
+            log.warning("recipient_lookup_failed", reason=str(error) or "Postgres is slow", remedy=POSTGRES_REMEDY)
             return None
 
     async def close(self) -> None:
@@ -104,8 +105,11 @@ class RecipientLoader:
 
     async def _query(self, addresses: Sequence[str]) -> Mapping[str, RecipientStatus]:
         status = await self._suppressions.status_for(addresses)
-        languages = await self._languages.languages_of(addresses)
-        return {address: replace(status[address], language=languages.get(address)) for address in addresses}
+        chosen = await self._user_preferences.preferences_of(addresses)
+        found = {address: chosen.get(address, NO_USER_PREFERENCES) for address in addresses}
+        return {
+            address: replace(status[address], language=app.language, zone=app.zone) for address, app in found.items()
+        }
 
 
 class ScheduledMailGuard:

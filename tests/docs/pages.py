@@ -28,7 +28,6 @@ NEEDS = {
     "root": re.compile(r"\bsudo\b"),
     "prometheus": re.compile(r"\b(promtool|prometheus)\b"),
     "a hosted redis": re.compile(r"\b(rediss?://|redis-cli|check)"),
-    "another host": re.compile(r"\bssh\b"),
     "the backend": re.compile(r"\b(npm|node|backend)\b"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -14,7 +15,9 @@ from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger, ProviderEvent, RejectedEntry
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import open_pool
+from flowstate_daemon.database.preferences import PreferenceStore, RecipientSettings
 from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.preferences import NO_PREFERENCES, Preferences
 from flowstate_daemon.mail.pseudonyms import Pseudonyms
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.test_database_commands import CommandOutput, run_command
@@ -23,7 +26,15 @@ from tests.support.ledger_entries import START_MS, journal_entry, outcome
 
 ADA, BOB = "ada@example.org", "bob@example.org"
 SECRET, OLDER = "f3a91c05be24d68a7f3a91c05be24d68", "0ld3r9c05be24d68a7f3a91c05be24d6"
-TABLES = ("mails", "provider_events", "journal_rejects", "operator_actions", "suppressions", "unsubscribes")
+TABLES = (
+    "mails",
+    "provider_events",
+    "journal_rejects",
+    "operator_actions",
+    "preferences",
+    "suppressions",
+    "unsubscribes",
+)
 
 
 class Stores:
@@ -56,6 +67,9 @@ class Stores:
             await ledger.reject([RejectedEntry(f'{{"to":"{person.upper()}",'.encode(), "no JSON")])
             await lists.add(person, "manual", "asked by phone", actor="eve")
             await lists.unsubscribe(person, "task-reminder")
+            preferences = PreferenceStore(self.pool, FakeClock())
+            chosen = replace(await preferences.load(person), preferences=Preferences(morning_hour=7))
+            await preferences.save(person, chosen)
 
     async def everything(self) -> str:
         """The text of all keys of the queue and of all rows of our schema."""
@@ -92,6 +106,7 @@ async def test_preview_changes_nothing(stores: Stores) -> None:
             "mails": 2,
             "journal_rejects": 1,
             "operator_actions": 1,
+            "preferences": 1,
             "suppressions": 2,
             "unsubscribes": 1,
         },
@@ -127,9 +142,36 @@ async def test_lists_stay_in_effect_as_a_hash(stores: Stores) -> None:
     assert (stranger.suppressed, stranger.unsubscribed) == (frozenset(), frozenset())
     assert [entry.note for entry in await known.find(ADA)] == [None, None]
     assert await rotated.remove(ADA) == ["bounced", "manual"]
-    assert await rotated.resubscribe(ADA) == ["task-reminder"]
+    assert await rotated.remove_unsubscribes(ADA, actor="ben") == ["task-reminder"]
     status = (await known.status_for([ADA]))[ADA]
     assert (status.suppressed, status.unsubscribed) == (frozenset(), frozenset())
+
+
+async def test_forgotten_person_can_choose_again(stores: Stores) -> None:
+    """The page shows what stays in effect as a hash; another choice keeps it, and switching the kind on undoes it."""
+    await stores.forget(ADA, "--yes")
+    page = PreferenceStore(stores.pool, Clock(), Pseudonyms([OLDER, SECRET]))
+    shown = await page.load("Ada@Example.org")
+    assert shown.preferences == NO_PREFERENCES
+    assert (shown.unsubscribed, shown.suppressed) == ({"task-reminder"}, {"bounced", "manual"})
+    await page.save(ADA, replace(shown, preferences=Preferences(morning_hour=6)))
+    assert (await page.load(ADA)).unsubscribed == {"task-reminder"}
+    rows = await stores.pool.fetch("SELECT address FROM flowstate_daemon.unsubscribes WHERE address <> $1", BOB)
+    assert [row["address"][:1] for row in rows] == ["#"]
+    await page.save(ADA, RecipientSettings(Preferences(morning_hour=6)))
+    assert (await page.load(ADA)).unsubscribed == frozenset()
+    assert (
+        await stores.pool.fetchval("SELECT count(*) FROM flowstate_daemon.unsubscribes WHERE address <> $1", BOB) == 0
+    )
+
+
+async def test_recipient_undoes_an_unsubscribe_that_is_a_hash(stores: Stores) -> None:
+    """The button of the unsubscribe page finds it too."""
+    await stores.forget(ADA, "--yes")
+    lists = Suppressions(stores.pool, Clock(), Pseudonyms([SECRET]))
+    assert await lists.resubscribe(ADA) is False
+    assert await lists.resubscribe(ADA, "task-reminder") is True
+    assert (await lists.status_for([ADA]))[ADA].unsubscribed == frozenset()
 
 
 async def test_lists_are_dropped_on_request(stores: Stores) -> None:

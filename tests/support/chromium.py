@@ -19,6 +19,14 @@ SWITCHES = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0", "--mute-audio",
 )  # fmt: skip
+AXE = Path(__file__).parents[1] / "compat" / "node_modules" / "axe-core" / "axe.min.js"
+# For each key: its name, its code, and the text that it types.
+KEYS = {
+    "Tab": ("Tab", 9, ""),
+    "Enter": ("Enter", 13, "\r"),
+    "Space": (" ", 32, " "),
+    "ArrowDown": ("ArrowDown", 40, ""),
+}
 START_S = 30.0
 STEP_S = 15.0
 
@@ -74,6 +82,37 @@ class Tab:
         return (await self.send_command("Runtime.evaluate", expression=script, returnByValue=True))["result"].get(
             "value"
         )
+
+    async def press(self, key: str) -> None:
+        """Press a key, as a person with a keyboard: Tab, Enter, Space, ArrowDown."""
+        name, code, text = KEYS[key]
+        event = {"key": name, "code": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
+        down = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
+        await self.send_command("Input.dispatchKeyEvent", **event, **down)
+        await self.send_command("Input.dispatchKeyEvent", **event, type="keyUp")
+
+    async def press_enter(self) -> None:
+        """Press Enter on a button that submits a form, and wait for the page that follows."""
+        await self.press("Enter")
+        await self._loaded()
+
+    async def type(self, text: str) -> None:
+        """Type text into the field that has the focus."""
+        await self.send_command("Input.insertText", text=text)
+
+    async def disable_scripts(self) -> None:
+        await self.send_command("Emulation.setScriptExecutionDisabled", value=True)
+
+    async def set_time_zone(self, zone: str) -> None:
+        await self.send_command("Emulation.setTimezoneOverride", timezoneId=zone)
+
+    async def audit(self) -> list[str]:
+        """What axe-core finds wrong with the page, best practices included: rule and place."""
+        await self.ask(AXE.read_text(encoding="utf-8") + ";0")
+        script = "axe.run().then(r => r.violations.flatMap(v => v.nodes.map(n => v.id + ' ' + n.target.join(' '))))"
+        answer = await self.send_command("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        found: list[str] = answer["result"]["value"]
+        return found
 
     async def look(self, scheme: str, width: int) -> None:
         """Wear a colour scheme and a width."""

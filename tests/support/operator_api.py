@@ -15,6 +15,7 @@ from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.config.loader import load
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.mail_list import MailList
+from flowstate_daemon.database.preferences import PreferenceStore
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.render import Brand, Renderer
@@ -54,7 +55,7 @@ def build_operator(
 
 
 def build_recipients(pool: asyncpg.Pool, clock: Clock) -> Recipients:
-    return Recipients(MailList(pool), MailHistory(pool), Suppressions(pool, clock), pool)
+    return Recipients(MailList(pool), MailHistory(pool), Suppressions(pool, clock), PreferenceStore(pool, clock), pool)
 
 
 class ApiClient:

@@ -28,7 +28,8 @@ FROM {app}.users AS u
 WHERE u.id = ANY ($1::text[]);
 
 -- name: list_due_tasks
--- The first tasks due in each window, and their total number; a window may be limited to one task.
+-- The first tasks due in each window, and their total number; a window may be limited to one task. Tasks of deleted
+-- projects are left out.
 -- $1 user of each window (text[])
 -- $2 start of each window (timestamptz[])
 -- $3 end of each window, exclusive (timestamptz[])
@@ -52,6 +53,7 @@ CROSS JOIN LATERAL (
     WHERE d."userId" = w.user_id AND NOT d."isCompleted" AND d."deletedAt" IS NULL
         AND d."dueDate" >= w.begins_at AND d."dueDate" < w.ends_at
         AND (w.task_id = '' OR d.id = w.task_id)
+        AND NOT EXISTS (SELECT FROM {app}.projects AS x WHERE x.id = d."projectId" AND x."deletedAt" IS NOT NULL)
     ORDER BY d."dueDate", d."createdAt", d.id
     LIMIT $5::integer
 ) AS t
@@ -59,7 +61,8 @@ LEFT JOIN {app}.projects AS p ON p.id = t."projectId"
 ORDER BY w.number, t."dueDate", t."createdAt", t.id;
 
 -- name: list_overdue_tasks
--- The oldest tasks that were due before each user's local today, and their total number.
+-- The oldest tasks that were due before each user's local today, their total number, and a fingerprint of all of them,
+-- which changes when a task is added, finished, moved or renamed. Tasks of deleted projects are left out.
 -- $1 user ids (text[])
 -- $2 start of each user's local today (timestamptz[])
 -- $3 maximum number of tasks per user (integer)
@@ -68,17 +71,21 @@ WITH windows AS (
     FROM unnest($1::text[], $2::timestamptz[]) AS w (user_id, ends_at)
 )
 SELECT w.user_id, t.id, left(t.title, 500) AS title,
-    greatest(t."dueDate", timestamp '0002-01-01') AS due_at, c.total
+    greatest(t."dueDate", timestamp '0002-01-01') AS due_at, c.total, c.fingerprint
 FROM windows AS w
 CROSS JOIN LATERAL (
-    SELECT count(*) AS total
+    SELECT
+        count(*) AS total,
+        sum(hashtextextended(concat_ws(' ', d.id, d."dueDate", md5(d.title)), 0))::text AS fingerprint
     FROM {app}.tasks AS d
     WHERE d."userId" = w.user_id AND NOT d."isCompleted" AND d."deletedAt" IS NULL AND d."dueDate" < w.ends_at
+        AND NOT EXISTS (SELECT FROM {app}.projects AS x WHERE x.id = d."projectId" AND x."deletedAt" IS NOT NULL)
 ) AS c
 CROSS JOIN LATERAL (
     SELECT d.id, d.title, d."dueDate"
     FROM {app}.tasks AS d
     WHERE d."userId" = w.user_id AND NOT d."isCompleted" AND d."deletedAt" IS NULL AND d."dueDate" < w.ends_at
+        AND NOT EXISTS (SELECT FROM {app}.projects AS x WHERE x.id = d."projectId" AND x."deletedAt" IS NOT NULL)
     ORDER BY d."dueDate", d.id
     LIMIT $3::integer
 ) AS t

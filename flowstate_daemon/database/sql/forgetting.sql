@@ -16,6 +16,7 @@ SELECT
         WHERE EXISTS (SELECT FROM unnest($1::text[]) AS spelling WHERE strpos(lower(encode(raw, 'escape')), spelling) > 0)
     ) AS journal_rejects,
     (SELECT count(*) FROM flowstate_daemon.operator_actions WHERE target = ANY ($1::text[])) AS operator_actions,
+    (SELECT count(*) FROM flowstate_daemon.preferences WHERE address = ANY ($1::text[])) AS preferences,
     (SELECT count(*) FROM flowstate_daemon.suppressions WHERE address = ANY ($1::text[])) AS suppressions,
     (SELECT count(*) FROM flowstate_daemon.unsubscribes WHERE address = ANY ($1::text[])) AS unsubscribes;
 
@@ -68,6 +69,17 @@ WITH changed AS (
     ) RETURNING 1
 )
 SELECT count(*) FROM changed;
+
+-- name: forget_preferences
+-- Delete what the recipient has chosen, a pause included; the unsubscribes are in a table of their own.
+-- $1 spellings (text[])
+-- $2 maximum number of rows (integer)
+WITH deleted AS (
+    DELETE FROM flowstate_daemon.preferences WHERE address IN (
+        SELECT address FROM flowstate_daemon.preferences WHERE address = ANY ($1::text[]) LIMIT $2::integer
+    ) RETURNING 1
+)
+SELECT count(*) FROM deleted;
 
 -- name: forget_suppressions
 -- Delete the suppressions; with a pseudonym keep them under it, without the note.

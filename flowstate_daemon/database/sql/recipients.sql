@@ -1,5 +1,5 @@
--- Suppressions, unsubscribes and languages of recipients. Used by recipients.py; addresses are normalised there,
--- except those of the users' languages.
+-- Suppressions, unsubscribes and preferences of recipients. Used by recipients.py and preferences.py; addresses are
+-- normalised there, except those of the application's users.
 
 -- name: list_suppressions
 -- One page of suppressions, ordered by address.
@@ -43,13 +43,62 @@ VALUES ($1, $2, $3)
 ON CONFLICT (address, kind) DO NOTHING
 RETURNING true;
 
+-- name: remove_unsubscribe
+-- Undo one unsubscribe. Undoing * leaves the kinds that were unsubscribed one by one.
+-- $1 the address and its pseudonyms (text[])
+-- $2 kind, or * (text)
+DELETE FROM flowstate_daemon.unsubscribes
+WHERE address = ANY ($1::text[]) AND kind = $2::text
+RETURNING true;
+
 -- name: remove_unsubscribes
--- Undo unsubscribes: of one kind, or with * of all.
+-- Undo the unsubscribes of one kind, or with * of all kinds.
 -- $1 the address and its pseudonyms (text[])
 -- $2 kind, or * (text)
 DELETE FROM flowstate_daemon.unsubscribes
 WHERE address = ANY ($1::text[]) AND ($2::text = '*' OR kind = $2::text)
 RETURNING kind;
+
+-- name: replace_unsubscribes
+-- Make the unsubscribes of an address exactly these; those that stay keep their date.
+-- $1 the address and its pseudonyms (text[])
+-- $2 kinds, or * (text[])
+-- $3 since (timestamptz)
+-- $4 address (text)
+WITH removed AS (
+    DELETE FROM flowstate_daemon.unsubscribes WHERE address = ANY ($1::text[]) AND kind <> ALL ($2::text[])
+)
+INSERT INTO flowstate_daemon.unsubscribes (address, kind, since)
+SELECT $4::text, k.kind, $3::timestamptz FROM unnest($2::text[]) AS k (kind)
+WHERE NOT EXISTS (SELECT FROM flowstate_daemon.unsubscribes AS u WHERE u.address = ANY ($1::text[]) AND u.kind = k.kind)
+ON CONFLICT (address, kind) DO NOTHING;
+
+-- name: save_preferences
+-- Replace the preferences of an address.
+-- $1 address (text)
+-- $2 the address with its domain in Unicode (text)
+-- $3 language, or null (text)
+-- $4 time zone, or null (text)
+-- $5 hour of the morning emails, or null (smallint)
+-- $6 cadence of overdue summaries, or null (text)
+-- $7 end of the pause, or null (timestamptz)
+-- $8 kinds that were switched on (text[])
+-- $9 now (timestamptz)
+INSERT INTO flowstate_daemon.preferences AS p (
+    address, spelling, language, time_zone, morning_hour, overdue, paused_until, enabled_kinds, changed_at, moved_at
+)
+VALUES (
+    $1::text, $2::text, $3::text, $4::text, $5::smallint, $6::text, $7::timestamptz, $8::text[], $9::timestamptz,
+    CASE WHEN $4::text IS NOT NULL OR $5::smallint IS NOT NULL THEN $9::timestamptz END
+)
+ON CONFLICT (address) DO UPDATE SET
+    spelling = excluded.spelling, language = excluded.language, time_zone = excluded.time_zone,
+    morning_hour = excluded.morning_hour, overdue = excluded.overdue, paused_until = excluded.paused_until,
+    enabled_kinds = excluded.enabled_kinds, changed_at = excluded.changed_at,
+    moved_at = CASE
+        WHEN (p.time_zone, p.morning_hour) IS DISTINCT FROM (excluded.time_zone, excluded.morning_hour)
+        THEN $9::timestamptz ELSE p.moved_at
+    END;
 
 -- name: list_unsubscribes
 -- One page of unsubscribes, ordered by address and kind.
@@ -68,26 +117,50 @@ LIMIT $3::integer;
 SELECT address, kind, since FROM flowstate_daemon.unsubscribes WHERE address = ANY ($1::text[]) ORDER BY kind;
 
 -- name: get_recipient_status
--- The suppressions and unsubscribes of each address; every requested address has a row.
+-- The suppressions, unsubscribes and preferences of each address; every requested address has a row.
 -- $1 addresses (text[])
 SELECT
     requested.address,
     ARRAY(SELECT s.reason FROM flowstate_daemon.suppressions AS s WHERE s.address = requested.address) AS suppressed,
-    ARRAY(SELECT u.kind FROM flowstate_daemon.unsubscribes AS u WHERE u.address = requested.address) AS unsubscribed
-FROM (SELECT DISTINCT unnest($1::text[]) AS address) AS requested;
--- name: get_user_languages
--- The language in each user's preferences, or null, read from the application's table.
--- $1 addresses in the spellings that the application may have stored (text[])
-SELECT email, left(preferences ->> 'language', 64) AS language
-FROM {app}.users
-WHERE email = ANY($1::text[]);
+    ARRAY(SELECT u.kind FROM flowstate_daemon.unsubscribes AS u WHERE u.address = requested.address) AS unsubscribed,
+    p.language, p.time_zone, p.morning_hour, p.overdue, p.paused_until, p.enabled_kinds
+FROM (SELECT DISTINCT unnest($1::text[]) AS address) AS requested
+LEFT JOIN flowstate_daemon.preferences AS p ON p.address = requested.address;
 
--- name: find_user_languages
+-- name: get_user_preferences
+-- What is in the application's own preferences, for every user with one of these addresses. They may be any JSON, as in
+-- get_users.
+-- $1 addresses in the spellings that the application may have stored (text[])
+-- $2 names of the notification preferences (text[])
+SELECT
+    email, left(preferences ->> 'language', 64) AS language, left(preferences ->> 'timezone', 64) AS zone,
+    CASE
+        WHEN preferences ->> 'notifications' = 'false' THEN $2::text[]
+        ELSE ARRAY(
+            SELECT n.name
+            FROM unnest($2::text[]) AS n (name)
+            WHERE lower(preferences #>> ARRAY['notifications', n.name]) = 'false'
+        )
+    END AS refused
+FROM {app}.users
+WHERE email = ANY ($1::text[]);
+
+-- name: find_user_preferences
 -- The same for addresses that are stored in other capitals. Reads the whole table without an index on lower(email).
 -- $1 addresses in lower case (text[])
-SELECT email, left(preferences ->> 'language', 64) AS language
+-- $2 names of the notification preferences (text[])
+SELECT
+    email, left(preferences ->> 'language', 64) AS language, left(preferences ->> 'timezone', 64) AS zone,
+    CASE
+        WHEN preferences ->> 'notifications' = 'false' THEN $2::text[]
+        ELSE ARRAY(
+            SELECT n.name
+            FROM unnest($2::text[]) AS n (name)
+            WHERE lower(preferences #>> ARRAY['notifications', n.name]) = 'false'
+        )
+    END AS refused
 FROM {app}.users
-WHERE lower(email) = ANY($1::text[]);
+WHERE lower(email) = ANY ($1::text[]);
 
 -- name: record_operator_action
 -- Record what an operator did.

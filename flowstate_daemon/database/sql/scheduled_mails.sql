@@ -143,6 +143,28 @@ FROM lost
 WHERE m.id = lost.id
 RETURNING m.id;
 
+-- name: list_fingerprints
+-- Earlier lists of each user's scheduled emails of a kind, the newest first: what they contained, and whether sent.
+-- $1 kind (text)
+-- $2 user ids (text[])
+-- $3 local dates, for each user the one that is being checked (date[])
+-- $4 how many days to look back (integer)
+SELECT w.user_id, w.local_date AS day, m.local_date, m.fingerprint, m.state IN ('planned', 'queued', 'sent') AS sent
+FROM unnest($2::text[], $3::date[]) AS w (user_id, local_date)
+JOIN flowstate_daemon.scheduled_mails AS m ON m.user_id = w.user_id AND m.kind = $1::text
+    AND m.local_date < w.local_date AND m.local_date >= w.local_date - $4::integer
+WHERE m.fingerprint IS NOT NULL
+ORDER BY w.user_id, w.local_date, m.local_date DESC;
+
+-- name: record_fingerprints
+-- Record what the lists of these emails contain.
+-- $1 ids (bigint[])
+-- $2 fingerprints (text[])
+UPDATE flowstate_daemon.scheduled_mails AS m
+SET fingerprint = g.fingerprint
+FROM unnest($1::bigint[], $2::text[]) AS g (id, fingerprint)
+WHERE m.id = g.id;
+
 -- name: prune_scheduled_mails
 -- Delete one small batch of the oldest scheduled emails, if they are older than the limit.
 -- $1 delete rows older than this (timestamptz)

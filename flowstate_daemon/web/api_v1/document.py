@@ -79,7 +79,8 @@ def _operation(endpoint: Endpoint, definitions: Definitions) -> dict[str, Any]:
     }
     if endpoint.body is not None:
         operation["requestBody"] = {
-            "required": any(part.is_required() for part in endpoint.body.model_fields.values()),
+            "required": endpoint.requires_body
+            or any(part.is_required() for part in endpoint.body.model_fields.values()),
             "content": {"application/json": {"schema": _schema(endpoint.body, definitions, "validation")}},
         }
     return operation

@@ -55,7 +55,7 @@ class ApiError(FlowstateError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: the names in its path, its parameters and its body, all checked; `actor` for the audit."""
+    """One request: the names in its path, its parameters and its body, all checked; `actor` for the audit log."""
 
     path: Any
     query: Any
@@ -85,6 +85,7 @@ class Endpoint:
     rights: Rights = "read"
     errors: Sequence[int] = ()
     max_body_bytes: int = MAX_BODY_BYTES
+    requires_body: bool = False  # an empty body is an error, because the defaults would delete something
 
     async def answer(self, request: web.Request, actor: str) -> web.StreamResponse:
         """Check the request, handle it, serialise the result."""
@@ -107,7 +108,8 @@ class Endpoint:
         if self.body is not None:
             content = await read_body(request, self.max_body_bytes)
             # Strict: `"yes"` is no boolean. An empty body is that of a client that leaves everything to the defaults.
-            body = self.body.model_validate_json(content.strip() or b"{}", strict=True)
+            default = b"" if self.requires_body else b"{}"
+            body = self.body.model_validate_json(content.strip() or default, strict=True)
         return Call(names, query, body, actor, request)
 
 

@@ -275,6 +275,18 @@ class RecipientQuery(ApiModel):
     """How many of the newest emails."""
 
 
+class ChosenPreferences(Document):
+    """What the recipient has chosen; null is no choice."""
+
+    language: str | None = None
+    time_zone: str | None = None
+    morning_hour: int | None = None
+    overdue_summary: str | None = None
+    paused_until: datetime | None = None
+    enabled_kinds: list[str] | None = None
+    """Kinds that were switched on here, whatever the application says."""
+
+
 class RecipientDocument(Document):
     """What is known of an address, with its newest emails."""
 
@@ -283,6 +295,7 @@ class RecipientDocument(Document):
     """Why it gets no email at all."""
     unsubscribed: list[str]
     """The kinds of email that it does not want; `*` is all."""
+    preferences: ChosenPreferences
     emails: list[MailRecord]
 
 

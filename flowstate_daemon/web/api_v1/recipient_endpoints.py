@@ -1,18 +1,31 @@
-"""Recipients: what is known of an address, suppressions and unsubscribes."""
+"""Recipients: what is known of an address, its preferences, suppressions and unsubscribes."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import structlog
+
 from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.redaction import mask_address
+from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.database.recipients import Suppression, Unsubscribe
+from flowstate_daemon.mail.preferences import describe_preferences
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.web.api_v1 import models
 from flowstate_daemon.web.api_v1.cursors import EntryCursor, read_cursor, write_cursor
 from flowstate_daemon.web.api_v1.endpoints import ApiError, Call, Endpoint
 from flowstate_daemon.web.api_v1.mail_endpoints import recipients_of
+from flowstate_daemon.web.api_v1.preference_models import (
+    PreferenceDocument,
+    RecipientPreferences,
+    describe_settings,
+)
 
+log = structlog.get_logger()
+
+MAX_PREFERENCES_BYTES = 8_192
 START = datetime(1970, 1, 1, tzinfo=UTC)  # pages are ordered by address, whatever the time
 
 
@@ -32,6 +45,26 @@ class RecipientEndpoints:
                 models.RecipientDocument,
                 names=models.AddressPath,
                 query=models.RecipientQuery,
+            ),
+            Endpoint(
+                "get",
+                "/recipients/{address}/preferences",
+                "What a recipient has chosen; a suppressed address gets no email whatever is chosen",
+                self.preferences,
+                RecipientPreferences,
+                names=models.AddressPath,
+            ),
+            Endpoint(
+                "put",
+                "/recipients/{address}/preferences",
+                "Replace what a recipient has chosen, as the preference page does",
+                self.choose,
+                RecipientPreferences,
+                names=models.AddressPath,
+                body=PreferenceDocument,
+                requires_body=True,
+                rights="operate",
+                max_body_bytes=MAX_PREFERENCES_BYTES,
             ),
             Endpoint(
                 "put",
@@ -61,7 +94,7 @@ class RecipientEndpoints:
             Endpoint(
                 "delete",
                 "/recipients/{address}/unsubscribes/{kind}",
-                "Undo the unsubscribe from a kind, * for all",
+                "Undo the unsubscribe from a kind, * for every unsubscribe of the address",
                 self.resubscribe,
                 names=models.AddressKindPath,
                 rights="operate",
@@ -93,8 +126,21 @@ class RecipientEndpoints:
             address=address,
             suppressed=sorted(status.suppressed),
             unsubscribed=sorted(status.unsubscribed),
+            preferences=models.ChosenPreferences.model_validate(describe_preferences(status.preferences)),
             emails=await recipients.history.explain(address, call.query.limit),
         )
+
+    async def preferences(self, call: Call) -> RecipientPreferences:
+        address = address_of(call)
+        return describe_settings(address, await recipients_of(self._operator).preferences.load(address))
+
+    async def choose(self, call: Call) -> RecipientPreferences:
+        address, store = address_of(call), recipients_of(self._operator).preferences
+        settings: RecipientSettings = call.body.to_settings()
+        await store.save(address, settings, actor=call.actor)
+        off = sorted(settings.unsubscribed)
+        log.info("preferences_saved", recipient=mask_address(address), changed=True, unsubscribed=off)
+        return describe_settings(address, await store.load(address))
 
     async def suppress(self, call: Call) -> None:
         lists = recipients_of(self._operator).suppressions
@@ -111,7 +157,7 @@ class RecipientEndpoints:
 
     async def resubscribe(self, call: Call) -> None:
         lists = recipients_of(self._operator).suppressions
-        if not await lists.resubscribe(address_of(call), call.path.kind, actor=call.actor):
+        if not await lists.remove_unsubscribes(address_of(call), call.path.kind, actor=call.actor):
             raise ApiError(404, "this address is not unsubscribed from that")
 
     async def suppressions(self, call: Call) -> models.SuppressionList:

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES = 4_096
 NO_SCHEDULES = "this daemon has no schedules: set DATABASE_URL and schedule.enabled"
-NO_RUN = f"this daemon has run no such schedule since it started; GET {ROOT}/schedules shows the last runs"
+NO_RUN = f"this daemon has not run this schedule since it started; GET {ROOT}/schedules shows the last runs"
 RUN_WAIT_S = 20.0  # less than clients and proxies usually wait
 WRITE_TIMEOUT_S = 60.0  # a client of a dry run that reads nothing for so long has gone
 CHUNK_BYTES = 64 * 1024  # buffered before each write of a dry run
@@ -206,7 +206,7 @@ class ScheduleEndpoints:
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    """Write one part; the whole response may take as long as it likes. Raises TimeoutError when nobody reads."""
+    """Write one part; the whole response has no time limit. Raises TimeoutError when nobody reads."""
     async with asyncio.timeout(WRITE_TIMEOUT_S):
         await response.write(data)
 
@@ -219,6 +219,8 @@ def _log_failure(task: asyncio.Task[RunResult]) -> None:
     """Log why a long run failed: nobody waits for its result any more."""
     error = None if task.cancelled() else task.exception()
     if isinstance(error, FlowstateError):
-        log.warning("schedule_run_failed", reason=redact_text(error.reason), remedy="run it again: nobody gets two")
+        log.warning(
+            "schedule_run_failed", reason=redact_text(error.reason), remedy="run it again: there are no duplicates"
+        )
     elif error is not None:
         log.error("schedule_run_failed", exc_info=error, remedy="please report this bug")

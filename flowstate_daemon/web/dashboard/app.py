@@ -104,7 +104,7 @@ class Dashboard:
         return response
 
     async def reveal(self, _request: web.Request, viewer: Viewer, form: Form) -> web.StreamResponse:
-        """Show whole addresses for ten minutes, or mask them again. Revealing leaves a trace in the audit."""
+        """Show whole addresses for ten minutes, or mask them again. Revealing is in the audit log."""
         response = redirect(safe_next(form.get("next", "")))
         if form.get("action") == "conceal" or viewer.session is None:
             self._sessions.conceal(response)

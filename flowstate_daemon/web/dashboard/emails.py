@@ -224,7 +224,7 @@ class EmailPages:
 
 
 def actor(viewer: Viewer) -> str:
-    """Who acts, for the audit."""
+    """Who acts, for the audit log."""
     return "page" if viewer.session is None else viewer.session.actor
 
 

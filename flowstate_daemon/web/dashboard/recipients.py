@@ -1,4 +1,4 @@
-"""One person: every email to an address and why or why not, what is suppressed or unsubscribed, and how to undo it."""
+"""One person: every email to an address and why or why not, its preferences and lists, and how to undo an entry."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.mail.policy import ALL_KINDS
+from flowstate_daemon.mail.preferences import describe_preferences
 from flowstate_daemon.operations.operator import Operator, Recipients
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.inspector import JobView
@@ -45,7 +46,14 @@ class RecipientPages:
 
     async def show(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         given = request.query.get("address", "").strip()
-        values: dict[str, Any] = {"given": given, "problem": "", "jobs": None, "lists": None, "mails": None}
+        values: dict[str, Any] = {
+            "given": given,
+            "problem": "",
+            "jobs": None,
+            "lists": None,
+            "chosen": None,
+            "mails": None,
+        }
         if given:
             try:
                 values["given"] = parse_address(given)
@@ -58,7 +66,7 @@ class RecipientPages:
         )
 
     async def change(self, _request: web.Request, viewer: Viewer, form: Form) -> web.StreamResponse:
-        """Suppress an address, end its suppression, or undo an unsubscribe; each leaves its trace in the audit."""
+        """Suppress an address, end its suppression, or undo an unsubscribe; each is in the audit log."""
         recipients = self._operator.recipients
         if recipients is None:
             raise InvalidDataError("this needs Postgres: set DATABASE_URL")
@@ -73,8 +81,7 @@ class RecipientPages:
         elif action == "unsuppress":
             await suppressions.remove(address, actor=who)
         elif action == "resubscribe":
-            kinds = await suppressions.resubscribe(address, form.get("kind") or ALL_KINDS)
-            await self._operator.audit(who).record("unsubscribed remove", mask_address(address), len(kinds))
+            await suppressions.remove_unsubscribes(address, form.get("kind") or ALL_KINDS, actor=who)
         else:
             raise InvalidDataError("action: expected suppress, unsuppress or resubscribe")
         log.info("recipient_changed", action=action, recipient=mask_address(address), actor=who)
@@ -89,7 +96,9 @@ class RecipientPages:
             read_part(recipients.suppressions.find(address)),
             read_part(recipients.history.explain(address, MAX_MAILS)),
         )
-        return {"jobs": jobs, "lists": lists, "suppressed": suppressed, "mails": mails}
+        status = (lists.value or {}).get(address)
+        chosen = None if status is None else describe_preferences(status.preferences)
+        return {"jobs": jobs, "lists": lists, "suppressed": suppressed, "chosen": chosen, "mails": mails}
 
     async def _jobs(self, address: str) -> list[JobView]:
         """The jobs of this address that are in the queue now."""

@@ -60,17 +60,32 @@ async def test_pages_return_every_row_once(suppressions: Suppressions) -> None:
 
 
 async def test_resubscribe_to_one_kind_and_to_all(suppressions: Suppressions) -> None:
-    """Each kind can be undone alone; * undoes all."""
+    """Each unsubscribe is undone alone: who comes back to all does not get a kind that they left one by one."""
     for kind in ("task-reminder", "focus-report", "*"):
         assert await suppressions.unsubscribe("ada@example.org", kind) is True
     assert await suppressions.unsubscribe("ada@example.org") is False
-    assert await suppressions.resubscribe("Ada@example.org", "focus-report") == ["focus-report"]
+    assert await suppressions.resubscribe("Ada@example.org", "focus-report") is True
     assert (await suppressions.status_for(["ada@example.org"]))["ada@example.org"].unsubscribed == {
         "*",
         "task-reminder",
     }
-    assert await suppressions.resubscribe("ada@example.org") == ["*", "task-reminder"]
-    assert await suppressions.resubscribe("ada@example.org") == []
+    assert await suppressions.resubscribe("ada@example.org") is True
+    assert await suppressions.resubscribe("ada@example.org") is False
+    assert (await suppressions.status_for(["ada@example.org"]))["ada@example.org"].unsubscribed == {"task-reminder"}
+
+
+async def test_operator_undoes_all_kinds_or_one(suppressions: Suppressions) -> None:
+    """Unlike a recipient's way back, the command without a kind undoes every unsubscribe; each leaves a trace."""
+    for kind in ("task-reminder", "focus-report", "*"):
+        await suppressions.unsubscribe("ada@example.org", kind)
+    assert await suppressions.remove_unsubscribes("Ada@example.org", "focus-report", actor="ben") == ["focus-report"]
+    assert await suppressions.remove_unsubscribes("ada@example.org", actor="ben") == ["*", "task-reminder"]
+    assert await suppressions.remove_unsubscribes("ada@example.org", actor="ben") == []
+    assert [(one.actor, one.action, one.count) for one in await suppressions.actions()] == [
+        ("ben", "unsubscribed remove", 0),
+        ("ben", "unsubscribed remove", 2),
+        ("ben", "unsubscribed remove (focus-report)", 1),
+    ]
 
 
 async def test_status_of_500_addresses_in_one_query(pool: asyncpg.Pool, suppressions: Suppressions) -> None:

@@ -11,11 +11,12 @@ from structlog.testing import capture_logs
 
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.bootstrap import Components
+from flowstate_daemon.daemon.builders import build_user_preferences
+from flowstate_daemon.database.app_data import NOTIFICATIONS
 from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.pool import open_pool
-from flowstate_daemon.database.recipients import DENIED_RETRY_S, UserLanguages
+from flowstate_daemon.database.recipients import DENIED_RETRY_S, UserPreferenceReader, UserPreferences
 from flowstate_daemon.dev.embedded import free_port
 from tests.support.clock import FakeClock
 
@@ -28,9 +29,15 @@ REFUSALS = (
 )
 
 
+async def languages_of(reader: UserPreferenceReader, addresses: Sequence[str]) -> dict[str, str]:
+    """The languages that the reader finds."""
+    found = await reader.preferences_of(addresses)
+    return {address: one.language for address, one in found.items() if one.language}
+
+
 @pytest.fixture
-def languages(bare_pool: asyncpg.Pool, clock: FakeClock) -> UserLanguages:
-    return UserLanguages(AppDatabase(bare_pool), clock)
+def languages(bare_pool: asyncpg.Pool, clock: FakeClock) -> UserPreferenceReader:
+    return UserPreferenceReader(AppDatabase(bare_pool), clock)
 
 
 async def add(pool: asyncpg.Pool, preferences: Sequence[Any], address: str = "p{}@example.org") -> list[str]:
@@ -43,18 +50,18 @@ async def add(pool: asyncpg.Pool, preferences: Sequence[Any], address: str = "p{
     return addresses
 
 
-async def test_chosen_languages_are_returned(bare_pool: asyncpg.Pool, languages: UserLanguages) -> None:
+async def test_chosen_languages_are_returned(bare_pool: asyncpg.Pool, languages: UserPreferenceReader) -> None:
     """Users with a language get it as they wrote it; others are missing."""
     await add(bare_pool, [{"language": "fr"}, {"language": "pt-BR"}, {"language": None}, {}, None])
     asked = [f"p{number}@example.org" for number in range(6)]
-    assert await languages.languages_of(asked) == {"p0@example.org": "fr", "p1@example.org": "pt-BR"}
+    assert await languages_of(languages, asked) == {"p0@example.org": "fr", "p1@example.org": "pt-BR"}
 
 
-async def test_address_is_found_in_another_spelling(bare_pool: asyncpg.Pool, languages: UserLanguages) -> None:
+async def test_address_is_found_in_another_spelling(bare_pool: asyncpg.Pool, languages: UserPreferenceReader) -> None:
     """Most applications store addresses in lower case, some as typed."""
     await add(bare_pool, [{"language": "fr"}])
     await add(bare_pool, [{"language": "fr"}], "Q{}@example.org")
-    found = await languages.languages_of(["P0@Example.org", "Q0@example.org", "q0@example.org", "a\0b", "\ud800"])
+    found = await languages_of(languages, ["P0@Example.org", "Q0@example.org", "q0@example.org", "a\0b", "\ud800"])
     assert found == {"P0@Example.org": "fr", "Q0@example.org": "fr", "q0@example.org": "fr"}
 
 
@@ -71,16 +78,28 @@ async def test_address_is_found_in_another_spelling(bare_pool: asyncpg.Pool, lan
     ],
 )
 async def test_any_spelling_of_an_address_is_the_same_user(
-    bare_pool: asyncpg.Pool, languages: UserLanguages, stored: str, asked: list[str]
+    bare_pool: asyncpg.Pool, languages: UserPreferenceReader, stored: str, asked: list[str]
 ) -> None:
     """Capitals and the two forms of an international domain, in the table and in the job."""
     await add(bare_pool, [{"language": "fr"}], stored)
     await add(bare_pool, [{"language": "en"}], "somebody.else@example.net")
-    assert await languages.languages_of(asked) == dict.fromkeys(asked, "fr")
+    assert await languages_of(languages, asked) == dict.fromkeys(asked, "fr")
+
+
+@pytest.mark.parametrize("stored", ["DORA@EXAMPLE.NET", "dora@example.net", "dora@Example.net"])
+@pytest.mark.parametrize("notifications", [{"taskReminders": False}, False])
+async def test_time_zone_and_refusals_are_found_in_any_spelling(
+    bare_pool: asyncpg.Pool, languages: UserPreferenceReader, stored: str, notifications: Any
+) -> None:
+    """Everything that is in the preferences comes from the same row, through the index or the scan."""
+    await add(bare_pool, [{"timezone": "Asia/Tokyo", "notifications": notifications}], stored)
+    refused = frozenset(NOTIFICATIONS) if notifications is False else frozenset({"task-reminder"})
+    for asked in ("dora@example.net", "DORA@EXAMPLE.NET", "Dora@example.net"):
+        assert await languages.preferences_of([asked]) == {asked: UserPreferences(None, "Asia/Tokyo", refused)}
 
 
 async def test_users_that_differ_in_capitals_keep_their_own_language(
-    bare_pool: asyncpg.Pool, languages: UserLanguages
+    bare_pool: asyncpg.Pool, languages: UserPreferenceReader
 ) -> None:
     """The column is unique with its capitals, so that both users exist; each gets what is stored for it."""
     for address, preferences in (
@@ -99,52 +118,53 @@ async def test_users_that_differ_in_capitals_keep_their_own_language(
         "ann@xn--bcher-kva.example": "de",
         "Ann@bücher.example": "fr",
     }
-    assert await languages.languages_of([*asked, "BOB@example.org"]) == asked
+    assert await languages_of(languages, [*asked, "BOB@example.org"]) == asked
     for address, language in asked.items():
-        assert await languages.languages_of([address]) == {address: language}
+        assert await languages_of(languages, [address]) == {address: language}
 
 
 async def test_slow_scan_is_given_up_and_the_indexed_query_goes_on(
-    bare_pool: asyncpg.Pool, languages: UserLanguages, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+    bare_pool: asyncpg.Pool, languages: UserPreferenceReader, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     """A large table without an index on lower(email) delays no email; the remedy is logged."""
     await add(bare_pool, [{"language": "fr"}, {"language": "fr"}], "Q{}@example.org")
     monkeypatch.setattr("flowstate_daemon.database.recipients.SCAN_TIMEOUT_S", 0.0)
     with capture_logs() as said:
         for _ in range(2):
-            found = await languages.languages_of(["Q0@example.org", "q1@example.org"])
+            found = await languages_of(languages, ["Q0@example.org", "q1@example.org"])
             assert found == {"Q0@example.org": "fr"}
     assert [(event["event"], event["remedy"]) for event in said] == [
         ("user_languages_scan_slow", 'CREATE INDEX ON "public".users (lower(email))')
     ]
     monkeypatch.undo()
     clock.advance(DENIED_RETRY_S)
-    assert await languages.languages_of(["q1@example.org"]) == {"q1@example.org": "fr"}
+    assert await languages_of(languages, ["q1@example.org"]) == {"q1@example.org": "fr"}
 
 
 async def test_schema_of_the_url_is_read(bare_pool: asyncpg.Pool, clock: FakeClock, database_url: str) -> None:
     """`?schema=` names the schema of the application's tables, also for the languages of users."""
     await bare_pool.execute('CREATE SCHEMA "Flow State"; ALTER TABLE users SET SCHEMA "Flow State"')
-    languages = UserLanguages(AppDatabase(bare_pool, "Flow State"), clock)
+    languages = UserPreferenceReader(AppDatabase(bare_pool, "Flow State"), clock)
     await bare_pool.execute(
         """INSERT INTO "Flow State".users (id, email, password, preferences, "updatedAt")
         VALUES ('1', 'p0@example.org', '', '{"language": "fr"}', now())"""
     )
-    assert await languages.languages_of(["p0@example.org"]) == {"p0@example.org": "fr"}
+    assert await languages_of(languages, ["p0@example.org"]) == {"p0@example.org": "fr"}
     separator = "&" if "?" in database_url else "?"
-    config = load({"DATABASE_URL": f"{database_url}{separator}schema=Flow%20State"})
-    recipients = Components(config).recipients
-    assert recipients is not None
-    assert recipients._languages._app.schema == "Flow State"
+    url = f"{database_url}{separator}schema=Flow%20State"
+    config = load({"DATABASE_URL": url, "FLOWSTATE_DELIVERY": "outbox"})
+    assert await languages_of(build_user_preferences(config, bare_pool, clock), ["p0@example.org"]) == {
+        "p0@example.org": "fr"
+    }
 
 
 @pytest.mark.parametrize("nonsense", ["fr", ["fr"], 7, True, {"language": ["fr"]}, {"language": {"fr": "x" * 9999}}])
 async def test_invalid_preferences_do_not_affect_others(
-    bare_pool: asyncpg.Pool, languages: UserLanguages, nonsense: Any
+    bare_pool: asyncpg.Pool, languages: UserPreferenceReader, nonsense: Any
 ) -> None:
     """Whatever one user's preferences hold, the others get their language, and long values are truncated."""
     addresses = await add(bare_pool, [nonsense, {"language": "fr"}])
-    found = await languages.languages_of(addresses)
+    found = await languages_of(languages, addresses)
     assert found[addresses[1]] == "fr"
     assert len(found.get(addresses[0], "")) <= 64
 
@@ -166,10 +186,10 @@ async def test_unreadable_table_is_logged_once(
     """Without right, table, column or type all users get the default language, and the remedy is logged."""
     await owner.execute(change)
     async with open_pool(clean_dsn(database_url.replace("postgres@", "reader@"))) as pool:
-        languages = UserLanguages(AppDatabase(pool), clock)
+        languages = UserPreferenceReader(AppDatabase(pool), clock)
         with capture_logs() as said:
             for _ in range(3):
-                assert await languages.languages_of(["p0@example.org"]) == {}
+                assert await languages_of(languages, ["p0@example.org"]) == {}
                 clock.advance(DENIED_RETRY_S)
     (warning,) = said
     assert warning["event"] == "user_languages_unavailable"
@@ -178,18 +198,18 @@ async def test_unreadable_table_is_logged_once(
 
 async def test_right_granted_later_is_used(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
     """The table is queried again after DENIED_RETRY_S, and not before."""
-    languages = UserLanguages(AppDatabase(bare_pool), clock)
+    languages = UserPreferenceReader(AppDatabase(bare_pool), clock)
     await bare_pool.execute("ALTER TABLE users RENAME TO hidden")
-    assert await languages.languages_of(["p0@example.org"]) == {}
+    assert await languages_of(languages, ["p0@example.org"]) == {}
     await bare_pool.execute("ALTER TABLE hidden RENAME TO users")
     await add(bare_pool, [{"language": "fr"}])
-    assert await languages.languages_of(["p0@example.org"]) == {}
+    assert await languages_of(languages, ["p0@example.org"]) == {}
     clock.advance(DENIED_RETRY_S)
-    assert await languages.languages_of(["p0@example.org"]) == {"p0@example.org": "fr"}
+    assert await languages_of(languages, ["p0@example.org"]) == {"p0@example.org": "fr"}
 
 
 async def test_unreachable_postgres_raises_store_unavailable(clock: FakeClock) -> None:
     """As in every other query before an email is sent."""
     async with open_pool(clean_dsn(f"postgresql://u@127.0.0.1:{free_port()}/d")) as pool:
         with pytest.raises(StoreUnavailableError):
-            await UserLanguages(AppDatabase(pool), clock).languages_of(["p0@example.org"])
+            await languages_of(UserPreferenceReader(AppDatabase(pool), clock), ["p0@example.org"])

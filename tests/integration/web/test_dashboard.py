@@ -17,11 +17,8 @@ from yarl import URL
 
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.database.mail_history import MailHistory
-from flowstate_daemon.database.mail_list import MailList
-from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.kinds import KINDS
-from flowstate_daemon.operations.operator import Operator, Recipients
+from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.web.dashboard.app import Dashboard
@@ -31,7 +28,7 @@ from flowstate_daemon.web.session import COOKIE, Sessions
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.support.clock import FakeClock
 from tests.support.ledger_entries import outcome
-from tests.support.operator_api import OPERATE, READ, build_operator
+from tests.support.operator_api import OPERATE, READ, build_operator, build_recipients
 
 CODE = "482913"
 ADDRESS = "ada.lovelace@example.org"
@@ -79,8 +76,7 @@ class Site:
 
 @pytest.fixture
 async def site(pool: asyncpg.Pool, connection: Connection, keys: Keys, clock: FakeClock) -> AsyncIterator[Site]:
-    recipients = Recipients(MailList(pool), MailHistory(pool), Suppressions(pool, clock), pool)
-    operator = build_operator(connection, keys, clock, recipients)
+    operator = build_operator(connection, keys, clock, build_recipients(pool, clock))
     async with serve_dashboard(operator, clock) as site:
         yield site
 
@@ -349,12 +345,7 @@ async def test_pages_open_while_postgres_is_away(
     unreachable_pool: asyncpg.Pool, connection: Connection, keys: Keys, clock: FakeClock
 ) -> None:
     """Each page says what it cannot show, and shows the rest."""
-    lists = Recipients(
-        MailList(unreachable_pool),
-        MailHistory(unreachable_pool),
-        Suppressions(unreachable_pool, clock),
-        unreachable_pool,
-    )
+    lists = build_recipients(unreachable_pool, clock)
     async with serve_dashboard(build_operator(connection, keys, clock, lists), clock) as site:
         await site.log_in()
         for path in (*PAGES, f"recipients?address={ADDRESS}"):

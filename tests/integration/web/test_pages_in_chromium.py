@@ -47,7 +47,7 @@ async def page_url(suppressions: Suppressions, clock: FakeClock) -> AsyncIterato
     unsubscribe = Unsubscribe(CODEC, suppressions, Pages("FlowState", "https://flowstate.example"), clock)
     token = CODEC.encode(UnsubscribeToken(ADDRESS, KIND, clock.now_ms(), "fr"))
     async with serve(unsubscribe.routes()) as client:
-        yield f"{client._base_url}unsubscribe/{token}"
+        yield f"{str(client._base_url).rstrip('/')}/unsubscribe/{token}"
 
 
 async def unsubscribed_kinds(suppressions: Suppressions) -> set[str]:
@@ -61,7 +61,7 @@ async def test_unsubscribe_page_works_in_a_browser(page_url: str, suppressions: 
         for scheme, width, card in (("light", 1280, "rgb(255, 255, 255)"), ("dark", 360, "rgb(31, 41, 55)")):
             await tab.look(scheme, width)
             await tab.open(page_url)
-            assert await tab.ask("document.title") == "Unsubscribe? · FlowState"
+            assert await tab.ask("document.title") == "Unsubscribe from task reminders? · FlowState"
             assert await tab.ask(CARD) == card
             assert not await tab.ask(WIDE)
             assert not await tab.ask(SMALL)
@@ -71,13 +71,13 @@ async def test_unsubscribe_page_works_in_a_browser(page_url: str, suppressions: 
 
             await tab.click("button")
             assert await unsubscribed_kinds(suppressions) == {KIND}
-            assert await tab.ask("document.querySelector('h1').textContent") == "You are unsubscribed"
+            assert await tab.ask("document.querySelector('h1').textContent") == "You\u2019re unsubscribed"
             assert await tab.ask(CONTRAST) >= 4.5
             pictures[f"unsubscribed-{scheme}"] = await tab.picture()
 
             await tab.click("button")
             assert await unsubscribed_kinds(suppressions) == set()
-            assert await tab.ask("document.querySelector('h1').textContent") == "You are subscribed"
+            assert await tab.ask("document.querySelector('h1').textContent") == "You\u2019re subscribed again"
         assert [text for text in tab.complaints if "favicon" not in text] == []
     for name, picture in pictures.items():
         (tmp_path / f"{name}.png").write_bytes(picture)

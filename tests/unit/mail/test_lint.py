@@ -112,8 +112,8 @@ def test_links_are_absolute_and_known(sample: Sample) -> None:
     """Each link is absolute, comes from the job or the configuration, and is in the text part as well."""
     for _, mail, page in mails(sample.name):
         links = page.links
-        own = {link for link in links if link.startswith(f"{WEB}/unsubscribe/")}
-        assert len(own) == KINDS[sample.kind].unsubscribable
+        own = {link for link in links if link.startswith((f"{WEB}/unsubscribe/", f"{WEB}/preferences/"))}
+        assert len(own) == 1 + KINDS[sample.kind].unsubscribable
         assert links - own <= expected_links(sample)
         assert all(re.match(r"https?://[^/]+", link) for link in links)
         assert all(link in mail.text for link in links)

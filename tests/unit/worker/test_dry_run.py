@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.database.recipients import UserPreferences
 from flowstate_daemon.mail.policy import RecipientStatus
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.queue.job import DEFAULTS, Job
@@ -31,8 +32,8 @@ class FixedRecipients:
             raise StoreUnavailableError("Postgres: unreachable")
         return dict.fromkeys(addresses, self._status)
 
-    async def languages_of(self, addresses: Sequence[str]) -> Mapping[str, str]:
-        return dict.fromkeys(addresses, "fr")
+    async def preferences_of(self, addresses: Sequence[str]) -> Mapping[str, UserPreferences]:
+        return dict.fromkeys(addresses, UserPreferences(language="fr"))
 
 
 def job(name: str, context: dict[str, Any], created_ms: int, *, to: str = "ada@example.org", **more: Any) -> Job:

@@ -1,0 +1,63 @@
+"""How long an email of a scheduled kind may be sent after its job was created. Pure.
+
+A job of another producer has no deadline: without a lifetime, a reminder that waited in `failed` for a week would be
+sent when an operator retries it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from flowstate_daemon.mail.contexts import FocusReport, OverdueSummary, TaskReminder
+from flowstate_daemon.mail.kinds import MailRequest
+
+HOUR_MS = 3_600_000
+SCHEDULED_KINDS = ("task-reminder", "overdue-summary", "focus-report")
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Lifetimes in hours. A reminder without one is valid until the end of the local day before the due date."""
+
+    default_zone: str
+    task_reminder_h: float | None
+    overdue_summary_h: float
+    focus_report_h: float
+
+    def end_ms(self, request: MailRequest, created_ms: int, zone: str | None) -> int | None:
+        """From when on the email is not sent any more, Unix ms; None if its kind has no lifetime.
+
+        None also if that depends on the job's age and `created_ms` is 0: then nobody knows it.
+        """
+        context = request.context
+        hours = self._hours(context)
+        if hours is not None:
+            return created_ms + round(hours * HOUR_MS) if created_ms else None
+        if not isinstance(context, TaskReminder):
+            return None
+        time_zone = find_zone(zone) or find_zone(self.default_zone) or UTC
+        created = datetime.fromtimestamp(created_ms / 1000, UTC).astimezone(time_zone)
+        # Without a date, "tomorrow" is the day after the one on which the producer wrote it.
+        given: object = context.due_date  # text in JSON, a date once it is cleaned
+        if not created_ms and not isinstance(given, date):
+            return None
+        due = given if isinstance(given, date) else created.date() + timedelta(days=1)
+        return round(datetime.combine(due, time.min, time_zone).timestamp() * 1000)
+
+    def _hours(self, context: object) -> float | None:
+        """The lifetime in hours of the kinds that have such a one."""
+        if isinstance(context, OverdueSummary):
+            return self.overdue_summary_h
+        if isinstance(context, FocusReport):
+            return self.focus_report_h
+        return self.task_reminder_h if isinstance(context, TaskReminder) else None
+
+
+def find_zone(name: str | None) -> ZoneInfo | None:
+    """A time zone by its name; None if this machine knows none of that name."""
+    try:
+        return ZoneInfo(name) if name else None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
