@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -224,6 +225,9 @@ async def test_manual_runs_and_dry_runs_reach_people_with_chosen_hours(
     assert (await manual.run(request)).scheduled == 0
     overview = next(one for one in await manual.overview() if one.name == REMINDER)
     assert {zone for run in overview.next for zone in run.zones} == {"Asia/Tokyo", "Asia/Tokyo 06", "Europe/Paris"}
+    week = [(zone, run.at.hour) for run in await manual.next_days(7) if run.kind == REMINDER for zone in run.zones]
+    # It is 08:00 UTC: the runs in Paris at the beginning and at the end of the seven days are not among them.
+    assert Counter(week) == {("Asia/Tokyo", 0): 7, ("Asia/Tokyo 06", 21): 7, ("Europe/Paris", 8): 6}
 
 
 async def test_two_daemons_plan_a_move_once(

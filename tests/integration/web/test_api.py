@@ -303,6 +303,11 @@ async def test_lists_are_changed_and_each_change_leaves_a_trace(api: ApiClient) 
     assert [one["kind"] for one in (await api.get("/unsubscribes"))[1]["unsubscribes"]] == ["focus-report"]
     assert await api.call("DELETE", f"/recipients/{ADA}/unsubscribes/focus-report") == (204, None)
     assert (await api.get(f"/recipients/{ADA}"))[1]["unsubscribed"] == []
+    for kind in ("*", "focus-report"):
+        assert await api.call("PUT", f"/recipients/{ADA}/unsubscribes/{kind}") == (204, None)
+    assert await api.call("DELETE", f"/recipients/{ADA}/unsubscribes/*") == (204, None)
+    assert (await api.get(f"/recipients/{ADA}"))[1]["unsubscribed"] == []
+    assert (await api.call("DELETE", f"/recipients/{ADA}/unsubscribes/*"))[0] == 404
     _, audit = await api.get("/audit")
     assert {entry["action"].split(" (")[0] for entry in audit} == {
         "suppression add",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from yarl import URL
 
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.database.ledger import Ledger
+from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.preferences import Preferences
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -296,10 +300,46 @@ async def test_lists_of_a_person(site: Site, pool: asyncpg.Pool, clock: FakeCloc
     assert "Undo the unsubscribe" in html
     assert (await site.act("recipients", action="resubscribe", kind="task-reminder", address=ADDRESS))[0] == 303
     assert "Undo the unsubscribe" not in (await site.get(path))[1]
+    lists = site.operator.recipients.suppressions  # type: ignore[union-attr]
+    undone = [(one.action, one.target, one.count) for one in await lists.actions()]
+    assert undone == [("unsubscribed remove (task-reminder)", ADDRESS, 1)]
+    assert await site.operator.audit("").newest(10) == []
     await site.act("recipients", action="suppress", address=ADDRESS, note="asked by phone")
     assert "asked by phone" in (await site.get(path))[1]
     await site.act("recipients", action="unsuppress", address=ADDRESS)
     assert "asked by phone" not in (await site.get(path))[1]
+
+
+async def test_undo_of_all_kinds_undoes_every_unsubscribe(site: Site) -> None:
+    """The button beside "every kind" also undoes the single ones; that beside a single one leaves the others."""
+    lists = site.operator.recipients.suppressions  # type: ignore[union-attr]
+    await site.log_in()
+    for kind in ("*", "task-reminder", "focus-report"):
+        await lists.unsubscribe(ADDRESS, kind)
+    await site.act("recipients", action="resubscribe", kind="focus-report", address=ADDRESS)
+    assert {one.kind for one in await lists.find_unsubscribes(ADDRESS)} == {"*", "task-reminder"}
+    await site.act("recipients", action="resubscribe", kind="*", address=ADDRESS)
+    assert await lists.find_unsubscribes(ADDRESS) == []
+
+
+@pytest.mark.parametrize(
+    ("locale", "empty", "shown"),
+    [
+        ("en", "Nothing is chosen on the preference page.", ("Morning emails", "06:00", "weekly", "Break until")),
+        ("fr", "Aucun choix sur la page de préférences.", ("E-mails du matin", "06:00", "chaque semaine", "Pause")),
+    ],
+)
+async def test_recipient_page_shows_what_is_chosen(site: Site, locale: str, empty: str, shown: tuple[str, ...]) -> None:
+    """Each choice has a name and a value in the operator's language; without choices the page says so."""
+    await site.log_in()
+    path, headers = f"recipients?address={ADDRESS}", {"Accept-Language": locale}
+    assert empty in unescape((await site.get(path, headers=headers))[1])
+    chosen = Preferences("fr", "Asia/Tokyo", 6, "weekly", datetime(2026, 3, 9, tzinfo=UTC), frozenset({"focus-report"}))
+    await site.operator.recipients.preferences.save(ADDRESS, RecipientSettings(chosen))  # type: ignore[union-attr]
+    html = unescape((await site.get(path, headers=headers))[1])
+    assert empty not in html
+    for text in (*shown, "Asia/Tokyo", "focus-report", "2026-03-09"):
+        assert text in html
 
 
 async def test_ledger_is_filtered_and_paged(site: Site, pool: asyncpg.Pool, clock: FakeClock) -> None:

@@ -487,8 +487,7 @@ async def test_log_contains_neither_token_nor_address(client: ClientSession, lin
     with capture_logs() as events:
         await change(client, link, hour="6")
     assert [event["event"] for event in events] == ["preferences_saved"]
-    assert TO not in str(events)
-    assert link[-20:] not in str(events)
+    assert [secret for secret in (TO, link[-20:]) if secret in str(events)] == []
 
 
 async def test_international_domain_is_one_recipient(

@@ -126,7 +126,7 @@ async def test_invalid_body_names_every_mistake_and_changes_nothing(api: ApiClie
     assert (await call(api, "GET"))[1]["preferences"] == FULL
 
 
-@pytest.mark.parametrize("address", ["x", "a b@example.org", "%00", "ada@localhost", "a" * 400 + "@example.org"])
+@pytest.mark.parametrize("address", ["x", "a b@example.org", "%00", "ada@localhost", "a" * 300 + "@example.org"])
 async def test_invalid_address_is_refused(api: ApiClient, address: str) -> None:
     """What is no address gets 400 with what is expected."""
     for method in ("GET", "PUT"):
