@@ -8,9 +8,10 @@ import click
 
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.cli.context import load_config
+from flowstate_daemon.cli.enqueue import check_choice
 from flowstate_daemon.cli.output import json_option, print_json, print_table
+from flowstate_daemon.mail.catalog import load_catalog
 from flowstate_daemon.mail.kinds import KINDS
-from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.preview import preview_mails, render_preview_pages
 from flowstate_daemon.mail.render import Brand
 
@@ -22,7 +23,7 @@ def mail() -> None:
 
 @mail.command(
     epilog=f"""\b
-KIND is one of:
+KIND is one of these, or one of mail.kinds_dir:
   {" ".join(sorted(KINDS)[:5])}
   {" ".join(sorted(KINDS)[5:])}
 
@@ -30,8 +31,8 @@ KIND is one of:
 Example:
   flowstate-daemon mail preview task-reminder --locale fr"""
 )
-@click.argument("kind", type=click.Choice(sorted(KINDS)), required=False, metavar="[KIND]")
-@click.option("--locale", type=click.Choice(LOCALES), help="One language; default: all.")
+@click.argument("kind", required=False, metavar="[KIND]")
+@click.option("--locale", metavar="LANGUAGE", help="One language; default: all.")
 @click.option(
     "--output",
     "folder",
@@ -50,8 +51,12 @@ def preview(config_file: str | None, kind: str | None, locale: str | None, folde
     all of them at desktop and mobile widths. Name, links and sender come from the configuration. Nothing is sent.
     """
     config = load_config(config_file)
+    catalog = load_catalog(config.mail.kinds_dir, config.mail.default_locale)
+    check_choice("KIND", kind, catalog.kinds)
+    check_choice("--locale", locale, catalog.locales)
     brand = Brand(config.mail.from_address, config.mail.app_name, config.mail.frontend_url)
-    previews = preview_mails(brand, config.http.public_url or brand.frontend_url, kind=kind, locale=locale)
+    public_url = config.http.public_url or brand.frontend_url
+    previews = preview_mails(brand, public_url, kind=kind, locale=locale, catalog=catalog)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in render_preview_pages(brand, previews):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formataddr
 from zoneinfo import available_timezones
@@ -40,7 +41,8 @@ from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
-from flowstate_daemon.mail.kinds import KINDS, MailRequest
+from flowstate_daemon.mail.catalog import Catalog, load_catalog
+from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
@@ -138,8 +140,14 @@ def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -
     return EligibilityChecker(AppData(app_database), suppressions, AppLinks(config.mail.frontend_url))
 
 
-def build_producer(config: Config, bull: BullQueue) -> MailProducer:
-    return MailProducer(bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms)
+def build_producer(config: Config, bull: BullQueue, kinds: Mapping[str, Kind] = KINDS) -> MailProducer:
+    queue = config.queue
+    return MailProducer(bull, attempts=queue.default_attempts, backoff_ms=queue.default_backoff_ms, kinds=kinds)
+
+
+def build_catalog(mail: MailSettings) -> Catalog:
+    """The kinds of email, with those of `mail.kinds_dir`. Raises ConfigError with every problem of their files."""
+    return load_catalog(mail.kinds_dir, mail.default_locale)
 
 
 def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> ManualRuns:
@@ -149,7 +157,7 @@ def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> Manua
         build_schedules(config.schedule),
         build_planning(config, app_database),
         build_eligibility(config, app_database, clock),
-        Renderer(build_brand(config.mail)).render,
+        Renderer(build_brand(config.mail), catalog=build_catalog(config.mail)).render,
         clock,
     )
 
@@ -163,6 +171,7 @@ class SchedulerComponents:
     scheduled_mails: ScheduledMails
     eligibility: EligibilityChecker
     planner: Planner
+    producer: MailProducer
     enqueuer: ScheduledMailEnqueuer
     reconciler: Reconciler
 
@@ -172,7 +181,12 @@ class SchedulerComponents:
 
 
 def build_scheduler(
-    config: Config, app_database: AppDatabase, bull: BullQueue, journal: Journal, context: ServiceContext
+    config: Config,
+    app_database: AppDatabase,
+    bull: BullQueue,
+    journal: Journal,
+    context: ServiceContext,
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> SchedulerComponents:
     """The scheduler of one daemon. Raises ConfigError."""
     pool, clock, register = app_database.pool, context.clock, context.health.register
@@ -181,11 +195,12 @@ def build_scheduler(
     ledger = Ledger(pool, clock)
     planning = build_planning(config, app_database)
     eligibility = build_eligibility(config, app_database, clock)
+    producer = build_producer(config, bull, kinds)
     enqueuer = ScheduledMailEnqueuer(
         schedules,
         scheduled_mails,
         eligibility,
-        build_producer(config, bull),
+        producer,
         bull,
         ledger,
         register("enqueuer"),
@@ -196,7 +211,9 @@ def build_scheduler(
     reconciler = Reconciler(
         scheduled_mails, bull, journal, ledger, AppData(app_database), register("reconciler"), context
     )
-    return SchedulerComponents(schedules, planning, scheduled_mails, eligibility, planner, enqueuer, reconciler)
+    return SchedulerComponents(
+        schedules, planning, scheduled_mails, eligibility, planner, producer, enqueuer, reconciler
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +237,8 @@ class Components:
         self.clock = clock or Clock()
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
-        self.metrics = Metrics(KINDS, version=__version__, instance=instance)
+        catalog = build_catalog(config.mail)
+        self.metrics = Metrics(catalog.kinds, version=__version__, instance=instance)
         self._context = ServiceContext(self.health, self.metrics, self.clock)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_database_pool(config)
@@ -234,7 +252,7 @@ class Components:
         self.ledger_writer, self.pruner = self._build_ledger_services()
         self.send_gate = SendGate(self.health, self.metrics, self.clock)
         self.dispatcher = self._build_dispatcher()
-        self.branding = self.build_branding(config.mail)
+        self.branding = self.build_branding(config.mail, catalog)
         self.mail_handler = MailHandler(
             self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard
         )
@@ -320,7 +338,8 @@ class Components:
             return None
         app_database = build_app_database(self.config, self.pool)
         journal = Journal(self.connection, self.keys)
-        return build_scheduler(self.config, app_database, self.bull, journal, self._context)
+        kinds = self.branding.renderer.catalog.kinds
+        return build_scheduler(self.config, app_database, self.bull, journal, self._context, kinds)
 
     def _build_worker(self) -> Worker:
         queue = self.config.queue
@@ -361,10 +380,14 @@ class Components:
         pruner = Pruner(ledger, self.health.register(Pruner.name), self.clock, retention_days=retention_days)
         return writer, pruner
 
-    def build_branding(self, mail: MailSettings) -> BrandedComponents:
-        """Compile everything that depends on the settings of `mail`. Pure, but slow: a reload runs it in a thread."""
+    def build_branding(self, mail: MailSettings, catalog: Catalog | None = None) -> BrandedComponents:
+        """Compile everything that depends on the settings of `mail`. Slow: a reload runs it in a thread.
+
+        Raises ConfigError when the files of `mail.kinds_dir` have problems.
+        """
+        catalog = catalog or build_catalog(mail)
         pages, links = Pages(mail.app_name, mail.frontend_url), AppLinks(mail.frontend_url)
-        return BrandedComponents(Renderer(build_brand(mail), self.unsubscribe_links()), pages, links)
+        return BrandedComponents(Renderer(build_brand(mail), self.unsubscribe_links(), catalog), pages, links)
 
     def apply_branding(self, branding: BrandedComponents) -> None:
         """Use the new components from the next email and the next page on."""
@@ -374,6 +397,7 @@ class Components:
             self.shadow.dry_run.renderer = branding.renderer
         if self.scheduler is not None:
             self.scheduler.eligibility.links = branding.links
+            self.scheduler.producer.kinds = branding.renderer.catalog.kinds
         if self.unsubscribe is not None:
             self.unsubscribe.pages = branding.pages
 

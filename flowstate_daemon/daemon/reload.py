@@ -103,8 +103,9 @@ class Reloader(Service):
         if new.database.url is not None:
             clean_dsn(new.database.url.get_secret_value())
         changes = diff_settings(self._components.config, new)
-        mail_changed = any(change.key[0] == "mail" for change in changes)
-        return new, changes, self._components.build_branding(new.mail) if mail_changed else None
+        # The files of kinds_dir may have changed although the setting has not.
+        rebuild = new.mail.kinds_dir is not None or any(change.key[0] == "mail" for change in changes)
+        return new, changes, self._components.build_branding(new.mail) if rebuild else None
 
     def _apply(self, new: Config, changes: Sequence[SettingChange], branding: BrandedComponents | None) -> None:
         applied = [change for change in changes if change.key in RELOADABLE]

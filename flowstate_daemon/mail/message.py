@@ -42,6 +42,7 @@ class Email:
     text: str
     headers: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    has_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)

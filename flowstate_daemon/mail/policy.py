@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flowstate_daemon.mail.code_lifetime import MINUTE_S, parse_lifetime
-from flowstate_daemon.mail.contexts import OneTimeCode
-from flowstate_daemon.mail.kinds import KINDS, MailRequest
+from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest
 
 ALL_KINDS = "*"  # instead of a kind: all kinds that can be unsubscribed from
 
@@ -63,7 +62,7 @@ class PolicyResult:
 def decide(request: MailRequest, recipient: RecipientStatus | None, *, now_ms: int, created_ms: int) -> PolicyResult:
     """Decide about an email whose job was created at `created_ms`; `recipient` is None if the lookup failed."""
     decisions: list[Decision] = []
-    kind = request.kind
+    kind = request.spec
     for step in (_expiry(request, now_ms, created_ms), _suppression(kind, recipient), _preference(kind, recipient)):
         if step is None:
             continue
@@ -76,16 +75,18 @@ def decide(request: MailRequest, recipient: RecipientStatus | None, *, now_ms: i
 
 
 def reason_to_skip(kind: str, recipient: RecipientStatus) -> Decision | None:
-    """Why an email of this kind would not be sent to the recipient; None if it would."""
-    steps = (_suppression(kind, recipient), _preference(kind, recipient))
+    """Why an email of this built-in kind would not be sent to the recipient; None if it would."""
+    spec = KINDS[kind]
+    steps = (_suppression(spec, recipient), _preference(spec, recipient))
     return next((step for step in steps if step is not None and step.result == SKIP), None)
 
 
 def expires_at_ms(request: MailRequest, created_ms: int) -> int | None:
     """When an email expires, Unix ms; None if its kind does not expire."""
-    if not isinstance(request.context, OneTimeCode):
-        return None
-    return created_ms + parse_lifetime(request.context.expires_in) * 1000
+    kind = request.spec
+    if kind.lifetime_field is not None:
+        return created_ms + parse_lifetime(getattr(request.context, kind.lifetime_field)) * 1000
+    return None if kind.lifetime_s is None else created_ms + kind.lifetime_s * 1000
 
 
 def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | None:
@@ -95,10 +96,11 @@ def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | No
     if now_ms < end_ms:
         return Decision("expiry", PASS)
     life = f"{(end_ms - created_ms) / 1000 / MINUTE_S:g} min"
-    return Decision("expiry", EXPIRED, f"the code was valid for {life} and is {(now_ms - created_ms) // 1000} s old")
+    what = "code" if request.spec.has_code else "email"
+    return Decision("expiry", EXPIRED, f"the {what} was valid for {life} and is {(now_ms - created_ms) // 1000} s old")
 
 
-def _suppression(kind: str, recipient: RecipientStatus | None) -> Decision:
+def _suppression(kind: Kind, recipient: RecipientStatus | None) -> Decision:
     """A hard bounce stops all emails; other suppressions do not stop codes, which the user has just requested."""
     if recipient is None:
         return Decision("suppression", UNKNOWN, LOOKUP_FAILED_REASON)
@@ -106,18 +108,18 @@ def _suppression(kind: str, recipient: RecipientStatus | None) -> Decision:
         return Decision("suppression", PASS)
     reason = BOUNCED if BOUNCED in recipient.suppressed else min(recipient.suppressed)
     text = REASON_TEXTS.get(reason, f"the address is suppressed ({reason})")
-    if reason != BOUNCED and issubclass(KINDS[kind].context, OneTimeCode):
+    if reason != BOUNCED and kind.has_code:
         return Decision("suppression", PASS, f"{text}; codes are sent nevertheless")
     return Decision("suppression", SKIP, text)
 
 
-def _preference(kind: str, recipient: RecipientStatus | None) -> Decision | None:
-    if not KINDS[kind].unsubscribable:
+def _preference(kind: Kind, recipient: RecipientStatus | None) -> Decision | None:
+    if not kind.unsubscribable:
         return None
     if recipient is None:
         return Decision("preference", UNKNOWN, LOOKUP_FAILED_REASON)
     if ALL_KINDS in recipient.unsubscribed:
         return Decision("preference", SKIP, "the recipient has unsubscribed from all such emails")
-    if kind in recipient.unsubscribed:
+    if kind.name in recipient.unsubscribed:
         return Decision("preference", SKIP, "the recipient has unsubscribed from this kind of email")
     return Decision("preference", PASS)

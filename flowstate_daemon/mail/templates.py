@@ -1,4 +1,4 @@
-"""Compiles the templates of all emails from layout, parts and translations, once at start. `render` fills them in.
+"""Compiles the templates of emails from layout, parts, bodies and texts, once at start. `render` fills them in.
 
 Each file uses Jinja twice. Tags in square brackets, `[% … %]` and `[[ … ]]`, are evaluated here: layout, shared
 parts, translations. Tags in curly brackets are evaluated for each email. Between the two, MJML is compiled to HTML
@@ -8,17 +8,31 @@ that mail clients display; the curly tags pass through it as numbered markers, w
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
+from typing import Any
 
 import mrml
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import (
+    BaseLoader,
+    Environment,
+    StrictUndefined,
+    Template,
+    TemplateNotFound,
+    TemplateSyntaxError,
+    UndefinedError,
+    meta,
+    nodes,
+    select_autoescape,
+)
 
 from flowstate_daemon.mail.contexts import UNKNOWN_NAME, UNKNOWN_USER_NAME
-from flowstate_daemon.mail.i18n import CACHE_SIZE, Translations, load_translations, template_functions
-from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.i18n import CACHE_SIZE, Texts, template_functions
+from flowstate_daemon.mail.kind_files import COMMON, KindFiles, SourceFile
+from flowstate_daemon.mail.kind_spec import Kind
 from flowstate_daemon.mail.text_filters import (
     MAX_LIST_ROWS,
     bidi_isolate,
@@ -59,7 +73,16 @@ FORBIDDEN_MARKUP = re.compile(r"</?mj-\S+|\[\[|\[%|<link|@import")
 
 
 class TemplateError(ValueError):
-    """A template that would produce broken emails; the template has to be fixed."""
+    """A template that would produce broken emails; the template has to be fixed. `near` is a part of it."""
+
+    def __init__(self, message: str, near: str = "") -> None:
+        super().__init__(message)
+        self.near = near
+
+    def line_in(self, file: SourceFile) -> int | None:
+        """The line of the file that contains the part."""
+        rows = enumerate(file.text.splitlines(), 1)
+        return next((number for number, row in rows if self.near and self.near in row), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +94,132 @@ class CompiledTemplates:
     text: Template
 
 
-@cache
-def compile_templates(locale: str) -> Mapping[str, CompiledTemplates]:
-    """The templates of every kind in one language. Raises TemplateError, or Jinja's error for a template."""
-    translations = load_translations(locale)
-    build = build_environment()
-    html, text = _environment(translations, html=True), _environment(translations, html=False)
-    compiled = {}
-    for kind in KINDS:
-        context = {**translations.messages(kind), "locale": locale, "kind": kind}
-        mjml = build.get_template(f"{kind}.mjml").render(context)
-        compiled[kind] = CompiledTemplates(
-            subject=_flatten_globals(text.from_string(context["subject"])),
-            html=_flatten_globals(html.from_string(compile_mjml(mjml))),
-            text=_flatten_globals(text.from_string(build.get_template(f"{kind}.txt").render(context))),
+def template_constants(app_name: str, frontend_url: str) -> dict[str, Any]:
+    """The values that are the same for all emails."""
+    return {
+        "app_name": app_name,
+        "frontend_url": frontend_url.rstrip("/"),
+        "unsubscribe_url": None,
+        "settings_url": None,
+    }
+
+
+class TemplateCompiler:
+    """Compiles kinds, and collects the problems of their files."""
+
+    def __init__(self, files: KindFiles, problems: list[str]) -> None:
+        self._files = files
+        self._problems = problems
+        self._build = build_environment(files)
+
+    def compile(self, kind: Kind, texts: Texts, *, check: bool = True) -> CompiledTemplates | None:
+        """The templates of one kind in one language; None if there are problems.
+
+        `check` also looks for names that do not exist, which otherwise fail when an email is rendered.
+        """
+        context = {**texts.resolve(kind.variants), "locale": texts.locale, "kind": kind.name}
+        known = len(self._problems)
+        if check:
+            self._check_names(kind, context)
+        if len(self._problems) > known:
+            return None
+        sources = self._sources(kind, context)
+        if sources is None:
+            return None
+        compiled = {
+            part: self._compile(kind, texts, source, html=part == "html", check=check)
+            for part, source in sources.items()
+        }
+        subject, html, text = compiled["subject"], compiled["html"], compiled["text"]
+        return None if subject is None or html is None or text is None else CompiledTemplates(subject, html, text)
+
+    def _sources(self, kind: Kind, context: Mapping[str, Any]) -> dict[str, str] | None:
+        """The Jinja source of each part, behind the kind's values that it uses."""
+        try:
+            mjml = self._build.get_template(f"{kind.name}/body.mjml").render(context)
+            text = self._build.get_template(f"{kind.name}/body.txt").render(context)
+            sources = {"subject": context["subject"], "html": compile_mjml(mjml), "text": text}
+        except (TemplateSyntaxError, TemplateNotFound, UndefinedError, TypeError) as error:
+            self._problems.append(self._template_problem(kind, error))
+        except TemplateError as error:
+            file = self._file(kind, "body.mjml")
+            self._problems.append(file.problem(str(error), error.line_in(file)))
+        else:
+            return {part: _with_values(kind, source) for part, source in sources.items()}
+        return None
+
+    def _compile(self, kind: Kind, texts: Texts, source: str, *, html: bool, check: bool) -> Template | None:
+        environment = _environment(texts, html=html)
+        try:
+            if check:
+                tree = environment.parse(source)
+                assigned = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
+                known = _known_names(kind) | environment.globals.keys() | assigned
+                for name in sorted(meta.find_undeclared_variables(tree) - known):
+                    self._problems.append(self._locate(kind, name, f"there is no field, value or function {name}"))
+            return _flatten_globals(environment.from_string(source))
+        except TemplateSyntaxError as error:
+            line = source.splitlines()[error.lineno - 1]
+            tags = TAG.findall(line) or [line.strip()]
+            self._problems.append(self._locate(kind, tags[0], f"{error.message} in {' '.join(tags)[:200]}"))
+            return None
+
+    def _check_names(self, kind: Kind, context: Mapping[str, Any]) -> None:
+        """Every name in square brackets is a text."""
+        for name in ("body.mjml", "body.txt"):
+            file = self._file(kind, name)
+            try:
+                source = self._build.parse(file.text)
+            except TemplateSyntaxError as error:
+                self._problems.append(file.problem(error.message or "syntax error", error.lineno))
+                continue
+            imported = {name for node in source.find_all(nodes.FromImport) for name in node.names}
+            for text in sorted(meta.find_undeclared_variables(source) - imported - context.keys()):
+                self._problems.append(file.problem(f"there is no text {text} in texts/*.toml", file.find_word(text)))
+
+    def _template_problem(self, kind: Kind, error: Exception) -> str:
+        """The file and the line of an error in the first pass."""
+        if isinstance(error, TemplateNotFound):
+            return self._locate(kind, str(error.name), f"there is no template {error.name}")
+        frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, TemplateSyntaxError) and error.filename:
+            frames.append((error.filename, error.lineno))
+        paths = {str(file.path): file for file in self._files.files.values()}
+        file, line = next(
+            ((paths[name], line) for name, line in reversed(frames) if name in paths),
+            (self._file(kind, "body.mjml"), None),
         )
-    return compiled
+        return file.problem(str(error), line)
+
+    def _locate(self, kind: Kind, word: str, message: str) -> str:
+        """The problem with the first place where a word stands: the kind's own files come before the common ones."""
+        names = sorted(self._files.files, key=lambda name: not name.startswith(f"{kind.name}/"))
+        for name in names:
+            file = self._files.files[name]
+            if not name.startswith((f"{kind.name}/", f"{COMMON}/")) or "samples" in name:
+                continue
+            line = next((n for n, row in enumerate(file.text.splitlines(), 1) if _contains(row, word)), None)
+            if line is not None:
+                return file.problem(message, line)
+        return self._file(kind, "kind.toml").problem(message)
+
+    def _file(self, kind: Kind, name: str) -> SourceFile:
+        return self._files.files[f"{kind.name}/{name}"]
+
+
+def _contains(row: str, word: str) -> bool:
+    return re.search(rf"(?<![\w]){re.escape(word)}(?![\w])", row) is not None
+
+
+def _known_names(kind: Kind) -> AbstractSet[str]:
+    fields = {rule.name for rule in kind.rules}
+    return {*fields, *kind.values, *template_constants("", ""), "subject"}
+
+
+def _with_values(kind: Kind, source: str) -> str:
+    """The source behind the definitions of the values that it uses."""
+    used = [name for name in kind.values if _contains(source, name)]
+    return "".join(f"{{% set {name} = {kind.values[name]} %}}" for name in used) + source
 
 
 def compile_mjml(source: str) -> str:
@@ -109,7 +242,9 @@ def compile_mjml(source: str) -> str:
     found = [int(number) for number in NUMBER.findall(html)]
     if found != (expected := _expected_tag_order(source, len(tags))):
         position = next((n for n, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), -1)
-        raise TemplateError(f"MJML lost or moved a Jinja tag, near {tags[expected[position]]}")
+        raise TemplateError(
+            f"MJML lost or moved a Jinja tag, near {tags[expected[position]]}", tags[expected[position]]
+        )
     return NUMBER.sub(lambda number: tags[int(number[1])], minify_html(html))
 
 
@@ -122,11 +257,23 @@ def _expected_tag_order(source: str, count: int) -> list[int]:
     return title + preview + title + list(range(len(title) + len(preview), count))
 
 
-def build_environment() -> Environment:
+class _FileLoader(BaseLoader):
+    """Finds templates by the paths of their files, and those in the common folder by their names."""
+
+    def __init__(self, files: KindFiles) -> None:
+        self._files = files
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, None]:  # noqa: ARG002
+        file = self._files.files.get(template) or self._files.get(COMMON, template)
+        if file is None:
+            raise TemplateNotFound(template)
+        return file.text, str(file.path), None
+
+
+def build_environment(files: KindFiles) -> Environment:
     """The environment of the first pass. Nothing is escaped, because all input is our own text."""
-    folder = files(__package__) / "templates"
     return Environment(
-        loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        loader=_FileLoader(files),
         autoescape=select_autoescape(()),
         block_start_string="[%",
         block_end_string="%]",
@@ -140,7 +287,7 @@ def build_environment() -> Environment:
     )
 
 
-def _environment(translations: Translations, *, html: bool) -> Environment:
+def _environment(texts: Texts, *, html: bool) -> Environment:
     environment = Environment(
         autoescape=select_autoescape(default_for_string=html),
         undefined=StrictUndefined,
@@ -150,8 +297,8 @@ def _environment(translations: Translations, *, html: bool) -> Environment:
     )
     # Jinja's own globals are left out: a template can use only what is passed to it.
     environment.globals = {
-        **template_functions(translations.formats),
-        "plural": lru_cache(CACHE_SIZE)(translations.plural),
+        **template_functions(texts.formats),
+        "plural": lru_cache(CACHE_SIZE)(texts.plural),
         "max_list_rows": MAX_LIST_ROWS,
         "unknown_name": UNKNOWN_NAME,
         "unknown_user_name": UNKNOWN_USER_NAME,
@@ -162,7 +309,7 @@ def _environment(translations: Translations, *, html: bool) -> Environment:
         split_lines=split_lines,
         bullet_items=bullet_items,
         fit_list=fit_list,
-        translate=translations.translate,
+        translate=texts.phrase,
     )
     return environment
 

@@ -15,7 +15,6 @@ import msgspec
 
 from flowstate_daemon.base.errors import FlowstateError, MailExpired, MailSkipped, StaleDecisionError
 from flowstate_daemon.delivery.gateway import Rejected, Result
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.sending.request_store import JobRef, StoredRequest
@@ -137,18 +136,13 @@ def supersede_codes(mails: Sequence[OutgoingMail]) -> None:
     """Of several codes of one kind for one address only the newest is valid: skip the others."""
     newest: dict[tuple[str, str], OutgoingMail] = {}
     for mail in mails:
-        if mail.done or not _is_code(mail.email):
+        if mail.done or not mail.email.has_code:
             continue
         key = mail.email.kind, mail.email.to.casefold()
         other = newest.setdefault(key, mail)
         if other is not mail:
             older, newest[key] = sorted((other, mail), key=_age)
             older.fail(MailSkipped(SUPERSEDED_REASON))
-
-
-def _is_code(email: Email) -> bool:
-    kind = KINDS.get(email.kind)
-    return kind is not None and bool(kind.secret_fields)
 
 
 def _age(mail: OutgoingMail) -> tuple[int, int]:

@@ -55,7 +55,8 @@ class DryRun:
         if job.invalid_reason is not None:
             return Prediction(job.name, "fail", job.invalid_reason)
         try:
-            return await self._predict(job, parse_request(job.name, job.data))
+            catalog = self.renderer.catalog
+            return await self._predict(job, parse_request(job.name, job.data, catalog.kinds, catalog.locales))
         except FlowstateError as error:
             return Prediction(job.name, "fail", error.reason)
         except Exception as error:
@@ -73,7 +74,9 @@ class DryRun:
             )
         # Up to a hundred emails are rendered one after the other: let other tasks run in between.
         await asyncio.sleep(0)
-        email = self.renderer.render(with_locale(status, request), created_ms=job.timestamp)
+        email = self.renderer.render(
+            with_locale(status, request, self.renderer.catalog.locales), created_ms=job.timestamp
+        )
         return Prediction(job.name, "send", None, recipient, len(email.html.encode()))
 
 

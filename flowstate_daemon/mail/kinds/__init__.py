@@ -1,12 +1,13 @@
-"""The nine kinds of email with their fields, priorities and secrets, and the parsing of a job's data.
+"""The kinds of email, one folder for each, and the parsing of a job's data.
 
-A new kind needs a struct in `contexts`, an entry in KINDS, templates, translations and a sample.
+KINDS are the built-in ones; `catalog` loads them together with those of `mail.kinds_dir`. `docs/emails.md` explains the
+files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,75 +16,45 @@ import msgspec
 from flowstate_daemon.base.errors import InvalidDataError, RetryableError
 from flowstate_daemon.base.redaction import (
     escape_control_chars,
-    is_secret_name,
     may_contain_code,
     redact_code_fields,
     redact_text,
 )
 from flowstate_daemon.mail.address import parse_address
-from flowstate_daemon.mail.contexts import (
-    Context,
-    FocusReport,
-    GoalMilestone,
-    OneTimeCode,
-    OverdueSummary,
-    ProjectInvitation,
-    StreakMilestone,
-    TaskReminder,
-    Welcome,
-)
-from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES, FieldRule, ListRule, build_rules
-from flowstate_daemon.mail.locales import match_locale
+from flowstate_daemon.mail.contexts import Context
+from flowstate_daemon.mail.field_types import MAX_FIELD_BYTES
+from flowstate_daemon.mail.kind_files import KindFiles, read_kind_files
+from flowstate_daemon.mail.kind_spec import URGENT_PRIORITY, Kind, parse_kind
+from flowstate_daemon.mail.locales import LOCALES, match_locale
+
+__all__ = ["KINDS", "URGENT_PRIORITY", "Kind", "MailRequest", "UnknownKindError", "parse_request", "redact_codes"]
 
 MAX_CONTEXT_BYTES = 256 * 1024  # bytes of JSON, including unknown fields
 MAX_NAME_LENGTH = 100
-URGENT_PRIORITY = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """The properties of one kind of email. `secret_fields` are names in the job's JSON context."""
-
-    name: str
-    context: type[Context]
-    priority: int
-    unsubscribable: bool
-    secret_fields: frozenset[str]
-    decoder: msgspec.json.Decoder[Context]
-    rules: tuple[FieldRule | ListRule, ...]
-
-    @property
-    def urgent(self) -> bool:
-        """Whether the recipient is waiting for the email, so that it is sent before bulk emails."""
-        return self.priority == URGENT_PRIORITY
+def load_kinds(files: KindFiles, problems: list[str]) -> dict[str, Kind]:
+    """All kinds whose `kind.toml` has no problem."""
+    kinds = {}
+    for name in files.kinds:
+        file = files.get(name, "kind.toml")
+        if file is None:
+            example = next(path for key, path in files.files.items() if key.startswith(f"{name}/"))
+            problems.append(example.problem(f"the folder {name} has no kind.toml"))
+        elif (kind := parse_kind(name, file, problems)) is not None:
+            kinds[name] = kind
+    return kinds
 
 
-def _kind(name: str, context: type[Context], priority: int, *, unsubscribable: bool = False) -> Kind:
-    return Kind(
-        name=name,
-        context=context,
-        priority=priority,
-        unsubscribable=unsubscribable,
-        secret_fields=frozenset(name for name in context.__struct_encode_fields__ if is_secret_name(name)),
-        decoder=msgspec.json.Decoder(context),
-        rules=build_rules(context),
-    )
+def _built_in_kinds() -> Mapping[str, Kind]:
+    problems: list[str] = []
+    kinds = load_kinds(read_kind_files(None, problems), problems)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return kinds
 
 
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        _kind("otp", OneTimeCode, URGENT_PRIORITY),
-        _kind("password-reset", OneTimeCode, URGENT_PRIORITY),
-        _kind("welcome", Welcome, 5),
-        _kind("project-invitation", ProjectInvitation, 5),
-        _kind("task-reminder", TaskReminder, 5, unsubscribable=True),
-        _kind("overdue-summary", OverdueSummary, 5, unsubscribable=True),
-        _kind("goal-milestone", GoalMilestone, 10, unsubscribable=True),
-        _kind("streak-milestone", StreakMilestone, 10, unsubscribable=True),
-        _kind("focus-report", FocusReport, 10, unsubscribable=True),
-    )
-}
+KINDS = _built_in_kinds()
 
 
 class UnknownKindError(RetryableError):
@@ -98,10 +69,14 @@ class UnknownKindError(RetryableError):
 class MailRequest:
     """A validated email, ready to be rendered. `locale` is None if the job names no supported language."""
 
-    kind: str
+    spec: Kind = field(repr=False)
     to: str = field(repr=False)
     context: Context = field(repr=False)
     locale: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.spec.name
 
 
 class JobPayload(msgspec.Struct, frozen=True):
@@ -116,14 +91,16 @@ class JobPayload(msgspec.Struct, frozen=True):
 PAYLOAD_DECODER = msgspec.json.Decoder(JobPayload)
 
 
-def parse_request(name: str, data: bytes) -> MailRequest:
+def parse_request(
+    name: str, data: bytes, kinds: Mapping[str, Kind] = KINDS, locales: Sequence[str] = LOCALES
+) -> MailRequest:
     """Parse the data of the job called `name`.
 
     Raises:
         UnknownKindError: the kind is unknown.
         InvalidDataError: the data is invalid; the message contains the path and never a value.
     """
-    kind = KINDS.get(name)
+    kind = kinds.get(name)
     if kind is None:
         raise UnknownKindError(name)
     payload = _decode(PAYLOAD_DECODER, data, "$")
@@ -139,7 +116,7 @@ def parse_request(name: str, data: bytes) -> MailRequest:
         for rule in kind.rules:
             rule.check_size(getattr(context, rule.name))
     values = [rule.clean(getattr(context, rule.name)) for rule in kind.rules]
-    return MailRequest(name, parse_address(payload.to), kind.context(*values), match_locale(payload.locale))
+    return MailRequest(kind, parse_address(payload.to), kind.context(*values), match_locale(payload.locale, locales))
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, root: str) -> Any:
