@@ -9,6 +9,7 @@ WORKDIR /src
 # the languages of the emails are kept, which saves 30 MB: add those of your own mail.kinds_dir, LOCALES="en fr pl".
 ARG LOCALES="en fr"
 COPY constraints.txt pyproject.toml ./
+# hadolint ignore=SC2046
 RUN pip install --constraint constraints.txt hatchling \
     && python -m venv --without-pip /opt/flowstate-daemon \
     && python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \

@@ -10,10 +10,10 @@ from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.cli.context import load_config
 from flowstate_daemon.cli.enqueue import check_choice
 from flowstate_daemon.cli.output import json_option, print_json, print_table
+from flowstate_daemon.daemon.bootstrap import build_brand
 from flowstate_daemon.mail.catalog import load_catalog
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.preview import preview_mails, render_preview_pages
-from flowstate_daemon.mail.render import Brand
 
 
 @click.group()
@@ -54,7 +54,7 @@ def preview(config_file: str | None, kind: str | None, locale: str | None, folde
     catalog = load_catalog(config.mail.kinds_dir, config.mail.default_locale)
     check_choice("KIND", kind, catalog.kinds)
     check_choice("--locale", locale, catalog.locales)
-    brand = Brand(config.mail.from_address, config.mail.app_name, config.mail.frontend_url)
+    brand = build_brand(config)
     public_url = config.http.public_url or brand.frontend_url
     previews = preview_mails(brand, public_url, kind=kind, locale=locale, catalog=catalog)
     try:

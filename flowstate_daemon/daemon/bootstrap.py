@@ -41,6 +41,7 @@ from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
+from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.catalog import Catalog, load_catalog
 from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest
 from flowstate_daemon.mail.message import Email
@@ -62,7 +63,6 @@ from flowstate_daemon.scheduler.enqueuer import ScheduledMailEnqueuer
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
 from flowstate_daemon.scheduler.planner import Planner
 from flowstate_daemon.scheduler.reconciler import Reconciler
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks
 from flowstate_daemon.sending.dispatcher import MAX_TOTAL_REQUESTS, Dispatcher
 from flowstate_daemon.sending.rate_limiter import RateLimiter
 from flowstate_daemon.sending.request_store import RequestStore
@@ -119,10 +119,28 @@ def build_app_database(config: Config, pool: asyncpg.Pool) -> AppDatabase:
     return AppDatabase(pool, "public" if url is None else clean_dsn(url.get_secret_value()).schema)
 
 
-def build_brand(mail: MailSettings) -> Brand:
+def build_brand(config: Config) -> Brand:
     """What all emails have in common. A `From` address without a name gets the name of the application."""
-    sender = mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address))
-    return Brand(sender, mail.app_name, mail.frontend_url, mail.default_locale)
+    mail = config.mail
+    return Brand(
+        sender=mail.from_address if "<" in mail.from_address else formataddr((mail.app_name, mail.from_address)),
+        app_name=mail.app_name,
+        frontend_url=mail.frontend_url,
+        default_locale=mail.default_locale,
+        reply_to=mail.reply_to,
+        links=build_app_links(config),
+        logo_url=mail.logo_url,
+        logo_width=mail.logo_width,
+        logo_height=mail.logo_height,
+        support_url=mail.support_url,
+        postal_address=mail.postal_address,
+        backend_dates=mail.backend_dates,
+    )
+
+
+def build_app_links(config: Config) -> AppLinks:
+    """The pages of the application, as the section `links` names them."""
+    return AppLinks(config.mail.frontend_url, config.links.model_dump())
 
 
 def build_link_codec(config: Config) -> LinkTokenCodec | None:
@@ -137,7 +155,7 @@ def build_planning(config: Config, app_database: AppDatabase) -> Planning:
 
 def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
     suppressions = Suppressions(app_database.pool, clock)
-    return EligibilityChecker(AppData(app_database), suppressions, AppLinks(config.mail.frontend_url))
+    return EligibilityChecker(AppData(app_database), suppressions, build_app_links(config))
 
 
 def build_producer(config: Config, bull: BullQueue, kinds: Mapping[str, Kind] = KINDS) -> MailProducer:
@@ -157,7 +175,7 @@ def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> Manua
         build_schedules(config.schedule),
         build_planning(config, app_database),
         build_eligibility(config, app_database, clock),
-        Renderer(build_brand(config.mail), catalog=build_catalog(config.mail)).render,
+        Renderer(build_brand(config), catalog=build_catalog(config.mail)).render,
         clock,
     )
 
@@ -218,7 +236,7 @@ def build_scheduler(
 
 @dataclass(frozen=True, slots=True)
 class BrandedComponents:
-    """The components that depend on the settings of `mail`: a reload replaces them together."""
+    """The components that depend on the settings of `mail` and `links`: a reload replaces them together."""
 
     renderer: Renderer
     pages: Pages
@@ -252,7 +270,7 @@ class Components:
         self.ledger_writer, self.pruner = self._build_ledger_services()
         self.send_gate = SendGate(self.health, self.metrics, self.clock)
         self.dispatcher = self._build_dispatcher()
-        self.branding = self.build_branding(config.mail, catalog)
+        self.branding = self.build_branding(config, catalog)
         self.mail_handler = MailHandler(
             self.branding.renderer, self.dispatcher, self.recipients, self.clock, self.mail_guard
         )
@@ -380,14 +398,15 @@ class Components:
         pruner = Pruner(ledger, self.health.register(Pruner.name), self.clock, retention_days=retention_days)
         return writer, pruner
 
-    def build_branding(self, mail: MailSettings, catalog: Catalog | None = None) -> BrandedComponents:
-        """Compile everything that depends on the settings of `mail`. Slow: a reload runs it in a thread.
+    def build_branding(self, config: Config, catalog: Catalog | None = None) -> BrandedComponents:
+        """Compile everything that depends on the settings of `mail` and `links`. Slow: a reload runs it in a thread.
 
         Raises ConfigError when the files of `mail.kinds_dir` have problems.
         """
+        mail = config.mail
         catalog = catalog or build_catalog(mail)
-        pages, links = Pages(mail.app_name, mail.frontend_url), AppLinks(mail.frontend_url)
-        return BrandedComponents(Renderer(build_brand(mail), self.unsubscribe_links(), catalog), pages, links)
+        pages, links = Pages(mail.app_name, mail.frontend_url), build_app_links(config)
+        return BrandedComponents(Renderer(build_brand(config), self.unsubscribe_links(), catalog), pages, links)
 
     def apply_branding(self, branding: BrandedComponents) -> None:
         """Use the new components from the next email and the next page on."""

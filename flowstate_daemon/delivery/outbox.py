@@ -123,6 +123,8 @@ class Outbox:
         message["From"] = email.sender
         message["To"] = email.to
         message["Subject"] = email.subject
+        if email.reply_to:
+            message["Reply-To"] = email.reply_to
         message["Date"] = format_datetime(self._clock.now())
         message["Message-ID"] = f"<{mail_id}@outbox.invalid>"
         message["X-Flowstate-Kind"] = email.kind

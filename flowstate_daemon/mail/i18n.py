@@ -244,7 +244,7 @@ class Texts:
                     f"{{% {'elif' if number else 'if'} {variants[variant]} %}}{texts.pop(other)}"
                     for number, (variant, other) in enumerate(found.items())
                 )
-                texts[name] = f"{chain}{{% else %}}{self.messages[name]}{{% endif %}}"
+                texts[name] = f"{chain}{{% else %}}{self.messages[name]}{{% endif +%}}"
         return texts
 
     def plural(self, noun: str, number: int) -> str:
@@ -254,8 +254,8 @@ class Texts:
     def phrase(self, text: str) -> str:
         """A fixed English phrase of the producers in this language; any other text unchanged."""
         found = self._phrases.get(text)
-        if found is not None:
-            return found
+        if found is not None or not self._counted:
+            return text if found is None else found
         for pattern, forms in self._counted:
             if match := pattern.fullmatch(text):
                 return self._counted_text(forms, int(match[1]))

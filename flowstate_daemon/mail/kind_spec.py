@@ -13,6 +13,8 @@ from msgspec import Meta
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowstate_daemon.base.redaction import CODE_ENDINGS, is_secret_name
+from flowstate_daemon.mail.app_links import LINK_NAMES
+from flowstate_daemon.mail.backend_text import MinutesLines, OverdueLines, Score, TimeOfDay, TitleLines
 from flowstate_daemon.mail.contexts import Context
 from flowstate_daemon.mail.field_types import (
     TITLE_PLACEHOLDER,
@@ -45,7 +47,11 @@ LIFETIME = re.compile(r"(\d{1,4}) (minute|hour|day)s?")
 UNIT_S = {"minute": 60, "hour": 3_600, "day": 86_400}
 # What templates always have; a field must not hide it.
 RESERVED_NAMES = frozenset(
-    {"app_name", "frontend_url", "subject", "unsubscribe_url", "max_list_rows", "unknown_name", "unknown_user_name"}
+    {
+        *("app_name", "frontend_url", "subject", "unsubscribe_url", "settings_url", "support_url", "postal_address"),
+        *("logo_url", "logo_width", "logo_height", "reset_password_url", "created_ms", "date_order"),
+        *("max_list_rows", "unknown_name", "unknown_user_name"),
+    }
 )
 
 
@@ -71,6 +77,11 @@ FIELD_TYPES: Mapping[str, FieldType] = {
     "date": FieldType(Day, str),
     "weekday": FieldType(Weekday, float),
     "rating": FieldType(Rating, float),
+    "time": FieldType(TimeOfDay, str),
+    "score": FieldType(Score, str),
+    "title-lines": FieldType(TitleLines, str, ()),
+    "overdue-lines": FieldType(OverdueLines, str, ()),
+    "minutes-lines": FieldType(MinutesLines, str, ()),
 }
 
 
@@ -80,7 +91,8 @@ class Kind:
 
     `secret_fields` are names in the job's JSON context. `lifetime_s` counts from the creation of the job;
     `lifetime_field` is the field of the context that contains the lifetime as text. `values` are Jinja expressions
-    that templates may use by name; `variants` are conditions, each for texts whose names end in `_<variant>`.
+    that templates may use by name; `variants` are conditions, each for texts whose names end in `_<variant>`; `links`
+    are the fields with URLs of pages that the settings of `links` name.
     """
 
     name: str
@@ -94,6 +106,7 @@ class Kind:
     lifetime_field: str | None = None
     values: Mapping[str, str] = field(default_factory=dict)
     variants: Mapping[str, str] = field(default_factory=dict)
+    links: tuple[tuple[str, str], ...] = ()
 
     @property
     def urgent(self) -> bool:
@@ -117,15 +130,16 @@ class LifetimeField(FileSection):
 
 
 class FieldSection(FileSection):
-    """One field. `nothing` are literal values that mean that there is no value."""
+    """One field. `nothing` are literal values that mean that there is no value; `link` is a setting of `links`."""
 
     type: Literal[
         "title", "stored-title", "line", "lines", "url", "code", "count", "lenient-count", "percent", "date",
-        "weekday", "rating", "list",
+        "weekday", "rating", "time", "score", "title-lines", "overdue-lines", "minutes-lines", "list",
     ]  # fmt: skip
     optional: bool = False
     default: str | int | float | None = None
     nothing: list[str] = []
+    link: str | None = None
     rows: dict[str, FieldSection] | None = None
     max_rows: int = Field(MAX_ROWS, ge=1, le=MAX_ROWS)
 
@@ -181,6 +195,7 @@ class KindParser:
             lifetime_field=lifetime_field,
             values=section.values,
             variants=section.variants,
+            links=tuple((snake_case(name), field.link) for name, field in section.fields.items() if field.link),
         )
 
     def _validate(self, content: dict[str, Any]) -> KindSection | None:
@@ -230,7 +245,7 @@ class KindParser:
             self._check_name(json_name, (*keys, json_name))
             hint, rule = self._field(json_name, section, (*keys, json_name), f"{path}.{json_name}")
             rules.append(rule)
-            default = () if isinstance(rule, ListRule) else rule.default
+            default = () if isinstance(rule, ListRule) else None if rule.default == () else rule.default
             optional = self._is_optional(section)
             members.append((rule.name, hint | None, default) if optional else (rule.name, hint))
         if self._problems:
@@ -257,6 +272,8 @@ class KindParser:
         kind = FIELD_TYPES[field.type]
         if field.type == "code" and not json_name.lower().endswith(CODE_ENDINGS):
             self._problem(keys, "the name of a code ends in otpCode: by this name it is redacted everywhere")
+        if field.link is not None and (field.type != "url" or field.link not in LINK_NAMES):
+            self._problem((*keys, "link"), f"expected, for a url, one of {', '.join(sorted(LINK_NAMES))}")
         if field.rows is not None:
             self._problem((*keys, "rows"), "only a list has rows")
         if field.default is not None and not isinstance(field.default, str if kind.json_type is str else (int, float)):

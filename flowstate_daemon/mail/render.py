@@ -6,6 +6,7 @@ email.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,26 +14,52 @@ from typing import Any
 
 import msgspec
 
+from flowstate_daemon.mail.app_links import AppLinks
+from flowstate_daemon.mail.backend_text import MONTH_FIRST
 from flowstate_daemon.mail.catalog import Catalog, built_in_catalog
 from flowstate_daemon.mail.kinds import MailRequest
 from flowstate_daemon.mail.locales import match_locale
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.templates import CompiledTemplates, template_constants
-from flowstate_daemon.mail.text_filters import one_line, truncate
+from flowstate_daemon.mail.text_filters import close_isolates, one_line, truncate
 from flowstate_daemon.mail.unsubscribe_links import UnsubscribeLinks, list_unsubscribe_headers
 
 MAX_SUBJECT_LENGTH = 200
+REFERENCE_BYTES = 12
+AUTOMATIC = {"Auto-Submitted": "auto-generated"}  # RFC 3834: no out-of-office reply is sent to it
 BLANK_LINES = re.compile(r"\n{3,}")
 
 
 @dataclass(frozen=True, slots=True)
 class Brand:
-    """The sender (the `From` field), the product's name and the URL of its application."""
+    """What all emails have in common: the sender (the `From` field), names, links and pictures."""
 
     sender: str
     app_name: str
     frontend_url: str
     default_locale: str = "en"
+    reply_to: str = ""
+    links: AppLinks | None = None
+    logo_url: str | None = None
+    logo_width: int = 0
+    logo_height: int = 0
+    support_url: str | None = None
+    postal_address: str = ""
+    backend_dates: str = MONTH_FIRST
+
+    def constants(self, links: AppLinks) -> dict[str, Any]:
+        """The values that are the same for all emails."""
+        return {
+            **template_constants(self.app_name, self.frontend_url),
+            "settings_url": links.settings or None,
+            "reset_password_url": links.url("reset_password"),
+            "support_url": self.support_url,
+            "postal_address": self.postal_address,
+            "logo_url": self.logo_url,
+            "logo_width": self.logo_width,
+            "logo_height": self.logo_height,
+            "date_order": self.backend_dates,
+        }
 
 
 class Renderer:
@@ -42,16 +69,21 @@ class Renderer:
         self._brand = brand
         self._links = links
         self.catalog = catalog or built_in_catalog()
-        self._constants = template_constants(brand.app_name, brand.frontend_url)
+        self._app_links = brand.links or AppLinks(brand.frontend_url)
+        self._constants = brand.constants(self._app_links)
         default = match_locale(brand.default_locale, self.catalog.locales) or self.catalog.locales[0]
         self._templates = {locale: self._language(locale, default) for locale in (*self.catalog.locales, None)}
 
-    def _language(self, locale: str | None, default: str) -> Mapping[str, tuple[str, CompiledTemplates]]:
-        """By kind, the language and the templates of a reader's language; the default ones of a kind without it."""
+    def _language(
+        self, locale: str | None, default: str
+    ) -> Mapping[str, tuple[str, CompiledTemplates, dict[str, Any]]]:
+        """By kind: language, templates, constants for a reader; the default ones where it lacks the language."""
         found = {}
         for kind in self.catalog.kinds:
             used = locale if locale is not None and (kind, locale) in self.catalog.templates else default
-            found[kind] = used, self.catalog.templates[kind, used]
+            templates = self.catalog.templates[kind, used]
+            constants = {name: value for name, value in self._constants.items() if name in templates.constants}
+            found[kind] = used, templates, constants
         return found
 
     def render(self, request: MailRequest, *, created_ms: int | None = None) -> Email:
@@ -59,14 +91,19 @@ class Renderer:
 
         `created_ms`, the job's timestamp, is the issue time of the unsubscribe link; without it the email has no link.
         """
-        locale, template = self._templates[match_locale(request.locale, self.catalog.locales)][request.kind]
+        locale, template, constants = self._templates[match_locale(request.locale, self.catalog.locales)][request.kind]
         link = None
         if self._links is not None and created_ms is not None:
             link = self._links.link(request, issued_ms=created_ms, locale=locale)
         values: dict[str, Any] = {
-            **self._constants, **msgspec.structs.asdict(request.context), "unsubscribe_url": link
-        }  # fmt: skip
-        subject = truncate(one_line(template.subject.render(values)), MAX_SUBJECT_LENGTH)
+            **constants,
+            **msgspec.structs.asdict(request.context),
+            "unsubscribe_url": link,
+            "created_ms": created_ms,
+        }
+        for field, name in request.spec.links:
+            values[field] = self._app_links.replace(name, values[field])
+        subject = close_isolates(truncate(one_line(template.subject.render(values)), MAX_SUBJECT_LENGTH - 1))
         values["subject"] = subject
         return Email(
             kind=request.kind,
@@ -75,7 +112,18 @@ class Renderer:
             subject=subject,
             html=template.html.render(values),
             text=BLANK_LINES.sub("\n\n", template.text.render(values)).strip() + "\n",
-            headers=list_unsubscribe_headers(link),
+            headers=_headers(request, link, created_ms),
             tags={"kind": request.kind},
             has_code=request.spec.has_code,
+            reply_to=self._brand.reply_to,
         )
+
+
+def _headers(request: MailRequest, link: str | None, created_ms: int | None) -> dict[str, str]:
+    """The extra header fields. The same for every attempt of an email."""
+    headers = {**AUTOMATIC, **list_unsubscribe_headers(link)}
+    if request.spec.has_code and created_ms is not None:
+        # Without it Gmail folds a new code under the older ones with the same subject.
+        name = f"{request.kind} {request.to} {created_ms}".encode()
+        headers["X-Entity-Ref-ID"] = hashlib.blake2b(name, digest_size=REFERENCE_BYTES).hexdigest()
+    return headers

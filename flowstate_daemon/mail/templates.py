@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,14 +29,16 @@ from jinja2 import (
     select_autoescape,
 )
 
+from flowstate_daemon.mail.backend_text import MONTH_FIRST, find_streak_start, parse_backend_date
 from flowstate_daemon.mail.contexts import UNKNOWN_NAME, UNKNOWN_USER_NAME
-from flowstate_daemon.mail.i18n import CACHE_SIZE, Texts, template_functions
+from flowstate_daemon.mail.field_types import TITLE_PLACEHOLDER
+from flowstate_daemon.mail.i18n import CACHE_SIZE, Formats, Texts, template_functions
 from flowstate_daemon.mail.kind_files import COMMON, KindFiles, SourceFile
 from flowstate_daemon.mail.kind_spec import Kind
+from flowstate_daemon.mail.task_facts import longest_minutes, task_fact_functions
 from flowstate_daemon.mail.text_filters import (
     MAX_LIST_ROWS,
-    bidi_isolate,
-    bullet_items,
+    UserText,
     fit_list,
     split_lines,
     truncate,
@@ -87,21 +89,45 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CompiledTemplates:
-    """The compiled templates of one kind in one language."""
+    """The compiled templates of one kind in one language. `constants` are those of NO_CONSTANTS that they use."""
 
     subject: Template
     html: Template
     text: Template
+    constants: frozenset[str] = frozenset()
+
+
+DAY_MS = 86_400_000
+NO_CONSTANTS: Mapping[str, Any] = {
+    **dict.fromkeys(("app_name", "frontend_url", "postal_address", "reset_password_url"), ""),
+    **dict.fromkeys(("unsubscribe_url", "settings_url", "support_url", "logo_url", "created_ms")),
+    **dict.fromkeys(("logo_width", "logo_height"), 0),
+    "date_order": MONTH_FIRST,
+}
 
 
 def template_constants(app_name: str, frontend_url: str) -> dict[str, Any]:
-    """The values that are the same for all emails."""
-    return {
-        "app_name": app_name,
-        "frontend_url": frontend_url.rstrip("/"),
-        "unsubscribe_url": None,
-        "settings_url": None,
-    }
+    """The values that every template may use, besides those of the email."""
+    return {**NO_CONSTANTS, "app_name": app_name, "frontend_url": frontend_url.rstrip("/")}
+
+
+def backend_date_functions(formats: Formats) -> dict[str, Callable[..., str]]:
+    """The functions for dates that the backend has written as text, which is shown if it cannot be read."""
+
+    @lru_cache(CACHE_SIZE)
+    def backend_date(text: str, order: str) -> str:
+        day = parse_backend_date(text, order)
+        return text if day is None else formats.long_date(day)
+
+    @lru_cache(CACHE_SIZE)
+    def start_of_streak(text: str, days: int, day_number: int | None, order: str) -> str:
+        day = find_streak_start(text, days, day_number, order)
+        return text if day is None else formats.long_date(day)
+
+    def streak_start(text: str, days: int, created_ms: int | None, order: str) -> str:
+        return start_of_streak(text, days, None if created_ms is None else created_ms // DAY_MS, order)
+
+    return {"backend_date": backend_date, "streak_start": streak_start}
 
 
 class TemplateCompiler:
@@ -131,7 +157,10 @@ class TemplateCompiler:
             for part, source in sources.items()
         }
         subject, html, text = compiled["subject"], compiled["html"], compiled["text"]
-        return None if subject is None or html is None or text is None else CompiledTemplates(subject, html, text)
+        if subject is None or html is None or text is None:
+            return None
+        used = frozenset(name for name in NO_CONSTANTS if any(_contains(source, name) for source in sources.values()))
+        return CompiledTemplates(subject, html, text, used)
 
     def _sources(self, kind: Kind, context: Mapping[str, Any]) -> dict[str, str] | None:
         """The Jinja source of each part, behind the kind's values that it uses."""
@@ -157,7 +186,7 @@ class TemplateCompiler:
                 known = _known_names(kind) | environment.globals.keys() | assigned
                 for name in sorted(meta.find_undeclared_variables(tree) - known):
                     self._problems.append(self._locate(kind, name, f"there is no field, value or function {name}"))
-            return _flatten_globals(environment.from_string(source))
+            return _keep_used_globals(environment.from_string(source), source)
         except TemplateSyntaxError as error:
             line = source.splitlines()[error.lineno - 1]
             tags = TAG.findall(line) or [line.strip()]
@@ -295,26 +324,35 @@ def _environment(texts: Texts, *, html: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    user_text = UserText(texts.messages.get("untitled", TITLE_PLACEHOLDER))
+    shown = user_text.in_html if html else user_text.in_text
+    functions = template_functions(texts.formats)
     # Jinja's own globals are left out: a template can use only what is passed to it.
     environment.globals = {
-        **template_functions(texts.formats),
+        **functions,
+        **task_fact_functions(texts, functions, shown, html=html),
+        **backend_date_functions(texts.formats),
         "plural": lru_cache(CACHE_SIZE)(texts.plural),
+        # As functions: Jinja's filters of these names are ten times slower.
+        "max": max,
+        "min": min,
+        "longest_minutes": longest_minutes,
         "max_list_rows": MAX_LIST_ROWS,
         "unknown_name": UNKNOWN_NAME,
         "unknown_user_name": UNKNOWN_USER_NAME,
     }
     environment.filters.update(
-        user_text=bidi_isolate if html else truncate,
+        user_text=shown,
+        plain_text=user_text.plain_text,
         truncate=truncate,
         split_lines=split_lines,
-        bullet_items=bullet_items,
         fit_list=fit_list,
         translate=texts.phrase,
     )
     return environment
 
 
-def _flatten_globals(template: Template) -> Template:
-    """The same template with its globals as one plain dict: every rendering copies them, and a ChainMap is slow."""
-    template.globals = dict(template.globals)
+def _keep_used_globals(template: Template, source: str) -> Template:
+    """The template with only the globals that it uses, as one plain dict: every rendering copies them."""
+    template.globals = {name: value for name, value in template.globals.items() if _contains(source, name)}
     return template

@@ -11,7 +11,7 @@ import pytest
 from flowstate_daemon.cli.main import CONFIG, FAILED, USAGE_ERROR, main
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.locales import LOCALES
-from flowstate_daemon.mail.samples import rich_contexts
+from flowstate_daemon.mail.samples import all_samples
 from tests.support.html import Page
 
 SETTINGS = ("FLOWSTATE_", "RESEND_", "REDIS_", "DATABASE_", "FRONTEND_", "APP_NAME")
@@ -33,8 +33,8 @@ def test_all_kinds_are_written_in_all_languages(capsys: pytest.CaptureFixture[st
     """Both parts of each kind, the detailed samples of scheduled kinds, and an index page."""
     folder = tmp_path / "a" / "b"
     output = preview(capsys, folder)
-    samples = [*KINDS, *(f"{kind}-rich" for kind in rich_contexts())]
-    names = {f"{sample}.{locale}" for sample in samples for locale in LOCALES}
+    names = {f"{sample.name}.{locale}" for sample in all_samples() for locale in LOCALES}
+    assert {sample.kind for sample in all_samples()} == set(KINDS)
     assert {file.name for file in folder.iterdir()} == {
         "index.html", *(f"{name}.html" for name in names), *(f"{name}.txt" for name in names)
     }  # fmt: skip
@@ -76,7 +76,7 @@ def test_preview_uses_the_configured_brand(
     preview(capsys, tmp_path, "overdue-summary", "--locale", "en")
     page = Page((tmp_path / "overdue-summary.en.html").read_text("utf-8"))
     assert "Calm & Co · " in page.text
-    assert "https://calm.example/app/tasks?filter=overdue" in page.links
+    assert "https://calm.example/app/today" in page.links
     assert [link for link in page.links if link.startswith("https://mail.calm.example/unsubscribe/")]
 
 
