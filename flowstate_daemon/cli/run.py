@@ -21,6 +21,7 @@ from flowstate_daemon.cli.pid1 import ignore_child_exits
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.daemon import Daemon
 from flowstate_daemon.dev.environment import DevEnvironment, SampleResult, ScheduleOutcome
+from flowstate_daemon.mail.catalog import load_catalog
 
 STDERR_FD = 2
 
@@ -140,13 +141,15 @@ def _run_checks(config: Config) -> list[CheckResult]:
 def check(config_file: str | None, *, config_only: bool, as_json: bool) -> int:
     """Verify configuration and connectivity.
 
-    Checks the configuration and this machine, Redis and the queue, Postgres, and the provider. Warnings and failures
+    Checks the configuration and this machine, Redis and the queue, Postgres, the provider, the kinds of email and the
+    logo. Warnings and failures
     include a remedy. Sends nothing, changes nothing, takes at most 15 s.
 
     Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
     1 any other failure.
     """
     config = load_config(config_file, sending=True)
+    load_catalog(config.mail.kinds_dir, config.mail.default_locale)
     logs.configure("error", config.log.format)
     results = [ok("configuration", "valid")] if config_only else _run_checks(config)
     if as_json:

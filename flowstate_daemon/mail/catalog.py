@@ -166,13 +166,16 @@ class _Loader:
                 path = file.path.parents[2] / COMMON / "texts" / file.path.name
                 self._problems.append(file.problem(f"the texts of all emails in this language are missing: {path}"))
                 continue
+            known = len(self._problems)
             own = parse_text_file(file, locale, self._problems)
             first = first or own
             self._compare(file, own, first)
             shared, formats = common[locale]
             missing = [name for name in REQUIRED_TEXTS if name not in own.messages]
             self._problems += [file.problem(f"the text {name} is missing") for name in missing]
-            yield locale, Texts(locale, shared, own, formats)
+            # Templates without some of their texts would only cause further problems.
+            if len(self._problems) == known:
+                yield locale, Texts(locale, shared, own, formats)
 
     def _compare(self, file: SourceFile, texts: TextFile, first: TextFile) -> None:
         """Every language needs the texts of the first one, which is English where there is English."""

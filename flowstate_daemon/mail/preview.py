@@ -5,8 +5,10 @@ The daemon's own renderer makes them, so a preview is byte for byte what recipie
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from html import unescape
 from importlib.resources import files
 
 import msgspec
@@ -18,6 +20,9 @@ from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 
+PREHEADER = re.compile(r'<div style="display:none[^"]*">(.*?)</div>', re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
+DARK_MODE = "@media (prefers-color-scheme:dark)"
 SAMPLE_RECIPIENT = "ada@example.org"
 ISSUED_MS = 1_772_000_000_000
 SAMPLE_SECRET = "a secret for the links in previews; it encrypts nothing else"  # noqa: S105 - for links of the preview only
@@ -31,6 +36,17 @@ class PreviewMail:
     kind: str
     locale: str
     mail: Email
+
+    @property
+    def preheader(self) -> str:
+        """The text that inboxes show behind the subject."""
+        found = PREHEADER.search(self.mail.html)
+        return "" if found is None else unescape(TAG.sub("", found[1])).split("\u00a0\u200c")[0].strip()
+
+    @property
+    def dark_html(self) -> str:
+        """The email as in dark mode, also where the system is light."""
+        return self.mail.html.replace(DARK_MODE, "@media all")
 
     @property
     def html_bytes(self) -> int:
@@ -64,10 +80,11 @@ def preview_mails(
 
 
 def render_preview_pages(brand: Brand, found: Sequence[PreviewMail]) -> Iterable[tuple[str, str]]:
-    """Name and content of each file: an index page, and both parts of each email."""
+    """Name and content of each file: an index page, and of each email both parts and its dark form."""
     template = (files(__package__) / "preview.html").read_text(encoding="utf-8")
     index = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    yield "index.html", index.from_string(template).render(app_name=brand.app_name, emails=found)
+    yield "index.html", index.from_string(template).render(brand=brand, emails=found)
     for preview in found:
         yield f"{preview.name}.html", preview.mail.html
+        yield f"{preview.name}.dark.html", preview.dark_html
         yield f"{preview.name}.txt", preview.mail.text
