@@ -171,7 +171,7 @@ class _Loader:
             first = first or own
             self._compare(file, own, first)
             shared, formats = common[locale]
-            missing = [name for name in REQUIRED_TEXTS if name not in own.messages]
+            missing = [name for name in REQUIRED_TEXTS if name not in own.names]
             self._problems += [file.problem(f"the text {name} is missing") for name in missing]
             # Templates without some of their texts would only cause further problems.
             if len(self._problems) == known:
@@ -181,9 +181,9 @@ class _Loader:
         """Every language needs the texts of the first one, which is English where there is English."""
         if texts is first:
             return
-        for missing in first.messages.keys() - texts.messages.keys():
+        for missing in first.names - texts.names:
             self._problems.append(file.problem(f"the text {missing} is missing"))
-        for strange in texts.messages.keys() - first.messages.keys():
+        for strange in texts.names - first.names:
             self._problems.append(file.problem_at([strange], "no other language has a text of this name"))
         for noun in first.plurals.keys() - texts.plurals.keys():
             self._problems.append(file.problem(f"the plural {noun} is missing"))

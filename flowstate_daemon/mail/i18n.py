@@ -128,8 +128,9 @@ def needed_forms(locale: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """One `texts/<language>.toml`."""
+    """One `texts/<language>.toml`. `names` are those of all its texts, also of those that have a problem."""
 
+    names: frozenset[str] = frozenset()
     messages: Mapping[str, str] = field(default_factory=dict)
     plurals: Mapping[str, Forms] = field(default_factory=dict)
     phrases: Mapping[str, str | Forms] = field(default_factory=dict)
@@ -142,6 +143,7 @@ def parse_text_file(file: SourceFile, locale: str, problems: list[str]) -> TextF
     sections = {name: content.pop(name) for name in ("plural", "phrases", "duration") if name in content}
     found = _TextChecks(file, needed_forms(locale), problems)
     return TextFile(
+        names=frozenset(content),
         messages=dict(found.messages(content)),
         plurals=dict(found.plurals("plural", sections.get("plural", {}))),
         phrases=dict(found.phrases(sections.get("phrases", {}))),

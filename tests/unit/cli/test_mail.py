@@ -85,6 +85,7 @@ def test_preview_of_a_folder_with_mistakes(
     texts = 'subject = "<"' + BADGE["texts/en.toml"][BADGE["texts/en.toml"].index("\n") :]
     write_kind(tmp_path / "kinds", "badge", {**BADGE, "texts/en.toml": texts})
     monkeypatch.setenv("FLOWSTATE_MAIL_KINDS_DIR", str(tmp_path / "kinds"))
+    monkeypatch.setenv("RESEND_FROM_EMAIL", "hello@flowstate.example")
     assert main(["mail", "preview", "--output", str(tmp_path / "out")]) == CONFIG
     assert f"{tmp_path}/kinds/badge/texts/en.toml:1: subject: contains markup" in capsys.readouterr().err
     assert main(["check", "--config-only"]) == CONFIG
