@@ -6,15 +6,14 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 # Build tools first, then dependencies, then the daemon: a change of our code rebuilds only the last layer.
 # Each step installs the versions in constraints.txt, and the environment itself has no pip. Of Babel's locale data only
-# the languages of the emails are kept, which saves 30 MB: add those of your own mail.kinds_dir, LOCALES="en fr pl".
-ARG LOCALES="en fr"
+# the languages of the emails are kept, which saves 30 MB: add those of your own mail.kinds_dir, LOCALES="root|en|fr|pl".
+ARG LOCALES="root|en|fr"
 COPY constraints.txt pyproject.toml ./
-# hadolint ignore=SC2046
 RUN pip install --constraint constraints.txt hatchling \
     && python -m venv --without-pip /opt/flowstate-daemon \
     && python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
     && pip --python /opt/flowstate-daemon install --no-compile --only-binary :all: --constraint constraints.txt --requirement requirements.txt \
-    && find /opt/flowstate-daemon -path '*/babel/locale-data/*.dat' ! -name root.dat $(printf '! -name %s.dat ' $LOCALES) -delete
+    && find /opt/flowstate-daemon -path '*/babel/locale-data/*.dat' -regextype posix-extended ! -regex ".*/($LOCALES)[.]dat" -delete
 COPY README.md LICENSE ./
 COPY flowstate_daemon flowstate_daemon
 # Compiled here, because the container's file system is read-only; unchecked, because file times differ between builders.

@@ -19,6 +19,7 @@ ARTEFACTS = Path(__file__).parents[3] / "artefacts" / "emails"
 NARROW, WIDE = 360, 640
 CARDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(31, 41, 55)"}
 SHOWN = [*all_samples(), *crowded()]
+SAID_DIFFERENTLY = {"expiresIn", "averageMood", "settingsUrl"}  # not as they were typed
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
 
 
@@ -66,5 +67,6 @@ async def test_email_when_text_is_hostile(tab: Tab, tmp_path: Path) -> None:
     for sample in hostile():
         await shown(tab, tmp_path, sample, "fr")
         look = await tab.ask(LOOK)
-        assert ("<script>evil()</script>" in look["text"]) == (HOSTILE in sample.context.values()), sample.name
+        typed = {name for name, value in sample.context.items() if value == HOSTILE} - SAID_DIFFERENTLY
+        assert ("<script>evil()</script>" in look["text"]) == bool(typed), sample.name
         assert (look["scripts"], look["tooWide"], look["pale"]) == (0, False, []), sample.name

@@ -52,7 +52,7 @@ def test_every_kind_renders(renderer: Renderer, kind: str, locale: str) -> None:
     assert (mail.kind, mail.to, mail.sender) == (kind, TO, BRAND.sender)
     assert (mail.tags, mail.headers) == ({"kind": kind}, {"Auto-Submitted": "auto-generated"})
     assert page.all("img") == []
-    assert '<span class="brand" style="color:#118700">FlowState</span>' in mail.html
+    assert '<span class="brand" style="color:#0F7A00">FlowState</span>' in mail.html
     assert "#14A800" in mail.html
     assert mail.text.endswith("\n")
     assert mail.subject
