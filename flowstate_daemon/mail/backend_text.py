@@ -68,11 +68,12 @@ def _numbered(text: str, separator: str, form: re.Pattern[str]) -> Iterator[tupl
         if match is None:
             begun.append(row)
             continue
+        title = title.rstrip()
         if begun:
-            title = clean_line(" ".join([*begun, title.strip()]))
+            title = clean_line(" ".join([*begun, title]))
             begun.clear()
-        yield _without_bullet(title.strip()) or TITLE_PLACEHOLDER, int(match[1])
-    yield from ((_without_bullet(row) or TITLE_PLACEHOLDER, None) for row in begun)
+        yield _without_bullet(title) or TITLE_PLACEHOLDER, int(match[1])
+    yield from [(_without_bullet(row) or TITLE_PLACEHOLDER, None) for row in begun]
 
 
 def parse_score(text: str) -> float | None:

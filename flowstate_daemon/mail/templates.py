@@ -347,7 +347,7 @@ def _environment(texts: Texts, *, html: bool) -> Environment:
         truncate=truncate,
         split_lines=split_lines,
         fit_list=fit_list,
-        translate=texts.phrase,
+        translate=lru_cache(CACHE_SIZE)(texts.phrase),
     )
     return environment
 

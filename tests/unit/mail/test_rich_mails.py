@@ -35,7 +35,7 @@ def test_task_reminder_when_several_tasks() -> None:
     assert "Book the van for the big frames15 min" in page.text
     assert RICH["task-reminder"]["tasksUrl"] in page.links
     assert "Tuesday, March 3, 2026" in page.text
-    assert "- Book the van for the big frames\n  15\u00a0min\n  https://flowstate.example/today\n" in mail.text
+    assert "- Book the van for the big frames\n  15 min\n  https://flowstate.example/today\n" in mail.text
 
 
 @pytest.mark.parametrize(
