@@ -188,7 +188,7 @@ class MailSettings(SettingsSection):
 
 class LinksSettings(SettingsSection):
     task: LinkPattern = "/today"
-    """Page of a task; {id} stands for its id. A path below frontend_url or a URL; empty: no link."""
+    """Page of a task; {id} stands for its id. A path below frontend_url or a URL; none: no link."""
     tasks: LinkPattern = "/today"
     """Page of the tasks that are due."""
     overdue: LinkPattern = "/today"

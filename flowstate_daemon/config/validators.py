@@ -65,10 +65,10 @@ def _web_url(text: str) -> str:
 
 
 def _link_pattern(text: str) -> str:
-    """A path below the frontend's URL, or a URL; empty means that there is no such page."""
+    """A path below the frontend's URL, or a URL; empty or `none` means that there is no such page."""
     text = text.strip()
-    if not text:
-        return text
+    if not text or text == "none":  # an empty variable of the environment counts as not set
+        return ""
     path = text if text.startswith("/") else text.partition("://")[2]
     if not path or not LINK_CHARS.fullmatch(text) or path.replace("{id}", "").count("{"):
         raise ValueError("must be a path such as /goals/{id}, or a URL")

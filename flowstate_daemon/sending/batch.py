@@ -24,7 +24,7 @@ OUTCOME_UNKNOWN = (
     "look it up at the provider, then retry or remove the job"
 )
 SUPERSEDED_REASON = "superseded: a newer code for this address is sent with the same request"
-EXPIRED_REASON = "the code expired before it could be sent"
+EXPIRED_REASON = "it expired before it could be sent"
 # A decision older than this is made again: since then the recipient may have unsubscribed, or a deadline have passed.
 DECISION_MAX_AGE_S = 60.0
 

@@ -312,3 +312,36 @@ def test_unknown_setting_when_it_was_renamed(tmp_path: Path, section: str, old: 
     assert errors({}, file) == (f"{file}: [{section}] has no key {old}; did you mean {new}?",)
     variable, successor = env_name((section, old)), env_name((section, new))
     assert errors({variable: "1"}) == (f"{variable}: no such setting; did you mean {successor}?",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "wrong"),
+    [
+        ("FLOWSTATE_LINKS_TASK", "today", "must be a path"),
+        ("FLOWSTATE_LINKS_TASK", "/tasks/{task}", "must be a path"),
+        ("FLOWSTATE_LINKS_TASK", "/a b", "must be a path"),
+        ("FLOWSTATE_LINKS_TASK", '/a"onclick="x', "must be a path"),
+        ("FLOWSTATE_LINKS_GOAL", "javascript:alert(1)", "must be a path"),
+        ("FLOWSTATE_LINKS_GOAL", "https://user@app.example/{id}", "must not contain a login"),
+        ("FLOWSTATE_MAIL_LOGO_URL", "logo.png", "must be a URL"),
+        ("FLOWSTATE_MAIL_LOGO_WIDTH", "0", "greater than or equal to 16"),
+        ("FLOWSTATE_MAIL_BACKEND_DATES", "DD.MM.YYYY", "should be 'M/D/YYYY'"),
+        ("FLOWSTATE_MAIL_REPLY_TO", "nobody", "is not an email address"),
+        ("FLOWSTATE_MAIL_POSTAL_ADDRESS", "1 rue\nParis", "must be one line"),
+        ("FLOWSTATE_MAIL_DEFAULT_LOCALE", "french", "should match pattern"),
+    ],
+)
+def test_load_when_setting_of_emails_invalid(variable: str, value: str, wrong: str) -> None:
+    """The error names the variable and what is expected."""
+    (error,) = errors({variable: value})
+    assert error.startswith(f"{variable}: ")
+    assert wrong in error
+
+
+@pytest.mark.parametrize("value", ["none", "/today", "/goals/{id}", "https://tasks.example/?id={id}", "/é"])
+def test_load_when_link_is_given(value: str) -> None:
+    """A path, a URL or nothing; characters outside of ASCII are written as %XX."""
+    if value.isascii():
+        assert load({"FLOWSTATE_LINKS_TASK": value}).links.task == value.replace("none", "")
+    else:
+        assert "must be a path" in errors({"FLOWSTATE_LINKS_TASK": value})[0]

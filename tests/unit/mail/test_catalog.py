@@ -12,7 +12,7 @@ import pytest
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.mail.catalog import Catalog, built_in_catalog, load_catalog
 from flowstate_daemon.mail.kind_files import BUILT_IN_FOLDER
-from flowstate_daemon.mail.kinds import KINDS, parse_request
+from flowstate_daemon.mail.kinds import KINDS, parse_request, redact_codes
 from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, decide
 from flowstate_daemon.mail.render import Renderer
 from tests.support.html import Page
@@ -200,3 +200,26 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     write_kind(tmp_path, "badge", {**BADGE, ".kind.toml.swp": "x", "body.txt~": "x"})
     write_kind(tmp_path, ".git", {"HEAD": "x"})
     assert "badge" in load_catalog(tmp_path).kinds
+
+
+def test_code_of_a_further_kind_is_a_secret(tmp_path: Path) -> None:
+    """It is known by its name, as the codes of the built-in kinds: redacted, urgent, dropped after its lifetime."""
+    files = {
+        **BADGE,
+        "kind.toml": 'urgent = true\nlifetime = "5 minutes"\n[fields]\nloginOtpCode = "code"\n',
+        "body.mjml": BADGE["body.mjml"].replace('"badge_name"', '"login_otp_code"').replace('"badge_url"', '"none"'),
+        "body.txt": BADGE["body.txt"].replace("badge_name", "login_otp_code").replace('"badge_url"', '"none"'),
+        "texts/en.toml": 'subject = "Log in"\npreheader = "x"\ntitle = "x"\nintro = "x"\nbutton = "x"\n',
+        "samples.toml": '[plain]\nloginOtpCode = "482913"\n',
+    }
+    for name in ("body.mjml", "body.txt"):
+        files[name] = files[name].replace('[[ greet("user_name") ]]\n', "")
+    catalog = load_catalog(write_kind(tmp_path, "login", files))
+    data = msgspec.json.encode({"type": "login", "to": TO, "context": {"loginOtpCode": "482913"}})
+    request = parse_request("login", data, catalog.kinds)
+    assert (request.spec.urgent, request.spec.secret_fields) == (True, {"loginOtpCode"})
+    mail = Renderer(BRAND, catalog=catalog).render(request, created_ms=1)
+    assert mail.has_code
+    assert "X-Entity-Ref-ID" in mail.headers
+    assert b"482913" not in redact_codes("login", data)
+    assert decide(request, UNKNOWN_RECIPIENT, now_ms=300_000, created_ms=0).outcome == "expired"

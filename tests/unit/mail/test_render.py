@@ -294,6 +294,19 @@ def test_footer_has_help_and_address() -> None:
     assert "Help" not in Renderer(BRAND).render(sample("welcome")).text
 
 
+def test_links_of_the_footer_are_large_enough() -> None:
+    """Each is a box of 28 px, because fingers need 24 (WCAG 2.5.8)."""
+    links = AppLinks(FRONTEND_URL, {**DEFAULT_PATTERNS, "settings": "/me"})
+    html = (
+        Renderer(replace(BRAND, links=links, support_url="https://flowstate.example/help"))
+        .render(sample("welcome"))
+        .html
+    )
+    footer = html[html.index("calm place for your busy") :]
+    assert footer.count("<a ") == footer.count('style="display:inline-block;color:#4B5563"') == 2
+    assert "line-height:28px" in html
+
+
 def test_footer_says_why(renderer: Renderer) -> None:
     """Every email that can be unsubscribed from says when it comes, in both languages and parts."""
     for kind, why in (("task-reminder", "You get this the day before something is due."),
