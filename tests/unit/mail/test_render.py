@@ -317,6 +317,20 @@ def test_footer_says_why(renderer: Renderer) -> None:
     assert "Vous recevez cet e-mail chaque matin tant que des tâches sont en retard." in french
 
 
+@pytest.mark.parametrize(
+    ("cadence", "why", "unchanged"), [(None, "every morning", False), ("weekly", "once a week", False),
+                                      ("unchanged", "once a week", True)]
+)  # fmt: skip
+def test_overdue_summary_says_how_often_it_comes(
+    renderer: Renderer, cadence: str | None, why: str, unchanged: bool
+) -> None:
+    """A list that is sent once a week does not say that it comes every morning."""
+    mail = rendered(renderer, "overdue-summary", cadence=cadence)
+    for text in (mail.text, Page(mail.html).text):
+        assert f"You get this {why} while tasks are overdue." in text
+        assert ("This list hasn’t changed for a week" in text) == unchanged  # noqa: RUF001
+
+
 def test_settings_link_leads_to_an_existing_page() -> None:
     """The backend's link leads nowhere: the email has the link of the settings, or none."""
     assert "/settings" not in Renderer(BRAND).render(sample("overdue-summary")).html
