@@ -31,6 +31,11 @@ DAYS_OF_WEEK = range(1, 8)
 FIRST_OF_MONTH = {"fr": "1er"}
 FIRST_DAY = re.compile(r"(?<!\d)1(?=\s[^\W\d_]|\s?\u2013)")
 
+TEMPLATE_FUNCTIONS = (
+    *("number", "percent", "rating", "weekday", "day", "long_date", "date_range", "time_of_day"),
+    *("duration", "lifetime", "plural_category"),
+)
+
 
 class Formats:
     """Formats numbers, dates and durations in one language. `durations` are patterns that replace those of CLDR."""
@@ -40,6 +45,10 @@ class Formats:
         self._durations = durations or {}
         self._plural = Locale.parse(locale).plural_form
         self._weekdays = get_day_names("wide", "stand-alone", locale)
+        # What templates may call, by name. All emails of the language share the cached results.
+        self.functions: Mapping[str, Callable[..., str]] = {
+            name: lru_cache(CACHE_SIZE)(getattr(self, name)) for name in TEMPLATE_FUNCTIONS
+        }
 
     def plural_category(self, number: int) -> str:
         """The CLDR plural category of a count: in English `one` or `other`; in French, 0 is `one` as well."""
@@ -99,15 +108,6 @@ class Formats:
     def _ordinal(self, text: str) -> str:
         first = FIRST_OF_MONTH.get(self.locale)
         return text if first is None else FIRST_DAY.sub(first, text)
-
-
-def template_functions(formats: Formats) -> dict[str, Callable[..., str]]:
-    """The functions that templates may call, by name; each caches its results."""
-    names = (
-        *("number", "percent", "rating", "weekday", "day", "long_date", "date_range", "time_of_day"),
-        *("duration", "lifetime", "plural_category"),
-    )
-    return {name: lru_cache(CACHE_SIZE)(getattr(formats, name)) for name in names}
 
 
 # The same text is used unescaped in HTML, in attributes and in text parts.
@@ -229,9 +229,11 @@ class Texts:
         phrases = {**common.phrases, **own.phrases}
         self._phrases = {phrase: text for phrase, text in phrases.items() if isinstance(text, str)}
         self._counted = [(_pattern(phrase), forms) for phrase, forms in phrases.items() if not isinstance(forms, str)]
-        english = Formats("en")
+        english = get_day_names("wide", "stand-alone", "en")
         for day in DAYS_OF_WEEK:
-            self._phrases.setdefault(english.weekday(day), formats.weekday(day))
+            self._phrases.setdefault(str(english[day - 1]), formats.weekday(day))
+        self.cached_plural = lru_cache(CACHE_SIZE)(self.plural)
+        self.cached_phrase = lru_cache(CACHE_SIZE)(self.phrase)
 
     def resolve(self, variants: Mapping[str, str]) -> dict[str, str]:
         """The texts by name: one with variants becomes a text that chooses by their conditions.
@@ -265,7 +267,7 @@ class Texts:
 
     def _counted_text(self, forms: Forms, number: int) -> str:
         form = forms.get(f"={number}") or forms.get(self.formats.plural_category(number)) or forms["other"]
-        return form.replace("{n}", self.formats.number(number))
+        return form.replace("{n}", self.formats.functions["number"](number))
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:

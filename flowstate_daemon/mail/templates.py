@@ -32,7 +32,7 @@ from jinja2 import (
 from flowstate_daemon.mail.backend_text import MONTH_FIRST, find_streak_start, parse_backend_date
 from flowstate_daemon.mail.contexts import UNKNOWN_NAME, UNKNOWN_USER_NAME
 from flowstate_daemon.mail.field_types import TITLE_PLACEHOLDER
-from flowstate_daemon.mail.i18n import CACHE_SIZE, Formats, Texts, template_functions
+from flowstate_daemon.mail.i18n import CACHE_SIZE, Formats, Texts
 from flowstate_daemon.mail.kind_files import COMMON, KindFiles, SourceFile
 from flowstate_daemon.mail.kind_spec import Kind
 from flowstate_daemon.mail.task_facts import longest_minutes, task_fact_functions
@@ -326,13 +326,13 @@ def _environment(texts: Texts, *, html: bool) -> Environment:
     )
     user_text = UserText(texts.messages.get("untitled", TITLE_PLACEHOLDER))
     shown = user_text.in_html if html else user_text.in_text
-    functions = template_functions(texts.formats)
+    functions = texts.formats.functions
     # Jinja's own globals are left out: a template can use only what is passed to it.
     environment.globals = {
         **functions,
         **task_fact_functions(texts, functions, shown, html=html),
         **backend_date_functions(texts.formats),
-        "plural": lru_cache(CACHE_SIZE)(texts.plural),
+        "plural": texts.cached_plural,
         # As functions: Jinja's filters of these names are ten times slower.
         "max": max,
         "min": min,
@@ -347,7 +347,7 @@ def _environment(texts: Texts, *, html: bool) -> Environment:
         truncate=truncate,
         split_lines=split_lines,
         fit_list=fit_list,
-        translate=lru_cache(CACHE_SIZE)(texts.phrase),
+        translate=texts.cached_phrase,
     )
     return environment
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowstate_daemon.mail.catalog import built_in_catalog
-from flowstate_daemon.mail.i18n import Formats, template_functions
+from flowstate_daemon.mail.i18n import TEMPLATE_FUNCTIONS
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.samples import Sample, all_samples, rich_contexts
@@ -37,7 +37,7 @@ def test_fault_1_templates_are_checked_at_start(locale: str) -> None:
         letter = templates[kind, locale]
         for template in (letter.subject, letter.html, letter.text):
             called = {name for name in template.globals if callable(template.globals[name])}
-            assert called <= {*template_functions(Formats(locale)), *OTHER_FUNCTIONS}, kind
+            assert called <= {*TEMPLATE_FUNCTIONS, *OTHER_FUNCTIONS}, kind
 
 
 @every_locale
