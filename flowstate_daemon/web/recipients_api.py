@@ -6,18 +6,18 @@ guards the routes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import structlog
 from aiohttp import web
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.database.preferences import PreferenceStore, RecipientSettings
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.policy import ALL_KINDS
 from flowstate_daemon.mail.preferences import MORNING_HOURS, Cadence, Preferences, find_time_zone
 from flowstate_daemon.web.auth import ROOT, BearerAuth, error_response
@@ -36,8 +36,8 @@ def _time_zone(name: str) -> str:
     return name
 
 
-def _kinds(kinds: dict[str, bool | None]) -> dict[str, bool | None]:
-    known = [name for name, kind in KINDS.items() if kind.unsubscribable]
+def _kinds(kinds: dict[str, bool | None], info: ValidationInfo) -> dict[str, bool | None]:
+    known = info.context or ()
     if not kinds.keys() <= set(known):
         raise ValueError(f"may only contain {', '.join(known)}")
     return kinds
@@ -50,7 +50,10 @@ def _instant(instant: datetime) -> datetime:
 
 
 class PreferenceDocument(BaseModel):
-    """Everything that a recipient can choose. Null, as a missing field, means no choice."""
+    """Everything that a recipient can choose. Null, as a missing field, means no choice.
+
+    The context of its validation are the names of the kinds that people can choose not to get.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, strict=True)
 
@@ -76,14 +79,10 @@ class PreferenceDocument(BaseModel):
         return RecipientSettings(preferences, frozenset({*off, ALL_KINDS} if self.all_off else off))
 
 
-def to_document(settings: RecipientSettings) -> dict[str, object]:
+def to_document(settings: RecipientSettings, known: Sequence[str]) -> dict[str, object]:
     """The stored settings in the form that PUT accepts. Kinds of other versions and zones of others are left out."""
     chosen, off = settings.preferences, settings.unsubscribed
-    kinds = {
-        name: False if name in off else True if name in chosen.enabled_kinds else None
-        for name, kind in KINDS.items()
-        if kind.unsubscribable
-    }
+    kinds = {name: False if name in off else True if name in chosen.enabled_kinds else None for name in known}
     return {
         "language": chosen.language,
         "time_zone": chosen.time_zone,
@@ -98,7 +97,9 @@ def to_document(settings: RecipientSettings) -> dict[str, object]:
 class RecipientsApi:
     """The routes below `/recipients`."""
 
-    def __init__(self, auth: BearerAuth, store: PreferenceStore) -> None:
+    def __init__(self, auth: BearerAuth, store: PreferenceStore, kinds: Sequence[str]) -> None:
+        """`kinds` are those that people can choose not to get."""
+        self.kinds = kinds  # replaced by a reload
         self._auth = auth
         self._store = store
 
@@ -115,7 +116,8 @@ class RecipientsApi:
         """Replace what is chosen; 422 names every mistake of the body, and nothing is changed."""
         address = _address(request)
         try:
-            document = PreferenceDocument.model_validate_json(await read_body(request, MAX_BODY_BYTES))
+            body = await read_body(request, MAX_BODY_BYTES)
+            document = PreferenceDocument.model_validate_json(body, context=self.kinds)
         except ValidationError as error:
             return error_response(422, "; ".join(_describe(mistake) for mistake in error.errors()))
         settings = document.to_settings()
@@ -124,9 +126,8 @@ class RecipientsApi:
         log.info("preferences_saved", recipient=mask_address(address), changed=True, unsubscribed=off)
         return self._response(address, await self._store.load(address))
 
-    @staticmethod
-    def _response(address: str, settings: RecipientSettings) -> web.Response:
-        document = to_document(settings)
+    def _response(self, address: str, settings: RecipientSettings) -> web.Response:
+        document = to_document(settings, self.kinds)
         return json_response({"address": address, "suppressed": sorted(settings.suppressed), "preferences": document})
 
 

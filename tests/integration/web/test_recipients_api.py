@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.preferences import PreferenceStore, RecipientSettings
 from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.catalog import built_in_catalog
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -46,7 +47,7 @@ async def client(
 ) -> AsyncIterator[ClientSession]:
     auth = BearerAuth([TOKEN], clock)
     api = Api(auth, Inspector(connection, keys), (Suppressions(pool, clock), MailHistory(pool)))
-    recipients = RecipientsApi(auth, PreferenceStore(pool, clock))
+    recipients = RecipientsApi(auth, PreferenceStore(pool, clock), built_in_catalog().unsubscribable)
     async with serve([*api.routes(), *recipients.routes()]) as client:
         yield client
 
