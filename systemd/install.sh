@@ -95,10 +95,10 @@ build_app() {
 hashed="--require-hashes --only-binary :all:"
 pip() { "$builder/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 
-# One rename: whoever opens a file through $app finds the old version or the new one, never neither.
+# One rename: a file opened through $app belongs to the old version or to the new one, and always exists.
 switch_app() {
   previous=$(readlink "$app" || true)
-  if [ -d "$app" ] && [ ! -L "$app" ]; then # from before there were versions: once, not in one step
+  if [ -d "$app" ] && [ ! -L "$app" ]; then # installed before versions had folders; this one switch is not atomic
     rm -rf "$versions/before"
     mv "$app" "$versions/before"
     previous=before
@@ -109,7 +109,7 @@ switch_app() {
   ln -sfn "$APPDIR/bin/flowstate-daemon" "$DESTDIR$PREFIX/bin/flowstate-daemon"
 }
 
-# The previous version stays, and each that a process has loaded libraries of: it will read more of its files.
+# Keep the previous version, and every version whose libraries a process has loaded: it may read more of its files.
 remove_old_versions() {
   for old in "$versions"/*; do
     case $(basename "$old") in

@@ -25,19 +25,19 @@ ALTER ROLE mailer LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPA
 
 CREATE SCHEMA IF NOT EXISTS flowstate_daemon AUTHORIZATION mailer;
 ALTER SCHEMA flowstate_daemon OWNER TO mailer;
--- What an earlier version made as another role.
+-- Objects that an earlier version created as another role.
 SELECT format('ALTER %s flowstate_daemon.%I OWNER TO mailer', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, relname)
 FROM pg_class WHERE relnamespace = 'flowstate_daemon'::regnamespace AND relkind IN ('r', 'v')
   AND relowner <> 'mailer'::regrole \gexec
 
 GRANT USAGE ON SCHEMA public TO mailer;
--- Not the password of a user.
+-- All columns that the emails need, without the users' passwords.
 SELECT 'GRANT SELECT (id, email, "fullName", "isEmailVerified", preferences, "deletedAt") ON public.users TO mailer'
 WHERE to_regclass('public.users') IS NOT NULL \gexec
 SELECT format('GRANT SELECT ON public.%I TO mailer', name)
 FROM unnest(ARRAY['tasks', 'projects', 'focus_sessions']) AS name
 WHERE to_regclass(format('public.%I', name)) IS NOT NULL \gexec
-SELECT 'database-role: not there yet: public.' || name || '; the emails that need it wait until it is granted'
+SELECT 'database-role: table public.' || name || ' does not exist yet; run this again when it does, its emails wait until then'
 FROM unnest(ARRAY['users', 'tasks', 'projects', 'focus_sessions']) AS name
 WHERE to_regclass(format('public.%I', name)) IS NULL;
 SQL

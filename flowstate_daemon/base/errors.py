@@ -66,7 +66,7 @@ class PermanentError(FlowstateError):
 
 
 class MaybeSentError(PermanentError):
-    """Nobody knows whether the email was sent: the job is set aside for a person.
+    """It is unknown whether the email was sent: the job is parked until a person decides.
 
     `requests` is how many requests have contained the email: if a person retries the job, a new one may be made.
     """

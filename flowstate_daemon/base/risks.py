@@ -1,4 +1,4 @@
-"""What looks healthy and is not: found in the configuration or at a store, shown by `check`, the log and ready."""
+"""Misconfigurations without an error, in the settings or a datastore: for `check`, the log and `/health/ready`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """`name` is the same in every place. `affects_mails`: emails go wrong already, so ready's body names it."""
+    """`name` is the same everywhere. `affects_mails`: emails go wrong already, so `/health/ready` lists it."""
 
     name: str
     finding: str

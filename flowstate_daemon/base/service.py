@@ -116,11 +116,18 @@ async def run_until(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T 
         return task.result() if task.done() else None
     finally:
         stop.cancel()
-        # Cancel until the task is done: `wait_for` in Python 3.11 loses a cancellation that arrives while its inner
-        # task ends, and redis-py runs every command inside `wait_for`.
-        while not task.done():
-            task.cancel()
-            await asyncio.wait((task,), timeout=CANCEL_RETRY_S)
+        await cancel(task)
+
+
+async def cancel(task: asyncio.Future[Any]) -> None:
+    """Cancel a task until it is done.
+
+    Once is not enough: `wait_for` in Python 3.11 loses a cancellation that arrives while its inner task ends, and
+    redis-py runs every command inside `wait_for`.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCEL_RETRY_S)
 
 
 class PeriodicService(Service):

@@ -56,7 +56,7 @@ class QueueContext:
 
 
 def operator_name() -> str:
-    """Who runs this command: the account, behind `sudo` the person, and the host."""
+    """Who runs this command: the account, the person who used `sudo`, and the host."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container runs as a number
@@ -97,7 +97,7 @@ def _check_unit(unit: UnitSettings, given: Collection[str], needs: Sequence[Key]
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     if unit.unreadable:
         wanted = ", ".join(map(str, unit.unreadable))
-        remedy = f"run: sudo {command}; or set {min(names, key=len)} to ask another server"
+        remedy = f"run: sudo {command}; or set {min(names, key=len)} to use another server"
         raise ConfigError([f"{wanted}: only root can read the settings of the service; {remedy}"])
     encrypted = sorted(names & unit.encrypted.keys() - unit.credentials.keys(), key=len)
     if encrypted:
@@ -108,7 +108,7 @@ def _check_unit(unit: UnitSettings, given: Collection[str], needs: Sequence[Key]
 
 
 def name_server(description: str) -> None:
-    """Say on standard error which server a command asks, so that nobody takes another one's answer for it."""
+    """Name the server of a command on standard error, so that its answer is not mistaken for another server's."""
     click.echo(f"flowstate-daemon: {description}", err=True)
 
 

@@ -137,11 +137,11 @@ def format_choice(value: object) -> str:
 
 
 def attempt_rows(record: MailRecord) -> Iterator[tuple[object, ...]]:
-    """One row per attempt, the latest first; the first row contains the provider's events. Pure."""
-    provider = "\n".join(
+    """One row per attempt, the latest first, each with the provider's id; the first contains its events. Pure."""
+    events = [
         (f"{format_datetime(event.at)} {event.type}" + (f": {event.reason}" if event.reason else ""))
         for event in record.events
-    )
+    ]
     for attempt in reversed(record.attempts):
         yield (
             format_datetime(attempt.at),
@@ -150,9 +150,9 @@ def attempt_rows(record: MailRecord) -> Iterator[tuple[object, ...]]:
             attempt.attempt,
             attempt.outcome,
             format_decisions(attempt),
-            provider,
+            "\n".join([*([attempt.provider_id] if attempt.provider_id else []), *events]),
         )
-        provider = ""
+        events = []
 
 
 def format_decisions(attempt: Attempt) -> str:

@@ -74,7 +74,7 @@ Example:
     type=click.FloatRange(0),
     callback=finite,
     metavar="SECONDS",
-    help="Wait for the outcome. Exit 0 if the email is sent, else 1: skipped, expired, failed, or no outcome by then.",
+    help="Wait for the outcome. Exit code 0 if the email was sent, otherwise 1: skipped, expired, failed or pending.",
 )
 @json_option
 @click.pass_obj

@@ -24,14 +24,14 @@ from flowstate_daemon.mail.pseudonyms import Pseudonyms
 from flowstate_daemon.queue.forgetting import QueueFindings, QueueForgetter
 
 WITHOUT_KEY = (
-    "FLOWSTATE_HTTP_LINK_SECRET: is not set; it is the key of the hash that keeps a suppressed or unsubscribed person"
-    " from getting emails again. Set it, or use --drop-lists"
+    "FLOWSTATE_HTTP_LINK_SECRET: not set; it is the key of the hash that keeps suppressed and unsubscribed people from"
+    " getting emails again. Set it, or use --drop-lists"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What both stores hold, or held, about the recipient; `tables` is empty without Postgres."""
+    """What Redis and Postgres hold, or held, about the recipient; `tables` is empty without Postgres."""
 
     queue: QueueFindings
     tables: dict[str, int]
@@ -52,15 +52,15 @@ class Findings:
 
 @click.command()
 @click.argument("address")
-@click.option("--yes", is_flag=True, help="Do not ask. Without a terminal nothing is removed unless this is given.")
-@click.option("--drop-lists", is_flag=True, help="Keep no trace of suppressions and unsubscribes either.")
+@click.option("--yes", is_flag=True, help="Do not ask. Required without a terminal; otherwise nothing is removed.")
+@click.option("--drop-lists", is_flag=True, help="Also delete suppressions and unsubscribes; emails may be sent again.")
 @json_option
 @click.pass_obj
 def forget(config_file: str | None, address: str, *, yes: bool, drop_lists: bool, as_json: bool) -> int:
     """Remove a person from the queue, the ledger and the lists.
 
-    Shows what there is about ADDRESS and asks. Jobs that a worker holds cannot be removed: run the command again when
-    they have finished. Suppressions and unsubscribes stay in effect, as a keyed hash instead of the address.
+    Shows what is stored about ADDRESS, and asks before removing it. Active jobs are not removed: run the command again
+    when they have finished. Suppressions and unsubscribes stay in effect, as a keyed hash instead of the address.
     """
     config = load_config(config_file)
     address = address.strip()
@@ -92,7 +92,7 @@ def forget(config_file: str | None, address: str, *, yes: bool, drop_lists: bool
         document = {"found": found.to_dict(), "removed": None if removed is None else removed.to_dict()}
         print_json(document | {"lists_kept_as_hash": removed is not None and not drop_lists and pseudonyms.available})
     elif removed is None:
-        click.echo("nothing was removed; --yes removes it without a question" if found.total else "nothing to remove")
+        click.echo("nothing was removed; use --yes to remove it unasked" if found.total else "nothing to remove")
     else:
         _print("Removed:", removed)
         _print_rest(removed)
@@ -135,9 +135,9 @@ def _print_rest(removed: Findings) -> None:
     """What could not be removed."""
     if removed.queue.in_flight:
         ids = ", ".join(removed.queue.in_flight)
-        click.echo(f"left: a worker is sending {ids}; run the command again when it has finished")
+        click.echo(f"not removed: a worker is sending {ids}; run the command again when it has finished")
     if removed.queue.in_requests:
         click.echo(
-            f"left: {removed.queue.in_requests} emails in stored requests together with those of other people; Redis"
-            " deletes these when they are settled, at the latest after 23 hours"
+            f"not removed: {removed.queue.in_requests} emails in stored requests that also contain others' emails;"
+            " Redis deletes these requests when they are settled, after 23 hours at the latest"
         )

@@ -62,7 +62,7 @@ def health(config_file: str | None, *, ready: bool, timeout_s: float, as_json: b
     unit = unit.without(os.environ, ENDPOINT_NAMES)
     endpoint = find_endpoint({**os.environ, **unit.variables}, config_path(config_file))
     if unit.unreadable:
-        remedy = f"asking {endpoint.host}:{endpoint.port}; as root this command knows the port of the service"
+        remedy = f"using {endpoint.host}:{endpoint.port}; run as root to use the port of the service"
         click.echo(f"flowstate-daemon: {unit.unreadable[0]} cannot be read: {remedy}", err=True)
     document = fetch(endpoint, "ready" if ready else "live", timeout_s)
     if as_json:

@@ -108,7 +108,7 @@ def list_jobs(config_file: str | None, state: State, limit: int, *, oldest: bool
             job.name,
             job.priority or "",
             job.attempts_made,
-            format_timestamp(job.timestamp),
+            format_timestamp(job.added_ms),
             detail_cell(job, last[1]),
         )
         for job in jobs
@@ -140,7 +140,7 @@ def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -
         print_json(document)
         return
     fields = {name: format_timestamp(value) if name.endswith("_at") else value for name, value in document.items()}
-    fields |= {"timestamp": None, "added_at": format_timestamp(job.timestamp), "delay_ms": job.delay_ms or None}
+    fields |= {"timestamp": None, "added_at": format_timestamp(job.added_ms), "delay_ms": job.delay_ms or None}
     fields |= {"logs": "\n".join(log_lines), "log_count": None, "stacktrace": "\n".join(job.stacktrace)}
     print_fields(f"Job {job.id}; times are UTC:", fields)
 
@@ -152,10 +152,8 @@ def job_document(job: JobView, *, reveal: bool = False) -> dict[str, Any]:
 
 @queue.command()
 @click.argument("job_id", required=False)
-@click.option("--all", "everything", is_flag=True, help="Every failed job that was certainly not sent, oldest first.")
-@click.option(
-    "--maybe-sent", is_flag=True, help="With --all: also those that may have been sent. They may arrive twice."
-)
+@click.option("--all", "everything", is_flag=True, help="All failed jobs except parked ones, oldest first.")
+@click.option("--maybe-sent", is_flag=True, help="With --all: also parked jobs, whose emails may then arrive twice.")
 @click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="With --all: at most this many.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask on a terminal.")
 @json_option
@@ -172,7 +170,7 @@ def retry(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Retry a failed job, or all of them.
 
-    --all leaves out jobs that were set aside because their email may have been sent.
+    --all leaves out parked jobs: their emails may have been sent already.
     """
     if (job_id is None) is not everything or (maybe_sent and not everything):
         raise click.UsageError("give one JOB_ID, or --all; --maybe-sent needs --all")

@@ -1,4 +1,4 @@
-"""Commands that list and change who gets no email: `suppression` (may not) and `unsubscribed` (does not want)."""
+"""Commands that list and change who gets no emails: `suppression` (must not) and `unsubscribed` (does not want to)."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ async def read_all(
 
 
 def title(what: str, entries: Sequence[object], limit: int | None) -> str:
-    """The number of entries; when the limit was reached, that there may be more."""
-    return f"{what}: {len(entries)}" + (f" (as many as --limit {limit} allows)" if len(entries) == limit else "")
+    """The number of entries, and whether there may be more because the limit was reached."""
+    return f"{what}: {len(entries)}" + (f" (the maximum set by --limit {limit})" if len(entries) == limit else "")
 
 
 @click.group()
 def suppression() -> None:
     """List, add and remove addresses that get no emails.
 
-    The provider's webhooks add hard bounces and complaints; operators add others. What recipients themselves do not
-    want is in another list: see `flowstate-daemon unsubscribed`.
+    The provider's webhooks add hard bounces, complaints and addresses on the provider's own list; operators add others.
+    Unsubscribes are a separate list: see `flowstate-daemon unsubscribed`.
     """
 
 
@@ -92,7 +92,7 @@ def list_suppressions(config_file: str | None, address: str | None, limit: int |
 @suppression.command("add")
 @click.argument("address")
 @click.option("--reason", type=click.Choice(REASONS), default="manual", show_default=True)
-@click.option("--note", metavar="TEXT", help="A remark for people who read the list later.")
+@click.option("--note", metavar="TEXT", help="A note for other operators, shown in the list.")
 @json_option
 @click.pass_obj
 def add_suppression(config_file: str | None, address: str, reason: str, note: str | None, *, as_json: bool) -> None:
@@ -155,7 +155,7 @@ def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
 def unsubscribed() -> None:
     """List, add and undo unsubscribes.
 
-    Recipients unsubscribe with the link in an email. Codes and other emails that they ask for are sent nevertheless.
+    Recipients unsubscribe with the link in an email. Codes and other emails that they request are still sent.
     """
 
 
@@ -203,7 +203,7 @@ def add_unsubscribe(config_file: str | None, address: str, kind: str | None, *, 
 @json_option
 @click.pass_obj
 def remove_unsubscribe(config_file: str | None, address: str, kind: str | None, *, as_json: bool) -> None:
-    """Undo the unsubscribes of ADDRESS, only on the recipient's wish."""
+    """Undo the unsubscribes of ADDRESS, if the recipient asks for it."""
     normal, wanted = normalise_address(address), kind or ALL_KINDS
 
     async def work(lists: Suppressions) -> tuple[list[str], list[Unsubscribe]]:

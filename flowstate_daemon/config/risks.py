@@ -1,4 +1,4 @@
-"""Settings that are valid, with which emails go wrong or something is never heard of. Pure."""
+"""Settings that are valid, but with which emails go wrong or bounces are not reported. Pure."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def _risks_of_sending(config: Config) -> Iterator[Risk]:
         finding = f"unsubscribe links point to {public_url}, which recipients cannot open"
         yield Risk("unsubscribe links", finding, "set FLOWSTATE_HTTP_PUBLIC_URL to the public https:// address")
     elif public_url is not None and not public_url.startswith("https://"):
-        finding = f"{public_url} is not https: mail programs ignore one-click unsubscribing (RFC 8058)"
+        finding = f"{public_url} is not https: mail clients ignore one-click unsubscribing (RFC 8058)"
         yield Risk("unsubscribe links", finding, "set FLOWSTATE_HTTP_PUBLIC_URL to an https:// address")
     if config.database.url is not None and config.resend.webhook_secret is None:
-        finding = "there is no webhook secret: bounces and complaints are never heard of, and such addresses get more"
+        finding = "there is no webhook secret: bounces and complaints are unknown, so such addresses get more emails"
         remedy = "create a webhook at the provider and set FLOWSTATE_RESEND_WEBHOOK_SECRET"
         yield Risk("webhooks", finding, remedy, affects_mails=False)
 

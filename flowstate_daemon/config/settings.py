@@ -154,7 +154,7 @@ class QueueSettings(SettingsSection):
     max_data_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
     """Maximum size of a job's data; larger jobs fail immediately."""
     failed_retention_days: int = Field(default=90, ge=0, le=36_500)
-    """How many days failed jobs are kept, which contain addresses and texts; 0 keeps them for ever."""
+    """How many days failed jobs, which contain addresses and texts, are kept; 0 keeps them for ever."""
     failed_max_count: int = Field(default=100_000, ge=0, le=100_000_000)
     """Maximum number of failed jobs; the oldest are deleted. 0 means no limit."""
     default_attempts: int = Field(default=4, ge=1, le=100)
@@ -164,7 +164,7 @@ class QueueSettings(SettingsSection):
     backoff_jitter: float = Field(default=0.0, ge=0.0, le=1.0)
     """Random fraction of the retry delay."""
     shutdown_timeout_s: float = Field(default=8.0, ge=0.0, le=600.0)
-    """How long a stop may take in all, 2 s at least; the last 3 s are for the end. Docker kills after 10 s."""
+    """Maximum duration of a stop, 2 s or more; jobs in flight get all but the last 3 s. Docker kills after 10 s."""
 
 
 class MailSettings(SettingsSection):
@@ -217,7 +217,7 @@ class LinksSettings(SettingsSection):
 
 class ResendSettings(SettingsSection):
     api_key: ApiKey | None = None
-    """API key of the provider; required by `run` and `check`, except for delivery to the outbox."""
+    """API key of the provider; required by `run` and `check`, except in shadow mode and for outbox delivery."""
     api_url: HttpUrl = "https://api.resend.com"
     """Base URL of the provider's API."""
     proxy_url: ProxyUrl | None = None
@@ -258,7 +258,7 @@ class DatabaseSettings(SettingsSection):
     retention_days: int = Field(default=365, ge=1, le=36_500)
     """How many days ledger entries are kept."""
     without_ledger: bool = False
-    """Send to everybody without DATABASE_URL, although this queue was used with it before."""
+    """Send all emails without DATABASE_URL even though this queue was used with it before."""
     journal_max_entries: int = Field(default=10_000, ge=100, le=10_000_000)
     """Maximum number of outcomes kept in Redis when there is no Postgres; the oldest are dropped."""
 
@@ -302,15 +302,15 @@ class ScheduleSettings(SettingsSection):
 
 class HealthSettings(SettingsSection):
     heartbeat_url: SecretUrl | None = None
-    """URL to request while ready, for a service that tells you when the requests stop; it is a secret."""
+    """URL to request while ready, for a service that alerts you when the requests stop; it is a secret."""
     heartbeat_interval_s: float = Field(default=60.0, ge=5.0, le=3600.0)
     """Interval between two requests to heartbeat_url."""
     alert_url: SecretUrl | None = None
-    """URL to which a JSON document is posted when the daemon stays not ready, and when it recovers; a secret."""
+    """URL to post JSON to when the daemon is not ready for alert_after_s, and when it recovers; it is a secret."""
     alert_after_s: float = Field(default=180.0, ge=1.0, le=86_400.0)
-    """How long the daemon must have been not ready before alert_url is called."""
+    """How long the daemon must be not ready before alert_url is called."""
     max_clock_difference_s: float = Field(default=30.0, ge=1.0, le=3600.0)
-    """How far the clocks of this machine, Redis and Postgres may differ; else nothing is planned or expires."""
+    """Maximum difference of the clocks of this machine, Redis and Postgres; above it, nothing is planned or expires."""
 
 
 class LogSettings(SettingsSection):

@@ -21,6 +21,8 @@ PREFIX = "FLOWSTATE_"
 DEFAULT_CONFIG_FILE = Path("/etc/flowstate-daemon/flowstate-daemon.toml")
 MAX_LISTED_NAMES = 20
 CREDENTIAL_SIMILARITY = 0.8  # resend_apikey is a misspelt resend_api_key, tls.crt is for another purpose
+# The compose file mounts this file always; it is empty until there is a webhook.
+MAY_BE_EMPTY: frozenset[Key] = frozenset({("resend", "webhook_secret")})
 IGNORED_ENV = frozenset({"FLOWSTATE_CONFIG"})
 # Container platforms announce services in variables of their own: a service `redis` sets REDIS_PORT=tcp://…
 SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -144,9 +146,12 @@ class SettingsSources:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self.errors.append(f"{source}: cannot read {file}: {reason}; expected a file with the value alone")
             return
+        if not value.strip() and key in MAY_BE_EMPTY:
+            return
         if not value.strip():
             # Not the same as unset: whoever provides a file means it to contain something.
-            self.errors.append(f"{source}: {file} is empty; expected a file with the value alone")
+            if key not in MAY_BE_EMPTY:
+                self.errors.append(f"{source}: {file} is empty; expected a file with the value alone")
             return
         self._give(step, source, key, value)
 

@@ -22,6 +22,7 @@ REDIS_ADDRESS: tuple[Key, ...] = (("redis", "url"), ("redis", "host"), ("redis",
 # One assignment, with the quotes and escapes of systemd.exec(5). A line that ends with a backslash continues.
 ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=[ \t]*(.*)", re.ASCII | re.DOTALL)
 PART = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""", re.DOTALL)
+LINE_END = re.compile(r"[\r\n]+")  # for systemd, no other character ends a line
 ESCAPED = re.compile(r"\\([\"\\$`])")
 
 
@@ -91,7 +92,7 @@ def _credentials(store: Path, names: Iterable[str], unreadable: list[Path]) -> d
 def parse_environment_file(text: str) -> dict[str, str]:
     """The assignments of a file for `EnvironmentFile=`; other lines are ignored, as systemd does."""
     variables = {}
-    lines = text.replace("\\\n", "\0").splitlines()
+    lines = LINE_END.split(text.replace("\\\n", "\0"))
     for line in lines:
         match = ASSIGNMENT.fullmatch(line.replace("\0", ""))
         if match is not None and not line.lstrip().startswith(("#", ";")):

@@ -55,7 +55,7 @@ def _sender(text: str) -> str:
 
 
 def _display_text(text: str) -> str:
-    """A name in any language, which stands in subjects and beside the sender's address."""
+    """A name in any language, for subjects and the sender."""
     if not is_harmless_line(text) or not text.strip():
         raise ValueError("must be one line without control characters")
     return text.strip()
@@ -186,7 +186,7 @@ def _link_secrets(secret: SecretStr) -> SecretStr:
     if any(len(one) < MIN_SECRET_LENGTH for one in split_secrets(_secret_list(secret))):
         raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more; make one with: openssl rand -hex 32")
     if any(PLACEHOLDER.search(one) for one in split_secrets(secret)):
-        raise ValueError("is a placeholder that strangers know; make one with: openssl rand -hex 32")
+        raise ValueError("is a published placeholder; generate a secret with: openssl rand -hex 32")
     return secret
 
 

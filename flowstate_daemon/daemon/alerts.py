@@ -1,4 +1,4 @@
-"""Tells somebody without Prometheus: a heartbeat URL that is pinged while ready, and one call of a webhook when not.
+"""Alerts without Prometheus: a heartbeat URL that is requested while ready, and a URL that is called when not.
 
 Requests run in tasks of their own with a time limit, so that nothing ever waits for them.
 """

@@ -17,7 +17,7 @@ from flowstate_daemon import __version__
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, LeaseHeldError, StoreUnavailableError
-from flowstate_daemon.base.service import Service, run_until
+from flowstate_daemon.base.service import Service, cancel, run_until
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.config.loader import Config
@@ -25,7 +25,7 @@ from flowstate_daemon.daemon.bootstrap import Components
 from flowstate_daemon.daemon.reload import Reloader
 from flowstate_daemon.daemon.risk_monitor import LEDGER_RISK
 from flowstate_daemon.database.migrations import Migrator
-from flowstate_daemon.database.pool import opened
+from flowstate_daemon.database.pool import POSTGRES_REMEDY, opened
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.redis_client.server_info import pin_cluster_slot
 from flowstate_daemon.shadow.bootstrap import apply_mode
@@ -40,8 +40,10 @@ RELEASE_TIMEOUT_S = 1.0
 CLOSE_S = 2.0  # of the shutdown timeout, what is kept for closing connections
 MIN_END_S = 1.0  # after the drain, or after a second signal: to release jobs
 GC_THRESHOLDS = (5_000, 5, 1_000)  # see `tune_gc`
+BACKGROUND_END_S = 0.5  # of services that hold nothing; they may wait for a store
 MIGRATION_TIMEOUT_S = 2.0  # codes must not wait for Postgres
 HANGUP_DELAY_S = 1.0
+LEASE_REMEDY = "give each daemon its own FLOWSTATE_QUEUE_INSTANCE_ID; this one starts when the other has stopped"
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -133,9 +135,10 @@ class Daemon:
         monitors: list[Service] = [
             self.components.lag_monitor,
             self.components.bullmq_detector,
-            self.components.clock_monitor,
             self.components.risk_monitor,
         ]
+        if self.components.shadow is None:  # a shadow judges nothing, and needs no right to ask for the time
+            monitors.append(self.components.clock_monitor)
         if self.components.supervisor.notify_socket:
             monitors.append(self.components.status_reporter)
         async with run_in_background(monitors):
@@ -151,7 +154,7 @@ class Daemon:
             async with asyncio.timeout(MIGRATION_TIMEOUT_S):
                 await Migrator(self.components.pool).apply()
         except (StoreUnavailableError, TimeoutError) as error:
-            log.warning("migrations_deferred", reason=str(error) or "Postgres is slow", remedy="see DATABASE_URL")
+            log.warning("migrations_deferred", reason=str(error) or "Postgres is slow", remedy=POSTGRES_REMEDY)
 
     def _log_disabled_features(self) -> None:
         """Log once, at the start, which features the configuration leaves disabled, and why."""
@@ -187,8 +190,8 @@ class Daemon:
             try:
                 await self.components.connection.open()
                 await pin_cluster_slot(self.components.connection, self.components.keys)
-                await self.components.clock_monitor.read()  # before anything is judged by the time
                 if self.components.shadow is None:
+                    await self.components.clock_monitor.read()  # before anything is judged by the time
                     await self.components.lease.acquire()
                     await self._hold_bulk_without_ledger()
                     await self._warn_about_bull_workers()
@@ -201,7 +204,7 @@ class Daemon:
             except LeaseHeldError as held:
                 # Exiting would use up systemd's start limit while the host of a predecessor is dead.
                 if not waits_for_lease:
-                    log.warning("lease_held", reason=held.reason, remedy="the daemon waits until it is free")
+                    log.warning("lease_held", reason=held.reason, remedy=LEASE_REMEDY)
                 waits_for_lease = True
                 self.components.health.set_condition("start", f"waiting for the lease: {held.reason}")
                 await asyncio.sleep(LEASE_RETRY_S)
@@ -256,6 +259,7 @@ class Daemon:
 
         Jobs that are not released stay active, and outcomes stay in the journal: the next start continues with both.
         """
+        self.components.worker.give_up()
         if self.components.pool is not None:
             self.components.pool.terminate()
         remedy = "the next start continues; check Redis and Postgres"
@@ -274,7 +278,8 @@ class Daemon:
 async def run_in_background(services: Sequence[Service]) -> AsyncIterator[None]:
     """Run these services while the context is open.
 
-    When one fails, its heartbeat becomes stale, and its error is raised when the context closes.
+    When one fails, its heartbeat becomes stale, and its error is raised when the context closes. At the end they may
+    wait for a store that does not answer: they are not waited for, and leave nothing behind.
     """
     tasks = [asyncio.create_task(service.run(), name=service.name) for service in services]
     try:
@@ -282,7 +287,9 @@ async def run_in_background(services: Sequence[Service]) -> AsyncIterator[None]:
     finally:
         for service in services:
             service.stop()
-        await asyncio.gather(*tasks)
+        ended, hanging = await asyncio.wait(tasks, timeout=BACKGROUND_END_S)
+        await asyncio.gather(*map(cancel, hanging))
+        await asyncio.gather(*ended)
 
 
 def tune_gc() -> None:

@@ -1,6 +1,6 @@
 """Looks for what makes a healthy daemon useless: a Redis that forgets, a queue that nobody uses, nothing to observe.
 
-Also remembers in Redis that this queue is used with a ledger. Without it nobody knows who bounced or unsubscribed.
+Also remembers in Redis that this queue is used with a ledger. Without it, it is unknown who bounced or unsubscribed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ INTERVAL_S = 600.0
 LEDGER_KEY = "ledger-used"
 LEDGER_RISK = Risk(
     "ledger",
-    "this queue was used with a ledger before, and DATABASE_URL is not set: nobody knows who bounced or unsubscribed, "
-    "so only codes are sent",
+    "this queue was used with a ledger before, and DATABASE_URL is not set: it is unknown who bounced or "
+    "unsubscribed, so only codes are sent",
     "set DATABASE_URL; or FLOWSTATE_DATABASE_WITHOUT_LEDGER=true to send to everybody again",
-    affects_mails=False,  # they wait, and ready is red
+    affects_mails=False,  # they wait, and the daemon is not ready
 )
 WITHOUT_LEDGER_RISK = Risk(
     "ledger",
@@ -125,7 +125,8 @@ class RiskMonitor(PeriodicService):
         return not self._without_ledger
 
     async def run_once(self) -> None:
-        self._risks.update("redis", await find_durability_risks(self._connection))
+        if not self._is_shadow:  # a shadow stores nothing, and may not be allowed to read the settings of Redis
+            self._risks.update("redis", await find_durability_risks(self._connection))
         self._risks.update("queue", await self._queue_risks())
         await self._remember_ledger()
 

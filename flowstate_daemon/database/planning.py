@@ -26,6 +26,9 @@ MANUAL_RUN = "schedule run "  # an action of an operator; the kind follows
 PLAN_TIMEOUT_S = 600.0  # a million users take seconds, and another planner of the same runs waits for us
 CANDIDATES_PLACEHOLDER = "{candidates}"
 SHARED_PLACEHOLDER = "{shared}"
+ONLY_PLACEHOLDER = "{only}"
+# Written into the query instead of a parameter: with an OR, Postgres would read all tasks for one person who has moved.
+ONLY_MOVED = 'AND "userId" = ANY (ARRAY(SELECT user_id FROM moved))'
 NO_HOUR = -1  # nothing was chosen: the hour of the schedule
 # The query that finds the recipients of a kind, and the application's tables that it reads.
 CANDIDATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -208,8 +211,8 @@ class Planning:
         columns = ([one.zone for one in occurrences], [one.local_date for one in occurrences])
         hours = [one.hour for one in occurrences]
         async with self._application.connection(CANDIDATES[kind][1]) as connection:
-            text = self._text("list_recipients", kind)
-            head = (max(ends), min(begins), kind, *columns, begins, ends, hours)
+            text = self._text("list_recipients", kind, options)
+            head = (max(ends), min(begins), *columns, begins, ends, hours)
             settings = (self._known, self._default_zone, options.per_task, options.usual_hour)
             rows = await connection.fetch(text, *head, *settings, *position, count, timeout=PLAN_TIMEOUT_S)
         return [_scheduled_mail(kind, occurrences[row["number"] - 1], row) for row in rows]
@@ -250,8 +253,9 @@ class Planning:
             runs[row["kind"]] = ManualRun(row["kind"], row["at"], row["actor"], row["scheduled"], {**known, **states})
         return runs
 
-    def _text(self, name: str, kind: str) -> str:
-        find_recipients = self._application.sql(CANDIDATES[kind][0])
+    def _text(self, name: str, kind: str, options: PlanOptions) -> str:
+        only = ONLY_MOVED if options.moved_only else ""
+        find_recipients = self._application.sql(CANDIDATES[kind][0]).replace(ONLY_PLACEHOLDER, only)
         shared = self._application.sql("shared_tables")
         return (
             self._application.sql(name)
@@ -272,7 +276,7 @@ class Planning:
             *((o.zone, o.local_date, o.due_at, o.expires_at, o.begins_at, o.ends_at) for o in occurrences), strict=True
         )
         row = await connection.fetchrow(
-            self._text("insert_scheduled_mails", kind),
+            self._text("insert_scheduled_mails", kind, options),
             max(one.ends_at for one in occurrences),
             min(one.begins_at for one in occurrences),
             kind,

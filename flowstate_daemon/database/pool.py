@@ -22,6 +22,7 @@ COMMAND_TIMEOUT_S = 30.0
 CANCEL_TIMEOUT_S = 1.0  # for Postgres to confirm that it has cancelled a query; then the connection is dropped
 CLOSE_S = 1.0
 JSONB_VERSION = b"\x01"
+POSTGRES_REMEDY = "check that Postgres is running and that DATABASE_URL is right"
 UNREACHABLE = "is Postgres running, and is DATABASE_URL right?"
 REMEDIES: tuple[tuple[type[Exception], str], ...] = (
     (refused.InvalidAuthorizationSpecificationError, "check the user and the password in DATABASE_URL"),

@@ -243,7 +243,7 @@ class Suppressions:
         return [OperatorAction(**row) for row in rows]
 
     async def _record(self, connection: asyncpg.Connection, actor: str, action: str, address: str, count: int) -> None:
-        """In the transaction of the action: there is no action without its trace."""
+        """In the transaction of the action: no action without its entry in the audit log."""
         arguments = (self._clock.now(), storable(actor, MAX_WORD_LENGTH), action, normalise_address(address), count)
         await connection.execute(sql("record_operator_action"), *arguments)
 

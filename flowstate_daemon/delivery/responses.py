@@ -77,7 +77,7 @@ SENDER_MEMBER = re.compile(r"[`'\"]from[`'\"]|\bdomain is not verified", re.IGNO
 MAIL_MEMBER = re.compile(r"[`'\"](?:to|cc|bcc|subject|html|text|attachments?)[`'\"]", re.IGNORECASE)
 VALIDATION_STATUS = (400, 422)
 PROVIDER_TYPE = re.compile(r"[a-z]+(?:_[a-z]+)*")  # the form of the provider's error types; other APIs differ
-# An edge in front of the provider and a security rule refuse what they do not like whoever sends it: the first such
+# An edge or a security rule in front of the provider may refuse every request, whoever sends it: the first such
 # refusal closes the send gate. An unknown error of the provider's own may be about one email.
 MAX_EDGE_REFUSALS = 1
 MAX_UNKNOWN_REFUSALS = 5
@@ -242,7 +242,7 @@ def _reason(response: Response, error_type: str, message: str) -> str:
     if _is_about_sender(response.status, error_type, message):
         return f"{text}; correct RESEND_FROM_EMAIL"
     if response.status == PAYMENT_REQUIRED:
-        return f"{text}; the provider asks for a payment: check the plan of the account"
+        return f"{text}; the provider requires a payment: check the account's plan"
     remedy = REMEDIES.get((response.status, error_type))
     return f"{text}; {remedy}" if remedy else text
 

@@ -39,7 +39,7 @@ UNKNOWN_RECIPIENT = RecipientStatus()
 
 
 PASS, SKIP, EXPIRED, UNKNOWN = "pass", "skip", "expired", "unknown"
-UNDELIVERABLE = ("bounced", "suppressed")  # no email arrives, a code neither
+UNDELIVERABLE = ("bounced", "suppressed")  # no email arrives, not even a code
 REASON_TEXTS = {
     "bounced": "the address does not exist or rejects all email (hard bounce)",
     "suppressed": "the provider no longer delivers to the address (its suppression list)",

@@ -59,7 +59,7 @@ class BulkResult:
 
 
 class QueueAdmin:
-    """Changes one queue. `token` is the sender in `waiting` events; `audit` gets a trace of each change.
+    """Changes one queue. `token` is the sender in `waiting` events; `audit` records each change.
 
     The journal keeps the newest `journal_limit` outcomes of removed jobs; 0 keeps all, for a ledger writer.
     """

@@ -1,4 +1,4 @@
-"""The trace of what operators do to the queue: who, what, how many, when. A list in Redis of the newest entries.
+"""The audit log of the queue: what operators do, who, how many, when. A list in Redis of the newest entries.
 
 Actions on suppressions need Postgres only and leave their trace there, see `database/recipients.py`.
 """

@@ -20,6 +20,7 @@ from flowstate_daemon.queue.job import DEFAULTS, KEEP, REMOVE, Backoff, Job, Job
 STAMP = b'"timestamp":'
 DIGITS = 13  # of a Unix time in ms, until the year 2286
 MAX_CACHED_LENGTH = 1024
+DIGIT_SEPARATOR = b"_"  # in numbers of Python; in Lua and JavaScript such a text is no number
 DEFAULT_NAME = "__default__"  # as in Bull
 
 Row = Sequence[Any]
@@ -127,6 +128,8 @@ def _instant(text: bytes | None) -> int:
     """An integer from a hash field; 0 for anything else."""
     if text is None:
         return 0
+    if DIGIT_SEPARATOR in text:
+        return 0
     try:
         return int(text)
     except ValueError:
@@ -137,6 +140,8 @@ def _instant(text: bytes | None) -> int:
 def _number(value: Any) -> float | None:
     """A finite number, also from text as in JavaScript; None for anything else."""
     if isinstance(value, str):
+        if DIGIT_SEPARATOR.decode() in value:
+            return None
         try:
             value = float(value)
         except ValueError:

@@ -6,12 +6,15 @@ address in any spelling. They move while they are read, so `delete` reads again 
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from flowstate_daemon.base.address import names_recipient
 from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.lenient_json import repair_json
 from flowstate_daemon.queue.job import State, decode_json
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -51,6 +54,14 @@ class QueueFindings:
     in_requests: int = 0
 
 
+def _decode(raw: bytes) -> object:
+    """The data as the worker reads it: dirt, such as half an emoji, is repaired. Raises ValueError, RecursionError."""
+    try:
+        return decode_json(raw, what="data")
+    except InvalidDataError:
+        return json.loads(repair_json(raw))
+
+
 class QueueForgetter:
     """Everything about one recipient in one queue. `spellings` are those of the address, in lower case.
 
@@ -61,6 +72,8 @@ class QueueForgetter:
         self._connection = connection
         self._keys = keys
         self._spellings = spellings
+        # In data that is not JSON; not as a part of a longer address, which is another person's.
+        self._text = re.compile(rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, spellings))})(?![\w-]|\.\w)")
         self._scripts = Scripts(connection)
 
     async def find(self, progress: Progress) -> QueueFindings:
@@ -123,10 +136,9 @@ class QueueForgetter:
 
     def _is_about(self, raw: bytes) -> bool:
         try:
-            data = decode_json(raw, what="data")
-        except InvalidDataError:
-            text = raw.decode("utf-8", "replace").lower()
-            return any(spelling in text for spelling in self._spellings)
+            data = _decode(raw)
+        except (ValueError, RecursionError):
+            return self._text.search(raw.decode("utf-8", "replace").lower()) is not None
         return isinstance(data, dict) and names_recipient(data.get("to"), self._spellings)
 
     async def _journal_entries(self) -> AsyncIterator[bytes]:

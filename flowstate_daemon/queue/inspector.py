@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from flowstate_daemon.base.redaction import REDACTED, redact_json
-from flowstate_daemon.queue.job import State
+from flowstate_daemon.queue.job import State, unix_ms
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 from flowstate_daemon.redis_client.scripts import Scripts
@@ -65,6 +65,11 @@ class JobView:
     log_count: int
     extra_fields: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def added_ms(self) -> int | None:
+        """When the job was added, Unix ms: producers also write other units. None if that is unknown."""
+        return None if self.timestamp is None else unix_ms(self.timestamp) or None
 
     def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
         """The job as JSON types; `data` and unknown fields are redacted unless `reveal` is set."""
@@ -149,7 +154,7 @@ class _HashReader:
         return number
 
     def due_time(self, score: float | None) -> int | None:
-        """When a delayed job is due, Unix ms; None when no clock will ever show that time."""
+        """When a delayed job is due, Unix ms; None when it can never be due."""
         if score is None:
             return None
         if not math.isfinite(score) or abs(score) / 4096 > MAX_TIME_MS:

@@ -105,10 +105,7 @@ class Job:
     @property
     def timestamp_ms(self) -> int:
         """What the producer's clock showed, Unix ms; 0 if that is unknown. Producers also write other units."""
-        for low, high, factor, divisor in TIME_UNITS:
-            if low <= self.timestamp < high:
-                return self.timestamp * factor // divisor
-        return 0
+        return unix_ms(self.timestamp)
 
     def payload(self) -> Any:
         """The job's data, parsed. Raises InvalidDataError."""
@@ -219,6 +216,14 @@ class RecoveryResult:
 
     requeued: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+
+
+def unix_ms(time: int) -> int:
+    """A Unix time in any unit, in ms; 0 if it is none. Pure."""
+    for low, high, factor, divisor in TIME_UNITS:
+        if low <= time < high:
+            return time * factor // divisor
+    return 0
 
 
 def decode_json(text: bytes, *, what: str) -> Any:

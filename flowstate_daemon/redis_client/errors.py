@@ -25,7 +25,7 @@ CROSS_SLOT_MESSAGE = (
 )
 # Errors that TLS, or the lack of it, causes.
 TLS_HINTS = (
-    ("CERTIFICATE_VERIFY_FAILED", "the authority of its certificate is not trusted: set FLOWSTATE_REDIS_CA_FILE"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate authority is not trusted: set FLOWSTATE_REDIS_CA_FILE"),
     ("WRONG_VERSION_NUMBER", "this port does not use TLS: begin REDIS_URL with redis://, or use its TLS port"),
     ("RECORD_LAYER_FAILURE", "this port does not use TLS: begin REDIS_URL with redis://, or use its TLS port"),
     (
@@ -60,7 +60,7 @@ REMEDIES = (
     (refused.NoPermissionError, GRANT_REMEDY),
     (refused.InvalidResponse, NOT_REDIS_REMEDY),
     (refused.BusyLoadingError, "Redis is loading its data and will answer soon"),
-    (refused.ReadOnlyError, "this is a replica or a primary in fail-over; point REDIS_URL at the primary"),
+    (refused.ReadOnlyError, "this is a replica or a primary during a failover; point REDIS_URL at the primary"),
     (refused.OutOfMemoryError, "Redis is full: raise maxmemory or remove keys (maxmemory-policy must be noeviction)"),
     (refused.AskError, "the cluster is moving the queue's hash slot to another node"),
     (refused.TryAgainError, "the cluster is moving the queue's hash slot to another node"),

@@ -56,7 +56,7 @@ def _texts(folder: Traversable) -> Iterator[tuple[str, str]]:
 
 
 class Scripts:
-    """Runs scripts by digest, and loads a script that the server does not have (restart, fail-over, SCRIPT FLUSH)."""
+    """Runs scripts by digest, and loads a script that the server does not have (restart, failover, SCRIPT FLUSH)."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""Probes the provider while no email waits: without it the daemon would stay red until somebody sends an email.
+"""Probes the provider while no email waits: without it the daemon would stay not ready until then.
 
 The probe asks the provider for something that sends nothing. It cannot see every refusal: only if it was refused
 before, its success shows that the cause is gone.

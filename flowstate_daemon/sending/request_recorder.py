@@ -24,6 +24,7 @@ from flowstate_daemon.base.errors import (
 )
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.database.ledger import REQUESTS_KEPT
+from flowstate_daemon.database.pool import POSTGRES_REMEDY
 from flowstate_daemon.database.request_records import QUERY_TIMEOUT_S, RequestRecord, RequestRecords
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.mail.message import Accepted
@@ -39,7 +40,7 @@ URGENT_TIMEOUT_S = 1.0  # a code does not wait longer for Postgres
 OUTCOME_WAIT_MS = 120_000
 OUTCOME_POLL_MS = 2_000
 # The records of older requests may be deleted; for older jobs the ledger is asked.
-REMEDY = "Redis lost its newest writes, in a failover or a crash: replicate without lag, or use appendfsync always"
+REMEDY = "Redis lost its newest writes in a failover or a crash: reduce its replication lag, or use appendfsync always"
 OLD_JOB_MS = int(REQUESTS_KEPT.total_seconds() * 1000) - 3_600_000
 
 
@@ -142,7 +143,7 @@ class RequestRecorder:
     async def _settle_old_jobs(self, batch: Batch) -> None:
         """A job that is older than all records, and that no request has contained: is it from an old copy of Redis?"""
         now_ms = self._clock.now_ms()
-        old = [mail for mail in batch.pending if not mail.requests and now_ms - mail.job.timestamp > OLD_JOB_MS]
+        old = [mail for mail in batch.pending if not mail.requests and now_ms - mail.job.timestamp_ms > OLD_JOB_MS]
         if not old or self._records is None:
             return
         try:
@@ -225,7 +226,7 @@ class RequestRecorder:
             reason = str(error) or "Postgres is slow"
             if not urgent:
                 raise StoreUnavailableError(reason) from error
-            log.warning("request_not_recorded", mails=len(jobs), reason=reason, remedy="see DATABASE_URL")
+            log.warning("request_not_recorded", mails=len(jobs), reason=reason, remedy=POSTGRES_REMEDY)
             return {}
         # The same key means the same bytes for the same jobs: the provider recognizes this request.
         return {job: record for job, record in found.items() if record.key != stored_request.key}

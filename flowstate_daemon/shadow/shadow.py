@@ -13,7 +13,7 @@ from typing import ClassVar
 import structlog
 
 from flowstate_daemon.base.health import Heartbeat
-from flowstate_daemon.base.service import HEARTBEAT_TIMEOUT_S, Service
+from flowstate_daemon.base.service import HEARTBEAT_TIMEOUT_S, Service, cancel
 from flowstate_daemon.shadow.dry_run import DryRun, Prediction, matches, observed_outcome
 from flowstate_daemon.shadow.metrics import ShadowMetrics
 from flowstate_daemon.shadow.observer import BATCH_SIZE, JobEvent, QueueObserver
@@ -36,6 +36,8 @@ class ShadowWorker(Service):
         self._observer = observer
         self._metrics = metrics
         self._predictions: OrderedDict[str, Prediction] = OrderedDict()
+        self._following: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     @property
     def in_flight(self) -> Sized:
@@ -48,6 +50,11 @@ class ShadowWorker(Service):
     def force_stop(self) -> None:
         self.stop()
 
+    def give_up(self) -> None:
+        """End now: a store does not answer."""
+        if self._following is not None:
+            self._ending = asyncio.create_task(cancel(self._following), name="give_up")
+
     async def listen(self) -> None:
         """Subscribe: from here on no event is missed. Raises StoreUnavailableError."""
         await self._observer.listen()
@@ -56,7 +63,7 @@ class ShadowWorker(Service):
         """Follow the queue until `stop()`. Raises ServiceCrashedError."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(super().run(), name=self.name)
+                self._following = group.create_task(super().run(), name=self.name)
         except ExceptionGroup as bug:
             raise_service_failure(bug)
         finally:

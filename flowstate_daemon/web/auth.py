@@ -26,7 +26,7 @@ AUTHENTICATED_PER_S, AUTHENTICATED_BURST = 20.0, 60.0
 ANONYMOUS_PER_S, ANONYMOUS_BURST = 1.0, 20.0
 RETRY_AFTER_S = 10
 API_DISABLED = "set FLOWSTATE_HTTP_API_TOKEN (32 characters or more) to enable the API"
-UNAUTHORIZED = "send `Authorization: Bearer <token>` with the value of FLOWSTATE_HTTP_API_TOKEN"
+UNAUTHORIZED = "send the value of FLOWSTATE_HTTP_API_TOKEN as a bearer token"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

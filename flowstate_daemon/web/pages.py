@@ -122,7 +122,7 @@ class Pages:
 
 
 def error_page(pages: Pages, request: web.Request, status: int) -> web.Response | None:
-    """The error as a page in words, if it is a person who gets it; programs get JSON."""
+    """The error as a readable page for a person; programs get JSON."""
     path = request.path.lower()
     by_browser = "text/html" in request.headers.get("Accept", "") and not path.startswith(PATHS_OF_PROGRAMS)
     if not by_browser and not path.startswith(PATHS_OF_PEOPLE):

@@ -89,7 +89,7 @@ class Schedules:
         """The last manual run of one schedule by this daemon, also while it is in progress."""
         state = self._states.get(request.match_info["name"])
         if state is None:
-            hint = f"this daemon has run no such schedule since it started; GET {ROOT}/schedules shows the last runs"
+            hint = f"this daemon has not run this schedule since it started; GET {ROOT}/schedules shows the last runs"
             return error_response(404, hint)
         return json_response(state)
 
@@ -214,7 +214,7 @@ class Schedules:
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    """Write one part; the whole response may take as long as it likes. Raises TimeoutError when nobody reads."""
+    """Write one part; the whole response has no time limit. Raises TimeoutError when nobody reads."""
     async with asyncio.timeout(WRITE_TIMEOUT_S):
         await response.write(data)
 
@@ -227,6 +227,8 @@ def _log_failure(task: asyncio.Task[RunResult]) -> None:
     """Log why a long run failed: nobody waits for its result any more."""
     error = None if task.cancelled() else task.exception()
     if isinstance(error, FlowstateError):
-        log.warning("schedule_run_failed", reason=redact_text(error.reason), remedy="run it again: nobody gets two")
+        log.warning(
+            "schedule_run_failed", reason=redact_text(error.reason), remedy="run it again: there are no duplicates"
+        )
     elif error is not None:
         log.error("schedule_run_failed", exc_info=error, remedy="please report this bug")

@@ -46,6 +46,7 @@ class LedgerWriter(Service):
         super().__init__(heartbeat)
         self._clock = clock or Clock()
         self._unread: dict[bytes, float] = {}
+        self._read_at = 0.0
         self._journal = journal
         self._ledger = ledger
         self._migrator = migrator
@@ -89,6 +90,7 @@ class LedgerWriter(Service):
             await self._prepare_schema()
         if not self._batch:
             self._arrived.clear()
+            self._read_at = self._clock.monotonic()  # before Postgres makes us wait: later entries are in the journal
             self._batch = await self._journal.peek(WRITE_BATCH_SIZE)
         count = len(self._batch)
         for entry in self._batch:
@@ -124,7 +126,7 @@ class LedgerWriter(Service):
 
     async def _write_unread(self) -> None:
         """Write what this process has sent and nobody may have read from the journal; again does no harm."""
-        before = self._clock.monotonic() - UNREAD_S
+        before = self._read_at - UNREAD_S
         overdue = [entry for entry, at in self._unread.items() if at < before][:WRITE_BATCH_SIZE]
         if overdue:
             new = await self._ledger.write(split_valid(overdue)[0])

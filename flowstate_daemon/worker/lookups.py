@@ -12,6 +12,7 @@ import structlog
 
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.errors import MailExpired, MailSkipped, StoreUnavailableError
+from flowstate_daemon.database.pool import POSTGRES_REMEDY
 from flowstate_daemon.database.recipients import NO_USER_PREFERENCES, Suppressions, UserPreferenceReader
 from flowstate_daemon.database.scheduled_mails import ScheduledMails, SendClaim
 from flowstate_daemon.mail.policy import RecipientStatus
@@ -96,7 +97,7 @@ class RecipientLoader:
             async with asyncio.timeout(URGENT_TIMEOUT_S):
                 return await self._loader.load(address)
         except (StoreUnavailableError, TimeoutError) as error:
-            log.warning("recipient_lookup_failed", reason=str(error) or "Postgres is slow", remedy="see DATABASE_URL")
+            log.warning("recipient_lookup_failed", reason=str(error) or "Postgres is slow", remedy=POSTGRES_REMEDY)
             return None
 
     async def close(self) -> None:

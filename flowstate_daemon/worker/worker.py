@@ -12,7 +12,7 @@ import structlog
 from flowstate_daemon.base.errors import LeaseHeldError, ServiceCrashedError
 from flowstate_daemon.base.event_loop import UrgentPriority
 from flowstate_daemon.base.health import Heartbeat
-from flowstate_daemon.base.service import Service, ServiceContext, run_until
+from flowstate_daemon.base.service import Service, ServiceContext, cancel, run_until
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.events import QueueEvents
 from flowstate_daemon.queue.lease import Lease
@@ -103,6 +103,8 @@ class Worker:
         self._options = options
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._endings: list[asyncio.Task[None]] = []
         self.in_flight = InFlightJobs(options.concurrency, options.urgent_concurrency)
         metrics.track_jobs_in_flight(lambda: self.in_flight.busy)
         urgent_priority = UrgentPriority(clock) if dispatcher is None else dispatcher.urgent_priority
@@ -186,6 +188,14 @@ class Worker:
         self._force.set()
         self._stop.set()
 
+    def give_up(self) -> None:
+        """End all services now, whatever they wait for: a store does not answer.
+
+        Each one is cancelled until it ends. The task group cancels only once, and a service that loses that goes on
+        to wait for the next store.
+        """
+        self._endings = [asyncio.create_task(cancel(task), name="give_up") for task in self._tasks]
+
     async def run(self) -> None:
         """Run all services until `stop()`. Raises LeaseHeldError, or ServiceCrashedError if a service has a bug."""
         try:
@@ -195,10 +205,10 @@ class Worker:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for service in self._settling:
-                group.create_task(service.run(), name=service.name)
+            settling = [group.create_task(service.run(), name=service.name) for service in self._settling]
             processors = group.create_task(self._pool.run(), name=self._pool.name)
             claiming = [group.create_task(service.run(), name=service.name) for service in self._claiming]
+            self._tasks = [*settling, processors, *claiming]
             try:
                 await self._stop.wait()
                 deadline_s = drain_timeout_s(self._options.shutdown_timeout_s)

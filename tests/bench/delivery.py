@@ -61,6 +61,11 @@ class Provider:
                 self.accepted.append((mail["key"], mail["to"][0], mail["came"]))
         return len(self.accepted)
 
+    def read_ids(self) -> dict[str, str]:
+        """The recipient of each accepted email, by the provider's id."""
+        mails = map(json.loads, self.journal.read_bytes().splitlines())
+        return {mail["id"]: mail["to"][0] for mail in mails}
+
 
 @asynccontextmanager
 async def provider(folder: Path, rate: int | None) -> AsyncIterator[Provider]:

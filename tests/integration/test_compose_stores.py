@@ -87,7 +87,7 @@ async def test_postgres_role_of_the_daemon(tmp_path: Path) -> None:
     async with EmbeddedPostgres() as postgres:  # roles belong to a server, so the test has its own
         url = postgres.url()
         mailer = url.replace("postgres@", "mailer@")
-        assert "not there yet: public.users" in await grant(url, tmp_path, 'it\'s a "pass" \\ word')
+        assert "table public.users does not exist yet" in await grant(url, tmp_path, 'it\'s a "pass" \\ word')
         admin = await asyncpg.connect(url)
         await admin.execute("CREATE TABLE flowstate_daemon.left_by_another_role (id int)")
         await create_tables(url)

@@ -119,6 +119,7 @@ async def test_explain_shows_emails_decisions_and_events(run: RunCommand, databa
     table = await run("explain", "ada@example.org")
     assert table.code == 0
     assert "delivered" in table.out
+    assert "re-1" in table.out, "people look up this id at the provider"
     assert "rate: send (waited 0.2 s)" in table.out
     assert "\x1b[31mred" not in table.out
     assert (await run("explain", "nobody@example.org", "--json")).document["mails"] == []

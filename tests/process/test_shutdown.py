@@ -197,6 +197,32 @@ async def test_frozen_redis_does_not_delay_the_end(
     assert provider.duplicates() == []
 
 
+async def test_frozen_redis_and_postgres_do_not_delay_the_end(
+    make_daemon: MakeDaemon,
+    postgres_proxy: FaultProxy,
+    proxied_url: str,
+    valkey_url: str,
+    connection: Connection,
+    keys: Keys,
+) -> None:
+    """Nothing waits for one store and then for the other one: Docker kills two seconds after the deadline."""
+    address = urlsplit(valkey_url)
+    assert address.hostname is not None
+    assert address.port is not None
+    async with FaultProxy(address.hostname, address.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}{address.path}"
+        settings = {"REDIS_URL": url, "FLOWSTATE_QUEUE_SHUTDOWN_TIMEOUT_S": "3"}
+        async with make_daemon(DATABASE_URL=proxied_url, **settings) as daemon:
+            await daemon.ready(within_s=READY_S)
+            await enqueue(connection, keys, 1)
+            await eventually(lambda: daemon.events("mail_sent"), "one email sent")
+            proxy.freeze()
+            postgres_proxy.freeze()
+            assert await stopped_after_s(daemon) < BOUND_S / 2
+            proxy.unfreeze()
+            postgres_proxy.unfreeze()
+
+
 @pytest.mark.parametrize("mails", [1, 300, 3000])
 async def test_orderly_stop_leaves_no_outcome_in_the_journal(
     make_daemon: MakeDaemon, database_url: str, provider: FakeResend, connection: Connection, keys: Keys, mails: int

@@ -46,6 +46,7 @@ class FaultProxy:
         self._target = (host, port)
         self._tls = tls
         self._forgotten: set[asyncio.Task[None]] = set()
+        self._rounds: list[set[asyncio.Task[None]]] = []
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -113,6 +114,13 @@ class FaultProxy:
     def swallow(self) -> None:
         """Acknowledge and drop all that open connections carry, like a balancer whose server is gone."""
         self._forgotten.update(self._links)
+
+    def end_forgotten(self, *, rounds: int) -> None:
+        """Let the server notice, too, what was forgotten before the last `rounds` calls."""
+        self._rounds.append(set(self._forgotten))
+        if len(self._rounds) > rounds:
+            for link in self._rounds.pop(0) & self._forgotten:
+                link.cancel()
 
     def redirect_to(self, host: str, port: int) -> None:
         """Forward new connections to another address, as after a DNS change."""

@@ -174,7 +174,7 @@ def evaluate_permissions(permissions: Permissions, user: str, keys: Keys) -> Che
 
 
 def evaluate_ledger(config: Config, *, was_used: bool) -> list[CheckResult]:
-    """A line when the ledger of this queue is gone: it knows who must not get email. Pure."""
+    """A line when this queue had a ledger, which knows who must not get emails, and has none now. Pure."""
     if config.database.url is not None or config.delivery != "resend" or not was_used:
         return []
     if config.database.without_ledger:
@@ -193,7 +193,7 @@ def evaluate_queue(snapshot: Snapshot, keys: Keys, *, used: bool = True) -> Chec
 
 
 def evaluate_bullmq(traces: BullMqTraces, keys: Keys) -> list[CheckResult]:
-    """A line when BullMQ writes under the name of the queue. Pure."""
+    """A line when BullMQ uses the name of the queue. Pure."""
     return [fail("bullmq", traces.reason(keys), traces.remedy(keys))] if traces.found else []
 
 

@@ -42,7 +42,7 @@ async def run_checks(
             return [unreachable(name, f"no response within {within_s:g} s", "check its load and the network")]
         except Exception as error:  # noqa: BLE001 - one failed check must not hide the results of the others
             finding = error.reason if isinstance(error, FlowstateError) else f"{type(error).__name__}: {error}"
-            return [fail(name, f"the check failed: {finding}", "is this the right server? otherwise report this bug")]
+            return [fail(name, f"the check failed: {finding}", "if this is the right server, please report this bug")]
         finally:
             finished += 1
             done(finished)

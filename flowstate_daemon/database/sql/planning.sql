@@ -1,6 +1,8 @@
 -- Plans scheduled emails. Used by planning.py, which replaces {app} by the application's schema and {candidates} by one
 -- of the queries find_…_recipients. Those use the tables of the query around them: occurrences, known_zones, options,
--- choices and covered. The column `zone` of schedule_runs has a chosen hour behind the zone: `Europe/Paris 07`.
+-- choices and moved; {only} limits them to people who have moved, whose rows an index finds. Deleted projects are excluded
+-- by NOT IN: Postgres expects next to no rows of an anti-join, and would then compare each user with each time zone. The
+-- column `zone` of schedule_runs has a chosen hour behind the zone: `Europe/Paris 07`.
 --
 -- Rows are written in the order of users or ids: two daemons that write the same rows then wait for each other instead
 -- of deadlocking.
@@ -56,15 +58,17 @@ RETURNING zone, local_date;
 
 -- name: find_task_reminder_recipients
 -- Users with open tasks that are due inside the window of their occurrence. For somebody who has changed their zone, the
--- email is about the tasks that the emails in the old zone did not cover, and there may be two for one date.
+-- email is about the tasks that the emails in the old zone did not cover, and there may be two for one date. A skipped
+-- email covers nothing.
 -- $1 end of the last window (timestamptz)
 -- $2 start of the first window (timestamptz)
 SELECT
     o.number, t.user_id,
     CASE
         WHEN p.per_task THEN t.id
-        WHEN e.user_id IS NULL AND a.user_id IS NULL THEN ''
-        ELSE 'after ' || to_char(greatest(e.covers_until, o.begins_at), 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+        WHEN e.partly OR e.taken THEN
+            'after ' || to_char(CASE WHEN e.partly THEN e.covers_until ELSE o.begins_at END, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+        ELSE ''
     END AS task_id,
     count(*) AS found
 FROM (
@@ -73,7 +77,8 @@ FROM (
     JOIN {app}.users AS u ON u.id = t."userId"
     WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL
         AND t."dueDate" < $1::timestamptz AT TIME ZONE 'UTC' AND t."dueDate" >= $2::timestamptz AT TIME ZONE 'UTC'
-        AND NOT EXISTS (SELECT FROM {app}.projects AS d WHERE d.id = t."projectId" AND d."deletedAt" IS NOT NULL)
+        AND (t."projectId" IS NULL OR t."projectId" NOT IN (SELECT id FROM {app}.projects WHERE "deletedAt" IS NOT NULL))
+        {only}
     OFFSET 0 -- a fence: with the joins below Postgres would expect a tenth of these rows, and look users up one by one
 ) AS t
 CROSS JOIN options AS p
@@ -82,10 +87,21 @@ LEFT JOIN known_zones AS k ON k.name = coalesce(c.zone, t.zone)
 JOIN occurrences AS o
     ON o.zone = coalesce(k.name, p.default_zone) AND o.hour = coalesce(nullif(c.hour, p.usual_hour), -1)
     AND t.due_at >= o.begins_at AND t.due_at < o.ends_at
-LEFT JOIN taken AS a ON a.user_id = t.user_id AND a.zone <> o.zone AND a.local_date = o.local_date
-LEFT JOIN covered AS e
-    ON e.user_id = t.user_id AND e.covers_until > o.begins_at AND (e.zone <> o.zone OR a.user_id IS NOT NULL)
-WHERE (e.user_id IS NULL OR t.due_at >= e.covers_until) AND (NOT p.moved_only OR c.moved_at >= o.due_at)
+CROSS JOIN LATERAL (
+    SELECT
+        r.covers_until, coalesce(r.taken, false) AS taken,
+        coalesce(r.covers_until > o.begins_at AND (r.zone <> o.zone OR r.taken), false) AS partly
+    FROM (
+        SELECT
+            max(m.covers_until) FILTER (WHERE m.state NOT IN ('skipped', 'expired')) AT TIME ZONE 'UTC' AS covers_until,
+            (array_agg(m.zone ORDER BY m.covers_until DESC) FILTER (WHERE m.state NOT IN ('skipped', 'expired')))[1] AS zone,
+            bool_or(m.task_id = '' AND m.local_date = o.local_date AND m.zone <> o.zone) AS taken
+        FROM flowstate_daemon.scheduled_mails AS m
+        WHERE m.user_id = t.user_id AND m.kind = 'task-reminder' AND m.covers_until IS NOT NULL
+            AND m.local_date BETWEEN o.local_date - 2 AND o.local_date + 2 AND (m.task_id = '' OR m.task_id LIKE 'after %')
+    ) AS r
+) AS e
+WHERE (NOT e.partly OR t.due_at >= e.covers_until) AND (NOT p.moved_only OR c.moved_at >= o.due_at)
 GROUP BY 1, 2, 3
 
 -- name: find_overdue_summary_recipients
@@ -96,7 +112,8 @@ FROM (
     SELECT t."userId" AS user_id, min(t."dueDate") AS oldest
     FROM {app}.tasks AS t
     WHERE NOT t."isCompleted" AND t."deletedAt" IS NULL AND t."dueDate" < $1::timestamptz AT TIME ZONE 'UTC'
-        AND NOT EXISTS (SELECT FROM {app}.projects AS d WHERE d.id = t."projectId" AND d."deletedAt" IS NOT NULL)
+        AND (t."projectId" IS NULL OR t."projectId" NOT IN (SELECT id FROM {app}.projects WHERE "deletedAt" IS NOT NULL))
+        {only}
     GROUP BY t."userId"
 ) AS late
 JOIN {app}.users AS u ON u.id = late.user_id
@@ -119,6 +136,7 @@ FROM (
     FROM {app}.focus_sessions AS s
     JOIN {app}.users AS u ON u.id = s."userId"
     WHERE s."startTime" < $1::timestamptz AT TIME ZONE 'UTC' AND s."startTime" >= $2::timestamptz AT TIME ZONE 'UTC'
+        {only}
     OFFSET 0 -- a fence, as above
 ) AS s
 CROSS JOIN options AS p
@@ -159,8 +177,7 @@ WITH occurrences AS MATERIALIZED (
 ), known_zones AS MATERIALIZED (
     SELECT name FROM unnest($10::text[]) AS k (name)
 ), options AS MATERIALIZED (
-    SELECT $11::text AS default_zone, $12::boolean AS per_task, $16::smallint AS usual_hour, $17::boolean AS moved_only,
-        $3::text AS kind
+    SELECT $11::text AS default_zone, $12::boolean AS per_task, $16::smallint AS usual_hour, $17::boolean AS moved_only
 ), {shared}
 candidates AS MATERIALIZED (
 {candidates}
@@ -192,62 +209,51 @@ SELECT
 -- One page of the same candidates, ordered by user, without writing anything.
 -- $1 end of the last window (timestamptz)
 -- $2 start of the first window (timestamptz)
--- $3 kind (text)
--- $4 time zone of each occurrence (text[])
--- $5 local dates (date[])
--- $6 start of each window (timestamptz[])
--- $7 end of each window (timestamptz[])
--- $8 hour that people in each occurrence have chosen, or -1 (smallint[])
--- $9 all known time zones (text[])
--- $10 time zone of users without a known one (text)
--- $11 one email per task instead of one per user (boolean)
--- $12 hour at which the kind is due for everybody, or -1 (smallint)
--- $13 user id of the row before the page, or '' (text)
--- $14 its task id (text)
--- $15 maximum number of rows (integer)
+-- $3 time zone of each occurrence (text[])
+-- $4 local dates (date[])
+-- $5 start of each window (timestamptz[])
+-- $6 end of each window (timestamptz[])
+-- $7 hour that people in each occurrence have chosen, or -1 (smallint[])
+-- $8 all known time zones (text[])
+-- $9 time zone of users without a known one (text)
+-- $10 one email per task instead of one per user (boolean)
+-- $11 hour at which the kind is due for everybody, or -1 (smallint)
+-- $12 user id of the row before the page, or '' (text)
+-- $13 its task id (text)
+-- $14 maximum number of rows (integer)
 WITH occurrences AS MATERIALIZED (
     SELECT
         o.number, o.zone, o.hour, o.local_date, NULL::timestamptz AS due_at,
         o.begins_at AT TIME ZONE 'UTC' AS begins_at, o.ends_at AT TIME ZONE 'UTC' AS ends_at
-    FROM unnest($4::text[], $5::date[], $6::timestamptz[], $7::timestamptz[], $8::smallint[])
+    FROM unnest($3::text[], $4::date[], $5::timestamptz[], $6::timestamptz[], $7::smallint[])
         WITH ORDINALITY AS o (zone, local_date, begins_at, ends_at, hour, number)
     WHERE o.ends_at <= $1::timestamptz AND o.begins_at >= $2::timestamptz
 ), known_zones AS MATERIALIZED (
-    SELECT name FROM unnest($9::text[]) AS k (name)
+    SELECT name FROM unnest($8::text[]) AS k (name)
 ), options AS MATERIALIZED (
-    SELECT $10::text AS default_zone, $11::boolean AS per_task, $12::smallint AS usual_hour, false AS moved_only,
-        $3::text AS kind
+    SELECT $9::text AS default_zone, $10::boolean AS per_task, $11::smallint AS usual_hour, false AS moved_only
 ), {shared}
 candidates AS (
 {candidates}
 )
 SELECT c.number, c.user_id, c.task_id
 FROM candidates AS c
-WHERE (c.user_id, c.task_id) > ($13::text, $14::text)
+WHERE (c.user_id, c.task_id) > ($12::text, $13::text)
 ORDER BY c.user_id, c.task_id
-LIMIT $15::integer;
+LIMIT $14::integer;
 
 -- name: shared_tables
--- Tables that both queries above need, in place of {shared}: what people have chosen here, by the address as the
--- application may store it; who has an email for one of these dates; and up to when their emails cover what is due, which
--- matters to people who have changed their zone. A skipped email covers nothing.
+-- What people have chosen here, by the address as the application may store it, and who has changed zone or hour lately.
+-- Both queries above need these tables, in place of {shared}.
 choices AS MATERIALIZED (
     SELECT address AS email, time_zone AS zone, morning_hour AS hour, moved_at FROM flowstate_daemon.preferences
     UNION ALL
     SELECT spelling, time_zone, morning_hour, moved_at FROM flowstate_daemon.preferences WHERE spelling <> address
-), taken AS MATERIALIZED (
-    SELECT m.user_id, m.local_date, m.zone
-    FROM flowstate_daemon.scheduled_mails AS m
-    WHERE m.kind = (SELECT kind FROM options) AND m.task_id = '' AND m.local_date IN (SELECT local_date FROM occurrences)
-        AND m.due_at > (SELECT min(begins_at) AT TIME ZONE 'UTC' - interval '4 days' FROM occurrences)
-), covered AS MATERIALIZED (
-    SELECT DISTINCT ON (m.user_id) m.user_id, m.zone, m.covers_until AT TIME ZONE 'UTC' AS covers_until
-    FROM flowstate_daemon.scheduled_mails AS m
-    WHERE m.kind = (SELECT kind FROM options) AND (m.task_id = '' OR m.task_id LIKE 'after %')
-        AND m.state NOT IN ('skipped', 'expired')
-        AND m.covers_until > (SELECT min(begins_at) AT TIME ZONE 'UTC' FROM occurrences)
-        AND m.due_at > (SELECT min(begins_at) AT TIME ZONE 'UTC' - interval '4 days' FROM occurrences)
-    ORDER BY m.user_id, m.covers_until DESC
+), moved AS MATERIALIZED (
+    SELECT u.id AS user_id
+    FROM flowstate_daemon.preferences AS p
+    JOIN {app}.users AS u ON u.email IN (p.address, p.spelling)
+    WHERE p.moved_at >= (SELECT min(due_at) FROM occurrences)
 ),
 
 -- name: reopen_scheduled_mails

@@ -24,6 +24,7 @@
 -- @include delete_job
 -- @include journal
 -- @include job_outcome
+-- @include unix_ms
 
 local base, latest, skip = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local count, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -37,7 +38,7 @@ local function is_old(hash)
     return true
   end
   for _, mark in ipairs(redis.call("HMGET", hash, "finishedOn", "processedOn", "timestamp")) do
-    local at = mark and tonumber(mark)
+    local at = unix_ms(mark)
     if at then
       return at <= latest
     end

@@ -39,7 +39,7 @@ local function key_of(request_id)
   return base .. "flowstate:request:" .. request_id
 end
 
--- A job whose stored request has expired is set aside instead of sent. When an operator retries such a job it must be
+-- A job whose stored request has expired is parked instead of sent. When an operator retries such a job it must be
 -- sent, so the reference to the expired request is removed; `maybeSent` keeps it out of a retry of all failed jobs.
 local function drop_expired_request(hash, request_id)
   if request_id and redis.call("EXISTS", key_of(request_id)) == 0 then

@@ -17,6 +17,8 @@
 -- Publishes nothing
 -- Agrees with getJobCounts and isPaused of Bull 4
 
+-- @include unix_ms
+
 local base = ARGV[1]
 local MAX_PRIORITIES = 16 -- priorities examined; FlowState uses three
 
@@ -29,7 +31,7 @@ local oldest = -1
 local function update_oldest(ahead)
   local id = redis.call("LINDEX", list, -1 - ahead)
   local stamp = id and redis.pcall("HGET", base .. id, "timestamp")
-  local at = type(stamp) == "string" and tonumber(stamp)
+  local at = unix_ms(stamp)
   if at and (oldest < 0 or at < oldest) then
     oldest = at
   end

@@ -28,6 +28,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valkey_url: str, ke
     file = tmp_path / "environment"
     file.write_text(
         f"REDIS_URL={valkey_url}\nFLOWSTATE_QUEUE_PREFIX={keys.prefix}\nRESEND_FROM_EMAIL=a@flowstate.dev\n"
+        "FLOWSTATE_DELIVERY=outbox\n"
     )
     for store in ("credstore", "credstore.encrypted"):
         (tmp_path / store).mkdir()
@@ -120,6 +121,7 @@ def test_settings_that_only_root_can_read_are_no_reason_to_guess(
             setting, f"{'redis' if setting == 'REDIS_URL' else 'postgresql'}://127.0.0.1:{free_port()}/0"
         )
         monkeypatch.setenv("RESEND_FROM_EMAIL", "hello@flowstate.dev")
+        monkeypatch.setenv("FLOWSTATE_DELIVERY", "outbox")
         assert main(command) == 69
     monkeypatch.undo()
     captured = capsys.readouterr()

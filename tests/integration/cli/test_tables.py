@@ -56,6 +56,7 @@ async def _stores(
     monkeypatch.setenv("FLOWSTATE_QUEUE_PREFIX", keys.prefix)
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("RESEND_FROM_EMAIL", "hello@flowstate.dev")
+    monkeypatch.setenv("FLOWSTATE_DELIVERY", "outbox")
     stage = QueueFixture(redis, keys)
     for number in range(2):
         await stage.put(f"f{number}", "failed", finishedOn=2, failedReason=REASON, timestamp=START_MS)

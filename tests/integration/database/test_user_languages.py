@@ -151,7 +151,8 @@ async def test_schema_of_the_url_is_read(bare_pool: asyncpg.Pool, clock: FakeClo
     )
     assert await languages_of(languages, ["p0@example.org"]) == {"p0@example.org": "fr"}
     separator = "&" if "?" in database_url else "?"
-    config = load({"DATABASE_URL": f"{database_url}{separator}schema=Flow%20State"})
+    url = f"{database_url}{separator}schema=Flow%20State"
+    config = load({"DATABASE_URL": url, "FLOWSTATE_DELIVERY": "outbox"})
     assert await languages_of(build_user_preferences(config, bare_pool, clock), ["p0@example.org"]) == {
         "p0@example.org": "fr"
     }

@@ -86,3 +86,15 @@ async def test_clean_in_batches_up_to_a_limit(stage: QueueFixture, operator: Que
     assert output == [0, 500, 600]
     found = await stage.redis.lrange(stage.keys("wait"), 0, -1)
     assert found == [f"j{i}" for i in reversed([*range(1500), *range(2100, 2500)])]
+
+
+@pytest.mark.parametrize(("per_ms", "per_unit"), [(1, 1000), (1000, 1), (1_000_000, 1)])
+async def test_clean_spares_young_jobs_whatever_the_unit_of_their_time(
+    stage: QueueFixture, operator: QueueAdmin, now: int, per_ms: int, per_unit: int
+) -> None:
+    """A time in seconds does not make a job 57 years old; one in microseconds is old some day too."""
+    for name, at in (("old", now - 90_000), ("young", now - 30_000)):
+        await stage.put(name, "wait")
+        await stage.redis.hset(stage.keys.job(name), "timestamp", at * per_ms // per_unit)
+    assert await operator.clean("wait", 60_000) == BulkResult(done=1, left=1)
+    assert (await stage.dump())["wait"] == ["young"]

@@ -22,7 +22,7 @@ async def test_commands_arrive_as_they_were_meant(connection: Connection, keys: 
 
 
 async def test_forgotten_scripts_are_loaded_again(bull: BullQueue, redis: Redis) -> None:
-    """After a restart or a fail-over the server knows no script any more."""
+    """After a restart or a failover the server knows no script any more."""
     await bull.add(NewJob("x", {}))
     await redis.script_flush()
     assert (await bull.add(NewJob("x", {}))).id == "2"

@@ -128,3 +128,38 @@ async def test_long_queues_are_read_in_pages(stage: QueueFixture, connection: Co
     assert (await forgetter(connection, keys).find(ignore)).jobs == {"wait": expected}
     assert (await forgetter(connection, keys).delete(ignore)).jobs == {"wait": expected}
     assert await stage.redis.llen(stage.keys("wait")) == 2 * PAGE_SIZE + 30 - expected
+
+
+@pytest.mark.parametrize("dirt", [r"\ud83d", "\x0b", "\x00", "\x1f"])
+@pytest.mark.parametrize("to", ["ada@example.org", "ADA@example.org", r"\u0061da@example.org"])
+async def test_dirty_jobs_are_those_of_their_recipient(
+    stage: QueueFixture, connection: Connection, keys: Keys, dirt: str, to: str
+) -> None:
+    """The worker sends such jobs, so they are found by their recipient, whoever else they mention."""
+    context = f'{{"name":"ada@example.org {dirt}"}}'
+    await stage.put("other", "failed", data=f'{{"type":"welcome","to":"bob@example.org","context":{context}}}')
+    await stage.put("longer", "failed", data=f'{{"type":"welcome","to":"lada@example.org","context":{context}}}')
+    await stage.snapshot()
+    await stage.put("ada", "failed", data=f'{{"type":"welcome","to":"{to}","context":{context}}}')
+    assert (await forgetter(connection, keys).delete(ignore)).jobs == {"failed": 1}
+    assert await stage.diff() == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ('{"to":"ada@example.org", "context":', 1),
+        ("to=ADA@example.org;", 1),
+        ("ada@example.org.", 1),
+        ("lada@example.org", 0),
+        ("x.ada@example.org", 0),
+        ("ada@example.organic", 0),
+        ("ada@example.org.uk", 0),
+    ],
+)
+async def test_data_that_is_not_json(
+    stage: QueueFixture, connection: Connection, keys: Keys, data: str, found: int
+) -> None:
+    """The address is searched for in it, but not as a part of another person's."""
+    await stage.put("broken", "failed", data=data)
+    assert (await forgetter(connection, keys).find(ignore)).jobs.total() == found

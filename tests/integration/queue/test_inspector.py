@@ -69,6 +69,32 @@ async def test_oldest_waiting_whatever_its_priority(
     assert (await inspector.snapshot()).oldest_waiting_ms == BORN - 1
 
 
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+async def test_oldest_waiting_whatever_the_unit_of_its_time(
+    stage: QueueFixture, inspector: Inspector, unit: str
+) -> None:
+    """A producer that writes seconds does not make its jobs 57 years old, nor one of nanoseconds its jobs new."""
+    added = 1_796_000_000
+    text = {"s": f"{added}", "us": f"{added}000000", "ns": f"{added}000000000"}[unit]
+    await stage.put("7", "wait", at=BORN)
+    await stage.redis.hset(stage.keys.job("7"), "timestamp", text)
+    assert (await inspector.snapshot()).oldest_waiting_ms == added * 1000
+    job = await inspector.job("7")
+    assert job is not None
+    assert job.added_ms == (None if unit == "ns" else added * 1000)  # not exact in JavaScript
+
+
+@pytest.mark.parametrize("time", ["", "0", "-5", "NaN", "Infinity", "1e400", "2026-11-29"])
+async def test_job_without_a_time_has_no_age(stage: QueueFixture, inspector: Inspector, time: str) -> None:
+    """It is not as old as Unix."""
+    await stage.put("7", "wait", at=BORN)
+    await stage.redis.hset(stage.keys.job("7"), "timestamp", time)
+    assert (await inspector.snapshot()).oldest_waiting_ms is None
+    job = await inspector.job("7")
+    assert job is not None
+    assert job.added_ms is None
+
+
 async def test_snapshot_survives_ghosts(stage: QueueFixture, inspector: Inspector) -> None:
     """An id without a hash, with a wrong key or without a timestamp has no age."""
     await stage.redis.rpush(stage.keys("wait"), "ghost", "wait")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.health import HealthRegistry
@@ -22,6 +23,7 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.worker import ledger_services as module
 from flowstate_daemon.worker.ledger_services import LedgerWriter, split_valid
+from tests.support.clock import FakeClock
 from tests.support.ledger_entries import journal_entry, outcome
 from tests.support.waiting import eventually
 
@@ -75,13 +77,15 @@ async def stored(pool: asyncpg.Pool) -> int:
 
 
 @asynccontextmanager
-async def writing(journal: FilledJournal, pool: asyncpg.Pool, *, daemons: int = 1) -> AsyncIterator[list[LedgerWriter]]:
+async def writing(
+    journal: FilledJournal, pool: asyncpg.Pool, *, daemons: int = 1, clock: Clock | None = None
+) -> AsyncIterator[list[LedgerWriter]]:
     """Run that many writers, each as in a daemon of its own."""
-    clock = Clock()
-    writers = [
-        LedgerWriter(journal, Ledger(pool, clock), Migrator(pool), HealthRegistry(clock).register("ledger_writer"))
-        for _ in range(daemons)
-    ]
+    clock = clock or Clock()
+    writers = []
+    for _ in range(daemons):
+        heartbeat = HealthRegistry(clock).register("ledger_writer")
+        writers.append(LedgerWriter(journal, Ledger(pool, clock), Migrator(pool), heartbeat, clock))
     async with asyncio.TaskGroup() as group:
         for writer in writers:
             group.create_task(writer.run())
@@ -159,6 +163,32 @@ async def test_entry_that_redis_has_lost_is_written_from_memory(
 
         await eventually(both, "both are in the ledger")
         await eventually(lambda: not writer._unread, "nothing is remembered any more")
+
+
+async def test_slow_postgres_is_not_taken_for_a_loss_of_redis(journal: FilledJournal, pool: asyncpg.Pool) -> None:
+    """What was sent while a batch waited for Postgres is in the journal still: nothing says that Redis has lost it."""
+    clock = FakeClock()
+    async with writing(journal, pool, clock=clock) as (writer,):
+        first, *later = entries(3)
+        await journal.append([first])
+        writer.wake()
+        await eventually(empty(journal), "the schema exists")
+        async with acquire(pool) as connection:
+            with capture_logs() as logs:
+                async with connection.transaction():
+                    await connection.execute("LOCK TABLE flowstate_daemon.mails")
+                    peeked = journal.peeked
+                    await journal.append(later[:1])
+                    writer.wake()
+                    await eventually(lambda: journal.peeked > peeked, "the batch was read, and waits for the lock")
+                    await journal.append(later[1:])
+                    writer.remember(later[1])
+                    clock.advance(10 * module.UNREAD_S)
+                writer.wake()
+                await eventually(empty(journal), "all entries are moved")
+                await eventually(lambda: not writer._unread, "nothing is remembered any more")
+    assert await stored(pool) == 3
+    assert [entry for entry in logs if entry["event"] == "journal_entries_lost"] == []
 
 
 async def test_missing_schema_is_created_again_after_an_outage(journal: FilledJournal, pool: asyncpg.Pool) -> None:

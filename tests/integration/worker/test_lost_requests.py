@@ -257,12 +257,18 @@ async def test_email_alone_is_sent_again_as_the_same_request(
     assert fake.repeated_keys == 1
 
 
+@pytest.mark.parametrize("per_ms", [1, 1_000, 1_000_000])
 async def test_old_copy_of_redis_sends_nothing_again(
-    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool
+    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool, connection: Connection, keys: Keys, per_ms: int
 ) -> None:
-    """The records of such old jobs are deleted, but the ledger has them; one that was never sent is sent."""
+    """The records of such old jobs are deleted, but the ledger has them; one that was never sent is sent.
+
+    Producers also write the time in microseconds and nanoseconds.
+    """
     timestamp = harness.clock.now_ms() - OLD_JOB_MS - 60_000
-    await harness.bull.add_many([NewJob("welcome", {}, priority=REMINDER, timestamp=timestamp) for _ in range(3)])
+    added = await harness.bull.add_many([NewJob("welcome", {}, priority=REMINDER) for _ in range(3)])
+    for job in added:
+        await connection.execute("HSET", keys.job(job.id), "timestamp", timestamp * per_ms)
     jobs = await harness.claim(3)
     sent: list[Accepted | BaseException] = [Accepted("re-1", "resend"), Accepted("re-2", "resend")]
     await write_ledger(harness, pool, jobs[:2], sent)

@@ -125,6 +125,8 @@ def test_a_host_without_the_service_has_no_settings_of_it(host: Path) -> None:
         ("A=one\\\n  two", "one  two"),
         ("A=", ""),
         ("A=b\r", "b"),
+        ("A=b\rB", "b"),
+        ("A=b\x85c\u2028d\x0be\x1cf", "b\x85c\u2028d\x0be\x1cf"),
         ("# A=c\n; A=d\nA=b", "b"),
         ("A=c\nA=b", "b"),
         ("nonsense\n=x\n1A=c\nA=b", "b"),

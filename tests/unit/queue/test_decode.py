@@ -257,3 +257,10 @@ def test_an_emoji_cut_in_two() -> None:
 def test_creation_time_in_any_unit(written: bytes | None, created_ms: int) -> None:
     """Seconds, milliseconds, microseconds and nanoseconds; anything else is unknown."""
     assert decode_job(row(timestamp=written), 1_000).created_ms == created_ms
+
+
+@pytest.mark.parametrize("text", [b"1_795_000_000_000", b"1_7", b"_1", b"1_000.5"])
+def test_numbers_are_those_of_redis_too(text: bytes) -> None:
+    """Scripts compare the time of a job: one that only Python understands would never be settled."""
+    assert decode_job(row(timestamp=text), 100).timestamp == 0
+    assert options(attempts=text.decode()).attempts == 1
