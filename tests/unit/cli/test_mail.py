@@ -193,3 +193,13 @@ def test_invalid_arguments_and_settings(monkeypatch: pytest.MonkeyPatch) -> None
     assert main(["mail", "preview", "--locale", "tlh"]) == USAGE_ERROR
     monkeypatch.setenv("FRONTEND_URL", "javascript:x")
     assert main(["mail", "preview"]) == CONFIG
+
+
+def test_further_kind_in_unsubscribed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--kind` knows the kinds of the folder: the command ends only because there is no Postgres."""
+    monkeypatch.setenv("FLOWSTATE_MAIL_KINDS_DIR", str(write_kind(tmp_path, "badge", BADGE)))
+    for kind, said in (("badge", "DATABASE_URL"), ("welcome", "'badge', 'focus-report'"), ("other", "'task-reminder'")):
+        assert main(["unsubscribed", "add", "ada@example.org", "--kind", kind]) != 0
+        assert said in capsys.readouterr().err

@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.base.errors import ConfigError, InvalidDataError
 from flowstate_daemon.mail.catalog import Catalog, built_in_catalog, load_catalog
-from flowstate_daemon.mail.kind_files import BUILT_IN_FOLDER
-from flowstate_daemon.mail.kinds import KINDS, parse_request, redact_codes
-from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, decide
+from flowstate_daemon.mail.kind_files import BUILT_IN_FOLDER, read_kind_files
+from flowstate_daemon.mail.kinds import KINDS, load_kinds, parse_request, redact_codes
+from flowstate_daemon.mail.lifetimes import Lifetimes
+from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, decide, expires_at_ms
 from flowstate_daemon.mail.render import Renderer
 from tests.support.html import Page
 from tests.support.kind_folders import BADGE, write_kind
 from tests.unit.mail.rendered_mails import BRAND, TO, sample
 
+BODIES = ("body.mjml", "body.txt")
 COMMON_TEXTS = (BUILT_IN_FOLDER / "common/texts/en.toml").read_text("utf-8")
 
 
@@ -223,3 +226,54 @@ def test_code_of_a_further_kind_is_a_secret(tmp_path: Path) -> None:
     assert "X-Entity-Ref-ID" in mail.headers
     assert b"482913" not in redact_codes("login", data)
     assert decide(request, UNKNOWN_RECIPIENT, now_ms=300_000, created_ms=0).outcome == "expired"
+
+
+ROWS = """
+[fields.parts]
+type = "list"
+max_rows = 2
+
+[fields.parts.rows]
+points = "count"
+title = { type = "title", optional = true }
+lines = { type = "title-lines", optional = true }
+"""
+
+
+def test_dirt_in_a_further_kind_never_refuses_the_email(tmp_path: Path) -> None:
+    """Fields of `kind.toml` are cleaned and dropped as those of the built-in kinds; a list is cut at `max_rows`."""
+    catalog = load_catalog(write_kind(tmp_path, "badge", {**BADGE, "kind.toml": BADGE["kind.toml"] + ROWS}))
+    good = {"points": 1, "title": "a\u202eb", "lines": "- x\n- y"}
+    given = [{"title": "no points"}, "x", {**good, "lines": 7}, good]
+    data = badge(catalog, badgeName="a\x1bb", userName=7, badgeUrl="javascript:x", parts=given)
+    context: Any = parse_request("badge", data, catalog.kinds).context
+    assert (context.badge_name, context.user_name, context.badge_url) == ("ab", "there", "")
+    assert context.parts == ()
+    context = parse_request("badge", badge(catalog, parts=[{**good, "lines": 7}, good, good]), catalog.kinds).context
+    assert [(row.title, [line.title for line in row.lines]) for row in context.parts] == [
+        ("ab", []),
+        ("ab", ["x", "y"]),
+    ]
+    with pytest.raises(InvalidDataError, match=r"at `\$\.context\.points`"):
+        parse_request("badge", badge(catalog, points="many", userName=7), catalog.kinds)
+
+
+def test_job_of_unknown_age_expires_only_with_a_code(tmp_path: Path) -> None:
+    """A code may be too old to work; another email of unknown age is sent, here and when it is sent later."""
+    catalog = load_catalog(write_kind(tmp_path, "badge", BADGE))
+    request = parse_request("badge", badge(catalog), catalog.kinds)
+    assert decide(request, UNKNOWN_RECIPIENT, now_ms=10**13, created_ms=0).send
+    assert expires_at_ms(request, 0) is None
+    assert not decide(sample("otp"), UNKNOWN_RECIPIENT, now_ms=10**13, created_ms=0).send
+
+
+def test_reminder_without_a_date_field_has_a_lifetime(tmp_path: Path) -> None:
+    """An operator who removes the field from the kind gets the day after the job's creation."""
+    folder = BUILT_IN_FOLDER / "task-reminder"
+    kind = (folder / "kind.toml").read_text("utf-8").replace('dueDate = { type = "date", optional = true }\n', "")
+    bodies = {name: (folder / name).read_text("utf-8").replace("due_date", "due_time") for name in BODIES}
+    kinds = load_kinds(read_kind_files(write_kind(tmp_path, "task-reminder", {"kind.toml": kind, **bodies}), []), [])
+    job = msgspec.json.encode({"to": TO, "context": {"taskTitle": "x", "dueDate": "2026-09-09"}})
+    lifetimes, created_ms = Lifetimes("UTC", None, 24.0, 72.0), 1_772_438_400_000  # 2026-03-02, 8 h
+    end_ms = lifetimes.end_ms(parse_request("task-reminder", job, kinds), created_ms, None)
+    assert end_ms == created_ms + 16 * 3_600_000

@@ -15,6 +15,7 @@ from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.samples import FRONTEND_URL, SAMPLES
+from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 from tests.support.html import Page
 from tests.unit.mail.rendered_mails import BRAND, TO, sample
 
@@ -338,6 +339,28 @@ def test_settings_link_leads_to_an_existing_page() -> None:
     mail = Renderer(replace(BRAND, links=links)).render(sample("overdue-summary"))
     assert f"Manage your emails: {FRONTEND_URL}/me/emails\n" in mail.text
     assert f"{FRONTEND_URL}/me/emails" in Page(mail.html).links
+
+
+def test_settings_link_is_the_preference_page_where_there_is_one() -> None:
+    """It wins over a page of the application, in every kind; without a time of issue there is no such link."""
+    links = AppLinks(FRONTEND_URL, {**DEFAULT_PATTERNS, "settings": "/me/emails"})
+    pages = UnsubscribeLinks("https://mail.flowstate.example", LinkTokenCodec(["x" * 32]))
+    for kind in KINDS:
+        mail = Renderer(replace(BRAND, links=links), pages).render(sample(kind), issued_ms=1_772_000_000_000)
+        assert "Manage your emails: https://mail.flowstate.example/preferences/" in mail.text
+        assert "/me/emails" not in mail.text + mail.html
+    assert "/me/emails" in Renderer(replace(BRAND, links=links), pages).render(sample("welcome")).text
+    assert "/preferences/" not in Renderer(BRAND, pages).render(sample("welcome")).html
+
+
+def test_creation_counts_where_links_are_issued_later(renderer: Renderer) -> None:
+    """Links of an old job are issued today; its reference and the day of a streak are those of the job."""
+    created, issued = 1_772_000_000_000, 1_790_000_000_000
+    code = [renderer.render(sample("otp"), issued_ms=at, created_ms=created).headers for at in (created, issued)]
+    assert code[0] == code[1]
+    assert renderer.render(sample("otp"), issued_ms=issued, created_ms=0).headers != code[0]
+    streak = sample("streak-milestone", streakDays=7, startDate="unreadable")
+    assert "February 18, 2026" in renderer.render(streak, issued_ms=issued, created_ms=created).text
 
 
 @pytest.mark.parametrize("kind", ["otp", "password-reset"])
