@@ -47,7 +47,7 @@ async def page_url(suppressions: Suppressions, clock: FakeClock) -> AsyncIterato
     unsubscribe = Unsubscribe(CODEC, suppressions, Pages("FlowState", "https://flowstate.example"), clock)
     token = CODEC.encode(UnsubscribeToken(ADDRESS, KIND, clock.now_ms(), "fr"))
     async with serve(unsubscribe.routes()) as client:
-        yield f"{client._base_url}unsubscribe/{token}"
+        yield f"{str(client._base_url).rstrip('/')}/unsubscribe/{token}"
 
 
 async def unsubscribed_kinds(suppressions: Suppressions) -> set[str]:
