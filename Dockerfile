@@ -9,12 +9,14 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 # Build tools first, then dependencies, then the daemon: a change of our code rebuilds only the last layer.
 # Only wheels whose hash is listed are installed, so no code of a package runs here, and the environment itself has no pip.
-# Of Babel's locale data only the languages of the emails are kept, which saves 30 MB.
+# Of Babel's locale data only the languages of the emails are kept, which saves 30 MB: add those of your own
+# mail.kinds_dir, LOCALES="root|en|fr|pl".
+ARG LOCALES="root|en|fr"
 COPY requirements.txt requirements-build.txt ./
 RUN pip install --require-hashes --only-binary :all: --requirement requirements-build.txt \
     && python -m venv --without-pip /opt/flowstate-daemon \
     && pip --python /opt/flowstate-daemon install --no-compile --no-deps --require-hashes --only-binary :all: --requirement requirements.txt \
-    && find /opt/flowstate-daemon -path '*/babel/locale-data/*.dat' ! -name root.dat ! -name en.dat ! -name fr.dat -delete
+    && find /opt/flowstate-daemon -path '*/babel/locale-data/*.dat' -regextype posix-extended ! -regex ".*/($LOCALES)[.]dat" -delete
 COPY pyproject.toml README.md LICENSE ./
 COPY flowstate_daemon flowstate_daemon
 # Compiled here, because the container's file system is read-only; unchecked, because file times differ between builders.

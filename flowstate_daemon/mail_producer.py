@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError, PermanentError
-from flowstate_daemon.mail.kinds import KINDS, MailRequest, parse_request
+from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest, parse_request
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import REMOVE, AddResult, Backoff, NewJob
 
@@ -49,8 +49,9 @@ class NewMail:
 class MailProducer:
     """Adds new emails to the queue as jobs."""
 
-    def __init__(self, bull: BullQueue, *, attempts: int, backoff_ms: int) -> None:
+    def __init__(self, bull: BullQueue, *, attempts: int, backoff_ms: int, kinds: Mapping[str, Kind] = KINDS) -> None:
         """`attempts` includes the first one, as in Bull; `backoff_ms` is the base of the exponential backoff."""
+        self.kinds = kinds  # a reload replaces them
         self._bull = bull
         self._attempts = attempts
         self._backoff = Backoff("exponential", backoff_ms)
@@ -77,11 +78,11 @@ class MailProducer:
     def _job(self, new: NewMail, timestamp: int | None = None, once_ms: int | None = None) -> NewJob:
         self._check(new)
         data = encode_data(new)
-        parse_order(new, data)
+        parse_order(new, data, self.kinds)
         return NewJob(
             name=new.kind,
             data=data,
-            priority=KINDS[new.kind].priority if new.priority is None else new.priority,
+            priority=self.kinds[new.kind].priority if new.priority is None else new.priority,
             delay_ms=new.delay_ms,
             attempts=self._attempts,
             backoff=self._backoff,
@@ -92,10 +93,10 @@ class MailProducer:
             debounce_ms=once_ms,
         )
 
-    @staticmethod
-    def _check(new: NewMail) -> None:
-        if new.kind not in KINDS:
-            raise InvalidMailError(f"unknown kind of email {new.kind[:100]!r}; known kinds: {', '.join(sorted(KINDS))}")
+    def _check(self, new: NewMail) -> None:
+        if new.kind not in self.kinds:
+            known = ", ".join(sorted(self.kinds))
+            raise InvalidMailError(f"unknown kind of email {new.kind[:100]!r}; known kinds: {known}")
         if new.priority is not None and not 1 <= new.priority <= MAX_PRIORITY:
             raise InvalidMailError(f"priority must be between 1 (most urgent) and {MAX_PRIORITY}")
         if not 0 <= new.delay_ms <= MAX_DELAY_MS:
@@ -113,10 +114,10 @@ def encode_data(new: NewMail) -> dict[str, Any]:
     return data | {name: value for name, value in optional.items() if value is not None}
 
 
-def parse_order(new: NewMail, data: Mapping[str, Any] | None = None) -> MailRequest:
+def parse_order(new: NewMail, data: Mapping[str, Any] | None = None, kinds: Mapping[str, Kind] = KINDS) -> MailRequest:
     """The request that a worker would parse from the job. Raises InvalidMailError."""
     try:
-        return parse_request(new.kind, msgspec.json.encode(encode_data(new) if data is None else data))
+        return parse_request(new.kind, msgspec.json.encode(encode_data(new) if data is None else data), kinds)
     except (InvalidDataError, msgspec.MsgspecError, TypeError, UnicodeEncodeError, RecursionError) as error:
         reason = error.reason if isinstance(error, InvalidDataError) else str(error)
         raise InvalidMailError(f"this {new.kind} cannot be sent: {reason}") from error

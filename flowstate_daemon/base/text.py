@@ -18,6 +18,8 @@ LINE_BREAK = re.compile("\r\n?|[\n\v\f\x1c-\x1e\x85\u2028\u2029]")
 HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 DIRT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # all of them, for one quick check
+# What isolates a name of the other direction; emails put these around it themselves.
+ISOLATES = re.compile("[\u2068\u2069]")
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 GRAPHEME_CLUSTER = regex.compile(r"\X")
 
@@ -26,7 +28,7 @@ def one_line(text: str) -> str:
     """The text in one line without harmful characters."""
     if is_harmless_line(text):
         return text.strip()
-    return replace_surrogates(HARMFUL.sub("", LINE_BREAK_RUN.sub(" ", text))).strip()
+    return _clean_line(text).strip()
 
 
 def several_lines(text: str) -> str:
@@ -39,6 +41,24 @@ def several_lines(text: str) -> str:
 def is_harmless_line(text: str) -> bool:
     """Whether the text is one line without harmful characters."""
     return (text.isascii() and text.isprintable()) or not DIRT.search(text)
+
+
+def header_line(text: str) -> str:
+    """Like `one_line`, for the text of a header field that we have made: what isolates a name stays."""
+    if is_harmless_header(text):
+        return text.strip()
+    parts = ISOLATES.split(text)
+    marks = [*ISOLATES.findall(text), ""]
+    return "".join(_clean_line(part) + mark for part, mark in zip(parts, marks, strict=True)).strip()
+
+
+def is_harmless_header(text: str) -> bool:
+    """Whether the text is one line without harmful characters, except what isolates a name."""
+    return is_harmless_line(text) or is_harmless_line(ISOLATES.sub("", text))
+
+
+def _clean_line(text: str) -> str:
+    return replace_surrogates(HARMFUL.sub("", LINE_BREAK_RUN.sub(" ", text)))
 
 
 def replace_surrogates(text: str) -> str:

@@ -30,6 +30,8 @@ from flowstate_daemon.config.unit_settings import (
     is_unit_process,
     read_unit_settings,
 )
+from flowstate_daemon.mail.kind_files import read_kind_files
+from flowstate_daemon.mail.kinds import load_kinds
 from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.operations.failures import Failures
 from flowstate_daemon.queue.admin import QueueAdmin
@@ -92,6 +94,15 @@ def load_config(
     from_unit = {name: f"{name} in {ENVIRONMENT_FILE}" for name in unit.variables}
     sources = {key: from_unit.get(source, source) for key, source in config.sources.items()}
     return config.model_copy(update={"sources": sources})
+
+
+def unsubscribable_kinds(config_file: str | None) -> list[str]:
+    """The kinds that people can unsubscribe from, with those of `mail.kinds_dir`. Raises ConfigError."""
+    problems: list[str] = []
+    kinds = load_kinds(read_kind_files(load_config(config_file).mail.kinds_dir, problems), problems)
+    if problems:
+        raise ConfigError(problems)
+    return sorted(kind.name for kind in kinds.values() if kind.unsubscribable)
 
 
 def _check_unit(unit: UnitSettings, given: Collection[str], needs: Sequence[Key]) -> None:

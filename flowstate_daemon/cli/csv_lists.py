@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +20,11 @@ import click
 
 from flowstate_daemon.base.address import normalise_address, parse_address
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
-from flowstate_daemon.cli.context import operator_name
+from flowstate_daemon.cli.context import operator_name, unsubscribable_kinds
 from flowstate_daemon.cli.database import with_suppressions
 from flowstate_daemon.cli.filters import confirm
 from flowstate_daemon.cli.output import json_option, print_json, progress
 from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.policy import ALL_KINDS
 
 Entry = TypeVar("Entry", Suppression, Unsubscribe)
@@ -36,7 +36,6 @@ STANDARD_STREAM = "-"
 ALL = "all"  # ALL_KINDS as a file has it
 SUPPRESSION_COLUMNS = ("address", "reason", "since", "note")
 UNSUBSCRIBE_COLUMNS = ("address", "kind", "since")
-UNSUBSCRIBABLE = frozenset(name for name, kind in KINDS.items() if kind.unsubscribable)
 PSEUDONYM = re.compile(r"#[0-9a-f]{64}")  # the entry of a forgotten person
 # Spreadsheets take a cell that begins like this for a formula. The apostrophe before it means: text.
 FORMULA = re.compile(r"[=+\-@\t\r']")
@@ -128,7 +127,8 @@ def import_unsubscribes(config_file: str | None, file: str, *, dry_run: bool, as
     Its columns are address, and if you like kind and since. Without a kind, or with `all`, it is all kinds. An entry
     that is in the list already stays as it is. If any row is wrong, none is added.
     """
-    entries = read_file(file, UNSUBSCRIBE_COLUMNS, parse_unsubscribe)
+    kinds = unsubscribable_kinds(config_file)
+    entries = read_file(file, UNSUBSCRIBE_COLUMNS, partial(parse_unsubscribe, kinds=kinds))
 
     async def add(lists: Suppressions, row: ImportedRow) -> bool:
         return await lists.unsubscribe(row.address, row.value, actor=operator_name(), since=row.since)
@@ -288,13 +288,13 @@ def parse_suppression(cells: Mapping[str, str]) -> ImportedRow:
     return ImportedRow(_address(cells), reason, _since(cells), cells.get("note") or None)
 
 
-def parse_unsubscribe(cells: Mapping[str, str]) -> ImportedRow:
+def parse_unsubscribe(cells: Mapping[str, str], kinds: Sequence[str]) -> ImportedRow:
     """One row. Raises RowError."""
     kind = cells.get("kind", "").lower()
     if kind in ("", ALL, ALL_KINDS):
         return ImportedRow(_address(cells), ALL_KINDS, _since(cells))
-    if kind not in UNSUBSCRIBABLE:
-        raise RowError(f"the kind is not all or one of {', '.join(sorted(UNSUBSCRIBABLE))}")
+    if kind not in kinds:
+        raise RowError(f"the kind is not all or one of {', '.join(kinds)}")
     return ImportedRow(_address(cells), kind, _since(cells))
 
 

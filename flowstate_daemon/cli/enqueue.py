@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from textwrap import fill
 from typing import Any
 
 import click
 import msgspec
 
-from flowstate_daemon.cli.context import QueueContext, with_queue
+from flowstate_daemon.cli.context import QueueContext, load_config, with_queue
 from flowstate_daemon.cli.durations import Duration
 from flowstate_daemon.cli.output import json_option, print_fields, print_json
+from flowstate_daemon.mail.catalog import Catalog, load_catalog
 from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.lifetimes import SCHEDULED_KINDS
-from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, ORIGIN, NewMail
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 
@@ -36,14 +37,14 @@ def json_field_names(kind: Kind) -> list[str]:
 
 @click.command(
     epilog=f"""\b
-KIND and the fields of its --context; * is required:
+KIND and the fields of its --context; * is required. mail.kinds_dir may add others:
 {kind_fields_help()}
 
 \b
 Example:
   flowstate-daemon enqueue welcome --to ada@example.org --context '{{"name": "Ada"}}' --wait 10"""
 )
-@click.argument("kind", type=click.Choice(sorted(KINDS)), metavar="KIND")
+@click.argument("kind", metavar="KIND")
 @click.option("--to", "to", required=True, metavar="ADDRESS", help="The recipient.")
 @click.option(
     "--context",
@@ -66,7 +67,7 @@ Example:
     metavar="DURATION",
     help="Send it this long from now: 2s, 1h30m; a plain number counts milliseconds.",
 )
-@click.option("--locale", type=click.Choice(LOCALES), help="Default: the language of the user.")
+@click.option("--locale", metavar="LANGUAGE", help="Default: the language of the user.")
 @click.option("--job-id", metavar="ID", help="Your own job id; a second job with the same id is not added.")
 @click.option(
     "--wait",
@@ -91,12 +92,25 @@ def enqueue(  # noqa: PLR0913 - one parameter per option
     as_json: bool,
 ) -> int:
     """Add one email of KIND to the queue."""
+    settings = load_config(config_file).mail
+    catalog = load_catalog(settings.kinds_dir, settings.default_locale)
+    check_choice("KIND", kind, catalog.kinds)
+    check_choice("--locale", locale, catalog.locales)
     origin = ORIGIN if kind in SCHEDULED_KINDS else None  # else a daemon would take it for the backend's
     mail = NewMail(kind, to, read_context(context), priority, round(delay_s * 1000), job_id, locale, origin)
-    return with_queue(config_file, lambda queue: _enqueue(queue, mail, wait_s, as_json=as_json))
+    return with_queue(config_file, lambda queue: _enqueue(queue, catalog, mail, wait_s, as_json=as_json))
 
 
-async def _enqueue(context: QueueContext, mail: NewMail, wait_s: float | None, *, as_json: bool) -> int:
+def check_choice(name: str, value: str | None, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of those of the configuration. Raises UsageError."""
+    if value is not None and value not in choices:
+        raise click.UsageError(f"Invalid value for {name}: {value!r} is not one of {', '.join(sorted(choices))}.")
+
+
+async def _enqueue(
+    context: QueueContext, catalog: Catalog, mail: NewMail, wait_s: float | None, *, as_json: bool
+) -> int:
+    context.producer.kinds = catalog.kinds
     if wait_s is None:
         added = await context.producer.enqueue(mail)
         document: dict[str, Any] = {"id": added.id, "outcome": added.outcome}

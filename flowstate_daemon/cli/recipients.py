@@ -8,7 +8,7 @@ from typing import TypeVar
 import click
 
 from flowstate_daemon.base.address import normalise_address
-from flowstate_daemon.cli.context import operator_name
+from flowstate_daemon.cli.context import operator_name, unsubscribable_kinds
 from flowstate_daemon.cli.csv_lists import (
     export_suppressions,
     export_unsubscribes,
@@ -18,21 +18,28 @@ from flowstate_daemon.cli.csv_lists import (
 from flowstate_daemon.cli.database import format_datetime, parse_argument, with_suppressions
 from flowstate_daemon.cli.output import json_option, print_json, print_table
 from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.policy import ALL_KINDS
 
 T = TypeVar("T")
 Entry = TypeVar("Entry", Suppression, Unsubscribe)
 
 MAX_LISTED = 1_000
-UNSUBSCRIBABLE = sorted(name for name, kind in KINDS.items() if kind.unsubscribable)
+
+
+def known_kind(ctx: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    """A kind that people can unsubscribe from, also one of `mail.kinds_dir`. Raises BadParameter."""
+    if name is None:
+        return name
+    known = unsubscribable_kinds(ctx.obj)
+    if name not in known:
+        raise click.BadParameter(f"{name!r} is not one of {', '.join(map(repr, known))}.")
+    return name
+
 
 limit_option = click.option(
     "--limit", type=click.IntRange(1), metavar="NUMBER", help="At most this many rows; default: all."
 )
-kind_option = click.option(
-    "--kind", type=click.Choice(UNSUBSCRIBABLE), metavar="KIND", help="One kind of email; default: all kinds."
-)
+kind_option = click.option("--kind", callback=known_kind, metavar="KIND", help="One kind of email; default: all kinds.")
 
 
 async def read_all(

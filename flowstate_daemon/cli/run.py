@@ -25,6 +25,7 @@ from flowstate_daemon.config.sources import config_path
 from flowstate_daemon.config.unit_settings import REDIS_ADDRESS
 from flowstate_daemon.daemon.daemon import Daemon
 from flowstate_daemon.dev.environment import DevEnvironment, SampleResult, ScheduleOutcome
+from flowstate_daemon.mail.catalog import load_catalog
 
 STDERR_FD = 2
 
@@ -175,7 +176,8 @@ def _run_checks(config: Config) -> list[CheckResult]:
 def check(config_file: str | None, *, config_only: bool, without_credentials: bool, as_json: bool) -> int:
     """Verify configuration and connectivity.
 
-    Checks the configuration and this machine, Redis and the queue, Postgres, and the provider. Warnings and failures
+    Checks the configuration and this machine, Redis and the queue, Postgres, the provider, the kinds of email and the
+    logo. Warnings and failures
     include a remedy. Sends nothing, changes nothing, takes at most 15 s.
 
     Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
@@ -184,6 +186,7 @@ def check(config_file: str | None, *, config_only: bool, without_credentials: bo
     if without_credentials and not config_only:
         raise click.UsageError("--without-credentials needs --config-only")
     config = load_config(config_file, sending=True, needs=REDIS_ADDRESS, with_credentials=not without_credentials)
+    load_catalog(config.mail.kinds_dir, config.mail.default_locale)
     if not config_only:
         name_server(describe_redis(config))
     logs.configure("error", config.log.format, colors=config.log.colors)

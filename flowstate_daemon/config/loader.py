@@ -58,6 +58,7 @@ class Config(BaseModel):
     redis: settings.RedisSettings = Field(default_factory=settings.RedisSettings)
     queue: settings.QueueSettings = Field(default_factory=settings.QueueSettings)
     mail: settings.MailSettings = Field(default_factory=settings.MailSettings)
+    links: settings.LinksSettings = Field(default_factory=settings.LinksSettings)
     resend: settings.ResendSettings = Field(default_factory=settings.ResendSettings)
     outbox: settings.OutboxSettings = Field(default_factory=settings.OutboxSettings)
     http: settings.HttpSettings = Field(default_factory=settings.HttpSettings)

@@ -22,7 +22,9 @@ from flowstate_daemon.config.validators import (
     DisplayText,
     HostPortList,
     HttpUrl,
+    LinkPattern,
     Mailbox,
+    OneLine,
     PostgresUrl,
     ProxyUrl,
     RedisKeyPart,
@@ -172,8 +174,45 @@ class MailSettings(SettingsSection):
     """Product name in the emails."""
     frontend_url: HttpUrl = "http://localhost:4200"
     """Base URL of links in the emails."""
-    default_locale: Literal["en", "fr"] = "en"
-    """Language for users who have not chosen one."""
+    default_locale: str = Field(default="en", pattern=r"^[a-z]{2,3}$")
+    """Language for users who have not chosen one: en, fr, or one of kinds_dir."""
+    kinds_dir: Path | None = None
+    """Folder with further kinds of email and languages, or with changed files of the built-in kinds."""
+    backend_dates: Literal["M/D/YYYY", "D/M/YYYY", "YYYY-MM-DD"] = "M/D/YYYY"
+    """How the backend writes dates with slashes; dates like 2026-03-31 are always understood."""
+    reply_to: Mailbox = ""
+    """Address for replies; empty: the sender."""
+    logo_url: HttpUrl | None = None
+    """Picture at the top of emails, with logo_width and logo_height; without it, the product name as text."""
+    logo_width: int = Field(default=180, ge=16, le=600)
+    """Width of the logo in pixels."""
+    logo_height: int = Field(default=40, ge=16, le=300)
+    """Height of the logo in pixels."""
+    support_url: HttpUrl | None = None
+    """Help page, linked at the end of emails."""
+    postal_address: OneLine = ""
+    """Postal address at the end of emails, on one line; some countries require it."""
+
+
+class LinksSettings(SettingsSection):
+    task: LinkPattern = "/today"
+    """Page of a task; {id} stands for its id. A path below frontend_url or a URL; none: no link."""
+    tasks: LinkPattern = "/today"
+    """Page of the tasks that are due."""
+    overdue: LinkPattern = "/today"
+    """Page of the overdue tasks."""
+    goal: LinkPattern = "/goals/{id}"
+    """Page of a goal."""
+    habit: LinkPattern = "/habits"
+    """Page of a habit."""
+    project: LinkPattern = "/projects/{id}"
+    """Page of a project, which an invitation opens."""
+    analytics: LinkPattern = "/focus"
+    """Page of the focus report."""
+    settings: LinkPattern = ""
+    """Page of the application for email settings, if the daemon has no preference page."""
+    reset_password: LinkPattern = ""
+    """Page for a new password; with it, a password reset has a button."""
 
 
 class ResendSettings(SettingsSection):

@@ -19,6 +19,8 @@ from flowstate_daemon.base.text import is_harmless_line
 
 INVALID_KEY_CHARS = re.compile(r"[\s@*?\[\]\\\x00-\x1f\x7f]")
 PRINTABLE = re.compile(r"[\x21-\x7e]+")
+LINK_CHARS = re.compile(r"(?:/|https?://)[^\s<>\"'`\\\x00-\x20\x7f-\uffff]*")
+MAX_LINE_LENGTH = 200
 MIN_SECRET_LENGTH = 32
 SENTINEL_PORT = 26379
 DEADLINE_PATTERN = re.compile(
@@ -70,6 +72,26 @@ def _web_url(text: str) -> str:
     if "@" in parts.netloc:
         raise ValueError("must not contain a login, because the URL is shown to recipients")
     return text.rstrip("/")
+
+
+def _link_pattern(text: str) -> str:
+    """A path below the frontend's URL, or a URL; empty or `none` means that there is no such page."""
+    text = text.strip()
+    if not text or text == "none":  # an empty variable of the environment counts as not set
+        return ""
+    path = text if text.startswith("/") else text.partition("://")[2]
+    if not path or not LINK_CHARS.fullmatch(text) or path.replace("{id}", "").count("{"):
+        raise ValueError("must be a path such as /goals/{id}, or a URL")
+    if not text.startswith("/"):
+        _web_url(text.replace("{id}", "0"))
+    return text
+
+
+def _one_line(text: str) -> str:
+    text = text.strip()
+    if len(text) > MAX_LINE_LENGTH or not is_harmless_line(text):
+        raise ValueError(f"must be one line of at most {MAX_LINE_LENGTH} characters, without control characters")
+    return text
 
 
 def _proxy_url(secret: SecretStr) -> SecretStr:
@@ -224,6 +246,8 @@ def _lower(value: object) -> object:
 RedisKeyPart = Annotated[str, AfterValidator(_key_part), Field(max_length=100)]
 HttpUrl = Annotated[str, AfterValidator(_web_url)]
 DisplayText = Annotated[str, AfterValidator(_display_text)]
+LinkPattern = Annotated[str, AfterValidator(_link_pattern)]
+OneLine = Annotated[str, AfterValidator(_one_line)]
 Mailbox = Annotated[str, AfterValidator(_sender)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]

@@ -23,13 +23,14 @@ from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.base.shared_clock import SharedClock
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.config.loader import Config
-from flowstate_daemon.config.settings import MailSettings
 from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.daemon.alerts import Alerter
 from flowstate_daemon.daemon.builders import (
     SchedulerComponents,
     build_app_database,
+    build_app_links,
     build_brand,
+    build_catalog,
     build_database_pool,
     build_gateway,
     build_link_codec,
@@ -51,7 +52,9 @@ from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.database.scheduled_mails import ScheduledMails
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
-from flowstate_daemon.mail.kinds import KINDS, MailRequest
+from flowstate_daemon.mail.app_links import AppLinks
+from flowstate_daemon.mail.catalog import Catalog
+from flowstate_daemon.mail.kinds import MailRequest
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
@@ -67,7 +70,6 @@ from flowstate_daemon.queue.repeat import RepeatableJobs
 from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks
 from flowstate_daemon.sending.dispatcher import Dispatcher
 from flowstate_daemon.sending.rate_limiter import RateLimiter
 from flowstate_daemon.sending.request_store import RequestStore
@@ -101,7 +103,7 @@ DELIVERY_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class BrandedComponents:
-    """The components that depend on the settings of `mail`: a reload replaces them together."""
+    """The components that depend on the settings of `mail` and `links`: a reload replaces them together."""
 
     renderer: Renderer
     pages: Pages
@@ -122,7 +124,8 @@ class Components:
         self.clock = SharedClock(self._system_clock, config.health.max_clock_difference_s)
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
-        self.metrics = Metrics(KINDS, version=__version__, instance=instance)
+        catalog = build_catalog(config.mail)
+        self.metrics = Metrics(catalog.kinds, version=__version__, instance=instance)
         self.metrics.track_dropped_log_lines(logs.dropped_lines)
         self._context = ServiceContext(self.health, self.metrics, self.clock)
         self.keys = Keys(config.queue.prefix, config.queue.name)
@@ -149,7 +152,7 @@ class Components:
         self.ledger_writer, self.pruner = self._build_ledger_services()
         self.send_gate = SendGate(self.health, self.metrics, self.clock)
         self.dispatcher = self._build_dispatcher()
-        self.branding = self.build_branding(config.mail)
+        self.branding = self.build_branding(config, catalog)
         self.mail_handler = MailHandler(
             self.branding.renderer,
             self.dispatcher,
@@ -182,7 +185,7 @@ class Components:
             self.keys,
             self._context,
             instance=instance,
-            urgent=frozenset(kind.name for kind in KINDS.values() if kind.urgent),
+            urgent=frozenset(kind.name for kind in catalog.kinds.values() if kind.urgent),
         )
 
     def _status_line(self) -> str:
@@ -256,7 +259,8 @@ class Components:
             return None
         app_database = build_app_database(self.config, self.pool)
         journal = Journal(self.connection, self.keys)
-        return build_scheduler(self.config, app_database, self.bull, journal, self._context)
+        kinds = self.branding.renderer.catalog.kinds
+        return build_scheduler(self.config, app_database, self.bull, journal, self._context, kinds)
 
     def _build_worker(self) -> Worker:
         queue = self.config.queue
@@ -299,10 +303,15 @@ class Components:
         pruner = Pruner(ledger, self.health.register(Pruner.name), self.clock, retention_days=retention_days)
         return writer, pruner
 
-    def build_branding(self, mail: MailSettings) -> BrandedComponents:
-        """Compile everything that depends on the settings of `mail`. Pure, but slow: a reload runs it in a thread."""
-        pages, links = Pages(mail.app_name, mail.frontend_url), AppLinks(mail.frontend_url)
-        renderer = Renderer(build_brand(mail), self.unsubscribe_links())
+    def build_branding(self, config: Config, catalog: Catalog | None = None) -> BrandedComponents:
+        """Compile everything that depends on the settings of `mail` and `links`. Slow: a reload runs it in a thread.
+
+        Raises ConfigError when the files of `mail.kinds_dir` have problems.
+        """
+        mail = config.mail
+        catalog = catalog or build_catalog(mail)
+        pages, links = Pages(mail.app_name, mail.frontend_url), build_app_links(config)
+        renderer = Renderer(build_brand(config), self.unsubscribe_links(), catalog)
         return BrandedComponents(renderer, pages, links, sender_domain(mail.from_address))
 
     def apply_branding(self, branding: BrandedComponents) -> None:
@@ -313,9 +322,14 @@ class Components:
             self.shadow.dry_run.renderer = branding.renderer
         if self.scheduler is not None:
             self.scheduler.eligibility.links = branding.links
-        for page in (self.unsubscribe, self.preferences):
-            if page is not None:
-                page.pages = branding.pages
+            self.scheduler.producer.kinds = branding.renderer.catalog.kinds
+        catalog = branding.renderer.catalog
+        if self.unsubscribe is not None:
+            self.unsubscribe.pages, self.unsubscribe.kinds = branding.pages, catalog.kinds
+        if self.preferences is not None:
+            self.preferences.pages, self.preferences.view.kinds = branding.pages, catalog.unsubscribable
+        if self.operator is not None:
+            self.operator.reload(branding.renderer)
         if self.webhooks is not None:
             self.webhooks.sender_domain = branding.sender_domain
 
@@ -354,13 +368,14 @@ class Components:
             routes += self.webhooks.routes()
         if self.link_codec is not None:
             suppressions = build_suppressions(self.config, self.pool, self.clock)
-            self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock)
+            kinds = self.branding.renderer.catalog.kinds
+            self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock, kinds)
             self.preferences = self._build_preference_page(self.link_codec, self.pool)
             routes += [*self.unsubscribe.routes(), *self.preferences.routes()]
         return routes
 
     def _build_preference_page(self, codec: LinkTokenCodec, pool: asyncpg.Pool) -> PreferencePage:
-        kinds = [name for name, kind in KINDS.items() if kind.unsubscribable]
+        kinds = self.branding.renderer.catalog.unsubscribable
         schedules = () if self.scheduler is None else self.scheduler.schedules
         view = PreferenceView(kinds, schedules, self.config.schedule.default_timezone)
         reader = RecipientReader(
@@ -386,8 +401,8 @@ class Components:
             config=self.config,
             health=self.health,
             rate_limiter=self.rate_limiter,
-            render=self._render,
-            producer=build_producer(self.config, self.bull),
+            renderer=self.branding.renderer,
+            producer=build_producer(self.config, self.bull, self.branding.renderer.catalog.kinds),
             recipients=None if self.pool is None else build_recipients(self.config, self.pool, self.clock),
             schedules=None if self.scheduler is None else self._build_manual_runs(self.scheduler),
         )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from zoneinfo import available_timezones
 
@@ -33,6 +34,9 @@ from flowstate_daemon.database.scheduled_mails import ScheduledMails
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
+from flowstate_daemon.mail.app_links import AppLinks
+from flowstate_daemon.mail.catalog import Catalog, load_catalog
+from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.lifetimes import Lifetimes
 from flowstate_daemon.mail.pseudonyms import Pseudonyms
 from flowstate_daemon.mail.render import Brand, Renderer
@@ -47,7 +51,6 @@ from flowstate_daemon.scheduler.enqueuer import ScheduledMailEnqueuer
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
 from flowstate_daemon.scheduler.planner import Planner
 from flowstate_daemon.scheduler.reconciler import Reconciler
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks
 from flowstate_daemon.sending.dispatcher import MAX_TOTAL_REQUESTS
 from flowstate_daemon.worker.scheduled_kinds import ScheduledKinds
 
@@ -88,11 +91,35 @@ def build_app_database(config: Config, pool: asyncpg.Pool) -> AppDatabase:
     return AppDatabase(pool, "public" if url is None else clean_dsn(url.get_secret_value()).schema)
 
 
-def build_brand(mail: MailSettings) -> Brand:
+def build_brand(config: Config) -> Brand:
     """What all emails have in common. A `From` address without a name gets the name of the application."""
+    mail = config.mail
     sender = parse_mailbox(mail.from_address) if mail.from_address else Mailbox("", "")
     named = sender if sender.name or not sender.address else replace(sender, name=mail.app_name)
-    return Brand(str(named), mail.app_name, mail.frontend_url, mail.default_locale)
+    return Brand(
+        sender=str(named),
+        app_name=mail.app_name,
+        frontend_url=mail.frontend_url,
+        default_locale=mail.default_locale,
+        reply_to=mail.reply_to,
+        links=build_app_links(config),
+        logo_url=mail.logo_url,
+        logo_width=mail.logo_width,
+        logo_height=mail.logo_height,
+        support_url=mail.support_url,
+        postal_address=mail.postal_address,
+        backend_dates=mail.backend_dates,
+    )
+
+
+def build_app_links(config: Config) -> AppLinks:
+    """The pages of the application, as the section `links` names them."""
+    return AppLinks(config.mail.frontend_url, config.links.model_dump())
+
+
+def build_catalog(mail: MailSettings) -> Catalog:
+    """The kinds of email, with those of `mail.kinds_dir`. Raises ConfigError with every problem of their files."""
+    return load_catalog(mail.kinds_dir, mail.default_locale)
 
 
 def build_link_codec(config: Config) -> LinkTokenCodec | None:
@@ -132,7 +159,7 @@ def build_planning(config: Config, app_database: AppDatabase) -> Planning:
 
 
 def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
-    pool, links = app_database.pool, AppLinks(config.mail.frontend_url)
+    pool, links = app_database.pool, build_app_links(config)
     return EligibilityChecker(
         AppData(app_database), build_suppressions(config, pool, clock), ScheduledMails(pool, clock), links, clock
     )
@@ -152,8 +179,9 @@ def build_scheduled_kinds(config: Config, metrics: Metrics) -> ScheduledKinds:
     return ScheduledKinds(skipped, lifetimes, metrics)
 
 
-def build_producer(config: Config, bull: BullQueue) -> MailProducer:
-    return MailProducer(bull, attempts=config.queue.default_attempts, backoff_ms=config.queue.default_backoff_ms)
+def build_producer(config: Config, bull: BullQueue, kinds: Mapping[str, Kind] = KINDS) -> MailProducer:
+    queue = config.queue
+    return MailProducer(bull, attempts=queue.default_attempts, backoff_ms=queue.default_backoff_ms, kinds=kinds)
 
 
 def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> ManualRuns:
@@ -163,7 +191,7 @@ def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> Manua
         build_schedules(config.schedule),
         build_planning(config, app_database),
         build_eligibility(config, app_database, clock),
-        Renderer(build_brand(config.mail)).render,
+        Renderer(build_brand(config), catalog=build_catalog(config.mail)).render,
         clock,
     )
 
@@ -177,6 +205,7 @@ class SchedulerComponents:
     scheduled_mails: ScheduledMails
     eligibility: EligibilityChecker
     planner: Planner
+    producer: MailProducer
     enqueuer: ScheduledMailEnqueuer
     reconciler: Reconciler
 
@@ -186,7 +215,12 @@ class SchedulerComponents:
 
 
 def build_scheduler(
-    config: Config, app_database: AppDatabase, bull: BullQueue, journal: Journal, context: ServiceContext
+    config: Config,
+    app_database: AppDatabase,
+    bull: BullQueue,
+    journal: Journal,
+    context: ServiceContext,
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> SchedulerComponents:
     """The scheduler of one daemon. Raises ConfigError."""
     pool, clock, register = app_database.pool, context.clock, context.health.register
@@ -195,11 +229,12 @@ def build_scheduler(
     ledger = Ledger(pool, clock)
     planning = build_planning(config, app_database)
     eligibility = build_eligibility(config, app_database, clock)
+    producer = build_producer(config, bull, kinds)
     enqueuer = ScheduledMailEnqueuer(
         schedules,
         scheduled_mails,
         eligibility,
-        build_producer(config, bull),
+        producer,
         bull,
         ledger,
         register("enqueuer"),
@@ -210,4 +245,6 @@ def build_scheduler(
     reconciler = Reconciler(
         scheduled_mails, bull, journal, ledger, AppData(app_database), register("reconciler"), context
     )
-    return SchedulerComponents(schedules, planning, scheduled_mails, eligibility, planner, enqueuer, reconciler)
+    return SchedulerComponents(
+        schedules, planning, scheduled_mails, eligibility, planner, producer, enqueuer, reconciler
+    )

@@ -10,7 +10,6 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.config.validators import split_secrets
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.shadow.bootstrap import is_shadow
 from flowstate_daemon.web.api_v1.app import ApiV1
@@ -42,5 +41,5 @@ def build_dashboard(operator: Operator, sessions: Sessions, metrics: Metrics) ->
         environment = "shadow"
     elif config.queue.delivery == "outbox":
         environment = "outbox"
-    pages = PageRenderer(config.mail.app_name, environment, tuple(KINDS))
+    pages = PageRenderer(config.mail.app_name, environment, lambda: operator.catalog.kinds)
     return Dashboard(operator, sessions, pages, metrics, config.outbox.folder if environment == "outbox" else None)

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 # What can change without dropping a job or a connection.
 RELOADABLE: frozenset[Key] = frozenset(
-    key for key in KEYS if key[0] in {"log", "mail"} or key == ("queue", "shutdown_timeout_s")
+    key for key in KEYS if key[0] in {"log", "mail", "links"} or key == ("queue", "shutdown_timeout_s")
 )
 
 
@@ -54,7 +54,7 @@ def diff_settings(old: Config, new: Config) -> list[SettingChange]:
 def merge_reloadable(old: Config, new: Config) -> Config:
     """The effective configuration: the old one with the reloadable settings of the new one. Pure."""
     queue = old.queue.model_copy(update={"shutdown_timeout_s": new.queue.shutdown_timeout_s})
-    return old.model_copy(update={"log": new.log, "mail": new.mail, "queue": queue})
+    return old.model_copy(update={"log": new.log, "mail": new.mail, "links": new.links, "queue": queue})
 
 
 class Reloader(Service):
@@ -103,8 +103,9 @@ class Reloader(Service):
         if new.database.url is not None:
             clean_dsn(new.database.url.get_secret_value())
         changes = diff_settings(self._components.config, new)
-        mail_changed = any(change.key[0] == "mail" for change in changes)
-        return new, changes, self._components.build_branding(new.mail) if mail_changed else None
+        # The files of kinds_dir may have changed although the setting has not.
+        rebuild = new.mail.kinds_dir is not None or any(change.key[0] in {"mail", "links"} for change in changes)
+        return new, changes, self._components.build_branding(new) if rebuild else None
 
     def _apply(self, new: Config, changes: Sequence[SettingChange], branding: BrandedComponents | None) -> None:
         applied = [change for change in changes if change.key in RELOADABLE]

@@ -25,7 +25,7 @@ import msgspec
 from flowstate_daemon.base.address import ENCODED_WORD, parse_mailbox
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import PermanentError, ProviderRefusedError
-from flowstate_daemon.base.text import is_harmless_line
+from flowstate_daemon.base.text import is_harmless_header
 from flowstate_daemon.delivery.gateway import (
     BATCH_PATH,
     MAX_BATCHED_MAIL_SIZE,
@@ -125,8 +125,9 @@ class Outbox:
     def _compose(self, mail_id: str, email: Email) -> bytes:
         """The email as RFC 5322 text. Raises ValueError for what would change its structure."""
         head = [
-            encode_sender(email.sender),
+            encode_mailbox("From", email.sender),
             encode_address("To", email.to),
+            *([encode_mailbox("Reply-To", email.reply_to)] if email.reply_to else []),
             encode_header("Subject", email.subject),
             encode_header("Date", format_datetime(self._clock.now())),
             encode_header("Message-ID", f"<{mail_id}@outbox.invalid>"),
@@ -146,7 +147,7 @@ def encode_header(name: str, value: str) -> bytes:
     Python's own header classes decode `=?…?=` in a value, so that a title could add fields: what looks like an encoded
     word is encoded itself. Text in ASCII is not folded, because an encoded link no longer works as a link.
     """
-    if not HEADER_NAME.fullmatch(name) or not is_harmless_line(value):
+    if not HEADER_NAME.fullmatch(name) or not is_harmless_header(value):
         raise ValueError("a header field of more than one line")
     if not value.isascii() or ENCODED_WORD in value:
         value = Header(value, "utf-8", header_name=name).encode(linesep="\r\n")
@@ -160,14 +161,14 @@ def encode_address(name: str, address: str) -> bytes:
     return f"{name}: {address}\r\n".encode("ascii")
 
 
-def encode_sender(sender: str) -> bytes:
-    """The `From` field; only the name may be encoded. Raises ValueError."""
-    mailbox = parse_mailbox(sender)
+def encode_mailbox(field: str, text: str) -> bytes:
+    """The `From` or the `Reply-To` field; only the name may be encoded. Raises ValueError."""
+    mailbox = parse_mailbox(text)
     name = mailbox.name
     if not name.isascii() or ENCODED_WORD in name:
-        encoded = Header(name, "utf-8", header_name="From").encode(linesep="\r\n")
-        return f"From: {encoded} <{mailbox.address}>\r\n".encode("ascii")
-    return f"From: {mailbox}\r\n".encode("ascii")
+        encoded = Header(name, "utf-8", header_name=field).encode(linesep="\r\n")
+        return f"{field}: {encoded} <{mailbox.address}>\r\n".encode("ascii")
+    return f"{field}: {mailbox}\r\n".encode("ascii")
 
 
 def _mail_id(key: str, position: int) -> str:

@@ -180,6 +180,8 @@ def _parameters(email: Email) -> dict[str, Any]:
         "html": email.html,
         "text": email.text,
     }
+    if email.reply_to:
+        parameters["reply_to"] = email.reply_to
     if email.headers:
         parameters["headers"] = dict(email.headers)
     if email.tags:

@@ -1,6 +1,6 @@
 """The types of fields in an email's context, with validation and cleaning of their values.
 
-The structs of `contexts` use these types: msgspec checks the JSON type, then the type's Cleaner checks and cleans the
+The fields of `kind.toml` have these types: msgspec checks the JSON type, then the type's Cleaner checks and cleans the
 value. Dirt never refuses an email: text is cleaned and cut, and an optional value that is wrong is dropped. Only a
 required value may refuse it. An error names the field and the expected value, and never contains the actual value.
 """
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -123,7 +123,9 @@ class FieldRule:
         try:
             return self.form.clean(value)
         except ValueError as refusal:
-            return self._dropped(f"Expected {refusal}")
+            if self.optional:
+                return self.default
+            raise self._refusal(f"Expected {refusal}") from None
 
     def convert(self, members: Mapping[str, Any]) -> Any:
         """The value out of a JSON object in which some members have wrong types. Raises InvalidDataError."""
@@ -132,14 +134,14 @@ class FieldRule:
                 f"Object missing required field `{self.member}` - at `{self.path.rpartition('.')[0]}`"
             )
         try:
-            return msgspec.convert(members.get(self.member, self.default), self.hint)
+            return msgspec.convert(members.get(self.member), self.hint)
         except msgspec.ValidationError as refusal:
-            return self._dropped(str(refusal))
+            if self.optional:
+                return None  # `clean` makes it the default
+            raise self._refusal(str(refusal)) from None
 
-    def _dropped(self, reason: str) -> Any:
-        if self.optional:
-            return self.default
-        raise InvalidDataError(f"{reason} - at `{self.path}`") from None
+    def _refusal(self, reason: str) -> InvalidDataError:
+        return InvalidDataError(f"{reason} - at `{self.path}`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,31 +171,3 @@ class ListRule:
             return self.row(*values)
         except InvalidDataError:
             return None
-
-
-def build_rules(struct: type[msgspec.Struct], root: str = "$.context") -> tuple[FieldRule | ListRule, ...]:
-    """One rule per field, in the order of the struct's fields."""
-    hints, fields = get_type_hints(struct, include_extras=True), msgspec.structs.fields(struct)
-    return tuple(_rule(field, hints[field.name], f"{root}.{field.encode_name}") for field in fields)
-
-
-def _rule(field: msgspec.structs.FieldInfo, hint: Any, path: str) -> FieldRule | ListRule:
-    """The rule of `Annotated[…, Cleaner]` or of a tuple of structs, each with or without `| None`."""
-    parts = list(_parts(hint))
-    for part in parts:
-        if isinstance(part, Cleaner):
-            optional = not field.required
-            default = field.default if optional else None
-            return FieldRule(field.name, field.encode_name, path, hint, part, optional=optional, default=default)
-        if isinstance(part, type) and issubclass(part, msgspec.Struct):
-            rules = tuple(rule for rule in build_rules(part, f"{path}[]") if isinstance(rule, FieldRule))
-            max_rows = next(found.max_length for found in parts if isinstance(found, Meta) and found.max_length)
-            return ListRule(field.name, field.encode_name, part, max_rows, rules)
-    raise TypeError(f"a field of a context has no cleaner: {hint}")
-
-
-def _parts(hint: Any) -> Iterator[Any]:
-    """The hint and, recursively, its arguments and metadata."""
-    yield hint
-    for part in (*get_args(hint), *getattr(hint, "__metadata__", ())):
-        yield from _parts(part)

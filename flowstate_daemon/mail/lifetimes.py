@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from flowstate_daemon.mail.contexts import FocusReport, OverdueSummary, TaskReminder
 from flowstate_daemon.mail.kinds import MailRequest
 
 HOUR_MS = 3_600_000
-SCHEDULED_KINDS = ("task-reminder", "overdue-summary", "focus-report")
+TASK_REMINDER, OVERDUE_SUMMARY, FOCUS_REPORT = "task-reminder", "overdue-summary", "focus-report"
+SCHEDULED_KINDS = (TASK_REMINDER, OVERDUE_SUMMARY, FOCUS_REPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +31,27 @@ class Lifetimes:
 
         None also if that depends on the job's age and `created_ms` is 0: then nobody knows it.
         """
-        context = request.context
-        hours = self._hours(context)
+        hours = self._hours(request.kind)
         if hours is not None:
             return created_ms + round(hours * HOUR_MS) if created_ms else None
-        if not isinstance(context, TaskReminder):
+        if request.kind != TASK_REMINDER:
             return None
         time_zone = find_zone(zone) or find_zone(self.default_zone) or UTC
         created = datetime.fromtimestamp(created_ms / 1000, UTC).astimezone(time_zone)
         # Without a date, "tomorrow" is the day after the one on which the producer wrote it.
-        given: object = context.due_date  # text in JSON, a date once it is cleaned
+        given: object = getattr(request.context, "due_date", None)  # mail.kinds_dir may have changed the fields
         if not created_ms and not isinstance(given, date):
             return None
         due = given if isinstance(given, date) else created.date() + timedelta(days=1)
         return round(datetime.combine(due, time.min, time_zone).timestamp() * 1000)
 
-    def _hours(self, context: object) -> float | None:
+    def _hours(self, kind: str) -> float | None:
         """The lifetime in hours of the kinds that have such a one."""
-        if isinstance(context, OverdueSummary):
+        if kind == OVERDUE_SUMMARY:
             return self.overdue_summary_h
-        if isinstance(context, FocusReport):
+        if kind == FOCUS_REPORT:
             return self.focus_report_h
-        return self.task_reminder_h if isinstance(context, TaskReminder) else None
+        return self.task_reminder_h if kind == TASK_REMINDER else None
 
 
 def find_zone(name: str | None) -> ZoneInfo | None:

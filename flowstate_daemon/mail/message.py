@@ -44,6 +44,8 @@ class Email:
     text: str
     headers: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    has_code: bool = False
+    reply_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

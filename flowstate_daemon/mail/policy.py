@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from flowstate_daemon.mail.code_lifetime import MINUTE_S, parse_lifetime
-from flowstate_daemon.mail.contexts import OneTimeCode
-from flowstate_daemon.mail.kinds import KINDS, MailRequest
+from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest
 from flowstate_daemon.mail.lifetimes import Lifetimes
 from flowstate_daemon.mail.preferences import NO_PREFERENCES, Preferences
 
@@ -83,7 +82,7 @@ def decide(
     emails that have a deadline of their own.
     """
     decisions: list[Decision] = []
-    kind = request.kind
+    kind = request.spec
     expiry = _expiry(request, now_ms, created_ms)
     if expiry is None and lifetimes is not None:
         expiry = _lifetime(request, recipient, lifetimes, now_ms, created_ms)
@@ -99,16 +98,23 @@ def decide(
 
 
 def reason_to_skip(kind: str, recipient: RecipientStatus, now_ms: int) -> Decision | None:
-    """Why an email of this kind would not be sent to the recipient now; None if it would."""
-    steps = (_suppression(kind, recipient), _preference(kind, recipient, now_ms))
+    """Why an email of this built-in kind would not be sent to the recipient now; None if it would."""
+    spec = KINDS[kind]
+    steps = (_suppression(spec, recipient), _preference(spec, recipient, now_ms))
     return next((step for step in steps if step is not None and step.result == SKIP), None)
 
 
 def expires_at_ms(request: MailRequest, created_ms: int) -> int | None:
-    """When an email expires, Unix ms; None if its kind does not expire."""
-    if not isinstance(request.context, OneTimeCode):
+    """When an email expires, Unix ms; None if its kind does not expire.
+
+    None also if nobody knows the age of the job, unless it is a code, which may be too old to work.
+    """
+    kind = request.spec
+    if not created_ms and not kind.has_code:
         return None
-    return created_ms + parse_lifetime(request.context.expires_in) * 1000
+    if kind.lifetime_field is not None:
+        return created_ms + parse_lifetime(getattr(request.context, kind.lifetime_field)) * 1000
+    return None if kind.lifetime_s is None else created_ms + kind.lifetime_s * 1000
 
 
 def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | None:
@@ -120,7 +126,8 @@ def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | No
     if not created_ms:
         return Decision("expiry", EXPIRED, "the job has no valid timestamp, so the age of the code is unknown")
     life = f"{(end_ms - created_ms) / 1000 / MINUTE_S:g} min"
-    return Decision("expiry", EXPIRED, f"the code was valid for {life} and is {(now_ms - created_ms) // 1000} s old")
+    what = "code" if request.spec.has_code else "email"
+    return Decision("expiry", EXPIRED, f"the {what} was valid for {life} and is {(now_ms - created_ms) // 1000} s old")
 
 
 def _lifetime(
@@ -136,7 +143,7 @@ def _lifetime(
     return Decision("expiry", EXPIRED, f"what the email says was true until {end:%Y-%m-%d %H:%M} UTC")
 
 
-def _suppression(kind: str, recipient: RecipientStatus | None) -> Decision:
+def _suppression(kind: Kind, recipient: RecipientStatus | None) -> Decision:
     """What cannot be delivered stops all emails; other reasons do not stop codes, which the user has just requested."""
     if recipient is None:
         return Decision("suppression", UNKNOWN, LOOKUP_FAILED_REASON)
@@ -144,7 +151,7 @@ def _suppression(kind: str, recipient: RecipientStatus | None) -> Decision:
         return Decision("suppression", PASS)
     reason = main_reason(recipient.suppressed)
     text = REASON_TEXTS.get(reason, f"the address is suppressed ({reason})")
-    if reason not in UNDELIVERABLE and issubclass(KINDS[kind].context, OneTimeCode):
+    if reason not in UNDELIVERABLE and kind.has_code:
         return Decision("suppression", PASS, f"{text}; codes are sent nevertheless")
     return Decision("suppression", SKIP, text)
 
@@ -154,14 +161,14 @@ def main_reason(suppressed: Collection[str]) -> str:
     return next((reason for reason in UNDELIVERABLE if reason in suppressed), min(suppressed))
 
 
-def _preference(kind: str, recipient: RecipientStatus | None, now_ms: int) -> Decision | None:
-    if not KINDS[kind].unsubscribable:
+def _preference(kind: Kind, recipient: RecipientStatus | None, now_ms: int) -> Decision | None:
+    if not kind.unsubscribable:
         return None
     if recipient is None:
         return Decision("preference", UNKNOWN, LOOKUP_FAILED_REASON)
     if ALL_KINDS in recipient.unsubscribed:
         return Decision("preference", SKIP, "the recipient has unsubscribed from all such emails")
-    if kind in recipient.unsubscribed:
+    if kind.name in recipient.unsubscribed:
         return Decision("preference", SKIP, "the recipient has unsubscribed from this kind of email")
     pause = recipient.preferences.paused_until
     if pause is not None and now_ms < pause.timestamp() * 1000:

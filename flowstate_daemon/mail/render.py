@@ -6,55 +6,111 @@ email.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from flowstate_daemon.base.text import one_line
+import msgspec
+
+from flowstate_daemon.base.text import header_line
+from flowstate_daemon.mail.app_links import AppLinks
+from flowstate_daemon.mail.backend_text import MONTH_FIRST
+from flowstate_daemon.mail.catalog import Catalog, built_in_catalog
 from flowstate_daemon.mail.kinds import MailRequest
-from flowstate_daemon.mail.locales import LOCALES, match_locale
+from flowstate_daemon.mail.locales import match_locale
 from flowstate_daemon.mail.message import Email
-from flowstate_daemon.mail.templates import compile_templates
-from flowstate_daemon.mail.text_filters import truncate
+from flowstate_daemon.mail.templates import CompiledTemplates, template_constants
+from flowstate_daemon.mail.text_filters import close_isolates, truncate
 from flowstate_daemon.mail.unsubscribe_links import UnsubscribeLinks, list_unsubscribe_headers
 
 MAX_SUBJECT_LENGTH = 200
+REFERENCE_BYTES = 12
+AUTOMATIC = {"Auto-Submitted": "auto-generated"}  # RFC 3834: no out-of-office reply is sent to it
 BLANK_LINES = re.compile(r"\n{3,}")
 
 
 @dataclass(frozen=True, slots=True)
 class Brand:
-    """The sender (the `From` field), the product's name and the URL of its application."""
+    """What all emails have in common: the sender (the `From` field), names, links and pictures."""
 
     sender: str
     app_name: str
     frontend_url: str
     default_locale: str = "en"
+    reply_to: str = ""
+    links: AppLinks | None = None
+    logo_url: str | None = None
+    logo_width: int = 0
+    logo_height: int = 0
+    support_url: str | None = None
+    postal_address: str = ""
+    backend_dates: str = MONTH_FIRST
+
+    def constants(self, links: AppLinks) -> dict[str, Any]:
+        """The values that are the same for all emails."""
+        return {
+            **template_constants(self.app_name, self.frontend_url),
+            "settings_url": links.settings or None,
+            "reset_password_url": links.url("reset_password"),
+            "support_url": self.support_url,
+            "postal_address": self.postal_address,
+            "logo_url": self.logo_url,
+            "logo_width": self.logo_width,
+            "logo_height": self.logo_height,
+            "date_order": self.backend_dates,
+        }
 
 
 class Renderer:
     """Renders every kind of email in every language."""
 
-    def __init__(self, brand: Brand, links: UnsubscribeLinks | None = None) -> None:
+    def __init__(self, brand: Brand, links: UnsubscribeLinks | None = None, catalog: Catalog | None = None) -> None:
         self._brand = brand
         self._links = links
-        self._constants = {"app_name": brand.app_name, "frontend_url": brand.frontend_url.rstrip("/")}
-        self._templates = {locale: compile_templates(locale) for locale in LOCALES}
+        self.catalog = catalog or built_in_catalog()
+        self._app_links = brand.links or AppLinks(brand.frontend_url)
+        self._constants = brand.constants(self._app_links)
+        default = match_locale(brand.default_locale, self.catalog.locales) or self.catalog.locales[0]
+        self._templates = {locale: self._language(locale, default) for locale in (*self.catalog.locales, None)}
 
-    def render(self, request: MailRequest, *, issued_ms: int | None = None) -> Email:
+    def _language(
+        self, locale: str | None, default: str
+    ) -> Mapping[str, tuple[str, CompiledTemplates, dict[str, Any]]]:
+        """By kind: language, templates, constants for a reader; the default ones where it lacks the language."""
+        found = {}
+        for kind in self.catalog.kinds:
+            used = locale if locale is not None and (kind, locale) in self.catalog.templates else default
+            templates = self.catalog.templates[kind, used]
+            constants = {name: value for name, value in self._constants.items() if name in templates.constants}
+            found[kind] = used, templates, constants
+        return found
+
+    def render(self, request: MailRequest, *, issued_ms: int | None = None, created_ms: int | None = None) -> Email:
         """The email of one request, in its own language if that is supported, else in the brand's default language.
 
-        `issued_ms` is the issue time of the links to the daemon's pages, which the email lacks without it. The
-        producers' own link to settings is not used: the application has no such page.
+        `issued_ms` is the issue time of the links to the daemon's pages, which the email lacks without it;
+        `created_ms` is when the job was created, 0 or None for the issue time. The producers' own link to settings is
+        not used: the application has no such page.
         """
-        locale = self._locale(request.locale)
-        template = self._templates[locale][request.kind]
-        link = preferences = None
+        locale, template, constants = self._templates[match_locale(request.locale, self.catalog.locales)][request.kind]
+        created_ms = created_ms or issued_ms
+        link = None
+        urls: dict[str, str | None] = {"unsubscribe_url": None}
         if self._links is not None and issued_ms is not None:
             link = self._links.link(request, issued_ms=issued_ms, locale=locale)
             preferences = self._links.preferences_link(request, issued_ms=issued_ms, locale=locale)
-        urls = {"unsubscribe_url": link, "settings_url": preferences}
-        values = {**self._constants, **request.context.template_values(), **urls}
-        subject = truncate(one_line(template.subject.render(values)), MAX_SUBJECT_LENGTH)
+            urls = {"unsubscribe_url": link, "settings_url": preferences}
+        values: dict[str, Any] = {
+            **constants,
+            **msgspec.structs.asdict(request.context),
+            **urls,
+            "created_ms": created_ms,
+        }
+        for field, name in request.spec.links:
+            values[field] = self._app_links.replace(name, values[field])
+        subject = close_isolates(truncate(header_line(template.subject.render(values)), MAX_SUBJECT_LENGTH - 1))
         values["subject"] = subject
         return Email(
             kind=request.kind,
@@ -63,9 +119,18 @@ class Renderer:
             subject=subject,
             html=template.html.render(values),
             text=BLANK_LINES.sub("\n\n", template.text.render(values)).strip() + "\n",
-            headers=list_unsubscribe_headers(link),
+            headers=_headers(request, link, created_ms),
             tags={"kind": request.kind},
+            has_code=request.spec.has_code,
+            reply_to=self._brand.reply_to,
         )
 
-    def _locale(self, wanted: str | None) -> str:
-        return match_locale(wanted) or match_locale(self._brand.default_locale) or LOCALES[0]
+
+def _headers(request: MailRequest, link: str | None, created_ms: int | None) -> dict[str, str]:
+    """The extra header fields. The same for every attempt of an email."""
+    headers = {**AUTOMATIC, **list_unsubscribe_headers(link)}
+    if request.spec.has_code and created_ms is not None:
+        # Without it Gmail folds a new code under the older ones with the same subject.
+        name = f"{request.kind} {request.to} {created_ms}".encode()
+        headers["X-Entity-Ref-ID"] = hashlib.blake2b(name, digest_size=REFERENCE_BYTES).hexdigest()
+    return headers

@@ -1,4 +1,4 @@
-"""Compiles the templates of all emails from layout, parts and translations, once at start. `render` fills them in.
+"""Compiles the templates of emails from layout, parts, bodies and texts, once at start. `render` fills them in.
 
 Each file uses Jinja twice. Tags in square brackets, `[% … %]` and `[[ … ]]`, are evaluated here: layout, shared
 parts, translations. Tags in curly brackets are evaluated for each email. Between the two, MJML is compiled to HTML
@@ -8,21 +8,37 @@ that mail clients display; the curly tags pass through it as numbered markers, w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
+from typing import Any
 
 import mrml
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import (
+    BaseLoader,
+    Environment,
+    StrictUndefined,
+    Template,
+    TemplateNotFound,
+    TemplateSyntaxError,
+    UndefinedError,
+    meta,
+    nodes,
+    select_autoescape,
+)
 
+from flowstate_daemon.mail.backend_text import MONTH_FIRST, find_streak_start, parse_backend_date
 from flowstate_daemon.mail.contexts import UNKNOWN_NAME, UNKNOWN_USER_NAME
-from flowstate_daemon.mail.i18n import CACHE_SIZE, Translations, load_translations, template_functions
-from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.field_types import TITLE_PLACEHOLDER
+from flowstate_daemon.mail.i18n import CACHE_SIZE, Formats, Texts
+from flowstate_daemon.mail.kind_files import COMMON, KindFiles, SourceFile
+from flowstate_daemon.mail.kind_spec import Kind
+from flowstate_daemon.mail.task_facts import longest_minutes, task_fact_functions
 from flowstate_daemon.mail.text_filters import (
     MAX_LIST_ROWS,
-    bidi_isolate,
-    bullet_items,
+    UserText,
     fit_list,
     split_lines,
     truncate,
@@ -59,34 +75,180 @@ FORBIDDEN_MARKUP = re.compile(r"</?mj-\S+|\[\[|\[%|<link|@import")
 
 
 class TemplateError(ValueError):
-    """A template that would produce broken emails; the template has to be fixed."""
+    """A template that would produce broken emails; the template has to be fixed. `near` is a part of it."""
+
+    def __init__(self, message: str, near: str = "") -> None:
+        super().__init__(message)
+        self.near = near
+
+    def line_in(self, file: SourceFile) -> int | None:
+        """The line of the file that contains the part."""
+        rows = enumerate(file.text.splitlines(), 1)
+        return next((number for number, row in rows if self.near and self.near in row), None)
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledTemplates:
-    """The compiled templates of one kind in one language."""
+    """The compiled templates of one kind in one language. `constants` are those of NO_CONSTANTS that they use."""
 
     subject: Template
     html: Template
     text: Template
+    constants: frozenset[str] = frozenset()
 
 
-@cache
-def compile_templates(locale: str) -> Mapping[str, CompiledTemplates]:
-    """The templates of every kind in one language. Raises TemplateError, or Jinja's error for a template."""
-    translations = load_translations(locale)
-    build = build_environment()
-    html, text = _environment(translations, html=True), _environment(translations, html=False)
-    compiled = {}
-    for kind in KINDS:
-        context = {**translations.messages(kind), "locale": locale, "kind": kind}
-        mjml = build.get_template(f"{kind}.mjml").render(context)
-        compiled[kind] = CompiledTemplates(
-            subject=_flatten_globals(text.from_string(context["subject"])),
-            html=_flatten_globals(html.from_string(compile_mjml(mjml))),
-            text=_flatten_globals(text.from_string(build.get_template(f"{kind}.txt").render(context))),
+DAY_MS = 86_400_000
+NO_CONSTANTS: Mapping[str, Any] = {
+    **dict.fromkeys(("app_name", "frontend_url", "postal_address", "reset_password_url"), ""),
+    **dict.fromkeys(("unsubscribe_url", "settings_url", "support_url", "logo_url", "created_ms")),
+    **dict.fromkeys(("logo_width", "logo_height"), 0),
+    "date_order": MONTH_FIRST,
+}
+
+
+def template_constants(app_name: str, frontend_url: str) -> dict[str, Any]:
+    """The values that every template may use, besides those of the email."""
+    return {**NO_CONSTANTS, "app_name": app_name, "frontend_url": frontend_url.rstrip("/")}
+
+
+def backend_date_functions(formats: Formats) -> dict[str, Callable[..., str]]:
+    """The functions for dates that the backend has written as text, which is shown if it cannot be read."""
+
+    @lru_cache(CACHE_SIZE)
+    def backend_date(text: str, order: str) -> str:
+        day = parse_backend_date(text, order)
+        return text if day is None else formats.long_date(day)
+
+    @lru_cache(CACHE_SIZE)
+    def start_of_streak(text: str, days: int, day_number: int | None, order: str) -> str:
+        day = find_streak_start(text, days, day_number, order)
+        return text if day is None else formats.long_date(day)
+
+    def streak_start(text: str, days: int, created_ms: int | None, order: str) -> str:
+        return start_of_streak(text, days, None if created_ms is None else created_ms // DAY_MS, order)
+
+    return {"backend_date": backend_date, "streak_start": streak_start}
+
+
+class TemplateCompiler:
+    """Compiles kinds, and collects the problems of their files."""
+
+    def __init__(self, files: KindFiles, problems: list[str]) -> None:
+        self._files = files
+        self._problems = problems
+        self._build = build_environment(files)
+
+    def compile(self, kind: Kind, texts: Texts, *, check: bool = True) -> CompiledTemplates | None:
+        """The templates of one kind in one language; None if there are problems.
+
+        `check` also looks for names that do not exist, which otherwise fail when an email is rendered.
+        """
+        context = {**texts.resolve(kind.variants), "locale": texts.locale, "kind": kind.name}
+        known = len(self._problems)
+        if check:
+            self._check_names(kind, context)
+        if len(self._problems) > known:
+            return None
+        sources = self._sources(kind, context)
+        if sources is None:
+            return None
+        compiled = {
+            part: self._compile(kind, texts, source, html=part == "html", check=check)
+            for part, source in sources.items()
+        }
+        subject, html, text = compiled["subject"], compiled["html"], compiled["text"]
+        if subject is None or html is None or text is None:
+            return None
+        used = frozenset(name for name in NO_CONSTANTS if any(_contains(source, name) for source in sources.values()))
+        return CompiledTemplates(subject, html, text, used)
+
+    def _sources(self, kind: Kind, context: Mapping[str, Any]) -> dict[str, str] | None:
+        """The Jinja source of each part, behind the kind's values that it uses."""
+        try:
+            mjml = self._build.get_template(f"{kind.name}/body.mjml").render(context)
+            text = self._build.get_template(f"{kind.name}/body.txt").render(context)
+            sources = {"subject": context["subject"], "html": compile_mjml(mjml), "text": text}
+        except (TemplateSyntaxError, TemplateNotFound, UndefinedError, TypeError) as error:
+            self._problems.append(self._template_problem(kind, error))
+        except TemplateError as error:
+            file = self._file(kind, "body.mjml")
+            self._problems.append(file.problem(str(error), error.line_in(file)))
+        else:
+            return {part: _with_values(kind, source) for part, source in sources.items()}
+        return None
+
+    def _compile(self, kind: Kind, texts: Texts, source: str, *, html: bool, check: bool) -> Template | None:
+        environment = _environment(texts, html=html)
+        try:
+            if check:
+                tree = environment.parse(source)
+                assigned = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
+                known = _known_names(kind) | environment.globals.keys() | assigned
+                for name in sorted(meta.find_undeclared_variables(tree) - known):
+                    self._problems.append(self._locate(kind, name, f"there is no field, value or function {name}"))
+            return _keep_used_globals(environment.from_string(source), source)
+        except TemplateSyntaxError as error:
+            line = source.splitlines()[error.lineno - 1]
+            tags = TAG.findall(line) or [line.strip()]
+            self._problems.append(self._locate(kind, tags[0], f"{error.message} in {' '.join(tags)[:200]}"))
+            return None
+
+    def _check_names(self, kind: Kind, context: Mapping[str, Any]) -> None:
+        """Every name in square brackets is a text."""
+        for name in ("body.mjml", "body.txt"):
+            file = self._file(kind, name)
+            try:
+                source = self._build.parse(file.text)
+            except TemplateSyntaxError as error:
+                self._problems.append(file.problem(error.message or "syntax error", error.lineno))
+                continue
+            imported = {name for node in source.find_all(nodes.FromImport) for name in node.names}
+            for text in sorted(meta.find_undeclared_variables(source) - imported - context.keys()):
+                self._problems.append(file.problem(f"there is no text {text} in texts/*.toml", file.find_word(text)))
+
+    def _template_problem(self, kind: Kind, error: Exception) -> str:
+        """The file and the line of an error in the first pass."""
+        if isinstance(error, TemplateNotFound):
+            return self._locate(kind, str(error.name), f"there is no template {error.name}")
+        frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, TemplateSyntaxError) and error.filename:
+            frames.append((error.filename, error.lineno))
+        paths = {str(file.path): file for file in self._files.files.values()}
+        file, line = next(
+            ((paths[name], line) for name, line in reversed(frames) if name in paths),
+            (self._file(kind, "body.mjml"), None),
         )
-    return compiled
+        return file.problem(str(error), line)
+
+    def _locate(self, kind: Kind, word: str, message: str) -> str:
+        """The problem with the first place where a word stands: the kind's own files come before the common ones."""
+        names = sorted(self._files.files, key=lambda name: not name.startswith(f"{kind.name}/"))
+        for name in names:
+            file = self._files.files[name]
+            if not name.startswith((f"{kind.name}/", f"{COMMON}/")) or "samples" in name:
+                continue
+            line = next((n for n, row in enumerate(file.text.splitlines(), 1) if _contains(row, word)), None)
+            if line is not None:
+                return file.problem(message, line)
+        return self._file(kind, "kind.toml").problem(message)
+
+    def _file(self, kind: Kind, name: str) -> SourceFile:
+        return self._files.files[f"{kind.name}/{name}"]
+
+
+def _contains(row: str, word: str) -> bool:
+    return re.search(rf"(?<![\w]){re.escape(word)}(?![\w])", row) is not None
+
+
+def _known_names(kind: Kind) -> AbstractSet[str]:
+    fields = {rule.name for rule in kind.rules}
+    return {*fields, *kind.values, *template_constants("", ""), "subject"}
+
+
+def _with_values(kind: Kind, source: str) -> str:
+    """The source behind the definitions of the values that it uses."""
+    used = [name for name in kind.values if _contains(source, name)]
+    return "".join(f"{{% set {name} = {kind.values[name]} %}}" for name in used) + source
 
 
 def compile_mjml(source: str) -> str:
@@ -109,7 +271,9 @@ def compile_mjml(source: str) -> str:
     found = [int(number) for number in NUMBER.findall(html)]
     if found != (expected := _expected_tag_order(source, len(tags))):
         position = next((n for n, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), -1)
-        raise TemplateError(f"MJML lost or moved a Jinja tag, near {tags[expected[position]]}")
+        raise TemplateError(
+            f"MJML lost or moved a Jinja tag, near {tags[expected[position]]}", tags[expected[position]]
+        )
     return NUMBER.sub(lambda number: tags[int(number[1])], minify_html(html))
 
 
@@ -122,11 +286,23 @@ def _expected_tag_order(source: str, count: int) -> list[int]:
     return title + preview + title + list(range(len(title) + len(preview), count))
 
 
-def build_environment() -> Environment:
+class _FileLoader(BaseLoader):
+    """Finds templates by the paths of their files, and those in the common folder by their names."""
+
+    def __init__(self, files: KindFiles) -> None:
+        self._files = files
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, None]:  # noqa: ARG002
+        file = self._files.files.get(template) or self._files.get(COMMON, template)
+        if file is None:
+            raise TemplateNotFound(template)
+        return file.text, str(file.path), None
+
+
+def build_environment(files: KindFiles) -> Environment:
     """The environment of the first pass. Nothing is escaped, because all input is our own text."""
-    folder = files(__package__) / "templates"
     return Environment(
-        loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        loader=_FileLoader(files),
         autoescape=select_autoescape(()),
         block_start_string="[%",
         block_end_string="%]",
@@ -140,7 +316,7 @@ def build_environment() -> Environment:
     )
 
 
-def _environment(translations: Translations, *, html: bool) -> Environment:
+def _environment(texts: Texts, *, html: bool) -> Environment:
     environment = Environment(
         autoescape=select_autoescape(default_for_string=html),
         undefined=StrictUndefined,
@@ -148,26 +324,35 @@ def _environment(translations: Translations, *, html: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    user_text = UserText(texts.messages.get("untitled", TITLE_PLACEHOLDER))
+    shown = user_text.in_html if html else user_text.in_text
+    functions = texts.formats.functions
     # Jinja's own globals are left out: a template can use only what is passed to it.
     environment.globals = {
-        **template_functions(translations.formats),
-        "plural": lru_cache(CACHE_SIZE)(translations.plural),
+        **functions,
+        **task_fact_functions(texts, functions, shown, html=html),
+        **backend_date_functions(texts.formats),
+        "plural": texts.cached_plural,
+        # As functions: Jinja's filters of these names are ten times slower.
+        "max": max,
+        "min": min,
+        "longest_minutes": longest_minutes,
         "max_list_rows": MAX_LIST_ROWS,
         "unknown_name": UNKNOWN_NAME,
         "unknown_user_name": UNKNOWN_USER_NAME,
     }
     environment.filters.update(
-        user_text=bidi_isolate if html else truncate,
+        user_text=shown,
+        plain_text=user_text.plain_text,
         truncate=truncate,
         split_lines=split_lines,
-        bullet_items=bullet_items,
         fit_list=fit_list,
-        translate=translations.translate,
+        translate=texts.cached_phrase,
     )
     return environment
 
 
-def _flatten_globals(template: Template) -> Template:
-    """The same template with its globals as one plain dict: every rendering copies them, and a ChainMap is slow."""
-    template.globals = dict(template.globals)
+def _keep_used_globals(template: Template, source: str) -> Template:
+    """The template with only the globals that it uses, as one plain dict: every rendering copies them."""
+    template.globals = {name: value for name, value in template.globals.items() if _contains(source, name)}
     return template

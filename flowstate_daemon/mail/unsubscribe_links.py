@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flowstate_daemon.base.errors import FlowstateError
-from flowstate_daemon.mail.kinds import KINDS, MailRequest
+from flowstate_daemon.mail.kinds import MailRequest
 
 PATH = "/unsubscribe/"
 PREFERENCES_PATH = "/preferences/"
@@ -110,7 +110,7 @@ class UnsubscribeLinks:
 
     def link(self, request: MailRequest, *, issued_ms: int, locale: str) -> str | None:
         """The unsubscribe link for an email, or None if its kind has none. `issued_ms` is the job's timestamp."""
-        if not KINDS[request.kind].unsubscribable:
+        if not request.spec.unsubscribable:
             return None
         return self._url(PATH, request, issued_ms, locale)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import asyncpg
@@ -14,8 +13,8 @@ from flowstate_daemon.database.mail_history import MailHistory
 from flowstate_daemon.database.mail_list import MailList
 from flowstate_daemon.database.preferences import PreferenceStore
 from flowstate_daemon.database.recipients import Suppressions
-from flowstate_daemon.mail.kinds import MailRequest
-from flowstate_daemon.mail.message import Email
+from flowstate_daemon.mail.catalog import Catalog
+from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.operations.enqueue import EnqueueService
 from flowstate_daemon.operations.failures import Failures
@@ -54,7 +53,7 @@ class Operator:
         config: Config,
         health: HealthRegistry,
         rate_limiter: RateLimiter,
-        render: Callable[[MailRequest], Email],
+        renderer: Renderer,
         producer: MailProducer,
         recipients: Recipients | None = None,
         schedules: ManualRuns | None = None,
@@ -65,7 +64,8 @@ class Operator:
         self.config = config
         self.health = health
         self.rate_limiter = rate_limiter
-        self.render = render
+        self.renderer = renderer  # replaced by a reload
+        self.producer = producer
         self.enqueue = EnqueueService(producer, connection, keys, clock)
         self.recipients = recipients
         self.schedules = schedules
@@ -74,6 +74,16 @@ class Operator:
         self.failures = Failures(connection, keys, clock)
         self.statistics = Statistics(connection, keys)
         self.actions = JobActions(self.search, clock)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The kinds of email of this daemon."""
+        return self.renderer.catalog
+
+    def reload(self, renderer: Renderer) -> None:
+        """Render, enqueue and list the kinds of a new configuration."""
+        self.renderer = renderer
+        self.producer.kinds = renderer.catalog.kinds
 
     def audit(self, actor: str) -> AuditLog:
         return AuditLog(self.connection, self.keys, self.clock, actor=actor)

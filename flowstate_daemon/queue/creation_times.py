@@ -45,7 +45,10 @@ class CreationTimes:
         `full` says that more jobs may be waiting.
         """
         now_ms, age_s = self._clock.now_ms(), self._clock.monotonic()
-        result = [self._with_time(job, job.id not in processed, now_ms, age_s) for job in jobs]
+        # A retry by hand removes the mark of the earlier claims, but not the number of attempts.
+        result = [
+            self._with_time(job, job.id not in processed and not job.attempts_made, now_ms, age_s) for job in jobs
+        ]
         if not full:
             self._empty_at = self._no_urgent_at = asked_at
         elif any(job.priority != URGENT_PRIORITY and not job.options.lifo for job in jobs):

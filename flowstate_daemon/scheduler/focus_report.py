@@ -19,6 +19,7 @@ NOT_RATED = "Not tracked"
 WITHOUT_TASK = "Without a task"  # a fixed phrase that the templates translate
 HOUR = 60
 INSTANT = timedelta(microseconds=1)
+SIX_DAYS = timedelta(days=6)
 # English, as legacy producers write it: our own templates use the weekday's number.
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -45,15 +46,17 @@ def build(user: User, data: FocusWeek | None, scheduled: ScheduledMail, links: A
         "previousMinutes": _or_zero(data.before.minutes) if data.before.sessions else None,
         "previousSessions": positive_or_none(data.before.sessions),
         "analyticsUrl": links.analytics,
-        "settingsUrl": links.settings,
     }
     return new_mail(user, scheduled, context)
 
 
 def week_dates(scheduled: ScheduledMail) -> tuple[date, date]:
-    """The first and the last local date of the window."""
-    span, zone = window(scheduled), scheduled.time_zone
-    return span.begins_at.astimezone(zone).date(), (span.ends_at - INSTANT).astimezone(zone).date()
+    """The first and the last of the seven local dates up to the due time.
+
+    The window begins in the evening of the day before the first one.
+    """
+    last = (window(scheduled).ends_at - INSTANT).astimezone(scheduled.time_zone).date()
+    return last - SIX_DAYS, last
 
 
 def _totals(week: Focus) -> dict[str, Any]:

@@ -44,7 +44,6 @@ def build(user: User, data: TaskList | None, scheduled: ScheduledMail, links: Ap
         "overdueCount": positive_or_none(data.total) or len(data.items),
         "overdueTasks": "\n".join(f"{title} - {pluralise(days, 'day')} overdue" for title, days, _ in listed),
         "reviewUrl": links.overdue,
-        "settingsUrl": links.settings,
         "tasks": [{"title": title, "days": days, "url": links.task(key)} for title, days, key in listed],
     }
     return new_mail(user, scheduled, context)

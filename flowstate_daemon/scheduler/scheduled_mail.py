@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
-from urllib.parse import quote
 
 from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.database.app_data import User
 from flowstate_daemon.database.ledger import Outcome, redact_and_trim
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
+from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.policy import Decision
 from flowstate_daemon.mail_producer import NewMail
+
+__all__ = ["AppLinks", "BuildResult", "Builder", "NothingToSend", "ended_without_mail", "new_mail"]
 
 NO_ATTEMPT = 0
 
@@ -23,32 +25,6 @@ class NothingToSend:
     """A builder found nothing to send; the reason says why: `nothing due tomorrow`."""
 
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AppLinks:
-    """Links into the web application. `frontend_url` has no trailing slash."""
-
-    frontend_url: str
-
-    def task(self, task_id: str) -> str:
-        return f"{self.frontend_url}/tasks/{quote(task_id, safe='', errors='replace')}"
-
-    @property
-    def tasks(self) -> str:
-        return f"{self.frontend_url}/tasks"
-
-    @property
-    def overdue(self) -> str:
-        return f"{self.frontend_url}/tasks?filter=overdue"
-
-    @property
-    def analytics(self) -> str:
-        return f"{self.frontend_url}/analytics"
-
-    @property
-    def settings(self) -> str:
-        return f"{self.frontend_url}/settings/notifications"
 
 
 BuildResult: TypeAlias = NewMail | NothingToSend

@@ -11,6 +11,7 @@ from flowstate_daemon.mail.contexts import PERSONAL
 from flowstate_daemon.scheduler.scheduled_mail import AppLinks, BuildResult, NothingToSend, new_mail
 from flowstate_daemon.scheduler.text import display_name, format_name, format_title, positive_or_none, priority
 
+MIDNIGHT = (0, 0)
 NOTHING_DUE = "nothing due tomorrow"
 NOT_DUE = "the task is done, deleted or due on another day"
 AFTER = "after "  # a second email for one date, to somebody who has moved west: about tasks due from this instant on
@@ -38,10 +39,10 @@ def build(user: User, data: TaskList | None, scheduled: ScheduledMail, links: Ap
         "priority": priority(first.priority) or 0,
         "estimatedTime": positive_or_none(first.minutes) or 0,
         "taskUrl": links.task(first.id),
-        "settingsUrl": links.settings,
         "taskCount": positive_or_none(data.total) or len(data.items),
         "dueDate": local_tomorrow(scheduled).isoformat(),
-        "tasks": [_task_row(task, links) for task in data.items],
+        "dueTime": due_time(first, scheduled),
+        "tasks": [_task_row(task, scheduled, links) for task in data.items],
         "tasksUrl": links.tasks,
     }
     return new_mail(user, scheduled, context)
@@ -51,11 +52,20 @@ def local_tomorrow(scheduled: ScheduledMail) -> date:
     return scheduled.local_date + timedelta(days=1)
 
 
-def _task_row(task: Task, links: AppLinks) -> dict[str, Any]:
+def due_time(task: Task, scheduled: ScheduledMail) -> str | None:
+    """The local time of day as HH:MM; None for midnight, which stands for a day without a time."""
+    if task.due_at is None:
+        return None
+    local = task.due_at.astimezone(scheduled.time_zone)
+    return local.strftime("%H:%M") if (local.hour, local.minute) != MIDNIGHT else None
+
+
+def _task_row(task: Task, scheduled: ScheduledMail, links: AppLinks) -> dict[str, Any]:
     return {
         "title": format_title(task.title),
         "project": format_name(task.project),
         "priority": priority(task.priority),
         "minutes": positive_or_none(task.minutes),
+        "dueTime": due_time(task, scheduled),
         "url": links.task(task.id),
     }

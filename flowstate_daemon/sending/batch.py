@@ -16,7 +16,6 @@ import msgspec
 from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.errors import FlowstateError, MailExpired, MailSkipped, StaleDecisionError
 from flowstate_daemon.delivery.gateway import Rejected, Result
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
@@ -26,7 +25,7 @@ OUTCOME_UNKNOWN = (
     "look it up at the provider, then retry or remove the job"
 )
 SUPERSEDED_REASON = "superseded: a newer code for this address is sent with the same request"
-EXPIRED_REASON = "the code expired before it could be sent"
+EXPIRED_REASON = "it expired before it could be sent"
 # A decision older than this is made again: since then the recipient may have unsubscribed, or a deadline have passed.
 DECISION_MAX_AGE_S = 60.0
 
@@ -144,18 +143,13 @@ def supersede_codes(mails: Sequence[OutgoingMail]) -> None:
     """Of several codes of one kind for one address only the newest is valid: skip the others."""
     newest: dict[tuple[str, str], OutgoingMail] = {}
     for mail in mails:
-        if mail.done or not _is_code(mail.email):
+        if mail.done or not mail.email.has_code:
             continue
         key = mail.email.kind, normalise_address(mail.email.to)
         other = newest.setdefault(key, mail)
         if other is not mail:
             older, newest[key] = sorted((other, mail), key=_age)
             older.fail(MailSkipped(SUPERSEDED_REASON))
-
-
-def _is_code(email: Email) -> bool:
-    kind = KINDS.get(email.kind)
-    return kind is not None and bool(kind.secret_fields)
 
 
 def _age(mail: OutgoingMail) -> tuple[int, int]:

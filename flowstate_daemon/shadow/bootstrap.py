@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.config.loader import Config
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -43,5 +42,5 @@ def build_shadow(
     keys = Keys(config.queue.prefix, config.queue.name)
     observer = QueueObserver(connection, keys, max_data_bytes=config.queue.max_data_bytes)
     dry_run = DryRun(renderer, recipients, context.clock)
-    metrics = ShadowMetrics(context.metrics, KINDS)
+    metrics = ShadowMetrics(context.metrics, renderer.catalog.kinds)
     return ShadowWorker(observer, dry_run, metrics, context.health.register("shadow"))

@@ -56,7 +56,8 @@ class DryRun:
         if job.invalid_reason is not None:
             return Prediction(job.name, "fail", job.invalid_reason)
         try:
-            return await self._predict(job, parse_request(job.name, job.data))
+            catalog = self.renderer.catalog
+            return await self._predict(job, parse_request(job.name, job.data, catalog.kinds, catalog.locales))
         except FlowstateError as error:
             return Prediction(job.name, "fail", error.reason)
         except Exception as error:
@@ -77,7 +78,8 @@ class DryRun:
         # Up to a hundred emails are rendered one after the other: let other tasks run in between.
         await asyncio.sleep(0)
         issued_ms = link_issue_time(job.created_ms, self._clock.now_ms())
-        email = self.renderer.render(with_locale(status, request), issued_ms=issued_ms)
+        request = with_locale(status, request, self.renderer.catalog.locales)
+        email = self.renderer.render(request, issued_ms=issued_ms, created_ms=job.created_ms)
         return Prediction(job.name, "send", None, recipient, len(email.html.encode()))
 
 

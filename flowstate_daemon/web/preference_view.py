@@ -107,7 +107,7 @@ class PreferenceView:
     """Builds the fields of the page for one recipient. Choices that this daemon does not follow are not shown."""
 
     def __init__(self, kinds: Sequence[str], schedules: Sequence[Schedule], default_zone: str) -> None:
-        self.kinds = kinds
+        self.kinds = kinds  # replaced by a reload
         self.default_zone = default_zone
         self._schedules: Mapping[str, Schedule] = {schedule.kind: schedule for schedule in schedules}
 
@@ -126,7 +126,8 @@ class PreferenceView:
         values = {"app": pages.app_name, "address": recipient.address}
         all_off = ALL_KINDS in recipient.settings.unsubscribed
         paused = recipient.settings.preferences.paused(now)
-        rows = [self._row(pages, locale, recipient, kind) for kind in self.kinds]
+        order = [kind for kind in pages.texts(locale, "kind") if kind in self.kinds]
+        rows = [self._row(pages, locale, recipient, kind) for kind in dict.fromkeys([*order, *self.kinds])]
         buttons = [Button(RESUME, "", text["resume"])] if all_off else []
         buttons += [Button(END_PAUSE, "", text["end_pause"])] if paused else []
         shown_language = self.language(recipient, locale)
@@ -151,7 +152,8 @@ class PreferenceView:
         return chosen or match_locale(recipient.app.language) or fallback
 
     def _row(self, pages: Pages, locale: str, recipient: Recipient, kind: str) -> KindRow:
-        label = pages.kind_label(locale, kind)
+        # The kinds of `mail.kinds_dir` have no name in the texts of the pages.
+        label = pages.texts(locale, "kind").get(kind, kind.replace("-", " "))
         when = self._when(pages, locale, recipient, kind)
         return KindRow(kind, label[:1].upper() + label[1:], when, recipient.gets(kind), kind == recipient.kind)
 

@@ -66,8 +66,8 @@ class PreferencePage:
     ) -> None:
         self._codec = codec
         self._recipients = recipients
-        self._view = view
-        self.pages = pages  # replaced by a reload
+        self.view = view
+        self.pages = pages  # replaced by a reload, as are the kinds of the view
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
@@ -107,8 +107,8 @@ class PreferencePage:
 
     async def _apply(self, request: web.Request, token: UnsubscribeToken, form: Mapping[str, str]) -> web.Response:
         recipient = await self._recipients.load(token)
-        zone = recipient.zone(self._view.default_zone)
-        context = FormContext(self._view.kinds, zone, self._clock.now())
+        zone = recipient.zone(self.view.default_zone)
+        context = FormContext(self.view.kinds, zone, self._clock.now())
         viewed = match_locale(form.get("view"))
         try:
             changed = apply_form(form, recipient.settings, context)
@@ -139,7 +139,7 @@ class PreferencePage:
     def _render(
         self, locale: str, recipient: Recipient, *, status: int = 200, saved: bool = False, zone_text: str = ""
     ) -> web.Response:
-        fields = self._view.build(self.pages, locale, recipient, self._clock.now(), saved=saved, zone_text=zone_text)
+        fields = self.view.build(self.pages, locale, recipient, self._clock.now(), saved=saved, zone_text=zone_text)
         return self.pages.render_preferences(locale, status, **fields)
 
     def _render_invalid_link(self, request: web.Request, error: InvalidLinkError) -> web.Response:

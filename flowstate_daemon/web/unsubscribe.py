@@ -16,7 +16,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
 from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.database.recipients import Suppressions
-from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.policy import ALL_KINDS
 from flowstate_daemon.mail.unsubscribe_links import (
     PATH,
@@ -51,10 +51,17 @@ BUTTONS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
 class Unsubscribe:
     """The routes of unsubscribe links."""
 
-    def __init__(self, codec: LinkTokenCodec, suppressions: Suppressions, pages: Pages, clock: Clock) -> None:
+    def __init__(
+        self,
+        codec: LinkTokenCodec,
+        suppressions: Suppressions,
+        pages: Pages,
+        clock: Clock,
+        kinds: Mapping[str, Kind] = KINDS,
+    ) -> None:
         self._codec = codec
         self._suppressions = suppressions
-        self.pages = pages  # replaced by a reload
+        self.pages, self.kinds = pages, kinds  # replaced by a reload
         self.on_change: Callable[[str], None] = lambda _action: None  # `unsubscribed` or `resubscribed`
         self._clock = clock
 
@@ -130,7 +137,7 @@ class Unsubscribe:
     def _decode_token(self, request: web.Request) -> UnsubscribeToken:
         """Raises InvalidLinkError, also for the token of an email that nobody can unsubscribe from."""
         token = self._codec.decode(find_token(request), self._clock.now_ms())
-        kind = KINDS.get(token.kind)  # a newer version may know more kinds
+        kind = self.kinds.get(token.kind)  # a newer version may know more kinds
         if kind is not None and not kind.unsubscribable:
             raise ForgedLinkError("emails of this kind are always sent")
         return token

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import MailExpired, MailSkipped
-from flowstate_daemon.mail.kinds import KINDS, URGENT_PRIORITY, MailRequest, parse_request
+from flowstate_daemon.mail.kinds import URGENT_PRIORITY, MailRequest, parse_request
 from flowstate_daemon.mail.locales import match_locale
 from flowstate_daemon.mail.message import mask_address
 from flowstate_daemon.mail.policy import PASS, UNKNOWN_RECIPIENT, Decision, RecipientStatus, decide, expires_at_ms
@@ -67,10 +67,11 @@ class MailHandler:
 
     async def _prepare(self, run: JobRun) -> OutgoingMail:
         """Raises InvalidDataError, MailExpired or MailSkipped."""
-        request = parse_request(run.job.name, run.job.data)
+        catalog = self.renderer.catalog
+        request = parse_request(run.job.name, run.job.data, catalog.kinds, catalog.locales)
         run.recipient = request.to
         run.log_fields["recipient"] = mask_address(request.to)
-        urgent = URGENT_PRIORITY in (run.job.priority, KINDS[request.kind].priority)
+        urgent = URGENT_PRIORITY in (run.job.priority, request.spec.priority)
         if run.job.stored_request_id is None:
             mail = self._make_outgoing(run.job, await self._decide(run, request, urgent=urgent), urgent=urgent)
             async with self._render_slot(run.job):
@@ -98,7 +99,7 @@ class MailHandler:
             raise (MailExpired if decision.outcome == "expired" else MailSkipped)(decision.reason or "not to be sent")
         if self._mail_guard is not None and await self._mail_guard.check(run.job.id):
             run.decisions.append(Decision("eligible", PASS))
-        return with_locale(status, request)
+        return with_locale(status, request, self.renderer.catalog.locales)
 
     @asynccontextmanager
     async def _render_slot(self, job: Job) -> AsyncIterator[None]:
@@ -113,21 +114,23 @@ class MailHandler:
     def _make_outgoing(self, job: Job, request: MailRequest, *, urgent: bool) -> OutgoingMail:
         return OutgoingMail(
             job,
-            priority=job.priority or KINDS[request.kind].priority,
+            priority=job.priority or request.spec.priority,
             urgent=urgent,
             build_email=lambda: self.renderer.render(
-                request, issued_ms=link_issue_time(job.created_ms, self._clock.now_ms())
+                request,
+                issued_ms=link_issue_time(job.created_ms, self._clock.now_ms()),
+                created_ms=job.created_ms,
             ),
             expires_at=expires_at_ms(request, job.created_ms),
         )
 
 
-def with_locale(status: RecipientStatus | None, request: MailRequest) -> MailRequest:
+def with_locale(status: RecipientStatus | None, request: MailRequest, locales: Sequence[str]) -> MailRequest:
     """What the recipient has chosen here wins over the job's own locale, that over the application's preferences.
 
     Without any of them the renderer uses the default language.
     """
     if status is None:
         return request
-    chosen = match_locale(status.preferences.language)
-    return replace(request, locale=chosen or request.locale or match_locale(status.language))
+    chosen = match_locale(status.preferences.language, locales)
+    return replace(request, locale=chosen or request.locale or match_locale(status.language, locales))

@@ -113,6 +113,7 @@ def test_every_secret_of_the_daemon_is_settable() -> None:
     """Each setting that holds a secret comes from a file, except those of set-ups that this file does not have."""
     files = {name for name in SERVICES["daemon"]["environment"] if name.endswith("_FILE")}
     elsewhere = {"redis.password", "redis.sentinel_password", "resend.proxy_url"}
+    elsewhere |= {"health.heartbeat_url", "health.alert_url"}
     settable = {".".join(ENV_NAMES[name.removesuffix("_FILE")]) for name in files}
     assert settable == {f"{section}.{key}" for section, key in KEYS if is_secret(section, key)} - elsewhere
 

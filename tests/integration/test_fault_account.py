@@ -14,7 +14,7 @@ from tests.bench.fault_load import Producer, balance
 
 
 async def test_account(valkey_url: str, redis: Redis, keys: Keys, database_url: str) -> None:
-    """Of four people one got two emails, one got one, one is in `failed`, one is lost; the ledger has three rows."""
+    """Of four people one got two emails, one got one, one is in `failed`, one is lost; the ledger has one row."""
     producer = Producer(valkey_url, keys, 1.0, Random(1))
     producer.required = {number: f"person{number}@mail.dev" for number in range(1, 5)}
     accepted = {"a": "person1@mail.dev", "b": "person1@mail.dev", "c": "person2@mail.dev"}

@@ -109,7 +109,8 @@ async def test_old_jobs_are_not_sent_when_retried_by_hand(
     kinds = (*SCHEDULED, "goal-milestone")
     await producer.enqueue_many([order(kind, f"{kind}@example.org") for kind in kinds])
     for number in range(1, len(kinds) + 1):
-        await connection.execute("HSET", keys.job(str(number)), "timestamp", clock.now_ms() - 4 * DAY_MS)
+        fields = ("timestamp", clock.now_ms() - 4 * DAY_MS, "attemptsMade", 3)
+        await connection.execute("HSET", keys.job(str(number)), *fields)
         await connection.execute("ZADD", keys("failed"), clock.now_ms(), str(number))
     await connection.execute("DEL", keys("wait"), keys("priority"))
     admin = QueueAdmin(connection, keys, clock, token="test", audit=AuditLog(connection, keys, clock, actor="test"))

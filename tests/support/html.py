@@ -40,6 +40,11 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
     @property
+    def items(self) -> list[dict[str, str]]:
+        """The attributes of every row of a list."""
+        return [attrs for _, attrs in self.tags if attrs.get("role") == "listitem"]
+
+    @property
     def links(self) -> set[str]:
         return {link["href"] for link in self.all("a")}
 

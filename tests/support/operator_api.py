@@ -47,7 +47,7 @@ def build_operator(
         config=load({"FLOWSTATE_HTTP_API_TOKEN": OPERATE, "FLOWSTATE_REDIS_PASSWORD": "hunter2hunter2"}),
         health=HealthRegistry(clock),
         rate_limiter=RateLimiter(connection, keys, clock),
-        render=Renderer(Brand("FlowState <hello@flowstate.example>", "FlowState", "https://app.example", "en")).render,
+        renderer=Renderer(Brand("FlowState <hello@flowstate.example>", "FlowState", "https://app.example", "en")),
         producer=MailProducer(BullQueue(connection, keys, clock, token="t"), attempts=4, backoff_ms=2000),
         recipients=recipients,
         schedules=schedules,

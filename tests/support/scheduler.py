@@ -149,7 +149,9 @@ class SchedulerDatabase:
     def harness(self, **settings: str) -> SchedulerHarness:
         """A daemon that has just started, with these settings of [schedule]."""
         environ = {f"FLOWSTATE_SCHEDULE_{name}".upper(): value for name, value in settings.items()}
-        config = load({**environ, "FRONTEND_URL": "https://flowstate.example"})
+        # A link of its own for each task, by which tests recognise it.
+        links = {"FRONTEND_URL": "https://flowstate.example", "FLOWSTATE_LINKS_TASK": "/tasks/{id}"}
+        config = load({**environ, **links})
         bull = BullQueue(self.connection, self.keys, self.clock, token=f"harness/{uuid4().hex}")
         journal = Journal(self.connection, self.keys)
         context = ServiceContext(HealthRegistry(self.clock), Metrics(KINDS), self.clock)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.cli.check.host import check_host
+from flowstate_daemon.cli.check.mail import check_mail
 from flowstate_daemon.cli.check.postgres import check_postgres
 from flowstate_daemon.cli.check.provider import check_provider
 from flowstate_daemon.cli.check.redis import check_redis
@@ -22,6 +23,7 @@ CHECKS: dict[str, Check] = {
     "redis": check_redis,
     "postgres": check_postgres,
     "provider": check_provider,
+    "emails": check_mail,
 }
 
 

@@ -43,7 +43,7 @@ WITH windows AS (
         WITH ORDINALITY AS w (user_id, begins_at, ends_at, task_id, number)
 )
 SELECT w.number, t.id, left(t.title, 500) AS title, t.priority, t."estimatedDuration" AS minutes,
-    left(p.name, 500) AS project, t.total
+    left(p.name, 500) AS project, t."dueDate" AS due_at, t.total
 FROM windows AS w
 CROSS JOIN LATERAL (
     SELECT

@@ -241,8 +241,8 @@ class ActionDocument(Document):
 class NewEmail(ApiModel):
     """One email to enqueue."""
 
-    kind: Annotated[str, Field(max_length=200, json_schema_extra={"enum": sorted(KINDS)})]
-    """The kind of email."""
+    kind: Annotated[str, Field(max_length=200, examples=sorted(KINDS))]
+    """The kind of email: a built-in one, or one of `mail.kinds_dir`."""
     to: Annotated[str, Field(max_length=320)]
     """The address."""
     context: Mapping[str, Any] = {}

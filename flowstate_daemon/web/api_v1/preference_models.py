@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from flowstate_daemon.database.preferences import RecipientSettings
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.policy import ALL_KINDS
 from flowstate_daemon.mail.preferences import MORNING_HOURS, Cadence, Preferences, find_time_zone
 from flowstate_daemon.web.api_v1.endpoints import ApiModel
@@ -21,13 +21,6 @@ def _time_zone(name: str) -> str:
     if find_time_zone(name) != name:
         raise ValueError("is not the name of an IANA time zone, such as Europe/Paris")
     return name
-
-
-def _kinds(kinds: dict[str, bool | None]) -> dict[str, bool | None]:
-    known = [name for name, kind in KINDS.items() if kind.unsubscribable]
-    if not kinds.keys() <= set(known):
-        raise ValueError(f"may only contain {', '.join(known)}")
-    return kinds
 
 
 def _instant(instant: datetime) -> datetime:
@@ -48,7 +41,7 @@ class PreferenceDocument(ApiModel):
     paused_until: Annotated[AwareDatetime, AfterValidator(_instant)] | None = None
     all_off: bool = False
     """Nothing but what the recipient asks for, such as codes."""
-    kinds: Annotated[dict[str, bool | None], Field(default_factory=dict), AfterValidator(_kinds)]
+    kinds: Annotated[dict[str, bool | None], Field(default_factory=dict)]
     """Kinds that are switched on or off one by one."""
 
     def to_settings(self) -> RecipientSettings:
@@ -73,14 +66,10 @@ class RecipientPreferences(Document):
     preferences: PreferenceDocument
 
 
-def describe_settings(address: str, settings: RecipientSettings) -> RecipientPreferences:
-    """The stored settings, with the preferences in the form that PUT accepts. Kinds of other versions are left out."""
+def describe_settings(address: str, settings: RecipientSettings, known: Sequence[str]) -> RecipientPreferences:
+    """The stored settings, in the form that PUT accepts. Kinds that are not among the `known` ones are left out."""
     chosen, off = settings.preferences, settings.unsubscribed
-    kinds = {
-        name: False if name in off else True if name in chosen.enabled_kinds else None
-        for name, kind in KINDS.items()
-        if kind.unsubscribable
-    }
+    kinds = {name: False if name in off else True if name in chosen.enabled_kinds else None for name in known}
     # Not validated: another version of this daemon, or of the time zone data, may have stored it.
     document = PreferenceDocument.model_construct(
         language=chosen.language,

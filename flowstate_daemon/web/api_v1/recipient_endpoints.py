@@ -9,7 +9,6 @@ import structlog
 from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import mask_address
-from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.database.recipients import Suppression, Unsubscribe
 from flowstate_daemon.mail.preferences import describe_preferences
 from flowstate_daemon.operations.operator import Operator
@@ -132,15 +131,20 @@ class RecipientEndpoints:
 
     async def preferences(self, call: Call) -> RecipientPreferences:
         address = address_of(call)
-        return describe_settings(address, await recipients_of(self._operator).preferences.load(address))
+        stored = await recipients_of(self._operator).preferences.load(address)
+        return describe_settings(address, stored, self._operator.catalog.unsubscribable)
 
     async def choose(self, call: Call) -> RecipientPreferences:
         address, store = address_of(call), recipients_of(self._operator).preferences
-        settings: RecipientSettings = call.body.to_settings()
+        document: PreferenceDocument = call.body
+        known = self._operator.catalog.unsubscribable
+        if not document.kinds.keys() <= set(known):
+            raise ApiError(422, f"kinds: may only contain {', '.join(known)}")
+        settings = document.to_settings()
         await store.save(address, settings, actor=call.actor)
         off = sorted(settings.unsubscribed)
         log.info("preferences_saved", recipient=mask_address(address), changed=True, unsubscribed=off)
-        return describe_settings(address, await store.load(address))
+        return describe_settings(address, await store.load(address), known)
 
     async def suppress(self, call: Call) -> None:
         lists = recipients_of(self._operator).suppressions

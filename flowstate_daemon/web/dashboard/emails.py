@@ -14,7 +14,7 @@ from aiohttp import web
 
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
 from flowstate_daemon.database.mail_list import OutcomeRow
-from flowstate_daemon.mail.kinds import KINDS, MailRequest, parse_request
+from flowstate_daemon.mail.kinds import MailRequest, parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.operations.jobs import ACTIONS, STATES_OF_ACTION, Action
 from flowstate_daemon.operations.operator import Operator
@@ -210,8 +210,13 @@ class EmailPages:
     def _render(self, job: JobView) -> tuple[Email | None, str]:
         """The email as it would be sent now, with its code masked; or None and why it cannot be rendered."""
         try:
-            request = parse_request(job.name, msgspec.json.encode(job.data))
-            return self._operator.render(mask_codes(request)), ""
+            request = parse_request(
+                job.name,
+                msgspec.json.encode(job.data),
+                self._operator.catalog.kinds,
+                self._operator.catalog.locales,
+            )
+            return self._operator.renderer.render(mask_codes(request)), ""
         except (FlowstateError, TypeError, UnicodeEncodeError) as error:
             return None, error.reason if isinstance(error, FlowstateError) else "its data is not that of an email"
 
@@ -230,7 +235,7 @@ def actor(viewer: Viewer) -> str:
 
 def mask_codes(request: MailRequest) -> MailRequest:
     """The request with bullets instead of its one-time code. Pure."""
-    secrets = KINDS[request.kind].secret_fields
+    secrets = request.spec.secret_fields
     names = {field.name for field in msgspec.structs.fields(type(request.context)) if field.encode_name in secrets}
     context = msgspec.structs.replace(request.context, **dict.fromkeys(names, MASKED_CODE))
     return replace(request, context=context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -49,7 +49,8 @@ class Viewer:
 class PageRenderer:
     """Renders templates for one product name and one environment: `production`, `outbox` or `shadow`."""
 
-    def __init__(self, app_name: str, environment: str, kinds: tuple[str, ...]) -> None:
+    def __init__(self, app_name: str, environment: str, kinds: Callable[[], Iterable[str]]) -> None:
+        """`kinds` returns the names of the kinds of email, which a reload may change."""
         self._texts = {locale: load_texts(locale) for locale in LOCALES}
         self._environment = Environment(
             loader=FunctionLoader(load_template),

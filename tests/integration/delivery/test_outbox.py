@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import stat
 from email import message_from_bytes
 from email.policy import compat32, default
@@ -14,6 +15,7 @@ from flowstate_daemon.base.address import Mailbox
 from flowstate_daemon.base.errors import PermanentError, ProviderRefusedError
 from flowstate_daemon.delivery.gateway import Rejected
 from flowstate_daemon.delivery.outbox import Outbox
+from flowstate_daemon.delivery.resend_gateway import ResendGateway, ResendOptions
 from tests.integration.delivery.conftest import build_request, mail, send
 from tests.support.clock import FakeClock
 
@@ -40,6 +42,17 @@ async def test_file_is_a_complete_email(outbox: Outbox) -> None:
     assert message.get_body(("plain",)).get_content().strip() == "Grüße"
     assert message.get_body(("html",)).get_content().strip() == "<p>Hello 1</p>"
     assert b"\n" not in content.replace(b"\r\n", b"")
+
+
+@pytest.mark.parametrize("reply_to", ["", "FlowState Help <help@flowstate.dev>"])
+async def test_address_for_replies(outbox: Outbox, reply_to: str) -> None:
+    """It is a header of the file, and a member of the provider's request; without it there is neither."""
+    email = mail(reply_to=reply_to)
+    accepted = await send(outbox, email, idempotency_key="k")
+    message = message_from_bytes(outbox.path(accepted.provider_id).read_bytes(), policy=default)
+    assert message["Reply-To"] == (reply_to or None)
+    request = json.loads(ResendGateway(ResendOptions("re_key")).encode(email))
+    assert request.get("reply_to", "") == reply_to
 
 
 async def test_long_link_in_a_header_is_not_folded(outbox: Outbox) -> None:

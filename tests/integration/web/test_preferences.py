@@ -46,8 +46,7 @@ def preference_page(pool: asyncpg.Pool, clock: FakeClock, *, schedules: bool = T
 
 
 def routes(pool: asyncpg.Pool, clock: FakeClock) -> list[web.RouteDef]:
-    pages = Pages("FlowState", "https://flowstate.example")
-    unsubscribe = Unsubscribe(CODEC, Suppressions(pool, clock), pages, clock)
+    unsubscribe = Unsubscribe(CODEC, Suppressions(pool, clock), Pages("FlowState", "https://flowstate.example"), clock)
     return [*preference_page(pool, clock).routes(), *unsubscribe.routes()]
 
 

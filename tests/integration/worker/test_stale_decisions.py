@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.samples import preview_contexts
-from flowstate_daemon.mail_producer import MailProducer, NewMail
+from flowstate_daemon.mail_producer import ORIGIN, MailProducer, NewMail
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -34,7 +34,7 @@ async def test_unsubscribe_counts_while_the_account_is_refused(
     fake.script(error(403, "invalid_api_key"))
     producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=20)
     for recipient in ("ada", "ben"):
-        await producer.enqueue(NewMail(KIND, f"{recipient}@mail.dev", preview_contexts()[KIND]))
+        await producer.enqueue(NewMail(KIND, f"{recipient}@mail.dev", preview_contexts()[KIND], origin=ORIGIN))
     crashing = CrashingDaemon({**settings(valkey_url, keys, fake), "DATABASE_URL": database_url})
     built, unsubscribed = crashing.daemon.components, []
 

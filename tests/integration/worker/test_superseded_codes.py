@@ -9,7 +9,7 @@ from flowstate_daemon.mail.message import Accepted
 from tests.support.dispatcher_harness import CODE, DispatcherHarness, wait_for_results
 from tests.support.fake_resend import FakeResend
 
-OTP = {"kind": "otp", "to": "ada@mail.dev"}
+OTP = {"kind": "otp", "to": "ada@mail.dev", "has_code": True}
 
 
 async def results_of(harness: DispatcherHarness, fake: FakeResend, *changes: dict[str, str]) -> list[type]:
@@ -44,8 +44,8 @@ async def test_other_addresses_kinds_and_emails_are_not_superseded(
         OTP,
         {**OTP, "kind": "password-reset"},
         {**OTP, "to": "ben@mail.dev"},
-        {**OTP, "kind": "welcome"},
-        {**OTP, "kind": "welcome"},
-        {**OTP, "kind": "unknown-kind"},
+        {**OTP, "kind": "welcome", "has_code": False},
+        {**OTP, "kind": "welcome", "has_code": False},
+        {**OTP, "kind": "unknown-kind", "has_code": False},
     ]
     assert await results_of(harness, fake, *changes) == [Accepted] * len(changes)

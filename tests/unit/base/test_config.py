@@ -73,7 +73,7 @@ def test_sender_may_have_a_name_in_any_language(sender: str, app_name: str, show
     """As the provider takes it: the name in its own letters, the address in ASCII; without a name, that of the app."""
     environ = {"RESEND_FROM_EMAIL": sender, "APP_NAME": app_name, "FLOWSTATE_DELIVERY": "outbox"}
     config = load(environ, sending=True)
-    assert build_brand(config.mail).sender == shown
+    assert build_brand(config).sender == shown
 
 
 def test_load_when_mode_given() -> None:
@@ -409,3 +409,36 @@ def test_load_when_api_key_is_an_example(key: str) -> None:
 def test_load_when_strong_secret_is_a_placeholder(name: str, secret: str) -> None:
     """Length alone makes no secret."""
     assert "openssl rand -hex 32" in errors({name: secret})[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "wrong"),
+    [
+        ("FLOWSTATE_LINKS_TASK", "today", "must be a path"),
+        ("FLOWSTATE_LINKS_TASK", "/tasks/{task}", "must be a path"),
+        ("FLOWSTATE_LINKS_TASK", "/a b", "must be a path"),
+        ("FLOWSTATE_LINKS_TASK", '/a"onclick="x', "must be a path"),
+        ("FLOWSTATE_LINKS_GOAL", "javascript:alert(1)", "must be a path"),
+        ("FLOWSTATE_LINKS_GOAL", "https://user@app.example/{id}", "must not contain a login"),
+        ("FLOWSTATE_MAIL_LOGO_URL", "logo.png", "must be a URL"),
+        ("FLOWSTATE_MAIL_LOGO_WIDTH", "0", "greater than or equal to 16"),
+        ("FLOWSTATE_MAIL_BACKEND_DATES", "DD.MM.YYYY", "should be 'M/D/YYYY'"),
+        ("FLOWSTATE_MAIL_REPLY_TO", "nobody", "is not an email address"),
+        ("FLOWSTATE_MAIL_POSTAL_ADDRESS", "1 rue\nParis", "must be one line"),
+        ("FLOWSTATE_MAIL_DEFAULT_LOCALE", "french", "should match pattern"),
+    ],
+)
+def test_load_when_setting_of_emails_invalid(variable: str, value: str, wrong: str) -> None:
+    """The error names the variable and what is expected."""
+    (error,) = errors({variable: value})
+    assert error.startswith(f"{variable}: ")
+    assert wrong in error
+
+
+@pytest.mark.parametrize("value", ["none", "/today", "/goals/{id}", "https://tasks.example/?id={id}", "/é"])
+def test_load_when_link_is_given(value: str) -> None:
+    """A path, a URL or nothing; characters outside of ASCII are written as %XX."""
+    if value.isascii():
+        assert load({"FLOWSTATE_LINKS_TASK": value}).links.task == value.replace("none", "")
+    else:
+        assert "must be a path" in errors({"FLOWSTATE_LINKS_TASK": value})[0]

@@ -12,6 +12,8 @@ from flowstate_daemon.base.text import (
     LINE_BREAK_RUN,
     SURROGATE,
     cut,
+    header_line,
+    is_harmless_header,
     is_harmless_line,
     one_line,
     several_lines,
@@ -96,3 +98,20 @@ def test_cut_when_one_cluster_is_longer_than_the_limit() -> None:
     """A letter with hundreds of accents is cut, because the limit holds for every text."""
     assert cut("e" + "\u0301" * 500, 10) == "e" + "\u0301" * 9
     assert cut("Hi e" + "\u0301" * 500, 10) == "Hi "
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("Due: \u2068\u0645\u06cc\u2069 soon", "Due: \u2068\u0645\u06cc\u2069 soon"),
+        ("a \u2068b\r\nBcc: c\u2069\u202e d\0 ", "a \u2068b Bcc: c\u2069 d"),
+        ("\u2066a\u2067b\u2069", "ab\u2069"),
+        ("\u2068\ud83d\u2069", "\u2068\ufffd\u2069"),
+        ("", ""),
+    ],
+)
+def test_header_keeps_what_isolates_a_name(text: str, line: str) -> None:
+    """Subjects contain isolates that we put around names; everything else that does harm is removed."""
+    assert header_line(text) == line
+    assert is_harmless_header(line)
+    assert is_harmless_header(text) == (header_line(text) == text)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from jinja2 import UndefinedError
 
+from flowstate_daemon.mail.catalog import built_in_catalog
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.locales import LOCALES
-from flowstate_daemon.mail.templates import TemplateError, build_environment, compile_mjml, compile_templates
+from flowstate_daemon.mail.templates import TemplateError, compile_mjml
 
 FONT = '<mj-attributes><mj-all font-family="{}, Arial" /></mj-attributes>'
 FRAME = "<mjml><mj-head>{}</mj-head><mj-body><mj-section><mj-column>{}</mj-column></mj-section></mj-body></mjml>"
@@ -61,14 +61,7 @@ def test_compile_mjml_when_font_is_external(font: str) -> None:
         html_of("<mj-text>x</mj-text>", font=font)
 
 
-@pytest.mark.parametrize("locale", LOCALES)
-def test_compile_templates_is_cached(locale: str) -> None:
+def test_built_in_catalog_is_shared() -> None:
     """Renderers share the compiled templates."""
-    assert compile_templates(locale).keys() == KINDS.keys()
-    assert compile_templates(locale) is compile_templates(locale)
-
-
-def test_compile_templates_when_text_missing() -> None:
-    """A template that refers to a missing text cannot be compiled."""
-    with pytest.raises(UndefinedError, match="nonsense"):
-        build_environment().from_string("[[ nonsense ]]").render(motto="calm")
+    assert built_in_catalog() is built_in_catalog()
+    assert built_in_catalog().templates.keys() == {(kind, locale) for kind in KINDS for locale in LOCALES}

@@ -179,7 +179,7 @@ def test_other_emails_contain_no_link() -> None:
     renderer = Renderer(BRAND, LINKS)
     for kind in KINDS.keys() - LEAVABLE:
         mail = posted(kind, renderer=renderer)
-        assert mail.headers == {}
+        assert "List-Unsubscribe" not in mail.headers
         assert "/unsubscribe/" not in mail.html + mail.text
 
 
@@ -187,7 +187,8 @@ def test_render_when_no_link_is_possible() -> None:
     """Previews, and daemons without a public URL, render emails without a link."""
     plain = Renderer(BRAND).render(sample("focus-report"), issued_ms=MADE)
     assert plain == Renderer(BRAND, LINKS).render(sample("focus-report"))
-    assert plain.headers == list_unsubscribe_headers(None) == {}
+    assert list_unsubscribe_headers(None) == {}
+    assert "List-Unsubscribe" not in plain.headers
     assert "unsubscribe" not in plain.html.lower()
 
 

@@ -41,12 +41,11 @@ def test_week_with_sessions_is_reported() -> None:
             {"title": "Without a task", "minutes": 30},
             {"title": "…", "minutes": 30},
         ],
-        "weekStart": "2026-03-08",
+        "weekStart": "2026-03-09",
         "weekEnd": "2026-03-15",
         "previousMinutes": 90,
         "previousSessions": 2,
-        "analyticsUrl": f"{ROOT}/analytics",
-        "settingsUrl": f"{ROOT}/settings/notifications",
+        "analyticsUrl": f"{ROOT}/focus",
     }
 
 

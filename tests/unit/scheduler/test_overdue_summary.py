@@ -27,11 +27,10 @@ def test_all_tasks_are_counted_and_ten_listed() -> None:
         "userName": "Ada Lovelace",
         "overdueCount": 50_000,
         "overdueTasks": "Call back - 6 days overdue\nCall back - 1 day overdue",
-        "reviewUrl": f"{ROOT}/tasks?filter=overdue",
-        "settingsUrl": f"{ROOT}/settings/notifications",
+        "reviewUrl": f"{ROOT}/today",
         "tasks": [
-            {"title": "Call back", "days": 6, "url": f"{ROOT}/tasks/t-1"},
-            {"title": "Call back", "days": 1, "url": f"{ROOT}/tasks/t-1"},
+            {"title": "Call back", "days": 6, "url": f"{ROOT}/today"},
+            {"title": "Call back", "days": 1, "url": f"{ROOT}/today"},
         ],
     }
 

@@ -26,21 +26,22 @@ def test_all_tasks_are_in_one_mail() -> None:
         "projectName": "Autumn",
         "priority": 4,
         "estimatedTime": 45,
-        "taskUrl": f"{ROOT}/tasks/t%201",
-        "settingsUrl": f"{ROOT}/settings/notifications",
+        "taskUrl": f"{ROOT}/today",
         "taskCount": 2,
         "dueDate": "2026-03-16",
+        "dueTime": None,
         "tasks": [
             {
                 "title": "Call the printer",
                 "project": "Autumn",
                 "priority": 4,
                 "minutes": 45,
-                "url": f"{ROOT}/tasks/t%201",
+                "dueTime": None,
+                "url": f"{ROOT}/today",
             },
-            {"title": "…", "project": None, "priority": None, "minutes": None, "url": f"{ROOT}/tasks/t-2"},
+            {"title": "…", "project": None, "priority": None, "minutes": None, "dueTime": None, "url": f"{ROOT}/today"},
         ],
-        "tasksUrl": f"{ROOT}/tasks",
+        "tasksUrl": f"{ROOT}/today",
     }
 
 
@@ -84,3 +85,19 @@ def test_tomorrow_is_local(zone: str, day: date, begins: datetime, hours: int) -
     assert asked.begins_at == begins
     assert (asked.ends_at - asked.begins_at).total_seconds() == hours * 3600
     assert asked.task_id == "t-1"
+
+
+@pytest.mark.parametrize(
+    ("due_at", "time"),
+    [
+        (datetime(2026, 3, 16, 17, 30, tzinfo=UTC), "18:30"),
+        (datetime(2026, 3, 15, 23, 0, tzinfo=UTC), None),
+        (datetime(2026, 3, 16, 22, 59, 59, tzinfo=UTC), "23:59"),
+        (None, None),
+    ],
+)
+def test_time_of_day_is_local(due_at: datetime | None, time: str | None) -> None:
+    """The hour that the person chose, in their zone; midnight means a day without a time."""
+    task = Task("t-1", "Call", due_at=due_at)
+    output = context(build(user(), TaskList(1, (task,)), scheduled_mail(KIND), LINKS))
+    assert output["dueTime"] == output["tasks"][0]["dueTime"] == time
