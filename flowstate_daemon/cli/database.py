@@ -15,7 +15,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
 from flowstate_daemon.cli.context import load_config, name_server, run_async
 from flowstate_daemon.cli.output import format_timestamp, json_option, print_fields, print_json, print_table
-from flowstate_daemon.config.loader import describe_database
+from flowstate_daemon.config.loader import Config, describe_database
 from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRecord
@@ -42,12 +42,16 @@ def parse_argument(address: str) -> str:
 
 def with_suppressions(config_file: str | None, work: Callable[[Suppressions], Awaitable[T]]) -> T:
     """Do the work with the lists of recipients, in which the link secret finds the entries of forgotten ones."""
-    pseudonyms = Pseudonyms(split_secrets(load_config(config_file).http.link_secret))
-    return with_database(config_file, lambda pool: work(Suppressions(pool, Clock(), pseudonyms)))
+    return with_database(config_file, lambda pool, config: work(open_lists(pool, config)))
 
 
-def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:
-    """Do the work with a pool of connections to Postgres.
+def open_lists(pool: asyncpg.Pool, config: Config) -> Suppressions:
+    """The lists of recipients, with the pseudonyms that the link secret makes."""
+    return Suppressions(pool, Clock(), Pseudonyms(split_secrets(config.http.link_secret)))
+
+
+def with_database(config_file: str | None, work: Callable[[asyncpg.Pool, Config], Awaitable[T]]) -> T:
+    """Do the work with a pool of connections to Postgres and the configuration that names it.
 
     Raises ConfigError without DATABASE_URL, and StoreUnavailableError.
     """
@@ -60,7 +64,7 @@ def with_database(config_file: str | None, work: Callable[[asyncpg.Pool], Awaita
 
     async def with_pool() -> T:
         async with open_pool(clean_dsn(url.get_secret_value()), size=1) as pool:
-            return await work(pool)
+            return await work(pool, config)
 
     return run_async(with_pool())
 
@@ -76,7 +80,7 @@ def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
     DATABASE_URL. It does not touch the application's tables. `run` does the same by itself.
     """
 
-    async def work(pool: asyncpg.Pool) -> list[Migration]:
+    async def work(pool: asyncpg.Pool, _config: Config) -> list[Migration]:
         migrator = Migrator(pool)
         return await migrator.pending() if only_check else await migrator.apply()
 
@@ -111,10 +115,8 @@ def explain(config_file: str | None, address: str, limit: int, *, as_json: bool)
     """
     address = parse_argument(address)
 
-    pseudonyms = Pseudonyms(split_secrets(load_config(config_file).http.link_secret))
-
-    async def work(pool: asyncpg.Pool) -> tuple[RecipientStatus, list[MailRecord]]:
-        statuses = await Suppressions(pool, Clock(), pseudonyms).status_for([address])
+    async def work(pool: asyncpg.Pool, config: Config) -> tuple[RecipientStatus, list[MailRecord]]:
+        statuses = await open_lists(pool, config).status_for([address])
         return statuses[address], await MailHistory(pool).explain(address, limit)
 
     status, records = with_database(config_file, work)

@@ -17,6 +17,7 @@ from flowstate_daemon.base.errors import ConfigError, FlowstateError
 from flowstate_daemon.cli.context import load_config, operator_name
 from flowstate_daemon.cli.database import format_datetime, with_database
 from flowstate_daemon.cli.output import json_option, print_fields, print_json, print_table, sanitise
+from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.scheduler.manual_runs import (
     DryRunItem,
@@ -195,9 +196,8 @@ def with_scheduler(config_file: str | None, work: Callable[[ManualRuns], Awaitab
 
     Raises ConfigError without DATABASE_URL, and StoreUnavailableError.
     """
-    config = load_config(config_file)
 
-    async def with_pool(pool: asyncpg.Pool) -> T:
+    async def with_pool(pool: asyncpg.Pool, config: Config) -> T:
         return await work(build_manual_runs(config, pool, Clock()))
 
     return with_database(config_file, with_pool)

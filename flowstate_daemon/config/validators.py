@@ -61,15 +61,24 @@ def _display_text(text: str) -> str:
     return text.strip()
 
 
-def _web_url(text: str) -> str:
+def _is_http_url(text: str) -> bool:
+    """Whether it is an http or https URL with a host, in plain ASCII."""
     try:
         parts = urlsplit(text)
-        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        return (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and parts.port != 0
+            and PRINTABLE.fullmatch(text) is not None
+        )
     except ValueError:
-        right = False
-    if not right or not PRINTABLE.fullmatch(text):
+        return False
+
+
+def _web_url(text: str) -> str:
+    if not _is_http_url(text):
         raise ValueError("must be a URL like https://example.com")
-    if "@" in parts.netloc:
+    if "@" in urlsplit(text).netloc:
         raise ValueError("must not contain a login, because the URL is shown to recipients")
     return text.rstrip("/")
 
@@ -96,24 +105,14 @@ def _one_line(text: str) -> str:
 
 def _proxy_url(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value().strip()
-    try:
-        parts = urlsplit(text)
-        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or not PRINTABLE.fullmatch(text):
+    if not _is_http_url(text):
         raise ValueError("must be the URL of an HTTP proxy, like http://proxy.example.com:3128")
     return SecretStr(text)
 
 
 def _secret_url(secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value().strip()
-    try:
-        parts = urlsplit(text)
-        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or not PRINTABLE.fullmatch(text):
+    if not _is_http_url(text):
         raise ValueError("must be a URL like https://monitoring.example.com/ping/…")
     return SecretStr(text)
 

@@ -30,7 +30,7 @@ from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.dev.embedded import LOOPBACK, EmbeddedPostgres, EmbeddedValkey
 from flowstate_daemon.dev.seed import seed_database
 from flowstate_daemon.mail.samples import preview_contexts
-from flowstate_daemon.mail_producer import MailProducer, NewMail
+from flowstate_daemon.mail_producer import ORIGIN, MailProducer, NewMail
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 from flowstate_daemon.redis_client.connection import from_settings
@@ -103,7 +103,7 @@ async def _read_outcomes(connection: asyncpg.Connection, since: datetime) -> lis
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """The result of one sample email: Bull's state, and the file in the outbox or the reason why there is none."""
+    """The result of one sample email: Bull's state or `not sent`, and the file in the outbox or the reason why there is none."""
 
     kind: str
     state: str
@@ -193,7 +193,7 @@ class DevEnvironment:
         contexts = preview_contexts(self.config.mail.frontend_url)
         try:
             async with JobWaiter(connection, keys) as waiter:
-                mails = [NewMail(kind, RECIPIENT, context) for kind, context in contexts.items()]
+                mails = [NewMail(kind, RECIPIENT, context, origin=ORIGIN) for kind, context in contexts.items()]
                 added = await producer.enqueue_many(mails)
                 finished = [await waiter.wait(job.id, SAMPLE_TIMEOUT_S) for job in added]
         except TimeoutError as error:
@@ -217,8 +217,10 @@ class DevEnvironment:
     def _sample_result(self, kind: str, job: FinishedJob) -> SampleResult:
         if job.state != "completed" or job.returnvalue is None:
             return SampleResult(kind, job.state, reason=job.reason or "")
-        provider_id = msgspec.json.decode(job.returnvalue)["id"]
-        return SampleResult(kind, job.state, Outbox(self.outbox).path(provider_id).name)
+        result = msgspec.json.decode(job.returnvalue)
+        if "id" not in result:
+            return SampleResult(kind, "not sent", reason=", ".join(f"{key}: {why}" for key, why in result.items()))
+        return SampleResult(kind, job.state, Outbox(self.outbox).path(result["id"]).name)
 
     @property
     def url(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,19 +13,13 @@ from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter, QueueEvents
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from tests.support.redis_topologies import ProxiedRedis, proxied_redis
+from tests.support.redis_topologies import ProxiedRedis
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.both_loops
 
 ROUNDS = 12
 LOADS = (b"x", b"x" * 300_000, b"x" * 3_000_000)
-
-
-@pytest.fixture(params=["plain", "tls"])
-async def target(request: pytest.FixtureRequest, valkey_url: str, tmp_path: Path) -> AsyncIterator[ProxiedRedis]:
-    async with proxied_redis(valkey_url, tmp_path, tls=request.param == "tls") as target:
-        yield target
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -17,19 +16,13 @@ from flowstate_daemon.queue.events import QueueEvents
 from flowstate_daemon.redis_client import transport
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from tests.support.redis_topologies import ProxiedRedis, proxied_redis
+from tests.support.redis_topologies import ProxiedRedis
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.both_loops
 
 MAX_WAIT_S = 4.0  # 2 s on a quiet machine; a broken connection held a code for 8 to 30 s before
 ROUNDS = 3
-
-
-@pytest.fixture(params=["plain", "tls"])
-async def target(request: pytest.FixtureRequest, valkey_url: str, tmp_path: Path) -> AsyncIterator[ProxiedRedis]:
-    async with proxied_redis(valkey_url, tmp_path, tls=request.param == "tls") as target:
-        yield target
 
 
 @pytest.fixture

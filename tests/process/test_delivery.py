@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.queue.bull_queue import BullQueue
-from flowstate_daemon.queue.job import NewJob
+from flowstate_daemon.queue.job import Backoff, NewJob
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.conftest import MakeDaemon
@@ -20,7 +20,14 @@ from tests.support.waiting import eventually
 async def enqueue(connection: Connection, keys: Keys, recipients: list[str], *, kind: str = "welcome") -> None:
     context, priority = ({"otpCode": "123456"}, 1) if kind == "otp" else ({"name": "Ada"}, 5)
     jobs = [
-        NewJob(kind, {"type": kind, "to": to, "context": context}, priority=priority, attempts=4) for to in recipients
+        NewJob(
+            kind,
+            {"type": kind, "to": to, "context": context},
+            priority=priority,
+            attempts=4,
+            backoff=Backoff("fixed", 500),
+        )
+        for to in recipients
     ]
     await BullQueue(connection, keys, Clock(), token="test").add_many(jobs)
 

@@ -20,21 +20,13 @@
 -- Publishes nothing
 -- Agrees with no script of Bull 4: the key and the fields `storedRequest` and `requests` are ours
 
+-- @include write_request
+
 if redis.call("GET", KEYS[3]) ~= ARGV[1] or redis.call("EXISTS", KEYS[2]) == 0 then
   return 0
 end
 if redis.call("EXISTS", KEYS[1]) == 0 then
-  redis.call(
-    "HSET", KEYS[1],
-    "body", ARGV[3],
-    "key", ARGV[4],
-    "path", ARGV[5],
-    "members", ARGV[6],
-    "numbers", ARGV[9],
-    "saved_at", ARGV[7],
-    "left", 0
-  )
-  redis.call("PEXPIRE", KEYS[1], ARGV[8])
+  write_request(KEYS[1], 0)
 end
 if redis.call("HGET", KEYS[2], "storedRequest") ~= ARGV[2] then
   redis.call("HINCRBY", KEYS[1], "left", 1)

@@ -20,6 +20,7 @@
 -- Agrees with no script of Bull 4: the key and the fields `storedRequest` and `requests` are ours
 
 -- @include remove_from_active
+-- @include write_request
 
 local locks, lost = read_locks(2, 2), {}
 
@@ -34,17 +35,7 @@ if #lost > 0 then
   return lost
 end
 redis.call("DEL", KEYS[1])
-redis.call(
-  "HSET", KEYS[1],
-  "body", ARGV[3],
-  "key", ARGV[4],
-  "path", ARGV[5],
-  "members", ARGV[6],
-  "numbers", ARGV[9],
-  "saved_at", ARGV[7],
-  "left", #locks
-)
-redis.call("PEXPIRE", KEYS[1], ARGV[8])
+write_request(KEYS[1], #locks)
 for member = 1, #locks do
   redis.call("HSET", KEYS[2 * member], "storedRequest", ARGV[2], "requests", ARGV[9 + 2 * member])
 end
