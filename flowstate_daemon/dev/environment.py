@@ -103,7 +103,7 @@ async def _read_outcomes(connection: asyncpg.Connection, since: datetime) -> lis
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """The result of one sample email: Bull's state or `not sent`, and the file in the outbox or the reason why there is none."""
+    """The result of one sample email: Bull's state or `not sent`; the file in the outbox, or why there is none."""
 
     kind: str
     state: str
