@@ -21,7 +21,7 @@ from flowstate_daemon.queue.job import REMOVE, AddResult, Backoff, NewJob
 JOB_ID = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{4,128}")
 MAX_PRIORITY = 2_097_152  # Bull's own limit
 MAX_DELAY_MS = 365 * 24 * 3600 * 1000
-ORIGIN = "flowstate-daemon"  # in the data of jobs that an operator adds with `enqueue`
+ORIGIN = "flowstate-daemon"  # in the data of jobs that an operator or a program adds through this daemon
 
 
 class InvalidMailError(PermanentError):

@@ -17,6 +17,7 @@ from flowstate_daemon.cli.context import QueueContext, load_config, with_queue
 from flowstate_daemon.cli.database import format_datetime, with_database
 from flowstate_daemon.cli.durations import Duration
 from flowstate_daemon.cli.output import json_option, print_json, print_table
+from flowstate_daemon.config.loader import Config
 from flowstate_daemon.database.ledger import Outcome, parse_outcome
 from flowstate_daemon.database.mail_list import MailList, OutcomeFilter, OutcomeRow
 from flowstate_daemon.queue.journal import Journal
@@ -108,7 +109,7 @@ def has_ledger(config_file: str | None) -> bool:
 def read_ledger(config_file: str | None, wanted: OutcomeFilter, limit: int) -> Listed:
     """The rows of the ledger, page by page. Raises StoreUnavailableError."""
 
-    async def work(pool: Any) -> list[OutcomeRow]:
+    async def work(pool: Any, _config: Config) -> list[OutcomeRow]:
         mails, rows = MailList(pool), list[OutcomeRow]()
         while len(rows) < limit:
             page = await mails.page(wanted, min(PAGE, limit - len(rows)), rows[-1] if rows else None)

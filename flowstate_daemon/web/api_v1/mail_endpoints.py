@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from flowstate_daemon.database.mail_list import OutcomeFilter, OutcomeRow
-from flowstate_daemon.mail_producer import NewMail
+from flowstate_daemon.mail_producer import ORIGIN, NewMail
 from flowstate_daemon.operations.operator import Operator, Recipients
 from flowstate_daemon.web.api_v1 import models
 from flowstate_daemon.web.api_v1.cursors import RowCursor, read_cursor, write_cursor
@@ -55,7 +55,7 @@ class MailEndpoints:
     async def enqueue(self, call: Call) -> models.Enqueued:
         body: models.NewEmails = call.body
         mails = [
-            NewMail(mail.kind, mail.to, mail.context, delay_ms=mail.delay_ms, locale=mail.locale)
+            NewMail(mail.kind, mail.to, mail.context, delay_ms=mail.delay_ms, locale=mail.locale, origin=ORIGIN)
             for mail in body.emails
         ]
         ids, repeated = await self._operator.enqueue.enqueue(mails, body.idempotency_key)
