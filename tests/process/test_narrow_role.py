@@ -110,6 +110,7 @@ async def test_role_is_enough_for_the_daemon_and_every_command(
 ) -> None:  # fmt: skip
     """All three schedules send, in the user's language; no command fails or says that it may not read something."""
     monkeypatch.chdir(tmp_path)
+    provider.verified = {"flowstate.example"}
     settings = {
         "REDIS_URL": valkey_url,
         "FLOWSTATE_QUEUE_PREFIX": keys.prefix,
@@ -143,7 +144,7 @@ async def test_role_is_enough_for_the_daemon_and_every_command(
         for command in COMMANDS:
             result = await run_command(*command, **settings, **port)
             assert "permission denied" not in result.out + result.err, command
-            assert result.code == 0 or command == ("status",), (command, result.out, result.err)
+            assert result.code == 0 or command == ("status",), f"{command}\n{result.out}\n{result.err}"
         log = daemon.log_text()
     assert "permission denied" not in log
     assert "may not read" not in log
