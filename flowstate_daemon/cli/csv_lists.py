@@ -103,8 +103,8 @@ def import_suppressions(config_file: str | None, file: str, *, dry_run: bool, as
 
     It is read from FILE, or from standard input.
 
-    Its columns are address, and if you like reason, since and note. Without a reason it is `manual`. An entry that is
-    in the list already stays as it is. If any row is wrong, none is added.
+    Its columns are address, and optionally reason, since and note. Without a reason it is `manual`. An entry that is
+    in the list already stays as it is. If any row is invalid, none is added.
     """
     entries = read_file(file, SUPPRESSION_COLUMNS, parse_suppression)
 
@@ -124,8 +124,8 @@ def import_unsubscribes(config_file: str | None, file: str, *, dry_run: bool, as
 
     It is read from FILE, or from standard input.
 
-    Its columns are address, and if you like kind and since. Without a kind, or with `all`, it is all kinds. An entry
-    that is in the list already stays as it is. If any row is wrong, none is added.
+    Its columns are address, and optionally kind and since. Without a kind, or with `all`, it is all kinds. An entry
+    that is in the list already stays as it is. If any row is invalid, none is added.
     """
     kinds = unsubscribable_kinds(config_file)
     entries = read_file(file, UNSUBSCRIBE_COLUMNS, partial(parse_unsubscribe, kinds=kinds))

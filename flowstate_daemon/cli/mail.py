@@ -118,8 +118,8 @@ def watch_folder(folder: Path, write: Callable[[], None]) -> None:
 def copy(kind: str, folder: Path, *, as_json: bool) -> None:
     """Copy the files of a built-in kind.
 
-    They are a start for your own: DIRECTORY is a folder for mail.kinds_dir. KIND may also be `common`, the files that
-    all kinds share. Existing files are left alone.
+    Use them as a starting point: DIRECTORY is a folder for mail.kinds_dir. KIND may also be `common`, the files that
+    all kinds share. Existing files are not overwritten.
     """
     check_choice("KIND", kind, [*KINDS, COMMON])
     copied = []

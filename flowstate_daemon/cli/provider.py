@@ -45,7 +45,7 @@ def status(config_file: str | None, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def retry(config_file: str | None, *, as_json: bool) -> None:
-    """Let all daemons retry now.
+    """Make all daemons retry now.
 
     Use it after you have fixed the key, the account, the domain or the quota.
 

@@ -115,8 +115,8 @@ def list_jobs(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """List the jobs in STATE.
 
-    STATE is one of wait, active, delayed, paused, completed, failed. Ages are those of the end of a job, else of its
-    last start, else of when it was added.
+    STATE is one of wait, active, delayed, paused, completed, failed. The age of a job is counted
+    from its end, otherwise from its last start, otherwise from when it was added.
     """
 
     async def read(context: QueueContext) -> list[JobView]:

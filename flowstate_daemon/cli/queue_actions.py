@@ -34,7 +34,7 @@ PAST = {"retry": "retried", "remove": "removed", "promote": "promoted"}
 
 ids_argument = click.argument("job_ids", metavar="[JOB_ID]...", nargs=-1)
 limit_option = click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="At most this many.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask; needed without a terminal for what deletes.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask; required without a terminal to delete jobs.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; show how many jobs match, and which.")
 
 

@@ -177,8 +177,7 @@ def check(config_file: str | None, *, config_only: bool, without_credentials: bo
     """Verify configuration and connectivity.
 
     Checks the configuration and this machine, Redis and the queue, Postgres, the provider, the kinds of email and the
-    logo. Warnings and failures
-    include a remedy. Sends nothing, changes nothing, takes at most 15 s.
+    logo. Warnings and failures include a remedy. Sends nothing, changes nothing, takes at most 15 s.
 
     Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
     1 any other failure.

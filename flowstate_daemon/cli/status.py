@@ -51,7 +51,7 @@ class Part:
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Show it again and again until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat it until Ctrl-C.")
 @click.option(
     "--interval",
     "interval_s",
@@ -59,15 +59,15 @@ class Part:
     default="2s",
     show_default=True,
     metavar="DURATION",
-    help="With --watch: how often.",
+    help="With --watch: time between two updates.",
 )
 @json_option
 @click.pass_obj
 def status(config_file: str | None, *, watch: bool, interval_s: float, as_json: bool) -> int:
-    """Show everything on one screen, and what is wrong.
+    """Show health, queue, provider, schedules and problems on one screen.
 
-    The health of the daemon on this machine, the queue, the provider, the next schedules and known risks. What cannot
-    be read says why; the rest is shown. With --watch and --json, one document a line.
+    The health of the daemon on this machine, the queue, the provider, the next schedules and known risks. If
+    something cannot be read, the reason stands in its place. With --watch and --json, one document per line.
 
     Exit codes: 0 nothing is wrong, 1 something is, 78 invalid configuration.
     """

@@ -212,7 +212,7 @@ class LinksSettings(SettingsSection):
     settings: LinkPattern = ""
     """Page of the application for email settings, if the daemon has no preference page."""
     reset_password: LinkPattern = ""
-    """Page for a new password; with it, a password reset has a button."""
+    """Page for a new password that a link can open; with it, a password reset has a button. The frontend has none."""
 
 
 class ResendSettings(SettingsSection):

@@ -60,8 +60,8 @@ def unused_queue_risk(keys: Keys) -> Risk:
     return Risk(
         "queue",
         f"no job was ever added to {keys.base.rstrip(':')}",
-        "compare FLOWSTATE_QUEUE_PREFIX and FLOWSTATE_QUEUE_NAME, and REDIS_URL with its database, "
-        "with the backend's Bull",
+        "compare FLOWSTATE_QUEUE_PREFIX, FLOWSTATE_QUEUE_NAME and REDIS_URL with the backend's Bull; FlowState's "
+        "backend uses database 0, whatever number its REDIS_URL has",
     )
 
 

@@ -101,9 +101,7 @@ class UserPreferenceReader:
             likely = {spelling for address in addresses for spelling in _spellings(address)}
             await self._fetch(connection, "get_user_preferences", likely, users)
         except ACCESS_DENIED as error:
-            schema = quote_identifier(self._app.schema)
-            remedy = f"GRANT USAGE ON SCHEMA {schema} and SELECT ON {schema}.users to the daemon's role"
-            self._deny(str(error), remedy)
+            self._deny(str(error), "flowstate-daemon check prints the GRANT statement")
             return users
         self._logged = False
         missing = {normal for normal in map(normalise_address, addresses) if normal not in users}

@@ -18,8 +18,9 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.pool import acquire
 from flowstate_daemon.database.queries import sql
 
+USERS = "users"  # also contains the users' passwords
 COLUMNS_BY_TABLE: Mapping[str, tuple[str, ...]] = {
-    "users": ("id", "email", "fullName", "isEmailVerified", "preferences", "deletedAt"),
+    USERS: ("id", "email", "fullName", "isEmailVerified", "preferences", "deletedAt"),
     "tasks": (
         *("id", "userId", "title", "isCompleted", "dueDate", "priority", "estimatedDuration", "projectId"),
         *("createdAt", "deletedAt"),
@@ -76,9 +77,16 @@ def evaluate_access(schema: str, rows: Sequence[Mapping[str, Any]]) -> list[Miss
             remedy = "run the application's migrations, or install the daemon's version that fits them"
             found[f"{table}.{column}"] = MissingAccess(f'the table {table} has no column "{column}"', remedy, name)
         elif not row["may_read"]:
-            grant = f"GRANT SELECT ON {quote_identifier(schema)}.{quote_identifier(name)} TO {role}"
-            found[table] = MissingAccess(f"{role} may not read the table {table}", grant, name)
+            finding = f"{role} may not read the table {table}"
+            found[table] = MissingAccess(finding, grant_select(schema, name, role), name)
     return list(found.values())
+
+
+def grant_select(schema: str, table: str, role: str) -> str:
+    """The statement that lets `role`, quoted where necessary, read what emails need; of `users` only those columns."""
+    names = ", ".join(map(quote_identifier, COLUMNS_BY_TABLE[table]))
+    columns = f" ({names})" if table == USERS else ""
+    return f"GRANT SELECT{columns} ON {quote_identifier(schema)}.{quote_identifier(table)} TO {role}"
 
 
 def quote_identifier(name: str) -> str:

@@ -57,11 +57,12 @@ MAX_RECOVERIES = 10  # per job
 STALLED_FAILURE_REASON = "failed: the daemon crashed repeatedly while it processed this job"
 
 JOURNAL = "flowstate:journal"
+LAST_ADDED = "flowstate:last-added"
 
 # The fixed keys of each script, in the order of its contract.
 KEYS: Mapping[str, tuple[str, ...]] = {
     "add": ("id", "wait", "paused", "meta-paused", "delayed", "priority"),
-    "claim": ("wait", "active", "priority", "stalled", "meta-paused", "paused", "limiter:index"),
+    "claim": ("wait", "active", "priority", "stalled", "meta-paused", "paused", "limiter:index", LAST_ADDED),
     "extend_locks": ("stalled",),
     "complete": ("active", "completed", "stalled", JOURNAL),
     "retry": ("active", "wait", "paused", "meta-paused", "delayed", "priority", "stalled", JOURNAL),

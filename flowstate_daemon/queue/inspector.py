@@ -232,13 +232,15 @@ class Snapshot(Counts):
 
     `oldest_waiting_ms` is the time when the oldest waiting job was added. It is not exact while `lifo` or stalled jobs
     wait, which are out of order. For a delayed job it is also the time when it was added.
-    `journal` is the number of entries in the journal.
+    `journal` is the number of entries in the journal. `last_added_ms` is when a producer other than the schedules added
+    its newest job; None if no job was ever added, or none was claimed since an older version.
     """
 
     is_paused: bool
     oldest_waiting_ms: int | None
     next_due_ms: int | None
     journal: int
+    last_added_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +269,12 @@ class Inspector:
         """All values that the metrics need."""
         names = ("wait", "active", "delayed", "paused", "completed", "failed", "meta-paused", "priority")
         keys = [*(self._keys(name) for name in names), self._keys.own("journal")]
+        keys += [self._keys("id"), self._keys.own("last-added")]
         reply = await self._scripts.run("snapshot", keys, [self._keys.base])
-        wait, active, delayed, paused, completed, failed, is_paused, oldest, due, journal = reply
+        wait, active, delayed, paused, completed, failed, is_paused, oldest, due, journal, added = reply
         return Snapshot(
-            wait, active, delayed, paused, completed, failed, bool(is_paused), _instant(oldest), _instant(due), journal
+            *(wait, active, delayed, paused, completed, failed, bool(is_paused)),
+            *(_instant(oldest), _instant(due), journal, _instant(added)),
         )
 
     async def operator_actions(self) -> dict[str, int]:

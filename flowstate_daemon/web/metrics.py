@@ -79,6 +79,10 @@ class MetricsCollector:
             "Age of the oldest waiting job; 0 when none waits.",
             value=max(self._now_ms - oldest_ms, 0) / 1000,
         )
+        if queue.last_added_ms is not None:
+            text = "When the backend last added a job, Unix time; emails of the daemon's schedules do not count."
+            last_added_s = min(queue.last_added_ms, self._now_ms) / 1000
+            yield GaugeMetricFamily("flowstate_queue_last_added_timestamp_seconds", text, value=last_added_s)
         text = "Outcomes in Redis that are not in the ledger yet."
         yield GaugeMetricFamily("flowstate_ledger_backlog_entries", text, value=queue.journal)
 

@@ -33,6 +33,7 @@ HEALTHY = {
     f"flowstate_provider_account_ok{{{WHO}}}": (1, 0),
     f"flowstate_queue_paused{{{WHO}}}": (0, 0),
     f"flowstate_queue_latency_seconds{{{WHO}}}": (3, 0),
+    f"flowstate_queue_last_added_timestamp_seconds{{{WHO}}}": (-60_000, 60),  # promtool begins at 0: 16 h 40 min ago
     f'flowstate_queue_jobs{{{WHO}, state="failed"}}': (40, 0),
     f"flowstate_ledger_backlog_entries{{{WHO}}}": (10, 0),
     f'flowstate_service_heartbeat_age_seconds{{{WHO}, service="ledger_writer"}}': (1, 0),
@@ -88,6 +89,7 @@ CASES: Mapping[str, Mapping[str, tuple[float, float] | None]] = {
         "flowstate_queue_paused": (1, 0),
         "flowstate_queue_latency_seconds": (1000, 60),  # expected while the queue is paused
     },
+    "FlowstateQueueSilent": {"flowstate_queue_last_added_timestamp_seconds": (-60_000, 0)},
     "FlowstateMailsFailing": {f'flowstate_mails_total{{{WHO}, kind="welcome", outcome="failed': (0, 1)},
     "FlowstateFailedJobsGrowing": {"flowstate_queue_jobs": (40, 1)},
     "FlowstateBounceRateHigh": {f'flowstate_provider_events_total{{{WHO}, event="bounced': (4, 2)},
@@ -99,6 +101,7 @@ CASES: Mapping[str, Mapping[str, tuple[float, float] | None]] = {
     "FlowstateRedisLatencyHigh": {f'flowstate_redis_command_duration_seconds_bucket{{{WHO}, le="0.01': (0, 50)},
     "FlowstateLedgerBacklogHigh": {"flowstate_ledger_backlog_entries": (2000, 0)},
     "nothing": {},
+    "nothing when it is unknown when a job was added": {"flowstate_queue_last_added_timestamp_seconds": None},
     "nothing without a ledger": {
         "flowstate_ledger_backlog_entries": (9999, 0),
         "flowstate_service_heartbeat_age_seconds": None,

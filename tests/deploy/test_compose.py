@@ -33,7 +33,8 @@ ROOT = HERE.parents[1]
 COMPOSE = Path(sys.executable).with_name("podman-compose")
 FILE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 STORES = ("redis", "postgres")
-PROJECT = "label=com.docker.compose.project=flowstate"
+NAME = FILE["name"]
+PROJECT = f"label=com.docker.compose.project={NAME}"
 MONITORING = ("--profile", "observability")
 LIST_SECRETS = """
 import os
@@ -51,6 +52,7 @@ SECRETS = {
     "database_url": "postgresql://mailer:a%20pass@postgres:5432/flowstate?schema=public",
     "link_secret": "7f3a91c05be24d68a1f0c3927d5e8b64",
     "api_token": "d4086e31c7ab5f92034be6d18fa97c25",
+    "read_token": "5b92c7e0d1f34a86907be2cd1843f6a0",
     "webhook_secret": "",
     "postgres_password": "the pass of an administrator",
     "mailer_password": MAILER_PASSWORD,
@@ -223,9 +225,9 @@ async def test_monitoring_cannot_reach_the_stores(stack: Stack) -> None:
     """Only the daemon is on the network of the stores."""
     networks = {name: set((await stack.facts(name))["NetworkSettings"]["Networks"]) for name in ("daemon", *STORES)}
     assert networks == {
-        "daemon": {"flowstate_stores", "flowstate_metrics"},
-        "redis": {"flowstate_stores"},
-        "postgres": {"flowstate_stores"},
+        "daemon": {f"{NAME}_stores", f"{NAME}_metrics"},
+        "redis": {f"{NAME}_stores"},
+        "postgres": {f"{NAME}_stores"},
     }
 
 

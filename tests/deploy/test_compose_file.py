@@ -141,7 +141,7 @@ def test_commands_of_the_page_create_every_secret(tmp_path: Path) -> None:
     """The commands create a strong value for each secret, no two alike, and the URLs contain the right passwords."""
     created = create_secrets(tmp_path)
     assert set(created) == set(FILE["secrets"])
-    strong = ("link_secret", "api_token", "postgres_password", "mailer_password", "grafana_password")
+    strong = ("link_secret", "api_token", "read_token", "postgres_password", "mailer_password", "grafana_password")
     assert all(re.fullmatch("[0-9a-f]{48}", created[name]) for name in strong)
     assert len({created[name] for name in strong}) == len(strong)
     assert f"//mailer:{created['mailer_password']}@postgres:5432/flowstate?" in created["database_url"]

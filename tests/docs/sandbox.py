@@ -190,7 +190,10 @@ class DocsSandbox:
 
 
 async def _seed(redis: Redis) -> None:
-    """As Bull stores them: job 42 has failed, 43 and 44 are delayed by a day; the next id is 45."""
+    """As Bull stores them: 41 and 42 have failed, 43 and 44 are delayed by a day; the next id is 45.
+
+    Job 41 is an overdue summary of the backend's worker, whose template fails.
+    """
     seconds, _ = await redis.time()
     now = seconds * 1000
     data = {"type": "welcome", "to": "grace@example.org", "context": {"name": "Grace"}}
@@ -199,6 +202,11 @@ async def _seed(redis: Redis) -> None:
     failed = {**job, "failedReason": reason, "attemptsMade": 3, "finishedOn": now, "stacktrace": "[]", "delay": 0}
     await redis.hset("bull:email:42", mapping={**failed, "priority": 5})
     await redis.zadd("bull:email:failed", {"42": now})
+    summary = {"userName": "Ada", "overdueCount": 1, "overdueTasks": "Sow - 1 day overdue"}
+    left = {"type": "overdue-summary", "to": "ada@example.org", "context": summary}
+    helper = {"name": "overdue-summary", "data": json.dumps(left), "failedReason": 'Missing helper: "gt"'}
+    await redis.hset("bull:email:41", mapping={**failed, **helper, "priority": 5})
+    await redis.zadd("bull:email:failed", {"41": now})
     for number in ("43", "44"):
         delayed = {**job, "opts": json.dumps({"attempts": 3, "delay": DAY_MS}), "delay": DAY_MS, "priority": 0}
         await redis.hset(f"bull:email:{number}", mapping=delayed)

@@ -7,6 +7,7 @@
 -- KEYS[5] meta-paused (string)
 -- KEYS[6] paused (list)
 -- KEYS[7] limiter:index (hash), of Bull workers with a rate limiter
+-- KEYS[8] flowstate:last-added (string, ms)
 --
 -- ARGV[1] prefix of all keys of the queue; keys of hashes and locks are built from it, because the ids are not known
 -- ARGV[2] token of the worker
@@ -25,6 +26,8 @@
 -- `wait` of a paused queue are moved to `paused`, where Bull's resume would destroy them
 
 -- @include merge_lists
+-- @include unix_ms
+-- @include last_added
 -- @include job_row
 -- @include misplaced_job
 
@@ -143,6 +146,7 @@ for _ = 1, 10 do
     break
   end
 end
+remember_last_added(KEYS[8], jobs, tonumber(now))
 if #jobs == 0 and ARGV[7] == "1" then
   redis.call("PUBLISH", base .. "drained", "")
 end

@@ -9,11 +9,13 @@
 -- KEYS[7] meta-paused (string)
 -- KEYS[8] priority (zset)
 -- KEYS[9] flowstate:journal (list)
+-- KEYS[10] id (string, counter)
+-- KEYS[11] flowstate:last-added (string, ms)
 --
 -- ARGV[1] prefix of all keys of the queue
 --
 -- Returns {wait, active, delayed, paused, completed, failed, is paused, oldest waiting ms or -1, next due ms or -1,
---   entries in the journal}
+--   entries in the journal, when the backend last added a job in ms or -1}
 -- Publishes nothing
 -- Agrees with getJobCounts and isPaused of Bull 4
 
@@ -49,6 +51,14 @@ for _ = 1, MAX_PRIORITIES do
 end
 update_oldest(redis.call("ZCARD", KEYS[8]))
 
+-- Claimed jobs are remembered in KEYS[11]; the newest one may still wait. An id that Bull's counter gave is the backend's.
+local function last_added()
+  local id = redis.pcall("GET", KEYS[10])
+  local stamp = type(id) == "string" and redis.pcall("HGET", base .. id, "timestamp")
+  local remembered = redis.pcall("GET", KEYS[11])
+  return math.max(unix_ms(stamp) or -1, unix_ms(remembered) or -1)
+end
+
 local due = redis.call("ZRANGE", KEYS[3], 0, 0, "WITHSCORES")[2]
 return {
   waiting,
@@ -61,4 +71,5 @@ return {
   oldest,
   due and math.ceil(tonumber(due) / 4096) or -1,
   redis.call("LLEN", KEYS[9]),
+  last_added(),
 }

@@ -22,7 +22,7 @@ async def test_queue_that_was_never_used_is_a_warning(check: Check, redis: Redis
     result = (await check())["queue"]
     assert result.level is Level.WARN
     assert "no job was ever added" in result.message
-    assert "FLOWSTATE_QUEUE_PREFIX" in result.remedy
+    assert all(part in result.remedy for part in ("FLOWSTATE_QUEUE_PREFIX", "FLOWSTATE_QUEUE_NAME", "database 0"))
     await redis.set(keys("id"), 7)
     assert (await check())["queue"].level is Level.OK
 

@@ -32,9 +32,40 @@ async def test_claim_moves_a_job_to_active(stage: QueueFixture, bull: BullQueue,
         "stalled": {"x"},
         "1": before["1"] | {"processedOn": str(now)},
         "1:lock": "me/2",
+        "flowstate:last-added": str(BORN),
     }
     assert await received.events() == [("active@me/2", "1")]
     assert 29_000 < await stage.redis.pttl(stage.keys.lock("1")) <= 30_000
+
+
+async def test_claim_remembers_when_the_backend_added_its_newest_job(
+    stage: QueueFixture, bull: BullQueue, now: int
+) -> None:
+    """The newest of the claimed jobs counts, never an older one later, and none of the schedules; nor the future."""
+    key = stage.keys.own("last-added")
+    await stage.put("1", "wait", at=BORN + 2)
+    await stage.put("2", "wait", at=BORN + 1)
+    await stage.put("scheduled.task-reminder.7", "wait", at=BORN + 9)
+    await bull.claim(3)
+    assert await stage.redis.get(key) == str(BORN + 2)
+    await stage.put("3", "wait", at=BORN)
+    await stage.put("4", "wait", timestamp="yesterday")
+    await bull.claim(2)
+    assert await stage.redis.get(key) == str(BORN + 2)
+    await stage.put("my-own-id", "wait", at=now + 3_600_000)
+    await bull.claim(1)
+    assert await stage.redis.get(key) == str(now)
+
+
+async def test_claim_replaces_what_another_program_wrote_as_the_time(stage: QueueFixture, bull: BullQueue) -> None:
+    """A wrong value or type of this key costs no job."""
+    key = stage.keys.own("last-added")
+    for number, wrong in enumerate(("set", "rpush")):
+        await stage.redis.delete(key)
+        await getattr(stage.redis, wrong)(key, "noon")
+        await stage.put(f"{number}", "wait", at=BORN + number)
+        assert [job.id for job in await bull.claim(5)] == [f"{number}"]
+        assert await stage.redis.get(key) == str(BORN + number)
 
 
 async def test_two_workers_share_the_queue(stage: QueueFixture, bull: BullQueue, rival: BullQueue) -> None:
@@ -97,6 +128,7 @@ async def test_claim_drops_ids_without_a_job(stage: QueueFixture, bull: BullQueu
         "active": ["1"],
         "1": before["1"] | {"processedOn": str(now)},
         "1:lock": "me/2",
+        "flowstate:last-added": str(BORN),
     }
 
 

@@ -21,6 +21,7 @@ async def test_only_the_urgent_are_taken(stage: QueueFixture, bull: BullQueue, n
         "4": before["4"] | {"processedOn": str(now)},
         "2:lock": "me/2",
         "4:lock": "me/2",
+        "flowstate:last-added": str(now),
     }
 
 

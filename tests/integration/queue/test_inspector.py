@@ -31,7 +31,7 @@ async def reads_only(stage: QueueFixture) -> AsyncIterator[None]:
 
 async def test_empty_queue(inspector: Inspector) -> None:
     """A queue that was never used is empty."""
-    assert await inspector.snapshot() == Snapshot(0, 0, 0, 0, 0, 0, False, None, None, 0)
+    assert await inspector.snapshot() == Snapshot(0, 0, 0, 0, 0, 0, False, None, None, 0, None)
     assert await inspector.job("1") is None
     assert await inspector.state("1") is None
     assert await inspector.logs("1") == []
@@ -47,7 +47,7 @@ async def test_snapshot(stage: QueueFixture, inspector: Inspector) -> None:
     await stage.redis.set(stage.keys("meta-paused"), 1)
     await stage.snapshot()
     seen = await inspector.snapshot()
-    assert seen == Snapshot(1, 2, 3, 4, 5, 6, True, BORN + 100, BORN + 300, 0)
+    assert seen == Snapshot(1, 2, 3, 4, 5, 6, True, BORN + 100, BORN + 300, 0, None)
     assert await inspector.counts() == seen
     assert await inspector.is_paused() is True
     assert await stage.diff() == {}
@@ -93,6 +93,33 @@ async def test_job_without_a_time_has_no_age(stage: QueueFixture, inspector: Ins
     job = await inspector.job("7")
     assert job is not None
     assert job.added_ms is None
+
+
+async def test_last_added_is_the_newest_of_claimed_and_waiting_jobs(stage: QueueFixture, inspector: Inspector) -> None:
+    """Bull's counter finds a job that still waits, for example in a paused queue; a claimed one was remembered."""
+    await stage.put("7", "paused", at=BORN)
+    await stage.put("8", "delayed", at=BORN + 5)
+    assert (await inspector.snapshot()).last_added_ms is None  # no counter: the jobs are not the backend's
+    await stage.redis.set(stage.keys("id"), 8)
+    assert (await inspector.snapshot()).last_added_ms == BORN + 5
+    await stage.redis.set(stage.keys("id"), 9)  # sent and deleted
+    assert (await inspector.snapshot()).last_added_ms is None
+
+
+@pytest.mark.parametrize("wrong", ["noon", "-1", "1e400", ["list"]])
+async def test_last_added_is_unknown_for_what_is_no_time(
+    stage: QueueFixture, inspector: Inspector, wrong: str | list[str]
+) -> None:
+    """Neither a wrong counter nor a wrong hash makes a snapshot fail."""
+    await stage.put("7", "delayed", at=BORN)
+    await stage.redis.hset(stage.keys.job("7"), "timestamp", str(wrong))
+    for counter in ("7", wrong):
+        await stage.redis.delete(stage.keys("id"))
+        if isinstance(counter, list):
+            await stage.redis.rpush(stage.keys("id"), *counter)
+        else:
+            await stage.redis.set(stage.keys("id"), counter)
+        assert (await inspector.snapshot()).last_added_ms is None
 
 
 async def test_snapshot_survives_ghosts(stage: QueueFixture, inspector: Inspector) -> None:

@@ -85,6 +85,19 @@ async def test_scrape_has_counters_and_queue_depths(
     assert samples["flowstate_ledger_backlog_entries"] == 3
 
 
+async def test_last_added_is_a_unix_time_and_absent_when_unknown(
+    client: ClientSession, keys: Keys, redis: Redis, clock: FakeClock
+) -> None:
+    """Seconds, also of a job that was sent and deleted; a producer whose clock is ahead does not hide a silence."""
+    name = "flowstate_queue_last_added_timestamp_seconds"
+    assert name not in await scrape(client)
+    await redis.set(keys.own("last-added"), clock.now_ms() - 90_000)
+    assert (await scrape(client))[name] == clock.now_ms() / 1000 - 90
+    await redis.set(keys("id"), 3)
+    await redis.hset(keys("3"), "timestamp", clock.now_ms() + 90_000)
+    assert (await scrape(client))[name] == clock.now_ms() / 1000
+
+
 async def test_health_is_exported_as_metrics(client: ClientSession, health: HealthRegistry, clock: FakeClock) -> None:
     """`flowstate_live` and `flowstate_ready` match the health endpoints, and each service has its heartbeat age."""
     health.register("fetcher", stale_after_s=25)

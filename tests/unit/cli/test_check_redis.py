@@ -119,7 +119,7 @@ def test_user_of_the_url_is_named_when_whoami_is_denied() -> None:
 
 def test_paused_queue_warns() -> None:
     """No emails would be sent; the remedy is to resume the queue."""
-    snapshot = Snapshot(1, 0, 0, 0, 0, 2, is_paused=True, oldest_waiting_ms=None, next_due_ms=None, journal=0)
+    snapshot = Snapshot(1, 0, 0, 0, 0, 2, True, None, None, 0, None)
     result = evaluate_queue(snapshot, KEYS)
     assert result.level is Level.WARN
     assert "resume" in result.remedy
