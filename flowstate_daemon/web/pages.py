@@ -181,6 +181,7 @@ def _with_kinds(
     texts: Mapping[str, Mapping[str, str]], kinds: Mapping[str, tuple[str, str]]
 ) -> Mapping[str, Mapping[str, str]]:
     """The texts with those of further kinds; the built-in kinds keep the texts of the pages."""
-    names = {kind: name for kind, (name, _) in kinds.items() if name}
-    when = {kind: why for kind, (_, why) in kinds.items() if why}
-    return {**texts, "kind": {**names, **texts["kind"]}, "when_plain": {**when, **texts["when_plain"]}}
+    own, when = texts["kind"], texts["when_plain"]
+    names = {kind: name for kind, (name, _) in kinds.items() if name and kind not in own}
+    sentences = {kind: why for kind, (_, why) in kinds.items() if why}
+    return {**texts, "kind": {**own, **names}, "when_plain": {**sentences, **when}}
