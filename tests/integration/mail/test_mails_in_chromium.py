@@ -14,11 +14,11 @@ import pytest
 from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.samples import Sample, all_samples
 from tests.compat import packages
-from tests.support.chromium import PROGRAM, Tab, browsing
+from tests.support.chromium import Tab, browsing, needs_chromium
 from tests.support.mail_samples import HOSTILE, crowded, hostile, rendered, smallest
 from tests.support.outlook import as_outlook_shows
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
+pytestmark = needs_chromium
 
 ARTEFACTS = Path(__file__).parents[3] / "artefacts" / "emails"
 NARROW, WIDE = 360, 600
@@ -39,6 +39,17 @@ OUTLOOK = """(() => {
     facts: document.querySelectorAll("th").length,
     narrowBoxes: cells.filter((cell) => inset(cell, "Top") < 4 || inset(cell, "Bottom") < 4
       || (cell.className === "box" && inset(cell, "Left") < 10)).map((cell) => cell.textContent.slice(0, 40)),
+    crowdedButtons: [...document.querySelectorAll(".go a")].filter((button) => {
+      const top = button.closest("table").getBoundingClientRect().top;
+      const ends = [...document.querySelectorAll("th, td.box, td.rule, p, li")]
+        .filter((e) => e.textContent.trim()).map((e) => e.getBoundingClientRect().bottom);
+      return top - Math.max(...ends.filter((end) => end <= top)) < 12;
+    }).map((button) => button.textContent),
+    crowdedBars: [...document.querySelectorAll("table[aria-hidden] td[height='10']")].filter((bar) => {
+      const bottom = bar.getBoundingClientRect().bottom;
+      const starts = [...document.querySelectorAll("th, h2")].map((e) => e.getBoundingClientRect().top);
+      return Math.min(...starts.filter((start) => start >= bottom)) - bottom < 12;
+    }).length,
   };
 })()"""
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
@@ -48,7 +59,6 @@ LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
 async def tab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tab]:
     """One browser for all emails."""
     async with browsing(tmp_path_factory.mktemp("profile")) as tab:
-        await tab.send_command("Emulation.setScrollbarsHidden", hidden=True)  # as on a phone, where they take no space
         await tab.send_command("Network.enable")
         await tab.send_command("Network.setBlockedURLs", urls=["https://*"])
         yield tab
@@ -119,5 +129,6 @@ async def test_every_email_in_outlook(tab: Tab, tmp_path: Path) -> None:
         look = await tab.ask(OUTLOOK)
         assert look["wide"] <= OUTLOOK_WIDTH, sample.name
         assert look["narrowBoxes"] == [], sample.name
+        assert (look["crowdedButtons"], look["crowdedBars"]) == ([], 0), sample.name
         assert look["boxes"] + look["rows"] + look["facts"] > 0 or sample.kind == "welcome", sample.name
         (ARTEFACTS / f"{sample.name}.{locale}.outlook.{OUTLOOK_WIDTH}.png").write_bytes(await tab.long_picture())

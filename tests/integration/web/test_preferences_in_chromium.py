@@ -17,10 +17,10 @@ from tests.compat import packages
 from tests.integration.web.conftest import serve
 from tests.integration.web.test_pages_in_chromium import CONTRAST, WIDE
 from tests.integration.web.test_preferences import CODEC, LEAVABLE, TO, routes
-from tests.support.chromium import PROGRAM, Tab, browsing
+from tests.support.chromium import Tab, browsing, needs_chromium
 from tests.support.clock import FakeClock
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
+pytestmark = needs_chromium
 
 LOOKS = (("light", 1280), ("light", 360), ("dark", 360))
 # Each control with the area that reacts to a click or a touch: that of its label, where it has one around it.
@@ -95,9 +95,12 @@ async def test_every_state_of_the_page_is_usable(
         await tab.ask("document.querySelector('[name=time_zone]').value = 'Mars/Olympus'")
         await tab.click(FIRST)
         await assert_usable(tab, pictures, f"{locale}-unknown-zone")
+        await tab.send_command("Network.enable")
+        await tab.send_command("Network.setExtraHTTPHeaders", headers={"Accept-Language": locale})
         leaving = page_url.replace("/preferences/", "/unsubscribe/")
         await tab.open(leaving)
         for name in ("confirm", "unsubscribed", "resubscribed"):
+            assert await tab.ask("document.documentElement.lang") == locale
             await assert_usable(tab, pictures, f"{locale}-{name}")
             await tab.click("form button")
         await Suppressions(pool, clock).resubscribe(TO, "overdue-summary")

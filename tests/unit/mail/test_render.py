@@ -304,7 +304,7 @@ def test_links_of_the_footer_are_large_enough() -> None:
         .html
     )
     footer = html[html.index("calm place for your busy") :]
-    assert footer.count("<a ") == footer.count('style="display:inline-block;color:#4B5563"') == 2
+    assert footer.count("<a ") == footer.count('style="display:inline-block;line-height:28px;color:#4B5563"') == 2
     assert "line-height:28px" in html
 
 
