@@ -186,7 +186,7 @@ def test_overdue_summary_when_list_is_incomplete(renderer: Renderer) -> None:
 )
 def test_plurals(renderer: Renderer, locale: str, count: int, subject: str) -> None:
     """One day, two days; in French zero is singular."""
-    assert rendered(renderer, "overdue-summary", locale, overdueCount=count).subject == subject
+    assert rendered(renderer, "overdue-summary", locale, overdueCount=count, overdueTasks="").subject == subject
 
 
 def test_render_when_values_are_unknown(renderer: Renderer) -> None:
