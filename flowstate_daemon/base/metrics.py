@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -54,6 +54,13 @@ class LabelCache(dict[str, Child]):
 
     def __init__(self, values: Iterable[str], make: Callable[[str], Child]) -> None:
         super().__init__({value: make(value) for value in (*values, OTHER_LABEL)})
+        self._make = make
+
+    def add(self, values: Iterable[str]) -> None:
+        """Give further values a child of their own."""
+        for value in values:
+            if value not in self:
+                self[value] = self._make(value)
 
     def __missing__(self, value: str) -> Child:
         return self[OTHER_LABEL]
@@ -89,22 +96,35 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         build = Info("flowstate_build", "Version and instance of this daemon.", registry=self.registry)
         build.info({"version": version, "instance": instance})
-        kinds = tuple(kinds)
-        self._mails(kinds)
+        self._kinds = tuple(kinds)
+        self._kind_caches: list[LabelCache[Any]] = []
+        self._mails()
         self._provider()
         self._worker()
-        self._scheduler(kinds)
+        self._scheduler()
 
-    def _mails(self, kinds: tuple[str, ...]) -> None:
+    def add_kinds(self, kinds: Iterable[str]) -> None:
+        """Further kinds get their own series."""
+        self._kinds = tuple(dict.fromkeys((*self._kinds, *kinds)))
+        for cache in self._kind_caches:
+            cache.add(self._kinds)
+
+    def by_kind(self, make: Callable[[str], Child]) -> LabelCache[Child]:
+        """The children of one metric by kind."""
+        cache = LabelCache(self._kinds, make)
+        self._kind_caches.append(cache)
+        return cache
+
+    def _mails(self) -> None:
         text = "Finished job runs, by kind and outcome."
         mails = Counter("flowstate_mails", text, ("kind", "outcome"), registry=self.registry)
-        counters = [LabelCache(kinds, _by_kind(mails, outcome)) for outcome in OUTCOMES]
+        counters = [self.by_kind(_by_kind(mails, outcome)) for outcome in OUTCOMES]
         self._sent, self._skipped, self._expired, self._retried, self._failed, self._released = counters
         duration = self._histogram("job_duration", "From claim to email sent.", JOB_DURATION_BUCKETS, "kind")
         latency = self._histogram("mail_latency", "From enqueueing an email to sending it.", LATENCY_BUCKETS, "kind")
         self._totalled = (mails, latency)
-        self._job_duration = LabelCache(kinds, duration.labels)
-        self._mail_latency = LabelCache(kinds, latency.labels)
+        self._job_duration = self.by_kind(duration.labels)
+        self._mail_latency = self.by_kind(latency.labels)
 
     def _provider(self) -> None:
         text = "Duration of one request to the provider, by result."
@@ -146,21 +166,19 @@ class Metrics:
         self._denied = LabelCache(DENIALS, denied.labels)
         self._in_flight = self._gauge("jobs_in_flight", "Jobs being processed now.")
 
-    def _scheduler(self, kinds: tuple[str, ...]) -> None:
+    def _scheduler(self) -> None:
         text = "Scheduled emails, by kind and event."
         events = Counter("flowstate_scheduled_mails", text, ("kind", "event"), registry=self.registry)
-        counters = [LabelCache(kinds, _by_kind(events, event)) for event in SCHEDULED_MAIL_EVENTS]
+        counters = [self.by_kind(_by_kind(events, event)) for event in SCHEDULED_MAIL_EVENTS]
         self._planned, self._enqueued, self._not_enqueued, self._rescheduled, self._unknown = counters
         text = "From the scheduled time to the email in the queue."
-        self._schedule_delay = LabelCache(
-            kinds, self._histogram("schedule_delay", text, LATENCY_BUCKETS, "kind").labels
-        )
+        self._schedule_delay = self.by_kind(self._histogram("schedule_delay", text, LATENCY_BUCKETS, "kind").labels)
         text = "1 while tables that a kind needs cannot be read."
         blocked = Gauge("flowstate_schedule_blocked", text, ("kind",), registry=self.registry)
-        self._blocked = LabelCache(kinds, blocked.labels)
+        self._blocked = self.by_kind(blocked.labels)
         text = "Jobs of scheduled kinds that were skipped because another program made them."
         foreign = Counter("flowstate_foreign_scheduled_jobs", text, ("kind",), registry=self.registry)
-        self._foreign = LabelCache(kinds, foreign.labels)
+        self._foreign = self.by_kind(foreign.labels)
 
     def totals(self, urgent: frozenset[str]) -> MetricTotals:
         """The counters and latencies of all kinds together; takes milliseconds, for use once a minute.

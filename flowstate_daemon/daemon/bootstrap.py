@@ -153,6 +153,7 @@ class Components:
         self.send_gate = SendGate(self.health, self.metrics, self.clock)
         self.dispatcher = self._build_dispatcher()
         self.branding = self.build_branding(config, catalog)
+        self.recorder = OutcomeRecorder(self.keys, self.clock, catalog.kinds)
         self.mail_handler = MailHandler(
             self.branding.renderer,
             self.dispatcher,
@@ -185,7 +186,7 @@ class Components:
             self.keys,
             self._context,
             instance=instance,
-            urgent=frozenset(kind.name for kind in catalog.kinds.values() if kind.urgent),
+            urgent=catalog.urgent,
         )
 
     def _status_line(self) -> str:
@@ -286,7 +287,7 @@ class Components:
             self._context,
             dispatcher=self.dispatcher,
             processors=self._processors,
-            recorder=OutcomeRecorder(self.keys, self.clock),
+            recorder=self.recorder,
             ledger_writer=self.ledger_writer,
             pruner=self.pruner,
             producers=() if self.scheduler is None else self.scheduler.services,
@@ -310,20 +311,22 @@ class Components:
         """
         mail = config.mail
         catalog = catalog or build_catalog(mail)
-        pages, links = Pages(mail.app_name, mail.frontend_url), build_app_links(config)
+        pages, links = Pages(mail.app_name, mail.frontend_url, catalog.page_texts), build_app_links(config)
         renderer = Renderer(build_brand(config), self.unsubscribe_links(), catalog)
         return BrandedComponents(renderer, pages, links, sender_domain(mail.from_address))
 
     def apply_branding(self, branding: BrandedComponents) -> None:
         """Use the new components from the next email and the next page on."""
-        self.branding = branding
+        self.branding, catalog = branding, branding.renderer.catalog
         self.mail_handler.renderer = branding.renderer
+        self.recorder.kinds = catalog.kinds
+        self.metrics.add_kinds(catalog.kinds)
+        self.statistics.set_urgent(catalog.urgent)
         if self.shadow is not None:
             self.shadow.dry_run.renderer = branding.renderer
         if self.scheduler is not None:
-            self.scheduler.eligibility.links = branding.links
-            self.scheduler.producer.kinds = branding.renderer.catalog.kinds
-        catalog = branding.renderer.catalog
+            self.scheduler.eligibility.links, self.scheduler.eligibility.kinds = branding.links, catalog.kinds
+            self.scheduler.producer.kinds = catalog.kinds
         if self.unsubscribe is not None:
             self.unsubscribe.pages, self.unsubscribe.kinds = branding.pages, catalog.kinds
         if self.preferences is not None:

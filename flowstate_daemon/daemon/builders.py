@@ -158,11 +158,12 @@ def build_planning(config: Config, app_database: AppDatabase) -> Planning:
     return Planning(app_database, sorted(available_timezones()), config.schedule.default_timezone)
 
 
-def build_eligibility(config: Config, app_database: AppDatabase, clock: Clock) -> EligibilityChecker:
+def build_eligibility(
+    config: Config, app_database: AppDatabase, clock: Clock, kinds: Mapping[str, Kind]
+) -> EligibilityChecker:
     pool, links = app_database.pool, build_app_links(config)
-    return EligibilityChecker(
-        AppData(app_database), build_suppressions(config, pool, clock), ScheduledMails(pool, clock), links, clock
-    )
+    suppressions, mails = build_suppressions(config, pool, clock), ScheduledMails(pool, clock)
+    return EligibilityChecker(AppData(app_database), suppressions, mails, links, clock, kinds)
 
 
 def build_scheduled_kinds(config: Config, metrics: Metrics) -> ScheduledKinds:
@@ -186,12 +187,12 @@ def build_producer(config: Config, bull: BullQueue, kinds: Mapping[str, Kind] = 
 
 def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> ManualRuns:
     """All schedules of the configuration. Dry runs also work while schedules are disabled. Raises ConfigError."""
-    app_database = build_app_database(config, pool)
+    app_database, catalog = build_app_database(config, pool), build_catalog(config.mail)
     return ManualRuns(
         build_schedules(config.schedule),
         build_planning(config, app_database),
-        build_eligibility(config, app_database, clock),
-        Renderer(build_brand(config), catalog=build_catalog(config.mail)).render,
+        build_eligibility(config, app_database, clock, catalog.kinds),
+        Renderer(build_brand(config), catalog=catalog).render,
         clock,
     )
 
@@ -228,7 +229,7 @@ def build_scheduler(
     scheduled_mails = ScheduledMails(pool, clock)
     ledger = Ledger(pool, clock)
     planning = build_planning(config, app_database)
-    eligibility = build_eligibility(config, app_database, clock)
+    eligibility = build_eligibility(config, app_database, clock, kinds)
     producer = build_producer(config, bull, kinds)
     enqueuer = ScheduledMailEnqueuer(
         schedules,

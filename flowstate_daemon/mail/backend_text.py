@@ -6,17 +6,18 @@ Text of another form is kept as it is: an older backend, or another producer, ma
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import date, time, timedelta
-from typing import Annotated, NamedTuple
+from typing import Annotated
+
+import msgspec
 
 from flowstate_daemon.base.text import one_line, several_lines
 from flowstate_daemon.mail.field_types import TITLE_PLACEHOLDER, Cleaner, parse_date
 
 BULLETS = "-*•✅"
 BULLET = re.compile(r"^(?:[-*•](?:\s+|$)|✅\s*)")
-OVERDUE_DAYS = re.compile(r"(\d{1,6}) day(?:s|\(s\))? overdue")
-FOCUS_MINUTES = re.compile(r"(\d{1,9}) min")
+OVERDUE_LINE = re.compile(r"(.*)- (\d{1,6}) day(?:s|\(s\))? overdue", re.DOTALL)
+FOCUS_LINE = re.compile(r"(.*): (\d{1,9}) min", re.DOTALL)
 SCORE = re.compile(r"([0-5](?:\.\d{1,3})?)\s?/\s?5")
 MAX_RATING = 5
 ISO_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T.*)?", re.ASCII)
@@ -27,7 +28,7 @@ DAY = timedelta(days=1)
 EPOCH = date(1970, 1, 1)
 
 
-class ListedTask(NamedTuple):
+class ListedTask(msgspec.Struct, frozen=True):
     """One line of a list. `days` and `minutes` are None if the line does not contain them."""
 
     title: str
@@ -38,17 +39,17 @@ class ListedTask(NamedTuple):
 
 def parse_titles(text: str) -> tuple[ListedTask, ...]:
     """A title in each line, without the producer's bullets."""
-    return tuple([ListedTask(_without_bullet(row) or TITLE_PLACEHOLDER) for row in _rows(text)])
+    return tuple([ListedTask(_clean_title(row)) for row in _rows(text)])
 
 
 def parse_overdue(text: str) -> tuple[ListedTask, ...]:
     """Lines like `Pay the rent - 3 days overdue`."""
-    return tuple([ListedTask(title, number) for title, number in _numbered(text, "- ", OVERDUE_DAYS)])
+    return tuple([ListedTask(title, number) for title, number in _numbered(text, OVERDUE_LINE)])
 
 
 def parse_minutes(text: str) -> tuple[ListedTask, ...]:
     """Lines like `Write the report: 120 min`."""
-    return tuple([ListedTask(title, None, number) for title, number in _numbered(text, ": ", FOCUS_MINUTES)])
+    return tuple([ListedTask(title, None, number) for title, number in _numbered(text, FOCUS_LINE)])
 
 
 def _rows(text: str) -> list[str]:
@@ -56,25 +57,27 @@ def _rows(text: str) -> list[str]:
     return [row for row in map(str.strip, several_lines(text).split("\n")) if row]
 
 
-def _without_bullet(row: str) -> str:
-    return BULLET.sub("", row) if row[:1] in BULLETS else row
+def _clean_title(row: str) -> str:
+    """A title without the producer's bullet."""
+    title = BULLET.sub("", row) if row[:1] in BULLETS else row
+    return title or TITLE_PLACEHOLDER
 
 
-def _numbered(text: str, separator: str, form: re.Pattern[str]) -> Iterator[tuple[str, int | None]]:
+def _numbered(text: str, form: re.Pattern[str]) -> list[tuple[str, int | None]]:
     """Titles and numbers. A line without a number is the start of a title that contains a line break."""
+    found: list[tuple[str, int | None]] = []
     begun: list[str] = []
     for row in _rows(text):
-        title, _, end = row.rpartition(separator)
-        match = form.fullmatch(end)
+        match = form.fullmatch(row)
         if match is None:
             begun.append(row)
             continue
-        title = title.rstrip()
+        title, number = match[1].rstrip(), int(match[2])
         if begun:
             title = one_line(" ".join([*begun, title]))
-            begun.clear()
-        yield _without_bullet(title) or TITLE_PLACEHOLDER, int(match[1])
-    yield from [(_without_bullet(row) or TITLE_PLACEHOLDER, None) for row in begun]
+            begun = []
+        found.append((_clean_title(title), number))
+    return found + [(_clean_title(row), None) for row in begun]
 
 
 def parse_score(text: str) -> float | None:

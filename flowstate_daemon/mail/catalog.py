@@ -44,6 +44,23 @@ class Catalog:
         """The kinds that people can choose not to get."""
         return [name for name, kind in self.kinds.items() if kind.unsubscribable]
 
+    @property
+    def urgent(self) -> frozenset[str]:
+        """The kinds that are sent before all others."""
+        return frozenset(name for name, kind in self.kinds.items() if kind.urgent)
+
+    def page_texts(self, locale: str) -> dict[str, tuple[str, str]]:
+        """What the pages for recipients say about kinds: their name, and when they come; either may be empty.
+
+        They are the texts `kind_name` and `why`, unless a text has fields, which only an email has.
+        """
+        found = {}
+        for kind in self.unsubscribable:
+            if (texts := self.texts.get((kind, locale))) is not None:
+                name, why = (texts.messages.get(text, "") for text in ("kind_name", "why"))
+                found[kind] = name * ("{" not in name), why * ("{" not in why)
+        return found
+
     def languages(self, kind: str) -> tuple[str, ...]:
         """The languages in which a kind has texts."""
         return tuple(locale for locale in self.locales if (kind, locale) in self.templates)

@@ -29,6 +29,7 @@ MAX_RATING = 5
 DAYS_OF_WEEK = range(1, 8)
 # The first of a month is an ordinal number in some languages; CLDR has no pattern for it.
 FIRST_OF_MONTH = {"fr": "1er"}
+SHORT_MONTH = re.compile(r"(?<!M)MMM(?!M)")
 FIRST_DAY = re.compile(r"(?<!\d)1(?=\s[^\W\d_]|\s?\u2013)")
 
 TEMPLATE_FUNCTIONS = (
@@ -80,7 +81,19 @@ class Formats:
         """From one day to another; only the first if the last is missing or not later."""
         if last is None or last <= first:
             return self.long_date(first)
-        return self._ordinal(format_interval(first, last, "yMMMMd", locale=self.locale))
+        return self._ordinal(self._interval(first, last))
+
+    def _interval(self, first: date, last: date) -> str:
+        """With the whole names of months, as a date alone has them: many languages have no such pattern in CLDR."""
+        known, days = Locale.parse(self.locale).interval_formats, (first, last)
+        differs = "y" if first.year != last.year else "M" if first.month != last.month else "d"
+        patterns = known.get("yMMMd", {}).get(differs, ())
+        if "yMMMMd" in known or len(patterns) != len(days):
+            return format_interval(first, last, "yMMMMd", locale=self.locale)
+        return "".join(
+            format_date(day, SHORT_MONTH.sub("MMMM", pattern), locale=self.locale)
+            for day, pattern in zip(days, patterns, strict=True)
+        )
 
     def time_of_day(self, at: time) -> str:
         return format_time(at, "short", locale=self.locale)

@@ -87,10 +87,10 @@ FIELD_TYPES: Mapping[str, FieldType] = {
 class Kind:
     """The properties of one kind of email.
 
-    `secret_fields` are names in the job's JSON context. `lifetime_s` counts from the creation of the job;
-    `lifetime_field` is the field of the context that contains the lifetime as text. `values` are Jinja expressions
-    that templates may use by name; `variants` are conditions, each for texts whose names end in `_<variant>`; `links`
-    are the fields with URLs of pages that the settings of `links` name.
+    `secret_fields` are names in the job's JSON context: codes, and what is a secret by its name. `lifetime_s` counts
+    from the creation of the job; `lifetime_field` is the field of the context that contains the lifetime as text.
+    `values` are Jinja expressions that templates may use by name; `variants` are conditions, each for texts whose
+    names end in `_<variant>`; `links` are the fields with URLs of pages that the settings of `links` name.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Kind:
     priority: int
     unsubscribable: bool
     secret_fields: frozenset[str]
+    has_code: bool
     decoder: msgspec.json.Decoder[Context]
     rules: tuple[FieldRule | ListRule, ...]
     lifetime_s: int | None = None
@@ -110,11 +111,6 @@ class Kind:
     def urgent(self) -> bool:
         """Whether the recipient is waiting for the email, so that it is sent before bulk emails."""
         return self.priority == URGENT_PRIORITY
-
-    @property
-    def has_code(self) -> bool:
-        """Whether the email contains a one-time code."""
-        return bool(self.secret_fields)
 
 
 class FileSection(BaseModel):
@@ -187,6 +183,7 @@ class KindParser:
             priority=URGENT_PRIORITY if section.urgent else section.priority,
             unsubscribable=section.unsubscribable,
             secret_fields=frozenset(names),
+            has_code=any(field.type == "code" for field in section.fields.values()),
             decoder=msgspec.json.Decoder(context),
             rules=rules,
             lifetime_s=lifetime_s,
@@ -290,6 +287,9 @@ class KindParser:
         name = snake_case(json_name)
         if not field.rows:
             self._problem(keys, f"a list needs the fields of its rows: [{'.'.join(keys)}.rows]")
+        for row_name, row_field in (field.rows or {}).items():
+            if row_field.type == "code" or is_secret_name(row_name):  # operators' pages mask the fields of an email
+                self._problem((*keys, "rows", row_name), "the rows of a list cannot contain codes or other secrets")
         row, rules = self._build(f"{name}_row", field.rows or {}, (*keys, "rows"), f"{path}[]")
         hint = Annotated[tuple[row, ...], Meta(max_length=field.max_rows)]  # type: ignore[valid-type]
         plain = tuple(rule for rule in rules if isinstance(rule, FieldRule))

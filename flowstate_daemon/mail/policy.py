@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from flowstate_daemon.mail.code_lifetime import MINUTE_S, parse_lifetime
-from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest
+from flowstate_daemon.mail.kinds import Kind, MailRequest
 from flowstate_daemon.mail.lifetimes import Lifetimes
 from flowstate_daemon.mail.preferences import NO_PREFERENCES, Preferences
 
@@ -97,10 +97,9 @@ def decide(
     return PolicyResult(send=True, outcome=None, reason=None, decisions=tuple(decisions))
 
 
-def reason_to_skip(kind: str, recipient: RecipientStatus, now_ms: int) -> Decision | None:
-    """Why an email of this built-in kind would not be sent to the recipient now; None if it would."""
-    spec = KINDS[kind]
-    steps = (_suppression(spec, recipient), _preference(spec, recipient, now_ms))
+def reason_to_skip(kind: Kind, recipient: RecipientStatus, now_ms: int) -> Decision | None:
+    """Why an email of this kind would not be sent to the recipient now; None if it would."""
+    steps = (_suppression(kind, recipient), _preference(kind, recipient, now_ms))
     return next((step for step in steps if step is not None and step.result == SKIP), None)
 
 

@@ -7,12 +7,12 @@ email.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from jinja2 import Template
 
 from flowstate_daemon.base.text import header_line
 from flowstate_daemon.mail.app_links import AppLinks
@@ -28,7 +28,6 @@ from flowstate_daemon.mail.unsubscribe_links import UnsubscribeLinks, list_unsub
 MAX_SUBJECT_LENGTH = 200
 REFERENCE_BYTES = 12
 AUTOMATIC = {"Auto-Submitted": "auto-generated"}  # RFC 3834: no out-of-office reply is sent to it
-BLANK_LINES = re.compile(r"\n{3,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +98,7 @@ class Renderer:
         link = None
         urls: dict[str, str | None] = {"unsubscribe_url": None}
         if self._links is not None and issued_ms is not None:
-            link = self._links.link(request, issued_ms=issued_ms, locale=locale)
-            preferences = self._links.preferences_link(request, issued_ms=issued_ms, locale=locale)
+            link, preferences = self._links.links(request, issued_ms=issued_ms, locale=locale)
             urls = {"unsubscribe_url": link, "settings_url": preferences}
         values: dict[str, Any] = {
             **constants,
@@ -110,20 +108,35 @@ class Renderer:
         }
         for field, name in request.spec.links:
             values[field] = self._app_links.replace(name, values[field])
-        subject = close_isolates(truncate(header_line(template.subject.render(values)), MAX_SUBJECT_LENGTH - 1))
+        subject = close_isolates(truncate(header_line(_render(template.subject, values)), MAX_SUBJECT_LENGTH - 1))
         values["subject"] = subject
         return Email(
             kind=request.kind,
             sender=self._brand.sender,
             to=request.to,
             subject=subject,
-            html=template.html.render(values),
-            text=BLANK_LINES.sub("\n\n", template.text.render(values)).strip() + "\n",
+            html=_render(template.html, values),
+            text=_without_blank_lines(_render(template.text, values)).strip() + "\n",
             headers=_headers(request, link, created_ms),
             tags={"kind": request.kind},
             has_code=request.spec.has_code,
             reply_to=self._brand.reply_to,
         )
+
+
+def _render(template: Template, values: dict[str, Any]) -> str:
+    """As `Template.render`, which copies the values first."""
+    try:
+        return "".join(template.root_render_func(template.new_context(values, shared=True)))
+    except Exception:  # noqa: BLE001 - raised again, with the line of the template
+        template.environment.handle_exception()
+
+
+def _without_blank_lines(text: str) -> str:
+    """At most one blank line between two others."""
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text
 
 
 def _headers(request: MailRequest, link: str | None, created_ms: int | None) -> dict[str, str]:

@@ -36,6 +36,7 @@ from flowstate_daemon.mail.i18n import CACHE_SIZE, Formats, Texts
 from flowstate_daemon.mail.kind_files import COMMON, KindFiles, SourceFile
 from flowstate_daemon.mail.kind_spec import Kind
 from flowstate_daemon.mail.task_facts import longest_minutes, task_fact_functions
+from flowstate_daemon.mail.template_tree import CALL, ISOLATED_TEXT, USER_TEXT, rewrite
 from flowstate_daemon.mail.text_filters import (
     MAX_LIST_ROWS,
     UserText,
@@ -103,6 +104,13 @@ NO_CONSTANTS: Mapping[str, Any] = {
     **dict.fromkeys(("unsubscribe_url", "settings_url", "support_url", "logo_url", "created_ms")),
     **dict.fromkeys(("logo_width", "logo_height"), 0),
     "date_order": MONTH_FIRST,
+}
+
+# What templates may use besides; their own fields cannot have these names.
+CONSTANTS: Mapping[str, Any] = {
+    "max_list_rows": MAX_LIST_ROWS,
+    "unknown_name": UNKNOWN_NAME,
+    "unknown_user_name": UNKNOWN_USER_NAME,
 }
 
 
@@ -178,15 +186,16 @@ class TemplateCompiler:
         return None
 
     def _compile(self, kind: Kind, texts: Texts, source: str, *, html: bool, check: bool) -> Template | None:
-        environment = _environment(texts, html=html)
+        functions = _functions(texts, html=html)
+        environment = _environment(texts, functions, html=html)
         try:
+            tree = environment.parse(source)
             if check:
-                tree = environment.parse(source)
                 assigned = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
-                known = _known_names(kind) | environment.globals.keys() | assigned
+                known = _known_names(kind) | functions.keys() | CONSTANTS.keys() | assigned
                 for name in sorted(meta.find_undeclared_variables(tree) - known):
                     self._problems.append(self._locate(kind, name, f"there is no field, value or function {name}"))
-            return _keep_used_globals(environment.from_string(source), source)
+            return environment.from_string(rewrite(tree, functions.keys(), CONSTANTS, html=html))
         except TemplateSyntaxError as error:
             line = source.splitlines()[error.lineno - 1]
             tags = TAG.findall(line) or [line.strip()]
@@ -316,7 +325,23 @@ def build_environment(files: KindFiles) -> Environment:
     )
 
 
-def _environment(texts: Texts, *, html: bool) -> Environment:
+def _functions(texts: Texts, *, html: bool) -> dict[str, Callable[..., Any]]:
+    """What templates and texts may call, by name."""
+    functions = texts.formats.functions
+    user_text = UserText(_untitled(texts))
+    return {
+        **functions,
+        **task_fact_functions(texts, functions, user_text.in_html if html else user_text.in_text, html=html),
+        **backend_date_functions(texts.formats),
+        "plural": texts.cached_plural,
+        # Instead of Jinja's filters of these names, which are ten times slower.
+        "max": max,
+        "min": min,
+        "longest_minutes": longest_minutes,
+    }
+
+
+def _environment(texts: Texts, functions: Mapping[str, Callable[..., Any]], *, html: bool) -> Environment:
     environment = Environment(
         autoescape=select_autoescape(default_for_string=html),
         undefined=StrictUndefined,
@@ -324,35 +349,23 @@ def _environment(texts: Texts, *, html: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    user_text = UserText(texts.messages.get("untitled", TITLE_PLACEHOLDER))
-    shown = user_text.in_html if html else user_text.in_text
-    functions = texts.formats.functions
-    # Jinja's own globals are left out: a template can use only what is passed to it.
-    environment.globals = {
-        **functions,
-        **task_fact_functions(texts, functions, shown, html=html),
-        **backend_date_functions(texts.formats),
-        "plural": texts.cached_plural,
-        # As functions: Jinja's filters of these names are ten times slower.
-        "max": max,
-        "min": min,
-        "longest_minutes": longest_minutes,
-        "max_list_rows": MAX_LIST_ROWS,
-        "unknown_name": UNKNOWN_NAME,
-        "unknown_user_name": UNKNOWN_USER_NAME,
-    }
+    user_text = UserText(_untitled(texts))
+    environment.globals = {}  # a template can use only what is passed to it
     environment.filters.update(
-        user_text=shown,
+        {
+            **{CALL.format(name): function for name, function in functions.items()},
+            USER_TEXT: user_text.in_html if html else user_text.in_text,
+            ISOLATED_TEXT: user_text.in_text,
+        },
         plain_text=user_text.plain_text,
         truncate=truncate,
         split_lines=split_lines,
         fit_list=fit_list,
+        spell=" ".join,  # for screen readers; Jinja's own join takes three times as long
         translate=texts.cached_phrase,
     )
     return environment
 
 
-def _keep_used_globals(template: Template, source: str) -> Template:
-    """The template with only the globals that it uses, as one plain dict: every rendering copies them."""
-    template.globals = {name: value for name, value in template.globals.items() if _contains(source, name)}
-    return template
+def _untitled(texts: Texts) -> str:
+    return texts.messages.get("untitled", TITLE_PLACEHOLDER)

@@ -108,19 +108,16 @@ class UnsubscribeLinks:
     public_url: str
     codec: LinkTokenCodec = field(repr=False)
 
-    def link(self, request: MailRequest, *, issued_ms: int, locale: str) -> str | None:
-        """The unsubscribe link for an email, or None if its kind has none. `issued_ms` is the job's timestamp."""
-        if not request.spec.unsubscribable:
-            return None
-        return self._url(PATH, request, issued_ms, locale)
+    def links(self, request: MailRequest, *, issued_ms: int, locale: str) -> tuple[str | None, str]:
+        """The links of an email to the unsubscribe page, None if its kind has none, and to the preference page.
 
-    def preferences_link(self, request: MailRequest, *, issued_ms: int, locale: str) -> str:
-        """The link to the preference page. It has the same token: both pages are for the owner of the mailbox."""
-        return self._url(PREFERENCES_PATH, request, issued_ms, locale)
-
-    def _url(self, path: str, request: MailRequest, issued_ms: int, locale: str) -> str:
+        Both have the same token, because both pages are for the owner of the mailbox. `issued_ms` is the job's
+        timestamp.
+        """
         token = self.codec.encode(UnsubscribeToken(request.to, request.kind, issued_ms, locale))
-        return f"{self.public_url.rstrip('/')}{path}{token}"
+        root = self.public_url.rstrip("/")
+        unsubscribe = f"{root}{PATH}{token}" if request.spec.unsubscribable else None
+        return unsubscribe, f"{root}{PREFERENCES_PATH}{token}"
 
 
 def link_issue_time(created_ms: int, now_ms: int) -> int:

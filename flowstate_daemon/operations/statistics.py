@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import msgspec
@@ -66,6 +66,12 @@ class StatisticsRecorder(PeriodicService):
         self._instance = instance
         self._urgent = urgent
         self._written = self._metrics.totals(urgent)
+
+    def set_urgent(self, urgent: frozenset[str]) -> None:
+        """Other kinds are urgent from now on. The latencies of the minute that has begun are not written then."""
+        if urgent != self._urgent:
+            self._urgent, now = urgent, self._metrics.totals(urgent)
+            self._written = replace(self._written, urgent=now.urgent, bulk=now.bulk)
 
     async def run_once(self) -> None:
         totals = self._metrics.totals(self._urgent)

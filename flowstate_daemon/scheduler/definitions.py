@@ -19,7 +19,6 @@ from flowstate_daemon.config.validators import deadline_to_cron
 from flowstate_daemon.database.app_data import AppData, TimeWindow, start_of_day
 from flowstate_daemon.database.planning import NO_HOUR, Cohort, Occurrence, PlanOptions
 from flowstate_daemon.database.scheduled_mails import ScheduledMail, get_zone
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.scheduler import focus_report, overdue_summary, task_reminder
 from flowstate_daemon.scheduler.scheduled_mail import Builder
 
@@ -50,10 +49,6 @@ class Schedule:
     morning: bool = False
     same_day: bool = False
     hour: int = NO_HOUR
-
-    @property
-    def priority(self) -> int:
-        return KINDS[self.kind].priority
 
     @property
     def usual_hour(self) -> int:

@@ -16,6 +16,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.app_data import MAX_USERS_PER_QUERY, AppData, TaskList, User
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.database.scheduled_mails import EarlierList, ScheduledMail, ScheduledMails
+from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.policy import SKIP, UNKNOWN_RECIPIENT, Decision, RecipientStatus, reason_to_skip
 from flowstate_daemon.mail_producer import NewMail
 from flowstate_daemon.scheduler import overdue_summary
@@ -57,11 +58,12 @@ class EligibilityChecker:
         scheduled_mails: ScheduledMails,
         links: AppLinks,
         clock: Clock,
+        kinds: Mapping[str, Kind] = KINDS,
     ) -> None:
         self._app_data = app_data
         self._suppressions = suppressions
         self._scheduled_mails = scheduled_mails
-        self.links = links  # replaced when the configuration is reloaded
+        self.links, self.kinds = links, kinds  # replaced when the configuration is reloaded
         self._clock = clock
 
     async def check(self, schedule: Schedule, mails: Sequence[ScheduledMail]) -> list[EligibilityResult]:
@@ -70,8 +72,8 @@ class EligibilityChecker:
             raise ValueError(f"check at most {MAX_USERS_PER_QUERY} scheduled emails at a time")
         users = await self.load_users(mails)
         status = await self._suppressions.status_for([user.email for user in users.values()])
-        now_ms = self._clock.now_ms()
-        reasons = [ineligible_reason(one, users.get(one.user_id), status, now_ms) for one in mails]
+        now_ms, kind = self._clock.now_ms(), self.kinds[schedule.kind]
+        reasons = [ineligible_reason(kind, one, users.get(one.user_id), status, now_ms) for one in mails]
         # Only the data of eligible users is read: most queries of a large run would otherwise be in vain.
         eligible = [one for one, reason in zip(mails, reasons, strict=True) if reason is None]
         data = iter(await schedule.load_data(self._app_data, [schedule.window(one) for one in eligible]))
@@ -136,7 +138,7 @@ def prefer(user: User, recipient: RecipientStatus) -> User:
 
 
 def ineligible_reason(
-    scheduled: ScheduledMail, user: User | None, status: Mapping[str, RecipientStatus], now_ms: int
+    kind: Kind, scheduled: ScheduledMail, user: User | None, status: Mapping[str, RecipientStatus], now_ms: int
 ) -> Decision | None:
     """Why a user gets no email whatever its content; None when they may get it. Pure."""
     if user is None:
@@ -146,7 +148,7 @@ def ineligible_reason(
     if not user.verified:
         return EMAIL_UNVERIFIED
     recipient = status.get(user.email, UNKNOWN_RECIPIENT)
-    decision = reason_to_skip(scheduled.kind, recipient, now_ms)
+    decision = reason_to_skip(kind, recipient, now_ms)
     if decision is not None:
         return decision
     enabled = user.enabled_notifications | recipient.preferences.enabled_kinds

@@ -104,7 +104,7 @@ class ScheduledMailEnqueuer(Service):
         return processed
 
     async def _enqueue_batch(self, schedule: Schedule) -> int:
-        ahead = await self._bull.jobs_ahead(schedule.priority)
+        ahead = await self._bull.jobs_ahead(self._producer.kinds[schedule.kind].priority)
         free = min(BATCH_SIZE, self._max_queued - ahead.jobs)
         # Small batches cost as many queries as large ones, so wait until a quarter of a batch fits.
         if free < min(BATCH_SIZE, self._max_queued) // 4 + 1:

@@ -213,7 +213,7 @@ class ManualRuns:
         if existing is not None or checked.mail is None:
             return item(existing or (checked.reason.reason if checked.reason else None) or "")
         try:
-            return item(mail=self._render(parse_order(checked.mail)))
+            return item(mail=self._render(parse_order(checked.mail, kinds=self._eligibility.kinds)))
         except InvalidMailError as error:
             return item(error.reason)
 

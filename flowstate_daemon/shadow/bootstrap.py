@@ -42,5 +42,5 @@ def build_shadow(
     keys = Keys(config.queue.prefix, config.queue.name)
     observer = QueueObserver(connection, keys, max_data_bytes=config.queue.max_data_bytes)
     dry_run = DryRun(renderer, recipients, context.clock)
-    metrics = ShadowMetrics(context.metrics, renderer.catalog.kinds)
+    metrics = ShadowMetrics(context.metrics)
     return ShadowWorker(observer, dry_run, metrics, context.health.register("shadow"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from prometheus_client import Counter
 
-from flowstate_daemon.base.metrics import LabelCache, Metrics
+from flowstate_daemon.base.metrics import Metrics
 
 PREDICTIONS = ("send", "skip", "expire", "fail")
 COMPARISONS = ("same", "different", "unseen")
@@ -15,8 +15,7 @@ COMPARISONS = ("same", "different", "unseen")
 class ShadowMetrics:
     """Predictions and comparisons by kind; `totals` has them without the kind, for the log event at the end."""
 
-    def __init__(self, metrics: Metrics, kinds: Iterable[str]) -> None:
-        kinds = tuple(kinds)
+    def __init__(self, metrics: Metrics) -> None:
         self.totals = dict.fromkeys((*PREDICTIONS, *COMPARISONS), 0)
         predictions = Counter(
             "flowstate_shadow_predictions_total",
@@ -30,8 +29,8 @@ class ShadowMetrics:
             ("kind", "result"),
             registry=metrics.registry,
         )
-        self._predictions = {value: LabelCache(kinds, _by_kind(predictions, value)) for value in PREDICTIONS}
-        self._comparisons = {value: LabelCache(kinds, _by_kind(comparisons, value)) for value in COMPARISONS}
+        self._predictions = {value: metrics.by_kind(_by_kind(predictions, value)) for value in PREDICTIONS}
+        self._comparisons = {value: metrics.by_kind(_by_kind(comparisons, value)) for value in COMPARISONS}
 
     def predicted(self, kind: str, prediction: str) -> None:
         """`prediction` is one of PREDICTIONS."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.resources import files
@@ -45,8 +45,16 @@ class Link:
 class Pages:
     """Renders the pages."""
 
-    def __init__(self, app_name: str, frontend_url: str) -> None:
-        """`frontend_url` is the address of the application, for pages that lead nowhere else; it may be empty."""
+    def __init__(
+        self,
+        app_name: str,
+        frontend_url: str,
+        kind_texts: Callable[[str], Mapping[str, tuple[str, str]]] = lambda _locale: {},
+    ) -> None:
+        """`frontend_url` is the address of the application, for pages that lead nowhere else; it may be empty.
+
+        `kind_texts` returns the names of further kinds in a language, and when they come.
+        """
         style, script = _template("page.css"), _template("time_zone.js")
         self.app_name = app_name
         self._frontend_url = frontend_url
@@ -58,7 +66,7 @@ class Pages:
         }
         self._template = environment.from_string(_template("page.html"))
         self._preferences = environment.from_string(_template("preferences.html"))
-        self._text = {locale: _load_texts(locale) for locale in LOCALES}
+        self._text = {locale: _with_kinds(_load_texts(locale), kind_texts(locale)) for locale in LOCALES}
         self._headers = {
             "Cache-Control": "no-store",
             "Content-Security-Policy": f"default-src 'none'; style-src '{_digest(style)}'; form-action 'self'; "
@@ -167,3 +175,13 @@ def _digest(text: str) -> str:
 
 def _load_texts(locale: str) -> Mapping[str, Mapping[str, str]]:
     return tomllib.loads((PACKAGE_FILES / "translations" / f"{locale}.toml").read_text(encoding="utf-8"))
+
+
+def _with_kinds(
+    texts: Mapping[str, Mapping[str, str]], kinds: Mapping[str, tuple[str, str]]
+) -> Mapping[str, Mapping[str, str]]:
+    """The texts with those of further kinds; the built-in kinds keep the texts of the pages."""
+    own, when = texts["kind"], texts["when_plain"]
+    names = {kind: name for kind, (name, _) in kinds.items() if name and kind not in own}
+    sentences = {kind: why for kind, (_, why) in kinds.items() if why}
+    return {**texts, "kind": {**own, **names}, "when_plain": {**sentences, **when}}

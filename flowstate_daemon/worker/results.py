@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -32,7 +33,7 @@ from flowstate_daemon.base.errors import (
     is_resource_shortage,
 )
 from flowstate_daemon.base.redaction import redact_text
-from flowstate_daemon.mail.kinds import redact_codes
+from flowstate_daemon.mail.kinds import KINDS, Kind, redact_codes
 from flowstate_daemon.queue.backoff import next_delay_ms
 from flowstate_daemon.queue.job import Job, JobFailed, JobRetried, JobSucceeded
 from flowstate_daemon.redis_client.keys import Keys
@@ -141,8 +142,9 @@ def _trace(error: BaseException) -> str:
 class OutcomeRecorder:
     """Adds the outcome for the ledger to each result, in the form that `database.ledger.parse_outcome` reads."""
 
-    def __init__(self, keys: Keys, clock: Clock) -> None:
+    def __init__(self, keys: Keys, clock: Clock, kinds: Mapping[str, Kind] = KINDS) -> None:
         self._base = keys.base
+        self.kinds = kinds  # replaced by a reload
         self._clock = clock
 
     def attach(self, run: JobRun, result: JobResult) -> JobResult:
@@ -177,6 +179,5 @@ class OutcomeRecorder:
         except UnicodeEncodeError:  # the kind or the id contains a lone surrogate
             return msgspec.json.encode({**entry, "kind": ascii(entry["kind"]), "job_id": ascii(job.id)})
 
-    @staticmethod
-    def _redacted_data(run: JobRun) -> bytes:
-        return redact_codes(run.job.name, run.job.data)
+    def _redacted_data(self, run: JobRun) -> bytes:
+        return redact_codes(run.job.name, run.job.data, self.kinds)

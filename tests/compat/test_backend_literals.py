@@ -129,6 +129,19 @@ ROWS = {
         ("Lire\u00a0: 2 h", "(sans titre)\u00a0: 30 min"),
         ("120",),
     ),
+    "time without a task": Row(
+        "focus-report",
+        {"topTasks": "Without a task: 30 min"},
+        ("Without a task: 30 min",),
+        ("Sans tâche\u00a0: 30 min",),
+    ),
+    "count that is smaller than the list": Row(
+        "overdue-summary",
+        {"overdueCount": 0, "overdueTasks": "Payer - 3 days overdue\nAppeler - 1 day overdue"},
+        ("2 overdue tasks", "These tasks are past"),
+        ("2 tâches en retard", "Ces tâches ont dépassé"),
+        ("0 overdue", "0 tâche", "and -", "et -", "and 0", "et 0"),
+    ),
     "overdue lines": Row(
         "overdue-summary",
         {"overdueTasks": "Payer - 3 days overdue\nAppeler - 1 day overdue"},

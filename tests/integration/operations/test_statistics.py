@@ -52,6 +52,21 @@ async def test_minutes_of_two_daemons_are_added_up(connection: Connection, keys:
     assert 1800 < point.bulk_p50 <= 7200
 
 
+async def test_kind_that_becomes_urgent(connection: Connection, keys: Keys, clock: FakeClock) -> None:
+    """Its earlier latencies are not written again, and counts go on."""
+    service, metrics = recorder(connection, keys, clock, "one")
+    metrics.mail_sent("welcome", 0.1)
+    metrics.observe_mail_latency("welcome", 4000)
+    service.set_urgent(frozenset({"otp", "welcome"}))
+    metrics.observe_mail_latency("welcome", 0.02)
+    await service.run_once()
+    points = await Statistics(connection, keys).points(clock.now_ms(), span_ms=HOUR_MS, step_ms=MINUTE_MS)
+    [point] = [one for one in points if one.sent]
+    assert (point.sent, point.bulk_p50) == (1, None)
+    assert point.urgent_p99 is not None
+    assert point.urgent_p99 <= 0.025
+
+
 async def test_quiet_minutes_cost_no_command(
     connection: Connection, keys: Keys, clock: FakeClock, redis: Redis
 ) -> None:

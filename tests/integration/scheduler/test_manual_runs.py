@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.config.loader import load
-from flowstate_daemon.daemon.builders import build_manual_runs
-from flowstate_daemon.database.app_database import AppTablesUnavailableError
+from flowstate_daemon.daemon.builders import build_manual_runs, build_planning
+from flowstate_daemon.database.app_database import AppDatabase, AppTablesUnavailableError
+from flowstate_daemon.database.preferences import PreferenceStore, RecipientSettings
 from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.mail.preferences import Preferences
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, InvalidRunRequestError, ManualRuns, RunRequest
 from tests.support.app_tables import AppTables, stored
 from tests.support.clock import FakeClock
@@ -226,6 +229,53 @@ async def test_forced_emails_stay_in_the_run_of_their_date(
     last = (await manual_runs.overview())[0].last
     assert last is not None
     assert (last.source, dict(last.states)) == ("clock", {"sent": 2})
+
+
+async def test_forced_run_with_chosen_hours(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
+) -> None:
+    """Two hours in one zone are two runs; a forced run takes both, and each email counts once in each list."""
+    clock.jump(-3 * 3600)  # 06:00
+    for name in ("ada", "bea", "cem"):
+        await due(app, name)
+        await app.task(name, "Day after", stored(2026, 3, 4, 12))
+    await PreferenceStore(harness.pool, clock).save("bea@example.org", RecipientSettings(Preferences(morning_hour=7)))
+    counts = []
+    for hours in (0, 1, 2, 1):
+        clock.jump(hours * 3600)
+        counts.append(await harness.tick())
+    assert counts == [0, 1, 2, 0]
+    assert await states_of_runs(harness) == [(7, {"sent": 1}), (9, {"sent": 2})]
+    request = RunRequest(KIND, clock.now())
+    assert {one.reason for one in await dry_run(manual_runs, request)} == {"already sent for that date"}
+    forced = RunRequest(KIND, clock.now(), force=True)
+    assert {one.to for one in await dry_run(manual_runs, forced) if one.mail} == {
+        f"{name}@example.org" for name in ("ada", "bea", "cem")
+    }
+    ran = await manual_runs.run(forced)
+    assert (ran.recipients, ran.scheduled, ran.reopened) == (3, 0, 3)
+    assert sum(states.get("planned", 0) for _, states in await states_of_runs(harness)) == 3
+    last = (await manual_runs.overview())[0].last
+    assert last is not None
+    assert (last.source, last.scheduled, dict(last.states)) == ("manual", 3, {"planned": 3})
+    assert await harness.tick() == 3
+    assert sum(states.get("sent", 0) for _, states in await states_of_runs(harness)) == 3
+    clock.jump(21 * 3600)  # 07:00 on the next day
+    assert await harness.tick() == 1
+    clock.jump(2 * 3600)
+    assert await harness.tick() == 2
+    assert await states_of_runs(harness) == [(7, {"sent": 1}), (9, {"sent": 2})]
+    last = (await manual_runs.overview())[0].last
+    assert last is not None
+    assert (last.source, last.scheduled, dict(last.states)) == ("clock", 3, {"sent": 3})
+
+
+async def states_of_runs(harness: SchedulerHarness) -> list[tuple[int, dict[str, int]]]:
+    """Of each run of the kind that the list has: its hour in Paris, and its emails by state."""
+    planning = build_planning(load({}), AppDatabase(harness.pool))
+    runs = await planning.recent_runs(harness.clock.now() - timedelta(days=7))
+    paris = ZoneInfo("Europe/Paris")
+    return sorted((run.due_at.astimezone(paris).hour, dict(run.states)) for run in runs if run.kind == KIND)
 
 
 @pytest.mark.parametrize(

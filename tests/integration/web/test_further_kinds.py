@@ -12,36 +12,43 @@ from aiohttp import ClientSession
 from flowstate_daemon.database.app_database import AppDatabase
 from flowstate_daemon.database.preferences import PreferenceStore
 from flowstate_daemon.database.recipients import Suppressions, UserPreferenceReader
-from flowstate_daemon.mail.catalog import load_catalog
+from flowstate_daemon.mail.catalog import Catalog, load_catalog
+from flowstate_daemon.mail.render import Brand, Renderer
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeToken
-from flowstate_daemon.web.auth import BearerAuth
+from flowstate_daemon.redis_client.connection import Connection
+from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.web.pages import Pages
 from flowstate_daemon.web.preference_view import PreferenceView
 from flowstate_daemon.web.preferences import PreferencePage, RecipientReader
-from flowstate_daemon.web.recipients_api import RecipientsApi
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from tests.integration.web.conftest import serve
 from tests.support.clock import FakeClock
 from tests.support.kind_folders import BADGE, write_kind
+from tests.support.operator_api import build_operator, build_recipients, serve_api
 
 TO = "ada@example.org"
 CODEC = LinkTokenCodec(["a secret of more than thirty-two characters"])
-BEARER = {"Authorization": f"Bearer {'t' * 40}"}
-API = f"/api/v1/recipients/{TO}/preferences"
+API = f"/recipients/{TO}/preferences"
 ALWAYS_SENT = {**BADGE, "kind.toml": BADGE["kind.toml"].replace("unsubscribable = true\n", "")}
+
+NAMED = 'kind_name = "vouchers"\nwhy = "You get this when you earn a voucher."\n'
 
 
 @pytest.fixture
-async def client(pool: asyncpg.Pool, clock: FakeClock, tmp_path: Path) -> AsyncIterator[ClientSession]:
+def catalog(tmp_path: Path) -> Catalog:
     write_kind(tmp_path, "new-badge", BADGE)
-    catalog = load_catalog(write_kind(tmp_path, "receipt", ALWAYS_SENT))
-    store, pages = PreferenceStore(pool, clock), Pages("FlowState", "https://flowstate.example")
+    write_kind(tmp_path, "voucher", {**BADGE, "texts/en.toml": NAMED + BADGE["texts/en.toml"]})
+    return load_catalog(write_kind(tmp_path, "receipt", ALWAYS_SENT))
+
+
+@pytest.fixture
+async def client(pool: asyncpg.Pool, clock: FakeClock, catalog: Catalog) -> AsyncIterator[ClientSession]:
+    store, pages = PreferenceStore(pool, clock), Pages("FlowState", "https://flowstate.example", catalog.page_texts)
     reader = RecipientReader(store, UserPreferenceReader(AppDatabase(pool), clock))
     view = PreferenceView(catalog.unsubscribable, (), "Europe/Paris")
     routes = [
         *PreferencePage(CODEC, reader, view, pages, clock).routes(),
         *Unsubscribe(CODEC, Suppressions(pool, clock), pages, clock, catalog.kinds).routes(),
-        *RecipientsApi(BearerAuth(["t" * 40], clock), store, catalog.unsubscribable).routes(),
     ]
     async with serve(routes) as client:
         yield client
@@ -65,6 +72,20 @@ async def test_further_kind_has_a_switch(client: ClientSession, clock: FakeClock
     assert status.unsubscribed == {"new-badge"}
 
 
+async def test_further_kind_has_the_name_that_its_texts_give_it(client: ClientSession, clock: FakeClock) -> None:
+    """On both pages, with the sentence on when it comes; in a language without its texts, the general name."""
+    async with client.get(link("preferences", clock)) as response:
+        page = await response.text()
+    assert "Vouchers" in page
+    assert "You get this when you earn a voucher." in page
+    async with client.get(link("unsubscribe", clock, "voucher")) as response:
+        assert "Unsubscribe from vouchers?" in await response.text()
+    async with client.get(link("unsubscribe", clock, "voucher"), headers={"Accept-Language": "fr"}) as response:
+        assert "Se désabonner des e-mails de ce type" in await response.text()
+    async with client.get(link("unsubscribe", clock)) as response:
+        assert "Unsubscribe from emails of this kind?" in await response.text()
+
+
 async def test_further_kind_can_be_left(client: ClientSession, clock: FakeClock, pool: asyncpg.Pool) -> None:
     """One click leaves it; the link of a kind that is always sent leaves nothing, and says so."""
     one_click = {"List-Unsubscribe": "One-Click"}
@@ -76,10 +97,15 @@ async def test_further_kind_can_be_left(client: ClientSession, clock: FakeClock,
     assert status.unsubscribed == {"new-badge"}
 
 
-async def test_further_kind_in_the_api(client: ClientSession) -> None:
+async def test_further_kind_in_the_api(
+    pool: asyncpg.Pool, connection: Connection, keys: Keys, clock: FakeClock, catalog: Catalog
+) -> None:
     """It is listed, can be set, and a kind that is always sent is refused with the names of the others."""
-    async with client.put(API, json={"kinds": {"new-badge": False}}, headers=BEARER) as response:
-        assert (response.status, (await response.json())["preferences"]["kinds"]["new-badge"]) == (200, False)
-    async with client.put(API, json={"kinds": {"receipt": False}}, headers=BEARER) as response:
-        assert response.status == 422
-        assert "new-badge" in await response.text()
+    operator = build_operator(connection, keys, clock, build_recipients(pool, clock))
+    operator.reload(Renderer(Brand("hello@flowstate.example", "FlowState", "https://app.example"), catalog=catalog))
+    async with serve_api(operator) as api:
+        status, document = await api.call("PUT", API, json={"kinds": {"new-badge": False}})
+        assert (status, document["preferences"]["kinds"]["new-badge"]) == (200, False)
+        status, document = await api.call("PUT", API, json={"kinds": {"receipt": False}})
+        assert status == 422
+        assert "new-badge" in str(document)

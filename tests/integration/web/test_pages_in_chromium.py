@@ -13,10 +13,10 @@ from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeT
 from flowstate_daemon.web.pages import Pages
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from tests.integration.web.conftest import serve
-from tests.support.chromium import PROGRAM, browsing
+from tests.support.chromium import browsing, needs_chromium
 from tests.support.clock import FakeClock
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
+pytestmark = needs_chromium
 
 ADDRESS, KIND = "ada@example.org", "task-reminder"
 CODEC = LinkTokenCodec(["a secret of more than thirty-two characters"])

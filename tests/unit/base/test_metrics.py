@@ -44,6 +44,21 @@ def test_mail_sent(metrics: Metrics) -> None:
     assert value(metrics, "job_duration_seconds_bucket", kind="otp", le="0.05") == 0
 
 
+def test_further_kind_gets_its_own_series(metrics: Metrics) -> None:
+    """From a reload on; what was counted before stays `other`, and kinds that are gone keep their series."""
+    metrics.mail_sent("badge", 0.1)
+    metrics.add_kinds(["badge", "otp"])
+    metrics.mail_sent("badge", 0.1)
+    metrics.observe_mail_latency("badge", 1.0)
+    metrics.scheduled_mails_planned("badge", 3)
+    metrics.mail_sent("welcome", 0.1)
+    assert value(metrics, "mails_total", kind="other", outcome="sent") == 1
+    assert value(metrics, "mails_total", kind="badge", outcome="sent") == 1
+    assert value(metrics, "mail_latency_seconds_count", kind="badge") == 1
+    assert value(metrics, "scheduled_mails_total", kind="badge", event="planned") == 3
+    assert value(metrics, "mails_total", kind="welcome", outcome="sent") == 1
+
+
 def test_latency_when_the_producers_clock_is_ahead(metrics: Metrics) -> None:
     """A negative latency counts as zero."""
     metrics.observe_mail_latency("otp", -3.0)

@@ -13,10 +13,11 @@ import pytest
 from flowstate_daemon.base.errors import ConfigError, InvalidDataError
 from flowstate_daemon.mail.catalog import Catalog, built_in_catalog, load_catalog
 from flowstate_daemon.mail.kind_files import BUILT_IN_FOLDER, read_kind_files
-from flowstate_daemon.mail.kinds import KINDS, load_kinds, parse_request, redact_codes
+from flowstate_daemon.mail.kinds import KINDS, UNREADABLE_DATA, load_kinds, parse_request, redact_codes
 from flowstate_daemon.mail.lifetimes import Lifetimes
 from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, decide, expires_at_ms
 from flowstate_daemon.mail.render import Renderer
+from flowstate_daemon.web.dashboard.emails import mask_codes
 from tests.support.html import Page
 from tests.support.kind_folders import BADGE, write_kind
 from tests.unit.mail.rendered_mails import BRAND, TO, sample
@@ -224,8 +225,36 @@ def test_code_of_a_further_kind_is_a_secret(tmp_path: Path) -> None:
     mail = Renderer(BRAND, catalog=catalog).render(request, created_ms=1)
     assert mail.has_code
     assert "X-Entity-Ref-ID" in mail.headers
-    assert b"482913" not in redact_codes("login", data)
+    assert b"482913" not in redact_codes("login", data, catalog.kinds)
+    unreadable = b'{"type": "login", "to": "ada@example.org", "context": "482913"}'  # the code may be anywhere
+    assert redact_codes("login", unreadable, catalog.kinds) == UNREADABLE_DATA
     assert decide(request, UNKNOWN_RECIPIENT, now_ms=300_000, created_ms=0).outcome == "expired"
+
+
+def test_secret_that_is_no_code_is_masked_but_is_not_superseded(tmp_path: Path) -> None:
+    """Two vouchers for one person are two emails; only the type `code` makes an email one with a one-time code."""
+    fields = BADGE["kind.toml"] + 'code = "line"\nresetToken = "line"\n'
+    files = {**BADGE, "kind.toml": fields, "samples.toml": BADGE["samples.toml"] + 'code = "X1"\nresetToken = "T0K"\n'}
+    catalog = load_catalog(write_kind(tmp_path, "badge", files))
+    context = {"badgeName": "x", "points": 1, "code": "X1", "resetToken": "T0K"}
+    data = msgspec.json.encode({"type": "badge", "to": TO, "context": context})
+    request = parse_request("badge", data, catalog.kinds)
+    assert request.spec.secret_fields == {"code", "resetToken"}
+    mail = Renderer(BRAND, catalog=catalog).render(request, created_ms=1)
+    assert not mail.has_code
+    assert "X-Entity-Ref-ID" not in mail.headers
+    masked = mask_codes(request).context
+    assert not {"X1", "T0K"} & set(msgspec.structs.asdict(masked).values())
+    assert msgspec.json.decode(redact_codes("badge", data, catalog.kinds))["context"] == context  # a retry needs it
+
+
+def test_code_in_a_list_is_refused(tmp_path: Path) -> None:
+    """Nobody would mask it."""
+    rows = '[fields.parts]\ntype = "list"\n[fields.parts.rows]\notpCode = "code"\nresetToken = "line"\n'
+    files = {**BADGE, "kind.toml": BADGE["kind.toml"] + rows}
+    with pytest.raises(ConfigError, match="otpCode: the rows of a list cannot contain codes") as refusal:
+        load_catalog(write_kind(tmp_path, "badge", files))
+    assert "resetToken: the rows" in str(refusal.value)
 
 
 ROWS = """

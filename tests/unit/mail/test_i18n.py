@@ -157,6 +157,26 @@ def test_first_of_the_month_is_an_ordinal_in_french() -> None:
 
 
 @pytest.mark.parametrize(
+    ("locale", "last", "shown"),
+    [
+        ("en", date(2026, 1, 11), "January 5 - 11, 2026"),
+        ("en", date(2026, 2, 1), "January 5 - February 1, 2026"),
+        ("en", date(2027, 1, 3), "January 5, 2026 - January 3, 2027"),
+        ("fr", date(2026, 1, 11), "5-11 janvier 2026"),
+        ("fr", date(2026, 2, 1), "5 janvier - 1er février 2026"),
+        ("fr", date(2027, 1, 3), "5 janvier 2026 - 3 janvier 2027"),
+        ("pl", date(2026, 2, 1), "5 stycznia - 1 lutego 2026"),
+        ("de", date(2026, 1, 11), "5.-11. Januar 2026"),
+        ("ja", date(2026, 1, 11), "2026年1月5日~11日"),
+    ],
+)
+def test_range_of_dates_has_whole_names_of_months(locale: str, last: date, shown: str) -> None:
+    """As a date alone has them."""
+    found = Formats(locale).date_range(date(2026, 1, 5), last)
+    assert re.sub(r"[\u2009\u202f\u00a0]", " ", found).replace("\u2013", "-").replace("\uff5e", "~") == shown
+
+
+@pytest.mark.parametrize(
     ("text", "english", "french"),
     [("10 minutes", "10 minutes", "10 minutes"), ("1 hour", "1 hour", "1 heure"), (None, "10 minutes", "10 minutes"),
      ("90 min", "1 hour, 30 minutes", "1 heure et 30 minutes"), ("soon", "10 minutes", "10 minutes")],

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 
-from flowstate_daemon.mail.catalog import built_in_catalog
-from flowstate_daemon.mail.i18n import TEMPLATE_FUNCTIONS
-from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.mail.catalog import load_catalog
 from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.samples import Sample, all_samples, rich_contexts
 from tests.support.html import Page
+from tests.support.kind_folders import write_kind
 from tests.support.mail_samples import crowded, rendered
 
-OTHER_FUNCTIONS = {
-    *("plural", "max", "min", "priority_name", "task_facts", "longest_minutes", "backend_date", "streak_start")
-}
 every_locale = pytest.mark.parametrize("locale", LOCALES)
 OVERDUE = [sample for sample in all_samples() if sample.kind == "overdue-summary" and sample.name[-3:] != "one"]
 RICH = rich_contexts()
@@ -29,15 +29,15 @@ def test_fault_1_the_overdue_summary_renders(sample: Sample, locale: str) -> Non
     assert "Call the printer back" in mail.text
 
 
-@every_locale
-def test_fault_1_templates_are_checked_at_start(locale: str) -> None:
-    """Every name in a template is resolved when it is compiled, for each kind."""
-    templates = built_in_catalog().templates
-    for kind in KINDS:
-        letter = templates[kind, locale]
-        for template in (letter.subject, letter.html, letter.text):
-            called = {name for name in template.globals if callable(template.globals[name])}
-            assert called <= {*TEMPLATE_FUNCTIONS, *OTHER_FUNCTIONS}, kind
+@pytest.mark.parametrize("part", ["body.mjml", "body.txt", "texts/fr.toml"])
+def test_fault_1_templates_are_checked_at_start(part: str, tmp_path: Path) -> None:
+    """A helper that does not exist stops the start, for each part of each language, and not an email."""
+    file = Path(str(files("flowstate_daemon.mail"))) / "kinds" / "overdue-summary" / part
+    text = file.read_text(encoding="utf-8")
+    called = text.replace("plural('day', ", "pluralise('day', ", 1).replace("greet(", "greeting_of(", 1)
+    assert called != text
+    with pytest.raises(ConfigError, match=r"greeting_of|pluralise"):
+        load_catalog(write_kind(tmp_path, "overdue-summary", {part: called}))
 
 
 @every_locale
