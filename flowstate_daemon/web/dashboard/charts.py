@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 640, 160
+WIDTH, HEIGHT = 380, 150  # about the size in which they are shown, so that the text keeps its size
 MIN_WHOLE = 10  # smaller numbers are shown with a fraction
 NO_VALUES = "\N{EN DASH}"
-LEFT, RIGHT, TOP, BOTTOM = 48, 8, 10, 22
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 10, 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,13 @@ class Chart:
 
 
 def line_chart(title: str, labels: Sequence[str], lines: Sequence[Line], *, unit: str = "") -> Chart:
-    """The chart; screen readers get its last and highest values. `labels` name the points: first and last are shown."""
+    """The chart, with its last and highest values as text. `labels` are those of the first and the last point."""
     highest = max((value for line in lines for value in line.values if value is not None), default=0.0)
     top = nice_ceiling(highest)
-    summary = escape(_summary(title, lines, unit))
+    summary = escape(_summary(lines, unit))
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{summary}">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}. {summary}">',
+        f"<title>{summary}</title>",
     ]
     for share in (0.0, 0.5, 1.0):
         y = _y(top * share, top)
@@ -92,11 +93,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}".replace(",", " ") if value >= MIN_WHOLE or value == int(value) else f"{value:.3g}"
 
 
-def _summary(title: str, lines: Sequence[Line], unit: str) -> str:
-    """What a screen reader says of the chart: the last and the highest value of each line."""
+def _summary(lines: Sequence[Line], unit: str) -> str:
+    """The chart in words, for screen readers and pointers: the last and the highest value of each line."""
     texts = []
     for line in lines:
         known = [value for value in line.values if value is not None]
         if known:
             texts.append(f"{line.label}: {_number(known[-1])}{unit}, max. {_number(max(known))}{unit}")
-    return f"{title}. {'; '.join(texts) or NO_VALUES}"
+    return "; ".join(texts) or NO_VALUES

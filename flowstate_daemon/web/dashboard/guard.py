@@ -148,6 +148,8 @@ class Guard:
         location = f"{ROOT}/login?next={quote(wanted, safe='')}"
         if request.headers.get("HX-Request"):
             return web.Response(status=401, headers={"HX-Redirect": location})
+        if "text/event-stream" in request.headers.get("Accept", ""):  # the page loads itself again, and is led there
+            return web.Response(text="event: expired\ndata: \n\n", content_type="text/event-stream")
         return web.Response(status=303, headers={"Location": location})
 
     def _viewer(self, request: web.Request, session: Session | None) -> Viewer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -13,7 +13,8 @@ from aiohttp import web
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from flowstate_daemon.base.redaction import mask_address, redact_text
+from flowstate_daemon.base.redaction import escape_marks, mask_address, redact_codes, redact_text
+from flowstate_daemon.mail.kinds import Kind
 from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.web.pages import negotiate_locale
 from flowstate_daemon.web.session import Session
@@ -35,6 +36,11 @@ HEADERS = {
 STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 NONE = "\N{EN DASH}"  # instead of an absent value
+STATE_CLASSES = {
+    "good": ("sent", "delivered", "opened", "clicked", "completed", "accepting"),
+    "warn": ("skipped", "expired", "delayed", "retried", "delivery_delayed", "quota_exceeded", "unknown"),
+    "bad": ("failed", "bounced", "complained", "suppressed", "removed", "refused", "circuit_open"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,9 @@ class Viewer:
 class PageRenderer:
     """Renders templates for one product name and one environment: `production`, `outbox` or `shadow`."""
 
-    def __init__(self, app_name: str, environment: str, kinds: Callable[[], Iterable[str]]) -> None:
-        """`kinds` returns the names of the kinds of email, which a reload may change."""
+    def __init__(self, app_name: str, environment: str, kinds: Callable[[], Mapping[str, Kind]]) -> None:
+        """`kinds` returns the kinds of email, which a reload may change."""
+        self._kinds = kinds
         self._texts = {locale: load_texts(locale) for locale in LOCALES}
         self._environment = Environment(
             loader=FunctionLoader(load_template),
@@ -66,6 +73,9 @@ class PageRenderer:
             "when": format_time,
             "ms": ms_to_datetime,
             "safe_text": redact_text,
+            "visible": escape_marks,
+            "state_class": state_class,
+            "remedy": split_remedy,
         }
         self._environment.globals = {
             "root": ROOT,
@@ -87,11 +97,28 @@ class PageRenderer:
             return self.text(viewer.locale, key, **placeholders)
 
         def address(full: str | None) -> str:
-            return (full or "") if viewer.reveals else mask_address(full or "")
+            return escape_marks(full or "") if viewer.reveals else mask_address(full or "")
+
+        def label(section: str, name: str | None) -> str:
+            """The text of a value of a closed set; another one, as of a newer version, is shown as it is."""
+            return self._texts[viewer.locale][section].get(name or "", redact_text(name or NONE))
 
         return self._environment.get_template(template).render(
-            t=text, address=address, viewer=viewer, session=viewer.session, locale=viewer.locale, **values
+            t=text,
+            address=address,
+            label=label,
+            safe_reason=self.safe_reason,
+            viewer=viewer,
+            session=viewer.session,
+            locale=viewer.locale,
+            **values,
         )
+
+    def safe_reason(self, text: str | None, kind: str) -> str:
+        """Free text about an email of this kind: without addresses and keys, and without what may be its code."""
+        found = self._kinds().get(kind)
+        safe = redact_text(text or "")
+        return redact_codes(safe) if found is None or found.has_code else safe
 
     def page(self, template: str, viewer: Viewer, *, status: int = 200, **values: Any) -> web.Response:
         """A whole page."""
@@ -132,6 +159,17 @@ def recipient_of(job: JobView) -> str:
     """The address of a job, as it was given; "" when it has none."""
     to = job.data.get("to") if isinstance(job.data, dict) else None
     return to if isinstance(to, str) else ""
+
+
+def state_class(name: str | None) -> str:
+    """The CSS class of a state or an outcome: good, bad, warn or ""."""
+    return next((css_class for css_class, names in STATE_CLASSES.items() if name in names), "")
+
+
+def split_remedy(reason: str) -> tuple[str, str]:
+    """A reason of the daemon's health as what is wrong and what to do; the second part may be empty."""
+    what, _, remedy = redact_text(reason).partition("; ")
+    return what, remedy
 
 
 def format_age(seconds: float | None) -> str:

@@ -1,0 +1,105 @@
+"""Screenshots of the operator's pages with sample data: `python -m tests.docs.screenshots`, or `make screenshots`.
+
+Every page in both themes goes to `artefacts/screenshots`. With `--update-docs` the two pictures of the README are made
+anew in `docs/images`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+from playwright.async_api import Browser
+from redis.asyncio import Redis
+
+from flowstate_daemon.base import logs
+from flowstate_daemon.dev.environment import DevEnvironment
+from tests.support.operator_browser import PROGRAM, Scheme, open_browser, open_page
+from tests.support.sample_history import DOMAIN, UNSUBSCRIBED, Stores, write_history
+
+OUTPUT = Path("artefacts/screenshots")
+IMAGES = Path("docs/images")
+PAGES = {
+    "now": "/dashboard/",
+    "now-week": "/dashboard/?span=week",
+    "emails": "/dashboard/emails",
+    "emails-failed": "/dashboard/emails?state=failed",
+    "email": "/dashboard/jobs/f1",
+    "email-code": "/dashboard/jobs/f-code",
+    "recipients": "/dashboard/recipients",
+    "recipient": f"/dashboard/recipients?address={quote(UNSUBSCRIBED)}",
+    "recipient-suppressed": f"/dashboard/recipients?address={quote('alan.turing@' + DOMAIN)}",
+    "recipient-user": "/dashboard/recipients?address=amelie@flowstate.example",
+    "schedules": "/dashboard/schedules",
+    "dry-run": "/dashboard/schedules/task-reminder/dry-run",
+    "failures": "/dashboard/failures",
+    "preview": "/dashboard/emails/preview?state=failed&action=retry",
+    "actions": "/dashboard/actions",
+    "provider": "/dashboard/provider",
+    "system": "/dashboard/system",
+    "outbox": "/dashboard/outbox",
+}
+ENVIRONMENT = {"FLOWSTATE_QUEUE_INSTANCE_ID": "mail-1", "FLOWSTATE_LOG_COLORS": "false"}
+
+
+@contextlib.asynccontextmanager
+async def sample_daemon(folder: Path) -> AsyncIterator[DevEnvironment]:
+    """A daemon as of `make dev`, with a week of invented history."""
+    async with DevEnvironment(folder, ENVIRONMENT) as environment:
+        environment.start()
+        await environment.wait_until_listening()
+        await environment.send_samples()
+        await environment.run_schedules()
+        components = environment.daemon.components
+        assert components.pool is not None
+        redis = Redis.from_url(environment.config.redis.url.get_secret_value(), protocol=2)
+        try:
+            await write_history(Stores(components.pool, redis, components.keys), components.clock.now())
+        finally:
+            await redis.aclose()
+        yield environment
+
+
+async def shoot_all(browser: Browser, environment: DevEnvironment, output: Path, width: int, language: str) -> None:
+    """Every page in both themes."""
+    themes: tuple[Scheme, ...] = ("light", "dark")
+    for theme in themes:
+        async with open_page(browser, environment.url, scheme=theme, language=language, width=width) as (page, _):
+            await page.goto("/dashboard/login")
+            await page.screenshot(path=output / f"login-{theme}-{language}-{width}.png", full_page=True)
+            await page.goto(environment.login_url)
+            for name, path in PAGES.items():
+                await page.goto(path, wait_until="load")
+                await page.screenshot(path=output / f"{name}-{theme}-{language}-{width}.png", full_page=True)
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--width", type=int, nargs="*", default=[1280, 360])
+    parser.add_argument("--language", nargs="*", default=["en", "fr"])
+    arguments = parser.parse_args()
+    if PROGRAM is None:
+        print("chromium is not installed: apt-get install chromium", file=sys.stderr)
+        return 1
+    shutil.rmtree(arguments.output, ignore_errors=True)
+    arguments.output.mkdir(parents=True)
+    logs.configure("error")
+    with tempfile.TemporaryDirectory() as folder:
+        async with sample_daemon(Path(folder)) as environment, open_browser() as browser:
+            for width in arguments.width:
+                for language in arguments.language:
+                    await shoot_all(browser, environment, arguments.output, width, language)
+    print(f"{len(list(arguments.output.iterdir()))} screenshots in {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
