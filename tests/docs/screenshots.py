@@ -77,6 +77,8 @@ async def shoot_all(browser: Browser, environment: DevEnvironment, output: Path,
             await page.goto(environment.login_url)
             for name, path in PAGES.items():
                 await page.goto(path, wait_until="load")
+                for frame in page.frames[1:]:
+                    await frame.locator("h1").first.wait_for()
                 await page.screenshot(path=output / f"{name}-{theme}-{language}-{width}.png", full_page=True)
 
 

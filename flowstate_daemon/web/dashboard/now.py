@@ -13,7 +13,14 @@ from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
 from flowstate_daemon.web.dashboard.charts import Line, line_chart
 from flowstate_daemon.web.dashboard.guard import Guard, Part, read_part
-from flowstate_daemon.web.dashboard.rendering import HEADERS, ROOT, PageRenderer, Viewer, ms_to_datetime
+from flowstate_daemon.web.dashboard.rendering import (
+    HEADERS,
+    ROOT,
+    PageRenderer,
+    Viewer,
+    localise_number,
+    ms_to_datetime,
+)
 from flowstate_daemon.web.health import not_ready_reasons
 
 LIVE_INTERVAL_S = 2.0
@@ -145,12 +152,18 @@ class NowPage:
         points = await self._operator.statistics.points(self._operator.clock.now_ms(), span_ms=span_ms, step_ms=step_ms)
         labels = [self._pages.text(viewer.locale, f"chart.{name}") for name in (f"{span}_ago", "now")]
         minutes = step_ms / MINUTE_MS
+        decimal = localise_number(".", viewer.locale)
 
         def text(name: str) -> str:
             return self._pages.text(viewer.locale, f"chart.{name}")
 
         return [
-            line_chart(text("throughput"), labels, [Line(text("sent"), "sent", per(points, "sent", minutes))]),
+            line_chart(
+                text("throughput"),
+                labels,
+                [Line(text("sent"), "sent", per(points, "sent", minutes))],
+                decimal=decimal,
+            ),
             line_chart(
                 text("latency"),
                 labels,
@@ -160,6 +173,7 @@ class NowPage:
                     Line(text("bulk_p50"), "bulk", values(points, "bulk_p50")),
                 ],
                 unit=" s",
+                decimal=decimal,
             ),
             line_chart(
                 text("failures"),
@@ -168,6 +182,7 @@ class NowPage:
                     Line(text("failed"), "failed", per(points, "failed", minutes)),
                     Line(text("retried"), "retried", per(points, "retried", minutes)),
                 ],
+                decimal=decimal,
             ),
         ]
 

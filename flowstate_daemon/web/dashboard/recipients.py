@@ -99,7 +99,7 @@ class RecipientPages:
         )
         status = (lists.value or {}).get(address)
         chosen = None if status is None else describe_preferences(status.preferences)
-        answers = [] if status is None else self._answers(status)
+        answers = {} if status is None else self._answers(status)
         names = [] if self._operator.schedules is None else self._operator.schedules.names
         return {
             "jobs": jobs,
@@ -111,11 +111,15 @@ class RecipientPages:
             "schedules": names,
         }
 
-    def _answers(self, status: RecipientStatus) -> list[tuple[str, str]]:
-        """For each kind of email why the address would not get it now; "" when it would."""
+    def _answers(self, status: RecipientStatus) -> dict[str, list[str]]:
+        """The kinds of email by the reason why the address would not get them now; those that it would get under ""."""
         now_ms = self._operator.clock.now_ms()
-        found = ((kind, reason_to_skip(kind, status, now_ms)) for kind in self._operator.catalog.kinds if kind in KINDS)
-        return [(kind, "" if skip is None else skip.reason or skip.check) for kind, skip in found]
+        found: dict[str, list[str]] = {}
+        for kind in self._operator.catalog.kinds:
+            if kind in KINDS:
+                skip = reason_to_skip(kind, status, now_ms)
+                found.setdefault("" if skip is None else skip.reason or skip.check, []).append(kind)
+        return dict(sorted(found.items(), reverse=True))
 
     async def _jobs(self, address: str) -> list[JobView]:
         """The jobs of this address that are in the queue now."""

@@ -68,7 +68,6 @@ class PageRenderer:
         )
         self._environment.filters |= {
             "age": format_age,
-            "seconds": format_seconds,
             "number": format_number,
             "when": format_time,
             "ms": ms_to_datetime,
@@ -108,6 +107,8 @@ class PageRenderer:
             address=address,
             label=label,
             safe_reason=self.safe_reason,
+            seconds=lambda value: localise_number(format_seconds(value), viewer.locale),
+            percent=lambda share, digits: localise_number(f"{share * 100:.{digits}f}\u00a0%", viewer.locale),
             viewer=viewer,
             session=viewer.session,
             locale=viewer.locale,
@@ -190,6 +191,11 @@ def format_seconds(seconds: float | None) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 2 * MINUTE_S else format_age(seconds)
+
+
+def localise_number(text: str, locale: str) -> str:
+    """A number with a decimal point as it is written in this language."""
+    return text.replace(".", ",") if locale == "fr" else text
 
 
 def format_number(number: float | None) -> str:

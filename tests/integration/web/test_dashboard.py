@@ -59,6 +59,10 @@ class Site:
         self.sessions = sessions
         self.metrics = metrics
 
+    @property
+    def url(self) -> str:
+        return str(self.client._base_url).rstrip("/")
+
     async def get(self, path: str, **options: Any) -> tuple[int, str]:
         async with self.client.get(f"/dashboard/{path}", allow_redirects=False, **options) as response:
             return response.status, await response.text()
@@ -278,7 +282,7 @@ async def test_retrying_a_group_of_failures(site: Site, jobs: QueueFixture) -> N
     links = re.findall(r'href="/dashboard/(emails/preview\?[^"]+action=retry)"', html.replace("&amp;", "&"))
     assert len(links) == 2
     _, preview = await site.get(links[0])
-    assert "2 failed jobs match" in preview
+    assert "2 jobs match (failed)" in preview
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', preview))
     fields = {name: value.replace("&#34;", '"').replace("&#39;", "'") for name, value in fields.items()}
     del fields["csrf"]
