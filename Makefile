@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.ready
 LOCK   := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview lock \
+.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview screenshots lock \
 	install uninstall release clean
 
 help: ## list these targets
@@ -61,6 +61,9 @@ bench: $(STAMP) ## measure against npm bull in the same run
 
 preview: $(STAMP) ## every email in every language with sample data: artefacts/preview/index.html
 	@$(BIN)/flowstate-daemon mail preview --output artefacts/preview $(ARGS)
+
+screenshots: $(STAMP) ## every operator's page in both themes: artefacts/screenshots; needs chromium
+	@$(BIN)/python -m tests.docs.screenshots --output artefacts/screenshots $(ARGS)
 
 lock: ## write requirements*.txt, the hashes of what production installs, from constraints.txt
 	$(PYTHON) -m venv build/lock

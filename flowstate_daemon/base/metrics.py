@@ -27,7 +27,7 @@ PROVIDER_EVENTS = (
     *("scheduled", "received", "suppression.removed"),
 )
 RECIPIENT_CHANGES = ("unsubscribed", "resubscribed")
-DENIALS = ("token", "session", "csrf", "host", "rights", "too_many")
+DENIALS = ("token", "session", "csrf", "origin", "host", "rights", "too_many")
 PROVIDER_RESULTS: tuple[str, ...] = get_args(ResultClass)
 
 JOB_DURATION_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -1,7 +1,7 @@
 """Screenshots of the operator's pages with sample data: `python -m tests.docs.screenshots`, or `make screenshots`.
 
-Every page in both themes goes to `artefacts/screenshots`. With `--update-docs` the two pictures of the README are made
-anew in `docs/images`.
+Every page in both themes, wide and narrow, in both languages goes to `artefacts/screenshots`. `--update-docs` only
+makes the two pictures of the README anew.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import shutil
+import io
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
 
+from PIL import Image
 from playwright.async_api import Browser
 from redis.asyncio import Redis
 
@@ -46,6 +47,11 @@ PAGES = {
     "system": "/dashboard/system",
     "outbox": "/dashboard/outbox",
 }
+DOCS: dict[str, tuple[str, Scheme, int]] = {  # with the height of the window
+    "now": (PAGES["now"], "light", 1010),
+    "recipient": (PAGES["recipient"], "dark", 820),
+}
+COLORS = 96
 ENVIRONMENT = {"FLOWSTATE_QUEUE_INSTANCE_ID": "mail-1", "FLOWSTATE_LOG_COLORS": "false"}
 
 
@@ -82,20 +88,37 @@ async def shoot_all(browser: Browser, environment: DevEnvironment, output: Path,
                 await page.screenshot(path=output / f"{name}-{theme}-{language}-{width}.png", full_page=True)
 
 
+async def shoot_for_docs(browser: Browser, environment: DevEnvironment) -> None:
+    """The pictures of the README: the first screen of two pages, with few colours."""
+    for name, (path, theme, height) in DOCS.items():
+        async with open_page(browser, environment.url, scheme=theme, width=1100, height=height) as (page, _):
+            await page.goto(environment.login_url)
+            await page.goto(path, wait_until="load")
+            await page.wait_for_selector("time[title]")
+            picture = Image.open(io.BytesIO(await page.screenshot()))
+            file = IMAGES / f"{name}.png"
+            picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
+            print(f"{file}: {file.stat().st_size} bytes")
+
+
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--width", type=int, nargs="*", default=[1280, 360])
     parser.add_argument("--language", nargs="*", default=["en", "fr"])
+    parser.add_argument("--update-docs", action="store_true")
     arguments = parser.parse_args()
     if PROGRAM is None:
         print("chromium is not installed: apt-get install chromium", file=sys.stderr)
         return 1
-    shutil.rmtree(arguments.output, ignore_errors=True)
-    arguments.output.mkdir(parents=True)
+    folder_to_fill = IMAGES if arguments.update_docs else arguments.output
+    folder_to_fill.mkdir(parents=True, exist_ok=True)
     logs.configure("error")
     with tempfile.TemporaryDirectory() as folder:
         async with sample_daemon(Path(folder)) as environment, open_browser() as browser:
+            if arguments.update_docs:
+                await shoot_for_docs(browser, environment)
+                return 0
             for width in arguments.width:
                 for language in arguments.language:
                     await shoot_all(browser, environment, arguments.output, width, language)

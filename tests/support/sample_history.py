@@ -146,10 +146,9 @@ async def write_statistics(stores: Stores, random_source: random.Random, now_ms:
 
 def spread(random_source: random.Random, count: int, *, middle: int) -> tuple[int, ...]:
     """Counts by latency bucket around one of them."""
-    buckets = [0] * (len(LATENCY_BUCKETS) + 1)
-    for _ in range(count):
-        buckets[min(len(buckets) - 1, max(0, round(random_source.gauss(middle, 0.7))))] += 1
-    return tuple(buckets)
+    shares = [math.exp(-((place - middle) ** 2)) for place in range(len(LATENCY_BUCKETS) + 1)]
+    whole = sum(shares)
+    return tuple(round(count * share / whole * random_source.uniform(0.7, 1.3)) for share in shares)
 
 
 async def write_jobs(stores: Stores, now_ms: int) -> None:

@@ -58,7 +58,10 @@ class Guard:
         async def handler(request: web.Request) -> web.StreamResponse:
             if not self.sessions.allows_host(request):
                 return self._refuse_host(request)
-            return await view(request, self._viewer(request, self.sessions.find(request)))
+            viewer = self._viewer(request, self.sessions.find(request))
+            if request.method == "POST" and not self.sessions.allows_origin(request):
+                return self._deny(request, viewer, "origin")
+            return await view(request, viewer)
 
         return handler
 
@@ -71,9 +74,8 @@ class Guard:
             session = self.sessions.find(request)
             if session is None:
                 return self._to_login(request)
-            return await self._answer(
-                request, self._viewer(request, session), view(request, self._viewer(request, session))
-            )
+            viewer = self._viewer(request, session)
+            return await self._answer(request, viewer, view(request, viewer))
 
         return handler
 
@@ -89,6 +91,8 @@ class Guard:
             if session is None:
                 return self._to_login(request)
             viewer = self._viewer(request, session)
+            if not self.sessions.allows_origin(request):
+                return self._deny(request, viewer, "origin")
             form = read_form(
                 request.headers.get("Content-Type", ""), await read_body(request, MAX_FORM_BYTES), max_fields=MAX_FIELDS
             )
