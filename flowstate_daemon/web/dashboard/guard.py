@@ -24,6 +24,7 @@ Form = Mapping[str, str]
 View = Callable[[web.Request, Viewer], Awaitable[web.StreamResponse]]
 FormView = Callable[[web.Request, Viewer, Form], Awaitable[web.StreamResponse]]
 
+EXPIRED_EVENT = b"event: expired\ndata: \n\n"  # to a page whose session has ended
 MAX_FORM_BYTES = 16_384
 MAX_FIELDS = 100  # a page has 50 rows that can be chosen
 
@@ -153,7 +154,7 @@ class Guard:
         if request.headers.get("HX-Request"):
             return web.Response(status=401, headers={"HX-Redirect": location})
         if "text/event-stream" in request.headers.get("Accept", ""):  # the page loads itself again, and is led there
-            return web.Response(text="event: expired\ndata: \n\n", content_type="text/event-stream")
+            return web.Response(body=EXPIRED_EVENT, content_type="text/event-stream")
         return web.Response(status=303, headers={"Location": location})
 
     def _viewer(self, request: web.Request, session: Session | None) -> Viewer:

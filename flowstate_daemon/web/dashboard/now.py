@@ -12,7 +12,7 @@ from aiohttp import web
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
 from flowstate_daemon.web.dashboard.charts import Line, line_chart
-from flowstate_daemon.web.dashboard.guard import Guard, Part, read_part
+from flowstate_daemon.web.dashboard.guard import EXPIRED_EVENT, Guard, Part, read_part
 from flowstate_daemon.web.dashboard.rendering import (
     HEADERS,
     ROOT,
@@ -24,7 +24,6 @@ from flowstate_daemon.web.dashboard.rendering import (
 from flowstate_daemon.web.health import not_ready_reasons
 
 LIVE_INTERVAL_S = 2.0
-MAX_LIVE_S = 900.0  # then the browser connects again, and the session is checked again
 MAX_LIVE = 20
 MAILS_PER_REQUEST = 100
 MAX_RUNS = 4  # of the schedules, that come next
@@ -78,15 +77,17 @@ class NowPage:
         )
 
     async def events(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        """The live part of the page, every LIVE_INTERVAL_S, until the browser leaves."""
+        """The live part of the page, every LIVE_INTERVAL_S, until the browser leaves or the session ends."""
         if self._live >= MAX_LIVE:
             return web.Response(status=503, headers={"Retry-After": "10"})
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         self._live += 1
         try:
             await response.prepare(request)
-            deadline = self._operator.clock.monotonic() + MAX_LIVE_S
-            while self._operator.clock.monotonic() < deadline and not self._operator.health.draining:
+            while not self._operator.health.draining:
+                if self._guard.sessions.find(request) is None:
+                    await response.write(EXPIRED_EVENT)
+                    break
                 html = self._pages.html("now_live.html", viewer, **await self._values())
                 await response.write(
                     b"retry: 1000\nevent: now\n"

@@ -35,6 +35,7 @@ HEADERS = {
 }
 STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
+MAX_LABEL = 60
 NONE = "\N{EN DASH}"  # instead of an absent value
 STATE_CLASSES = {
     "good": ("sent", "delivered", "opened", "clicked", "completed", "accepting"),
@@ -100,13 +101,14 @@ class PageRenderer:
 
         def label(section: str, name: str | None) -> str:
             """The text of a value of a closed set; another one, as of a newer version, is shown as it is."""
-            return self._texts[viewer.locale][section].get(name or "", redact_text(name or NONE))
+            return self._texts[viewer.locale][section].get(name or "", redact_text(name or NONE)[:MAX_LABEL])
 
         return self._environment.get_template(template).render(
             t=text,
             address=address,
             label=label,
             safe_reason=self.safe_reason,
+            content=lambda shown, kind: self.content(shown, kind, viewer),
             seconds=lambda value: localise_number(format_seconds(value), viewer.locale),
             percent=lambda share, digits: localise_number(f"{share * 100:.{digits}f}\u00a0%", viewer.locale),
             viewer=viewer,
@@ -117,9 +119,15 @@ class PageRenderer:
 
     def safe_reason(self, text: str | None, kind: str) -> str:
         """Free text about an email of this kind: without addresses and keys, and without what may be its code."""
+        return self._without_codes(redact_text(text or ""), kind)
+
+    def content(self, text: str, kind: str, viewer: Viewer) -> str:
+        """Text of an email or a job: whole if addresses are revealed, but for its code."""
+        return self._without_codes(escape_marks(text), kind) if viewer.reveals else self.safe_reason(text, kind)
+
+    def _without_codes(self, text: str, kind: str) -> str:
         found = self._kinds().get(kind)
-        safe = redact_text(text or "")
-        return redact_codes(safe) if found is None or found.has_code else safe
+        return redact_codes(text) if found is None or found.has_code else text
 
     def page(self, template: str, viewer: Viewer, *, status: int = 200, **values: Any) -> web.Response:
         """A whole page."""

@@ -221,7 +221,7 @@ async def test_session_that_ends_leads_to_the_login_and_back(site: Site, browser
         await page.locator("#token").press("Enter")
         await page.wait_for_url("**/dashboard/")
         await expect(page.locator("#live-waiting")).to_be_visible()
-        clock.advance(SESSION_S + 1)  # the stream ends too, and the browser connects again
+        clock.advance(SESSION_S + 1)
         await page.wait_for_url("**/login?next=*")
 
 

@@ -67,10 +67,14 @@ document.addEventListener("DOMContentLoaded", () => {
 });
 document.addEventListener("htmx:afterSettle", (event) => localTimes(event.target));
 document.addEventListener("htmx:sseOpen", (event) => {
-  event.detail.source.addEventListener("expired", () => location.reload());
+  const source = event.detail.source;
+  source.addEventListener("expired", () => {
+    source.close();
+    location.reload();
+  });
 });
 document.addEventListener("htmx:sseError", () => {
-  const before = lastMessage; // the server ends each stream after a while, and the browser connects again at once
+  const before = lastMessage; // a proxy may end a stream, and the browser connects again at once
   setTimeout(() => showConnection(lastMessage === before), RECONNECT_MS);
 });
 document.addEventListener("htmx:sseMessage", (event) => {
