@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.ready
 LOCK   := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview pictures lock \
+.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview pictures screenshots lock \
 	install uninstall release clean
 
 help: ## list these targets
@@ -64,6 +64,8 @@ preview: $(STAMP) ## every email in every language with sample data: artefacts/p
 
 pictures: $(STAMP) ## emails and preference pages as pictures, by Chromium: artefacts/emails, artefacts/pages
 	$(BIN)/pytest -q -n 0 tests/integration/mail/test_mails_in_chromium.py tests/integration/web/test_preferences_in_chromium.py $(ARGS)
+screenshots: $(STAMP) ## every operator's page in both themes: artefacts/screenshots; needs chromium
+	@$(BIN)/python -m tests.docs.screenshots --output artefacts/screenshots $(ARGS)
 
 lock: ## write requirements*.txt, the hashes of what production installs, from constraints.txt
 	$(PYTHON) -m venv build/lock

@@ -27,7 +27,7 @@ PROVIDER_EVENTS = (
     *("scheduled", "received", "suppression.removed"),
 )
 RECIPIENT_CHANGES = ("unsubscribed", "resubscribed")
-DENIALS = ("token", "session", "csrf", "host", "rights", "too_many")
+DENIALS = ("token", "session", "csrf", "origin", "host", "rights", "too_many")
 PROVIDER_RESULTS: tuple[str, ...] = get_args(ResultClass)
 
 JOB_DURATION_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -45,6 +45,7 @@ class MetricTotals:
     failed: int
     retried: int
     skipped: int
+    rate_limited: int
     urgent: tuple[int, ...]
     bulk: tuple[int, ...]
 
@@ -130,6 +131,7 @@ class Metrics:
         text = "Duration of one request to the provider, by result."
         duration = self._histogram("provider_request_duration", text, JOB_DURATION_BUCKETS, "result")
         self._request_duration = LabelCache(PROVIDER_RESULTS, duration.labels)
+        self._provider_requests = duration
         self._account_ok = self._gauge("provider_account_ok", "1 while the provider accepts our account, else 0.")
         self._account_ok.set(1)
         text = "1 while bulk sending is paused because the provider fails, else 0."
@@ -200,9 +202,16 @@ class Metrics:
             failed=counts["failed"],
             retried=counts["retried"],
             skipped=counts["skipped"] + counts["expired"],
+            rate_limited=self._count_requests("rate_limited"),
             urgent=_per_bucket(latencies[True]),
             bulk=_per_bucket(latencies[False]),
         )
+
+    def _count_requests(self, result: str) -> int:
+        """How many requests to the provider had this result."""
+        samples = (sample for family in self._provider_requests.collect() for sample in family.samples)
+        found = (one for one in samples if one.name.endswith("_count") and one.labels["result"] == result)
+        return sum(int(sample.value) for sample in found)
 
     def mail_sent(self, kind: str, seconds: float) -> None:
         """`seconds` from the claim of the job until the email is sent and the job completed."""

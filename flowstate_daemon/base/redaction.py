@@ -70,6 +70,7 @@ CONTROL_CHARS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud8
 # The provider may repeat anything from a request, so its messages are redacted by form as well as by name.
 PROVIDER_ADDRESS = re.compile(r"[^\s<>()\[\]\"',;:=]+(?:@|%40)[^\s<>()\[\]\"'`,;:]+", re.IGNORECASE)
 PROVIDER_SECRET = re.compile(r"\bBearer\s+\S+|\b(?:re|whsec)_\w{4,}|(?=[\w-]*\d)[\w-]{24,}", re.IGNORECASE)
+HTML_ADDRESS = re.compile(r"[\w.!#$%*+/=?^`|~'-]+@(?:[\w-]+\.)+[\w-]+")
 PROVIDER_CODE = re.compile(r"\d(?:[ -]?\d){4,}")
 
 NAME_OF_OTHERS = re.compile(rf"{_alternatives(SECRET_PARTS)}|(^|[_-])pin$", re.IGNORECASE)
@@ -111,6 +112,21 @@ def redact_text(text: str) -> str:
         text = LOGIN_IN_URL.sub(f"://{REDACTED}@", text)
         text = ADDRESS.sub(lambda found: mask_address(found[0]), text)
     return text
+
+
+def redact_codes(text: str) -> str:
+    """Text without groups of digits that may be a one-time code: for what was written about an email with a code."""
+    return PROVIDER_CODE.sub(REDACTED, text)
+
+
+def mask_addresses_in_html(html: str) -> str:
+    """HTML with every address masked. An address needs a dot in its domain here: a style sheet has `@media`."""
+    return HTML_ADDRESS.sub(lambda found: mask_address(found[0]), html) if "@" in html else html
+
+
+def escape_marks(text: str) -> str:
+    """Text without characters that change how the text around them is shown; line breaks stay."""
+    return text if text.isprintable() else CONTROL_CHARS.sub(lambda found: _escape(found[0]), text)
 
 
 def redact_provider_text(text: str) -> str:

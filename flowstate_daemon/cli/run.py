@@ -86,9 +86,11 @@ def dev(folder: Path, *, once: bool, open_browser: bool, as_json: bool) -> int:
         environment = DevEnvironment(folder, os.environ)
         logs.configure("warning" if once else "info", colors=environment.colors)
         async with environment:
-            if not once:
-                url = environment.login_url
-                click.echo(f"pages   {url}")
+            url = environment.login_url if environment.config.http.enabled and not once else None
+            if url is not None:
+                click.echo(f"pages   {url}")  # before the daemon logs: the first line
+            environment.start()
+            if url is not None:
                 await environment.wait_until_listening()
                 open_page(url, wanted=open_browser)
             results = await environment.until_stopped(send_everything(environment))

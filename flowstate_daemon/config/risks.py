@@ -31,7 +31,7 @@ def _risks_of_sending(config: Config) -> Iterator[Risk]:
         finding = f"{public_url} is not https: mail clients ignore one-click unsubscribing (RFC 8058)"
         yield Risk("unsubscribe links", finding, "set FLOWSTATE_HTTP_PUBLIC_URL to an https:// address")
     if config.database.url is not None and config.resend.webhook_secret is None:
-        finding = "there is no webhook secret: bounces and complaints are unknown, so such addresses get more emails"
+        finding = "no webhook secret is set; bounces and complaints are unknown, so such addresses get more emails"
         remedy = "create a webhook at the provider and set FLOWSTATE_RESEND_WEBHOOK_SECRET"
         yield Risk("webhooks", finding, remedy, affects_mails=False)
 

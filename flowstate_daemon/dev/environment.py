@@ -24,8 +24,10 @@ import msgspec
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError
 from flowstate_daemon.config.loader import Config, load
+from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.daemon.daemon import Daemon
+from flowstate_daemon.daemon.dashboard import build_sessions
 from flowstate_daemon.delivery.outbox import Outbox
 from flowstate_daemon.dev.embedded import LOOPBACK, EmbeddedPostgres, EmbeddedValkey
 from flowstate_daemon.dev.seed import seed_database
@@ -112,7 +114,10 @@ class SampleResult:
 
 
 class DevEnvironment:
-    """Both stores, the application's tables with sample users, and one daemon; `async with` starts and stops them."""
+    """Both stores, the application's tables with sample users, and one daemon.
+
+    `async with` starts the stores and stops everything; `start` starts the daemon, whose address is known before.
+    """
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         """Of `environ`, only variables with one of PASS_THROUGH_PREFIXES apply, and the sender's address."""
@@ -137,10 +142,13 @@ class DevEnvironment:
             self.user_count = await seed_database(postgres.url(), DATABASE, self._started_at)
             self.database_url = postgres.url(DATABASE)
             self.config = self._load_config(valkey.url, self.database_url)
-            self.daemon = Daemon(self.config, self._clock)
             self._exit_stack = stack.pop_all()
-        self._daemon_task = asyncio.create_task(self.daemon.run(), name="daemon")
         return self
+
+    def start(self) -> None:
+        """Start the daemon. From here on it logs."""
+        self.daemon = Daemon(self.config, self._clock)
+        self._daemon_task = asyncio.create_task(self.daemon.run(), name="daemon")
 
     def _load_config(self, redis_url: str, database_url: str) -> Config:
         # These names take precedence over all others: the shell may contain addresses of real stores and a real key.
@@ -152,18 +160,19 @@ class DevEnvironment:
             "FLOWSTATE_MAIL_FROM_ADDRESS": self._environ.get("RESEND_FROM_EMAIL", SENDER),
         }
         passed = {name: self._environ[name] for name in self._environ if name.startswith(PASS_THROUGH_PREFIXES)}
-        port = passed.setdefault("FLOWSTATE_HTTP_PORT", str(free_port_near(HTTP_PORT)))
+        wanted = passed.get("FLOWSTATE_HTTP_PORT", "")
+        if wanted in ("", "0"):  # the address is printed before the daemon has its port
+            passed["FLOWSTATE_HTTP_PORT"] = str(free_port_near(0 if wanted else HTTP_PORT))
         defaults = {"FLOWSTATE_HTTP_API_TOKEN": self.api_token, "FLOWSTATE_HTTP_LINK_SECRET": secrets.token_hex(32)}
-        if port != "0":
-            defaults["FLOWSTATE_HTTP_PUBLIC_URL"] = f"http://{LOOPBACK}:{port}"
+        defaults["FLOWSTATE_HTTP_PUBLIC_URL"] = f"http://{LOOPBACK}:{passed['FLOWSTATE_HTTP_PORT']}"
         return load({**defaults, **passed, **fixed}, sending=True)
 
     async def __aexit__(
         self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.daemon.components.worker.stop()
             if self._daemon_task is not None:
+                self.daemon.components.worker.stop()
                 await self._daemon_task
         finally:
             await self._exit_stack.aclose()
@@ -193,6 +202,7 @@ class DevEnvironment:
         contexts = preview_contexts(self.config.mail.frontend_url)
         try:
             async with JobWaiter(connection, keys) as waiter:
+                # With an origin: the kinds of the schedules are else taken for duplicates of the backend's cron jobs.
                 mails = [NewMail(kind, RECIPIENT, context, origin=ORIGIN) for kind, context in contexts.items()]
                 added = await producer.enqueue_many(mails)
                 finished = [await waiter.wait(job.id, SAMPLE_TIMEOUT_S) for job in added]
@@ -225,14 +235,14 @@ class DevEnvironment:
     @property
     def url(self) -> str:
         """The address of the HTTP server."""
-        port = self.daemon.components.web.bound_port or self.config.http.port
-        return f"http://{self.config.http.host}:{port}"
+        bound = None if self._daemon_task is None else self.daemon.components.web.bound_port
+        return f"http://{self.config.http.host}:{bound or self.config.http.port}"
 
     @property
     def login_url(self) -> str:
-        """The address of the operator's pages, logged in; it works once."""
-        sessions = self.daemon.components.sessions
-        return f"{self.url}/" if sessions is None else login_url(self.url, sessions, self.api_token)
+        """The address of the operator's pages, logged in; it works once. It needs no daemon yet."""
+        token = split_secrets(self.config.http.api_token)[0]
+        return login_url(self.url, build_sessions(self.config, self._clock), token)
 
     async def wait_until_listening(self) -> None:
         """Wait until the HTTP server has its port. Raises TimeoutError."""

@@ -31,19 +31,24 @@ class MinuteStatistics(msgspec.Struct, frozen=True, omit_defaults=True):
     failed: int = 0
     retried: int = 0
     skipped: int = 0
+    rate_limited: int = 0
     urgent: tuple[int, ...] = ()
     bulk: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of a chart. Counts are of the whole step that begins at `at` (Unix ms); latencies are seconds."""
+    """One point of a chart. Counts are of the whole step that begins at `at` (Unix ms); latencies are seconds.
+
+    `rate_limited` counts requests that the provider answered with 429.
+    """
 
     at: int
     sent: int
     failed: int
     retried: int
     skipped: int
+    rate_limited: int
     urgent_p50: float | None
     urgent_p99: float | None
     bulk_p50: float | None
@@ -136,6 +141,7 @@ def difference(after: MetricTotals, before: MetricTotals) -> MinuteStatistics:
         failed=after.failed - before.failed,
         retried=after.retried - before.retried,
         skipped=after.skipped - before.skipped,
+        rate_limited=after.rate_limited - before.rate_limited,
         urgent=_subtract(after.urgent, before.urgent),
         bulk=_subtract(after.bulk, before.bulk),
     )
@@ -158,6 +164,7 @@ def build_point(at: int, minutes: Sequence[MinuteStatistics]) -> Point:
         failed=sum(minute.failed for minute in minutes),
         retried=sum(minute.retried for minute in minutes),
         skipped=sum(minute.skipped for minute in minutes),
+        rate_limited=sum(minute.rate_limited for minute in minutes),
         urgent_p50=quantile(urgent, 0.5),
         urgent_p99=quantile(urgent, 0.99),
         bulk_p50=quantile(bulk, 0.5),

@@ -14,6 +14,7 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from flowstate_daemon.base.address import normalise_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import PermanentError
 from flowstate_daemon.database.app_data import MAX_USERS_PER_QUERY
@@ -195,8 +196,11 @@ class ManualRuns:
         await self._planning.record_manual_run(schedule.kind, request.at, count, actor=actor, now=now)
         return RunResult(schedule.kind, request.at, planned.found, planned.recipients, planned.scheduled, reopened)
 
-    async def dry_run(self, request: RunRequest) -> AsyncIterator[DryRunItem]:
-        """All recipients that the schedule finds, in order; a few hundred at a time are held in memory."""
+    async def dry_run(self, request: RunRequest, to: str = "") -> AsyncIterator[DryRunItem]:
+        """All recipients that the schedule finds, in order; a few hundred at a time are held in memory.
+
+        With `to`, only what this address would get.
+        """
         schedule, now = self._schedule(request), self._clock.now()
         if not now - LOOK_AHEAD <= request.at <= now + LOOK_AHEAD:
             raise InvalidRunRequestError("at: must be within 400 days of now")
@@ -204,6 +208,8 @@ class ManualRuns:
         async for page in self._pages(schedule, occurrences):
             existing = {} if request.force else await self._planning.existing_states(schedule.kind, page)
             for checked in await self._eligibility.check(schedule, page):
+                if to and normalise_address(checked.address) != normalise_address(to):
+                    continue
                 yield self._dry_run(checked, existing.get((checked.scheduled.user_id, checked.scheduled.task_id)))
                 await asyncio.sleep(0)  # rendering takes CPU, and this process may be sending codes meanwhile
 

@@ -81,6 +81,23 @@ class Sessions:
             return False
         return name is not None and name.lower() in self._hosts
 
+    def allows_origin(self, request: web.Request) -> bool:
+        """Whether a form comes from a page of this server. Programs and old browsers send no Origin.
+
+        A page on another port of this machine is the same site for cookies, so the port counts too; behind a proxy,
+        the public name does.
+        """
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return True
+        try:
+            parts = urlsplit(origin)
+            name = (parts.hostname or "").lower()
+        except ValueError:
+            return False
+        is_same = bool(parts.netloc) and parts.netloc.lower() == request.headers.get("Host", "").lower()
+        return is_same or name in self._hosts - LOOPBACK
+
     def rights_of(self, token: str) -> Rights | None:
         """The rights of an API token; every token is compared, so that the time does not reveal which is close."""
         given = token.strip().encode("utf-8", "surrogateescape")

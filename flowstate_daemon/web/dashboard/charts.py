@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 640, 160
+WIDTH, HEIGHT = 380, 150  # about the size in which they are shown, so that the text keeps its size
 MIN_WHOLE = 10  # smaller numbers are shown with a fraction
 NO_VALUES = "\N{EN DASH}"
-LEFT, RIGHT, TOP, BOTTOM = 48, 8, 10, 22
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 10, 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +31,25 @@ class Chart:
     svg: Markup
 
 
-def line_chart(title: str, labels: Sequence[str], lines: Sequence[Line], *, unit: str = "") -> Chart:
-    """The chart; screen readers get its last and highest values. `labels` name the points: first and last are shown."""
+def line_chart(
+    title: str, labels: Sequence[str], lines: Sequence[Line], *, unit: str = "", decimal: str = "."
+) -> Chart:
+    """The chart, with its last and highest values as text. `labels` are those of the first and the last point.
+
+    `decimal` is the decimal mark of the language.
+    """
     highest = max((value for line in lines for value in line.values if value is not None), default=0.0)
     top = nice_ceiling(highest)
-    summary = escape(_summary(title, lines, unit))
+    summary = escape(_summary(lines, unit, decimal))
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{summary}">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}. {summary}">',
+        f"<title>{summary}</title>",
     ]
     for share in (0.0, 0.5, 1.0):
         y = _y(top * share, top)
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>')
-        parts.append(
-            f'<text class="axis" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{escape(_number(top * share))}</text>'
-        )
+        number = escape(_number(top * share, decimal))
+        parts.append(f'<text class="axis" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{number}</text>')
     for line in lines:
         parts.extend(
             f'<polyline class="line {line.css_class}" points="{points}"/>' for points in _segments(line.values, top)
@@ -88,15 +93,19 @@ def _y(value: float, top: float) -> float:
     return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}".replace(",", " ") if value >= MIN_WHOLE or value == int(value) else f"{value:.3g}"
+def _number(value: float, decimal: str) -> str:
+    if value >= MIN_WHOLE or value == int(value):
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.3g}".replace(".", decimal)
 
 
-def _summary(title: str, lines: Sequence[Line], unit: str) -> str:
-    """What a screen reader says of the chart: the last and the highest value of each line."""
+def _summary(lines: Sequence[Line], unit: str, decimal: str) -> str:
+    """The chart in words, for screen readers and pointers: the last and the highest value of each line."""
     texts = []
     for line in lines:
         known = [value for value in line.values if value is not None]
         if known:
-            texts.append(f"{line.label}: {_number(known[-1])}{unit}, max. {_number(max(known))}{unit}")
-    return f"{title}. {'; '.join(texts) or NO_VALUES}"
+            texts.append(
+                f"{line.label}: {_number(known[-1], decimal)}{unit}, max. {_number(max(known), decimal)}{unit}"
+            )
+    return "; ".join(texts) or NO_VALUES

@@ -11,8 +11,10 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 from aiohttp import web
+from markupsafe import escape
 
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
+from flowstate_daemon.base.redaction import mask_addresses_in_html, redact_text
 from flowstate_daemon.database.mail_list import OutcomeRow
 from flowstate_daemon.mail.kinds import MailRequest, parse_request
 from flowstate_daemon.mail.message import Email
@@ -97,7 +99,7 @@ class EmailPages:
             filter=wanted,
             count=count,
             jobs=[(job, recipient_of(job)) for job in sample.jobs],
-            description=job_filter.describe(),
+            description=redact_text(job_filter.describe()),
         )
 
     async def start(self, _request: web.Request, viewer: Viewer, form: Form) -> web.StreamResponse:
@@ -112,7 +114,8 @@ class EmailPages:
         return redirect(f"{ROOT}/actions")
 
     async def actions(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        return self._pages.page("actions.html", viewer, active="emails", actions=self._operator.actions.actions)
+        actions = [(one, redact_text(one.job_filter.describe())) for one in self._operator.actions.actions]
+        return self._pages.page("actions.html", viewer, active="emails", actions=actions)
 
     async def stop(self, request: web.Request, _viewer: Viewer, _form: Form) -> web.StreamResponse:
         self._operator.actions.stop(request.match_info["id"])
@@ -169,14 +172,16 @@ class EmailPages:
             reason = record.error or self._pages.text(viewer.locale, "email.mail_gone")
             return self._guard.not_found(request, viewer, reason)
         _, found = record.value
-        return self._pages.page("mail.html", viewer, active="emails", record=record, job_id=found.job_id)
+        job = await read_part(self._operator.inspector.state(found.job_id))
+        return self._pages.page(
+            "mail.html", viewer, active="emails", record=record, job_id=found.job_id, has_job=job.value is not None
+        )
 
-    async def frame(self, request: web.Request, _viewer: Viewer) -> web.StreamResponse:
+    async def frame(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """The HTML of an email alone, for a frame without any rights."""
         job = await self._operator.inspector.job(request.match_info["id"])
         mail, problem = (None, "") if job is None else self._render(job)
-        html = problem if mail is None else REMOTE_IMAGE.sub("", mail.html)
-        return web.Response(text=html or NONE, headers=FRAME_HEADERS, content_type="text/html", charset="utf-8")
+        return frame(viewer, escape(problem or NONE) if mail is None else mail.html)
 
     async def _rows(self, request: web.Request, wanted: PageFilter) -> Mapping[str, Any]:
         """The rows of a page with the address of the next one."""
@@ -226,6 +231,12 @@ class EmailPages:
         if action not in ACTIONS or wanted.state not in STATES_OF_ACTION[action]:
             raise InvalidDataError("action: choose what to do with the jobs of which state")
         return action, wanted.state, wanted
+
+
+def frame(viewer: Viewer, html: str) -> web.Response:
+    """The HTML of an email for a frame without any rights; addresses are masked until they are revealed."""
+    shown = REMOTE_IMAGE.sub("", html if viewer.reveals else mask_addresses_in_html(html))
+    return web.Response(text=shown, headers=FRAME_HEADERS, content_type="text/html", charset="utf-8")
 
 
 def actor(viewer: Viewer) -> str:

@@ -24,6 +24,7 @@ Form = Mapping[str, str]
 View = Callable[[web.Request, Viewer], Awaitable[web.StreamResponse]]
 FormView = Callable[[web.Request, Viewer, Form], Awaitable[web.StreamResponse]]
 
+EXPIRED_EVENT = b"event: expired\ndata: \n\n"  # to a page whose session has ended
 MAX_FORM_BYTES = 16_384
 MAX_FIELDS = 100  # a page has 50 rows that can be chosen
 
@@ -58,7 +59,10 @@ class Guard:
         async def handler(request: web.Request) -> web.StreamResponse:
             if not self.sessions.allows_host(request):
                 return self._refuse_host(request)
-            return await view(request, self._viewer(request, self.sessions.find(request)))
+            viewer = self._viewer(request, self.sessions.find(request))
+            if request.method == "POST" and not self.sessions.allows_origin(request):
+                return self._deny(request, viewer, "origin")
+            return await view(request, viewer)
 
         return handler
 
@@ -71,9 +75,8 @@ class Guard:
             session = self.sessions.find(request)
             if session is None:
                 return self._to_login(request)
-            return await self._answer(
-                request, self._viewer(request, session), view(request, self._viewer(request, session))
-            )
+            viewer = self._viewer(request, session)
+            return await self._answer(request, viewer, view(request, viewer))
 
         return handler
 
@@ -89,6 +92,8 @@ class Guard:
             if session is None:
                 return self._to_login(request)
             viewer = self._viewer(request, session)
+            if not self.sessions.allows_origin(request):
+                return self._deny(request, viewer, "origin")
             form = read_form(
                 request.headers.get("Content-Type", ""), await read_body(request, MAX_FORM_BYTES), max_fields=MAX_FIELDS
             )
@@ -148,6 +153,8 @@ class Guard:
         location = f"{ROOT}/login?next={quote(wanted, safe='')}"
         if request.headers.get("HX-Request"):
             return web.Response(status=401, headers={"HX-Redirect": location})
+        if "text/event-stream" in request.headers.get("Accept", ""):  # the page loads itself again, and is led there
+            return web.Response(body=EXPIRED_EVENT, content_type="text/event-stream")
         return web.Response(status=303, headers={"Location": location})
 
     def _viewer(self, request: web.Request, session: Session | None) -> Viewer:

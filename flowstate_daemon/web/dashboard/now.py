@@ -12,14 +12,21 @@ from aiohttp import web
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
 from flowstate_daemon.web.dashboard.charts import Line, line_chart
-from flowstate_daemon.web.dashboard.guard import Guard, Part, read_part
-from flowstate_daemon.web.dashboard.rendering import HEADERS, ROOT, PageRenderer, Viewer, ms_to_datetime
+from flowstate_daemon.web.dashboard.guard import EXPIRED_EVENT, Guard, Part, read_part
+from flowstate_daemon.web.dashboard.rendering import (
+    HEADERS,
+    ROOT,
+    PageRenderer,
+    Viewer,
+    localise_number,
+    ms_to_datetime,
+)
 from flowstate_daemon.web.health import not_ready_reasons
 
 LIVE_INTERVAL_S = 2.0
-MAX_LIVE_S = 900.0  # then the browser connects again, and the session is checked again
 MAX_LIVE = 20
 MAILS_PER_REQUEST = 100
+MAX_RUNS = 4  # of the schedules, that come next
 SPANS = {
     "hour": (HOUR_MS, MINUTE_MS),
     "day": (24 * HOUR_MS, 15 * MINUTE_MS),
@@ -59,22 +66,33 @@ class NowPage:
         span = request.query.get("span", "hour")
         charts = await read_part(self._charts(viewer, span if span in SPANS else "hour"))
         return self._pages.page(
-            "now.html", viewer, active="now", charts=charts, span=span, spans=list(SPANS), **await self._values()
+            "now.html",
+            viewer,
+            active="now",
+            charts=charts,
+            span=span,
+            spans=list(SPANS),
+            warnings=list(self._operator.health.warnings.values()),
+            **await self._values(),
         )
 
     async def events(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        """The live part of the page, every LIVE_INTERVAL_S, until the browser leaves."""
+        """The live part of the page, every LIVE_INTERVAL_S, until the browser leaves or the session ends."""
         if self._live >= MAX_LIVE:
             return web.Response(status=503, headers={"Retry-After": "10"})
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         self._live += 1
         try:
             await response.prepare(request)
-            deadline = self._operator.clock.monotonic() + MAX_LIVE_S
-            while self._operator.clock.monotonic() < deadline and not self._operator.health.draining:
+            while not self._operator.health.draining:
+                if self._guard.sessions.find(request) is None:
+                    await response.write(EXPIRED_EVENT)
+                    break
                 html = self._pages.html("now_live.html", viewer, **await self._values())
                 await response.write(
-                    b"event: now\n" + b"".join(b"data: %b\n" % line for line in html.encode().split(b"\n")) + b"\n"
+                    b"retry: 1000\nevent: now\n"
+                    + b"".join(b"data: %b\n" % line for line in html.encode().split(b"\n"))
+                    + b"\n"
                 )
                 await asyncio.sleep(LIVE_INTERVAL_S)
         except ConnectionResetError:
@@ -94,8 +112,10 @@ class NowPage:
         now_ms = operator.clock.now_ms()
         oldest_ms = snapshot.value.oldest_waiting_ms if snapshot.value else None
         allowance = limit.value.limit * 60 * MAILS_PER_REQUEST if limit.value and limit.value.limit else None
+        problems = not_ready_reasons(operator.health)
         return {
-            "problems": not_ready_reasons(operator.health),
+            "problems": problems,
+            "health": health_state(problems, snapshot, limit),
             "snapshot": snapshot,
             "limit": limit,
             "allowance": allowance,
@@ -106,10 +126,11 @@ class NowPage:
         }
 
     async def _schedules(self) -> Part | None:
-        """The next run of each schedule; None when this daemon has none."""
+        """The next runs, the earliest first; None when this daemon has no schedules."""
         if self._operator.schedules is None:
             return None
-        return await read_part(self._operator.schedules.overview())
+        found = await read_part(self._operator.schedules.next_days(7))
+        return Part((found.value or ())[:MAX_RUNS], found.error)
 
     async def _recent(self) -> Recent:
         points = await self._operator.statistics.points(
@@ -130,14 +151,20 @@ class NowPage:
     async def _charts(self, viewer: Viewer, span: str) -> list[Any]:
         span_ms, step_ms = SPANS[span]
         points = await self._operator.statistics.points(self._operator.clock.now_ms(), span_ms=span_ms, step_ms=step_ms)
-        labels = [time_label(point.at, span) for point in points]
+        labels = [self._pages.text(viewer.locale, f"chart.{name}") for name in (f"{span}_ago", "now")]
         minutes = step_ms / MINUTE_MS
+        decimal = localise_number(".", viewer.locale)
 
         def text(name: str) -> str:
             return self._pages.text(viewer.locale, f"chart.{name}")
 
         return [
-            line_chart(text("throughput"), labels, [Line(text("sent"), "sent", per(points, "sent", minutes))]),
+            line_chart(
+                text("throughput"),
+                labels,
+                [Line(text("sent"), "sent", per(points, "sent", minutes))],
+                decimal=decimal,
+            ),
             line_chart(
                 text("latency"),
                 labels,
@@ -147,6 +174,7 @@ class NowPage:
                     Line(text("bulk_p50"), "bulk", values(points, "bulk_p50")),
                 ],
                 unit=" s",
+                decimal=decimal,
             ),
             line_chart(
                 text("failures"),
@@ -155,6 +183,7 @@ class NowPage:
                     Line(text("failed"), "failed", per(points, "failed", minutes)),
                     Line(text("retried"), "retried", per(points, "retried", minutes)),
                 ],
+                decimal=decimal,
             ),
         ]
 
@@ -168,8 +197,12 @@ def values(points: Sequence[Point], name: str) -> list[float | None]:
     return [getattr(point, name) for point in points]
 
 
-def time_label(at_ms: int, span: str) -> str:
-    """The time of a point, in UTC."""
-    at = ms_to_datetime(at_ms)
-    assert at is not None
-    return at.strftime("%H:%M" if span == "hour" else "%d.%m. %H:%M") + " UTC"
+def health_state(problems: Sequence[str], snapshot: Part, limit: Part) -> str:
+    """What the top of the page says: not_ready, unknown (Redis does not answer), blocked, paused or healthy. Pure."""
+    if problems:
+        return "not_ready"
+    if snapshot.error:
+        return "unknown"
+    if limit.value is not None and limit.value.state != "accepting":
+        return "blocked"
+    return "paused" if snapshot.value.is_paused else "healthy"

@@ -12,7 +12,8 @@ from aiohttp import web
 from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import mask_address
-from flowstate_daemon.mail.policy import ALL_KINDS
+from flowstate_daemon.mail.kinds import KINDS
+from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus, reason_to_skip
 from flowstate_daemon.mail.preferences import describe_preferences
 from flowstate_daemon.operations.operator import Operator, Recipients
 from flowstate_daemon.queue.filters import JobFilter
@@ -98,7 +99,27 @@ class RecipientPages:
         )
         status = (lists.value or {}).get(address)
         chosen = None if status is None else describe_preferences(status.preferences)
-        return {"jobs": jobs, "lists": lists, "suppressed": suppressed, "chosen": chosen, "mails": mails}
+        answers = {} if status is None else self._answers(status)
+        names = [] if self._operator.schedules is None else self._operator.schedules.names
+        return {
+            "jobs": jobs,
+            "lists": lists,
+            "suppressed": suppressed,
+            "chosen": chosen,
+            "mails": mails,
+            "answers": answers,
+            "schedules": names,
+        }
+
+    def _answers(self, status: RecipientStatus) -> dict[str, list[str]]:
+        """The kinds of email by the reason why the address would not get them now; those that it would get under ""."""
+        now_ms = self._operator.clock.now_ms()
+        found: dict[str, list[str]] = {}
+        for kind in self._operator.catalog.kinds:
+            if kind in KINDS:
+                skip = reason_to_skip(kind, status, now_ms)
+                found.setdefault("" if skip is None else skip.reason or skip.check, []).append(kind)
+        return dict(sorted(found.items(), reverse=True))
 
     async def _jobs(self, address: str) -> list[JobView]:
         """The jobs of this address that are in the queue now."""

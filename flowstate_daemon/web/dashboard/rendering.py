@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -13,7 +13,8 @@ from aiohttp import web
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from flowstate_daemon.base.redaction import mask_address, redact_text
+from flowstate_daemon.base.redaction import escape_marks, mask_address, redact_codes, redact_text
+from flowstate_daemon.mail.kinds import Kind
 from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.web.pages import negotiate_locale
 from flowstate_daemon.web.session import Session
@@ -34,7 +35,13 @@ HEADERS = {
 }
 STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
+MAX_LABEL = 60
 NONE = "\N{EN DASH}"  # instead of an absent value
+STATE_CLASSES = {
+    "good": ("sent", "delivered", "opened", "clicked", "completed", "accepting"),
+    "warn": ("skipped", "expired", "delayed", "retried", "delivery_delayed", "quota_exceeded", "unknown"),
+    "bad": ("failed", "bounced", "complained", "suppressed", "removed", "refused", "circuit_open"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +56,9 @@ class Viewer:
 class PageRenderer:
     """Renders templates for one product name and one environment: `production`, `outbox` or `shadow`."""
 
-    def __init__(self, app_name: str, environment: str, kinds: Callable[[], Iterable[str]]) -> None:
-        """`kinds` returns the names of the kinds of email, which a reload may change."""
+    def __init__(self, app_name: str, environment: str, kinds: Callable[[], Mapping[str, Kind]]) -> None:
+        """`kinds` returns the kinds of email, which a reload may change."""
+        self._kinds = kinds
         self._texts = {locale: load_texts(locale) for locale in LOCALES}
         self._environment = Environment(
             loader=FunctionLoader(load_template),
@@ -61,11 +69,13 @@ class PageRenderer:
         )
         self._environment.filters |= {
             "age": format_age,
-            "seconds": format_seconds,
             "number": format_number,
             "when": format_time,
             "ms": ms_to_datetime,
             "safe_text": redact_text,
+            "visible": escape_marks,
+            "state_class": state_class,
+            "remedy": split_remedy,
         }
         self._environment.globals = {
             "root": ROOT,
@@ -87,11 +97,37 @@ class PageRenderer:
             return self.text(viewer.locale, key, **placeholders)
 
         def address(full: str | None) -> str:
-            return (full or "") if viewer.reveals else mask_address(full or "")
+            return escape_marks(full or "") if viewer.reveals else mask_address(full or "")
+
+        def label(section: str, name: str | None) -> str:
+            """The text of a value of a closed set; another one, as of a newer version, is shown as it is."""
+            return self._texts[viewer.locale][section].get(name or "", redact_text(name or NONE)[:MAX_LABEL])
 
         return self._environment.get_template(template).render(
-            t=text, address=address, viewer=viewer, session=viewer.session, locale=viewer.locale, **values
+            t=text,
+            address=address,
+            label=label,
+            safe_reason=self.safe_reason,
+            content=lambda shown, kind: self.content(shown, kind, viewer),
+            seconds=lambda value: localise_number(format_seconds(value), viewer.locale),
+            percent=lambda share, digits: localise_number(f"{share * 100:.{digits}f}\u00a0%", viewer.locale),
+            viewer=viewer,
+            session=viewer.session,
+            locale=viewer.locale,
+            **values,
         )
+
+    def safe_reason(self, text: str | None, kind: str) -> str:
+        """Free text about an email of this kind: without addresses and keys, and without what may be its code."""
+        return self._without_codes(redact_text(text or ""), kind)
+
+    def content(self, text: str, kind: str, viewer: Viewer) -> str:
+        """Text of an email or a job: whole if addresses are revealed, but for its code."""
+        return self._without_codes(escape_marks(text), kind) if viewer.reveals else self.safe_reason(text, kind)
+
+    def _without_codes(self, text: str, kind: str) -> str:
+        found = self._kinds().get(kind)
+        return redact_codes(text) if found is None or found.has_code else text
 
     def page(self, template: str, viewer: Viewer, *, status: int = 200, **values: Any) -> web.Response:
         """A whole page."""
@@ -134,6 +170,17 @@ def recipient_of(job: JobView) -> str:
     return to if isinstance(to, str) else ""
 
 
+def state_class(name: str | None) -> str:
+    """The CSS class of a state or an outcome: good, bad, warn or ""."""
+    return next((css_class for css_class, names in STATE_CLASSES.items() if name in names), "")
+
+
+def split_remedy(reason: str) -> tuple[str, str]:
+    """A reason of the daemon's health as what is wrong and what to do; the second part may be empty."""
+    what, _, remedy = redact_text(reason).partition("; ")
+    return what, remedy
+
+
 def format_age(seconds: float | None) -> str:
     """A duration in the largest unit of which it has at least two; a dash for None."""
     if seconds is None:
@@ -152,6 +199,11 @@ def format_seconds(seconds: float | None) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 2 * MINUTE_S else format_age(seconds)
+
+
+def localise_number(text: str, locale: str) -> str:
+    """A number with a decimal point as it is written in this language."""
+    return text.replace(".", ",") if locale == "fr" else text
 
 
 def format_number(number: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -14,12 +14,13 @@ from aiohttp import web
 
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.database.mail_list import ScheduledCount
+from flowstate_daemon.mail.lifetimes import find_zone
 from flowstate_daemon.operations.operator import Operator
-from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest
-from flowstate_daemon.web.dashboard.emails import FRAME_HEADERS, actor
+from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest, UpcomingRun
+from flowstate_daemon.web.dashboard.emails import actor, frame
 from flowstate_daemon.web.dashboard.filters import parse_instant
 from flowstate_daemon.web.dashboard.guard import Form, Guard, read_part, redirect
-from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer
+from flowstate_daemon.web.dashboard.rendering import NONE, ROOT, PageRenderer, Viewer
 
 log = structlog.get_logger()
 
@@ -41,6 +42,23 @@ class RunOutcome:
     @property
     def total(self) -> int:
         return sum(count.count for count in self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarRow:
+    """The local times at which one kind is due in one zone, for each day of the calendar: "" where it is not due."""
+
+    kind: str
+    zone: str
+    times: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """The next days; each zone has its own dates."""
+
+    days: tuple[date, ...]
+    rows: tuple[CalendarRow, ...]
 
 
 class SchedulePages:
@@ -72,13 +90,15 @@ class SchedulePages:
             active="schedules",
             overview=overview,
             week=week,
+            calendar=None if week is None else build_calendar(week.value or ()),
             outcomes=outcomes,
             runs=[] if outcomes is None else group_runs(outcomes.value or ()),
         )
 
     async def dry_run(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        """Whom a run would write to, and why not to the others. Nothing is written."""
+        """Whom a run would write to, and why not to the others; or to one address only. Nothing is written."""
         items, is_whole = await self._dry_run(request)
+        given = request.query.get("address", "")
         return self._pages.page(
             "dry_run.html",
             viewer,
@@ -86,17 +106,20 @@ class SchedulePages:
             name=request.match_info["name"],
             at=request.query.get("at", ""),
             force=request.query.get("force") == "yes",
-            items=items,
+            given=given,
+            items=sorted(items, key=lambda item: not item.would_send),
             is_whole=is_whole,
             sends=sum(item.would_send for item in items),
         )
 
-    async def frame(self, request: web.Request, _viewer: Viewer) -> web.StreamResponse:
+    async def frame(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """The HTML of one email of a dry run."""
-        items, _ = await self._dry_run(request)
         wanted = (request.query.get("user", ""), request.query.get("task", ""))
-        html = next((one.mail.html for one in items if one.mail and (one.user_id, one.task_id) == wanted), "")
-        return web.Response(text=html, headers=FRAME_HEADERS, content_type="text/html", charset="utf-8")
+        async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
+            async for item in self._manual_runs().dry_run(self._request(request)):
+                if item.mail is not None and (item.user_id, item.task_id) == wanted:
+                    return frame(viewer, item.mail.html)
+        return frame(viewer, NONE)
 
     async def run(self, request: web.Request, viewer: Viewer, form: Form) -> web.StreamResponse:
         """Plan the emails of a schedule now; who has one already for the date gets none, unless forced."""
@@ -113,20 +136,39 @@ class SchedulePages:
 
     async def _dry_run(self, request: web.Request) -> tuple[list[DryRunItem], bool]:
         """The first items, and whether these are all."""
-        at = parse_instant(request.query.get("at", "")) or self._operator.clock.now()
-        run_request = RunRequest(request.match_info["name"], at, request.query.get("force") == "yes")
         found: list[DryRunItem] = []
+        to = request.query.get("address", "").strip()
         async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
-            async for item in self._manual_runs().dry_run(run_request):
+            async for item in self._manual_runs().dry_run(self._request(request), to):
                 if len(found) == MAX_DRY_RUN:
                     return found, False
                 found.append(item)
         return found, True
 
+    def _request(self, request: web.Request) -> RunRequest:
+        at = parse_instant(request.query.get("at", "")) or self._operator.clock.now()
+        return RunRequest(request.match_info["name"], at, request.query.get("force") == "yes")
+
     def _manual_runs(self) -> ManualRuns:
         if self._operator.schedules is None:
             raise InvalidDataError("this daemon has no schedules: set DATABASE_URL and schedule.enabled")
         return self._operator.schedules
+
+
+def build_calendar(runs: Sequence[UpcomingRun]) -> Calendar:
+    """The runs by kind and zone, a column for each local date. A chosen hour behind a zone is left out. Pure."""
+    found: dict[tuple[str, str], dict[date, set[str]]] = {}
+    for run in runs:
+        for key in run.zones:
+            zone = key.partition(" ")[0]
+            at = run.at.astimezone(find_zone(zone) or UTC)
+            found.setdefault((run.kind, zone), {}).setdefault(at.date(), set()).add(at.strftime("%H:%M"))
+    days = tuple(sorted({day for times in found.values() for day in times}))
+    rows = (
+        CalendarRow(kind, zone, tuple(", ".join(sorted(times.get(day, ()))) for day in days))
+        for (kind, zone), times in sorted(found.items())
+    )
+    return Calendar(days, tuple(rows))
 
 
 def group_runs(counts: Sequence[ScheduledCount]) -> list[RunOutcome]:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
 
+from flowstate_daemon import __version__
 from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.config.loader import Config
 from flowstate_daemon.database import server_info as postgres_info
 from flowstate_daemon.operations.operator import Operator
+from flowstate_daemon.operations.statistics import HOUR_MS
 from flowstate_daemon.redis_client import server_info as redis_info
+from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.redis_client.server_info import DAEMON_NAME_PATTERN, ClientInfo
 from flowstate_daemon.web.dashboard.emails import actor
 from flowstate_daemon.web.dashboard.guard import Form, Guard, Part, read_part, redirect, safe_next
-from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer
+from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer, ms_to_datetime
 
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
 AUDIT_ROWS = 50
 # Above these, mailbox providers deliver to spam: Google's and Yahoo's rules for bulk senders.
 COMPLAINT_WARNING, COMPLAINT_LIMIT = 0.001, 0.003
+BOUNCE_WARNING = 0.04  # Resend's own limit
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class StatePages:
@@ -47,8 +55,8 @@ class StatePages:
 
     async def provider(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
         operator, now = self._operator, self._operator.clock.now()
-        limit, snapshot = await asyncio.gather(
-            read_part(operator.rate_limiter.state()), read_part(operator.inspector.snapshot())
+        limit, rate_limited = await asyncio.gather(
+            read_part(operator.rate_limiter.state()), read_part(self._count_rate_limited())
         )
         events = outcomes = None
         if operator.recipients is not None:
@@ -61,13 +69,22 @@ class StatePages:
             viewer,
             active="provider",
             limit=limit,
-            snapshot=snapshot,
+            rate_limited=rate_limited,
             events=events,
             outcomes=outcomes,
             rates=complaint_rates(events, outcomes),
             has_webhook=operator.config.resend.webhook_secret is not None,
+            newest_event=newest_event(events),
+            account=account(operator.config),
             lines=(COMPLAINT_WARNING, COMPLAINT_LIMIT),
+            bounce_warning=BOUNCE_WARNING,
         )
+
+    async def _count_rate_limited(self) -> int:
+        """How many requests of the last day the provider answered with 429, to all daemons."""
+        now_ms, day_ms = self._operator.clock.now_ms(), 24 * HOUR_MS
+        points = await self._operator.statistics.points(now_ms, span_ms=day_ms, step_ms=HOUR_MS)
+        return sum(point.rate_limited for point in points)
 
     async def retry_provider(self, _request: web.Request, viewer: Viewer, _form: Form) -> web.StreamResponse:
         """Every daemon tries the provider at once."""
@@ -92,15 +109,18 @@ class StatePages:
             "system.html",
             viewer,
             active="system",
+            instances=[] if workers.error else [describe_worker(client, operator.keys) for client in workers.value],
             workers=workers,
             redis=redis,
             postgres=postgres,
             audit=audit,
             list_actions=list_actions,
+            actions=merge_actions(audit, list_actions),
             heartbeats=operator.health.heartbeats,
             uptime_s=operator.health.uptime_s,
             settings=operator.config.describe(),
             instance=operator.config.queue.instance_id,
+            version=__version__,
         )
 
     async def change_queue(self, _request: web.Request, viewer: Viewer, form: Form) -> web.StreamResponse:
@@ -113,6 +133,59 @@ class StatePages:
         else:
             raise InvalidDataError("action: expected pause or resume")
         return redirect(safe_next(form.get("next", "")))
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One worker that is connected to Redis: a daemon, or a Bull worker of another program."""
+
+    name: str
+    is_daemon: bool
+    address: str
+    age_s: int
+
+
+def describe_worker(client: ClientInfo, keys: Keys) -> Instance:
+    """The worker behind a connection; the name of a daemon's ends with its instance id and an id of the boot. Pure."""
+    name = client.name.removeprefix(keys.client_name)
+    is_daemon = DAEMON_NAME_PATTERN.fullmatch(name) is not None
+    return Instance(name.strip(":").partition("/")[0] or client.name, is_daemon, client.address, client.age_s)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """What an operator did, whichever store remembers it. `address` is masked until addresses are revealed."""
+
+    at: datetime | None
+    actor: str
+    action: str
+    target: str
+    address: str
+    count: int
+
+
+def merge_actions(audit: Part, list_actions: Part | None) -> list[AuditRow]:
+    """The newest actions on the queue (in Redis) and on the lists (in Postgres), the newest first. Pure."""
+    on_queue = [
+        AuditRow(ms_to_datetime(one.at), one.actor, one.action, one.target, "", one.count) for one in audit.value or ()
+    ]
+    on_lists = [
+        AuditRow(one.at, one.actor, one.action, "", one.target, one.count)
+        for one in (list_actions.value if list_actions else None) or ()
+    ]
+    return sorted([*on_queue, *on_lists], key=lambda one: one.at or EPOCH, reverse=True)[:AUDIT_ROWS]
+
+
+def newest_event(events: Part | None) -> datetime | None:
+    """When the provider's newest event happened; None without one. Pure."""
+    return max((event.newest_at for event in (events.value if events else None) or ()), default=None)
+
+
+def account(config: Config) -> Mapping[str, str]:
+    """Who sends, over which API; the key itself is on no page. Pure."""
+    described = {name: value for name, value, _ in config.describe()}
+    names = ("mail.from_address", "resend.api_url", "resend.api_key", "queue.delivery")
+    return {name.partition(".")[2]: described[name] for name in names}
 
 
 def complaint_rates(events: Part | None, outcomes: Part | None) -> Mapping[str, float]:

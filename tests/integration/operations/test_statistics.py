@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
+from flowstate_daemon.base.errors import ResultClass
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import LATENCY_BUCKETS, Metrics
 from flowstate_daemon.base.service import ServiceContext
@@ -65,6 +66,18 @@ async def test_kind_that_becomes_urgent(connection: Connection, keys: Keys, cloc
     assert (point.sent, point.bulk_p50) == (1, None)
     assert point.urgent_p99 is not None
     assert point.urgent_p99 <= 0.025
+async def test_answers_429_are_counted(connection: Connection, keys: Keys, clock: FakeClock) -> None:
+    """Only they are, and only those since the last minute."""
+    service, metrics = recorder(connection, keys, clock, "one")
+    results: tuple[ResultClass, ...] = ("rate_limited", "accepted", "rate_limited")
+    for result in results:
+        metrics.observe_provider_request(result, 0.1)
+    await service.run_once()
+    clock.advance(60)
+    metrics.observe_provider_request("rate_limited", 0.1)
+    await service.run_once()
+    points = await Statistics(connection, keys).points(clock.now_ms(), span_ms=HOUR_MS, step_ms=MINUTE_MS)
+    assert [one.rate_limited for one in points if one.rate_limited] == [2, 1]
 
 
 async def test_quiet_minutes_cost_no_command(

@@ -101,6 +101,16 @@ async def test_dry_run_lists_all_recipients_and_writes_nothing(
     assert await harness.tick() == 1  # the clock's own round finds everything as it was
 
 
+async def test_dry_run_for_one_address(manual_runs: ManualRuns, app: AppTables, clock: FakeClock) -> None:
+    """However the address is written; an unknown one finds nothing."""
+    await due(app, "ada")
+    await due(app, "bea")
+    request = RunRequest(KIND, clock.now())
+    found = [one async for one in manual_runs.dry_run(request, "Ada@EXAMPLE.org")]
+    assert [one.user_id for one in found] == ["ada"]
+    assert [one async for one in manual_runs.dry_run(request, "unknown@example.org")] == []
+
+
 async def test_dry_run_reports_mails_already_sent(
     manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:

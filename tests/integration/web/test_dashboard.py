@@ -59,6 +59,10 @@ class Site:
         self.sessions = sessions
         self.metrics = metrics
 
+    @property
+    def url(self) -> str:
+        return str(self.client._base_url).rstrip("/")
+
     async def get(self, path: str, **options: Any) -> tuple[int, str]:
         async with self.client.get(f"/dashboard/{path}", allow_redirects=False, **options) as response:
             return response.status, await response.text()
@@ -209,6 +213,35 @@ async def test_forms_need_the_token_of_the_session_and_the_rights(
         assert await jobs.diff() == {}
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+async def test_forms_of_other_sites_are_refused(site: Site, jobs: QueueFixture, origin: str) -> None:
+    """Also with the right token, on every form, the login included; each is counted."""
+    await jobs.snapshot()
+    headers = {"Origin": origin}
+    assert (await site.post("login", {"token": OPERATE}, headers=headers))[0] == 403
+    assert (await site.get(""))[0] == 303
+    await site.log_in()
+    csrf = re.search(r'name="csrf" value="([0-9a-f]+)"', (await site.get(""))[1])
+    assert csrf
+    for path in ("queue", "emails/selected", "reveal", "logout"):
+        fields = {"csrf": csrf[1], "action": "pause", "job:f1": "1"}
+        assert (await site.post(path, fields, headers=headers))[0] == 403
+    assert await jobs.diff() == {}
+    assert 'http_denied_total{reason="origin"} 5.0' in exposition(site.metrics)
+    assert (await site.act("queue", action="pause"))[0] == 303
+
+
+async def test_live_part_ends_with_the_session(site: Site, clock: FakeClock) -> None:
+    """The page learns that it must lead to the login; without a session nothing else is sent."""
+    await site.log_in()
+    async with site.client.get("/dashboard/now/events", headers={"Accept": "text/event-stream"}) as response:
+        assert b"event: now" in await response.content.readuntil(b"\n\n")
+        clock.advance(12 * 3600 + 1)
+        assert (await response.content.read()).endswith(b"event: expired\ndata: \n\n")
+    status, text = await site.get("now/events", headers={"Accept": "text/event-stream"})
+    assert (status, text) == (200, "event: expired\ndata: \n\n")
+
+
 @pytest.mark.parametrize("language", ["en", "fr"])
 @pytest.mark.parametrize(
     "path", [*PAGES, "jobs/f1", "jobs/code", "jobs/gone", f"recipients?address={ADDRESS}", "mail?key=x"]
@@ -236,6 +269,57 @@ async def test_rendered_email_is_in_a_frame_without_rights(site: Site, jobs: Que
     assert "default-src 'none'" in policy
     assert CODE not in html
     assert "\N{BULLET}" in html
+
+
+@pytest.mark.parametrize("name", ["otp", "password-reset", "of-another-version"])
+async def test_what_is_written_about_a_code_does_not_show_it(
+    site: Site, jobs: QueueFixture, redis: Redis, keys: Keys, pool: asyncpg.Pool, clock: FakeClock, name: str
+) -> None:
+    """Neither in a reason, the log, a timeline, nor in data with a name that hides nothing; also when revealed."""
+    data = f'{{"type": "{name}", "to": "{ADDRESS}", "context": {{"otpCode": "{CODE}", "subject": "{CODE} is it"}}}}'
+    await jobs.put("c1", "failed", name=name, data=data, failedReason=f"bad value {CODE}", finishedOn=BORN)
+    await redis.rpush(keys.logs("c1"), f"sending {CODE[:3]} {CODE[3:]}")
+    failed = outcome(
+        key=f"{keys.base}c1:{BORN}:1", job_id="c1", kind=name, to=ADDRESS, outcome="failed", reason=f"bad {CODE}"
+    )
+    await Ledger(pool, clock).write([failed])
+    await site.log_in()
+    for action in ("conceal", "reveal"):
+        await site.act("reveal", action=action)
+        for path in (
+            "jobs/c1",
+            "jobs/c1/html",
+            "emails?state=failed",
+            "emails",
+            "failures",
+            f"mail?key={keys.base}c1:{BORN}",
+            f"recipients?address={ADDRESS}",
+            "emails/preview?state=failed&action=retry",
+        ):
+            status, html = await site.get(path)
+            assert status == 200, path
+            assert CODE not in html, path
+            assert f"{CODE[:3]} {CODE[3:]}" not in html, path
+
+
+async def test_addresses_are_masked_wherever_producers_write_them(
+    site: Site, jobs: QueueFixture, redis: Redis, keys: Keys, clock: FakeClock
+) -> None:
+    """In job ids, kinds, names, reasons, logs, filters of actions, and inside the email, until they are revealed."""
+    data = f'{{"type": "welcome", "to": "{ADDRESS}", "context": {{"name": "{ADDRESS}"}}}}'
+    await jobs.put(f"w-{ADDRESS}", "failed", name=f"hi-{ADDRESS}", data=data, failedReason=f"<{ADDRESS}>", finishedOn=1)
+    await jobs.put("w2", "failed", name="welcome", data=data, failedReason=f"no {ADDRESS}", finishedOn=1)
+    await redis.rpush(keys.logs("w2"), f"to {ADDRESS}")
+    await site.log_in()
+    assert (await site.act("actions", action="remove", state="delayed", recipient=ADDRESS, reason=ADDRESS))[0] == 303
+    await site.operator.actions.wait_all()
+    for path in ("emails?state=failed", "failures", "jobs/w2", "jobs/w2/html", "actions", "system"):
+        _, html = await site.get(path)
+        shown = re.sub(r'(?:name|value|href|action)="[^"]*"', "", unescape(html))
+        assert ADDRESS not in shown, path
+        assert "a***@example.org" in shown or path == "actions", path
+    await site.act("reveal", action="reveal")
+    assert ADDRESS in unescape((await site.get("jobs/w2/html"))[1])
 
 
 async def test_revealing_addresses_leaves_a_trace_and_ends(site: Site, jobs: QueueFixture, clock: FakeClock) -> None:
@@ -278,7 +362,7 @@ async def test_retrying_a_group_of_failures(site: Site, jobs: QueueFixture) -> N
     links = re.findall(r'href="/dashboard/(emails/preview\?[^"]+action=retry)"', html.replace("&amp;", "&"))
     assert len(links) == 2
     _, preview = await site.get(links[0])
-    assert "2 failed jobs match" in preview
+    assert "2 jobs match (failed)" in preview
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', preview))
     fields = {name: value.replace("&#34;", '"').replace("&#39;", "'") for name, value in fields.items()}
     del fields["csrf"]
@@ -308,6 +392,20 @@ async def test_lists_of_a_person(site: Site, pool: asyncpg.Pool, clock: FakeCloc
     assert "asked by phone" in (await site.get(path))[1]
     await site.act("recipients", action="unsuppress", address=ADDRESS)
     assert "asked by phone" not in (await site.get(path))[1]
+
+
+async def test_recipient_page_says_which_kinds_would_not_be_sent(site: Site) -> None:
+    """The kinds are grouped by the reason; a suppression that codes pass leaves them on the other side."""
+    lists = site.operator.recipients.suppressions  # type: ignore[union-attr]
+    await site.log_in()
+    await lists.unsubscribe(ADDRESS, "task-reminder")
+    _, html = await site.get(f"recipients?address={ADDRESS}")
+    assert re.search(r"no</span> task-reminder: the recipient has unsubscribed from this kind of email", html)
+    assert re.search(r"yes</span> [a-z, -]*otp", html)
+    await lists.add(ADDRESS, "manual", None, actor="test")
+    _, html = await site.get(f"recipients?address={ADDRESS}")
+    assert re.search(r"no</span> [a-z, -]*welcome", html)
+    assert re.search(r"yes</span> otp, password-reset<", html)
 
 
 async def test_undo_of_all_kinds_undoes_every_unsubscribe(site: Site) -> None:

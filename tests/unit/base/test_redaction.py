@@ -215,3 +215,26 @@ def test_mask_address() -> None:
     assert mask_address("nobody") == "***"
     assert mask_address("a\nb@example.org") == "a***@example.org"
     assert mask_address("x@exa\nmple.org") == "x***@exa?mple.org"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the code 482913 was refused", "the code [redacted] was refused"),
+        ("48 29 13", "[redacted]"),
+        ("482-913", "[redacted]"),
+        ("attempt 4 of 4: 500", "attempt 4 of 4: 500"),
+    ],
+)
+def test_groups_of_digits_may_be_codes(text: str, shown: str) -> None:
+    assert redaction.redact_codes(text) == shown
+
+
+def test_addresses_in_html_are_masked_and_style_sheets_are_not() -> None:
+    html = "<style>a{}@media (x){}</style><a href='mailto:ada.l+x@mail.example.org'>ada.l+x@mail.example.org</a> @you"
+    masked = "<style>a{}@media (x){}</style><a href='mailto:a***@mail.example.org'>a***@mail.example.org</a> @you"
+    assert redaction.mask_addresses_in_html(html) == masked
+
+
+def test_marks_that_turn_text_are_escaped_and_lines_stay() -> None:
+    assert redaction.escape_marks("a\u202egpj\nb\u200f") == "a\\u202egpj\nb\\u200f"
