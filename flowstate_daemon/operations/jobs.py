@@ -15,7 +15,7 @@ from flowstate_daemon.base.errors import FlowstateError, PermanentError
 from flowstate_daemon.queue.admin import BulkResult, JobNotFoundError, JobStateError, Progress, QueueAdmin
 from flowstate_daemon.queue.filters import EVERYTHING, JobFilter
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.queue.search import JobSearch, MatchCount
+from flowstate_daemon.queue.search import COUNT_BUDGET_S, JobSearch, MatchCount
 
 log = structlog.get_logger()
 
@@ -79,10 +79,12 @@ class JobActions:
         """The running and the last finished actions, newest first."""
         return sorted(self._actions.values(), key=lambda action: -action.started_at)
 
-    async def preview(self, action: Action, state: State, job_filter: JobFilter = EVERYTHING) -> MatchCount:
+    async def preview(
+        self, action: Action, state: State, job_filter: JobFilter = EVERYTHING, *, budget_s: float = COUNT_BUDGET_S
+    ) -> MatchCount:
         """How many jobs an action would change. Raises ActionRefusedError."""
         check_action(action, state)
-        return await self._search.count(state, job_filter)
+        return await self._search.count(state, job_filter, budget_s=budget_s)
 
     async def apply(self, admin: QueueAdmin, action: Action, job_ids: Sequence[str]) -> list[IdResult]:
         """Change single jobs; the result says for each id what became of it."""

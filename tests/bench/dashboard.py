@@ -1,7 +1,7 @@
 """The operator's pages and the API beside many jobs: first byte of each, and what open pages cost the delivery.
 
-`python -m tests.bench.dashboard [--full]`; part of `make bench`. The daemon is the real one, in a child process. At first
-the provider allows few requests, so that the jobs stay while the pages are measured; then it has no limit.
+`python -m tests.bench.dashboard [--full]`; part of `make bench`. The daemon is the real one, in a child process. At
+first the provider allows few requests, so that the jobs stay while the pages are measured; then it has no limit.
 """
 
 from __future__ import annotations

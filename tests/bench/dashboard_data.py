@@ -1,4 +1,4 @@
-"""Fills the stores for the benchmark of the operator's pages: jobs in Redis, rows in the ledger, statistics of a week."""
+"""Fills the stores for the benchmark of the operator's pages: jobs, rows of the ledger, statistics of a week."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.dev.seed import create_tables
-from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, hour_key
+from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, QUARTER_MS, day_key, hour_key
 from flowstate_daemon.redis_client.keys import Keys
 from tests.bench.scheduler import RECIPIENTS
 
@@ -80,7 +80,8 @@ FROM generate_series(1, $1::integer) AS n
 """
 ACTIONS = """
 INSERT INTO flowstate_daemon.operator_actions (at, actor, action, target, count)
-SELECT now(), 'bench', 'suppression add', 'gone' || n || '@mail.dev', 1 FROM generate_series(1, $1::integer) AS n
+SELECT now() - n * interval '1 second', 'bench', 'suppression add', 'gone' || n || '@mail.dev', 1
+FROM generate_series(1, $1::integer) AS n
 """
 
 
@@ -110,6 +111,12 @@ async def _fill_statistics(redis: Redis, keys: Keys, now_ms: int) -> None:
             for instance in ("one", "two")
         }
         await redis.hset(hour_key(keys, hour), mapping=fields)
+        quarters = {
+            f"{at}:{instance}:0": minute
+            for at in range(hour, hour + HOUR_MS, QUARTER_MS)
+            for instance in ("one", "two")
+        }
+        await redis.hset(day_key(keys, hour), mapping=quarters)
 
 
 async def fill_database(url: str, count: int) -> None:

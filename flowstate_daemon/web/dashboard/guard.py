@@ -13,6 +13,7 @@ from aiohttp import web
 
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.operations.shared import PAGE_WAIT_S, SharedValue
 from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer, choose_locale
 from flowstate_daemon.web.session import Session, Sessions
@@ -42,6 +43,11 @@ async def read_part(work: Awaitable[Any]) -> Part:
         return Part(await work)
     except StoreUnavailableError as outage:
         return Part(error=outage.reason)
+
+
+async def read_shared(value: SharedValue[Any] | None) -> Part | None:
+    """A part that is shared by all viewers; None when this daemon does not have it."""
+    return None if value is None else await read_part(value.get(wait_s=PAGE_WAIT_S))
 
 
 class Guard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -18,12 +18,11 @@ from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest
 from flowstate_daemon.web.dashboard.emails import FRAME_HEADERS, actor
 from flowstate_daemon.web.dashboard.filters import parse_instant
-from flowstate_daemon.web.dashboard.guard import Form, Guard, read_part, redirect
+from flowstate_daemon.web.dashboard.guard import Form, Guard, read_shared, redirect
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer
 
 log = structlog.get_logger()
 
-PAST = timedelta(hours=36)
 MAX_DRY_RUN = 100  # recipients that a page shows
 DRY_RUN_TIMEOUT_S = 60.0
 
@@ -62,10 +61,8 @@ class SchedulePages:
         ]
 
     async def show(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        schedules, recipients, now = self._operator.schedules, self._operator.recipients, self._operator.clock.now()
-        overview = None if schedules is None else await read_part(schedules.overview())
-        week = None if schedules is None else await read_part(schedules.next_days(7))
-        outcomes = None if recipients is None else await read_part(recipients.mails.scheduled(now - PAST, now))
+        shared = (self._operator.overview, self._operator.next_week, self._operator.runs)
+        overview, week, outcomes = await asyncio.gather(*(read_shared(value) for value in shared))
         return self._pages.page(
             "schedules.html",
             viewer,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from aiohttp import web
@@ -14,10 +13,10 @@ from flowstate_daemon.database import server_info as postgres_info
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.redis_client import server_info as redis_info
 from flowstate_daemon.web.dashboard.emails import actor
-from flowstate_daemon.web.dashboard.guard import Form, Guard, Part, read_part, redirect, safe_next
+from flowstate_daemon.web.dashboard.filters import parse_position
+from flowstate_daemon.web.dashboard.guard import Form, Guard, Part, read_part, read_shared, redirect, safe_next
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer
 
-DAY, WEEK = timedelta(days=1), timedelta(days=7)
 AUDIT_ROWS = 50
 # Above these, mailbox providers deliver to spam: Google's and Yahoo's rules for bulk senders.
 COMPLAINT_WARNING, COMPLAINT_LIMIT = 0.001, 0.003
@@ -41,30 +40,26 @@ class StatePages:
             web.post(f"{ROOT}/queue", action(self.change_queue)),
         ]
 
-    async def failures(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        found = await read_part(self._operator.failures.groups())
+    async def failures(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        position = parse_position(request.query.get("position", ""))
+        found = await read_part(self._operator.failures.groups(position))
         return self._pages.page("failures.html", viewer, active="failures", found=found)
 
     async def provider(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        operator, now = self._operator, self._operator.clock.now()
-        limit, snapshot = await asyncio.gather(
-            read_part(operator.rate_limiter.state()), read_part(operator.inspector.snapshot())
+        operator = self._operator
+        limit, snapshot, reputation = await asyncio.gather(
+            read_part(operator.rate_limiter.state()),
+            read_part(operator.inspector.snapshot()),
+            read_shared(operator.reputation),
         )
-        events = outcomes = None
-        if operator.recipients is not None:
-            events, outcomes = await asyncio.gather(
-                read_part(operator.recipients.mails.events_since(now - WEEK)),
-                read_part(operator.recipients.mails.outcomes_since(now - WEEK)),
-            )
         return self._pages.page(
             "provider.html",
             viewer,
             active="provider",
             limit=limit,
             snapshot=snapshot,
-            events=events,
-            outcomes=outcomes,
-            rates=complaint_rates(events, outcomes),
+            reputation=reputation,
+            rates=complaint_rates(reputation),
             has_webhook=operator.config.resend.webhook_secret is not None,
             lines=(COMPLAINT_WARNING, COMPLAINT_LIMIT),
         )
@@ -115,10 +110,10 @@ class StatePages:
         return redirect(safe_next(form.get("next", "")))
 
 
-def complaint_rates(events: Part | None, outcomes: Part | None) -> Mapping[str, float]:
+def complaint_rates(reputation: Part | None) -> Mapping[str, float]:
     """Bounces and complaints as a share of the emails sent in the same time; empty while either is unknown. Pure."""
-    if events is None or outcomes is None or events.value is None or not (outcomes.value or {}).get("sent"):
+    if reputation is None or reputation.value is None or not reputation.value.outcomes.get("sent"):
         return {}
-    counts: dict[str, Any] = {event.type: event.count for event in events.value}
-    sent = outcomes.value["sent"]
+    counts: dict[str, Any] = {event.type: event.count for event in reputation.value.events}
+    sent = reputation.value.outcomes["sent"]
     return {"bounced": counts.get("bounced", 0) / sent, "complained": counts.get("complained", 0) / sent}
