@@ -111,6 +111,7 @@ async def site(settings: dict[str, str], folder: Path, fake: Provider, name: str
         "RESEND_API_KEY": API_KEY,
         "FLOWSTATE_QUEUE_PREFIX": PREFIX,
         "FLOWSTATE_QUEUE_FAILED_MAX_COUNT": "0",
+        "FLOWSTATE_SCHEDULE_FOREIGN_JOBS": "send",  # the jobs are of a kind that the daemon plans itself
         "FLOWSTATE_HTTP_API_TOKEN": TOKEN,
         "FLOWSTATE_LOG_LEVEL": "warning",
     }

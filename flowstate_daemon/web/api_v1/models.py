@@ -247,6 +247,8 @@ class ActionDocument(Document):
     finished_at: int | None
     stopped: bool
     error: str
+    waiting_for: str
+    """Why it does not go on now: Redis is unavailable. It goes on by itself."""
 
 
 class NewEmail(ApiModel):

@@ -188,4 +188,5 @@ def action_document(action: RunningAction) -> models.ActionDocument:
         finished_at=action.finished_at,
         stopped=action.is_stopped,
         error=action.error,
+        waiting_for=action.waiting_for,
     )
