@@ -32,7 +32,7 @@ from tests.bench.flowstate import cpu_s
 from tests.support.daemon import Daemon
 from tests.support.fake_resend import API_KEY
 
-FEW, MANY = 50_000, 1_000_000
+FEW, MANY = 200_000, 1_000_000
 TOKEN = "b4" * 20
 PREFIX = "pages"
 REPETITIONS = 5

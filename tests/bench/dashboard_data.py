@@ -86,14 +86,15 @@ FROM generate_series(1, $1::integer) AS n
 
 
 async def fill_queue(url: str, keys: Keys, count: int, now_ms: int) -> None:
-    """`count` waiting, `count` failed and `count` completed jobs, spread over DAYS."""
+    """`count` waiting, `count` failed and `count` completed jobs; those that have ended are spread over DAYS."""
     span = DAYS * 24 * HOUR_MS
     redis = Redis.from_url(url, protocol=2)
     fill = redis.register_script(FILL)
     for state in ("wait", "failed", "completed"):
         for first in range(0, count, STEP):
             last = min(first + STEP, count) - 1
-            args = (keys.base, state, first, last, now_ms - span, span, count, HOT_SHARE, HOT, PEOPLE)
+            age_ms = 0 if state == "wait" else span  # older reminders would expire instead of being sent
+            args = (keys.base, state, first, last, now_ms - age_ms, age_ms, count, HOT_SHARE, HOT, PEOPLE)
             await fill(keys=[keys(state), keys("priority")], args=args)
     await _fill_statistics(redis, keys, now_ms)
     await redis.aclose()

@@ -185,7 +185,7 @@ class EmailPages:
 
     async def mail(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """One email of the ledger, whose job may be gone."""
-        key = request.query.get("key", "")
+        key = storable(request.query.get("key", ""), MAX_KEY)
         record = await self._record(key)
         if record.value is None:
             reason = record.error or self._pages.text(viewer.locale, "email.mail_gone")

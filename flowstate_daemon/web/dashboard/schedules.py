@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.errors import InvalidDataError, StoreUnavailableError
 from flowstate_daemon.database.mail_list import ScheduledCount
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest
@@ -113,11 +113,14 @@ class SchedulePages:
         at = parse_instant(request.query.get("at", "")) or self._operator.clock.now()
         run_request = RunRequest(request.match_info["name"], at, request.query.get("force") == "yes")
         found: list[DryRunItem] = []
-        async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
-            async for item in self._manual_runs().dry_run(run_request):
-                if len(found) == MAX_DRY_RUN:
-                    return found, False
-                found.append(item)
+        try:
+            async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
+                async for item in self._manual_runs().dry_run(run_request):
+                    if len(found) == MAX_DRY_RUN:
+                        return found, False
+                    found.append(item)
+        except TimeoutError:
+            raise StoreUnavailableError(f"the dry run has not ended within {DRY_RUN_TIMEOUT_S:g} s") from None
         return found, True
 
     def _manual_runs(self) -> ManualRuns:
