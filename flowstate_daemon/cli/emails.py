@@ -110,11 +110,13 @@ def read_ledger(config_file: str | None, wanted: OutcomeFilter, limit: int) -> L
     """The rows of the ledger, page by page. Raises StoreUnavailableError."""
 
     async def work(pool: Any, _config: Config) -> list[OutcomeRow]:
-        mails, rows = MailList(pool), list[OutcomeRow]()
+        mails, rows = MailList(pool, Clock()), list[OutcomeRow]()
+        after = None
         while len(rows) < limit:
-            page = await mails.page(wanted, min(PAGE, limit - len(rows)), rows[-1] if rows else None)
-            rows += page
-            if not page:
+            page = await mails.page(wanted, min(PAGE, limit - len(rows)), after)
+            rows += page.rows
+            after = page.following
+            if after is None:
                 break
         return rows
 

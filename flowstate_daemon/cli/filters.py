@@ -17,7 +17,7 @@ from flowstate_daemon.cli.output import format_timestamp, print_json, print_tabl
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.queue.search import MatchCount
+from flowstate_daemon.queue.search import COUNT_BUDGET_S, MatchCount
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -119,7 +119,7 @@ async def read_preview(
     """For each state how many jobs match, and the first of them that a command would change."""
     return {
         state: (
-            await context.search.count(state, job_filter),
+            await context.search.count(state, job_filter, budget_s=COUNT_BUDGET_S / len(job_filters)),
             (await context.search.page(state, job_filter, count=SHOWN_JOBS, newest_first=False)).jobs,
         )
         for state, job_filter in job_filters.items()

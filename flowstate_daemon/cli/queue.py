@@ -26,6 +26,7 @@ from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.queue.job import State
 
 DAEMON_CLIENT_PATTERN = re.compile(r":([A-Za-z0-9._-]+)/[0-9a-f]{32}$")
+FAILURES_BUDGET_S = 5.0
 COMMON = ("id", "kind", "to", "priority", "attempts", "added (UTC)")
 LIST_COLUMNS = {
     "wait": (*COMMON, "reason"),
@@ -242,7 +243,7 @@ def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
 @click.pass_obj
 def failures(config_file: str | None, *, as_json: bool) -> None:
     """Group the failed jobs by reason, the largest group first."""
-    groups = with_queue(config_file, lambda context: context.failures.groups())
+    groups = with_queue(config_file, lambda context: context.failures.groups(budget_s=FAILURES_BUDGET_S))
     if as_json:
         print_json(groups)
         return

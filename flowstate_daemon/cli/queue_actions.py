@@ -25,6 +25,7 @@ from flowstate_daemon.operations.jobs import STATES_OF_ACTION, Action, IdResult,
 from flowstate_daemon.queue.admin import BulkResult, Progress
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.job import State
+from flowstate_daemon.queue.search import COUNT_BUDGET_S
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Change = Callable[[QueueContext, State, JobFilter, Progress], Awaitable[BulkResult]]
@@ -248,7 +249,8 @@ class MassChange:
     async def _ask(self, context: QueueContext, now: int, *, yes: bool) -> dict[State, int]:
         """How many jobs of each state match, after a person has agreed. Raises Abort and UsageError."""
         job_filter = self._previewed.at(now)
-        counts = {state: await context.search.count(state, job_filter) for state in self._states}
+        budget_s = COUNT_BUDGET_S / len(self._states)
+        counts = {state: await context.search.count(state, job_filter, budget_s=budget_s) for state in self._states}
         states = [state for state, count in counts.items() if count.estimate] or list(self._states)
         total = sum(count.estimate for count in counts.values())
         number = format_count(counts[states[0]]) if len(states) == 1 else str(total)

@@ -146,7 +146,7 @@ def build_preference_store(config: Config, pool: asyncpg.Pool, clock: Clock) -> 
 def build_recipients(config: Config, pool: asyncpg.Pool, clock: Clock) -> Recipients:
     """What Postgres knows of emails and addresses, for operators."""
     lists, preferences = build_suppressions(config, pool, clock), build_preference_store(config, pool, clock)
-    return Recipients(MailList(pool), MailHistory(pool), lists, preferences, pool)
+    return Recipients(MailList(pool, clock), MailHistory(pool), lists, preferences, pool)
 
 
 def build_user_preferences(config: Config, pool: asyncpg.Pool, clock: Clock) -> UserPreferenceReader:

@@ -14,8 +14,8 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
 
-EXAMINE_BATCH = 1000
-BUDGET_S = 0.6
+EXAMINE_BATCH = 500
+BUDGET_S = 0.1  # the first byte of a page is sent within 200 ms
 MAX_GROUPS = 100
 SAMPLES = 3
 # What differs between two failures of the same cause: numbers, ids, and what is quoted.
@@ -40,11 +40,16 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class FailureGroups:
-    """The groups, the largest first. `examined` is less than `total` when time ran out; the newest jobs count then."""
+    """The groups, the largest first. Of `total` jobs, `examined` ones from the position `first` on are in them.
+
+    When time ran out before the oldest job, `next_position` continues with older ones.
+    """
 
     groups: tuple[FailureGroup, ...]
     examined: int
     total: int
+    first: int = 0
+    next_position: int | None = None
 
 
 class Failures:
@@ -56,21 +61,25 @@ class Failures:
         self._clock = clock
         self._scripts = Scripts(connection)
 
-    async def groups(self) -> FailureGroups:
-        """Group the newest failed jobs, as many as can be read within BUDGET_S."""
+    async def groups(self, first: int = 0, *, budget_s: float = BUDGET_S) -> FailureGroups:
+        """Group failed jobs, the newest first, from a position on: as many as can be read within `budget_s`."""
         total = int(await self._connection.execute("ZCARD", self._keys("failed")))
         found: dict[str, FailureGroup] = {}
-        deadline, examined = self._clock.monotonic() + BUDGET_S, 0
-        while self._clock.monotonic() < deadline or not examined:
-            args = (self._keys.base, examined, EXAMINE_BATCH)
+        deadline, examined = self._clock.monotonic() + budget_s, 0
+        following: int | None = None
+        while True:
+            args = (self._keys.base, first + examined, EXAMINE_BATCH)
             rows = await self._scripts.run("failure_reasons", [self._keys("failed")], args)
             for job_id, name, reason, at in rows:
                 add_failure(found, decode_text(job_id), decode_text(name), decode_text(reason), round(float(at)))
             examined += len(rows)
             if len(rows) < EXAMINE_BATCH:
                 break
+            if self._clock.monotonic() > deadline:
+                following = first + examined if first + examined < total else None
+                break
         largest = sorted(found.values(), key=lambda group: (-group.count, group.reason))
-        return FailureGroups(tuple(largest[:MAX_GROUPS]), examined, max(total, examined))
+        return FailureGroups(tuple(largest[:MAX_GROUPS]), examined, max(total, first + examined), first, following)
 
 
 def add_failure(groups: dict[str, FailureGroup], job_id: str, kind: str, reason: str, at: int) -> None:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 from uuid import uuid4
 
 import structlog
 
+from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError, PermanentError
-from flowstate_daemon.queue.admin import BulkResult, JobNotFoundError, JobStateError, Progress, QueueAdmin
+from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
+from flowstate_daemon.queue.admin import (
+    BulkResult,
+    JobNotFoundError,
+    JobStateError,
+    Patience,
+    Progress,
+    QueueAdmin,
+    describe_jobs,
+)
 from flowstate_daemon.queue.filters import EVERYTHING, JobFilter
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.queue.search import JobSearch, MatchCount
+from flowstate_daemon.queue.search import COUNT_BUDGET_S, JobSearch, MatchCount
 
 log = structlog.get_logger()
 
@@ -28,6 +38,7 @@ STATES_OF_ACTION: dict[Action, tuple[State, ...]] = {
 }
 MAX_KEPT = 50  # finished actions that are still shown
 MAX_RUNNING = 4
+MIN_WAIT_S, MAX_WAIT_S = 0.2, 5.0  # between two tries while Redis is unavailable
 
 
 class ActionRefusedError(PermanentError):
@@ -48,7 +59,10 @@ class IdResult:
 
 @dataclass(slots=True)
 class RunningAction:
-    """An action on all jobs that match a filter. Times are Unix ms; `expected` is how many matched before."""
+    """An action on all jobs that match a filter. Times are Unix ms; `expected` is how many matched before.
+
+    `waiting_for` is why it does not go on now: Redis is unavailable. `done` then lacks a piece whose reply was lost.
+    """
 
     id: str
     action: Action
@@ -61,6 +75,8 @@ class RunningAction:
     finished_at: int | None = None
     is_stopped: bool = False
     error: str = ""
+    waiting_for: str = ""
+    stop_requested: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
 
 class JobActions:
@@ -79,10 +95,12 @@ class JobActions:
         """The running and the last finished actions, newest first."""
         return sorted(self._actions.values(), key=lambda action: -action.started_at)
 
-    async def preview(self, action: Action, state: State, job_filter: JobFilter = EVERYTHING) -> MatchCount:
+    async def preview(
+        self, action: Action, state: State, job_filter: JobFilter = EVERYTHING, *, budget_s: float = COUNT_BUDGET_S
+    ) -> MatchCount:
         """How many jobs an action would change. Raises ActionRefusedError."""
         check_action(action, state)
-        return await self._search.count(state, job_filter)
+        return await self._search.count(state, job_filter, budget_s=budget_s)
 
     async def apply(self, admin: QueueAdmin, action: Action, job_ids: Sequence[str]) -> list[IdResult]:
         """Change single jobs; the result says for each id what became of it."""
@@ -107,6 +125,14 @@ class JobActions:
         running = RunningAction(uuid4().hex[:12], action, state, job_filter, expected, self._clock.now_ms())
         self._actions[running.id] = running
         self._forget_old()
+        log.info(
+            "operator_action_started",
+            id=running.id,
+            actor=admin.actor,
+            action=action,
+            jobs=describe_jobs(state, job_filter),
+            expected=expected,
+        )
         task = asyncio.create_task(self._run(admin, running, maybe_sent=maybe_sent), name=f"{action} {state}")
         self._tasks[running.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(running.id, None))
@@ -120,6 +146,7 @@ class JobActions:
         if action_id not in self._tasks:
             return False
         self._actions[action_id].is_stopped = True
+        self._actions[action_id].stop_requested.set()
         return True
 
     async def wait_all(self) -> None:
@@ -133,13 +160,25 @@ class JobActions:
         await self.wait_all()
 
     async def _run(self, admin: QueueAdmin, running: RunningAction, *, maybe_sent: bool) -> None:
+        backoff = Backoff(MIN_WAIT_S, MAX_WAIT_S)
+
         def progress(done: int) -> None:
-            running.done = done
+            running.done, running.waiting_for = done, ""
+            backoff.reset()
             if running.is_stopped:  # between two pieces, so that the audit log knows what was done
                 raise ActionStoppedError
 
+        async def wait(outage: StoreUnavailableError) -> None:
+            """Redis comes back: what has been done stays done, and the same piece is tried again."""
+            running.waiting_for = outage.reason
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next_s()):
+                    await running.stop_requested.wait()
+            if running.is_stopped:
+                raise ActionStoppedError
+
         try:
-            result = await self._change(admin, running, progress, maybe_sent=maybe_sent)
+            result = await self._change(admin, running, progress, wait, maybe_sent=maybe_sent)
             running.done, running.left_out = result.done, result.left
         except ActionStoppedError:
             log.info("operator_action_stopped", action=running.action, done=running.done)
@@ -147,16 +186,19 @@ class JobActions:
             running.error = error.reason
             log.warning("operator_action_failed", action=running.action, done=running.done, reason=error.reason)
         finally:
+            running.waiting_for = ""
             running.finished_at = self._clock.now_ms()
 
     @staticmethod
-    async def _change(admin: QueueAdmin, running: RunningAction, progress: Progress, *, maybe_sent: bool) -> BulkResult:
+    async def _change(
+        admin: QueueAdmin, running: RunningAction, progress: Progress, wait: Patience, *, maybe_sent: bool
+    ) -> BulkResult:
         job_filter = running.job_filter
         if running.action == "retry":
-            return await admin.retry_all(progress=progress, maybe_sent=maybe_sent, job_filter=job_filter)
+            return await admin.retry_all(progress=progress, maybe_sent=maybe_sent, job_filter=job_filter, patience=wait)
         if running.action == "promote":
-            return await admin.promote_all(progress, job_filter=job_filter)
-        return await admin.clean(running.state, 0, progress=progress, job_filter=job_filter)
+            return await admin.promote_all(progress, job_filter=job_filter, patience=wait)
+        return await admin.clean(running.state, 0, progress=progress, job_filter=job_filter, patience=wait)
 
     def _forget_old(self) -> None:
         finished = [action for action in self.actions if action.finished_at is not None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import asyncpg
 
@@ -10,7 +12,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.database.mail_history import MailHistory
-from flowstate_daemon.database.mail_list import MailList
+from flowstate_daemon.database.mail_list import EventCount, MailList, ScheduledCount
 from flowstate_daemon.database.preferences import PreferenceStore
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.catalog import Catalog
@@ -19,6 +21,7 @@ from flowstate_daemon.mail_producer import MailProducer
 from flowstate_daemon.operations.enqueue import EnqueueService
 from flowstate_daemon.operations.failures import Failures
 from flowstate_daemon.operations.jobs import JobActions
+from flowstate_daemon.operations.shared import SharedValue
 from flowstate_daemon.operations.statistics import Statistics
 from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.audit import AuditLog
@@ -28,6 +31,17 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.scheduler.manual_runs import ManualRuns
 from flowstate_daemon.sending.rate_limiter import RateLimiter
+
+WEEK = timedelta(days=7)
+PAST_RUNS = timedelta(hours=36)
+
+
+@dataclass(frozen=True, slots=True)
+class Reputation:
+    """What the provider has reported in the last week, and how many attempts had each outcome."""
+
+    events: Sequence[EventCount]
+    outcomes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,22 @@ class Operator:
         self.failures = Failures(connection, keys, clock)
         self.statistics = Statistics(connection, keys)
         self.actions = JobActions(self.search, clock)
+        # Counted and planned over whole tables; see SharedValue.
+        self.overview = None if schedules is None else SharedValue(schedules.overview, clock)
+        self.next_week = None if schedules is None else SharedValue(lambda: schedules.next_days(7), clock)
+        self.reputation = None if recipients is None else SharedValue(self._read_reputation, clock)
+        self.runs = None if recipients is None else SharedValue(self._read_runs, clock)
+
+    async def _read_reputation(self) -> Reputation:
+        assert self.recipients is not None
+        since = self.clock.now() - WEEK
+        mails = self.recipients.mails
+        return Reputation(await mails.events_since(since), await mails.outcomes_since(since))
+
+    async def _read_runs(self) -> list[ScheduledCount]:
+        assert self.recipients is not None
+        now = self.clock.now()
+        return await self.recipients.mails.scheduled(now - PAST_RUNS, now)
 
     @property
     def catalog(self) -> Catalog:

@@ -1,7 +1,8 @@
 """Throughput, latency and failures over time, for charts: written to Redis once a minute, kept for eight days.
 
-Each daemon adds what it did in a minute to the hash of the hour. A quiet minute costs no command. A week is at most
-168 hashes with one field a minute and daemon.
+Each daemon adds what it did in a minute to the hash of the hour, and to a sum of the quarter of an hour in the hash of
+the day. A quiet minute costs no command. An hour is two hashes with one field a minute and daemon; a week is eight
+hashes with one field a quarter and daemon.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
+from uuid import uuid4
 
 import msgspec
 
@@ -19,9 +21,8 @@ from flowstate_daemon.base.service import PeriodicService, ServiceContext
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 
-MINUTE_MS, HOUR_MS = 60_000, 3_600_000
-KEPT_MS = 8 * 24 * HOUR_MS
-READ_AT_ONCE = 24  # hashes read concurrently
+MINUTE_MS, QUARTER_MS, HOUR_MS, DAY_MS = 60_000, 900_000, 3_600_000, 86_400_000
+KEPT_MS = 8 * DAY_MS
 
 
 class MinuteStatistics(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,6 +72,9 @@ class StatisticsRecorder(PeriodicService):
         self._instance = instance
         self._urgent = urgent
         self._written = self._metrics.totals(urgent)
+        # A process that starts again adds a sum of its own: it does not know what it had counted before.
+        self._process = uuid4().hex[:8]
+        self._quarter = (0, MinuteStatistics())
 
     def set_urgent(self, urgent: frozenset[str]) -> None:
         """Other kinds are urgent from now on. The latencies of the minute that has begun are not written then."""
@@ -84,11 +88,16 @@ class StatisticsRecorder(PeriodicService):
         if minute == MinuteStatistics():
             return
         now_ms = self._clock.now_ms()
-        key = hour_key(self._keys, now_ms)
-        field = f"{now_ms // MINUTE_MS * MINUTE_MS}:{self._instance}"
-        await self._connection.execute("HSET", key, field, msgspec.json.encode(minute))
-        await self._connection.execute("PEXPIRE", key, KEPT_MS)
-        self._written = totals
+        at, quarter_at = now_ms // MINUTE_MS * MINUTE_MS, now_ms // QUARTER_MS * QUARTER_MS
+        before = self._quarter[1] if self._quarter[0] == quarter_at else MinuteStatistics()
+        quarter = total([before, minute])
+        for key, field, value in (
+            (hour_key(self._keys, now_ms), f"{at}:{self._instance}", minute),
+            (day_key(self._keys, now_ms), f"{quarter_at}:{self._instance}:{self._process}", quarter),
+        ):
+            await self._connection.execute("HSET", key, field, msgspec.json.encode(value))
+            await self._connection.execute("PEXPIRE", key, KEPT_MS)
+        self._written, self._quarter = totals, (quarter_at, quarter)
 
 
 class Statistics:
@@ -101,27 +110,24 @@ class Statistics:
     async def points(self, now_ms: int, *, span_ms: int, step_ms: int) -> list[Point]:
         """The steps of the last `span_ms`, oldest first; empty ones included."""
         first = (now_ms - span_ms) // step_ms * step_ms + step_ms
+        length_ms, key = (DAY_MS, day_key) if step_ms % QUARTER_MS == 0 else (HOUR_MS, hour_key)
+        starts = range(first // length_ms * length_ms, now_ms + 1, length_ms)
+        reads = (self._connection.execute("HGETALL", key(self._keys, start)) for start in starts)
         steps: dict[int, list[MinuteStatistics]] = defaultdict(list)
-        for at, minute in await self._minutes(first, now_ms):
-            steps[at // step_ms * step_ms].append(minute)
+        for fields in await asyncio.gather(*reads):
+            for at, counted in parse_minutes(fields):
+                steps[at // step_ms * step_ms].append(counted)
         return [build_point(at, steps.get(at, ())) for at in range(first, now_ms + 1, step_ms)]
-
-    async def _minutes(self, first: int, last: int) -> list[tuple[int, MinuteStatistics]]:
-        hours = list(range(first // HOUR_MS * HOUR_MS, last + 1, HOUR_MS))
-        found: list[tuple[int, MinuteStatistics]] = []
-        for start in range(0, len(hours), READ_AT_ONCE):
-            reads = (
-                self._connection.execute("HGETALL", hour_key(self._keys, hour))
-                for hour in hours[start : start + READ_AT_ONCE]
-            )
-            for fields in await asyncio.gather(*reads):
-                found += [one for one in parse_minutes(fields) if first <= one[0] <= last]
-        return found
 
 
 def hour_key(keys: Keys, at_ms: int) -> str:
     """The hash of the hour that contains a time."""
     return keys.own(f"statistics:{at_ms // HOUR_MS * HOUR_MS}")
+
+
+def day_key(keys: Keys, at_ms: int) -> str:
+    """The hash of the day (UTC) that contains a time."""
+    return keys.own(f"statistics-quarters:{at_ms // DAY_MS * DAY_MS}")
 
 
 def parse_minutes(fields: Mapping[bytes, bytes]) -> Iterable[tuple[int, MinuteStatistics]]:
@@ -152,23 +158,37 @@ def _subtract(after: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
     return found if any(found) else ()
 
 
+def total(parts: Sequence[MinuteStatistics]) -> MinuteStatistics:
+    """The sum of several. Pure."""
+    urgent, bulk = (
+        tuple(sum(counts) for counts in zip(*(buckets for buckets in every if buckets), strict=False))
+        for every in ([part.urgent for part in parts], [part.bulk for part in parts])
+    )
+    return MinuteStatistics(
+        sent=sum(part.sent for part in parts),
+        failed=sum(part.failed for part in parts),
+        retried=sum(part.retried for part in parts),
+        skipped=sum(part.skipped for part in parts),
+        rate_limited=sum(part.rate_limited for part in parts),
+        urgent=urgent,
+        bulk=bulk,
+    )
+
+
 def build_point(at: int, minutes: Sequence[MinuteStatistics]) -> Point:
     """The sum of the minutes of one step. Pure."""
-    urgent, bulk = (
-        [sum(counts) for counts in zip(*(buckets for buckets in every if buckets), strict=False)]
-        for every in ([minute.urgent for minute in minutes], [minute.bulk for minute in minutes])
-    )
+    found = total(minutes)
     return Point(
         at=at,
-        sent=sum(minute.sent for minute in minutes),
-        failed=sum(minute.failed for minute in minutes),
-        retried=sum(minute.retried for minute in minutes),
-        skipped=sum(minute.skipped for minute in minutes),
-        rate_limited=sum(minute.rate_limited for minute in minutes),
-        urgent_p50=quantile(urgent, 0.5),
-        urgent_p99=quantile(urgent, 0.99),
-        bulk_p50=quantile(bulk, 0.5),
-        bulk_p99=quantile(bulk, 0.99),
+        sent=found.sent,
+        failed=found.failed,
+        retried=found.retried,
+        skipped=found.skipped,
+        rate_limited=found.rate_limited,
+        urgent_p50=quantile(found.urgent, 0.5),
+        urgent_p99=quantile(found.urgent, 0.99),
+        bulk_p50=quantile(found.bulk, 0.5),
+        bulk_p99=quantile(found.bulk, 0.99),
     )
 
 

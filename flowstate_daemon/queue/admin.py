@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
 from flowstate_daemon.queue.audit import AuditLog
 from flowstate_daemon.queue.filters import EVERYTHING, JobFilter
 from flowstate_daemon.queue.job import State, decode_json
@@ -28,7 +28,8 @@ JOB_LOCKED_MESSAGE = (
 )
 
 Progress = Callable[[int], None]
-Batch = Callable[[int, int], Awaitable[Sequence[int]]]
+Patience = Callable[[StoreUnavailableError], Awaitable[None]]
+"""Waits while Redis is unavailable, before a piece is repeated; may raise to end the operation."""
 
 
 class JobNotFoundError(FlowstateError):
@@ -45,6 +46,20 @@ class PauseResult:
 
     is_paused: bool
     changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The result of one script call: how many jobs it examined, changed and kept; `maybe_sent` of those kept."""
+
+    examined: int
+    changed: int
+    kept: int
+    maybe_sent: int = 0
+
+
+Batch = Callable[[int, int], Awaitable[Piece]]
+"""Changes the next jobs; takes how many to skip, and how many to change at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +98,11 @@ class QueueAdmin:
         self._waiting = keys(f"waiting@{token}")
         self._scripts = Scripts(connection)
 
+    @property
+    def actor(self) -> str:
+        """Who changes the queue, for the audit."""
+        return "an operator" if self._audit is None else self._audit.actor
+
     async def pause(self) -> PauseResult:
         """Workers claim no more jobs; active ones finish."""
         keys = self._named("wait", "paused", "meta-paused", "meta", "priority")
@@ -111,6 +131,7 @@ class QueueAdmin:
         *,
         maybe_sent: bool = False,
         job_filter: JobFilter = EVERYTHING,
+        patience: Patience | None = None,
     ) -> BulkResult:
         """Retry the oldest failed jobs that match, `limit` of them or all; jobs that fail again meanwhile stay failed.
 
@@ -118,16 +139,18 @@ class QueueAdmin:
         """
         started = self._clock.now_ms()
 
-        async def batch(left: int, most: int) -> Sequence[int]:
+        async def batch(skip: int, most: int) -> Piece:
             args = (
-                self._keys.base, started, left, EXAMINE_BATCH, self._clock.now_ms(), self._waiting,
+                self._keys.base, started, skip, EXAMINE_BATCH, self._clock.now_ms(), self._waiting,
                 int(maybe_sent), most, job_filter.encode(),
             )  # fmt: skip
-            return await self._run_batch("retry_all_failed", self._requeue_keys("failed"), args)
+            counts = await self._run_batch("retry_all_failed", self._requeue_keys("failed"), args)
+            examined, retried, parked = counts
+            return Piece(examined, retried, examined - retried, parked)
 
         also = ", also those that may have been sent" if maybe_sent else ""
         target = f"{describe_jobs('failed', job_filter)}{also}"
-        return await self._bulk("queue retry", target, batch, REQUEUE_BATCH, limit, progress)
+        return await self._bulk("queue retry", target, batch, REQUEUE_BATCH, limit, progress, patience)
 
     async def promote(self, job_id: str) -> None:
         """Make a delayed job ready now. Raises JobNotFoundError, JobStateError."""
@@ -136,21 +159,24 @@ class QueueAdmin:
         _raise_for_code(job_id, code, "only delayed jobs can be promoted")
         await self._record("queue promote", f"job {job_id}", 1)
 
-    async def promote_all(self, progress: Progress | None = None, *, job_filter: JobFilter = EVERYTHING) -> BulkResult:
+    async def promote_all(
+        self,
+        progress: Progress | None = None,
+        *,
+        job_filter: JobFilter = EVERYTHING,
+        patience: Patience | None = None,
+    ) -> BulkResult:
         """Make the delayed jobs that match ready, at most as many as are delayed now; jobs delayed later stay."""
         delayed = await self._connection.execute("ZCARD", self._keys("delayed"))
 
-        stay = 0
-
-        async def batch(_: int, most: int) -> Sequence[int]:
-            nonlocal stay  # ids without a hash are examined, but do not stay
-            args = (self._keys.base, EXAMINE_BATCH, self._waiting, stay, most, job_filter.encode())
-            examined, moved, staying = await self._run_batch("promote_all", self._requeue_keys("delayed"), args)
-            stay += staying
-            return examined, moved
+        async def batch(skip: int, most: int) -> Piece:
+            args = (self._keys.base, EXAMINE_BATCH, self._waiting, skip, most, job_filter.encode())
+            counts = await self._run_batch("promote_all", self._requeue_keys("delayed"), args)
+            examined, moved, stay = counts  # ids without a hash are examined, but do not stay
+            return Piece(examined, moved, stay)
 
         target = describe_jobs("delayed", job_filter)
-        return await self._bulk("queue promote", target, batch, REQUEUE_BATCH, delayed, progress)
+        return await self._bulk("queue promote", target, batch, REQUEUE_BATCH, delayed, progress, patience)
 
     async def remove(self, job_id: str) -> None:
         """Delete a job in any state. Raises JobNotFoundError, JobStateError."""
@@ -168,22 +194,24 @@ class QueueAdmin:
         progress: Progress | None = None,
         *,
         job_filter: JobFilter = EVERYTHING,
+        patience: Patience | None = None,
     ) -> BulkResult:
         """Delete the matching jobs of a state older than `grace_ms`, `limit` of them or all; locked jobs stay."""
         latest = self._clock.now_ms() - grace_ms
         highest = latest if state in STATES_SCORED_BY_END else "+inf"
 
-        async def batch(left: int, most: int) -> Sequence[int]:
+        async def batch(skip: int, most: int) -> Piece:
             reason = "" if state == "completed" else self._removed_by
             args = (
-                self._keys.base, latest, left, EXAMINE_BATCH, most, highest,
+                self._keys.base, latest, skip, EXAMINE_BATCH, most, highest,
                 self._clock.now_ms(), reason, self._journal_limit, job_filter.encode(),
             )  # fmt: skip
             keys = [*self._named(state, *SIDE_INDEXES), self._keys.own("journal")]
-            return await self._run_batch("clean", keys, args)
+            examined, removed = await self._run_batch("clean", keys, args)
+            return Piece(examined, removed, examined - removed)
 
         target = f"{describe_jobs(state, job_filter).removeprefix('all ')} older than {grace_ms / 1000:g} s"
-        return await self._bulk("queue clean", target, batch, CLEAN_BATCH, limit, progress)
+        return await self._bulk("queue clean", target, batch, CLEAN_BATCH, limit, progress, patience)
 
     async def update_data(self, job_id: str, data: bytes) -> None:
         """Replace a job's data (JSON) for its next run. Raises JobNotFoundError, InvalidDataError."""
@@ -193,14 +221,21 @@ class QueueAdmin:
 
     @property
     def _removed_by(self) -> str:
-        return f"removed by {'an operator' if self._audit is None else self._audit.actor}"
+        return f"removed by {self.actor}"
 
     async def _record(self, action: str, target: str, count: int) -> None:
         if self._audit is not None:
             await self._audit.record(action, target, count)
 
-    async def _bulk(
-        self, action: str, target: str, batch: Batch, size: int, limit: int | None, progress: Progress | None
+    async def _bulk(  # noqa: PLR0913 - what the three operations have in common
+        self,
+        action: str,
+        target: str,
+        batch: Batch,
+        size: int,
+        limit: int | None,
+        progress: Progress | None,
+        patience: Patience | None,
     ) -> BulkResult:
         """Run an operation on many jobs. What was done is recorded also when it is interrupted."""
         done = 0
@@ -211,8 +246,17 @@ class QueueAdmin:
             if progress is not None:
                 progress(jobs)
 
+        async def persistent(skip: int, most: int) -> Piece:
+            while True:
+                try:
+                    return await batch(skip, most)
+                except StoreUnavailableError as outage:
+                    if patience is None:
+                        raise
+                    await patience(outage)
+
         try:
-            return await _in_batches(batch, size, limit, count)
+            return await _in_batches(persistent, size, limit, count)
         finally:
             await self._record(action, target, done)
 
@@ -236,19 +280,23 @@ class QueueAdmin:
 
 
 async def _in_batches(batch: Batch, size: int, limit: int | None, progress: Progress) -> BulkResult:
-    """Run batches until no job is left.
+    """Run batches until a pass over all jobs has changed none.
 
-    `batch` takes how many jobs to skip and to change at most; it returns how many it examined, changed, and left out.
+    Workers and other operators take jobs away meanwhile, from before the position that is skipped to: then a pass
+    misses as many. So a pass that has both changed and kept jobs is followed by another one.
     """
-    done = left = maybe_sent = 0
-    while limit is None or done < limit:
-        wanted = size if limit is None else min(size, limit - done)
-        examined, changed, *left_out = await batch(left, wanted)
-        done, left, maybe_sent = done + changed, left + examined - changed, maybe_sent + sum(left_out)
-        progress(done)
-        if examined < EXAMINE_BATCH and changed < wanted:
-            break
-    return BulkResult(done, left, maybe_sent)
+    done = 0
+    while True:
+        before, kept, maybe_sent = done, 0, 0
+        while limit is None or done < limit:
+            wanted = size if limit is None else min(size, limit - done)
+            piece = await batch(kept, wanted)
+            done, kept, maybe_sent = done + piece.changed, kept + piece.kept, maybe_sent + piece.maybe_sent
+            progress(done)
+            if piece.examined < EXAMINE_BATCH and piece.changed < wanted:
+                break
+        if not kept or done in (before, limit):
+            return BulkResult(done, kept, maybe_sent)
 
 
 def describe_jobs(state: State, job_filter: JobFilter) -> str:

@@ -53,7 +53,9 @@ class AuditLog:
             counted = action if action in ACTIONS else OTHER_ACTION
             await self._connection.execute("HINCRBY", self._counts_key, counted, 1)
         except StoreUnavailableError as outage:
-            log.warning("action_not_recorded", action=action, target=target, count=count, reason=outage.reason)
+            log.warning(
+                "action_not_recorded", actor=self.actor, action=action, target=target, count=count, reason=outage.reason
+            )
 
     async def newest(self, count: int) -> list[OperatorAction]:
         """The newest actions, newest first."""

@@ -55,7 +55,9 @@ def build_operator(
 
 
 def build_recipients(pool: asyncpg.Pool, clock: Clock) -> Recipients:
-    return Recipients(MailList(pool), MailHistory(pool), Suppressions(pool, clock), PreferenceStore(pool, clock), pool)
+    return Recipients(
+        MailList(pool, clock), MailHistory(pool), Suppressions(pool, clock), PreferenceStore(pool, clock), pool
+    )
 
 
 class ApiClient:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from flowstate_daemon.database.mail_list import OutcomeFilter, OutcomeRow
+from flowstate_daemon.database.mail_list import LedgerPosition, OutcomeFilter
 from flowstate_daemon.mail_producer import ORIGIN, NewMail
 from flowstate_daemon.operations.operator import Operator, Recipients
 from flowstate_daemon.web.api_v1 import models
@@ -73,7 +73,7 @@ class MailEndpoints:
             until=None if query.older_than is None else now - age(query.older_than),
         )
         cursor = read_cursor(query.cursor, RowCursor)
-        rows = await recipients_of(self._operator).mails.page(wanted, query.limit, row_after(cursor))
+        page = await recipients_of(self._operator).mails.page(wanted, query.limit, position_of(cursor))
         documents = [
             models.EmailDocument(
                 mail=row.mail,
@@ -86,11 +86,11 @@ class MailEndpoints:
                 provider_id=row.provider_id,
                 reason=row.reason,
             )
-            for row in rows
+            for row in page.rows
         ]
-        is_last = len(rows) < query.limit
-        following = None if is_last else write_cursor(RowCursor(rows[-1].at, rows[-1].key, rows[-1].outcome))
-        return models.EmailList(emails=documents, next_cursor=following)
+        after = page.following
+        following = None if after is None else write_cursor(RowCursor(after.at, after.key, after.outcome))
+        return models.EmailList(emails=documents, next_cursor=following, partial=page.is_partial)
 
     async def email(self, call: Call) -> models.EmailHistory:
         found = await recipients_of(self._operator).mails.mail(call.path.mail)
@@ -111,7 +111,5 @@ def age(text: str) -> timedelta:
     return timedelta(milliseconds=models.duration_ms(text))
 
 
-def row_after(cursor: RowCursor | None) -> OutcomeRow | None:
-    if cursor is None:
-        return None
-    return OutcomeRow(cursor.key, "", cursor.at, "", "", "", 0, cursor.outcome, None, None)
+def position_of(cursor: RowCursor | None) -> LedgerPosition | None:
+    return None if cursor is None else LedgerPosition(cursor.at, cursor.key, cursor.outcome)

@@ -114,6 +114,11 @@ class JobQuery(Filter):
     limit: PageSize = 50
 
 
+class FailureQuery(ApiModel):
+    cursor: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    """`next_position` of the groups before."""
+
+
 class PageQuery(ApiModel):
     cursor: Cursor = ""
     """`next_cursor` of the page before."""
@@ -167,6 +172,10 @@ class JobList(Document):
     jobs: list[JobDocument]
     next_cursor: int | None
     """`cursor` of the next page; null at the end."""
+    partial: bool
+    """Time ran out before the page was full: it may even be empty. The next page continues the search."""
+    remaining: int
+    """How many jobs of this state have not been examined."""
 
 
 class EmailDocument(Document):
@@ -187,6 +196,8 @@ class EmailList(Document):
     emails: list[EmailDocument]
     next_cursor: str | None
     """`cursor` of the next page; null at the end."""
+    partial: bool
+    """Time ran out before the page was full: it may even be empty. The next page continues the search."""
 
 
 class EmailHistory(Document):
@@ -236,6 +247,8 @@ class ActionDocument(Document):
     finished_at: int | None
     stopped: bool
     error: str
+    waiting_for: str
+    """Why it does not go on now: Redis is unavailable. It goes on by itself."""
 
 
 class NewEmail(ApiModel):

@@ -55,7 +55,14 @@ class QueueEndpoints:
                 body=models.IdAction,
                 rights="operate",
             ),
-            Endpoint("get", "/failures", "Failed jobs grouped by reason", self.failures, FailureGroups),
+            Endpoint(
+                "get",
+                "/failures",
+                "Failed jobs grouped by reason",
+                self.failures,
+                FailureGroups,
+                query=models.FailureQuery,
+            ),
             *self._action_endpoints(),
         ]
 
@@ -112,7 +119,12 @@ class QueueEndpoints:
         page = await self._operator.search.page(
             query.state, query.job_filter(self._operator.clock.now_ms()), position=query.cursor, count=query.limit
         )
-        return models.JobList(jobs=[job_document(job) for job in page.jobs], next_cursor=page.next_position)
+        return models.JobList(
+            jobs=[job_document(job) for job in page.jobs],
+            next_cursor=page.next_position,
+            partial=page.is_partial,
+            remaining=page.remaining,
+        )
 
     async def job(self, call: Call) -> models.JobDocument:
         job = await self._operator.inspector.job(call.path.id)
@@ -124,8 +136,8 @@ class QueueEndpoints:
         body: models.IdAction = call.body
         return await self._operator.actions.apply(self._operator.admin(call.actor), body.action, body.ids)
 
-    async def failures(self, _call: Call) -> FailureGroups:
-        return await self._operator.failures.groups()
+    async def failures(self, call: Call) -> FailureGroups:
+        return await self._operator.failures.groups(call.query.cursor)
 
     async def preview(self, call: Call) -> models.Preview:
         body: models.BulkAction = call.body
@@ -176,4 +188,5 @@ def action_document(action: RunningAction) -> models.ActionDocument:
         finished_at=action.finished_at,
         stopped=action.is_stopped,
         error=action.error,
+        waiting_for=action.waiting_for,
     )

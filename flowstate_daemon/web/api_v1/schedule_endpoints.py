@@ -92,7 +92,9 @@ class ScheduleEndpoints:
             await asyncio.wait((self._task,))
 
     async def list(self, _call: Call) -> Sequence[Overview]:
-        return await self._manual_runs().overview()
+        if self._operator.overview is None:
+            raise ApiError(404, NO_SCHEDULES)
+        return await self._operator.overview.get()
 
     async def run_state(self, call: Call) -> RunState:
         state = self._states.get(call.path.name)

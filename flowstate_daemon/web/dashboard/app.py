@@ -40,7 +40,7 @@ class Dashboard:
         self._sessions = sessions
         self._pages = pages
         self._metrics = metrics
-        self._guard = Guard(sessions, pages, metrics)
+        self._guard = Guard(sessions, pages, metrics, operator.clock)
         self._outbox = outbox
         self._login_limit = TokenBucket(operator.clock, ANONYMOUS_PER_S, ANONYMOUS_BURST)
         self._static = load_static()

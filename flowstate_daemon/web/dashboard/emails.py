@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -15,13 +15,15 @@ from markupsafe import escape
 
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
 from flowstate_daemon.base.redaction import mask_addresses_in_html, redact_text
-from flowstate_daemon.database.mail_list import OutcomeRow
+from flowstate_daemon.base.text import storable
+from flowstate_daemon.database.mail_list import LedgerPosition, OutcomeRow
 from flowstate_daemon.mail.kinds import MailRequest, parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.operations.jobs import ACTIONS, STATES_OF_ACTION, Action
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.queue.job import State
+from flowstate_daemon.queue.search import COUNT_BUDGET_S
 from flowstate_daemon.web.dashboard.filters import (
     OUTCOMES,
     QUEUE_STATES,
@@ -35,6 +37,8 @@ from flowstate_daemon.web.dashboard.rendering import NONE, ROOT, PageRenderer, V
 
 PAGE_SIZE = 50
 SAMPLE_SIZE = 10
+MAX_KEY = 2_000
+PREVIEW_BUDGET_S, SAMPLE_BUDGET_S = 0.08, 0.04  # together with the page within 200 ms
 CHOSEN = "job:"
 MASKED_CODE = "\N{BULLET}" * 6
 FRAME_HEADERS = {
@@ -45,6 +49,20 @@ FRAME_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 REMOTE_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a page, jobs with their recipients or outcomes, and the query of the next page.
+
+    When the search was interrupted, `remaining` jobs have not been examined, or rows older than `examined_until`.
+    """
+
+    jobs: Sequence[tuple[JobView, str]] = ()
+    outcomes: Sequence[OutcomeRow] = ()
+    next: str | None = None
+    remaining: int = 0
+    examined_until: datetime | None = None
 
 
 class EmailPages:
@@ -86,11 +104,14 @@ class EmailPages:
         )
 
     async def preview(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        """What an action on all that match would change; nothing is changed."""
+        """What an action on all that match would change; nothing is changed. It can be counted for longer."""
         action, state, wanted = self._read_action(request.query)
         job_filter = wanted.job_filter(self._operator.clock.now_ms())
-        count = await self._operator.actions.preview(action, state, job_filter)
-        sample = await self._operator.search.page(state, job_filter, count=SAMPLE_SIZE)
+        is_long = request.query.get("count") == "longer"
+        count = await self._operator.actions.preview(
+            action, state, job_filter, budget_s=COUNT_BUDGET_S if is_long else PREVIEW_BUDGET_S
+        )
+        sample = await self._operator.search.page(state, job_filter, count=SAMPLE_SIZE, budget_s=SAMPLE_BUDGET_S)
         return self._pages.page(
             "preview.html",
             viewer,
@@ -98,6 +119,7 @@ class EmailPages:
             action=action,
             filter=wanted,
             count=count,
+            longer=None if count.is_exact or is_long else _query(wanted.query(action=action, count="longer")),
             jobs=[(job, recipient_of(job)) for job in sample.jobs],
             description=redact_text(job_filter.describe()),
         )
@@ -166,7 +188,7 @@ class EmailPages:
 
     async def mail(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         """One email of the ledger, whose job may be gone."""
-        key = request.query.get("key", "")
+        key = storable(request.query.get("key", ""), MAX_KEY)
         record = await self._record(key)
         if record.value is None:
             reason = record.error or self._pages.text(viewer.locale, "email.mail_gone")
@@ -183,8 +205,7 @@ class EmailPages:
         mail, problem = (None, "") if job is None else self._render(job)
         return frame(viewer, escape(problem or NONE) if mail is None else mail.html)
 
-    async def _rows(self, request: web.Request, wanted: PageFilter) -> Mapping[str, Any]:
-        """The rows of a page with the address of the next one."""
+    async def _rows(self, request: web.Request, wanted: PageFilter) -> Rows:
         if wanted.is_queue:
             state = cast("State", wanted.state)
             found = await self._operator.search.page(
@@ -194,17 +215,18 @@ class EmailPages:
                 count=PAGE_SIZE,
             )
             following = None if found.next_position is None else wanted.query(position=found.next_position)
-            return {"jobs": [(job, recipient_of(job)) for job in found.jobs], "outcomes": [], "next": _query(following)}
+            jobs = [(job, recipient_of(job)) for job in found.jobs]
+            return Rows(jobs, next=_query(following), remaining=found.remaining if found.is_partial else 0)
         if self._operator.recipients is None:
-            return {"jobs": [], "outcomes": [], "next": None}
-        rows = await self._operator.recipients.mails.page(
+            return Rows()
+        page = await self._operator.recipients.mails.page(
             wanted.outcome_filter(self._operator.clock.now()), PAGE_SIZE, read_position(request.query)
         )
-        following = None
-        if len(rows) == PAGE_SIZE:
-            last = rows[-1]
-            following = wanted.query(at=last.at.isoformat(), after_key=last.key, after_outcome=last.outcome)
-        return {"jobs": [], "outcomes": rows, "next": _query(following)}
+        following, after = None, page.following
+        if after is not None:
+            following = wanted.query(at=after.at.isoformat(), after_key=after.key, after_outcome=after.outcome)
+        examined_until = after.at if after is not None and page.is_partial else None
+        return Rows(outcomes=page.rows, next=_query(following), examined_until=examined_until)
 
     async def _record(self, key: str) -> Part:
         """The email of the ledger with its address; an empty part without a ledger."""
@@ -252,13 +274,13 @@ def mask_codes(request: MailRequest) -> MailRequest:
     return replace(request, context=context)
 
 
-def read_position(query: Mapping[str, str]) -> OutcomeRow | None:
-    """The last row of the page before, of which only the position counts. Raises InvalidDataError."""
+def read_position(query: Mapping[str, str]) -> LedgerPosition | None:
+    """The last row of the page before. Raises InvalidDataError."""
     at: datetime | None = parse_instant(query.get("at", ""))
     if at is None:
         return None
-    key, outcome = query.get("after_key", ""), query.get("after_outcome", "")
-    return OutcomeRow(key, "", at, "", "", "", 0, outcome, None, None)
+    key, outcome = (storable(query.get(name, ""), MAX_KEY) for name in ("after_key", "after_outcome"))
+    return LedgerPosition(at, key, outcome)
 
 
 def _query(fields: Mapping[str, str] | None) -> str | None:

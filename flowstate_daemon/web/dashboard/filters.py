@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.text import storable
 from flowstate_daemon.database.mail_list import OutcomeFilter
 from flowstate_daemon.queue.filters import JobFilter
 
@@ -16,7 +17,7 @@ QUEUE_STATES = ("wait", "active", "delayed", "paused", "failed", "completed")
 OUTCOMES = ("sent", "skipped", "expired", "failed", "retried", "removed")
 MAX_TEXT = 200
 MAX_DIGITS = 9
-DURATION = re.compile(r"(\d{1,6})\s*(s|min|m|h|d|w)", re.ASCII)
+DURATION = re.compile(r"(\d{1,5})\s*(s|min|m|h|d|w)", re.ASCII)  # longer ones lead to years without a date
 UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -65,7 +66,7 @@ class PageFilter:
 
 def parse_filter(query: Mapping[str, str]) -> PageFilter:
     """Raises InvalidDataError with the parameter and what is expected."""
-    values = {name: query.get(name, "").strip()[:MAX_TEXT] for name in PageFilter.__slots__}
+    values = {name: storable(query.get(name, "").strip(), MAX_TEXT) for name in PageFilter.__slots__}
     if values["state"] not in ("", *QUEUE_STATES, *OUTCOMES):
         raise InvalidDataError(f"state: expected one of {', '.join((*QUEUE_STATES, *OUTCOMES))}")
     for name in ("newer_than", "older_than"):

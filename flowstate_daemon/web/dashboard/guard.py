@@ -11,10 +11,13 @@ from urllib.parse import quote
 import structlog
 from aiohttp import web
 
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.operations.shared import PAGE_WAIT_S, SharedValue
 from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer, choose_locale
+from flowstate_daemon.web.limits import LogThrottle
 from flowstate_daemon.web.session import Session, Sessions
 
 log = structlog.get_logger()
@@ -25,6 +28,13 @@ View = Callable[[web.Request, Viewer], Awaitable[web.StreamResponse]]
 FormView = Callable[[web.Request, Viewer, Form], Awaitable[web.StreamResponse]]
 
 EXPIRED_EVENT = b"event: expired\ndata: \n\n"  # to a page whose session has ended
+MAX_PATH = 2_000
+DENIED_REASONS = {
+    "host": "this host name is not one of the server's: use its address, or add it to FLOWSTATE_HTTP_OTHER_HOSTS",
+    "csrf": "the form is not of this session: open the page again; if nobody did this, another site has tried it",
+    "origin": "the form was sent by a page of another site",
+    "rights": "this token may only read: log in with one of FLOWSTATE_HTTP_API_TOKEN",
+}
 MAX_FORM_BYTES = 16_384
 MAX_FIELDS = 100  # a page has 50 rows that can be chosen
 
@@ -45,13 +55,19 @@ async def read_part(work: Awaitable[Any]) -> Part:
         return Part(error=outage.reason)
 
 
+async def read_shared(value: SharedValue[Any] | None) -> Part | None:
+    """A part that is shared by all viewers; None when this daemon does not have it."""
+    return None if value is None else await read_part(value.get(wait_s=PAGE_WAIT_S))
+
+
 class Guard:
     """Wraps the views."""
 
-    def __init__(self, sessions: Sessions, pages: PageRenderer, metrics: Metrics) -> None:
+    def __init__(self, sessions: Sessions, pages: PageRenderer, metrics: Metrics, clock: Clock) -> None:
         self.sessions = sessions
         self.pages = pages
         self._metrics = metrics
+        self._log_throttles = {reason: LogThrottle(clock) for reason in DENIED_REASONS}
 
     def public(self, view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """A page for everybody who reaches this server under a name of its own."""
@@ -90,7 +106,7 @@ class Guard:
                 return self._refuse_host(request)
             session = self.sessions.find(request)
             if session is None:
-                return self._to_login(request)
+                return self._to_login(request, posted=True)
             viewer = self._viewer(request, session)
             if not self.sessions.allows_origin(request):
                 return self._deny(request, viewer, "origin")
@@ -129,8 +145,7 @@ class Guard:
         )
 
     def _deny(self, request: web.Request, viewer: Viewer, reason: str) -> web.Response:
-        self._metrics.http_denied(reason)
-        log.warning("page_denied", reason=reason, method=request.method)
+        self._denied(request, reason, DENIED_REASONS[reason])
         return self.pages.page(
             "error.html",
             viewer,
@@ -142,12 +157,18 @@ class Guard:
 
     def _refuse_host(self, request: web.Request) -> web.Response:
         """Nothing of the page is shown: another site may have pointed its name to this address."""
-        self._metrics.http_denied("host")
-        reason = "this host name is not one of the server's: use its address, or add it to FLOWSTATE_HTTP_OTHER_HOSTS"
-        log.warning("page_denied", reason="host", method=request.method, remedy=reason)
-        return web.Response(status=403, text=reason + "\n")
+        self._denied(request, "host", DENIED_REASONS["host"])
+        return web.Response(status=403, text=DENIED_REASONS["host"] + "\n")
 
-    def _to_login(self, request: web.Request) -> web.Response:
+    def _denied(self, request: web.Request, reason: str, remedy: str) -> None:
+        """Count a refused request; the log has one line a minute of each reason."""
+        self._metrics.http_denied(reason)
+        suppressed = self._log_throttles[reason].acquire()
+        if suppressed is not None:
+            log.warning("page_denied", reason=reason, method=request.method, remedy=remedy, more_since_last=suppressed)
+
+    def _to_login(self, request: web.Request, *, posted: bool = False) -> web.Response:
+        """The login. A form that was posted without a session is lost, so its answer is no redirect."""
         self._metrics.http_denied("session")
         wanted = request.path_qs if request.method == "GET" and request.path.startswith(ROOT) else f"{ROOT}/"
         location = f"{ROOT}/login?next={quote(wanted, safe='')}"
@@ -155,6 +176,9 @@ class Guard:
             return web.Response(status=401, headers={"HX-Redirect": location})
         if "text/event-stream" in request.headers.get("Accept", ""):  # the page loads itself again, and is led there
             return web.Response(body=EXPIRED_EVENT, content_type="text/event-stream")
+        if posted:
+            viewer = self._viewer(request, None)
+            return self.pages.page("login.html", viewer, status=401, wanted=f"{ROOT}/", problem="login.session_ended")
         return web.Response(status=303, headers={"Location": location})
 
     def _viewer(self, request: web.Request, session: Session | None) -> Viewer:
@@ -168,4 +192,5 @@ def redirect(path: str) -> web.Response:
 
 def safe_next(path: str) -> str:
     """A path of these pages; anything else leads to the first one."""
-    return path if path.startswith(f"{ROOT}/") and "//" not in path and "\\" not in path else f"{ROOT}/"
+    is_ours = path.startswith(f"{ROOT}/") and len(path) <= MAX_PATH and path.isprintable()
+    return path if is_ours and "//" not in path and "\\" not in path else f"{ROOT}/"

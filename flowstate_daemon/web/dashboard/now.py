@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -12,7 +12,7 @@ from aiohttp import web
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
 from flowstate_daemon.web.dashboard.charts import Line, line_chart
-from flowstate_daemon.web.dashboard.guard import EXPIRED_EVENT, Guard, Part, read_part
+from flowstate_daemon.web.dashboard.guard import EXPIRED_EVENT, Guard, Part, read_part, read_shared
 from flowstate_daemon.web.dashboard.rendering import (
     HEADERS,
     ROOT,
@@ -47,6 +47,14 @@ class Recent:
     bulk_p99: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class LiveValues:
+    """What the live part shows, and the event that shows it by language."""
+
+    values: dict[str, Any]
+    events: dict[str, bytes] = field(default_factory=dict)
+
+
 class NowPage:
     """`/dashboard/` and its live part."""
 
@@ -55,6 +63,8 @@ class NowPage:
         self._guard = guard
         self._pages = pages
         self._live = 0
+        self._shared: asyncio.Task[LiveValues] | None = None
+        self._shared_until = float("-inf")
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -88,12 +98,7 @@ class NowPage:
                 if self._guard.sessions.find(request) is None:
                     await response.write(EXPIRED_EVENT)
                     break
-                html = self._pages.html("now_live.html", viewer, **await self._values())
-                await response.write(
-                    b"retry: 1000\nevent: now\n"
-                    + b"".join(b"data: %b\n" % line for line in html.encode().split(b"\n"))
-                    + b"\n"
-                )
+                await response.write(await self._event(viewer))
                 await asyncio.sleep(LIVE_INTERVAL_S)
         except ConnectionResetError:
             return response  # the browser has left
@@ -101,13 +106,29 @@ class NowPage:
             self._live -= 1
         return response
 
+    async def _event(self, viewer: Viewer) -> bytes:
+        """The live part as an event. It is the same for all viewers of one language: read and rendered once for all."""
+        now = self._operator.clock.monotonic()
+        if self._shared is None or now >= self._shared_until:
+            self._shared = asyncio.create_task(self._read_live(), name="live values")
+            self._shared_until = now + LIVE_INTERVAL_S
+        live = await asyncio.shield(self._shared)  # a viewer who leaves does not end the reading of the others
+        if viewer.locale not in live.events:
+            html = self._pages.html("now_live.html", Viewer(None, viewer.locale), **live.values)
+            lines = b"".join(b"data: %b\n" % line for line in html.encode().split(b"\n"))
+            live.events[viewer.locale] = b"retry: 1000\nevent: now\n" + lines + b"\n"
+        return live.events[viewer.locale]
+
+    async def _read_live(self) -> LiveValues:
+        return LiveValues(await self._values())
+
     async def _values(self) -> dict[str, Any]:
         operator = self._operator
         snapshot, limit, recent, schedules = await asyncio.gather(
             read_part(operator.inspector.snapshot()),
             read_part(operator.rate_limiter.state()),
             read_part(self._recent()),
-            self._schedules(),
+            self._next_runs(),
         )
         now_ms = operator.clock.now_ms()
         oldest_ms = snapshot.value.oldest_waiting_ms if snapshot.value else None
@@ -125,12 +146,10 @@ class NowPage:
             "updated_at": ms_to_datetime(now_ms),
         }
 
-    async def _schedules(self) -> Part | None:
+    async def _next_runs(self) -> Part | None:
         """The next runs, the earliest first; None when this daemon has no schedules."""
-        if self._operator.schedules is None:
-            return None
-        found = await read_part(self._operator.schedules.next_days(7))
-        return Part((found.value or ())[:MAX_RUNS], found.error)
+        found = await read_shared(self._operator.next_week)
+        return None if found is None else Part((found.value or ())[:MAX_RUNS], found.error)
 
     async def _recent(self) -> Recent:
         points = await self._operator.statistics.points(

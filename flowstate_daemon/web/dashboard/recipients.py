@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,7 +13,6 @@ from aiohttp import web
 from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import mask_address
-from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.policy import ALL_KINDS, RecipientStatus, reason_to_skip
 from flowstate_daemon.mail.preferences import describe_preferences
 from flowstate_daemon.operations.operator import Operator, Recipients
@@ -25,10 +25,19 @@ from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer
 
 log = structlog.get_logger()
 
-SEARCHED_STATES: tuple[State, ...] = ("wait", "paused", "active", "delayed", "failed")
+SEARCHED_STATES: tuple[State, ...] = ("active", "paused", "delayed", "failed", "wait")
 MAX_JOBS = 20
 MAX_MAILS = 50
 MAX_NOTE = 200
+JOBS_BUDGET_S = 0.1  # the first byte of a page is sent within 200 ms
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJobs:
+    """Jobs of an address; `unfinished` are the states that were not searched completely, and how much is left."""
+
+    jobs: tuple[JobView, ...]
+    unfinished: tuple[tuple[State, int], ...]
 
 
 class RecipientPages:
@@ -115,16 +124,21 @@ class RecipientPages:
         """The kinds of email by the reason why the address would not get them now; those that it would get under ""."""
         now_ms = self._operator.clock.now_ms()
         found: dict[str, list[str]] = {}
-        for kind in self._operator.catalog.kinds:
-            if kind in KINDS:
-                skip = reason_to_skip(kind, status, now_ms)
-                found.setdefault("" if skip is None else skip.reason or skip.check, []).append(kind)
+        for name, kind in self._operator.catalog.kinds.items():
+            skip = reason_to_skip(kind, status, now_ms)
+            found.setdefault("" if skip is None else skip.reason or skip.check, []).append(name)
         return dict(sorted(found.items(), reverse=True))
 
-    async def _jobs(self, address: str) -> list[JobView]:
-        """The jobs of this address that are in the queue now."""
-        pages = [
-            await self._operator.search.page(state, JobFilter(recipient=address), count=MAX_JOBS)
-            for state in SEARCHED_STATES
-        ]
-        return [job for page in pages for job in page.jobs][:MAX_JOBS]
+    async def _jobs(self, address: str) -> QueuedJobs:
+        """The jobs of this address that are in the queue now, as far as they can be found within JOBS_BUDGET_S."""
+        wanted, deadline = JobFilter(recipient=address), self._operator.clock.monotonic() + JOBS_BUDGET_S
+        found: list[JobView] = []
+        unfinished: list[tuple[State, int]] = []
+        for number, state in enumerate(SEARCHED_STATES):
+            left_s = deadline - self._operator.clock.monotonic()
+            share_s = left_s / (len(SEARCHED_STATES) - number)  # what short states leave over is for the long ones
+            page = await self._operator.search.page(state, wanted, count=MAX_JOBS, budget_s=share_s)
+            found += page.jobs
+            if page.is_partial:
+                unfinished.append((state, page.remaining))
+        return QueuedJobs(tuple(found[:MAX_JOBS]), tuple(unfinished))

@@ -5,26 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from itertools import groupby
 from typing import Any
 
 import structlog
 from aiohttp import web
 
-from flowstate_daemon.base.errors import InvalidDataError
+from flowstate_daemon.base.errors import InvalidDataError, StoreUnavailableError
 from flowstate_daemon.database.mail_list import ScheduledCount
 from flowstate_daemon.mail.lifetimes import find_zone
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest, UpcomingRun
 from flowstate_daemon.web.dashboard.emails import actor, frame
 from flowstate_daemon.web.dashboard.filters import parse_instant
-from flowstate_daemon.web.dashboard.guard import Form, Guard, read_part, redirect
+from flowstate_daemon.web.dashboard.guard import Form, Guard, read_shared, redirect
 from flowstate_daemon.web.dashboard.rendering import NONE, ROOT, PageRenderer, Viewer
 
 log = structlog.get_logger()
 
-PAST = timedelta(hours=36)
 MAX_DRY_RUN = 100  # recipients that a page shows
 DRY_RUN_TIMEOUT_S = 60.0
 
@@ -80,10 +79,8 @@ class SchedulePages:
         ]
 
     async def show(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        schedules, recipients, now = self._operator.schedules, self._operator.recipients, self._operator.clock.now()
-        overview = None if schedules is None else await read_part(schedules.overview())
-        week = None if schedules is None else await read_part(schedules.next_days(7))
-        outcomes = None if recipients is None else await read_part(recipients.mails.scheduled(now - PAST, now))
+        shared = (self._operator.overview, self._operator.next_week, self._operator.runs)
+        overview, week, outcomes = await asyncio.gather(*(read_shared(value) for value in shared))
         return self._pages.page(
             "schedules.html",
             viewer,
@@ -138,11 +135,14 @@ class SchedulePages:
         """The first items, and whether these are all."""
         found: list[DryRunItem] = []
         to = request.query.get("address", "").strip()
-        async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
-            async for item in self._manual_runs().dry_run(self._request(request), to):
-                if len(found) == MAX_DRY_RUN:
-                    return found, False
-                found.append(item)
+        try:
+            async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
+                async for item in self._manual_runs().dry_run(self._request(request), to):
+                    if len(found) == MAX_DRY_RUN:
+                        return found, False
+                    found.append(item)
+        except TimeoutError:
+            raise StoreUnavailableError(f"the dry run has not ended within {DRY_RUN_TIMEOUT_S:g} s") from None
         return found, True
 
     def _request(self, request: web.Request) -> RunRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -20,10 +20,10 @@ from flowstate_daemon.redis_client import server_info as redis_info
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.server_info import DAEMON_NAME_PATTERN, ClientInfo
 from flowstate_daemon.web.dashboard.emails import actor
-from flowstate_daemon.web.dashboard.guard import Form, Guard, Part, read_part, redirect, safe_next
+from flowstate_daemon.web.dashboard.filters import parse_position
+from flowstate_daemon.web.dashboard.guard import Form, Guard, Part, read_part, read_shared, redirect, safe_next
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer, ms_to_datetime
 
-DAY, WEEK = timedelta(days=1), timedelta(days=7)
 AUDIT_ROWS = 50
 # Above these, mailbox providers deliver to spam: Google's and Yahoo's rules for bulk senders.
 COMPLAINT_WARNING, COMPLAINT_LIMIT = 0.001, 0.003
@@ -49,32 +49,28 @@ class StatePages:
             web.post(f"{ROOT}/queue", action(self.change_queue)),
         ]
 
-    async def failures(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        found = await read_part(self._operator.failures.groups())
+    async def failures(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        position = parse_position(request.query.get("position", ""))
+        found = await read_part(self._operator.failures.groups(position))
         return self._pages.page("failures.html", viewer, active="failures", found=found)
 
     async def provider(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        operator, now = self._operator, self._operator.clock.now()
-        limit, rate_limited = await asyncio.gather(
-            read_part(operator.rate_limiter.state()), read_part(self._count_rate_limited())
+        operator = self._operator
+        limit, rate_limited, reputation = await asyncio.gather(
+            read_part(operator.rate_limiter.state()),
+            read_part(self._count_rate_limited()),
+            read_shared(operator.reputation),
         )
-        events = outcomes = None
-        if operator.recipients is not None:
-            events, outcomes = await asyncio.gather(
-                read_part(operator.recipients.mails.events_since(now - WEEK)),
-                read_part(operator.recipients.mails.outcomes_since(now - WEEK)),
-            )
         return self._pages.page(
             "provider.html",
             viewer,
             active="provider",
             limit=limit,
             rate_limited=rate_limited,
-            events=events,
-            outcomes=outcomes,
-            rates=complaint_rates(events, outcomes),
+            reputation=reputation,
+            rates=complaint_rates(reputation),
             has_webhook=operator.config.resend.webhook_secret is not None,
-            newest_event=newest_event(events),
+            newest_event=newest_event(reputation),
             account=account(operator.config),
             lines=(COMPLAINT_WARNING, COMPLAINT_LIMIT),
             bounce_warning=BOUNCE_WARNING,
@@ -176,9 +172,11 @@ def merge_actions(audit: Part, list_actions: Part | None) -> list[AuditRow]:
     return sorted([*on_queue, *on_lists], key=lambda one: one.at or EPOCH, reverse=True)[:AUDIT_ROWS]
 
 
-def newest_event(events: Part | None) -> datetime | None:
+def newest_event(reputation: Part | None) -> datetime | None:
     """When the provider's newest event happened; None without one. Pure."""
-    return max((event.newest_at for event in (events.value if events else None) or ()), default=None)
+    if reputation is None or reputation.value is None:
+        return None
+    return max((event.newest_at for event in reputation.value.events), default=None)
 
 
 def account(config: Config) -> Mapping[str, str]:
@@ -188,10 +186,10 @@ def account(config: Config) -> Mapping[str, str]:
     return {name.partition(".")[2]: described[name] for name in names}
 
 
-def complaint_rates(events: Part | None, outcomes: Part | None) -> Mapping[str, float]:
+def complaint_rates(reputation: Part | None) -> Mapping[str, float]:
     """Bounces and complaints as a share of the emails sent in the same time; empty while either is unknown. Pure."""
-    if events is None or outcomes is None or events.value is None or not (outcomes.value or {}).get("sent"):
+    if reputation is None or reputation.value is None or not reputation.value.outcomes.get("sent"):
         return {}
-    counts: dict[str, Any] = {event.type: event.count for event in events.value}
-    sent = outcomes.value["sent"]
+    counts: dict[str, Any] = {event.type: event.count for event in reputation.value.events}
+    sent = reputation.value.outcomes["sent"]
     return {"bounced": counts.get("bounced", 0) / sent, "complained": counts.get("complained", 0) / sent}

@@ -66,7 +66,6 @@ async def test_out_of_time_counts_the_newest(
     connection: Connection, keys: Keys, clock: FakeClock, failed: QueueFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failures_module, "EXAMINE_BATCH", 2)
-    monkeypatch.setattr(failures_module, "BUDGET_S", -1.0)
-    found = await Failures(connection, keys, clock).groups()
+    found = await Failures(connection, keys, clock).groups(budget_s=-1.0)
     assert (found.examined, found.total) == (2, len(REASONS))
     assert {job for group in found.groups for job in group.job_ids} == {"j6", "j7"}

@@ -66,6 +66,8 @@ async def test_kind_that_becomes_urgent(connection: Connection, keys: Keys, cloc
     assert (point.sent, point.bulk_p50) == (1, None)
     assert point.urgent_p99 is not None
     assert point.urgent_p99 <= 0.025
+
+
 async def test_answers_429_are_counted(connection: Connection, keys: Keys, clock: FakeClock) -> None:
     """Only they are, and only those since the last minute."""
     service, metrics = recorder(connection, keys, clock, "one")

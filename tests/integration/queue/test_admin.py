@@ -183,7 +183,7 @@ async def test_retry_all(stage: QueueFixture, operator: QueueAdmin, clock: FakeC
     await stage.redis.zadd(stage.keys("failed"), {"ghost": BORN - 1, "later": clock.now_ms() + 1})
     output: list[int] = []
     assert await operator.retry_all(progress=output.append) == BulkResult(done=249, left=2)
-    assert output == [100, 200, 249]
+    assert output == [100, 200, 249, 249]  # a second pass looks for jobs that the first one missed
     found = await stage.dump()
     assert found["wait"] == [f"j{i}" for i in reversed(range(250)) if i != 3]
     assert set(found["failed"]) == {"ghost", "j3", "later"}
@@ -264,7 +264,7 @@ async def test_promote_all(stage: QueueFixture, operator: QueueAdmin) -> None:
         await stage.put(f"j{i}", "delayed", at=BORN + i, delay=9)
     await stage.redis.zadd(stage.keys("delayed"), {"ghost": 1})
     output: list[int] = []
-    assert await operator.promote_all(output.append) == BulkResult(done=150, left=1)
+    assert await operator.promote_all(output.append) == BulkResult(done=150, left=0)
     found = await stage.dump()
     assert found["wait"] == [f"j{i}" for i in reversed(range(150))]
     assert "delayed" not in found

@@ -12,7 +12,7 @@ from flowstate_daemon.queue.admin import BulkResult, QueueAdmin
 from flowstate_daemon.queue.audit import AuditLog
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.queue.search import JobSearch, MatchCount, spread
+from flowstate_daemon.queue.search import JobSearch, spread
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
@@ -86,7 +86,8 @@ async def test_filters_find_count_and_retry_the_same_jobs(
     await put_all(stage, "failed", 6)
     page = await job_search.page("failed", wanted, count=10)
     assert [int(found.id) for found in page.jobs] == sorted(expected, reverse=True)
-    assert await job_search.count("failed", wanted) == MatchCount(len(expected), 6, 6)
+    counted = await job_search.count("failed", wanted)
+    assert (counted.matching, counted.estimate, counted.is_exact) == (len(expected), len(expected), True)
     result = await admin.retry_all(job_filter=wanted, maybe_sent=True)
     assert result == BulkResult(len(expected), 6 - len(expected))
     kept = (await stage.dump()).get("failed", {})
@@ -169,8 +170,7 @@ async def test_a_count_out_of_time_says_so(
     """It examines pages spread over the state, and scales what they contained."""
     await put_all(stage, "failed", 60)
     monkeypatch.setattr(search_module, "EXAMINE_BATCH", 6)
-    monkeypatch.setattr(search_module, "COUNT_BUDGET_S", -1.0)
-    found = await job_search.count("failed", JobFilter(recipient="ada@"))
+    found = await job_search.count("failed", JobFilter(recipient="ada@"), budget_s=-1.0)
     assert (found.matching, found.examined, found.total) == (2, 6, 60)
     assert not found.is_exact
     assert found.estimate == 20

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -176,3 +178,60 @@ async def test_odd_contexts_are_accepted_or_refused(api: ApiClient, context: str
     assert status in (201, 400, 422), document
     if status == 201:
         assert (await api.get(f"/jobs/{document['job_ids'][0]}"))[1]["state"] == "wait"
+
+
+@pytest.mark.parametrize("count", [1, 2, 1_000])
+async def test_one_or_many_in_one_call(api: ApiClient, count: int) -> None:
+    """Up to a thousand; the ids are in their order, and none is added twice."""
+    status, document = await api.post("/emails", {"emails": many(count), "idempotency_key": "k"})
+    assert (status, len(set(document["job_ids"])), (await api.get("/queue"))[1]["wait"]) == (201, count, count)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        ({"emails": []}, 422, "emails"),
+        ({"emails": many(1_001)}, 422, "emails"),
+        ({"emails": [MAIL], "idempotency_key": ""}, 422, "idempotency_key"),
+        ({"emails": [MAIL], "idempotency_key": "k" * 257}, 422, "idempotency_key"),
+        ({"emails": [MAIL], "key": "k"}, 422, "key"),
+        ({"emails": [{**MAIL, "to": "a" * 321}]}, 422, "to"),
+        ({"emails": [{**MAIL, "delay_ms": 31_536_000_001}]}, 422, "delay_ms"),
+        ({"emails": [{**MAIL, "context": {"name": "x" * 1_048_576}}]}, 413, ""),
+        (MAIL, 422, "emails"),
+        ([MAIL], 422, ""),
+    ],
+)
+async def test_limits_are_documented_errors(api: ApiClient, body: Any, status: int, named: str) -> None:
+    """Each with a reason that names the member, in the OpenAPI document, and nothing is added."""
+    found, document = await api.call("POST", "/emails", data=BytesIO(json.dumps(body).encode()))
+    assert (found, named in document["detail"]) == (status, True)
+    _, openapi = await api.get("/openapi.json")
+    assert str(status) in openapi["paths"]["/emails"]["post"]["responses"]
+    assert (await api.get("/queue"))[1]["wait"] == 0
+
+
+async def test_two_daemons_add_once(api: ApiClient, connection: Connection, keys: Keys, clock: FakeClock) -> None:
+    """The key is shared: the same request to two daemons at the same time adds each email once."""
+    async with serve_api(build_operator(connection, keys, clock)) as other:
+        body = {"emails": many(300), "idempotency_key": "k"}
+        answers = await asyncio.gather(*(one.post("/emails", body) for one in (api, other) * 3))
+    assert {status for status, _ in answers} == {201}
+    assert len({tuple(document["job_ids"]) for _, document in answers}) == 1
+    assert (await api.get("/queue"))[1]["wait"] == 300
+
+
+@pytest.mark.parametrize("dies_at", [1, 2, 3, 4])
+async def test_crash_at_any_call_and_a_retry_by_another_daemon(
+    api: ApiClient, bull: DyingQueue, connection: Connection, keys: Keys, clock: FakeClock, dies_at: int
+) -> None:
+    """Whatever was added before the crash, the repetition elsewhere completes it."""
+    body = {"emails": many(350), "idempotency_key": "k"}
+    bull.dies_at = dies_at
+    assert (await api.post("/emails", body))[0] == 503
+    assert (await api.get("/queue"))[1]["wait"] == 100 * (dies_at - 1)
+    async with serve_api(build_operator(connection, keys, clock)) as other:
+        status, document = await other.post("/emails", body)
+        assert (status, len(document["job_ids"])) == (201, 350)
+        assert (await other.get("/queue"))[1]["wait"] == 350
+        assert (await other.post("/emails", {**body, "emails": many(349)}))[0] == 409
