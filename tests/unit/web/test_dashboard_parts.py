@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from flowstate_daemon.database.mail_list import EventCount
+from flowstate_daemon.operations.operator import Reputation
 from flowstate_daemon.queue.audit import OperatorAction
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.server_info import ClientInfo
@@ -112,15 +114,14 @@ def test_actions_of_both_stores_are_in_the_order_of_time() -> None:
 
 
 def test_rates_need_both_counts() -> None:
-    events = Part(
-        [
-            SimpleNamespace(type="bounced", count=3, newest_at=datetime(2026, 3, 1, tzinfo=UTC)),
-            SimpleNamespace(type="complained", count=1, newest_at=datetime(2026, 3, 2, tzinfo=UTC)),
-        ]
-    )
-    assert complaint_rates(events, Part({"sent": 1000})) == {"bounced": 0.003, "complained": 0.001}
-    assert complaint_rates(events, Part({"sent": 0})) == complaint_rates(events, Part(error="x")) == {}
-    assert newest_event(events) == datetime(2026, 3, 2, tzinfo=UTC)
+    events = [
+        EventCount("bounced", 3, datetime(2026, 3, 1, tzinfo=UTC)),
+        EventCount("complained", 1, datetime(2026, 3, 2, tzinfo=UTC)),
+    ]
+    found = Part(Reputation(events, {"sent": 1000}))
+    assert complaint_rates(found) == {"bounced": 0.003, "complained": 0.001}
+    assert complaint_rates(Part(Reputation(events, {"sent": 0}))) == complaint_rates(Part(error="x")) == {}
+    assert newest_event(found) == datetime(2026, 3, 2, tzinfo=UTC)
     assert newest_event(Part(error="x")) is newest_event(None) is None
 
 
