@@ -64,7 +64,7 @@ class Part:
 @json_option
 @click.pass_obj
 def status(config_file: str | None, *, watch: bool, interval_s: float, as_json: bool) -> int:
-    """Show health, queue, provider, schedules and problems on one screen.
+    """Show the whole state on one screen, problems first.
 
     The health of the daemon on this machine, the queue, the provider, the next schedules and known risks. If
     something cannot be read, the reason stands in its place. With --watch and --json, one document per line.
