@@ -142,6 +142,13 @@ ROWS = {
         ("2 tâches en retard", "Ces tâches ont dépassé"),
         ("0 overdue", "0 tâche", "and -", "et -", "and 0", "et 0"),
     ),
+    "overdue tasks without a list": Row(
+        "overdue-summary",
+        {"overdueCount": 3, "overdueTasks": ""},
+        ("3 overdue tasks", "Finish what is overdue, reschedule it or let it go."),
+        ("3 tâches en retard", "Terminez ce qui est en retard, reportez-le ou abandonnez-le."),
+        ("go:", "abandonnez-les"),
+    ),
     "overdue lines": Row(
         "overdue-summary",
         {"overdueTasks": "Payer - 3 days overdue\nAppeler - 1 day overdue"},
