@@ -24,7 +24,7 @@ from flowstate_daemon.config.loader import Config, describe_redis, load
 from flowstate_daemon.config.sources import config_path
 from flowstate_daemon.config.unit_settings import REDIS_ADDRESS
 from flowstate_daemon.daemon.daemon import Daemon
-from flowstate_daemon.dev.environment import DevEnvironment, SampleResult, ScheduleOutcome
+from flowstate_daemon.dev.environment import DevEnvironment, SampleResult, ScheduleOutcome, lock_folder
 from flowstate_daemon.mail.catalog import load_catalog
 
 STDERR_FD = 2
@@ -81,26 +81,32 @@ def dev(folder: Path, *, once: bool, open_browser: bool, as_json: bool) -> int:
     Ctrl-C.
     """
 
-    async def work() -> int:
-        logs.write_in_background()
-        environment = DevEnvironment(folder, os.environ)
-        logs.configure("warning" if once else "info", colors=environment.colors)
+    async def use_environment(
+        environment: DevEnvironment, pages: str | None
+    ) -> tuple[list[SampleResult], list[ScheduleOutcome]]:
         async with environment:
-            url = environment.login_url if environment.config.http.enabled and not once else None
-            if url is not None:
-                click.echo(f"pages   {url}")  # before the daemon logs: the first line
             environment.start()
-            if url is not None:
+            if pages is not None:
                 await environment.wait_until_listening()
-                open_page(url, wanted=open_browser)
+                open_page(pages, wanted=open_browser)
             results = await environment.until_stopped(send_everything(environment))
             if results is None:
                 raise click.Abort
-            samples, outcomes = results
-            print_sample_results(environment, samples, outcomes, as_json=as_json)
+            print_sample_results(environment, *results, as_json=as_json)
             if not once:
                 print_next_steps(environment)
                 await environment.wait_until_stopped()
+        return results
+
+    async def work() -> int:
+        logs.write_in_background()
+        with lock_folder(folder):
+            environment = DevEnvironment(folder, os.environ)
+            pages = environment.login_url if environment.http.http.enabled and not once else None
+            if pages is not None:
+                click.echo(f"pages   {pages}")  # before anything is logged: the first line
+            logs.configure("warning" if once else "info", colors=environment.colors)
+            samples, outcomes = await use_environment(environment, pages)
         failed = any(mail.state != "completed" for mail in samples) or any(item.state == "failed" for item in outcomes)
         return 1 if failed else 0
 

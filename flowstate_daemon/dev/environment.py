@@ -56,6 +56,7 @@ PASS_THROUGH_PREFIXES = (
     "FLOWSTATE_SCHEDULE_",
 )
 COLOR_VARIABLES = ("NO_COLOR", "TERM", "FLOWSTATE_LOG_COLORS")
+HTTP_PREFIX = "FLOWSTATE_HTTP_"
 PRODUCER = "dev/samples"
 POLL_INTERVAL_S = 0.05
 OPEN_STATES = {"planned", "queued"}
@@ -120,20 +121,28 @@ class DevEnvironment:
     """
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        """Of `environ`, only variables with one of PASS_THROUGH_PREFIXES apply, and the sender's address."""
+        """Of `environ`, only variables with one of PASS_THROUGH_PREFIXES apply, and the sender's address.
+
+        Raises ConfigError.
+        """
         self.folder = folder.resolve()
         self.outbox = self.folder / "outbox"
-        self.api_token = environ.get("FLOWSTATE_HTTP_API_TOKEN") or secrets.token_urlsafe(32)
         self._environ = environ
+        self._passed = {name: environ[name] for name in environ if name.startswith(PASS_THROUGH_PREFIXES)}
+        wanted = self._passed.get("FLOWSTATE_HTTP_PORT", "")
+        if wanted in ("", "0"):  # the address is printed before the daemon has its port
+            self._passed["FLOWSTATE_HTTP_PORT"] = str(free_port_near(0 if wanted else HTTP_PORT))
+        self._passed.setdefault("FLOWSTATE_HTTP_API_TOKEN", secrets.token_urlsafe(32))
+        self.http = load({name: value for name, value in self._passed.items() if name.startswith(HTTP_PREFIX)})
+        self.api_token = split_secrets(self.http.http.api_token)[0]
         self.colors = load({name: environ[name] for name in COLOR_VARIABLES if name in environ}).log.colors
         self._clock = Clock()
         self._exit_stack = AsyncExitStack()
         self._daemon_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Raises ConfigError when the folder is unusable or another environment uses it; StoreUnavailableError."""
+        """The caller has locked the folder. Raises StoreUnavailableError."""
         async with AsyncExitStack() as stack:
-            stack.enter_context(lock_folder(self.folder))
             valkey = EmbeddedValkey(self.folder / "valkey", appendonly=True)
             postgres = EmbeddedPostgres(self.folder / "postgres")
             await stack.enter_async_context(valkey)
@@ -159,13 +168,11 @@ class DevEnvironment:
             "FLOWSTATE_OUTBOX_FOLDER": str(self.outbox),
             "FLOWSTATE_MAIL_FROM_ADDRESS": self._environ.get("RESEND_FROM_EMAIL", SENDER),
         }
-        passed = {name: self._environ[name] for name in self._environ if name.startswith(PASS_THROUGH_PREFIXES)}
-        wanted = passed.get("FLOWSTATE_HTTP_PORT", "")
-        if wanted in ("", "0"):  # the address is printed before the daemon has its port
-            passed["FLOWSTATE_HTTP_PORT"] = str(free_port_near(0 if wanted else HTTP_PORT))
-        defaults = {"FLOWSTATE_HTTP_API_TOKEN": self.api_token, "FLOWSTATE_HTTP_LINK_SECRET": secrets.token_hex(32)}
-        defaults["FLOWSTATE_HTTP_PUBLIC_URL"] = f"http://{LOOPBACK}:{passed['FLOWSTATE_HTTP_PORT']}"
-        return load({**defaults, **passed, **fixed}, sending=True)
+        defaults = {
+            "FLOWSTATE_HTTP_LINK_SECRET": secrets.token_hex(32),
+            "FLOWSTATE_HTTP_PUBLIC_URL": f"http://{LOOPBACK}:{self._passed['FLOWSTATE_HTTP_PORT']}",
+        }
+        return load({**defaults, **self._passed, **fixed}, sending=True)
 
     async def __aexit__(
         self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -235,14 +242,12 @@ class DevEnvironment:
     @property
     def url(self) -> str:
         """The address of the HTTP server."""
-        bound = None if self._daemon_task is None else self.daemon.components.web.bound_port
-        return f"http://{self.config.http.host}:{bound or self.config.http.port}"
+        return f"http://{self.http.http.host}:{self.http.http.port}"
 
     @property
     def login_url(self) -> str:
-        """The address of the operator's pages, logged in; it works once. It needs no daemon yet."""
-        token = split_secrets(self.config.http.api_token)[0]
-        return login_url(self.url, build_sessions(self.config, self._clock), token)
+        """The address of the operator's pages, logged in; it works once. It is known before anything is started."""
+        return login_url(self.url, build_sessions(self.http, self._clock), self.api_token)
 
     async def wait_until_listening(self) -> None:
         """Wait until the HTTP server has its port. Raises TimeoutError."""

@@ -82,8 +82,9 @@ class EmailPages:
             web.get(f"{ROOT}/actions", page(self.actions)),
             web.post(f"{ROOT}/actions", action(self.start)),
             web.post(f"{ROOT}/actions/{{id}}/stop", action(self.stop)),
-            web.get(f"{ROOT}/jobs/{{id}}", page(self.job)),
-            web.get(f"{ROOT}/jobs/{{id}}/html", page(self.frame)),
+            # A job id may contain anything, also braces, which the pattern that is usual in aiohttp does not match.
+            web.get(f"{ROOT}/jobs/{{id:[^/]+}}", page(self.job)),
+            web.get(f"{ROOT}/jobs/{{id:[^/]+}}/html", page(self.frame)),
             web.get(f"{ROOT}/mail", page(self.mail)),
         ]
 

@@ -6,8 +6,10 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -74,6 +76,7 @@ class PageRenderer:
             "ms": ms_to_datetime,
             "safe_text": redact_text,
             "visible": escape_marks,
+            "segment": partial(quote, safe=""),
             "state_class": state_class,
             "remedy": split_remedy,
         }

@@ -73,9 +73,9 @@ class SchedulePages:
         page, action = self._guard.page, self._guard.action
         return [
             web.get(f"{ROOT}/schedules", page(self.show)),
-            web.get(f"{ROOT}/schedules/{{name}}/dry-run", page(self.dry_run)),
-            web.get(f"{ROOT}/schedules/{{name}}/dry-run/html", page(self.frame)),
-            web.post(f"{ROOT}/schedules/{{name}}/run", action(self.run)),
+            web.get(f"{ROOT}/schedules/{{name:[^/]+}}/dry-run", page(self.dry_run)),
+            web.get(f"{ROOT}/schedules/{{name:[^/]+}}/dry-run/html", page(self.frame)),
+            web.post(f"{ROOT}/schedules/{{name:[^/]+}}/run", action(self.run)),
         ]
 
     async def show(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:

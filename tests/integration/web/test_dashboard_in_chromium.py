@@ -201,6 +201,7 @@ async def test_hostile_texts_are_texts(
                 assert await frame.evaluate(f"window.{MARK} === undefined"), path
                 assert await frame.locator("img[src=x], svg[onload]").count() == 0, path
             assert REVERSED[0] not in await page.evaluate(SHOWN), path
+            assert await page.locator("h1").count() == 1, path
             assert "49" not in await page.locator("h1").inner_text(), path
             assert await page.evaluate(WIDTH_OVERFLOW) == 0, path
         watched.complaints = [text for text in watched.complaints if "Failed to load resource" not in text]
