@@ -28,7 +28,7 @@ SCRIPT_COMMANDS = (
     "SET $ 1 PX 10000", "GET $", "MGET $", "EXISTS $", "TYPE $", "PTTL $", "PEXPIRE $ 10000", "INCR $", "INCRBY $ 1",
     "RENAME $ $", "TIME", "PUBLISH @ 0",
     "HSET $ f 1", "HGET $ f", "HMGET $ f", "HGETALL $", "HDEL $ f", "HSTRLEN $ f", "HINCRBY $ f 1",
-    "LPUSH $ 1", "RPUSH $ 1", "RPOP $", "LLEN $", "LINDEX $ 0", "LRANGE $ 0 0", "LPOS $ 1", "LREM $ 0 1",
+    "LPUSH $ 1", "RPUSH $ 1", "RPOP $", "LLEN $", "LINDEX $ 0", "LRANGE $ 0 0", "LPOS $ 1", "LREM $ 0 1", "LSET $ 0 1",
     "LTRIM $ 0 0", "LINSERT $ BEFORE 1 2",
     "SADD $ 1", "SREM $ 1", "SMEMBERS $",
     "ZADD $ 1 1", "ZREM $ 1", "ZCARD $", "ZCOUNT $ 0 1", "ZSCORE $ 1", "ZMSCORE $ 1", "ZRANGE $ 0 0",

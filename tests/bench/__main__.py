@@ -21,6 +21,8 @@ from rich.table import Table
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.dev.embedded import EmbeddedValkey
+from tests.bench.dashboard import dashboard
+from tests.bench.dashboard import show as show_dashboard
 from tests.bench.delivery import delivery
 from tests.bench.delivery import show as show_delivery
 from tests.bench.idle import idle_commands
@@ -88,6 +90,8 @@ async def measure(jobs: int, concurrency: int, rounds: int, idle_s: float, *, fu
         figures["rendering"] = rendering()
         report("scheduled emails of one morning")
         figures["scheduler"] = await scheduler(daemon.url, full=full)
+        report("the operator's pages beside many jobs")
+        figures["dashboard"] = await dashboard(full=full)
         return figures
 
 
@@ -124,7 +128,11 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle-seconds", type=float, default=60.0)
-    parser.add_argument("--full", action="store_true", help="100 000 emails and a million users instead of 20 000 each")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="100 000 emails, a million users, jobs and ledger rows instead of 20 000 and 200 000",
+    )
     given = parser.parse_args()
     logs.configure("warning")
     try:
@@ -138,6 +146,7 @@ def main() -> None:
     show_delivery(figures["delivery"])
     show_rendering(figures["rendering"])
     show_scheduler(figures["scheduler"])
+    show_dashboard(figures["dashboard"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The operator's pages and the API beside many jobs: first byte of each, and what open pages cost the delivery.
 
 `python -m tests.bench.dashboard [--full]`; part of `make bench`. The daemon is the real one, in a child process. At
-first the provider allows few requests, so that the jobs stay while the pages are measured; then it has no limit.
+first the provider has no limit; then it allows few requests, so that the jobs stay while the pages are measured.
 """
 
 from __future__ import annotations
@@ -220,12 +220,12 @@ async def dashboard(*, full: bool, only: Sequence[str] = ()) -> dict[str, Any]:
         )
         figures: dict[str, Any] = {"jobs": 3 * count, "rows": count, "fill_s": round(clock.monotonic() - started, 1)}
         settings = {"REDIS_URL": valkey.url, "DATABASE_URL": postgres.url()}
+        if not only or "drain" in only:
+            figures["drain"] = await drain(settings, folder)
         if not only or "pages" in only:
             async with provider(folder, 1) as fake, site(settings, folder, fake, "pages") as one:
                 figures["first_byte_ms"] = await first_bytes(one, count)
                 figures["action"] = await bulk_action(one)
-        if not only or "drain" in only:
-            figures["drain"] = await drain(settings, folder)
     return figures
 
 
@@ -234,10 +234,11 @@ def show(figures: dict[str, Any]) -> None:
     console = Console()
     if "first_byte_ms" in figures:
         table = Table(title=f"First byte, ms, with {jobs:,} jobs and {rows:,} ledger rows", title_justify="left")
-        for column in ("", "first", "median", "max", "goal"):
+        for column in ("", "first", "best", "median", "max", "goal"):
             table.add_column(column, justify="right" if column else "left")
-        for path, times in sorted(figures["first_byte_ms"].items(), key=lambda item: -max(item[1])):
-            table.add_row(path, str(times[0]), str(median(times)), str(max(times)), f"< {GOAL_MS}")
+        for path, times in sorted(figures["first_byte_ms"].items(), key=lambda item: -median(item[1])):
+            numbers = (times[0], min(times), median(times), max(times))
+            table.add_row(path, *map(str, numbers), f"< {GOAL_MS}")
         console.print(table)
         one = figures["action"]
         table = Table(title="An action on every failed job", title_justify="left", show_header=False)

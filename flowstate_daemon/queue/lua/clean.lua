@@ -56,6 +56,10 @@ else
   ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", ARGV[6], "LIMIT", skip, count)
 end
 
+-- Removing by value searches the list: for each job, all that are skipped. So removed jobs are marked by position, and the
+-- marks are removed in one search. No job has this id.
+local REMOVED = "\0removed"
+
 local examined, removed = 0, 0
 for i = 1, #ids do
   if removed >= limit then
@@ -65,7 +69,7 @@ for i = 1, #ids do
   examined = examined + 1
   if is_old(base .. id) and job_matches(filter, base .. id) then
     if is_list then
-      redis.call("LREM", KEYS[1], -1, id)
+      redis.call("LSET", KEYS[1], -skip - i, REMOVED)
     else
       redis.call("ZREM", KEYS[1], id)
     end
@@ -75,6 +79,9 @@ for i = 1, #ids do
     delete_job(base, KEYS[2], KEYS[3], KEYS[4], id)
     removed = removed + 1
   end
+end
+if is_list and removed > 0 then
+  redis.call("LREM", KEYS[1], -removed, REMOVED)
 end
 write_journal(KEYS[5], tonumber(ARGV[9]))
 return {examined, removed}
