@@ -193,7 +193,7 @@ async def _fail_over_by_sentinel(world: World, fault: Fault) -> None:
         await old.kill()
 
         async def promoted() -> bool:
-            return (await new.client.info("replication"))["role"] == "master"
+            return bool((await new.client.info("replication"))["role"] == "master")
 
         await eventually(promoted, "the sentinel has promoted the replica", within_s=60)
         world.redis_url = new.url

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, Literal
 
 ROUND_S = 120.0
+RATE = 40.0  # emails per second
 MIN_ROUND_S, MAX_ROUND_S = 20.0, 3_600.0
 QUIET_S = 4.0  # before the first fault, and after the last one
 INTERVAL_S = (1.0, 8.0)  # between the beginnings of two faults: some of them overlap
@@ -23,7 +24,7 @@ REDIS: tuple[Redis, ...] = ("single", "pair", "sentinel")
 class FaultKind:
     """A kind of fault. It lasts between `lasts_s`; `size` is what each kind makes of it, such as a share of requests.
 
-    `on` are the Redis set-ups in which it is possible. `group` names faults that exclude each other.
+    `on` are the Redis set-ups in which it is possible.
     """
 
     name: str
@@ -33,7 +34,6 @@ class FaultKind:
     on: tuple[Redis, ...] = REDIS
     aimed: bool = False  # at one daemon, or at all of them
     bull: bool = False  # needs the Bull worker
-    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class Plan:
     daemons: int
     bull: bool
     faults: tuple[Fault, ...]
+    rate: float = RATE
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,38 +70,34 @@ PROXIED: tuple[Redis, ...] = ("single", "pair")
 KINDS: Mapping[str, FaultKind] = {
     kind.name: kind
     for kind in (
-        FaultKind("kill", "kill -9 of a daemon, which starts again", (0.0, 6.0), aimed=True, group="daemon"),
-        FaultKind("restart", "SIGTERM to a daemon in the middle of its work, as in a deployment", (0.0, 3.0), aimed=True,
-                  group="daemon"),
-        FaultKind("pause", "SIGSTOP of a daemon, for longer than its locks last, and SIGCONT", (0.5, 16.0), aimed=True,
-                  group="daemon"),
-        FaultKind("clock-jump", "the clock of a daemon's machine jumps by up to three days, and back", (2.0, 15.0),
+        FaultKind("kill", "kill -9 of a daemon, which starts again", (0.0, 6.0), aimed=True),
+        FaultKind("restart", "SIGTERM to a daemon in the middle of its work, as in a deployment", (0.0, 3.0), aimed=True),
+        FaultKind("pause", "SIGSTOP of a daemon, for longer than its locks last, and SIGCONT", (0.5, 16.0), aimed=True),
+        FaultKind("clock-jump", "the clock of a machine jumps by up to three days, and back", (2.0, 15.0),
                   (-3 * 86_400.0, 3 * 86_400.0), aimed=True),
         FaultKind("log-full", "the disk of a daemon's log is full, or its reader stops", (2.0, 12.0), aimed=True),
-        FaultKind("redis-restart", "kill -9 of Redis, which loads its append-only file", (0.0, 5.0), on=("single",),
-                  group="redis"),
-        FaultKind("redis-disk-full", "Redis cannot write its append-only file, and ends", (1.0, 6.0), on=("single",),
-                  group="redis"),
+        FaultKind("redis-restart", "kill -9 of Redis, which loads its append-only file", (0.0, 5.0), on=("single",)),
+        FaultKind("redis-disk-full", "Redis cannot write its append-only file, and ends", (1.0, 6.0), on=("single",)),
         FaultKind("redis-failover", "a replica that lacks the newest writes becomes the primary", (0.2, 1.5),
-                  on=("pair", "sentinel"), group="redis"),
-        FaultKind("redis-full", "Redis is out of memory and refuses writes", (1.0, 8.0), group="redis"),
+                  on=("pair", "sentinel")),
+        FaultKind("redis-full", "Redis is out of memory and refuses writes", (1.0, 8.0)),
         FaultKind("redis-slow", "each packet to and from Redis is late", (2.0, 10.0), (0.02, 0.4), PROXIED, aimed=True),
-        FaultKind("redis-freeze", "connections to Redis carry nothing for a while", (1.0, 12.0), on=PROXIED, aimed=True),
+        FaultKind("redis-freeze", "connections to Redis carry nothing", (1.0, 12.0), on=PROXIED, aimed=True),
         FaultKind("redis-reset", "open connections to Redis are reset", on=PROXIED, aimed=True),
         FaultKind("redis-half-open", "open connections to Redis drop all packets silently", on=PROXIED, aimed=True),
-        FaultKind("postgres-restart", "kill -9 of Postgres, which recovers", (0.0, 4.0), group="postgres"),
-        FaultKind("postgres-outage", "Postgres refuses connections", (3.0, 20.0), aimed=True, group="postgres"),
+        FaultKind("postgres-restart", "kill -9 of Postgres, which recovers", (0.0, 4.0)),
+        FaultKind("postgres-outage", "Postgres refuses connections", (3.0, 20.0), aimed=True),
         FaultKind("postgres-slow", "each packet to and from Postgres is late", (2.0, 10.0), (0.05, 1.5), aimed=True),
         FaultKind("postgres-half-open", "open connections to Postgres drop all packets silently", aimed=True),
         FaultKind("postgres-read-only", "Postgres refuses writes, as hosted ones do when their disk is full",
-                  (2.0, 12.0), group="postgres"),
-        FaultKind("provider-429", "the provider limits requests", (1.0, 6.0), (0.3, 1.0), group="provider"),
-        FaultKind("provider-5xx", "the provider answers 500 or 503", (1.0, 6.0), (0.3, 1.0), group="provider"),
-        FaultKind("provider-late", "the provider accepts after the time-out", (1.0, 6.0), (0.3, 1.0), group="provider"),
+                  (2.0, 12.0)),
+        FaultKind("provider-429", "the provider limits requests", (1.0, 6.0), (0.3, 1.0)),
+        FaultKind("provider-5xx", "the provider answers 500 or 503", (1.0, 6.0), (0.3, 1.0)),
+        FaultKind("provider-late", "the provider accepts after the time-out", (1.0, 6.0), (0.3, 1.0)),
         FaultKind("provider-cut", "the provider accepts, and the connection ends before or in its answer", (1.0, 6.0),
-                  (0.3, 1.0), group="provider"),
+                  (0.3, 1.0)),
         FaultKind("provider-refusals", "the provider refuses some of the emails of a batch", (2.0, 10.0), (0.02, 0.2)),
-        FaultKind("provider-key", "the provider refuses the API key", (0.5, 4.0), group="provider"),
+        FaultKind("provider-key", "the provider refuses the API key", (0.5, 4.0)),
         FaultKind("bull-kill", "kill -9 of the Bull worker, which starts again", (0.5, 4.0), bull=True),
     )
 }  # fmt: skip

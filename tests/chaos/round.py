@@ -50,7 +50,7 @@ class RoundResult:
         history = self.history
         lives = [life for life in history.lives if len(life.rss_mb) > 1]
         return {
-            "plan": self.plan.as_dict(),
+            "plan": {name: value for name, value in self.plan.as_dict().items() if name != "faults"},
             "seconds": round(self.seconds, 1),
             "faults": self.faults,
             "emails": sum(email.is_required for email in history.produced),
@@ -151,7 +151,7 @@ async def _report(world: World, counts: Counter[str], progress: Progress, ended:
 
 
 async def _settle(world: World) -> None:
-    """Wait until no job waits or is in flight, all outcomes are in the ledger and all daemons are ready; or too long."""
+    """Wait until no job waits or is in flight, all outcomes are in the ledger, and all daemons are ready."""
     with suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_WITHIN_S):
             while not await _is_settled(world):
@@ -180,8 +180,8 @@ async def _is_settled(world: World) -> bool:
 async def _unsettled(client: Redis, world: World) -> list[str]:
     found: list[str] = []
     for name in ("wait", "active", "paused"):
-        found += await client.lrange(world.keys(name), 0, -1)
-    return found + list(await client.zrange(world.keys("delayed"), 0, -1))
+        found += map(str, await client.lrange(world.keys(name), 0, -1))
+    return found + list(map(str, await client.zrange(world.keys("delayed"), 0, -1)))
 
 
 async def _read(world: World, sampler: Sampler, not_ready: list[int]) -> History:
@@ -190,7 +190,7 @@ async def _read(world: World, sampler: Sampler, not_ready: list[int]) -> History
         unsettled = await _unsettled(client, world)
         journal = int(await client.llen(world.keys.own("journal")))
         failed = []
-        for job_id in await client.zrange(world.keys("failed"), 0, -1):
+        for job_id in map(str, await client.zrange(world.keys("failed"), 0, -1)):
             data, reason = await client.hmget(world.keys.job(job_id), "data", "failedReason")
             to = msgspec.json.decode(data)["to"] if data else ""
             failed.append(FailedJob(job_id, to, str(reason)))

@@ -26,32 +26,30 @@ def describe_plan(plan: Plan) -> Iterator[str]:
 
 def tell(violation: Violation, history: History, folder: Path) -> Iterator[str]:
     """Everything that mentions the email of a violation."""
-    to = violation.to
-    if to is None:
+    if violation.to is None:
         return
-    jobs = {email.job_id for email in history.produced if email.to == to and email.job_id is not None}
-    jobs |= {row.job_id for row in history.ledger if row.to == to}
-    jobs |= {row.job_id for row in history.scheduled if row.to == to}
-    for email in history.produced:
-        if email.to == to:
-            yield f"  produced: {email}"
-    for accepted in history.accepted:
-        if accepted.to == to:
-            yield f"  provider: {accepted}"
-    for row in history.ledger:
-        if row.to == to:
-            yield f"  ledger: {row}"
-    for failed in history.failed:
-        if failed.to == to:
-            yield f"  failed: {failed}"
+    sources: dict[str, Sequence[Any]] = {
+        "produced": history.produced,
+        "provider": history.accepted,
+        "ledger": history.ledger,
+        "queue": history.failed,
+        "schedule": history.scheduled,
+    }
+    jobs: set[str] = set()
+    keys: set[str] = set()
+    for name, rows in sources.items():
+        for row in rows:
+            if row.to == violation.to:
+                yield f"  {name}: {row}"
+                jobs |= {getattr(row, "job_id", None) or ""}
+                keys |= {getattr(row, "key", None) or ""}
     for job_id in sorted(jobs & set(history.taken_by_bull)):
         yield f"  taken by the Bull worker: job {job_id}"
-    keys = {accepted.key for accepted in history.accepted if accepted.to == to}
-    yield from _log(log_lines(folder), jobs, keys)
+    yield from _log(log_lines(folder), jobs - {""}, keys - {""})
 
 
-def _log(lines: Sequence[dict[str, Any]], jobs: set[str], keys: set[str | None]) -> Iterator[str]:
-    found = [line for line in lines if line.get("job_id") in jobs or line.get("key") in keys - {None}]
+def _log(lines: Sequence[dict[str, Any]], jobs: set[str], keys: set[str]) -> Iterator[str]:
+    found = [line for line in lines if line.get("job_id") in jobs or line.get("key") in keys]
     for line in found[:MAX_LINES]:
         rest = " ".join(f"{name}={value}" for name, value in line.items() if name not in HIDDEN)
         yield f"  log: {rest}"

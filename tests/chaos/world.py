@@ -1,4 +1,4 @@
-"""What a chaos round runs on: stores behind proxies, a provider, daemons, and npm bull's worker. Started from a plan."""
+"""What a chaos round runs on: stores behind proxies, a provider, daemons, npm bull's worker. Started from a plan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from tests.support.proxy import FaultProxy
 from tests.support.redis_topologies import LaggingPair, SentinelGroup, lagging_pair, sentinel_group
 
 DATABASE = "flowstate"
-RATE = 40.0  # emails per second
 PROVIDER_RATE = 8  # requests per second
 PROVIDER_LATENCY_S = 0.06
 USERS_PER_S = 0.5
@@ -181,7 +180,7 @@ async def open_world(plan: Plan, folder: Path) -> AsyncIterator[World]:
         stack.push_async_callback(provider.stop)
         provider.latency_s = PROVIDER_LATENCY_S
         keys = Keys(f"chaos-{plan.seed}")
-        producer = Producer(redis_url, keys, RATE, Random(f"load {plan.seed}"))
+        producer = Producer(redis_url, keys, plan.rate, Random(f"load {plan.seed}"))
         stack.push_async_callback(producer.close)
         scheduled = scheduled_load(round(plan.seconds * USERS_PER_S), datetime.now(UTC), plan.seconds)
         world = World(plan, folder, keys, provider, postgres, redis_url, producer, scheduled, single, pair, sentinel)
