@@ -74,6 +74,7 @@ class ScheduledRow:
     state: str
     job_id: str
     reason: str | None = None
+    recorded: bool = False  # a request that contained it is recorded
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN
-from tests.chaos.history import SETTLED_LEDGER, FailedJob, History, Life
+from flowstate_daemon.scheduler.reconciler import LOST_REASON
+from tests.chaos.history import SETTLED_LEDGER, FailedJob, History, Life, ScheduledRow
 from tests.chaos.plan import LOST_WRITES, POSTGRES, PROVIDER, Plan
 
 MAX_GROWTH_MB = 24.0  # the memory of what was sent fills up with 20,000 emails
@@ -35,14 +36,17 @@ class Exceptions:
 
     `parked`: nobody knows whether it was sent, and a person decides (ADR 6). `gave_up`: all attempts of the job failed
     because of the provider. `refused`: by the provider. `code_twice`: a code sent without a record while Postgres was
-    away, whose request Redis then lost (ADR 8). `unrecorded`: sent, then lost by Redis together with its journal entry
-    before it was in the ledger.
+    away, whose request Redis then lost (ADR 8). `unrecorded`: sent, and lost by Redis with its job and its outcome,
+    before the outcome was in the ledger. `scheduled_unknown`: the same for a scheduled email, by address and kind; it
+    ends as failed after ten minutes.
     """
 
     parked: tuple[str, ...] = ()
     gave_up: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     code_twice: tuple[str, ...] = ()
+    unrecorded: tuple[str, ...] = ()
+    scheduled_unknown: tuple[tuple[str, str], ...] = ()
 
 
 def find_exceptions(history: History, plan: Plan) -> Exceptions:
@@ -55,12 +59,24 @@ def find_exceptions(history: History, plan: Plan) -> Exceptions:
             refused.append(job.to)
         elif any(text in job.reason for text in PROVIDER_FAILED) and plan.has(*PROVIDER):
             gave_up.append(job.to)
-    twice = []
+    twice: list[str] = []
+    unrecorded: list[str] = []
+    scheduled: list[tuple[str, str]] = []
+    if plan.has(*LOST_WRITES):
+        in_ledger = {row.to for row in history.ledger if row.outcome == "sent"}
+        lost = {email.to for email in history.produced if email.lost}
+        unrecorded = [email.to for email in history.accepted if email.to in lost - in_ledger]
+        scheduled = [(row.to, row.kind) for row in history.scheduled if _is_unknown(row)]
     if plan.has(*LOST_WRITES) and plan.has(*POSTGRES):
         kinds = {email.to: email.kind for email in history.produced}
         times = Counter(email.to for email in history.accepted)
         twice = [to for to, count in times.items() if count == 2 and kinds.get(to) in ("otp", "password-reset")]
-    return Exceptions(tuple(parked), tuple(gave_up), tuple(refused), tuple(twice))
+    return Exceptions(*map(tuple, (parked, gave_up, refused, twice, unrecorded, scheduled)))  # type: ignore[arg-type]
+
+
+def _is_unknown(row: ScheduledRow) -> bool:
+    """Redis has lost its job while, or after, a request contained it."""
+    return (row.state == "queued" and row.recorded) or (row.state == "failed" and row.reason == LOST_REASON)
 
 
 def check(history: History, plan: Plan) -> list[Violation]:
@@ -135,6 +151,8 @@ def _scheduled(history: History, known: Exceptions) -> Iterator[Violation]:
     excused = {*known.parked, *known.gave_up}
     for to, kind in history.expected:
         row = state.get((to, kind))
+        if (to, kind) in known.scheduled_unknown:
+            continue
         if row is None:
             yield Violation("scheduled", f"the {kind} of {to} was never planned", to)
         elif sent[to, kind] != 1 and row.job_id not in taken and to not in excused:
@@ -153,7 +171,8 @@ def _ledger(history: History, known: Exceptions) -> Iterator[Violation]:
     accepted = {email.id: email for email in history.accepted}
     sent = Counter(row.provider_id for row in history.ledger if row.outcome == "sent")
     # A job that npm bull's worker took over, after the daemon had sent it and lost its lock: Bull writes no ledger.
-    excused = {*known.parked, *known.code_twice, *history.taken_by_bull.values()}
+    excused = {*known.parked, *known.code_twice, *known.unrecorded, *history.taken_by_bull.values()}
+    excused |= {to for to, _ in known.scheduled_unknown}
     for number, email in accepted.items():
         if sent[number] != 1 and email.to not in excused:
             yield Violation(

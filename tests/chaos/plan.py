@@ -71,7 +71,7 @@ KINDS: Mapping[str, FaultKind] = {
     kind.name: kind
     for kind in (
         FaultKind("kill", "kill -9 of a daemon, which starts again", (0.0, 6.0), aimed=True),
-        FaultKind("restart", "SIGTERM to a daemon in the middle of its work, as in a deployment", (0.0, 3.0), aimed=True),
+        FaultKind("restart", "SIGTERM to a daemon at work, as in a deployment", (0.0, 3.0), aimed=True),
         FaultKind("pause", "SIGSTOP of a daemon, for longer than its locks last, and SIGCONT", (0.5, 16.0), aimed=True),
         FaultKind("clock-jump", "the clock of a machine jumps by up to three days, and back", (2.0, 15.0),
                   (-3 * 86_400.0, 3 * 86_400.0), aimed=True),

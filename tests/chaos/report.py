@@ -85,7 +85,10 @@ def _chaos(chaos: Mapping[str, Any]) -> dict[str, Any]:
         "machine": _place(chaos["machine"]),
         "kinds": [{"name": kind.name, "text": kind.text, "times": faults[kind.name]} for kind in KINDS.values()],
         "set_ups": [_set_up(name, [row for row in rounds if row["plan"]["redis"] == name]) for name in SET_UPS],
-        "exceptions": {name: exceptions[name] for name in ("parked", "gave_up", "refused", "code_twice")},
+        "exceptions": {
+            name: exceptions[name]
+            for name in ("parked", "gave_up", "refused", "code_twice", "unrecorded", "scheduled_unknown")
+        },
     }
 
 

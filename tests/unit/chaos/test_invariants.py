@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN
+from flowstate_daemon.scheduler.reconciler import LOST_REASON
 from tests.chaos.history import Accepted, FailedJob, History, LedgerRow, Life, Produced, ScheduledRow
 from tests.chaos.invariants import MIN_SAMPLES, check, find_exceptions
 from tests.chaos.plan import Fault, Plan
@@ -192,3 +193,31 @@ def test_a_code_may_be_sent_twice_only_when_no_record_protected_it() -> None:
     assert check(history, plan_with("redis-failover", "postgres-outage")) == []
     assert "sent once" in {found.invariant for found in check(history, plan_with("redis-failover"))}
     assert "sent once" in {found.invariant for found in check(history, plan_with("postgres-outage"))}
+
+
+def test_outcome_that_redis_lost_with_its_job_is_an_exception() -> None:
+    """The email was sent once; nobody is left who could tell the ledger."""
+    sent = Accepted("l", "lost@mail.dev", "Welcome", "k7", 7)
+    history = replace(good(), accepted=[*good().accepted, sent])
+    assert "ledger" in {found.invariant for found in check(history, QUIET)}
+    assert check(history, plan_with("redis-failover")) == []
+    assert find_exceptions(history, plan_with("redis-failover")).unrecorded == ("lost@mail.dev",)
+
+
+@pytest.mark.parametrize("row", [("queued", None, True), ("failed", LOST_REASON, False)])
+def test_scheduled_email_that_redis_lost_with_its_request_is_an_exception(row: tuple[str, str | None, bool]) -> None:
+    """It may have been sent, and is not sent again."""
+    state, reason, recorded = row
+    lost = ScheduledRow(USER, "task-reminder", state, "scheduled.1", reason, recorded)
+    history = replace(drop("ledger", USER)(good()), scheduled=[lost])
+    assert {found.invariant for found in check(history, QUIET)} >= {"scheduled", "ledger"}
+    assert check(history, plan_with("redis-failover")) == []
+    twice = replace(history, accepted=[*history.accepted, Accepted("x", USER, "Tasks", "k8", 8)])
+    assert {found.invariant for found in check(twice, plan_with("redis-failover"))} == {"sent once"}
+
+
+def test_scheduled_email_that_waits_without_a_request_is_a_violation() -> None:
+    """Nothing says that it was sent: it has to get a new job."""
+    waiting = ScheduledRow(USER, "task-reminder", "queued", "scheduled.1")
+    history = replace(drop("accepted", USER)(drop("ledger", USER)(good())), scheduled=[waiting])
+    assert "scheduled" in {found.invariant for found in check(history, plan_with("redis-failover"))}
