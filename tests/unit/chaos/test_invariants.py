@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN
 from flowstate_daemon.scheduler.reconciler import LOST_REASON
+from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN
 from tests.chaos.history import Accepted, FailedJob, History, LedgerRow, Life, Produced, ScheduledRow
 from tests.chaos.invariants import MIN_SAMPLES, check, find_exceptions
 from tests.chaos.plan import Fault, Plan

@@ -10,13 +10,17 @@ from typing import Any
 from tests.chaos.report import FIGURES, FINDINGS, PAGE, machine, render
 
 ROOT = Path(__file__).parents[3]
+EXCEPTIONS = {
+    "parked": 1, "gave_up": 0, "refused": 4, "code_twice": 0, "unrecorded": 0, "scheduled_unknown": 0,
+}  # fmt: skip
 
 
 def chaos(**changes: Any) -> dict[str, Any]:
     row = {
         "plan": {"seed": 5, "seconds": 60.0, "redis": "pair", "daemons": 2, "bull": True, "rate": 40.0},
         "seconds": 90.0, "faults": {"kill": 3, "redis-failover": 2}, "emails": 2400, "codes": 240, "scheduled": 30,
-        "processes": 5, "lost_with_redis": 7, "exceptions": {"parked": 1, "gave_up": 0, "refused": 4, "code_twice": 0, "unrecorded": 0, "scheduled_unknown": 0},
+        "processes": 5, "lost_with_redis": 7,
+        "exceptions": EXCEPTIONS,
         "violations": [], **changes,
     }  # fmt: skip
     return {"chaos": {"machine": machine(), "rounds": [row]}}
