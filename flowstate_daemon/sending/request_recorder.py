@@ -125,7 +125,10 @@ class RequestRecorder:
             earlier = await self._record(stored_request, mails, urgent=batch.urgent)
         except StoreUnavailableError as outage:
             if bulk:
-                await self._undo(stored_request, mails)
+                # The record may have been written, or not. With another number it would no longer be compared with an
+                # earlier request that Redis has lost; so the number stays, and the request is known as withdrawn.
+                if await self._undo(stored_request, mails, behind=stored_request.members):
+                    await self._mark_withdrawn(stored_request)
                 for mail in bulk:
                     mail.fail(outage)
                 return None
@@ -256,10 +259,30 @@ class RequestRecorder:
                 found = await self._records.find(
                     {mail.job_ref: mail.email.to for mail in mails if mail.job_ref in lost}
                 )
+                if await self._forget_withdrawn(found):
+                    return await self._record(stored_request, mails, urgent=urgent)
         except (StoreUnavailableError, TimeoutError) as error:
             raise StoreUnavailableError(str(error) or "Postgres is slow") from error
         # The same key means the same bytes for the same jobs: the provider recognizes this request.
         return {job: record for job, record in found.items() if record.key != stored_request.key}
+
+    async def _mark_withdrawn(self, stored_request: StoredRequest) -> None:
+        try:
+            await self._request_store.mark_withdrawn(stored_request.id)
+        except StoreUnavailableError as error:  # its emails wait for two minutes, and are then parked
+            log.warning("request_not_withdrawn", mails=len(stored_request.members), reason=error.reason, remedy=REMEDY)
+
+    async def _forget_withdrawn(self, found: Mapping[JobRef, RequestRecord]) -> bool:
+        """Delete records of requests that were never sent; False if there are none. Raises StoreUnavailableError."""
+        assert self._records is not None
+        withdrawn = [
+            request_id
+            for request_id in sorted({record.request_id for record in found.values()})
+            if await self._request_store.is_withdrawn(request_id)
+        ]
+        for request_id in withdrawn:
+            await self._records.forget(request_id, [job for job, one in found.items() if one.request_id == request_id])
+        return bool(withdrawn)
 
     async def _undo(
         self, stored_request: StoredRequest, mails: Sequence[OutgoingMail], behind: Container[JobRef] = ()

@@ -309,6 +309,22 @@ async def test_bulk_emails_beside_a_code_wait_for_their_record(
     assert fake.duplicates() == []
 
 
+@pytest.mark.parametrize("times", [1, 3])
+async def test_outage_of_postgres_after_lost_writes_sends_nothing_twice(
+    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool, valkey_url: str, times: int
+) -> None:
+    """Redis loses that the emails were sent, and then they cannot be recorded: the record of the first time counts."""
+    await sent_and_lost(harness, valkey_url, 2)
+    forget_memory(harness)
+    jobs = in_another_order(await harness.claim(2))
+    for _ in range(times):
+        async with records_away(pool):
+            assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
+        jobs = in_another_order(await harness.released(jobs))
+    assert {type(result) for result in await send(harness, jobs)} == {EarlierRequestError}
+    assert len(fake.accepted) == 2
+
+
 async def test_unrecorded_request_of_a_dead_process_waits_for_its_record(
     harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool
 ) -> None:
@@ -382,6 +398,19 @@ class LosesReplies(RequestRecords):
             self.lost = True
             raise StoreUnavailableError("the reply was lost")
         return found
+
+
+async def test_lost_reply_of_postgres_is_known_to_other_processes(
+    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool
+) -> None:
+    """Redis knows that the recorded request was never sent: another process sends the emails at once."""
+    async with DispatcherHarness(connection, keys, fake, records=LosesReplies(pool, keys.base)) as harness:
+        jobs = await harness.jobs(3)
+        assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
+        forget_memory(harness)
+        jobs = in_another_order(await harness.released(jobs))
+        assert {type(result) for result in await send(harness, jobs)} == {Accepted}
+    assert len(fake.accepted) == 3
 
 
 async def test_without_postgres_the_memory_of_the_process_is_enough(
