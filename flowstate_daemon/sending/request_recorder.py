@@ -270,7 +270,7 @@ class RequestRecorder:
         try:
             await self._request_store.mark_withdrawn(stored_request.id)
         except StoreUnavailableError as error:  # its emails wait for two minutes, and are then parked
-            log.warning("request_not_withdrawn", mails=len(stored_request.members), reason=error.reason, remedy=REMEDY)
+            log.warning("request_not_withdrawn", mails=len(stored_request.members), reason=error.reason)
 
     async def _forget_withdrawn(self, found: Mapping[JobRef, RequestRecord]) -> bool:
         """Delete records of requests that were never sent; False if there are none. Raises StoreUnavailableError."""
