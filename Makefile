@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.ready
 LOCK   := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview pictures screenshots lock \
+.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench chaos soak preview pictures screenshots lock \
 	install uninstall release clean
 
 help: ## list these targets
@@ -58,6 +58,12 @@ docs: $(STAMP) ## run every command in the documentation, and check its names an
 
 bench: $(STAMP) ## measure against npm bull in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: $(STAMP) ## random faults from a seed against real daemons, for 10 minutes: ARGS='--minutes 60 --seed 7', ARGS=--quick
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(STAMP) ## a steady rate for 30 minutes: memory, descriptors and tasks must stay flat: ARGS='--minutes 1'
+	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 preview: $(STAMP) ## every email in every language with sample data: artefacts/preview/index.html
 	@$(BIN)/flowstate-daemon mail preview --output artefacts/preview $(ARGS)

@@ -167,6 +167,7 @@ class Metrics:
         denied = Counter("flowstate_http_denied", text, ("reason",), registry=self.registry)
         self._denied = LabelCache(DENIALS, denied.labels)
         self._in_flight = self._gauge("jobs_in_flight", "Jobs being processed now.")
+        self._tasks = self._gauge("asyncio_tasks", "Tasks of the event loop.")
 
     def _scheduler(self) -> None:
         text = "Scheduled emails, by kind and event."
@@ -333,6 +334,10 @@ class Metrics:
     def track_jobs_in_flight(self, busy: Callable[[], int]) -> None:
         """Read the number of jobs in flight at each scrape."""
         self._in_flight.set_function(busy)
+
+    def track_tasks(self, count: Callable[[], int]) -> None:
+        """Read the number of asyncio tasks at each scrape."""
+        self._tasks.set_function(count)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"flowstate_{name}", text, registry=self.registry)

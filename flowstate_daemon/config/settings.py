@@ -147,8 +147,8 @@ class QueueSettings(SettingsSection):
     """How long a lock on a job lasts unless renewed; below 5 s a slow network would lose locks."""
     stalled_interval_ms: int = Field(default=30_000, ge=1_000, le=600_000)
     """Interval between checks for stalled jobs."""
-    max_stalled_count: int = Field(default=1, ge=0, le=100)
-    """How often a job may stall before it fails, counted as in Bull."""
+    max_stalled_count: int = Field(default=10, ge=0, le=100)
+    """How often a job may stall before it fails, counted as in Bull, whose default is 1."""
     max_recoveries: int = Field(default=10, ge=0, le=1_000)
     """How often a job may be recovered after a crash of this instance before it fails."""
     max_data_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)

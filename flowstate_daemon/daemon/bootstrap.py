@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 
@@ -127,6 +128,7 @@ class Components:
         catalog = build_catalog(config.mail)
         self.metrics = Metrics(catalog.kinds, version=__version__, instance=instance)
         self.metrics.track_dropped_log_lines(logs.dropped_lines)
+        self.metrics.track_tasks(lambda: len(asyncio.all_tasks()))
         self._context = ServiceContext(self.health, self.metrics, self.clock)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_database_pool(config)

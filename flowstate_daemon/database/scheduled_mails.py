@@ -46,7 +46,7 @@ class ScheduledMail:
     """One email of one kind to one user on one local date; with a `task_id`, about one task.
 
     The fields from `id` on are those of its row: a recipient who was only looked up has none. `lease` is the end of the
-    enqueuer's lease; `generation`, `redis_epoch` and `claimed` are read by the reconciler only.
+    enqueuer's lease; `generation`, `redis_epoch` and `claimed_at` are read by the reconciler only.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class ScheduledMail:
     lease: datetime | None = None
     generation: int = 0
     redis_epoch: str | None = None
-    claimed: bool = False
+    claimed_at: datetime | None = None
 
     @property
     def time_zone(self) -> ZoneInfo:
@@ -145,10 +145,12 @@ class ScheduledMails:
         rows = await self._fetch("list_orphans", now - queued, now - claimed, after, count)
         return [ScheduledMail(**row) for row in rows]
 
-    async def reschedule(self, mails: Sequence[ScheduledMail]) -> int:
-        """Plan rows again, with new job ids, whose jobs are lost and were never claimed; returns how many."""
-        [row] = await self._fetch("reschedule", *_ids_and_job_ids(mails))
-        return int(row["count"])
+    async def reschedule(self, mails: Sequence[ScheduledMail], base: str) -> set[int]:
+        """Plan rows again, with new job ids, whose jobs are lost and certainly not sent; returns their ids.
+
+        `base` is the prefix of all keys of the queue, under which requests are recorded.
+        """
+        return {row["id"] for row in await self._fetch("reschedule", *_ids_and_job_ids(mails), base)}
 
     async def mark_unknown(self, mails: Sequence[ScheduledMail]) -> set[int]:
         """Ensure that these are never sent again; returns the ids of those that have not ended meanwhile."""

@@ -160,6 +160,11 @@ class BullQueue:
         self.creation_times = CreationTimes(clock)
         self._has_worked = False  # `drained` is published once after work, not at every empty claim
 
+    @property
+    def base(self) -> str:
+        """The prefix of all keys of the queue."""
+        return self._keys.base
+
     async def _run(self, name: str, keys: Sequence[str], *args: str | bytes | float) -> Any:
         try:
             return await self._scripts.run(name, [*self._fixed[name], *keys], args)

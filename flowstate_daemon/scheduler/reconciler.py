@@ -1,14 +1,15 @@
 """Handles scheduled emails whose job should have ended by now, so that each one ends exactly once.
 
 A job is in Redis, or its outcome is in the journal or in the ledger. Otherwise Redis has lost it, or it was
-removed. If no worker has claimed the email and the epoch of Redis has changed, it cannot have been sent and gets a new
-job. In all other cases it may have been sent, and ends as failed: a missing email is better than one sent twice.
+removed. If the epoch of Redis has changed, and no worker has claimed the email, or no request is recorded that contains
+it, it cannot have been sent and gets a new job. In all other cases it may have been sent, and ends as failed: a missing
+email is better than one sent twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 import structlog
@@ -18,7 +19,7 @@ from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import PeriodicService, ServiceContext
 from flowstate_daemon.database.app_data import AppData
 from flowstate_daemon.database.app_database import AppTablesUnavailableError
-from flowstate_daemon.database.ledger import Ledger, parse_outcome
+from flowstate_daemon.database.ledger import MAX_KEY_LENGTH, REQUESTS_KEPT, Ledger, parse_outcome
 from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails
 from flowstate_daemon.mail.policy import Decision
 from flowstate_daemon.queue.bull_queue import BullQueue, JobPresence
@@ -30,9 +31,14 @@ log = structlog.get_logger()
 INTERVAL_S = 30.0
 QUEUED_GRACE = timedelta(seconds=60)
 CLAIMED_GRACE = timedelta(minutes=10)  # longer than any request and its retries in one process
+# Longer than `sending/request_recorder.py: MAX_PREPARATION_S`: from here on a claimed email is in a recorded request,
+# or will be in none with this job.
+RECORDED_GRACE = timedelta(minutes=3)
+RECORDS_LAST = REQUESTS_KEPT - timedelta(hours=1)
 PAGE_SIZE = 500
 MAX_JOURNAL_ENTRIES = 5_000  # with a longer backlog, wait until the ledger writer has caught up
 MAX_GENERATIONS = 5
+MAX_RECORDED_LENGTH = MAX_KEY_LENGTH - 50  # with timestamp and attempt; longer keys are shortened
 LOST_REASON = "Redis lost the job; whether the email was sent is unknown"
 VANISHED_REASON = "the job left the queue without an outcome: another worker processed it, or somebody removed it"
 LOST_TOO_OFTEN_REASON = f"Redis lost the job {MAX_GENERATIONS} times before it could be sent"
@@ -67,7 +73,7 @@ class Reconciler(PeriodicService):
         if not self._clock.reliable:
             return  # nobody knows how long a row has been queued
         after = 0
-        while page := await self._mails.find_orphans(QUEUED_GRACE, CLAIMED_GRACE, after, PAGE_SIZE):
+        while page := await self._mails.find_orphans(QUEUED_GRACE, RECORDED_GRACE, after, PAGE_SIZE):
             await self._settle(page)
             self.progress()
             after = page[-1].id
@@ -86,16 +92,25 @@ class Reconciler(PeriodicService):
         if pending is None:
             return
         missing = [one for one in missing if one.job_id not in pending]
-        lost = [one for one in missing if can_reschedule(one, redis_epoch)]
-        unknown = [(one, missing_job_reason(one, redis_epoch)) for one in missing if one not in lost]
-        unknown += [(one, FAILED_ELSEWHERE_REASON) for one in failed if one.job_id not in pending]
-        if lost:
-            count = await self._mails.reschedule(lost)
+        now = self._clock.now()
+        lost = [one for one in missing if can_reschedule(one, redis_epoch, self._bull.base, now)]
+        rescheduled = await self._mails.reschedule(lost, self._bull.base) if lost else set()
+        if rescheduled:
             log.warning(
-                "scheduled_jobs_rescheduled", rescheduled=count, reason="Redis lost them before a worker claimed them"
+                "scheduled_jobs_rescheduled",
+                rescheduled=len(rescheduled),
+                reason="Redis lost them before they were sent",
             )
-            for one in lost:
+        for one in lost:
+            if one.id in rescheduled:
                 self._metrics.scheduled_mails_rescheduled(one.kind)
+        # One that was not claimed and not rescheduled has changed since the page was read.
+        missing = [one for one in missing if one not in lost or (one.claimed_at and one.id not in rescheduled)]
+        unknown = [(one, missing_job_reason(one, redis_epoch)) for one in missing]
+        unknown += [(one, FAILED_ELSEWHERE_REASON) for one in failed if one.job_id not in pending]
+        unknown = [
+            (one, reason) for one, reason in unknown if not one.claimed_at or now - one.claimed_at > CLAIMED_GRACE
+        ]
         if unknown:
             await self._end(unknown)
 
@@ -138,13 +153,16 @@ class Reconciler(PeriodicService):
         return {user_id: user.email for user_id, user in users.items()}
 
 
-def can_reschedule(scheduled: ScheduledMail, redis_epoch: str) -> bool:
-    """Whether a vanished job was certainly never sent: no worker claimed it, and Redis lost its data. Pure."""
-    return not scheduled.claimed and scheduled.redis_epoch != redis_epoch and scheduled.generation < MAX_GENERATIONS
+def can_reschedule(scheduled: ScheduledMail, redis_epoch: str, base: str, now: datetime) -> bool:
+    """Whether Redis has lost a vanished job, and it is known whether that was in a request before. Pure."""
+    if scheduled.redis_epoch == redis_epoch or scheduled.generation >= MAX_GENERATIONS:
+        return False
+    is_recorded = len(base) + len(scheduled.job_id) < MAX_RECORDED_LENGTH
+    return scheduled.claimed_at is None or (is_recorded and now - scheduled.claimed_at < RECORDS_LAST)
 
 
 def missing_job_reason(scheduled: ScheduledMail, redis_epoch: str) -> str:
     """The recorded reason for an email whose job has vanished and that is not rescheduled. Pure."""
-    if scheduled.claimed:
+    if scheduled.claimed_at is not None:
         return LOST_REASON
     return LOST_TOO_OFTEN_REASON if scheduled.redis_epoch != redis_epoch else VANISHED_REASON

@@ -20,6 +20,7 @@ from flowstate_daemon.base.errors import (
     LockLostError,
     MaybeSentError,
     PermanentError,
+    StaleDecisionError,
     StoreUnavailableError,
 )
 from flowstate_daemon.base.metrics import Metrics
@@ -36,6 +37,9 @@ log = structlog.get_logger()
 
 REDIS_RETRY_S = 0.5
 URGENT_TIMEOUT_S = 1.0  # a code does not wait longer for Postgres
+# From the check of its locks until a request is recorded. A scheduled email that is in no record so long after Redis
+# has lost its job gets a new one (`scheduler/reconciler.py`): a process that was stopped in between must not send it.
+MAX_PREPARATION_S = 120.0
 # How long the process that made a request may take to learn and record its outcome.
 OUTCOME_WAIT_MS = 120_000
 OUTCOME_POLL_MS = 2_000
@@ -83,7 +87,7 @@ class RequestRecorder:
         return bool(batch.pending)
 
     async def _prepare_once(self, batch: Batch) -> None:
-        mails = batch.pending
+        mails, began_at = batch.pending, self._clock.monotonic()
         if known := self._find_recent({mail.job_ref: mail.requests for mail in mails}):
             await self._settle_all(batch, known)
             return
@@ -97,11 +101,9 @@ class RequestRecorder:
                 mail.fail(LockLostError("another worker owns the job by now"))
         if not is_stored:
             return
-        try:
-            earlier = await self._record(stored_request, mails, urgent=batch.urgent)
-        except StoreUnavailableError:
-            await self._undo(stored_request, mails)
-            raise
+        earlier = await self._record_first(stored_request, batch, began_at)
+        if earlier is None:
+            return
         if earlier:
             if await self._undo(stored_request, mails, behind=earlier):
                 await self._settle_all(batch, earlier)
@@ -109,6 +111,35 @@ class RequestRecorder:
         batch.mails, batch.stored_request = mails, stored_request
         for mail, number in zip(mails, stored_request.numbers, strict=True):
             mail.requests, mail.stored_request_id = number, stored_request.id
+
+    async def _record_first(
+        self, stored_request: StoredRequest, batch: Batch, began_at: float
+    ) -> Mapping[JobRef, RequestRecord] | None:
+        """Record a new request, as `_record`. None if it was deleted again.
+
+        While Postgres is away, a request of codes only is sent all the same; the bulk emails beside codes wait.
+        """
+        mails = batch.pending
+        bulk = [mail for mail in mails if not mail.urgent]
+        try:
+            earlier = await self._record(stored_request, mails, urgent=batch.urgent)
+        except StoreUnavailableError as outage:
+            if bulk:
+                # The record may have been written, or not. With another number it would no longer be compared with an
+                # earlier request that Redis has lost; so the number stays, and the request is known as withdrawn.
+                if await self._undo(stored_request, mails, behind=stored_request.members):
+                    await self._mark_withdrawn(stored_request)
+                for mail in bulk:
+                    mail.fail(outage)
+                return None
+            log.warning("request_not_recorded", mails=len(mails), reason=outage.reason, remedy=POSTGRES_REMEDY)
+            earlier = {}
+        if self._clock.monotonic() - began_at > MAX_PREPARATION_S:
+            await self._undo(stored_request, mails)
+            for mail in mails:
+                mail.fail(StaleDecisionError("recording the request took too long"))
+            return None
+        return earlier
 
     async def _check_resumed(self, batch: Batch, stored_request: StoredRequest) -> None:
         """Record a stored request of an earlier try, whose process may have died before it recorded it.
@@ -121,7 +152,13 @@ class RequestRecorder:
         mails = [mail for mail in batch.pending if mail.job_ref in known]
         if not mails:
             return  # an older version stored it
-        earlier = self._find_recent(known) or await self._record(stored_request, mails, urgent=True)
+        try:
+            earlier = self._find_recent(known) or await self._record(stored_request, mails, urgent=batch.urgent)
+        except StoreUnavailableError as outage:
+            if not batch.urgent:  # all bytes of a stored request are sent, or none
+                raise
+            log.warning("request_not_recorded", mails=len(mails), reason=outage.reason, remedy=POSTGRES_REMEDY)
+            return
         if earlier:
             batch.stored_request = None
             for mail in batch.pending:
@@ -204,7 +241,7 @@ class RequestRecorder:
     ) -> Mapping[JobRef, RequestRecord]:
         """Record the request, and return the latest requests of emails that were in another one unknown to Redis.
 
-        Raises StoreUnavailableError, but not for a batch with a code: that is sent all the same.
+        Raises StoreUnavailableError, for a batch with a code after URGENT_TIMEOUT_S.
         """
         if self._records is None:
             return {}
@@ -222,14 +259,30 @@ class RequestRecorder:
                 found = await self._records.find(
                     {mail.job_ref: mail.email.to for mail in mails if mail.job_ref in lost}
                 )
+                if await self._forget_withdrawn(found):
+                    return await self._record(stored_request, mails, urgent=urgent)
         except (StoreUnavailableError, TimeoutError) as error:
-            reason = str(error) or "Postgres is slow"
-            if not urgent:
-                raise StoreUnavailableError(reason) from error
-            log.warning("request_not_recorded", mails=len(jobs), reason=reason, remedy=POSTGRES_REMEDY)
-            return {}
+            raise StoreUnavailableError(str(error) or "Postgres is slow") from error
         # The same key means the same bytes for the same jobs: the provider recognizes this request.
         return {job: record for job, record in found.items() if record.key != stored_request.key}
+
+    async def _mark_withdrawn(self, stored_request: StoredRequest) -> None:
+        try:
+            await self._request_store.mark_withdrawn(stored_request.id)
+        except StoreUnavailableError as error:  # its emails wait for two minutes, and are then parked
+            log.warning("request_not_withdrawn", mails=len(stored_request.members), reason=error.reason)
+
+    async def _forget_withdrawn(self, found: Mapping[JobRef, RequestRecord]) -> bool:
+        """Delete records of requests that were never sent; False if there are none. Raises StoreUnavailableError."""
+        assert self._records is not None
+        withdrawn = [
+            request_id
+            for request_id in sorted({record.request_id for record in found.values()})
+            if await self._request_store.is_withdrawn(request_id)
+        ]
+        for request_id in withdrawn:
+            await self._records.forget(request_id, [job for job, one in found.items() if one.request_id == request_id])
+        return bool(withdrawn)
 
     async def _undo(
         self, stored_request: StoredRequest, mails: Sequence[OutgoingMail], behind: Container[JobRef] = ()

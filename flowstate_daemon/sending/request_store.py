@@ -120,6 +120,13 @@ class RequestStore:
             self.recent.forget(stored_request_id, set(job_ids))
         return detached
 
+    async def mark_withdrawn(self, stored_request_id: str) -> None:
+        """Remember that a request, which may have been recorded, was deleted before its first try."""
+        await self._connection.execute("SET", self._withdrawn_key(stored_request_id), 1, "PX", TTL_MS)
+
+    async def is_withdrawn(self, stored_request_id: str) -> bool:
+        return bool(await self._connection.execute("EXISTS", self._withdrawn_key(stored_request_id)))
+
     async def adopt(self, stored_request: StoredRequest, job: Job, number: int) -> bool:
         """Bind a job again to a request that Redis has lost; the request is stored again too if it is missing.
 
@@ -132,6 +139,9 @@ class RequestStore:
             msgspec.json.encode(stored_request.numbers), number,
         )  # fmt: skip
         return bool(await self._scripts.run("request_adopt", self._member_keys(stored_request.id, [job.id]), args))
+
+    def _withdrawn_key(self, stored_request_id: str) -> str:
+        return self._keys.own(f"withdrawn:{stored_request_id}")
 
     def _key(self, stored_request_id: str) -> str:
         return self._keys.own(f"request:{stored_request_id}")

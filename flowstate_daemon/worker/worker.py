@@ -51,7 +51,7 @@ class WorkerOptions:
     urgent_concurrency: int = 20
     lock_duration_ms: int = 30_000
     stalled_interval_ms: int = 30_000
-    max_stalled_count: int = 1
+    max_stalled_count: int = 10
     max_recoveries: int = 10
     failed_retention_days: int = 90
     failed_max_count: int = 100_000

@@ -96,8 +96,7 @@ WHERE m.job_id = ANY ($1::text[]);
 -- $3 id of the row before the page (bigint)
 -- $4 maximum number of rows (integer)
 SELECT
-    id, kind, user_id, local_date, task_id, zone, due_at, expires_at, job_id, generation, redis_epoch,
-    claimed_at IS NOT NULL AS claimed
+    id, kind, user_id, local_date, task_id, zone, due_at, expires_at, job_id, generation, redis_epoch, claimed_at
 FROM flowstate_daemon.scheduled_mails
 WHERE state = 'queued' AND queued_at < $1::timestamptz AND (claimed_at IS NULL OR claimed_at < $2::timestamptz)
     AND id > $3::bigint
@@ -105,14 +104,19 @@ ORDER BY id
 LIMIT $4::integer;
 
 -- name: reschedule
--- Plan emails again whose jobs are lost and were never claimed. Should an old job turn up again, it gets no claim.
+-- Plan emails again whose jobs are lost, and which no worker has claimed, or no request has contained since. Should an
+-- old job turn up again, it gets no claim. The keys of emails in requests are <key of the queue><job id>:<timestamp>.
 -- $1 ids (bigint[])
 -- $2 job ids (text[])
+-- $3 key of the queue (text)
 WITH lost AS (
     SELECT m.id
     FROM flowstate_daemon.scheduled_mails AS m
     JOIN unnest($1::bigint[], $2::text[]) AS g (id, job_id) ON g.id = m.id AND g.job_id = m.job_id
-    WHERE m.state = 'queued' AND m.claimed_at IS NULL
+    WHERE m.state = 'queued' AND (m.claimed_at IS NULL OR NOT EXISTS (
+        SELECT FROM flowstate_daemon.request_members AS r
+        WHERE r.mail > $3::text || m.job_id || ':' AND r.mail < $3::text || m.job_id || ';'
+    ))
     ORDER BY m.id
     FOR UPDATE OF m
 ), rescheduled AS (
@@ -121,9 +125,9 @@ WITH lost AS (
         job_id = regexp_replace(m.job_id, '(scheduled\.[^.]+\.[^.]+\.[^.]+).*', '\1') || '.' || (m.generation + 1)
     FROM lost
     WHERE m.id = lost.id
-    RETURNING 1
+    RETURNING m.id
 )
-SELECT count(*) FROM rescheduled;
+SELECT id FROM rescheduled;
 
 -- name: mark_unknown
 -- Mark emails that may have been sent: they are never sent again. The ledger entry ends them afterwards.

@@ -9,6 +9,7 @@ import pytest
 from flowstate_daemon.database.ledger import Outcome, parse_outcome
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import NewJob, StalledResult
+from flowstate_daemon.worker.worker import WorkerOptions
 from tests.integration.queue.queue_fixture import QueueFixture
 
 
@@ -50,6 +51,18 @@ async def test_one_check_an_interval(stage: QueueFixture, bull: BullQueue, rival
     await stage.snapshot()
     assert await rival.check_stalled(1, 30_000) == StalledResult()
     assert await stage.diff() == {}
+
+
+async def test_job_that_several_outages_have_stalled_is_processed_again(stage: QueueFixture, bull: BullQueue) -> None:
+    """Crashes, pauses and failovers are no fault of the job: by default it fails only after ten of them."""
+    limit = WorkerOptions().max_stalled_count
+    for count in range(10):
+        await stage.redis.delete(stage.keys("stalled-check"), stage.keys("wait"))
+        await stall(stage, "1", stalledCounter=count)
+        assert await bull.check_stalled(limit, 30_000) == StalledResult(("1",), ())
+    await stage.redis.delete(stage.keys("stalled-check"), stage.keys("wait"))
+    await stall(stage, "1", stalledCounter=10)
+    assert await bull.check_stalled(limit, 30_000) == StalledResult((), ("1",))
 
 
 @pytest.mark.parametrize("code", ['"493027"', "493027", ' "493027"'])

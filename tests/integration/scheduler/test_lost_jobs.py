@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.database.ledger import parse_outcome
 from flowstate_daemon.database.mail_history import MailHistory
+from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.mail_producer import MailProducer, NewMail
 from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.job import AddResult
@@ -60,12 +62,72 @@ async def test_unclaimed_mails_are_rescheduled_after_a_flush(
     assert await state_of(harness) == ("sent", None)
 
 
-async def test_claimed_mail_fails_after_a_flush(
+async def record_request(harness: SchedulerHarness, keys: Keys, row: asyncpg.Record, timestamp: int = 1) -> None:
+    """What a worker does before it sends the email: record the request that contains it."""
+    records = RequestRecords(harness.pool, keys.base)
+    job = (row["job_id"], timestamp)
+    assert await records.record(uuid4().hex, "key", harness.clock.now_ms(), [job], [1]) == set()
+
+
+async def test_claimed_mail_that_was_in_no_request_is_rescheduled(
     app: AppTables, harness: SchedulerHarness, connection: Connection, keys: Keys, clock: FakeClock
 ) -> None:
-    """A claimed email whose job is lost may have been sent: it fails with that reason and is not sent again."""
+    """A worker had claimed it, and Redis lost the job before any request contained it: it is sent all the same."""
+    for recipient in ("ada", "ben"):
+        await due(app, recipient)
+    await harness.plan()
+    await harness.enqueue_due()
+    rows = await harness.scheduled_mails()
+    await harness.scheduler.scheduled_mails.claim([row["job_id"] for row in rows])
+    await record_request(harness, keys, rows[1])
+    await flush(connection, keys)
+    clock.advance(61)
+    await harness.scheduler.reconciler.run_once()
+    assert await state_of(harness) == ("queued", None)  # it may be on its way into a request
+    clock.advance(120)
+    await harness.scheduler.reconciler.run_once()
+    assert await state_of(harness) == ("planned", None)
+    assert await state_of(harness, "ben") == ("queued", None)
+    assert await harness.tick() == 1
+    assert [mail.job_id for mail in harness.fake_worker.delivered] == [f"{rows[0]['job_id']}.1"]
+    assert not await harness.scheduler.scheduled_mails.claim([rows[0]["job_id"]])
+
+
+@pytest.mark.parametrize("hours", [23, 25])
+async def test_old_claim_without_a_record_proves_nothing(
+    app: AppTables, harness: SchedulerHarness, connection: Connection, keys: Keys, clock: FakeClock, hours: int
+) -> None:
+    """Records are deleted after a day: a claim that is almost as old fails."""
     row = await queued(app, harness)
     await harness.scheduler.scheduled_mails.claim([row["job_id"]])
+    await flush(connection, keys)
+    clock.advance(hours * 3600 + 1)
+    await harness.scheduler.reconciler.run_once()
+    assert await state_of(harness) == ("failed", LOST_REASON)
+
+
+async def test_request_of_a_similar_job_is_not_mistaken_for_its_own(
+    app: AppTables, harness: SchedulerHarness, connection: Connection, keys: Keys, clock: FakeClock
+) -> None:
+    """A record belongs to one job id exactly, and to any time at which that job was added."""
+    row = await queued(app, harness)
+    await harness.scheduler.scheduled_mails.claim([row["job_id"]])
+    for other in (f"{row['job_id']}.1", f"{row['job_id']}0", row["job_id"][:-1]):
+        await record_request(harness, keys, {"job_id": other})  # type: ignore[arg-type]
+    await flush(connection, keys)
+    clock.advance(181)
+    await harness.scheduler.reconciler.run_once()
+    assert (await state_of(harness))[0] == "planned"
+
+
+@pytest.mark.parametrize("timestamp", [1, 1_795_000_000_000])
+async def test_claimed_mail_fails_after_a_flush(
+    app: AppTables, harness: SchedulerHarness, connection: Connection, keys: Keys, clock: FakeClock, timestamp: int
+) -> None:
+    """A claimed email that was in a request may have been sent: it fails with that reason and is not sent again."""
+    row = await queued(app, harness)
+    await harness.scheduler.scheduled_mails.claim([row["job_id"]])
+    await record_request(harness, keys, row, timestamp)
     await flush(connection, keys)
     clock.advance(61)
     await harness.scheduler.reconciler.run_once()

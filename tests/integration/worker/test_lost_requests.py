@@ -15,6 +15,7 @@ from flowstate_daemon.base.errors import (
     MaybeSentError,
     PermanentError,
     RetryableError,
+    StaleDecisionError,
     StoreUnavailableError,
 )
 from flowstate_daemon.database.dsn import clean_dsn
@@ -27,7 +28,7 @@ from flowstate_daemon.queue.job import Job, JobFailed, NewJob
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending.recent_requests import RecentRequests
-from flowstate_daemon.sending.request_recorder import OLD_JOB_MS, OUTCOME_WAIT_MS
+from flowstate_daemon.sending.request_recorder import MAX_PREPARATION_S, OLD_JOB_MS, OUTCOME_WAIT_MS
 from tests.support.clock import FakeClock
 from tests.support.dispatcher_harness import CODE, REMINDER, DispatcherHarness, wait_for_results
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
@@ -293,6 +294,88 @@ async def test_bulk_waits_for_postgres_and_codes_do_not(
     assert len(fake.accepted) == 3
 
 
+async def test_bulk_emails_beside_a_code_wait_for_their_record(
+    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool, seen: list[ReceivedRequest]
+) -> None:
+    """While Postgres is away, a code is sent without a record; the bulk emails of its batch are not."""
+    fake.rate.limit = 50  # once the limit is known, codes and bulk emails share a request
+    await send(harness, await harness.jobs(1))
+    bulk, codes = await harness.jobs(3), await harness.jobs(2, CODE)
+    async with records_away(pool):
+        results = await send(harness, [*codes, *bulk])
+    assert [type(result) for result in results] == [Accepted] * 2 + [StoreUnavailableError] * 3
+    assert {type(result) for result in await send(harness, await harness.released(bulk))} == {Accepted}
+    assert len(fake.accepted) == 6
+    assert fake.duplicates() == []
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_outage_of_postgres_after_lost_writes_sends_nothing_twice(
+    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool, valkey_url: str, times: int
+) -> None:
+    """Redis loses that the emails were sent, and then they cannot be recorded: the record of the first time counts."""
+    await sent_and_lost(harness, valkey_url, 2)
+    forget_memory(harness)
+    jobs = in_another_order(await harness.claim(2))
+    for _ in range(times):
+        async with records_away(pool):
+            assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
+        jobs = in_another_order(await harness.released(jobs))
+    assert {type(result) for result in await send(harness, jobs)} == {EarlierRequestError}
+    assert len(fake.accepted) == 2
+
+
+async def test_unrecorded_request_of_a_dead_process_waits_for_its_record(
+    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool
+) -> None:
+    """A process stored the request and died: while Postgres is away, bulk emails are not sent with it."""
+    fake.script(error(500, "application_error"))
+    jobs = await harness.jobs(2)
+    assert {type(result) for result in await send(harness, jobs)} == {RetryableError}
+    forget_memory(harness)
+    async with records_away(pool):
+        jobs = await harness.released(jobs)
+        assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
+    assert {type(result) for result in await send(harness, await harness.released(jobs))} == {Accepted}
+    assert fake.duplicates() == []
+
+
+async def test_record_that_comes_late_is_taken_back(
+    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool, clock: FakeClock
+) -> None:
+    """A process that was stopped between storing and recording sends nothing: others may have decided meanwhile."""
+    records = StopsBeforeIt(pool, keys.base, clock)
+    async with DispatcherHarness(connection, keys, fake, records=records, clock=clock) as harness:
+        jobs = await harness.jobs(2)
+        assert {type(result) for result in await send(harness, jobs)} == {StaleDecisionError}
+        assert fake.accepted == []
+        assert await pool.fetchval("SELECT count(*) FROM flowstate_daemon.request_members") == 0
+        assert {type(result) for result in await send(harness, await harness.released(jobs))} == {Accepted}
+    assert len(fake.accepted) == 2
+
+
+class StopsBeforeIt(RequestRecords):
+    """The process stands still before the first record, as after SIGSTOP."""
+
+    def __init__(self, pool: asyncpg.Pool, base: str, clock: FakeClock) -> None:
+        super().__init__(pool, base)
+        self._clock: FakeClock | None = clock
+
+    async def record(self, *args: object, **kwargs: object) -> set[tuple[str, int]]:
+        if self._clock is not None:
+            self._clock.advance(MAX_PREPARATION_S + 1)
+            self._clock = None
+        return await super().record(*args, **kwargs)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def records_away(pool: asyncpg.Pool) -> AsyncIterator[None]:
+    """Postgres cannot record requests for a while."""
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE flowstate_daemon.request_members")
+        yield
+
+
 async def test_lost_reply_of_postgres_changes_nothing(
     connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool, seen: list[ReceivedRequest]
 ) -> None:
@@ -315,6 +398,19 @@ class LosesReplies(RequestRecords):
             self.lost = True
             raise StoreUnavailableError("the reply was lost")
         return found
+
+
+async def test_lost_reply_of_postgres_is_known_to_other_processes(
+    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool
+) -> None:
+    """Redis knows that the recorded request was never sent: another process sends the emails at once."""
+    async with DispatcherHarness(connection, keys, fake, records=LosesReplies(pool, keys.base)) as harness:
+        jobs = await harness.jobs(3)
+        assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
+        forget_memory(harness)
+        jobs = in_another_order(await harness.released(jobs))
+        assert {type(result) for result in await send(harness, jobs)} == {Accepted}
+    assert len(fake.accepted) == 3
 
 
 async def test_without_postgres_the_memory_of_the_process_is_enough(
