@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from flowstate_daemon.base import logs
@@ -41,6 +42,9 @@ def main() -> None:
     parser.add_argument("--peers", default="", help="names, separated by commas; all peers of the plan when absent")
     parser.add_argument("--fresh", action="store_true", help="forget the results of an unfinished run")
     parser.add_argument("--report", action="store_true", help="only write the report again from the results")
+    parser.add_argument(
+        "--minutes", type=float, help="how long to start further measurements, instead of the plan's time"
+    )
     parser.add_argument("--output", type=Path, help="folder for results and report")
     given = parser.parse_args()
     logs.configure("error")
@@ -50,7 +54,9 @@ def main() -> None:
         return
     names = [name for name in given.peers.split(",") if name]
     try:
-        results = asyncio.run(run_plan(build_plan(given.plan), names, path, fresh=given.fresh))
+        plan = build_plan(given.plan)
+        plan = replace(plan, budget_s=given.minutes * 60) if given.minutes else plan
+        results = asyncio.run(run_plan(plan, names, path, fresh=given.fresh))
     except ValueError as error:
         sys.exit(f"bench: {error}")
     publish(results, path, page)

@@ -33,7 +33,8 @@ make bench-quick    # a few peers and small sizes, under three minutes: artefact
 make bench-report   # writes this page again
 ```
 
-`make bench ARGS='--peers bull,arq'` limits the peers, `ARGS=--fresh` forgets an unfinished run.
+`make bench ARGS='--peers bull,arq'` limits the peers, `ARGS='--minutes 30'` the time, and `ARGS=--fresh` forgets an
+unfinished run.
 """
 
 
