@@ -6,7 +6,8 @@ STAMP  := $(VENV)/.ready
 LOCK   := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench chaos soak preview pictures screenshots lock \
+.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs \
+	bench bench-quick bench-report chaos soak preview pictures screenshots lock \
 	install uninstall release clean
 
 help: ## list these targets
@@ -56,8 +57,14 @@ format: $(STAMP) ## format the code and apply safe fixes
 docs: $(STAMP) ## run every command in the documentation, and check its names and links
 	$(BIN)/pytest -q tests/docs $(ARGS)
 
-bench: $(STAMP) ## measure against npm bull in the same run
+bench: $(STAMP) ## measure against nine other queue libraries, and write docs/performance.md: up to three hours
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-quick: $(STAMP) ## the same with fewer peers and small sizes, in three minutes: artefacts/bench-quick
+	$(BIN)/python -m tests.bench --plan quick --fresh $(ARGS)
+
+bench-report: $(STAMP) ## write docs/performance.md again from the results of the last benchmark
+	$(BIN)/python -m tests.bench --report $(ARGS)
 
 chaos: $(STAMP) ## random faults from a seed against real daemons, for 10 minutes: ARGS='--minutes 60 --seed 7', ARGS=--quick
 	$(BIN)/python -m tests.chaos $(ARGS)
@@ -106,5 +113,5 @@ release: ## build wheel and sdist, test both in a new environment, and print the
 	  "  docker build -t flowstate-daemon:$$version . and push it to your registry"
 
 clean: ## remove the virtual environment and all build products
-	rm -rf $(VENV) build dist artefacts .dev .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/compat/node_modules *.egg-info
+	rm -rf $(VENV) build dist artefacts .dev .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/compat/node_modules tests/bench/node_modules .cache/bench *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
+from flowstate_daemon.cli.dev import dev
 from flowstate_daemon.cli.mail import preview
-from flowstate_daemon.cli.run import dev
 from flowstate_daemon.config.settings import OutboxSettings
 
 ROOT = Path(__file__).parent.parent

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ import click
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, StoreUnavailableError
+from flowstate_daemon.base.imports import without
 
 FAILED, USAGE_ERROR, UNREACHABLE, CONFIG, INTERRUPTED = 1, 64, 69, 78, 130
 EXIT_CODES: tuple[tuple[type[FlowstateError], str, int], ...] = (
@@ -30,12 +32,14 @@ EXIT_CODES: tuple[tuple[type[FlowstateError], str, int], ...] = (
 # The errors of a write when the reader has closed the pipe, or the disk is full.
 OUTPUT_CLOSED_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT}
 
+DAEMON = "run"
+
 # The module of each command. It is imported only when the command runs: a health check every few seconds must not
 # import the whole package.
 COMMANDS = {
-    "run": "run",
-    "dev": "run",
-    "check": "run",
+    DAEMON: "run",
+    "dev": "dev",
+    "check": "checks",
     "health": "health",
     "status": "status",
     "migrate": "database",
@@ -72,7 +76,9 @@ class LazyGroup(click.Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return cast("click.Command", getattr(import_module(f"flowstate_daemon.cli.{COMMANDS[name]}"), name))
+        # The daemon prints no tables, so structlog need not find `rich` either.
+        with without("rich") if name == DAEMON else nullcontext():
+            return cast("click.Command", getattr(import_module(f"flowstate_daemon.cli.{COMMANDS[name]}"), name))
 
 
 @click.group(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import asyncpg
 import structlog
@@ -77,7 +78,7 @@ from flowstate_daemon.sending.request_store import RequestStore
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.shadow.bootstrap import SHADOW_NAME, apply_mode, build_shadow, is_shadow
 from flowstate_daemon.shadow.shadow import ShadowWorker
-from flowstate_daemon.web.api_v1.app import ApiV1, disabled_routes
+from flowstate_daemon.web.api_v1.disabled import disabled_routes
 from flowstate_daemon.web.health import Health, InstanceInfo
 from flowstate_daemon.web.metrics import MetricsEndpoint
 from flowstate_daemon.web.pages import Pages, error_page
@@ -93,6 +94,9 @@ from flowstate_daemon.worker.ledger_services import LedgerWriter, Pruner
 from flowstate_daemon.worker.lookups import RecipientLoader, ScheduledMailGuard
 from flowstate_daemon.worker.results import OutcomeRecorder
 from flowstate_daemon.worker.worker import Worker, WorkerOptions
+
+if TYPE_CHECKING:
+    from flowstate_daemon.web.api_v1.app import ApiV1
 
 log = structlog.get_logger()
 
@@ -146,8 +150,7 @@ class Components:
         )
         self.risk_monitor = RiskMonitor(config, self.connection, self.keys, self.pool, self._context)
         self.risk_monitor.apply_settings(config)
-        queue = config.queue
-        self._instance = InstanceInfo(__version__, queue.instance_id, queue.mode, config.delivery)
+        self._instance = InstanceInfo(__version__, instance, config.queue.mode, config.delivery)
         self.alerter = Alerter(config.health, self._instance, self.keys.base.rstrip(":"), self._context)
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config)

@@ -1,7 +1,11 @@
-"""Builds the operator's pages, the API and their sessions from the configuration; a part of the composition root."""
+"""Builds the operator's pages, the API and their sessions from the configuration; a part of the composition root.
+
+Pages and API are imported when they are built: without a token there are none, and they would cost 5 MB.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -12,10 +16,11 @@ from flowstate_daemon.config.loader import Config
 from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.shadow.bootstrap import is_shadow
-from flowstate_daemon.web.api_v1.app import ApiV1
-from flowstate_daemon.web.dashboard.app import Dashboard
-from flowstate_daemon.web.dashboard.rendering import PageRenderer
 from flowstate_daemon.web.session import Rights, Sessions
+
+if TYPE_CHECKING:
+    from flowstate_daemon.web.api_v1.app import ApiV1
+    from flowstate_daemon.web.dashboard.app import Dashboard
 
 
 def build_sessions(config: Config, clock: Clock) -> Sessions:
@@ -30,11 +35,16 @@ def build_sessions(config: Config, clock: Clock) -> Sessions:
 
 def build_api(operator: Operator, sessions: Sessions, metrics: Metrics) -> ApiV1:
     """The API with all its endpoints."""
+    from flowstate_daemon.web.api_v1.app import ApiV1  # noqa: PLC0415 - see above
+
     return ApiV1(operator, sessions, metrics)
 
 
 def build_dashboard(operator: Operator, sessions: Sessions, metrics: Metrics) -> Dashboard:
     """The pages. Where nothing is sent, they also show the outbox."""
+    from flowstate_daemon.web.dashboard.app import Dashboard  # noqa: PLC0415 - see above
+    from flowstate_daemon.web.dashboard.rendering import PageRenderer  # noqa: PLC0415
+
     config = operator.config
     environment = "production"
     if is_shadow(config):

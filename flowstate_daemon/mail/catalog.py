@@ -5,7 +5,7 @@ A kind whose texts exist in some languages only is sent in the default language 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cache
@@ -71,6 +71,36 @@ class Catalog:
         shared = [sample for sample in self.samples if sample.kind == kind and sample.locale is None]
         found = {sample.name: own.get(sample.name, sample) for sample in shared}
         return [*{**found, **own}.values()]
+
+
+class CompiledOnDemand(Mapping[tuple[str, str], CompiledTemplates]):
+    """The templates of the built-in kinds, each compiled at its first use.
+
+    The tests of this project compile all of them, so that a start need not: it would take 0.4 s of CPU time.
+    """
+
+    def __init__(
+        self, keys: Iterable[tuple[str, str]], compile_one: Callable[[str, str], CompiledTemplates | None]
+    ) -> None:
+        self._compiled: dict[tuple[str, str], CompiledTemplates | None] = dict.fromkeys(keys)
+        self._compile = compile_one
+
+    def __getitem__(self, key: tuple[str, str]) -> CompiledTemplates:
+        compiled = self._compiled[key]
+        if compiled is None:
+            self._compiled[key] = compiled = self._compile(*key)
+        if compiled is None:
+            raise ValueError(f"the built-in templates of {key} have problems")
+        return compiled
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._compiled
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._compiled)
+
+    def __len__(self) -> int:
+        return len(self._compiled)
 
 
 @cache
@@ -142,13 +172,19 @@ class _Loader:
         texts = {(kind, locale): text for kind in kinds for locale, text in self._kind_texts(kind, common)}
         complete = [name for name in kinds if self._has_all_files(name)]
         compiler = TemplateCompiler(self._files, self._problems)
+        samples = tuple(sample for kind in complete for sample in load_samples(kind, self._files, self._problems))
+        if not self._files.changed:
+            keys = [key for key in texts if key[0] in complete]
+            lazy = CompiledOnDemand(
+                keys, lambda kind, locale: compiler.compile(kinds[kind], texts[kind, locale], check=False)
+            )
+            return Catalog(kinds, tuple(common), lazy, texts, samples)
         templates = {
             (kind, locale): compiled
             for (kind, locale), text in texts.items()
             if kind in complete
             and (compiled := compiler.compile(kinds[kind], text, check=kind in self._changed)) is not None
         }
-        samples = tuple(sample for kind in complete for sample in load_samples(kind, self._files, self._problems))
         return Catalog(kinds, tuple(common), templates, texts, samples)
 
     def _has_all_files(self, kind: str) -> bool:

@@ -7,7 +7,6 @@ email.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,20 +70,18 @@ class Renderer:
         self.catalog = catalog or built_in_catalog()
         self._app_links = brand.links or AppLinks(brand.frontend_url)
         self._constants = brand.constants(self._app_links)
-        default = match_locale(brand.default_locale, self.catalog.locales) or self.catalog.locales[0]
-        self._templates = {locale: self._language(locale, default) for locale in (*self.catalog.locales, None)}
+        self._default = match_locale(brand.default_locale, self.catalog.locales) or self.catalog.locales[0]
+        self._prepared: dict[tuple[str, str | None], tuple[str, CompiledTemplates, dict[str, Any]]] = {}
 
-    def _language(
-        self, locale: str | None, default: str
-    ) -> Mapping[str, tuple[str, CompiledTemplates, dict[str, Any]]]:
-        """By kind: language, templates, constants for a reader; the default ones where it lacks the language."""
-        found = {}
-        for kind in self.catalog.kinds:
-            used = locale if locale is not None and (kind, locale) in self.catalog.templates else default
-            templates = self.catalog.templates[kind, used]
-            constants = {name: value for name, value in self._constants.items() if name in templates.constants}
-            found[kind] = used, templates, constants
-        return found
+    def _prepare(self, kind: str, locale: str | None) -> tuple[str, CompiledTemplates, dict[str, Any]]:
+        """Language, templates and constants for readers of a language; the default one where the kind lacks it.
+
+        Built-in templates are compiled at their first use, which takes about 25 ms.
+        """
+        used = locale if locale is not None and (kind, locale) in self.catalog.templates else self._default
+        templates = self.catalog.templates[kind, used]
+        constants = {name: value for name, value in self._constants.items() if name in templates.constants}
+        return used, templates, constants
 
     def render(self, request: MailRequest, *, issued_ms: int | None = None, created_ms: int | None = None) -> Email:
         """The email of one request, in its own language if that is supported, else in the brand's default language.
@@ -93,7 +90,10 @@ class Renderer:
         `created_ms` is when the job was created, 0 or None for the issue time. The producers' own link to settings is
         not used: the application has no such page.
         """
-        locale, template, constants = self._templates[match_locale(request.locale, self.catalog.locales)][request.kind]
+        reader = request.kind, match_locale(request.locale, self.catalog.locales)
+        if reader not in self._prepared:
+            self._prepared[reader] = self._prepare(*reader)
+        locale, template, constants = self._prepared[reader]
         created_ms = created_ms or issued_ms
         link = None
         urls: dict[str, str | None] = {"unsubscribe_url": None}

@@ -14,10 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.mail.kinds import MailRequest
@@ -73,7 +69,17 @@ class LinkTokenCodec:
         """To change the secret, put the new one first and keep the old one after it while old links must work."""
         if not secrets or any(len(secret) < MIN_SECRET_LENGTH for secret in secrets):
             raise ValueError(f"a secret for links of at least {MIN_SECRET_LENGTH} characters is needed")
-        self._ciphers = tuple(AESSIV(_key(secret)) for secret in secrets)
+        # Imported here because it takes 6 MB, which a daemon without a link secret does not need.
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # noqa: PLC0415
+        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
+        def derive_key(secret: str) -> bytes:
+            return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=PURPOSE).derive(secret.encode())
+
+        self._ciphers = tuple(AESSIV(derive_key(secret)) for secret in secrets)
+        self._invalid_tag = InvalidTag
         self._lifetime_ms = None if lifetime_days is None else lifetime_days * DAY_MS
 
     def encode(self, content: UnsubscribeToken) -> str:
@@ -96,7 +102,7 @@ class LinkTokenCodec:
             for cipher in self._ciphers:
                 try:
                     return cipher.decrypt(ciphertext[1:], [VERSION])
-                except InvalidTag:
+                except self._invalid_tag:
                     continue
         raise ForgedLinkError("this link was not made here")
 
@@ -135,10 +141,6 @@ def list_unsubscribe_headers(link: str | None) -> dict[str, str]:
     if link is None:
         return {}
     return {"List-Unsubscribe": f"<{link}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
-
-
-def _key(secret: str) -> bytes:
-    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=PURPOSE).derive(secret.encode())
 
 
 def _encode_base64(content: bytes) -> str:

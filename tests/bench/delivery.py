@@ -1,6 +1,6 @@
 """Delivery to a strict fake provider in its own process: how a rate limit is used, and the speed without one.
 
-`python -m tests.bench.delivery [--full]`; part of `make bench`. The daemon is the real one, in a child process.
+`python -m tests.bench.delivery [--full]`. The daemon is the real one, in a child process.
 """
 
 from __future__ import annotations

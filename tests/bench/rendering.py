@@ -1,4 +1,7 @@
-"""Rendering time and size of an email by kind; without queue and provider, on one core."""
+"""Rendering time and size of an email by kind; without queue and provider, on one core.
+
+`python -m tests.bench.rendering`
+"""
 
 from __future__ import annotations
 
@@ -41,3 +44,7 @@ def show(figures: dict[str, dict[str, Any]]) -> None:
     for name, one in figures.items():
         table.add_row(name, *(str(value) for value in (one["us"], round(1e6 / one["us"]), one["html"], one["zipped"])))
     Console().print(table)
+
+
+if __name__ == "__main__":
+    show(rendering())

@@ -1,6 +1,6 @@
 """The scheduler with many users: how long planning a morning takes, and how fast emails are enqueued.
 
-`python -m tests.bench.scheduler [--full]`; part of `make bench`. With `--full` there are a million users in one zone, a
+`python -m tests.bench.scheduler [--full]`. With `--full` there are a million users in one zone, a
 fifth of them with something due: the worst case. Planner and enqueuer are the daemon's own and run in a separate
 process (this module with `--morning`), so that its memory is theirs.
 """

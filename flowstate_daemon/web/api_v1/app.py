@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 
 import structlog
 from aiohttp import web
 
-from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.operations.operator import Operator
+from flowstate_daemon.web.api_v1.disabled import ROOT
 from flowstate_daemon.web.api_v1.document import build_document, encode_document
-from flowstate_daemon.web.api_v1.endpoints import ROOT, Endpoint
+from flowstate_daemon.web.api_v1.endpoints import Endpoint
 from flowstate_daemon.web.api_v1.mail_endpoints import MailEndpoints
 from flowstate_daemon.web.api_v1.queue_endpoints import QueueEndpoints
 from flowstate_daemon.web.api_v1.recipient_endpoints import RecipientEndpoints
@@ -34,7 +35,6 @@ log = structlog.get_logger()
 SCHEME = "bearer"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="flowstate-daemon"'}
 RETRY_AFTER_S = 10
-API_DISABLED = "set FLOWSTATE_HTTP_API_TOKEN or FLOWSTATE_HTTP_READ_TOKEN (32 characters or more) to enable the API"
 UNAUTHORIZED = "send `Authorization: Bearer <token>` with the value of FLOWSTATE_HTTP_API_TOKEN"
 FOREIGN_HOST = "this host name is not one of the server's: add it to FLOWSTATE_HTTP_OTHER_HOSTS"
 READ_ONLY = "this token may only read: use one of FLOWSTATE_HTTP_API_TOKEN"
@@ -58,7 +58,6 @@ class ApiV1:
             StateEndpoints(operator),
         )
         self.endpoints: list[Endpoint] = [endpoint for section in sections for endpoint in section.endpoints()]
-        self._document = encode_document(build_document(self.endpoints, ROOT))
         self._authenticated_limit = TokenBucket(operator.clock, AUTHENTICATED_PER_S, AUTHENTICATED_BURST)
         # A limit of its own: clients that guess tokens must not lock out those that have one.
         self._anonymous_limit = TokenBucket(operator.clock, ANONYMOUS_PER_S, ANONYMOUS_BURST)
@@ -81,6 +80,11 @@ class ApiV1:
         if refused is not None:
             return refused
         return web.Response(body=self._document, content_type="application/json")
+
+    @cached_property
+    def _document(self) -> bytes:
+        """The description of all endpoints, built at the first request: few daemons are ever asked for it."""
+        return encode_document(build_document(self.endpoints, ROOT))
 
     def _guard(self, endpoint: Endpoint) -> Handler:
         async def handler(request: web.Request) -> web.StreamResponse:
@@ -122,16 +126,3 @@ class ApiV1:
     def _too_many(self) -> web.Response:
         self._metrics.http_denied("too_many")
         return problem(429, "too many requests: slow down", {"Retry-After": str(RETRY_AFTER_S)})
-
-
-def disabled_routes(clock: Clock) -> list[web.RouteDef]:
-    """The routes without a token: every request gets 404, and the log says how to enable the API."""
-    throttle = LogThrottle(clock)
-
-    async def not_found(request: web.Request) -> web.StreamResponse:
-        suppressed = throttle.acquire()
-        if suppressed is not None:
-            log.warning("api_disabled", method=request.method, remedy=API_DISABLED, more_since_last=suppressed)
-        return problem(404)
-
-    return [web.route("*", f"{ROOT}/{{rest:.*}}", not_found)]

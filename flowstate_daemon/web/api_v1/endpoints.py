@@ -21,7 +21,6 @@ from flowstate_daemon.web.limits import RETRY_AFTER_S
 from flowstate_daemon.web.responses import problem
 from flowstate_daemon.web.session import Rights
 
-ROOT = "/api/v1"
 MAX_BODY_BYTES = 1_048_576
 Method: TypeAlias = Literal["get", "post", "put", "delete"]
 # The first class that fits gives the status; any other error is a bug.

@@ -21,7 +21,8 @@ from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, Overview, RunRequest, RunResult
 from flowstate_daemon.web.api_v1 import models
-from flowstate_daemon.web.api_v1.endpoints import ROOT, ApiError, Call, Endpoint, json_document
+from flowstate_daemon.web.api_v1.disabled import ROOT
+from flowstate_daemon.web.api_v1.endpoints import ApiError, Call, Endpoint, json_document
 
 log = structlog.get_logger()
 

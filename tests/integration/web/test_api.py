@@ -21,8 +21,8 @@ from flowstate_daemon.mail_producer import NewMail
 from flowstate_daemon.queue.job import JobSucceeded
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.web.api_v1.app import disabled_routes
 from flowstate_daemon.web.api_v1.cursors import EntryCursor, write_cursor
+from flowstate_daemon.web.api_v1.disabled import disabled_routes
 from flowstate_daemon.web.limits import ANONYMOUS_BURST, AUTHENTICATED_BURST
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.integration.web.conftest import serve

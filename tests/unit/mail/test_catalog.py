@@ -11,12 +11,13 @@ import msgspec
 import pytest
 
 from flowstate_daemon.base.errors import ConfigError, InvalidDataError
-from flowstate_daemon.mail.catalog import Catalog, built_in_catalog, load_catalog
+from flowstate_daemon.mail.catalog import Catalog, CompiledOnDemand, built_in_catalog, load_catalog
 from flowstate_daemon.mail.kind_files import BUILT_IN_FOLDER, read_kind_files
 from flowstate_daemon.mail.kinds import KINDS, UNREADABLE_DATA, load_kinds, parse_request, redact_codes
 from flowstate_daemon.mail.lifetimes import Lifetimes
 from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, decide, expires_at_ms
 from flowstate_daemon.mail.render import Renderer
+from flowstate_daemon.mail.templates import CompiledTemplates
 from flowstate_daemon.web.dashboard.emails import mask_codes
 from tests.support.html import Page
 from tests.support.kind_folders import BADGE, write_kind
@@ -306,3 +307,30 @@ def test_reminder_without_a_date_field_has_a_lifetime(tmp_path: Path) -> None:
     lifetimes, created_ms = Lifetimes("UTC", None, 24.0, 72.0), 1_772_438_400_000  # 2026-03-02, 8 h
     end_ms = lifetimes.end_ms(parse_request("task-reminder", job, kinds), created_ms, None)
     assert end_ms == created_ms + 16 * 3_600_000
+
+
+def test_built_in_templates_are_compiled_at_first_use() -> None:
+    """Loading compiles nothing; the first use compiles one template, once."""
+    compiled: list[tuple[str, str]] = []
+    real = built_in_catalog().templates["welcome", "en"]
+
+    def compile_one(kind: str, locale: str) -> CompiledTemplates:
+        compiled.append((kind, locale))
+        return real
+
+    templates = CompiledOnDemand([("welcome", "en"), ("otp", "en")], compile_one)
+    assert (("otp", "en") in templates, ("otp", "xx") in templates, len(templates)) == (True, False, 2)
+    assert compiled == []
+    assert templates["otp", "en"] is templates["otp", "en"] is real
+    assert compiled == [("otp", "en")]
+    assert isinstance(load_catalog(None).templates, CompiledOnDemand)
+
+
+def test_a_built_in_template_with_problems_is_an_error() -> None:
+    """A template that cannot be compiled is an error at each use, not an empty email."""
+    templates = CompiledOnDemand([("welcome", "en")], lambda _kind, _locale: None)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="welcome"):
+            templates["welcome", "en"]
+    with pytest.raises(KeyError):
+        templates["welcome", "xx"]

@@ -1,0 +1,185 @@
+"""What the report says of each figure: its heading, unit, explanation, whether more is better, and the goals."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench.peers import BY_NAME, US
+from tests.bench.results import Results
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A column of a table; those with a `chart` also get a picture with that title."""
+
+    name: str
+    heading: str
+    more_is_better: bool = False
+    chart: str = ""
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the report: one step, or all steps whose name begins with `step`."""
+
+    step: str
+    heading: str
+    text: str
+    figures: tuple[Figure, ...]
+
+
+RATE = Figure("rate", "jobs/s", more_is_better=True, chart="no-op jobs per second")
+SECTIONS = (
+    Section(
+        "drain",
+        "Draining a backlog of no-op jobs",
+        "A worker with a handler that does nothing drains a backlog. For peers the time runs from the first to the "
+        "last call of the handler, for this daemon until the last job is settled. Commands are those that Redis "
+        "counts, the ones inside scripts included; bytes are those on the network, both ways.",
+        (
+            RATE,
+            Figure("commands_per_job", "commands a job"),
+            Figure("bytes_per_job", "bytes a job"),
+            Figure("cpu_us", "CPU of the worker, µs a job", chart="CPU of the worker, µs a job"),
+            Figure("redis_cpu_us", "CPU of Redis, µs a job"),
+            Figure("memory_bytes", "Redis memory, bytes a waiting job"),
+            Figure("rss_mb", "RSS, MB"),
+        ),
+    ),
+    Section(
+        "scripts",
+        "The scripts alone",
+        "One pipelined client sends the same claim and complete calls, prepared in advance, for the same jobs: what "
+        "Redis can do at most with these scripts.",
+        (Figure("rate", "jobs/s", more_is_better=True),),
+    ),
+    Section(
+        "mails-batch",
+        "Real emails, up to a hundred in one request",
+        "Handlers parse, render and send the email with the daemon's own code for kinds and templates; for peers, they "
+        "also group the emails that are handled at the same time. The provider is a local stand-in without a limit.",
+        (
+            Figure("rate", "emails/s", more_is_better=True, chart="emails per second, in batches"),
+            Figure("cpu_us", "CPU of the worker, µs an email"),
+            Figure("twice", "sent twice"),
+        ),
+    ),
+    Section(
+        "mails-single",
+        "Real emails, one request each, without a rate limit",
+        "The usual way with a queue library. This daemon always sends batches, see above.",
+        (
+            Figure("rate", "emails/s", more_is_better=True),
+            Figure("cpu_us", "CPU of the worker, µs an email"),
+            Figure("twice", "sent twice"),
+        ),
+    ),
+    Section(
+        "mails-limited",
+        "Real emails under a limit of 10 requests a second",
+        "As Resend limits an account. Peers send one request an email, the usual way.",
+        (
+            Figure("rate", "emails/s", more_is_better=True, chart="emails per second, 10 requests/s", logarithmic=True),
+            Figure("twice", "sent twice"),
+        ),
+    ),
+    Section(
+        "latency",
+        "Latency at low load",
+        "Codes are added one at a time to an empty queue by another process: from adding a job to the start of its "
+        "handler.",
+        (
+            Figure("p50_ms", "p50, ms", chart="from adding to handling, p50, ms", logarithmic=True),
+            Figure("p99_ms", "p99, ms"),
+        ),
+    ),
+    Section(
+        "backlog-",
+        "With a backlog",
+        "Jobs wait. Adding urgent jobs is measured first, without a worker; then a worker drains for at most twenty "
+        "seconds, while urgent jobs are added ten times a second: how long these wait for their handler. Peers "
+        "without priorities put them behind all others.",
+        (
+            Figure("rate", "jobs/s", more_is_better=True),
+            Figure("add_p50_ms", "adding an urgent job, p50, ms"),
+            Figure("add_max_ms", "adding, max, ms"),
+            Figure("p50_ms", "codes wait, p50, ms", chart="codes behind a backlog, p50, ms", logarithmic=True),
+            Figure("p99_ms", "codes wait, p99, ms"),
+        ),
+    ),
+    Section(
+        "idle",
+        "Start, and the cost of doing nothing",
+        "From the start of the process until it claims a job that waits already (for peers: until its handler starts). "
+        "This daemon is the real one, with HTTP server, health checks and metrics; the peers are a worker and nothing "
+        "else.",
+        (
+            Figure("start_s", "start to first job, s"),
+            Figure("commands_per_min", "commands a minute", chart="Redis commands a minute, idle", logarithmic=True),
+            Figure("rss_mb", "RSS, MB", chart="memory of an idle worker, RSS in MB"),
+        ),
+    ),
+    Section(
+        "recovery",
+        "Recovery after kill -9",
+        "A worker is killed while a job runs, and started again at once: from the kill until the job runs again.",
+        (Figure("seconds", "s", chart="seconds from kill -9 until the job runs again", logarithmic=True),),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A promise about our own figures; `value` is None when it was not measured."""
+
+    text: str
+    wanted: float
+    compare: Callable[[float, float], bool]
+    value: Callable[[Results], float | None]
+
+
+def best_peer(results: Results, step: str, figure: str, *, kind: str = "python") -> str | None:
+    """The peer of a kind with the highest median."""
+    found = {
+        name: spread.middle
+        for name in results.peers(step)
+        if BY_NAME[name].kind == kind and (spread := results.spread(step, name, figure))
+    }
+    return max(found, key=found.__getitem__) if found else None
+
+
+def _ratio_to_best(step: str) -> Callable[[Results], float | None]:
+    def value(results: Results) -> float | None:
+        best = best_peer(results, step, "rate")
+        return None if best is None else results.ratio(step, best, "rate")
+
+    return value
+
+
+def _own(step: str, figure: str) -> Callable[[Results], float | None]:
+    def value(results: Results) -> float | None:
+        spread = results.spread(step, US, figure)
+        return None if spread is None else spread.middle
+
+    return value
+
+
+def _scripts_to_drain(results: Results) -> float | None:
+    ratio = results.ratio("scripts", US, "rate", other_step="drain")
+    return None if ratio is None else ratio
+
+
+GOALS = (
+    Goal("no-op drain: times npm bull", 3.0, operator.ge, lambda results: results.ratio("drain", "bull", "rate")),
+    Goal("no-op drain: times the best Python peer", 10.0, operator.ge, _ratio_to_best("drain")),
+    Goal("no-op drain: the scripts alone are faster by at most", 1.6, operator.le, _scripts_to_drain),
+    Goal("real emails: times the best peer with batches", 5.0, operator.ge, _ratio_to_best("mails-batch")),
+    Goal("real emails at 10 requests/s: times the best peer", 50.0, operator.ge, _ratio_to_best("mails-limited")),
+    Goal("recovery after kill -9, s", 1.0, operator.le, _own("recovery", "seconds")),
+    Goal("start to first claim, s", 0.6, operator.le, _own("idle", "start_s")),
+    Goal("idle: Redis commands a minute", 15.0, operator.le, _own("idle", "commands_per_min")),
+    Goal("idle: RSS, MB", 70.0, operator.le, _own("idle", "rss_mb")),
+)
