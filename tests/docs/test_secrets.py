@@ -20,7 +20,7 @@ TEXTS = sorted(
         *ROOT.glob("docker-compose*"),
         ROOT / "Makefile",
     )
-    if file.is_file()
+    if file.is_file() and file.suffix != ".png"
 )
 NAMES = "API_KEY|WEBHOOK_SECRET|LINK_SECRET|API_TOKEN|PASSWORD|api_key|webhook_secret|link_secret|api_token|password"
 # Not a secret: empty, not ASCII (`re_…`), computed, the path of a file, or a word that stands for a secret.
