@@ -95,6 +95,7 @@ async def visit(page: Page, path: str) -> None:
     assert await page.locator("h1").count() == 1
 
 
+@pytest.mark.timeout(300)  # axe-core on 21 pages
 @pytest.mark.parametrize("language", ["en", "fr"])
 @pytest.mark.parametrize("scheme", get_args(Scheme))
 async def test_every_page_is_accessible_and_fits(
