@@ -48,7 +48,7 @@ PAGES = {
     "outbox": "/dashboard/outbox",
 }
 DOCS: dict[str, tuple[str, Scheme, int]] = {  # with the height of the window
-    "now": (PAGES["now"], "light", 1010),
+    "now": (PAGES["now"], "light", 1040),
     "recipient": (PAGES["recipient"], "dark", 820),
 }
 COLORS = 96
@@ -83,6 +83,8 @@ async def shoot_all(browser: Browser, environment: DevEnvironment, output: Path,
             await page.goto(environment.login_url)
             for name, path in PAGES.items():
                 await page.goto(path, wait_until="load")
+                # Chromium paints a frame only where the window is.
+                await page.set_viewport_size({"width": width, "height": 2000 if page.frames[1:] else 900})
                 for frame in page.frames[1:]:
                     await frame.locator("h1").first.wait_for()
                 await page.screenshot(path=output / f"{name}-{theme}-{language}-{width}.png", full_page=True)

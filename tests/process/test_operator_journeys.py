@@ -39,7 +39,7 @@ INVALID = Answer(422, {"name": "validation_error", "message": "Invalid `to` fiel
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class RunningDaemon:
     """A running daemon with its provider, and the parts of the stores that tests look at."""
 
     daemon: Daemon
@@ -76,9 +76,9 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(
+async def running(
     make_daemon: MakeDaemon, provider: FakeResend, connection: Connection, keys: Keys, database_url: str
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[RunningDaemon]:
     settings = {
         "DATABASE_URL": database_url,
         "FLOWSTATE_HTTP_API_TOKEN": OPERATE,
@@ -86,7 +86,7 @@ async def desk(
     }
     async with make_daemon(**settings) as daemon, open_pool(clean_dsn(database_url)) as pool:
         await daemon.ready(within_s=START_S)
-        yield Desk(daemon, provider, connection, keys, pool, database_url)
+        yield RunningDaemon(daemon, provider, connection, keys, pool, database_url)
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +96,18 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def logged_in(browser: Browser, desk: Desk) -> AsyncIterator[Page]:
+async def logged_in(browser: Browser, running: RunningDaemon) -> AsyncIterator[Page]:
     """A page after the login; the block ends by checking the console and the requests."""
-    async with open_page(browser, desk.url) as (page, _):
+    async with open_page(browser, running.url) as (page, _):
         page.on("dialog", lambda dialog: dialog.accept())
         await log_in_to(page, OPERATE)
         yield page
 
 
-async def test_failed_email_is_found_explained_retried_and_sent(browser: Browser, desk: Desk) -> None:
+async def test_failed_email_is_found_explained_retried_and_sent(browser: Browser, running: RunningDaemon) -> None:
     """By its recipient; the page says why it failed, and after the retry that it was sent."""
-    await desk.fail(ADA, GRACE)
-    async with logged_in(browser, desk) as page:
+    await running.fail(ADA, GRACE)
+    async with logged_in(browser, running) as page:
         await page.get_by_role("link", name="Emails", exact=True).click()
         await page.get_by_label("State").select_option("failed")
         await page.get_by_label("Recipient").fill(ADA)
@@ -118,8 +118,8 @@ async def test_failed_email_is_found_explained_retried_and_sent(browser: Browser
         await expect(page.locator("dd.reason")).to_contain_text("mailbox unavailable")
         await expect(page.frame_locator("iframe.email").get_by_role("heading", name="Welcome, Ada!")).to_be_visible()
         await page.get_by_role("button", name="Retry").click()
-        await eventually(lambda: ADA in desk.sent_to(), "sent after the retry")
-        assert GRACE not in desk.sent_to()
+        await eventually(lambda: ADA in running.sent_to(), "sent after the retry")
+        assert GRACE not in running.sent_to()
 
         async def is_shown_as_sent() -> bool:
             await page.goto(f"/dashboard/emails?state=sent&recipient={ADA}")
@@ -131,11 +131,11 @@ async def test_failed_email_is_found_explained_retried_and_sent(browser: Browser
         await expect(page.locator(".timeline > li").last).to_contain_text("sent")
 
 
-async def test_group_of_failures_is_retried(browser: Browser, desk: Desk) -> None:
+async def test_group_of_failures_is_retried(browser: Browser, running: RunningDaemon) -> None:
     """From the group over the preview to the action, whose end the page shows by itself."""
     people = [f"person{number}@mail.dev" for number in range(5)]
-    await desk.fail(*people)
-    async with logged_in(browser, desk) as page:
+    await running.fail(*people)
+    async with logged_in(browser, running) as page:
         await page.get_by_role("link", name="Failures").click()
         await expect(page.locator(".group")).to_have_count(1)
         await expect(page.locator(".group .count")).to_have_text("5")
@@ -143,33 +143,33 @@ async def test_group_of_failures_is_retried(browser: Browser, desk: Desk) -> Non
         await expect(page.locator(".lead")).to_have_text("5 jobs match (failed).")
         await page.get_by_role("button", name="Retry").click()
         await expect(page.locator("#actions tbody tr")).to_contain_text("done")
-        await eventually(lambda: desk.sent_to() == set(people), "all sent")
+        await eventually(lambda: running.sent_to() == set(people), "all sent")
         await page.get_by_role("link", name="Failures").click()
         await expect(page.get_by_text("No job has failed.")).to_be_visible()
 
 
-async def test_queue_is_paused_and_resumed(browser: Browser, desk: Desk) -> None:
+async def test_queue_is_paused_and_resumed(browser: Browser, running: RunningDaemon) -> None:
     """While it is paused the page does not call the daemon healthy, and nothing is sent; live, without a reload."""
-    async with logged_in(browser, desk) as page:
+    async with logged_in(browser, running) as page:
         await expect(page.locator(".health h2")).to_contain_text("Healthy")
         await page.get_by_role("button", name="Pause the queue").click()
         await expect(page.locator(".health h2")).to_contain_text("Paused")
-        await desk.enqueue(ADA)
+        await running.enqueue(ADA)
         await expect(page.locator("#live-waiting")).to_have_text("1")
-        assert desk.sent_to() == set()
+        assert running.sent_to() == set()
         await page.get_by_role("button", name="Resume the queue").click()
         await expect(page.locator(".health h2")).to_contain_text("Healthy")
-        await eventually(lambda: desk.sent_to() == {ADA}, "sent after the resume")
+        await eventually(lambda: running.sent_to() == {ADA}, "sent after the resume")
         await expect(page.locator("#live-waiting")).to_have_text("0")
 
 
-async def test_why_a_customer_got_no_reminder_this_morning(browser: Browser, desk: Desk) -> None:
+async def test_why_a_customer_got_no_reminder_this_morning(browser: Browser, running: RunningDaemon) -> None:
     """A new operator finds the reason, the remedy, and sees that it works, in less than a minute."""
     clock = Clock()
     zone = preferences("UTC", "en")
-    await add_users(desk.database_url, clock.now(), [SampleUser("carla", "Carla", zone, "UTC", tasks=DUE_TASKS)])
-    await Suppressions(desk.pool, clock).unsubscribe(CARLA, "task-reminder")
-    async with logged_in(browser, desk) as page:
+    await add_users(running.database_url, clock.now(), [SampleUser("carla", "Carla", zone, "UTC", tasks=DUE_TASKS)])
+    await Suppressions(running.pool, clock).unsubscribe(CARLA, "task-reminder")
+    async with logged_in(browser, running) as page:
         started = clock.monotonic()
         await page.get_by_role("link", name="Recipients").click()
         await page.keyboard.type(CARLA)
@@ -186,22 +186,22 @@ async def test_why_a_customer_got_no_reminder_this_morning(browser: Browser, des
         await page.locator("summary").click()
         frame = page.frame_locator("iframe.email")
         await expect(frame.get_by_text("Water the plants").first).to_be_visible()
-        assert desk.sent_to() == set()  # a dry run sends nothing
+        assert running.sent_to() == set()  # a dry run sends nothing
 
 
-async def test_schedule_is_run_from_the_page(browser: Browser, desk: Desk) -> None:
+async def test_schedule_is_run_from_the_page(browser: Browser, running: RunningDaemon) -> None:
     """After the dry run the run sends the same email, and the page shows what became of it by kind and zone."""
     clock = Clock()
     users = [SampleUser("carla", "Carla", preferences("UTC", "en"), "UTC", tasks=DUE_TASKS)]
-    await add_users(desk.database_url, clock.now(), users)
-    async with logged_in(browser, desk) as page:
+    await add_users(running.database_url, clock.now(), users)
+    async with logged_in(browser, running) as page:
         await page.get_by_role("link", name="Schedules").click()
         card = page.locator("section.card", has_text="task-reminder")
         await card.get_by_role("button", name="Dry run").click()
         await expect(page.locator(".lead")).to_have_text("1 of 1 would be sent.")
         await page.get_by_role("link", name="Schedules").click()
         await card.get_by_role("button", name="Run now").click()
-        await eventually(lambda: CARLA in desk.sent_to(), "the reminder is sent")
+        await eventually(lambda: CARLA in running.sent_to(), "the reminder is sent")
 
         async def is_shown() -> bool:
             await page.goto("/dashboard/schedules")
@@ -210,22 +210,22 @@ async def test_schedule_is_run_from_the_page(browser: Browser, desk: Desk) -> No
         await eventually(is_shown, "the outcome is on the page")
 
 
-async def test_page_that_loses_the_daemon_says_so(browser: Browser, desk: Desk) -> None:
+async def test_page_that_loses_the_daemon_says_so(browser: Browser, running: RunningDaemon) -> None:
     """It must not go on saying that all is well."""
-    async with open_page(browser, desk.url) as (page, watched):
+    async with open_page(browser, running.url) as (page, watched):
         await log_in_to(page, OPERATE)
         await expect(page.locator("#live-waiting")).to_be_visible()
         await expect(page.locator("#connection-lost")).to_be_hidden()
-        await desk.daemon.kill()
+        await running.daemon.kill()
         await expect(page.locator("#connection-lost")).to_be_visible()
         assert watched.complaints
         watched.complaints.clear()  # of the connection that is refused
 
 
-async def test_whole_journey_by_keyboard(browser: Browser, desk: Desk) -> None:
+async def test_whole_journey_by_keyboard(browser: Browser, running: RunningDaemon) -> None:
     """Log in, skip to the content, find a failed email, retry it, log out; the focus is always visible."""
-    await desk.fail(ADA)
-    async with open_page(browser, desk.url) as (page, _):
+    await running.fail(ADA)
+    async with open_page(browser, running.url) as (page, _):
         page.on("dialog", lambda dialog: dialog.accept())
         await page.goto("/")
         await page.keyboard.type(OPERATE)
@@ -243,19 +243,20 @@ async def test_whole_journey_by_keyboard(browser: Browser, desk: Desk) -> None:
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/jobs/**")
         await tab_to(page, "Retry")
-        await page.keyboard.press("Enter")
-        await eventually(lambda: ADA in desk.sent_to(), "sent after the retry")
+        async with page.expect_navigation():
+            await page.keyboard.press("Enter")
+        await eventually(lambda: ADA in running.sent_to(), "sent after the retry")
         await page.goto("/dashboard/")
         await tab_to(page, "Log out")
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/login")
 
 
-async def test_focus_survives_live_updates(browser: Browser, desk: Desk) -> None:
+async def test_focus_survives_live_updates(browser: Browser, running: RunningDaemon) -> None:
     """Somebody who has reached a link of the live part with the keyboard keeps it when the part is replaced."""
-    async with logged_in(browser, desk) as page:
+    async with logged_in(browser, running) as page:
         await page.locator("#live-failed").focus()
-        await desk.fail(ADA)
+        await running.fail(ADA)
         await expect(page.locator("#live-failed")).to_have_text("1")
         assert await page.evaluate("document.activeElement.id") == "live-failed"
 

@@ -26,6 +26,7 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.scheduler.manual_runs import ManualRuns, RunRequest
 from flowstate_daemon.web.session import SESSION_S
+from tests.compat import packages
 from tests.integration.queue.queue_fixture import QueueFixture
 from tests.integration.web.test_dashboard import Site, serve_dashboard
 from tests.support.clock import FakeClock
@@ -63,6 +64,7 @@ SHOWN = """document.title + document.body.innerText
 
 @pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
+    packages.install()  # axe-core
     async with open_browser() as browser:
         yield browser
 
@@ -95,6 +97,7 @@ async def visit(page: Page, path: str) -> None:
     assert await page.locator("h1").count() == 1
 
 
+@pytest.mark.timeout(300)  # axe-core on 21 pages
 @pytest.mark.parametrize("language", ["en", "fr"])
 @pytest.mark.parametrize("scheme", get_args(Scheme))
 async def test_every_page_is_accessible_and_fits(

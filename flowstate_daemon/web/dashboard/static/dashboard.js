@@ -49,7 +49,7 @@ function showConnection(isLost) {
   }
 }
 
-// A screen reader hears a change once, not the whole part every two seconds.
+// A screen reader says a change once, not the whole part every two seconds.
 function announceHealth() {
   const health = document.querySelector("[data-health]");
   const place = document.getElementById("health-changed");
