@@ -78,7 +78,8 @@ def _chaos(chaos: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **sums,
         "rounds": len(rounds),
-        "seeds": f"{min(seeds)} to {max(seeds)}",
+        "seeds": ", ".join(map(str, seeds)),
+        "length": " or ".join(f"{seconds:g}" for seconds in sorted({row["plan"]["seconds"] for row in rounds})),
         "minutes": round(sum(row["seconds"] for row in rounds) / 60),
         "faults": f"{faults.total():,}",
         "violations": sum(len(row["violations"]) for row in rounds),

@@ -27,7 +27,7 @@ from tests.chaos.world import Host, World, open_world, stop_all
 SAMPLE_S = 1.0
 SCRAPE_WITHIN_S = 0.5
 DRAIN_WITHIN_S = 300.0  # longer than the daemon waits for the outcome of a request that Redis has lost
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 STOP_WITHIN_S = 30.0
 TASKS = "flowstate_asyncio_tasks"
 SCHEDULED = """

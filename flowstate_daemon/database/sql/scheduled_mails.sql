@@ -121,7 +121,8 @@ WITH lost AS (
     FOR UPDATE OF m
 ), rescheduled AS (
     UPDATE flowstate_daemon.scheduled_mails AS m
-    SET state = 'planned', queued_at = NULL, redis_epoch = NULL, leased_until = NULL, generation = m.generation + 1,
+    SET state = 'planned', queued_at = NULL, claimed_at = NULL, redis_epoch = NULL, leased_until = NULL,
+        generation = m.generation + 1,
         job_id = regexp_replace(m.job_id, '(scheduled\.[^.]+\.[^.]+\.[^.]+).*', '\1') || '.' || (m.generation + 1)
     FROM lost
     WHERE m.id = lost.id

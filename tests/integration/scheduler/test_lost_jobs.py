@@ -93,6 +93,23 @@ async def test_claimed_mail_that_was_in_no_request_is_rescheduled(
     assert not await harness.scheduler.scheduled_mails.claim([rows[0]["job_id"]])
 
 
+async def test_rescheduled_mail_is_like_one_that_was_never_claimed(
+    app: AppTables, harness: SchedulerHarness, connection: Connection, keys: Keys, clock: FakeClock
+) -> None:
+    """The claim of its first job says nothing about the second: that one is settled as any other."""
+    row = await queued(app, harness)
+    await harness.scheduler.scheduled_mails.claim([row["job_id"]])
+    await flush(connection, keys)
+    clock.advance(181)
+    await harness.scheduler.reconciler.run_once()
+    await harness.enqueue_due()
+    assert await state_of(harness) == ("queued", None)
+    await connection.execute("DEL", keys.job(f"{row['job_id']}.1"))
+    clock.advance(61)
+    await harness.scheduler.reconciler.run_once()
+    assert await state_of(harness) == ("failed", VANISHED_REASON)
+
+
 @pytest.mark.parametrize("hours", [23, 25])
 async def test_old_claim_without_a_record_proves_nothing(
     app: AppTables, harness: SchedulerHarness, connection: Connection, keys: Keys, clock: FakeClock, hours: int
