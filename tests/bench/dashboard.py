@@ -24,7 +24,7 @@ from rich.table import Table
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.dev.embedded import EmbeddedPostgres, EmbeddedValkey
+from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres, EmbeddedValkey
 from flowstate_daemon.redis_client.keys import Keys
 from tests.bench.dashboard_data import HOT, fill_database, fill_queue
 from tests.bench.delivery import Provider, provider
@@ -161,6 +161,23 @@ async def bulk_action(site: Site) -> dict[str, Any]:
     }
 
 
+async def viewer_cost(site: Site) -> dict[str, float]:
+    """The CPU time of a daemon that has little to do, in ms a second, with and without open pages."""
+    assert site.daemon.process is not None
+    pid, spent = site.daemon.process.pid, {0: 0.0, VIEWERS: 0.0}
+    for viewers in (0, VIEWERS) * 2:  # in turn, so that other work of the daemon affects both
+        watching = [asyncio.create_task(watch(site)) for _ in range(viewers)]
+        await asyncio.sleep(SETTLE_S)
+        used_s = cpu_s(pid)
+        await asyncio.sleep(ROUND_S)
+        spent[viewers] += cpu_s(pid) - used_s
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+    closed, open_ = (round(1000 * one / (2 * ROUND_S), 1) for one in spent.values())
+    return {"closed_ms_per_s": closed, "open_ms_per_s": open_}
+
+
 async def drained(site: Site, fake: Provider, *, viewers: int) -> dict[str, float]:
     """How many emails are sent in a second, and in a second of the daemon's CPU time, while pages are open."""
     assert site.daemon.process is not None
@@ -211,7 +228,9 @@ async def dashboard(*, full: bool, only: Sequence[str] = ()) -> dict[str, Any]:
     count = MANY if full else FEW
     clock = Clock()
     async with AsyncExitStack() as stack:
-        postgres = await stack.enter_async_context(EmbeddedPostgres(settings={"shared_buffers": "512MB"}))
+        # Without waiting for the disk, which other programs use too: the daemon is to be what limits the rate.
+        settings = {**NON_DURABLE_SETTINGS, "shared_buffers": "512MB"}
+        postgres = await stack.enter_async_context(EmbeddedPostgres(settings=settings))
         valkey = await stack.enter_async_context(EmbeddedValkey())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         started = clock.monotonic()
@@ -225,6 +244,7 @@ async def dashboard(*, full: bool, only: Sequence[str] = ()) -> dict[str, Any]:
         if not only or "pages" in only:
             async with provider(folder, 1) as fake, site(settings, folder, fake, "pages") as one:
                 figures["first_byte_ms"] = await first_bytes(one, count)
+                figures["viewers"] = await viewer_cost(one)
                 figures["action"] = await bulk_action(one)
     return figures
 
@@ -247,6 +267,11 @@ def show(figures: dict[str, Any]) -> None:
         table.add_row("jobs per second", f"{one['jobs_per_s']:,}")
         table.add_row("stopped after ms", str(one["stop_ms"]))
         console.print(table)
+        cost = figures["viewers"]
+        console.print(
+            f"CPU time of the daemon with {VIEWERS} open pages {cost['open_ms_per_s']} ms a second, "
+            f"without {cost['closed_ms_per_s']} ms"
+        )
     if "drain" in figures:
         one = figures["drain"]
         table = Table(title=f"Delivery with {one['viewers']} open pages", title_justify="left")
