@@ -196,7 +196,7 @@ async def under_backlog(bench: Bench, peer: Peer, *, jobs: int, limit_s: float) 
             producer.cancel()
             await asyncio.gather(producer, return_exceptions=True)
     return {
-        "rate": rate(result["jobs"], result["seconds"]),
+        "rate": rate(result["bulk"], result["bulk_seconds"]),
         "add_p50_ms": percentile(added["adds_ms"], 50),
         "add_max_ms": max(added["adds_ms"]),
         **_waits(result["waits_ms"][EARLY_CODES:], LATER_CODES),
