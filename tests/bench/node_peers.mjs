@@ -49,13 +49,16 @@ const code = (number) => ({
 let done = 0;
 let first = 0;
 let last = 0;
+let bulk = 0;
+let bulkLast = 0;
 let used = 0;
 const waits = [];
 
 function finish() {
   const seconds = done ? Math.max(last - first, 1e-6) : 0;
   const rss = Math.round(process.memoryUsage.rss() / 104857.6) / 10;
-  print({ jobs: done, seconds, cpu_s: cpu() - used, rss_mb: rss, waits_ms: waits });
+  const ofBulk = { bulk, bulk_seconds: bulk ? Math.max(bulkLast - first, 1e-6) : 0 };
+  print({ jobs: done, seconds, ...ofBulk, cpu_s: cpu() - used, rss_mb: rss, waits_ms: waits });
   process.exit(0);
 }
 
@@ -70,9 +73,13 @@ async function perform(job) {
   if (job.data.mode === 'hold') await new Promise((resolve) => setTimeout(resolve, deadline));
 }
 
-function completed() {
+function completed(job) {
   done += 1;
   last = now();
+  if (!job.data.at) {
+    bulk += 1;
+    bulkLast = last;
+  }
   if ((mode === 'code' ? waits.length : done) >= jobs) finish();
 }
 

@@ -77,6 +77,8 @@ class Recorder:
     cpu_s: float = 0.0
     done: int = 0
     last: float = 0.0
+    bulk: int = 0
+    bulk_last: float = 0.0
     waits_ms: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,6 +102,8 @@ class Recorder:
         with self._lock:
             self.done += 1
             self.last = time.time()
+            if "at" not in job:
+                self.bulk, self.bulk_last = self.bulk + 1, self.last
             counted = len(self.waits_ms) if self.mode == "code" else self.done
         if counted >= self.wanted:
             self.finish()
@@ -110,6 +114,8 @@ class Recorder:
         result = {
             "jobs": self.done,
             "seconds": round(seconds, 4),
+            "bulk": self.bulk,  # without the codes, which may go on when the backlog is drained
+            "bulk_seconds": round(max(self.bulk_last - self.started, 1e-6), 4) if self.bulk else 0.0,
             "cpu_s": round(cpu_s() - self.cpu_s, 4),
             "rss_mb": rss_mb(),
             "waits_ms": [round(wait, 2) for wait in self.waits_ms],

@@ -111,9 +111,9 @@ def _goals(results: Results) -> Iterator[str]:
     rows = []
     for goal in GOALS:
         value = goal.value(results)
-        verdict = "not measured" if value is None else ("met" if goal.compare(value, goal.wanted) else "**not met**")
+        met = "not measured" if value is None else ("met" if goal.compare(value, goal.wanted) else "**not met**")
         sign = "≥" if goal.compare(2, 1) else "≤"
-        rows.append((goal.text, f"{sign} {goal.wanted:g}", "" if value is None else format_number(value), verdict))
+        rows.append((goal.text, f"{sign} {goal.wanted:g}", "" if value is None else format_number(value), met))
     yield _table(("goal", "wanted", "measured", ""), rows)
 
 
@@ -164,7 +164,7 @@ def _section(section: Section, step: str, results: Results) -> Iterator[str]:
 def _cell(results: Results, step: str, name: str, figure: Figure) -> str:
     spread = results.spread(step, name, figure.name)
     if spread is None:
-        return "not within the limit" if results.timed_out(step, name, figure.name) else ""
+        return results.too_late(step) if results.timed_out(step, name, figure.name) else ""
     return format_spread(spread)
 
 
@@ -189,7 +189,7 @@ def _ratio(results: Results, step: str, name: str, figure: Figure) -> str:
 def _bar(results: Results, step: str, name: str, figure: Figure) -> Bar:
     spread = results.spread(step, name, figure.name)
     late = results.timed_out(step, name, figure.name)
-    return Bar(name, spread, name == US, "not within the limit" if late else "failed")
+    return Bar(name, spread, name == US, results.too_late(step) if late else "failed")
 
 
 def _peers(results: Results) -> Iterator[str]:

@@ -49,6 +49,7 @@ class Results:
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     loads: list[float] = field(default_factory=list)
+    limits_s: dict[str, float] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     complete: bool = False
 
@@ -66,6 +67,10 @@ class Results:
         runs = ",\n    ".join(json.dumps(asdict(run)) for run in self.runs)
         unfinished.write_text(json.dumps(head, indent=2).replace('"runs": []', f'"runs": [\n    {runs}\n  ]') + "\n")
         unfinished.replace(path)
+
+    def too_late(self, step: str) -> str:
+        """What to show for a figure that did not happen within the time limit of its step."""
+        return f"not within {self.limits_s[step]:g} s" if step in self.limits_s else "not within the limit"
 
     def has(self, step: str, peer: str, number: int) -> bool:
         return any((run.step, run.peer, run.round) == (step, peer, number) for run in self.runs)

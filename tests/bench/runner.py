@@ -49,6 +49,8 @@ async def run_plan(plan: Plan, names: Sequence[str], path: Path, *, fresh: bool 
                     break
                 _log(f"round {number}, {step.name}: {peer.name}")
                 results.runs.append(await _run(bench, step, peer, number, broken.get(peer.name, "")))
+                if "limit_s" in step.options:
+                    results.limits_s[step.name] = step.options["limit_s"]
                 results.loads.append(round(os.getloadavg()[0], 2))
                 results.write(path)
             else:
