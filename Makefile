@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.ready
 LOCK   := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs bench preview lock \
+.PHONY: help setup dev test test-unit test-flavours test-systemd test-image test-clean-install lint typecheck check format docs bench capacity preview lock \
 	install uninstall release clean
 
 help: ## list these targets
@@ -29,6 +29,9 @@ test: $(STAMP) ## all tests, on real stores (with node and npm also against npm 
 
 test-unit: $(STAMP) ## unit tests and conventions: no stores, no network
 	$(BIN)/pytest -q -n auto --maxprocesses 4 tests/unit tests/test_conventions.py $(ARGS)
+
+test-flavours: $(STAMP) ## the queue's tests on every kind of Redis that there is here: cluster, TLS, restricted users, older servers
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --flavours=all tests/integration/queue $(ARGS)
 
 test-systemd: $(STAMP) ## install into a booted systemd and test the service there; needs root on Debian
 	$(BIN)/pytest -m deploy -v tests/deploy/test_booted*.py $(ARGS)
@@ -58,6 +61,9 @@ docs: $(STAMP) ## run every command in the documentation, and check its names an
 
 bench: $(STAMP) ## measure against npm bull in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
+
+capacity: $(STAMP) ## measure what an email costs, and write the tables of docs/capacity.md
+	$(BIN)/python -m tests.bench.capacity $(ARGS)
 
 preview: $(STAMP) ## every email in every language with sample data: artefacts/preview/index.html
 	@$(BIN)/flowstate-daemon mail preview --output artefacts/preview $(ARGS)
