@@ -6,8 +6,8 @@ STAMP  := $(VENV)/.ready
 LOCK   := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --only-binary :all: --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev test test-unit test-systemd test-image test-clean-install lint typecheck check format docs \
-	bench bench-quick bench-report chaos soak preview pictures screenshots lock \
+.PHONY: help setup dev test test-unit test-flavours test-systemd test-image test-clean-install lint typecheck check format docs \
+	bench bench-quick bench-report capacity chaos soak preview pictures screenshots lock \
 	install uninstall release clean
 
 help: ## list these targets
@@ -30,6 +30,9 @@ test: $(STAMP) ## all tests, on real stores (with node and npm also against npm 
 
 test-unit: $(STAMP) ## unit tests and conventions: no stores, no network
 	$(BIN)/pytest -q -n auto --maxprocesses 4 tests/unit tests/test_conventions.py $(ARGS)
+
+test-flavours: $(STAMP) ## the queue's tests on every kind of Redis that there is here: cluster, TLS, restricted users, older servers
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --flavours=all tests/integration/queue $(ARGS)
 
 test-systemd: $(STAMP) ## install into a booted systemd and test the service there; needs root on Debian
 	$(BIN)/pytest -m deploy -v tests/deploy/test_booted*.py $(ARGS)
@@ -71,6 +74,9 @@ chaos: $(STAMP) ## random faults from a seed against real daemons, for 10 minute
 
 soak: $(STAMP) ## a steady rate for 30 minutes: memory, descriptors and tasks must stay flat: ARGS='--minutes 1'
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
+
+capacity: $(STAMP) ## measure what an email costs, and write the tables of docs/capacity.md
+	$(BIN)/python -m tests.bench.capacity $(ARGS)
 
 preview: $(STAMP) ## every email in every language with sample data: artefacts/preview/index.html
 	@$(BIN)/flowstate-daemon mail preview --output artefacts/preview $(ARGS)

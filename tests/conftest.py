@@ -23,13 +23,22 @@ from flowstate_daemon.dev.seed import create_tables
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.clock import FakeClock
+from tests.support.redis_flavours import SETTING
 
 LOOP_FIXTURE = "_asyncio_loop_factory"  # of pytest-asyncio
 TEMPLATE = "flowstate_template"
 
 # A slow example of Hypothesis is caused by a busy machine, not by the code.
 settings.register_profile("flowstate", deadline=None)
+# Twenty times as many examples, which take hours: `pytest --hypothesis-profile=thorough tests/compat/test_model.py`.
+settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("flowstate")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        SETTING, default="valkey", help="the Redis servers for the queue's tests: names with commas, or all"
+    )
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -48,7 +48,11 @@ async def subscribe(pubsub: Subscriber, *channels: str | bytes) -> None:
 
 
 class _DiscoveringConnection(WatchedConnection):
-    """Resolves the address before every connect, if there is a resolver."""
+    """Resolves the address before every connect, if there is a resolver.
+
+    A connection to a node that no longer has the slot is unfit for the next command, and the pool replaces it. It is
+    not closed before: another coroutine may have just taken it, and would lose the reply of its command.
+    """
 
     resolver: ClassVar[Callable[[], PrimaryResolver | None]]
 
@@ -63,6 +67,12 @@ class _DiscoveringConnection(WatchedConnection):
         except (OSError, TimeoutError):
             resolver.invalidate()
             raise
+
+    async def can_read(self) -> bool:
+        resolver = type(self).resolver()
+        if resolver is not None and not resolver.is_current(Address(self.host, self.port)):
+            return True
+        return await super().can_read()
 
 
 def _connection_class(
@@ -172,19 +182,18 @@ class Connection:
                 with translate_errors():
                     return await client.execute_command(*command)  # type: ignore[no-untyped-call]
             except refused.MovedError as moved:
-                await self._follow(moved)  # the node has not executed the command, so it can be sent again
+                self._follow(moved)  # the node has not executed the command, so it can be sent again
             except StoreUnavailableError as outage:
                 await self._drop_connections(outage.__cause__)
                 raise
         raise StoreUnavailableError("Redis: the cluster redirects from node to node: it is being reconfigured")
 
-    async def _follow(self, moved: refused.MovedError) -> None:
+    def _follow(self, moved: refused.MovedError) -> None:
         options = parse_url(self._url)
         address = Address(moved.host or options.get("host", "localhost"), moved.port)
         if not isinstance(self._resolver, ClusterResolver):
             self._resolver = ClusterResolver(moved.slot_id, [], OneShotClient(self._url))
         self._resolver.redirect(address)
-        await self._disconnect()
 
     async def _drop_connections(self, cause: BaseException | None) -> None:
         """Close connections that may be broken, or lead to a server that is no longer the primary."""

@@ -37,6 +37,9 @@ class PrimaryResolver(Protocol):
     def invalidate(self) -> None:
         """Called when the resolved address could not be reached."""
 
+    def is_current(self, address: Address, /) -> bool:
+        """Whether an idle connection to this address may be used for the next command."""
+
 
 def _options(url: str, login: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     """The connection options of a URL without host, port and database; `login` replaces its login."""
@@ -114,6 +117,10 @@ class SentinelResolver:
     def invalidate(self) -> None:
         """Nothing to do: no address is cached, every connection asks again."""
 
+    def is_current(self, _address: Address, /) -> bool:
+        """Always: a demoted primary refuses writes, and then all connections are replaced."""
+        return True
+
 
 class ClusterResolver:
     """Finds the node of a cluster that serves one hash slot."""
@@ -135,6 +142,10 @@ class ClusterResolver:
             self._known.remove(self._address)
             self._known.append(self._address)
         self._address = None
+
+    def is_current(self, address: Address, /) -> bool:
+        """Whether it is the node of the slot, as far as is known."""
+        return address == (self._address or self._known[0])
 
     def redirect(self, address: Address) -> None:
         """Called when a node replied MOVED: ask the new node first."""

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,10 @@ async def provider(folder: Path, rate: int | None) -> AsyncIterator[Provider]:
 class Bench:
     """One queue with its producer, one provider, one daemon."""
 
-    def __init__(self, url: str, prefix: str, provider: Provider, folder: Path) -> None:
+    def __init__(
+        self, url: str, prefix: str, provider: Provider, folder: Path, more: Mapping[str, str] | None = None
+    ) -> None:
+        """`more` are further settings of the daemon."""
         self.provider = provider
         self.clock = Clock()
         self.connection = Connection(url, client_name="bench-producer")
@@ -97,6 +100,7 @@ class Bench:
             "RESEND_API_URL": provider.url,
             "RESEND_API_KEY": API_KEY,
             "FLOWSTATE_LOG_LEVEL": "warning",
+            **(more or {}),
         }
         self.daemon = Daemon(settings, folder, instance=prefix)
 

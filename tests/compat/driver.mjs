@@ -6,8 +6,11 @@
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Queue from 'bull';
+import scripts from 'bull/lib/scripts.js';
 
 const queues = new Map();
+const claimed = new Map(); // jobs that a test has claimed by hand, by queue and id
+const realNow = Date.now;
 
 function say(message) {
   process.stdout.write(`${JSON.stringify(message)}\n`);
@@ -56,6 +59,47 @@ const commands = {
     await opened.isReady();
   },
 
+  // From now on Date.now() returns `ms`; without it, the real time again.
+  clock({ ms }) {
+    Date.now = ms === undefined ? realNow : () => ms;
+  },
+
+  // The transitions of a worker, one at a time, with what Bull's own worker calls for each.
+  async claim({ queue }) {
+    const job = await queues.get(queue).moveToActive();
+    if (!job) return null;
+    claimed.set(`${queue} ${job.id}`, job);
+    return job.id;
+  },
+
+  async complete({ queue, job, value }) {
+    await claimed.get(`${queue} ${job}`).moveToCompleted(value, false, true);
+  },
+
+  async fail({ queue, job, message }) {
+    await claimed.get(`${queue} ${job}`).moveToFailed({ message }, false);
+  },
+
+  async promoteDue({ queue }) {
+    await scripts.updateDelaySet(queues.get(queue), Date.now());
+  },
+
+  async checkStalled({ queue }) {
+    await scripts.moveUnlockedJobsToWait(queues.get(queue));
+  },
+
+  // What a program sees that reads the queue through npm bull.
+  async look({ queue }) {
+    const opened = queues.get(queue);
+    const counts = await opened.getJobCounts();
+    const rows = {};
+    for (const state of ['waiting', 'active', 'delayed', 'completed', 'failed', 'paused']) {
+      const found = await opened.getJobs([state], 0, -1, true);
+      rows[state] = found.map((job) => [job.id, job.name, job.attemptsMade, job.failedReason ?? null, job.returnvalue]);
+    }
+    return { counts, rows };
+  },
+
   async board({ queue }) {
     const { serveBoard } = await import('./board.mjs');
     return serveBoard(queues.get(queue));
@@ -64,6 +108,7 @@ const commands = {
   async close({ queue }) {
     const opened = queues.get(queue);
     queues.delete(queue);
+    for (const key of claimed.keys()) if (key.startsWith(`${queue} `)) claimed.delete(key);
     await opened.close(true);
   },
 };

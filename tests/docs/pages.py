@@ -22,7 +22,7 @@ CELL_LEVEL = 3  # nesting around a cell: table, section, row
 MARKER = re.compile(r"<!--\s*needs:\s*(?P<reason>[a-z][a-z ]*?)\s*-->\s*")
 # What a block may need, and the pattern that proves it.
 NEEDS = {
-    "the network": re.compile(r"\b(pip|apt-get|ssh|make (dev|test|setup|bench|chaos|soak|test-\w+))\b"),
+    "the network": re.compile(r"\b(pip|apt-get|ssh|make (dev|test|setup|bench|capacity|chaos|soak|test-\w+))\b"),
     "systemd": re.compile(r"\b(systemctl|systemd-\w+|journalctl)\b"),
     "docker": re.compile(r"\bdocker\b"),
     "root": re.compile(r"\bsudo\b"),

@@ -26,7 +26,7 @@ def pgbouncer() -> Path | None:
 
 
 @asynccontextmanager
-async def pooled(url: str, binary: Path) -> AsyncIterator[str]:
+async def pooled(url: str, binary: Path | None) -> AsyncIterator[str]:
     """The URL of the same database through PgBouncer in transaction mode."""
     parts = urlsplit(url)
     port, folder = free_port(), Path(tempfile.mkdtemp(prefix="flowstate-pgbouncer-"))

@@ -1,7 +1,7 @@
 """Redis topologies: a cluster of several nodes, a primary with replica and sentinel, a server with TLS.
 
-Cluster and sentinels are the embedded Valkey in other roles. It speaks no TLS: for that a redis-server of the machine
-is used, where there is one.
+Cluster and sentinels are the embedded Valkey in other roles. It speaks no TLS: for that there is a proxy, or a
+redis-server of the machine.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def make_certificate(folder: Path, *, host: str = LOOPBACK) -> Path:
 
 
 @asynccontextmanager
-async def tls_server(binary: Path, *options: str) -> AsyncIterator[Server]:
+async def tls_server(binary: Path | None, *options: str) -> AsyncIterator[Server]:
     """A server that speaks TLS only, and asks its clients for no certificate; `ca.pem` lies in its folder."""
     server = Server(*options, binary=binary, plain=False)
     make_certificate(server.folder)
@@ -264,12 +264,6 @@ async def tls_server(binary: Path, *options: str) -> AsyncIterator[Server]:
     server._command += ["--tls-auth-clients", "no"]
     async with server:
         yield server
-
-
-def redis_server() -> Path | None:
-    """The machine's own redis-server, which Debian builds with TLS."""
-    found = shutil.which("redis-server")
-    return None if found is None else Path(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ for i = 1, #ids do
     if ARGV[8] ~= "" and redis.call("TYPE", base .. id).ok == "hash" then
       add_entry(0, outcome_entry(base, id, ARGV[7], "removed", ARGV[8]))
     end
-    delete_job(base, KEYS[2], KEYS[3], KEYS[4], id)
+    delete_job(base, KEYS[2], KEYS[3], KEYS[4], id, true)
     removed = removed + 1
   end
 end

@@ -31,6 +31,6 @@ if excess > #ids then -- both begin with the oldest job
 end
 for _, id in ipairs(ids) do
   redis.call("ZREM", KEYS[1], id)
-  delete_job(base, KEYS[2], KEYS[3], KEYS[4], id)
+  delete_job(base, KEYS[2], KEYS[3], KEYS[4], id, true)
 end
 return #ids

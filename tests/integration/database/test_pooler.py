@@ -1,10 +1,11 @@
-"""Through PgBouncer in transaction mode: many clients share two server connections, statement by statement."""
+"""Through a pooler in transaction mode: many clients share two server connections, statement by statement."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from flowstate_daemon.base.clock import Clock
@@ -13,17 +14,18 @@ from flowstate_daemon.database.migrations import Migrator, known_migrations
 from flowstate_daemon.database.pool import acquire, open_pool
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.database.server_info import inspect_server
-from tests.support.pgbouncer import pgbouncer, pooled
+from tests.support.pgbouncer import SERVERS, pgbouncer, pooled
+from tests.support.pooler import pooler
 
 PRISMA = "?pgbouncer=true&connection_limit=5&schema=public&pool_timeout=20&sslmode=disable"
 
 
-@pytest.fixture
-async def pooled_url(database_url: str) -> AsyncIterator[str]:
+@pytest.fixture(params=["pooler", *(["pgbouncer"] if pgbouncer() is not None else [])])
+async def pooled_url(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[str]:
+    """Through a pooler of ours, and through PgBouncer where the machine has it."""
     binary = pgbouncer()
-    if binary is None:
-        pytest.skip("there is no pgbouncer on this machine (apt install pgbouncer)")
-    async with pooled(database_url, binary) as url:
+    opened = pooled(database_url, binary) if request.param == "pgbouncer" else pooler(database_url, size=SERVERS)
+    async with opened as url:
         yield f"{url}{PRISMA}"
 
 
@@ -66,3 +68,14 @@ async def test_pooler_is_detected(pooled_url: str, database_url: str) -> None:
     for url, through in ((pooled_url, True), (database_url, False)):
         async with open_pool(clean_dsn(url), size=1) as pool:
             assert (await inspect_server(pool, Clock())).pooled is through
+
+
+async def test_a_session_is_not_kept_by_the_pooler(pooled_url: str) -> None:
+    """That the tests above mean something: what one statement prepares, a later one does not find or finds twice."""
+    connections = [await asyncpg.connect(pooled_url.partition("?")[0], statement_cache_size=0) for _ in range(4)]
+    with pytest.raises((asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)):  # noqa: PT012
+        for connection in connections:
+            await connection.execute("PREPARE one AS SELECT 1")
+            await asyncio.gather(*(other.execute("EXECUTE one") for other in connections))
+    for connection in connections:
+        connection.terminate()

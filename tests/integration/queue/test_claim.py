@@ -15,6 +15,8 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.support.clock import FakeClock
 
+pytestmark = pytest.mark.flavours
+
 
 async def test_claim_moves_a_job_to_active(stage: QueueFixture, bull: BullQueue, now: int) -> None:
     """The job moves to `active` with lock and start time; its priority and its entry in `stalled` are removed."""

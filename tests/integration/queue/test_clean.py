@@ -7,7 +7,8 @@ import json
 import pytest
 
 from flowstate_daemon.queue.admin import BulkResult, QueueAdmin
-from flowstate_daemon.queue.job import State
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import NewJob, State
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
@@ -98,3 +99,29 @@ async def test_clean_spares_young_jobs_whatever_the_unit_of_their_time(
         await stage.redis.hset(stage.keys.job(name), "timestamp", at * per_ms // per_unit)
     assert await operator.clean("wait", 60_000) == BulkResult(done=1, left=1)
     assert (await stage.dump())["wait"] == ["young"]
+
+
+@pytest.mark.parametrize("state", ["completed", "failed"])
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_cleaning_a_finished_job_does_not_end_its_debounce(
+    stage: QueueFixture, operator: QueueAdmin, bull: BullQueue, state: State, pruned: bool
+) -> None:
+    """As with npm bull: until its time has passed, the next job with the same debounce id is still refused."""
+    await stage.put("1", state, deid="d", finishedOn=BORN)
+    await stage.redis.set(stage.keys("de:d"), "1", px=60_000)
+    if pruned and state == "failed":
+        assert await bull.prune_failed(0, None) == 1
+    else:
+        assert await operator.clean(state, 0) == BulkResult(done=1, left=0)
+    again = await bull.add(NewJob("x", {}, debounce_id="d", debounce_ms=60_000))
+    assert again.outcome == "debounced"
+
+
+async def test_cleaning_a_waiting_job_ends_its_debounce(
+    stage: QueueFixture, operator: QueueAdmin, bull: BullQueue
+) -> None:
+    """It will not run, so the next one must be accepted."""
+    await stage.put("1", "wait", deid="d")
+    await stage.redis.set(stage.keys("de:d"), "1", px=60_000)
+    assert await operator.clean("wait", 0) == BulkResult(done=1, left=0)
+    assert (await bull.add(NewJob("x", {}, debounce_id="d", debounce_ms=60_000))).outcome == "added"

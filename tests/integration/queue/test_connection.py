@@ -11,6 +11,7 @@ from flowstate_daemon.queue.job import NewJob
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.clock import FakeClock
+from tests.support.redis_flavours import Flavour
 
 
 async def test_commands_arrive_as_they_were_meant(connection: Connection, keys: Keys) -> None:
@@ -30,12 +31,14 @@ async def test_forgotten_scripts_are_loaded_again(bull: BullQueue, redis: Redis)
 
 
 async def test_the_blocking_connection_has_the_workers_name(
-    connection: Connection, bull: BullQueue, redis: Redis, keys: Keys
+    flavour: Flavour, redis: Redis, keys: Keys, clock: FakeClock
 ) -> None:
     """Bull's `getWorkers()` counts one connection of this process."""
-    await bull.wait_for_jobs()
+    connection = Connection(flavour.login_url, client_name=keys.client_name, block_timeout_s=1.0)
+    await BullQueue(connection, keys, clock, token="me/2").wait_for_jobs()
     names = [client["name"] for client in await redis.client_list()]
     assert names.count(keys.client_name) == 1
+    await connection.close()
 
 
 async def test_no_server(unused_tcp_port: int) -> None:
@@ -48,9 +51,9 @@ async def test_no_server(unused_tcp_port: int) -> None:
     await connection.close()
 
 
-async def test_a_wrong_password(valkey_url: str) -> None:
+async def test_a_wrong_password(flavour: Flavour) -> None:
     """It says which setting to look at and does not repeat the password."""
-    connection = Connection(valkey_url.replace("redis://", "redis://:hunter2@"), client_name="x")
+    connection = Connection(flavour.url_for("", "hunter2"), client_name="x")
     with pytest.raises(StoreUnavailableError, match="REDIS_PASSWORD") as outage:
         await connection.open()
     assert "hunter2" not in outage.value.reason
@@ -58,14 +61,14 @@ async def test_a_wrong_password(valkey_url: str) -> None:
 
 
 async def test_a_user_without_channels_loses_nothing(
-    valkey_url: str, redis: Redis, bull: BullQueue, keys: Keys, clock: FakeClock
+    flavour: Flavour, redis: Redis, bull: BullQueue, keys: Keys, clock: FakeClock
 ) -> None:
     """Redis 7 gives new users no channels: an outage with a remedy, and every job stays where it is."""
     await bull.add(NewJob("x", {}))
     await bull.add(NewJob("x", {}, delay_ms=1))
     clock.advance(1)
     await redis.acl_setuser("mute", enabled=True, nopass=True, keys=["*"], categories=["+@all"], reset_channels=True)
-    connection = Connection(valkey_url.replace("redis://", "redis://mute:x@"), client_name="x")
+    connection = Connection(flavour.url_for("mute", "x"), client_name="x")
     mute = BullQueue(connection, keys, clock, token="mute/1")
     for verb in (mute.claim(1), mute.promote()):
         with pytest.raises(StoreUnavailableError, match="channels"):

@@ -13,6 +13,7 @@ from flowstate_daemon.queue.job import State
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
+from tests.support.redis_flavours import Flavour
 
 STATES: list[State] = ["wait", "active", "delayed", "paused", "completed", "failed"]
 
@@ -221,24 +222,28 @@ async def test_broken_jobs_do_not_hide_others(stage: QueueFixture, inspector: In
     assert len(found[1].notes) == 5
 
 
-async def test_workers(connection: Connection, inspector: Inspector, keys: Keys, valkey_url: str) -> None:
+async def test_workers(flavour: Flavour, keys: Keys) -> None:
     """Workers are the named connections of this queue, not those of a queue whose name merely begins alike."""
+    connection = Connection(flavour.login_url, client_name=keys.client_name)
+    inspector = Inspector(connection, keys)
     assert len(await inspector.workers()) == 0
     await connection.execute_blocking("PING")
-    other = Connection(valkey_url, client_name=f"{keys.client_name}QQ")
+    other = Connection(flavour.login_url, client_name=f"{keys.client_name}QQ")
     await other.execute_blocking("PING")
-    own = Connection(valkey_url, client_name=f"{keys.client_name}:vm1/abc")
+    own = Connection(flavour.login_url, client_name=f"{keys.client_name}:vm1/abc")
     await own.execute_blocking("PING")
     names = sorted(worker.name for worker in await inspector.workers())
     assert names == [keys.client_name, f"{keys.client_name}:vm1/abc"]
-    await other.close()
-    await own.close()
+    for each in (connection, other, own):
+        await each.close()
 
 
-async def test_workers_unknown(redis: Redis, keys: Keys, valkey_url: str) -> None:
+async def test_workers_unknown(redis: Redis, keys: Keys, flavour: Flavour) -> None:
     """A server that refuses CLIENT LIST is no error: the answer is empty and says why."""
-    await redis.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "~*", "&*", "+@all", "-client|list")
-    connection = Connection(valkey_url.replace("redis://", "redis://blind:pw@"), client_name="x")
+    await redis.execute_command(
+        "ACL", "SETUSER", "blind", "on", ">pw", "~*", "&*", "+@all", "-client", "+client|setname"
+    )
+    connection = Connection(flavour.url_for("blind", "pw"), client_name="x")
     found = await Inspector(connection, keys).workers()
     assert len(found) == 0
     assert found.note is not None

@@ -23,6 +23,7 @@ from flowstate_daemon.queue.lease import TTL_MS, Lease, connection_name
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.proxy import FaultProxy
+from tests.support.redis_flavours import Flavour, with_port
 from tests.support.waiting import eventually
 
 HOLD = """
@@ -72,15 +73,15 @@ class Daemons:
 
 
 @pytest.fixture
-def keys() -> Keys:
+def keys(flavour: Flavour) -> Keys:
     """One kind of prefix is enough here, the one that must suit Redis Cluster."""
-    return Keys(f"{{t{uuid4().hex[:12]}}}")
+    return flavour.keys(f"t{uuid4().hex[:12]}", "email", tagged=True)
 
 
 @pytest.fixture
-async def daemons(valkey_url: str, keys: Keys) -> AsyncIterator[Daemons]:
+async def daemons(flavour: Flavour, keys: Keys) -> AsyncIterator[Daemons]:
     async with AsyncExitStack() as stack:
-        yield Daemons(valkey_url, keys, stack)
+        yield Daemons(flavour.login_url, keys, stack)  # what a restricted user sees is in the tests of silent servers
 
 
 @pytest.fixture
@@ -173,11 +174,13 @@ async def test_renewal(daemons: Daemons, redis: Redis, key: str) -> None:
     assert await redis.pttl(key) <= 5000
 
 
-@pytest.fixture(params=["client|list", "client|setname"])
-async def silent_url(request: pytest.FixtureRequest, redis: Redis, valkey_url: str) -> AsyncIterator[str]:
-    """A user who may not ask who is connected, or whose connections may not carry names."""
-    await redis.execute_command("ACL", "SETUSER", "silent", "on", ">pw", "~*", "&*", "+@all", f"-{request.param}")
-    yield valkey_url.replace("redis://", "redis://silent:pw@")
+@pytest.fixture(params=["client|setname", "client|list"])
+async def silent_url(request: pytest.FixtureRequest, redis: Redis, flavour: Flavour) -> AsyncIterator[str]:
+    """A user with only one of the two: to name connections, or to ask who is connected."""
+    await redis.execute_command(
+        "ACL", "SETUSER", "silent", "on", ">pw", "~*", "&*", "+@all", "-client", f"+{request.param}"
+    )
+    yield flavour.url_for("silent", "pw")
     await redis.execute_command("ACL", "DELUSER", "silent")
 
 
@@ -227,7 +230,7 @@ async def test_half_open_holder_is_succeeded(
     monkeypatch.setattr(lease_module, "MAX_IDLE_S", 1)
     where = urlsplit(daemons.url)
     async with FaultProxy(where.hostname or "", where.port or 0) as proxy:
-        holder = daemons.lease("vm1/a", url=f"redis://127.0.0.1:{proxy.port}")
+        holder = daemons.lease("vm1/a", url=with_port(daemons.url, proxy.port))
         await holder.acquire()
         await proxy.forget()
         successor = daemons.lease("vm1/b")

@@ -16,6 +16,7 @@ from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.shadow.observer import JobEvent, QueueObserver
 from tests.integration.queue.queue_fixture import QueueFixture
 from tests.support.proxy import FaultProxy
+from tests.support.redis_flavours import with_port
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ async def test_a_connection_that_fell_silent_is_noticed(valkey_url: str, keys: K
     """A connection that the network dropped silently is detected; an idle queue looks the same, but replies."""
     where = urlsplit(valkey_url)
     async with FaultProxy(where.hostname or "", where.port or 0) as proxy:
-        connection = Connection(f"redis://127.0.0.1:{proxy.port}", client_name="behind")
+        connection = Connection(with_port(valkey_url, proxy.port), client_name="behind")
         observer = QueueObserver(connection, keys, max_data_bytes=1_000)
         await observer.listen()
         assert await nothing(observer) == 4

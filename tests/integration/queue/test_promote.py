@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import NewJob, PromoteResult
 from tests.integration.queue.queue_fixture import QueueFixture
 from tests.support.clock import FakeClock
+
+pytestmark = pytest.mark.flavours
 
 
 async def test_promote(stage: QueueFixture, bull: BullQueue, now: int) -> None:

@@ -155,12 +155,12 @@ async def test_a_refusal_is_shared_with_all_instances(rate_limiter: RateLimiter,
 
 
 async def test_a_retry_request_reaches_every_instance_once(
-    rate_limiter: RateLimiter, other: RateLimiter, clock: FakeClock
+    rate_limiter: RateLimiter, other: RateLimiter, clock: FakeClock, keys: Keys
 ) -> None:
     """And bulk that waits for a quota goes on."""
     assert not await rate_limiter.retry_requested()
     await rate_limiter.pause_bulk(clock.now_ms() + 60_000, "quota")
-    await RateLimiter(rate_limiter._connection, Keys("other"), clock).request_retry()
+    await RateLimiter(rate_limiter._connection, Keys(f"{keys.prefix}other", keys.name), clock).request_retry()
     assert not await rate_limiter.retry_requested()
     await other.request_retry()
     assert (await rate_limiter.state()).bulk_paused_ms == 0

@@ -13,6 +13,8 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import QueueFixture
 from tests.support.clock import FakeClock
 
+pytestmark = pytest.mark.flavours
+
 
 @pytest.fixture
 def dead(connection: Connection, keys: Keys, clock: FakeClock) -> BullQueue:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.dev.embedded import EmbeddedValkey
@@ -24,14 +22,6 @@ from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.integration.queue.stored_requests import BODY, bound, left, take, template
 from tests.support.clock import FakeClock
-
-
-@pytest.fixture
-async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    """A raw client that does not mind compressed bytes."""
-    client = Redis.from_url(valkey_url, decode_responses=True, encoding_errors="replace", protocol=2)
-    yield client
-    await client.aclose()
 
 
 async def test_save_and_load(stage: QueueFixture, bull: BullQueue, request_store: RequestStore, now: int) -> None:

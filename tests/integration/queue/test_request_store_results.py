@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from redis.asyncio import Redis
 
 from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.bull_queue import BullQueue
@@ -17,14 +15,6 @@ from flowstate_daemon.sending.request_store import RequestStore
 from tests.integration.queue.queue_fixture import QueueFixture
 from tests.integration.queue.stored_requests import bound, left, take, template
 from tests.support.clock import FakeClock
-
-
-@pytest.fixture
-async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    """A raw client that does not mind compressed bytes."""
-    client = Redis.from_url(valkey_url, decode_responses=True, encoding_errors="replace", protocol=2)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

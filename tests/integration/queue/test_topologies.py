@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +19,12 @@ from flowstate_daemon.queue.job import JobSucceeded, NewJob
 from flowstate_daemon.redis_client.connection import Connection, from_settings
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.server_info import pin_cluster_slot
+from tests.support.redis_flavours import system_server, tls_proxy
 from tests.support.redis_topologies import (
     RedisCluster,
     SentinelGroup,
     Server,
     cluster,
-    redis_server,
     sentinel_group,
     tls_server,
 )
@@ -119,6 +122,15 @@ async def test_a_moved_slot_is_followed_without_an_error(formed: RedisCluster) -
     await formed.owner.run("CLUSTER", "FAILOVER")
 
 
+async def test_concurrent_commands_follow_a_moved_slot(formed: RedisCluster) -> None:
+    """Each of them is redirected: none of them cuts the connection of another one, whose command would be lost."""
+    connection = connect(REDIS_URL=formed.other.url)
+    key = TAGGED("flowstate:together")
+    counted = await asyncio.gather(*(connection.execute("INCR", key) for _ in range(200)))
+    assert sorted(counted) == list(range(1, 201))
+    await connection.close()
+
+
 @pytest.fixture
 async def group() -> AsyncIterator[SentinelGroup]:
     async with sentinel_group() as group:
@@ -161,26 +173,38 @@ async def test_password_for_the_primary_and_none_for_the_sentinel() -> None:
         await connection.close()
 
 
-@pytest.fixture
-async def tls() -> AsyncIterator[Server]:
-    binary = redis_server()
-    if binary is None:
-        pytest.skip("the embedded Valkey speaks no TLS, and there is no redis-server here (apt install redis-server)")
-    async with tls_server(binary, "--requirepass", "geheim") as server:
-        yield server
+@dataclass(frozen=True, slots=True)
+class TlsServer:
+    """A server with a password that speaks TLS at `port`; `authority` is the file of its private authority."""
+
+    port: int
+    authority: Path
+
+    @property
+    def url(self) -> str:
+        return f"rediss://:geheim@127.0.0.1:{self.port}"
 
 
-def tls_url(server: Server) -> str:
-    return f"rediss://:geheim@127.0.0.1:{server.port}"
+@pytest.fixture(params=["proxy", *(["server"] if system_server() is not None else [])])
+async def tls(request: pytest.FixtureRequest) -> AsyncIterator[TlsServer]:
+    """TLS ends in a proxy, as with many hosts; where the machine has a redis-server, also in the server itself."""
+    async with AsyncExitStack() as stack:
+        if request.param == "server":
+            server = await stack.enter_async_context(tls_server(system_server(), "--requirepass", "geheim"))
+            yield TlsServer(server.port, server.folder / "ca.pem")
+        else:
+            server = await stack.enter_async_context(Server("--requirepass", "geheim"))
+            proxy = await stack.enter_async_context(tls_proxy(server.port, server.folder))
+            yield TlsServer(proxy.port, server.folder / "ca.pem")
 
 
-async def test_tls_with_a_private_authority(tls: Server) -> None:
+async def test_tls_with_a_private_authority(tls: TlsServer) -> None:
     """By the setting, by the URL's parameter, and with host and port apart."""
-    authority = str(tls.folder / "ca.pem")
+    authority = str(tls.authority)
     apart = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(tls.port), "REDIS_PASSWORD": "geheim", "REDIS_TLS": "true"}
     for environment in (
-        {"REDIS_URL": tls_url(tls), "FLOWSTATE_REDIS_CA_FILE": authority},
-        {"REDIS_URL": f"{tls_url(tls)}?ssl_ca_certs={authority}"},
+        {"REDIS_URL": tls.url, "FLOWSTATE_REDIS_CA_FILE": authority},
+        {"REDIS_URL": f"{tls.url}?ssl_ca_certs={authority}"},
         {**apart, "FLOWSTATE_REDIS_CA_FILE": authority},
     ):
         connection = connect(**environment)
@@ -192,20 +216,21 @@ async def test_tls_with_a_private_authority(tls: Server) -> None:
     ("change", "remedy"),
     [(("", ""), "FLOWSTATE_REDIS_CA_FILE"), (("rediss:", "redis:"), "begin REDIS_URL with rediss://")],
 )
-async def test_tls_errors_name_the_remedy(tls: Server, change: tuple[str, str], remedy: str) -> None:
+async def test_tls_errors_name_the_remedy(tls: TlsServer, change: tuple[str, str], remedy: str) -> None:
     """An unknown authority, and no TLS towards a server that wants it."""
-    connection = connect(REDIS_URL=tls_url(tls).replace(*change))
+    connection = connect(REDIS_URL=tls.url.replace(*change))
     with pytest.raises(StoreUnavailableError, match=remedy):
         await connection.open()
     await connection.close()
 
 
-async def test_tls_to_a_server_without_tls_names_the_remedy(valkey_url: str) -> None:
+async def test_tls_to_a_server_without_tls_names_the_remedy() -> None:
     """The error of the TLS library alone does not help an operator."""
-    connection = connect(REDIS_URL=valkey_url.replace("redis:", "rediss:"))
-    with pytest.raises(StoreUnavailableError, match="does it speak TLS"):
-        await connection.open()
-    await connection.close()
+    async with Server() as server:
+        connection = connect(REDIS_URL=server.url.replace("redis:", "rediss:"))
+        with pytest.raises(StoreUnavailableError, match="does it speak TLS"):
+            await connection.open()
+        await connection.close()
 
 
 def test_a_missing_authority_is_a_configuration_error() -> None:
