@@ -20,6 +20,7 @@ Key = tuple[str, str]
 PREFIX = "FLOWSTATE_"
 DEFAULT_CONFIG_FILE = Path("/etc/flowstate-daemon/flowstate-daemon.toml")
 MAX_LISTED_NAMES = 20
+FALSE_VALUES = frozenset({"0", "off", "f", "false", "n", "no"})  # what pydantic takes for false
 CREDENTIAL_SIMILARITY = 0.8  # resend_apikey is a misspelt resend_api_key, tls.crt is for another purpose
 # The compose file mounts this file always; it is empty until there is a webhook.
 MAY_BE_EMPTY: frozenset[Key] = frozenset({("resend", "webhook_secret")})

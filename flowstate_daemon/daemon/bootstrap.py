@@ -40,6 +40,7 @@ from flowstate_daemon.daemon.builders import (
     build_scheduled_kinds,
     build_scheduler,
     build_suppressions,
+    build_tracing,
     build_user_preferences,
 )
 from flowstate_daemon.daemon.clock_monitor import ClockMonitor
@@ -127,7 +128,8 @@ class Components:
         catalog = build_catalog(config.mail)
         self.metrics = Metrics(catalog.kinds, version=__version__, instance=instance)
         self.metrics.track_dropped_log_lines(logs.dropped_lines)
-        self._context = ServiceContext(self.health, self.metrics, self.clock)
+        self.tracing = build_tracing(config, self.metrics, self.clock, catalog.kinds)
+        self._context = ServiceContext(self.health, self.metrics, self.clock, self.tracing)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_database_pool(config)
         self.recipients = None if self.pool is None else self._build_recipients(self.pool)
@@ -402,7 +404,7 @@ class Components:
             health=self.health,
             rate_limiter=self.rate_limiter,
             renderer=self.branding.renderer,
-            producer=build_producer(self.config, self.bull, self.branding.renderer.catalog.kinds),
+            producer=build_producer(self.config, self.bull, self.branding.renderer.catalog.kinds, self.tracing),
             recipients=None if self.pool is None else build_recipients(self.config, self.pool, self.clock),
             schedules=None if self.scheduler is None else self._build_manual_runs(self.scheduler),
         )

@@ -12,11 +12,12 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -86,7 +87,10 @@ async def provider(folder: Path, rate: int | None) -> AsyncIterator[Provider]:
 class Bench:
     """One queue with its producer, one provider, one daemon."""
 
-    def __init__(self, url: str, prefix: str, provider: Provider, folder: Path) -> None:
+    def __init__(
+        self, url: str, prefix: str, provider: Provider, folder: Path, more: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """`more` are further settings of the daemon."""
         self.provider = provider
         self.clock = Clock()
         self.connection = Connection(url, client_name="bench-producer")
@@ -97,6 +101,7 @@ class Bench:
             "RESEND_API_URL": provider.url,
             "RESEND_API_KEY": API_KEY,
             "FLOWSTATE_LOG_LEVEL": "warning",
+            **more,
         }
         self.daemon = Daemon(settings, folder, instance=prefix)
 
@@ -169,10 +174,12 @@ async def limited(url: str, folder: Path, mails: int, rate: int) -> dict[str, An
     }
 
 
-async def unlimited(url: str, folder: Path, mails: int) -> dict[str, Any]:
-    """A backlog without a rate limit, and codes at the same time."""
+async def unlimited(
+    url: str, folder: Path, mails: int, more: Mapping[str, str] = MappingProxyType({}), prefix: str = "unlimited"
+) -> dict[str, Any]:
+    """A backlog without a rate limit, and codes at the same time. `more` are further settings of the daemon."""
     async with provider(folder, None) as fake:
-        bench = Bench(url, "unlimited", fake, folder)
+        bench = Bench(url, prefix, fake, folder, more)
         await bench.add_reminders(mails)
         async with bench.daemon as daemon:
             added, memory, used_s = await _add_codes(bench, mails, daemon)
