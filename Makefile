@@ -66,10 +66,11 @@ lock: ## write requirements*.txt, the hashes of what production installs, from c
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: uv
 	build/lock/bin/uv pip compile $(LOCK) pyproject.toml --output-file requirements.txt
+	build/lock/bin/uv pip compile $(LOCK) pyproject.toml --extra otel --output-file requirements-otel.txt
 	echo hatchling | build/lock/bin/uv pip compile $(LOCK) - --output-file requirements-build.txt
 
-install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' systemd/install.sh install
+install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON, EXTRA=otel
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' EXTRA='$(EXTRA)' systemd/install.sh install
 
 uninstall: ## remove the service; configuration and data stay
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' systemd/install.sh uninstall

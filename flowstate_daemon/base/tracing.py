@@ -302,9 +302,9 @@ class EnqueueTrace:
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        carrier: dict[str, str] = {}
-        _PROPAGATOR.inject(carrier, set_span_in_context(span, Context()))
-        self.traceparent = carrier.get("traceparent")
+        headers: dict[str, str] = {}
+        _PROPAGATOR.inject(headers, set_span_in_context(span, Context()))
+        self.traceparent = headers.get("traceparent")
 
     def added(self, job_id: str, outcome: str) -> None:
         """The job is in the queue, or was not needed."""
@@ -349,7 +349,7 @@ class ReportingExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             result = self._exporter.export(spans)
-        except Exception as error:  # noqa: BLE001 - whatever it is, emails must not notice
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not affect emails
             self._message.text = type(error).__name__
             result = SpanExportResult.FAILURE
         accepted = result is SpanExportResult.SUCCESS

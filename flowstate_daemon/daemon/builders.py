@@ -87,7 +87,7 @@ def build_tracing(config: Config, metrics: Metrics, clock: Clock, kinds: Mapping
     """The traces of this process, not yet exported; None unless they are enabled. Raises ConfigError."""
     if not config.tracing.enabled:
         return None
-    try:  # imported only here: the packages take 0.2 s and are optional
+    try:  # imported only here: the packages take 0.1 s and are optional
         tracing = import_module("flowstate_daemon.base.tracing")
     except ModuleNotFoundError as error:
         raise ConfigError([NO_TRACING.format(error.name)]) from error

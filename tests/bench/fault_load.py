@@ -28,7 +28,7 @@ class Producer:
     """Adds emails at a steady rate, each to its own person, directly to Redis: the faults are the daemon's alone."""
 
     def __init__(self, url: str, keys: Keys, rate: float, random: Random) -> None:
-        self.lock = asyncio.Lock()  # held while a call is under way, and by who replaces Redis
+        self.lock = asyncio.Lock()  # held during a call, and by who replaces Redis
         self.acknowledged = 0
         self.unknown = 0
         self.required: dict[int, str] = {}  # recipient by job id: acknowledged, and not lost with Redis

@@ -32,16 +32,15 @@ async def measure(rounds: int) -> dict[str, list[dict[str, Any]]]:
         collector.mode = "discard"
         for number in range(rounds):
             for name, ratio in SAMPLERS.items():
-                settings = {"FLOWSTATE_TRACING_ENABLED": str(ratio is not None), "OTEL_TRACES_SAMPLER_ARG": ratio or ""}
-                settings |= {
+                settings = {
+                    "FLOWSTATE_TRACING_ENABLED": str(ratio is not None),
                     "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+                    "OTEL_TRACES_SAMPLER_ARG": ratio or "",
                     "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
                 }
                 with tempfile.TemporaryDirectory() as folder:
-                    run = await unlimited(
-                        valkey.url, Path(folder), MAILS, settings, prefix=f"traced{number}{len(name)}"
-                    )
-                figures[name].append(run)
+                    prefix = f"traced-{number}-{ratio}"
+                    figures[name].append(await unlimited(valkey.url, Path(folder), MAILS, settings, prefix))
     return figures
 
 

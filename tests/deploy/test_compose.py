@@ -51,7 +51,9 @@ SECRETS = {
     "database_url": "postgresql://mailer:a%20pass@postgres:5432/flowstate?schema=public",
     "link_secret": "7f3a91c05be24d68a1f0c3927d5e8b64",
     "api_token": "d4086e31c7ab5f92034be6d18fa97c25",
+    "read_token": "59b2c8f07a1e4d36b8c40e9f2d7a6153",
     "webhook_secret": "",
+    "otlp_headers": "",
     "postgres_password": "the pass of an administrator",
     "mailer_password": MAILER_PASSWORD,
     "grafana_password": "another",
@@ -212,8 +214,8 @@ async def test_daemon_is_no_superuser_of_postgres(stack: Stack) -> None:
     assert await podman(*login, *query, owner) == "mailer"
 
 
-async def test_redis_and_postgres_refuse_strangers(stack: Stack) -> None:
-    """Without a password Redis answers nobody, and the user of the health check may only ping."""
+async def test_redis_and_postgres_need_a_password(stack: Stack) -> None:
+    """Redis answers nothing without a password, and the user of the health check may only ping."""
     redis = await stack.container("redis")
     assert "NOAUTH" in await podman("exec", redis, "redis-cli", "keys", "*")
     assert "NOPERM" in await podman("exec", redis, "redis-cli", "--user", "health", "--pass", "none", "keys", "*")
@@ -229,14 +231,18 @@ async def test_monitoring_cannot_reach_the_stores(stack: Stack) -> None:
     }
 
 
-async def test_api_token_is_used(stack: Stack) -> None:
-    """The API answers with the token of the file, and not without it."""
+async def test_tokens_are_used(stack: Stack) -> None:
+    """The API answers with the tokens of the files, and not without one; one of them may only read."""
     async with aiohttp.ClientSession() as session:
         url = f"http://127.0.0.1:{stack.port}/api/v1/queue"
         async with session.get(url) as refused:
             assert refused.status == 401
-        async with session.get(url, headers={"Authorization": f"Bearer {SECRETS['api_token']}"}) as response:
-            assert response.status == 200
+        for name, expected in (("api_token", 200), ("read_token", 403)):
+            headers = {"Authorization": f"Bearer {SECRETS[name]}"}
+            async with session.get(url, headers=headers) as response:
+                assert response.status == 200
+            async with session.post(f"{url}/resume", headers=headers) as response:
+                assert response.status == expected
 
 
 async def test_stores_are_started_first(stack: Stack) -> None:

@@ -104,9 +104,9 @@ def test_stop_grace_period_is_longer_than_the_drain() -> None:
 
 
 def test_variables_of_the_daemon_exist() -> None:
-    """Each variable is a setting, or names a file with its value."""
+    """Each variable is a setting, or names a file with its value, or belongs to OpenTelemetry."""
     names = [name.removesuffix("_FILE") for name in SERVICES["daemon"]["environment"]]
-    assert set(names) <= set(ENV_NAMES)
+    assert set(names) - set(ENV_NAMES) == {"OTEL_EXPORTER_OTLP_ENDPOINT"}
 
 
 def test_every_secret_of_the_daemon_is_settable() -> None:
@@ -141,7 +141,7 @@ def test_commands_of_the_page_create_every_secret(tmp_path: Path) -> None:
     """The commands create a strong value for each secret, no two alike, and the URLs contain the right passwords."""
     created = create_secrets(tmp_path)
     assert set(created) == set(FILE["secrets"])
-    strong = ("link_secret", "api_token", "postgres_password", "mailer_password", "grafana_password")
+    strong = ("link_secret", "api_token", "read_token", "postgres_password", "mailer_password", "grafana_password")
     assert all(re.fullmatch("[0-9a-f]{48}", created[name]) for name in strong)
     assert len({created[name] for name in strong}) == len(strong)
     assert f"//mailer:{created['mailer_password']}@postgres:5432/flowstate?" in created["database_url"]
