@@ -95,7 +95,7 @@ def load_config(
         credentials=unit.credentials if with_credentials else {},
         with_credentials=with_credentials,
     )
-    from_unit = {name: f"{name} in {ENVIRONMENT_FILE}" for name in unit.variables}
+    from_unit = {name: f"{name} in {unit.origins[name]}" for name in unit.variables}
     sources = {key: from_unit.get(source, source) for key, source in config.sources.items()}
     return config.model_copy(update={"sources": sources})
 
