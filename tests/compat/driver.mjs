@@ -56,9 +56,9 @@ const commands = {
     await opened.isReady();
   },
 
-  async board({ queue }) {
+  async board({ queue, options }) {
     const { serveBoard } = await import('./board.mjs');
-    return serveBoard(queues.get(queue));
+    return serveBoard(queues.get(queue), options);
   },
 
   async close({ queue }) {
