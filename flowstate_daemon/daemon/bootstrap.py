@@ -212,7 +212,9 @@ class Components:
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
         return RecipientLoader(
-            build_suppressions(self.config, pool, self.clock), build_user_preferences(self.config, pool, self.clock)
+            build_suppressions(self.config, pool, self.clock),
+            build_user_preferences(self.config, pool, self.clock),
+            self.clock,
         )
 
     def _build_dispatcher(self) -> Dispatcher:
