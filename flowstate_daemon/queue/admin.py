@@ -112,7 +112,7 @@ class QueueAdmin:
         maybe_sent: bool = False,
         job_filter: JobFilter = EVERYTHING,
     ) -> BulkResult:
-        """Retry the oldest failed jobs that match, `limit` of them or all; jobs that fail again meanwhile stay failed.
+        """Retry the oldest failed jobs that match, `limit` of them or all; jobs that fail again stay failed.
 
         Jobs whose email may have been sent are left out unless `maybe_sent` asks for them: they would be sent twice.
         """

@@ -205,7 +205,7 @@ class ManualRuns:
             existing = {} if request.force else await self._planning.existing_states(schedule.kind, page)
             for checked in await self._eligibility.check(schedule, page):
                 yield self._dry_run(checked, existing.get((checked.scheduled.user_id, checked.scheduled.task_id)))
-                await asyncio.sleep(0)  # rendering takes CPU, and this process may be sending codes meanwhile
+                await asyncio.sleep(0)  # rendering takes CPU, and this process may be sending codes
 
     def _dry_run(self, checked: EligibilityResult, existing: str | None) -> DryRunItem:
         one = checked.scheduled

@@ -146,7 +146,7 @@ class JobCompleter(Service):
 
     def _finish(self, result: JobResult, write_result: WriteResult) -> None:
         run = self._in_flight.remove(result.job)
-        # The provider accepted the email, whatever became of the job: it was removed by hand, or another worker has it.
+        # The provider accepted the email, whatever became of the job: an operator removed it, or another worker has it.
         is_sent = isinstance(result, JobSucceeded) and run is not None and run.skip_reason is None
         if write_result is WriteResult.OK or is_sent:
             self._job_logger.log(result, run)

@@ -132,7 +132,7 @@ class InFlightJobs:
     def abort(self, job_ids: Iterable[str], reason: AbortReason) -> None:
         """Abort runs. After a lost lock a run ends by itself if its request is at the provider already.
 
-        The job may have been removed by hand, and then nobody else would record that the email was sent. If another
+        An operator may have removed the job, and then nothing else would record that the email was sent. If another
         worker has it, that one sends the same stored request, which the provider recognizes.
         """
         for job_id in job_ids:

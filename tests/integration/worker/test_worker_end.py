@@ -1,4 +1,4 @@
-"""The worker ends when it is told to, whatever its services wait for."""
+"""The worker ends when it is asked to, whatever its services wait for."""
 
 from __future__ import annotations
 
