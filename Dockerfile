@@ -12,10 +12,12 @@ WORKDIR /src
 # Of Babel's locale data only the languages of the emails are kept, which saves 30 MB: add those of your own
 # mail.kinds_dir, LOCALES="root|en|fr|pl".
 ARG LOCALES="root|en|fr"
-COPY requirements.txt requirements-build.txt ./
+# EXTRA=otel: also the packages for OpenTelemetry traces.
+ARG EXTRA=""
+COPY requirements.txt requirements-otel.txt requirements-build.txt ./
 RUN pip install --require-hashes --only-binary :all: --requirement requirements-build.txt \
     && python -m venv --without-pip /opt/flowstate-daemon \
-    && pip --python /opt/flowstate-daemon install --no-compile --no-deps --require-hashes --only-binary :all: --requirement requirements.txt \
+    && pip --python /opt/flowstate-daemon install --no-compile --no-deps --require-hashes --only-binary :all: --requirement "requirements${EXTRA:+-$EXTRA}.txt" \
     && find /opt/flowstate-daemon -path '*/babel/locale-data/*.dat' -regextype posix-extended ! -regex ".*/($LOCALES)[.]dat" -delete
 COPY pyproject.toml README.md LICENSE ./
 COPY flowstate_daemon flowstate_daemon

@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required: make PYTHON=python3.12 …"; exit 1; }
 	@echo "Installing into $(VENV), only this once: up to a minute"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,otel,test]'
 	@touch $@
 
 dev: $(STAMP) ## start the daemon with its own Valkey and Postgres, sample users, and a folder for the emails
@@ -90,10 +90,11 @@ lock: ## write requirements*.txt, the hashes of what production installs, from c
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: uv
 	build/lock/bin/uv pip compile $(LOCK) pyproject.toml --output-file requirements.txt
+	build/lock/bin/uv pip compile $(LOCK) pyproject.toml --extra otel --output-file requirements-otel.txt
 	echo hatchling | build/lock/bin/uv pip compile $(LOCK) - --output-file requirements-build.txt
 
-install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' systemd/install.sh install
+install: ## install as a service on this host, or into DESTDIR=folder; also PREFIX, APPDIR, PYTHON, EXTRA=otel
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' PYTHON='$(PYTHON)' EXTRA='$(EXTRA)' systemd/install.sh install
 
 uninstall: ## remove the service; configuration and data stay
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' APPDIR='$(APPDIR)' systemd/install.sh uninstall

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,6 +17,9 @@ from flowstate_daemon.base.errors import InvalidDataError, PermanentError
 from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest, parse_request
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import REMOVE, AddResult, Backoff, NewJob
+
+if TYPE_CHECKING:  # it needs packages of the extra `otel`
+    from flowstate_daemon.base.tracing import Tracing
 
 JOB_ID = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{4,128}")
 MAX_PRIORITY = 2_097_152  # Bull's own limit
@@ -33,7 +36,8 @@ class NewMail:
     """An email to enqueue. `priority` 1 is the most urgent; None means that of the kind. `delay_ms` counts from now.
 
     `locale` is the language of the email; None means the recipient's choice, else the default. `origin` distinguishes
-    an operator's job from one that the backend's cron jobs made.
+    an operator's job from one that the backend's cron jobs made. `traceparent` (W3C) is the trace that it belongs to,
+    if this process traces emails; it may be invalid, and then it counts as None.
     """
 
     kind: str
@@ -44,14 +48,24 @@ class NewMail:
     job_id: str | None = None
     locale: str | None = None
     origin: str | None = None
+    traceparent: str | None = None
 
 
 class MailProducer:
     """Adds new emails to the queue as jobs."""
 
-    def __init__(self, bull: BullQueue, *, attempts: int, backoff_ms: int, kinds: Mapping[str, Kind] = KINDS) -> None:
+    def __init__(
+        self,
+        bull: BullQueue,
+        *,
+        attempts: int,
+        backoff_ms: int,
+        kinds: Mapping[str, Kind] = KINDS,
+        tracing: Tracing | None = None,
+    ) -> None:
         """`attempts` includes the first one, as in Bull; `backoff_ms` is the base of the exponential backoff."""
         self.kinds = kinds  # a reload replaces them
+        self.tracing = tracing  # the command `enqueue` sets it
         self._bull = bull
         self._attempts = attempts
         self._backoff = Backoff("exponential", backoff_ms)
@@ -68,7 +82,18 @@ class MailProducer:
         `timestamp` (Unix ms) is when the jobs count as added; now unless given. With `once_ms`, a job id is accepted
         once in that time, also when its job has been sent and deleted meanwhile.
         """
-        return await self._bull.add_many([self._job(new, timestamp, once_ms) for new in mails])
+        jobs = [self._job(new, timestamp, once_ms) for new in mails]
+        if self.tracing is None:
+            return await self._bull.add_many(jobs)
+        with self.tracing.enqueueing([new.kind for new in mails], [new.traceparent for new in mails]) as traces:
+            traced = [
+                replace(job, data=job.data | {"traceparent": trace.traceparent})
+                for job, trace in zip(jobs, traces, strict=True)
+            ]
+            added = await self._bull.add_many(traced)
+            for trace, result in zip(traces, added, strict=True):
+                trace.added(result.id, result.outcome)
+        return added
 
     def validate(self, mails: Sequence[NewMail]) -> None:
         """Raises InvalidMailError unless all of them can be enqueued."""

@@ -107,10 +107,10 @@ class BackgroundWriter(io.RawIOBase):
 
     def _take_chunk(self) -> list[Line]:
         lines = [self._lines.popleft()]
-        room = CHUNK_BYTES - len(lines[0].text)
-        while self._lines and len(self._lines[0].text) <= room:
+        left = CHUNK_BYTES - len(lines[0].text)
+        while self._lines and len(self._lines[0].text) <= left:
             lines.append(self._lines.popleft())
-            room -= len(lines[-1].text)
+            left -= len(lines[-1].text)
         return lines
 
     def _write_chunk(self, chunk: bytes) -> bool:

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.log_writer import BackgroundWriter
 from flowstate_daemon.base.redaction import escape_control_chars, redact_text, redact_value
 
@@ -30,6 +31,7 @@ JOURNAL_PREFIX = {"critical": b"<2>", "error": b"<3>", "warning": b"<4>", "info"
 QUIET_LOGGERS = ("aiohttp.access", "aiohttp.server")
 MAX_FRAMES = 12  # of each exception, counted from where it was raised
 MAX_CAUSES = 5  # of a chain of causes, and members of an exception group
+THROTTLE_INTERVAL_S = 60.0
 FLUSH_TIMEOUT_S = 1.0  # at exit, for a reader that is slow or has stopped
 
 
@@ -249,3 +251,22 @@ def _capture_stdlib_logging(level: int) -> None:
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
+
+
+class LogThrottle:
+    """Allows one log line a minute and counts the rest: what happens again and again must not fill the log."""
+
+    def __init__(self, clock: Clock, interval_s: float = THROTTLE_INTERVAL_S) -> None:
+        self._clock = clock
+        self._interval_s = interval_s
+        self._next_at = clock.monotonic()
+        self._suppressed = 0
+
+    def acquire(self) -> int | None:
+        """The number of lines suppressed since the last one; None when this one must be suppressed too."""
+        now = self._clock.monotonic()
+        if now < self._next_at:
+            self._suppressed += 1
+            return None
+        suppressed, self._suppressed, self._next_at = self._suppressed, 0, now + self._interval_s
+        return suppressed

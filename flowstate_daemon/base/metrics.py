@@ -28,6 +28,7 @@ PROVIDER_EVENTS = (
 )
 RECIPIENT_CHANGES = ("unsubscribed", "resubscribed")
 DENIALS = ("token", "session", "csrf", "origin", "host", "rights", "too_many")
+SPAN_RESULTS = ("finished", "exported", "failed")
 PROVIDER_RESULTS: tuple[str, ...] = get_args(ResultClass)
 
 JOB_DURATION_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -168,6 +169,8 @@ class Metrics:
         self._denied = LabelCache(DENIALS, denied.labels)
         self._in_flight = self._gauge("jobs_in_flight", "Jobs being processed now.")
         self._tasks = self._gauge("asyncio_tasks", "Tasks of the event loop.")
+        spans = Counter("flowstate_trace_spans", "Spans of traces, by result.", ("result",), registry=self.registry)
+        self._spans_finished, self._spans_exported, self._spans_failed = map(spans.labels, SPAN_RESULTS)
 
     def _scheduler(self) -> None:
         text = "Scheduled emails, by kind and event."
@@ -299,6 +302,14 @@ class Metrics:
     def recipient_changed(self, action: str) -> None:
         """A recipient has done one of RECIPIENT_CHANGES."""
         self._recipient_changes[action].inc()
+
+    def spans_finished(self) -> None:
+        """A span of a trace has ended; called in any thread, as `spans_exported`."""
+        self._spans_finished.inc()
+
+    def spans_exported(self, count: int, *, accepted: bool) -> None:
+        """The collector has accepted spans, or not; these are lost."""
+        (self._spans_exported if accepted else self._spans_failed).inc(count)
 
     def observe_redis_command(self, seconds: float) -> None:
         self._redis.observe(seconds)

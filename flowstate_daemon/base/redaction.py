@@ -23,7 +23,7 @@ MAX_ITEMS = 50  # members of one nested value that are shown
 
 # Names of one-time codes. Only these are removed from the data of settled jobs: a job that is retried needs the rest.
 CODE_NAMES = ("otp-code",)
-# The one list of secret names, with a hyphen between the words of a name. A field is secret if its name ends with one
+# The one list of secret names, with a hyphen between the parts of a name. A field is secret if its name ends with one
 # of them in any spelling: `otpCode`, `OTP_CODE`, `x-otp-code`. Every pattern below is built from this list.
 SECRET_NAMES = (
     *CODE_NAMES,
@@ -88,6 +88,17 @@ def mask_address(address: str) -> str:
     local, _, domain = address.rpartition("@")
     shown = f"{local[:1]}***@{domain}" if local else "***"
     return "".join(char if char.isprintable() else "?" for char in shown)[:120]
+
+
+def mask_addresses(value: Any) -> Any:
+    """A copy of JSON whose texts show no full address."""
+    if isinstance(value, dict):
+        return {name: mask_addresses(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [mask_addresses(part) for part in value]
+    if isinstance(value, str) and "@" in value:
+        return ADDRESS.sub(lambda found: mask_address(found[0]), value)
+    return value
 
 
 def escape_control_chars(text: str) -> str:

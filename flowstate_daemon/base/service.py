@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import structlog
 
@@ -19,14 +19,18 @@ from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.health import HealthRegistry, Heartbeat
 from flowstate_daemon.base.metrics import Metrics
 
+if TYPE_CHECKING:  # it needs packages of the extra `otel`
+    from flowstate_daemon.base.tracing import Tracing
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceContext:
-    """What every service needs: health, metrics and clock of this daemon."""
+    """What every service needs: health, metrics and clock of this daemon. `tracing` is None unless it is enabled."""
 
     health: HealthRegistry
     metrics: Metrics
     clock: Clock
+    tracing: Tracing | None = None
 
 
 log = structlog.get_logger()

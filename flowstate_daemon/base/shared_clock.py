@@ -1,7 +1,7 @@
 """The wall clock of the daemon: that of Redis, which all daemons share, continued by our monotonic clock.
 
 A jump of this machine's clock changes nothing, and one of Redis' only after it has lasted. While the clocks of this
-machine, of Redis and of Postgres disagree, nobody knows which one is right.
+machine, of Redis and of Postgres disagree, it is unknown which one is right.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CLOCK_REMEDY = "synchronize the clocks of all machines (chrony, systemd-timesync
 
 
 class SharedClock(Clock):
-    """`observe` tells it the time of the servers; before that, it is the clock of this machine.
+    """`observe` gives it the time of the servers; before that, it is the clock of this machine.
 
     An offset is the wall time of a server minus our monotonic time, in ms: it changes only when a clock is adjusted.
     """

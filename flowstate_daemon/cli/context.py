@@ -45,6 +45,7 @@ from flowstate_daemon.redis_client.keys import Keys
 T = TypeVar("T")
 
 MAX_NAME_LENGTH = 100
+OTEL_PREFIX = "OTEL_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,9 @@ def load_config(
     unit = UnitSettings() if config_file or is_unit_process(os.environ) else read_unit_settings(ENV_NAMES)
     unit = unit.without(os.environ, ENV_NAMES)
     environ = {**os.environ, **unit.variables}
+    for name in unit.variables:
+        if name.startswith(OTEL_PREFIX):  # the OpenTelemetry SDK reads its variables itself
+            os.environ.setdefault(name, unit.variables[name])
     _check_unit(unit, {name for name, value in environ.items() if value.strip()}, needs)
     config = load(
         environ,
@@ -91,7 +95,7 @@ def load_config(
         credentials=unit.credentials if with_credentials else {},
         with_credentials=with_credentials,
     )
-    from_unit = {name: f"{name} in {ENVIRONMENT_FILE}" for name in unit.variables}
+    from_unit = {name: f"{name} in {unit.origins[name]}" for name in unit.variables}
     sources = {key: from_unit.get(source, source) for key, source in config.sources.items()}
     return config.model_copy(update={"sources": sources})
 

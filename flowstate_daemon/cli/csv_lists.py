@@ -21,7 +21,7 @@ import click
 from flowstate_daemon.base.address import normalise_address, parse_address
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
 from flowstate_daemon.cli.context import operator_name, unsubscribable_kinds
-from flowstate_daemon.cli.database import with_suppressions
+from flowstate_daemon.cli.database import record_reveal, with_suppressions
 from flowstate_daemon.cli.filters import confirm
 from flowstate_daemon.cli.output import json_option, print_json, progress
 from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
@@ -65,13 +65,15 @@ class ImportedRow:
 @json_option
 @click.pass_obj
 def export_suppressions(config_file: str | None, file: str, *, yes: bool, as_json: bool) -> None:
-    """Write the list as CSV to FILE, or to standard output."""
+    """Write the list as CSV to FILE, or to standard output.
+
+    It contains whole addresses; this is recorded in the audit log.
+    """
 
     async def work(lists: Suppressions) -> list[Sequence[str]]:
-        return [
-            (entry.address, entry.reason, entry.since.isoformat(), entry.note or "")
-            for entry in await all_of(lists.page)
-        ]
+        entries = await all_of(lists.page)
+        await record_reveal(lists, "suppression export", len(entries))
+        return [(entry.address, entry.reason, entry.since.isoformat(), entry.note or "") for entry in entries]
 
     write_file(config_file, file, SUPPRESSION_COLUMNS, work, yes=yes, as_json=as_json)
 
@@ -82,12 +84,17 @@ def export_suppressions(config_file: str | None, file: str, *, yes: bool, as_jso
 @json_option
 @click.pass_obj
 def export_unsubscribes(config_file: str | None, file: str, *, yes: bool, as_json: bool) -> None:
-    """Write the list as CSV to FILE, or to standard output."""
+    """Write the list as CSV to FILE, or to standard output.
+
+    It contains whole addresses; this is recorded in the audit log.
+    """
 
     async def work(lists: Suppressions) -> list[Sequence[str]]:
+        entries = await all_of(lists.unsubscribes_page)
+        await record_reveal(lists, "unsubscribed export", len(entries))
         return [
             (entry.address, ALL if entry.kind == ALL_KINDS else entry.kind, entry.since.isoformat())
-            for entry in await all_of(lists.unsubscribes_page)
+            for entry in entries
         ]
 
     write_file(config_file, file, UNSUBSCRIBE_COLUMNS, work, yes=yes, as_json=as_json)

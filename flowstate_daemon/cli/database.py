@@ -13,7 +13,8 @@ from flowstate_daemon.base import logs
 from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
-from flowstate_daemon.cli.context import load_config, name_server, run_async
+from flowstate_daemon.cli.context import load_config, name_server, operator_name, run_async
+from flowstate_daemon.cli.filters import REVEALED
 from flowstate_daemon.cli.output import format_timestamp, json_option, print_fields, print_json, print_table
 from flowstate_daemon.config.loader import Config, describe_database
 from flowstate_daemon.config.validators import split_secrets
@@ -67,6 +68,11 @@ def with_database(config_file: str | None, work: Callable[[asyncpg.Pool, Config]
             return await work(pool, config)
 
     return run_async(with_pool())
+
+
+async def record_reveal(lists: Suppressions, command: str, count: int) -> None:
+    """Record in Postgres that a command has shown whole addresses, and how many."""
+    await lists.record(REVEALED, command, count, actor=operator_name())
 
 
 @click.command()

@@ -14,12 +14,14 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.cli.context import QueueContext, load_config, with_queue
-from flowstate_daemon.cli.database import format_datetime, with_database
+from flowstate_daemon.cli.database import format_datetime, record_reveal, with_database
 from flowstate_daemon.cli.durations import Duration
+from flowstate_daemon.cli.filters import REVEALED
 from flowstate_daemon.cli.output import json_option, print_json, print_table
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.database.ledger import Outcome, parse_outcome
 from flowstate_daemon.database.mail_list import MailList, OutcomeFilter, OutcomeRow
+from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.queue.journal import Journal
 
 MAX_LISTED = 10_000
@@ -54,7 +56,7 @@ def emails() -> None:
     metavar="NUMBER",
     help="At most this many.",
 )
-@click.option("--reveal", is_flag=True, help="Show whole addresses.")
+@click.option("--reveal", is_flag=True, help="Show whole addresses; this is recorded in the audit log.")
 @json_option
 @click.pass_obj
 def list_emails(  # noqa: PLR0913 - one parameter for each option
@@ -83,9 +85,8 @@ def list_emails(  # noqa: PLR0913 - one parameter for each option
         since=None if newer_than_s is None else now - timedelta(seconds=newer_than_s),
         until=None if older_than_s is None else now - timedelta(seconds=older_than_s),
     )
-    listed = (
-        read_ledger(config_file, wanted, limit) if has_ledger(config_file) else read_journal(config_file, wanted, limit)
-    )
+    read = read_ledger if has_ledger(config_file) else read_journal
+    listed = read(config_file, wanted, limit, reveal=reveal)
     shown = [asdict(row) | {"address": row.address if reveal else mask_address(row.address)} for row in listed.rows]
     if as_json:
         print_json({"source": listed.source, "emails": shown})
@@ -106,7 +107,7 @@ def has_ledger(config_file: str | None) -> bool:
     return load_config(config_file, needs=[("database", "url")]).database.url is not None
 
 
-def read_ledger(config_file: str | None, wanted: OutcomeFilter, limit: int) -> Listed:
+def read_ledger(config_file: str | None, wanted: OutcomeFilter, limit: int, *, reveal: bool) -> Listed:
     """The rows of the ledger, page by page. Raises StoreUnavailableError."""
 
     async def work(pool: Any, _config: Config) -> list[OutcomeRow]:
@@ -118,12 +119,14 @@ def read_ledger(config_file: str | None, wanted: OutcomeFilter, limit: int) -> L
             after = page.following
             if after is None:
                 break
+        if reveal:
+            await record_reveal(Suppressions(pool, Clock()), "emails list", len(rows))
         return rows
 
     return Listed(with_database(config_file, work), "ledger")
 
 
-def read_journal(config_file: str | None, wanted: OutcomeFilter, limit: int) -> Listed:
+def read_journal(config_file: str | None, wanted: OutcomeFilter, limit: int, *, reveal: bool) -> Listed:
     """The rows of the journal, newest first. Raises StoreUnavailableError."""
 
     async def work(context: QueueContext) -> list[OutcomeRow]:
@@ -133,6 +136,8 @@ def read_journal(config_file: str | None, wanted: OutcomeFilter, limit: int) -> 
         while len(rows) < limit and (entries := await journal.newest(PAGE, skip=skip)):
             rows += [row for row in to_rows(entries) if matches(row)]
             skip += len(entries)
+        if reveal:
+            await context.audit.record(REVEALED, "emails list", len(rows[:limit]))
         return rows[:limit]
 
     return Listed(with_queue(config_file, work), "journal in Redis")

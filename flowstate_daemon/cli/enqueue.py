@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from textwrap import fill
 from typing import Any
 
 import click
 import msgspec
 
+from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.cli.context import QueueContext, load_config, with_queue
 from flowstate_daemon.cli.durations import Duration
 from flowstate_daemon.cli.output import json_option, print_fields, print_json
+from flowstate_daemon.config.loader import Config
+from flowstate_daemon.daemon.builders import build_tracing
 from flowstate_daemon.mail.catalog import Catalog, load_catalog
 from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.lifetimes import SCHEDULED_KINDS
@@ -92,13 +97,34 @@ def enqueue(  # noqa: PLR0913 - one parameter per option
     as_json: bool,
 ) -> int:
     """Add one email of KIND to the queue."""
-    settings = load_config(config_file).mail
-    catalog = load_catalog(settings.kinds_dir, settings.default_locale)
+    config = load_config(config_file)
+    catalog = load_catalog(config.mail.kinds_dir, config.mail.default_locale)
     check_choice("KIND", kind, catalog.kinds)
     check_choice("--locale", locale, catalog.locales)
+    trace = os.environ.get("TRACEPARENT")
     origin = ORIGIN if kind in SCHEDULED_KINDS else None  # else a daemon would take it for the backend's
-    mail = NewMail(kind, to, read_context(context), priority, round(delay_s * 1000), job_id, locale, origin)
-    return with_queue(config_file, lambda queue: _enqueue(queue, catalog, mail, wait_s, as_json=as_json))
+    mail = NewMail(kind, to, read_context(context), priority, round(delay_s * 1000), job_id, locale, origin, trace)
+
+    async def work(context: QueueContext) -> int:
+        async with traced(config, context):
+            return await _enqueue(context, catalog, mail, wait_s, as_json=as_json)
+
+    return with_queue(config_file, work)
+
+
+@asynccontextmanager
+async def traced(config: Config, context: QueueContext) -> AsyncIterator[None]:
+    """Trace what is enqueued, if that is enabled, and export it before the command ends."""
+    tracing = build_tracing(config, Metrics(), context.clock)
+    if tracing is None:
+        yield
+        return
+    context.producer.tracing = tracing
+    tracing.open()
+    try:
+        yield
+    finally:
+        await tracing.close()
 
 
 def check_choice(name: str, value: str | None, choices: Iterable[str]) -> None:

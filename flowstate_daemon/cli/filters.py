@@ -21,6 +21,7 @@ from flowstate_daemon.queue.search import COUNT_BUDGET_S, MatchCount
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+REVEALED = "addresses revealed"  # the action in the audit log, as on the pages
 SHOWN_JOBS = 10
 MAX_TEXT_LENGTH = 200
 
@@ -158,3 +159,8 @@ def recipient_cell(job: JobView, *, reveal: bool = False) -> str:
     if not isinstance(to, str) or not to:
         return ""
     return to if reveal else mask_address(to)
+
+
+def shown_address(address: str, *, reveal: bool) -> str:
+    """An address as a list shows it; the pseudonym of a forgotten person is none."""
+    return address if reveal or "@" not in address else mask_address(address)

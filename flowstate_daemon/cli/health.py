@@ -17,13 +17,12 @@ import click
 
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.cli.durations import Duration
-from flowstate_daemon.config.sources import Key, SettingsSources, config_path, env_name
+from flowstate_daemon.config.sources import FALSE_VALUES, Key, SettingsSources, config_path, env_name
 from flowstate_daemon.config.unit_settings import UnitSettings, is_unit_process, read_unit_settings
 
 ENABLED, HOST, PORT = ("http", "enabled"), ("http", "host"), ("http", "port")
 DEFAULTS: Mapping[tuple[str, str], Any] = {ENABLED: True, HOST: "127.0.0.1", PORT: 8080}
 ENDPOINT_NAMES: Mapping[str, Key] = {env_name(key): key for key in DEFAULTS}
-FALSE_VALUES = frozenset({"0", "off", "f", "false", "n", "no"})
 MAX_PORT = 65535
 # The address to connect to when the daemon listens on all addresses.
 LOOPBACK_FOR = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound

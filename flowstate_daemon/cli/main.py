@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_bug(error: Exception, *, as_json: bool) -> int:
-    """Print an error that nobody expected, with its origin, in one line."""
+    """Print an unexpected error, with its origin, in one line."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)

@@ -61,7 +61,7 @@ def _print(title: str, lines: Sequence[str]) -> None:
 def sanitise(value: object) -> str:
     """A value as safe text: control characters and changes of direction are escaped, except line feeds.
 
-    All other characters stay: no-break spaces, joiners of emoji, and letters that are newer than this Python.
+    All other characters stay: no-break spaces, joiners of emoji, and characters that are newer than this Python.
     """
     if isinstance(value, bool):
         text = "yes" if value else "no"

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from flowstate_daemon.base.redaction import mask_addresses
 from flowstate_daemon.cli.context import QueueContext, with_queue
-from flowstate_daemon.cli.filters import Criteria, filter_options, recipient_cell
+from flowstate_daemon.cli.filters import REVEALED, Criteria, filter_options, recipient_cell
 from flowstate_daemon.cli.output import (
     format_duration,
     format_timestamp,
@@ -101,7 +102,7 @@ def describe_workers(names: list[str]) -> str:
 )
 @click.option("--oldest", is_flag=True, help="Oldest first instead of newest first.")
 @filter_options
-@click.option("--reveal", is_flag=True, help="Show whole addresses.")
+@click.option("--reveal", is_flag=True, help="Show whole addresses; this is recorded in the audit log.")
 @json_option
 @click.pass_obj
 def list_jobs(  # noqa: PLR0913 - one parameter for each option
@@ -122,12 +123,16 @@ def list_jobs(  # noqa: PLR0913 - one parameter for each option
 
     async def read(context: QueueContext) -> list[JobView]:
         if criteria.is_empty:
-            return await context.inspector.jobs(state, 0, limit - 1, newest_first=not oldest)
-        return await find_jobs(context, state, criteria, limit, newest_first=not oldest)
+            jobs = await context.inspector.jobs(state, 0, limit - 1, newest_first=not oldest)
+        else:
+            jobs = await find_jobs(context, state, criteria, limit, newest_first=not oldest)
+        if reveal:
+            await context.audit.record(REVEALED, f"queue list {state}", len(jobs))
+        return jobs
 
     jobs = with_queue(config_file, read)
     if as_json:
-        print_json([job_document(job) for job in jobs])
+        print_json([job_document(job, addresses=reveal) for job in jobs])
         return
     if not jobs:
         click.echo(f"no {STATE_CHOICES[state]} jobs" + ("" if criteria.is_empty else " match"))
@@ -142,7 +147,7 @@ async def find_jobs(
 ) -> list[JobView]:
     """Up to `limit` jobs that match, however many must be examined."""
     job_filter = criteria.at(context.clock.now_ms())
-    found: dict[str, JobView] = {}  # jobs that move meanwhile can be on two pages
+    found: dict[str, JobView] = {}  # jobs that move between two calls can be on both pages
     position: int | None = 0
     while position is not None and len(found) < limit:
         page = await context.search.page(
@@ -172,19 +177,24 @@ def list_row(job: JobView, columns: Sequence[str], *, reveal: bool = False) -> l
 
 @queue.command()
 @click.argument("job_id")
-@click.option("--reveal", is_flag=True, help="Show one-time codes and tokens unmasked.")
+@click.option(
+    "--reveal", is_flag=True, help="Show codes, tokens and addresses unmasked; this is recorded in the audit log."
+)
 @json_option
 @click.pass_obj
 def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -> None:
-    """Show everything about one job; codes are masked."""
+    """Show everything about one job; codes and addresses are masked."""
 
     async def read(context: QueueContext) -> tuple[JobView | None, list[str]]:
-        return await context.inspector.job(job_id), await context.inspector.logs(job_id)
+        job = await context.inspector.job(job_id)
+        if reveal and job is not None:
+            await context.audit.record("job revealed", job_id, 1)
+        return job, await context.inspector.logs(job_id)
 
     job, log_lines = with_queue(config_file, read)
     if job is None:
         raise JobNotFoundError(f"there is no job {job_id!r}: it was removed, or finished and was not kept")
-    document = job_document(job, reveal=reveal) | {"logs": log_lines}
+    document = job_document(job, reveal=reveal, addresses=reveal) | {"logs": log_lines}
     if as_json:
         print_json(document)
         return
@@ -194,9 +204,10 @@ def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -
     print_fields(f"Job {job.id}; times are UTC:", fields)
 
 
-def job_document(job: JobView, *, reveal: bool = False) -> dict[str, Any]:
-    """A job as a JSON document; secrets are masked unless `reveal` is set."""
-    return job.to_dict(reveal=reveal)
+def job_document(job: JobView, *, reveal: bool = False, addresses: bool = False) -> dict[str, Any]:
+    """A job as a JSON document; secrets are masked unless `reveal` is set, and the data's addresses as well."""
+    document = job.to_dict(reveal=reveal)
+    return document if addresses else document | {"data": mask_addresses(document["data"])}
 
 
 @queue.command()

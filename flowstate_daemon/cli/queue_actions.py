@@ -70,7 +70,7 @@ def retry(  # noqa: PLR0913 - one parameter for each option
     """Retry failed jobs: one or more, all, or all that match.
 
     --all and filters leave out parked jobs: their emails may have been sent already. A job that matches and has failed
-    again meanwhile stays failed.
+    again since the start stays failed.
     """
     if maybe_sent and job_ids:
         raise click.UsageError("--maybe-sent needs --all or a filter; a JOB_ID is retried in any case")
@@ -124,6 +124,8 @@ def remove(  # noqa: PLR0913 - one parameter for each option
     if states and criteria.is_empty:
         raise click.UsageError("--state needs a filter; to delete all jobs of a state use queue clean STATE")
     check_selection(job_ids, criteria)
+    if job_ids and not dry_run:  # a script that names jobs has decided
+        confirm(f"Remove {len(job_ids)} jobs?" if len(job_ids) > 1 else f"Remove job {job_ids[0]!r}?", yes=yes)
     if job_ids:
         return change_ids(config_file, "remove", job_ids, dry_run=dry_run, as_json=as_json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import click
@@ -15,9 +16,10 @@ from flowstate_daemon.cli.csv_lists import (
     import_suppressions,
     import_unsubscribes,
 )
-from flowstate_daemon.cli.database import format_datetime, parse_argument, with_suppressions
+from flowstate_daemon.cli.database import format_datetime, parse_argument, record_reveal, with_suppressions
+from flowstate_daemon.cli.filters import shown_address
 from flowstate_daemon.cli.output import json_option, print_json, print_table
-from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
+from flowstate_daemon.database.recipients import REASONS, OperatorAction, Suppression, Suppressions, Unsubscribe
 from flowstate_daemon.mail.policy import ALL_KINDS
 
 T = TypeVar("T")
@@ -39,6 +41,7 @@ def known_kind(ctx: click.Context, _parameter: click.Parameter, name: str | None
 limit_option = click.option(
     "--limit", type=click.IntRange(1), metavar="NUMBER", help="At most this many rows; default: all."
 )
+reveal_option = click.option("--reveal", is_flag=True, help="Show whole addresses; this is recorded in the audit log.")
 kind_option = click.option("--kind", callback=known_kind, metavar="KIND", help="One kind of email; default: all kinds.")
 
 
@@ -53,6 +56,21 @@ async def read_all(
         if not found:
             break
     return entries
+
+
+async def read_shown(
+    lists: Suppressions,
+    page: Callable[[int, Entry | None], Awaitable[list[Entry]]],
+    command: str,
+    limit: int | None,
+    *,
+    reveal: bool,
+) -> list[Entry]:
+    """The entries as they may be shown: masked, or whole and recorded in the audit log."""
+    entries = await read_all(page, limit)
+    if reveal:
+        await record_reveal(lists, command, len(entries))
+    return [replace(entry, address=shown_address(entry.address, reveal=reveal)) for entry in entries]
 
 
 def title(what: str, entries: Sequence[object], limit: int | None) -> str:
@@ -72,13 +90,21 @@ def suppression() -> None:
 @suppression.command("list")
 @click.argument("address", required=False)
 @limit_option
+@reveal_option
 @json_option
 @click.pass_obj
-def list_suppressions(config_file: str | None, address: str | None, limit: int | None, *, as_json: bool) -> None:
-    """List all suppressed addresses, or the entries of ADDRESS."""
+def list_suppressions(
+    config_file: str | None, address: str | None, limit: int | None, *, reveal: bool, as_json: bool
+) -> None:
+    """List all suppressed addresses, or the entries of ADDRESS.
+
+    Without ADDRESS, addresses are masked unless --reveal is given. `export` writes a file with all of them.
+    """
 
     async def work(lists: Suppressions) -> list[Suppression]:
-        return await (read_all(lists.page, limit) if address is None else lists.find(normalise_address(address)))
+        if address is not None:
+            return await lists.find(normalise_address(address))
+        return await read_shown(lists, lists.page, "suppression list", limit, reveal=reveal)
 
     entries = with_suppressions(config_file, work)
     if not entries and address is not None:
@@ -140,11 +166,22 @@ def remove_suppression(config_file: str | None, address: str, *, as_json: bool) 
 
 @suppression.command()
 @click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=50, show_default=True, help="At most this many.")
+@reveal_option
 @json_option
 @click.pass_obj
-def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:
-    """List what operators did to suppressions and unsubscribes."""
-    actions = with_suppressions(config_file, lambda lists: lists.actions(limit))
+def audit(config_file: str | None, limit: int, *, reveal: bool, as_json: bool) -> None:
+    """List what operators did to suppressions and unsubscribes.
+
+    Addresses are masked unless --reveal is given.
+    """
+
+    async def work(lists: Suppressions) -> list[OperatorAction]:
+        found = await lists.actions(limit)
+        if reveal:
+            await record_reveal(lists, "suppression audit", len(found))
+        return [replace(one, target=shown_address(one.target, reveal=reveal)) for one in found]
+
+    actions = with_suppressions(config_file, work)
     if as_json:
         print_json(actions)
         return
@@ -163,15 +200,21 @@ def unsubscribed() -> None:
 @unsubscribed.command("list")
 @click.argument("address", required=False)
 @limit_option
+@reveal_option
 @json_option
 @click.pass_obj
-def list_unsubscribes(config_file: str | None, address: str | None, limit: int | None, *, as_json: bool) -> None:
-    """List all unsubscribes, or those of ADDRESS."""
+def list_unsubscribes(
+    config_file: str | None, address: str | None, limit: int | None, *, reveal: bool, as_json: bool
+) -> None:
+    """List all unsubscribes, or those of ADDRESS.
+
+    Without ADDRESS, addresses are masked unless --reveal is given. `export` writes a file with all of them.
+    """
 
     async def work(lists: Suppressions) -> list[Unsubscribe]:
-        if address is None:
-            return await read_all(lists.unsubscribes_page, limit)
-        return await lists.find_unsubscribes(normalise_address(address))
+        if address is not None:
+            return await lists.find_unsubscribes(normalise_address(address))
+        return await read_shown(lists, lists.unsubscribes_page, "unsubscribed list", limit, reveal=reveal)
 
     entries = with_suppressions(config_file, work)
     if not entries and address is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from textwrap import indent
 from typing import TypeVar
@@ -15,7 +16,8 @@ import msgspec
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError
 from flowstate_daemon.cli.context import load_config, operator_name
-from flowstate_daemon.cli.database import format_datetime, with_database
+from flowstate_daemon.cli.database import format_datetime, record_reveal, with_database, with_suppressions
+from flowstate_daemon.cli.filters import shown_address
 from flowstate_daemon.cli.output import json_option, print_fields, print_json, print_table, sanitise
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.builders import build_manual_runs
@@ -99,10 +101,19 @@ def parse_instant(_context: click.Context, _option: click.Parameter, text: str |
 )
 @click.option("--force", is_flag=True, help="Send again what was already sent, skipped or failed on those dates.")
 @click.option("--bodies", is_flag=True, help="With --dry-run: also show the emails.")
+@click.option("--reveal", is_flag=True, help="With --dry-run: show whole addresses; this is recorded in the audit log.")
 @json_option
 @click.pass_obj
 def run(  # noqa: PLR0913 - one parameter per option
-    config_file: str | None, name: str, at: datetime | None, *, dry_run: bool, force: bool, bodies: bool, as_json: bool
+    config_file: str | None,
+    name: str,
+    at: datetime | None,
+    *,
+    dry_run: bool,
+    force: bool,
+    bodies: bool,
+    reveal: bool,
+    as_json: bool,
 ) -> int:
     """Run the schedule NAME now.
 
@@ -113,8 +124,8 @@ def run(  # noqa: PLR0913 - one parameter per option
     Example:
       flowstate-daemon schedule run task-reminder --dry-run --at 2026-03-02T08:00:00Z
     """  # noqa: D301 - click needs the character \b itself: it keeps the line breaks of the paragraph
-    if bodies and not dry_run:
-        raise click.UsageError("--bodies requires --dry-run")
+    if (bodies or reveal) and not dry_run:
+        raise click.UsageError("--bodies and --reveal require --dry-run")
     if not dry_run and not load_config(config_file).schedule.enabled:
         raise ConfigError([f"{OFF}, so no daemon would send the emails; --dry-run still works"])
 
@@ -123,8 +134,11 @@ def run(  # noqa: PLR0913 - one parameter per option
         if not dry_run:
             print_run_result(await manual_runs.run(request, actor=operator_name()), as_json=as_json)
             return 0
-        return await (stream_json if as_json else stream_lines)(manual_runs, request, bodies=bodies)
+        items = shown_items(manual_runs, request, reveal=reveal)
+        return await (stream_json if as_json else stream_lines)(items, request, bodies=bodies)
 
+    if reveal:
+        with_suppressions(config_file, lambda lists: record_reveal(lists, f"schedule run {name} --dry-run", 0))
     try:
         return with_scheduler(config_file, work)
     except InvalidRunRequestError as error:
@@ -144,10 +158,16 @@ def print_run_result(result: RunResult, *, as_json: bool) -> None:
         click.echo("running daemons send these within seconds; see: flowstate-daemon schedule list")
 
 
-async def stream_lines(manual_runs: ManualRuns, request: RunRequest, *, bodies: bool) -> int:
+async def shown_items(manual_runs: ManualRuns, request: RunRequest, *, reveal: bool) -> AsyncIterator[DryRunItem]:
+    """The items of a dry run, with the addresses as they may be shown."""
+    async for item in manual_runs.dry_run(request):
+        yield replace(item, to=shown_address(item.to, reveal=reveal))
+
+
+async def stream_lines(items: AsyncIterator[DryRunItem], request: RunRequest, *, bodies: bool) -> int:
     """Print one line for each recipient as it arrives, then the totals; memory does not grow with the recipients."""
     sends, reasons = 0, Counter[str]()
-    async for item in manual_runs.dry_run(request):
+    async for item in items:
         click.echo(dry_run_line(item))
         if item.mail is None:
             reasons[item.reason] += 1
@@ -164,17 +184,18 @@ async def stream_lines(manual_runs: ManualRuns, request: RunRequest, *, bodies: 
 def dry_run_line(item: DryRunItem) -> str:
     """One recipient on one line; control characters in user text are escaped. Pure."""
     decision = f"send  {item.mail.subject}" if item.mail else f"skip  {item.reason}"
+    to = f" {item.to}" if item.to else ""  # masked addresses may be alike, ids are not
     task = f" {item.task_id}" if item.task_id else ""
-    return sanitise(f"{item.local_date} {item.zone:<20} {item.to or item.user_id}{task}: {decision}").replace("\n", " ")
+    return sanitise(f"{item.local_date} {item.zone:<20} {item.user_id}{to}{task}: {decision}").replace("\n", " ")
 
 
-async def stream_json(manual_runs: ManualRuns, request: RunRequest, *, bodies: bool) -> int:
+async def stream_json(items: AsyncIterator[DryRunItem], request: RunRequest, *, bodies: bool) -> int:
     """Write one JSON document as items arrive. After an outage the document is still valid, with a field `error`."""
     counts = {"sends": 0, "skips": 0}
     head = msgspec.json.encode({"name": request.name, "at": request.at, "force": request.force, "dry_run": True})
     opened = False
     try:
-        async for item in manual_runs.dry_run(request):
+        async for item in items:
             click.echo(b",\n" if opened else head[:-1] + b',"recipients":[\n', nl=False)
             opened = True
             click.echo(msgspec.json.encode(item.to_dict(bodies=bodies)), nl=False)

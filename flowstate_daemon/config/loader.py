@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config import settings
 from flowstate_daemon.config.proxy import find_proxy
-from flowstate_daemon.config.sources import Key, RawValue, SettingsSources, env_name
+from flowstate_daemon.config.sources import FALSE_VALUES, Key, RawValue, SettingsSources, env_name
 
 # Names that FlowState's deployments use today, and those of the provider.
 ENV_ALIASES: Mapping[str, Key] = {
@@ -36,6 +36,8 @@ ENV_ALIASES: Mapping[str, Key] = {
     "APP_NAME": ("mail", "app_name"),
     "FLOWSTATE_MODE": ("queue", "mode"),
     "FLOWSTATE_DELIVERY": ("queue", "delivery"),
+    "OTEL_EXPORTER_OTLP_HEADERS": ("tracing", "headers"),
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS": ("tracing", "headers"),
 }
 
 
@@ -46,6 +48,12 @@ MISSING_KEY = (
     "RESEND_API_KEY: missing; expected the API key of the provider, or FLOWSTATE_DELIVERY=outbox "
     "to write emails to files instead of sending them"
 )
+# The only values that are supported, of https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/.
+OTEL_VALUES = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+}
 KEY_NAMES = ("RESEND_API_KEY", "RESEND_API_KEY_FILE")
 MIN_SIMILARITY = 0.75  # RESEND_KEY is similar to RESEND_API_KEY, OPENAI_API_KEY is not
 
@@ -65,6 +73,7 @@ class Config(BaseModel):
     database: settings.DatabaseSettings = Field(default_factory=settings.DatabaseSettings)
     schedule: settings.ScheduleSettings = Field(default_factory=settings.ScheduleSettings)
     health: settings.HealthSettings = Field(default_factory=settings.HealthSettings)
+    tracing: settings.TracingSettings = Field(default_factory=settings.TracingSettings)
     log: settings.LogSettings = Field(default_factory=settings.LogSettings)
     sources: Mapping[Key, str] = Field(default_factory=dict, exclude=True, repr=False)
 
@@ -111,6 +120,7 @@ def load(
     raw_settings.load(environ if with_credentials else _without_credentials(environ), file, credentials)
     _drop_overridden_redis_address(raw_settings)
     _give_colors(raw_settings, environ)
+    _give_tracing(raw_settings, environ)
     if sending:
         _give_proxy(raw_settings, environ)
     sections = {name: _section(raw_settings, name) for name in SECTIONS}
@@ -178,6 +188,22 @@ def _give_colors(raw_settings: SettingsSources, environ: Mapping[str, str]) -> N
     given = raw_settings.given.get(("log", "colors"))
     if name is not None and (given is None or given.precedence < ENVIRONMENT_PRECEDENCE):
         raw_settings.given["log", "colors"] = RawValue(False, name, ENVIRONMENT_PRECEDENCE)
+
+
+def _give_tracing(raw_settings: SettingsSources, environ: Mapping[str, str]) -> None:
+    """The standard variables that switch traces off, or ask for what this daemon does not have."""
+    for name, off in (("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")):
+        if environ.get(name, "").strip().lower() == off:
+            raw_settings.given["tracing", "enabled"] = RawValue(False, name, ENVIRONMENT_PRECEDENCE)
+            return
+    enabled = raw_settings.given.get(("tracing", "enabled"))
+    if enabled is None or str(enabled.value).lower() in FALSE_VALUES:
+        return
+    for name, expected in OTEL_VALUES.items():
+        if environ.get(name, "").strip() not in ("", expected):
+            raw_settings.errors.append(
+                f"{name}: not supported; expected {expected}, or FLOWSTATE_TRACING_ENABLED=false"
+            )
 
 
 def _section(raw_settings: SettingsSources, name: str) -> settings.SettingsSection | None:

@@ -1,6 +1,6 @@
 """The HTTP proxy for one URL, from the variables that other programs honour. Pure.
 
-As in curl: `https_proxy`, `http_proxy` and `all_proxy` in small or capital letters, small ones first; `no_proxy` lists
+As in curl: `https_proxy`, `http_proxy` and `all_proxy` in lower or upper case, lower case first; `no_proxy` lists
 host names with everything below them, addresses, networks, each with an optional port, or `*`.
 """
 

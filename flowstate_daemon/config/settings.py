@@ -317,6 +317,13 @@ class HealthSettings(SettingsSection):
     """Maximum difference of the clocks of this machine, Redis and Postgres; above it, nothing is planned or expires."""
 
 
+class TracingSettings(SettingsSection):
+    enabled: bool = False
+    """Whether to export OpenTelemetry traces; needs the extra otel. The standard variables OTEL_… configure it."""
+    headers: SecretStr | None = None
+    """Headers of requests to the collector, name=value,name=value; a secret, because they contain its token."""
+
+
 class LogSettings(SettingsSection):
     level: Annotated[Literal["debug", "info", "warning", "error"], CaseInsensitive] = "info"
     """Minimum log level."""

@@ -20,9 +20,10 @@ Key = tuple[str, str]
 PREFIX = "FLOWSTATE_"
 DEFAULT_CONFIG_FILE = Path("/etc/flowstate-daemon/flowstate-daemon.toml")
 MAX_LISTED_NAMES = 20
+FALSE_VALUES = frozenset({"0", "off", "f", "false", "n", "no"})  # what pydantic takes for false
 CREDENTIAL_SIMILARITY = 0.8  # resend_apikey is a misspelt resend_api_key, tls.crt is for another purpose
-# The compose file mounts this file always; it is empty until there is a webhook.
-MAY_BE_EMPTY: frozenset[Key] = frozenset({("resend", "webhook_secret")})
+# The compose file always mounts these files; they are empty until there is a webhook, a collector or such a reader.
+MAY_BE_EMPTY: frozenset[Key] = frozenset({("resend", "webhook_secret"), ("http", "read_token"), ("tracing", "headers")})
 IGNORED_ENV = frozenset({"FLOWSTATE_CONFIG"})
 # Container platforms announce services in variables of their own: a service `redis` sets REDIS_PORT=tcp://…
 SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")

@@ -1,7 +1,7 @@
 """The settings that the systemd unit gives to the daemon, for commands that run outside of it.
 
-The unit reads an environment file and credentials; a shell has neither. Without them a command would ask another Redis
-than the daemon uses, and say nothing about it. A test compares the names here with the unit.
+The unit reads variables, environment files and credentials; a shell has none of them. Without them a command would ask
+another Redis than the daemon uses, and say nothing about it. A test compares the names here with the unit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flowstate_daemon.config.sources import PREFIX, Key
+from flowstate_daemon.config.unit_files import read_unit_files
 
 UNIT = "flowstate-daemon"
 ENVIRONMENT_FILE = Path("/etc/flowstate-daemon/environment")
@@ -28,9 +29,13 @@ ESCAPED = re.compile(r"\\([\"\\$`])")
 
 @dataclass(frozen=True, slots=True)
 class UnitSettings:
-    """Variables, and credential files by variable, of the unit; what could not be read, and what is encrypted."""
+    """Variables, and credential files by variable, of the unit; what could not be read, and what is encrypted.
+
+    `origins` has the file of each variable.
+    """
 
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    origins: Mapping[str, Path] = field(default_factory=dict)
     credentials: Mapping[str, Path] = field(default_factory=dict)
     unreadable: tuple[Path, ...] = ()
     encrypted: Mapping[str, Path] = field(default_factory=dict)
@@ -57,23 +62,37 @@ def read_unit_settings(
     names: Iterable[str],
     environment_file: Path | None = None,
     stores: tuple[Path, Path] | None = None,
+    folders: tuple[Path, ...] | None = None,
 ) -> UnitSettings:
-    """What the unit reads at its start. `names` are the variables of all settings.
+    """What the unit reads at its start. `names` are the variables of all settings, `folders` those of unit files.
 
     Without the environment file, which the installation creates, the service is not installed here.
     """
     environment_file, (plain, encrypted) = environment_file or ENVIRONMENT_FILE, stores or CREDENTIAL_STORES
-    unreadable: list[Path] = []
-    variables: Mapping[str, str] = {}
     try:
-        variables = parse_environment_file(environment_file.read_text(encoding="utf-8", errors="replace"))
+        environment_file.stat()
     except (FileNotFoundError, NotADirectoryError):
         return UnitSettings()
     except OSError:
-        unreadable.append(environment_file)
+        pass  # it is there, and reading it will say so
+    unit = read_unit_files(UNIT, folders)
+    unreadable = unit.unreadable
+    variables, origins = dict(unit.variables), {name: unit.origins[name] for name in unit.variables}
+    for file in dict.fromkeys([environment_file, *unit.environment_files]):  # files override `Environment=`
+        try:
+            read = parse_environment_file(file.read_text(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:
+            continue
+        except OSError:
+            unreadable.append(file)
+            continue
+        variables |= read
+        origins |= dict.fromkeys(read, file)
     known = list(names)
     found = {store: _credentials(store, known, unreadable) for store in (plain, encrypted)}
-    return UnitSettings(variables, found[plain], tuple(unreadable), found[encrypted])
+    own = {name.upper(): file for name, file in unit.credentials.items() if name.upper() in known}
+    hidden = {name.upper(): file for name, file in unit.encrypted.items() if name.upper() in known}
+    return UnitSettings(variables, origins, found[plain] | own, tuple(unreadable), found[encrypted] | hidden)
 
 
 def _credentials(store: Path, names: Iterable[str], unreadable: list[Path]) -> dict[str, Path]:

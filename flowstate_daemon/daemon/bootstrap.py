@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,12 +14,10 @@ import structlog
 from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
-from flowstate_daemon.base import logs
 from flowstate_daemon.base.address import sender_domain
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
-from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.base.shared_clock import SharedClock
 from flowstate_daemon.base.systemd import SystemdEnvironment
@@ -36,12 +33,14 @@ from flowstate_daemon.daemon.builders import (
     build_database_pool,
     build_gateway,
     build_link_codec,
+    build_metrics,
     build_preference_store,
     build_producer,
     build_recipients,
     build_scheduled_kinds,
     build_scheduler,
     build_suppressions,
+    build_tracing,
     build_user_preferences,
 )
 from flowstate_daemon.daemon.clock_monitor import ClockMonitor
@@ -130,10 +129,9 @@ class Components:
         self.health = HealthRegistry(self.clock)
         instance = config.queue.instance_id
         catalog = build_catalog(config.mail)
-        self.metrics = Metrics(catalog.kinds, version=__version__, instance=instance)
-        self.metrics.track_dropped_log_lines(logs.dropped_lines)
-        self.metrics.track_tasks(lambda: len(asyncio.all_tasks()))
-        self._context = ServiceContext(self.health, self.metrics, self.clock)
+        self.metrics = build_metrics(catalog.kinds, instance)
+        self.tracing = build_tracing(config, self.metrics, self.clock, catalog.kinds)
+        self._context = ServiceContext(self.health, self.metrics, self.clock, self.tracing)
         self.keys = Keys(config.queue.prefix, config.queue.name)
         self.pool = build_database_pool(config)
         self.recipients = None if self.pool is None else self._build_recipients(self.pool)
@@ -216,7 +214,9 @@ class Components:
 
     def _build_recipients(self, pool: asyncpg.Pool) -> RecipientLoader:
         return RecipientLoader(
-            build_suppressions(self.config, pool, self.clock), build_user_preferences(self.config, pool, self.clock)
+            build_suppressions(self.config, pool, self.clock),
+            build_user_preferences(self.config, pool, self.clock),
+            self.clock,
         )
 
     def _build_dispatcher(self) -> Dispatcher:
@@ -410,7 +410,7 @@ class Components:
             health=self.health,
             rate_limiter=self.rate_limiter,
             renderer=self.branding.renderer,
-            producer=build_producer(self.config, self.bull, self.branding.renderer.catalog.kinds),
+            producer=build_producer(self.config, self.bull, self.branding.renderer.catalog.kinds, self.tracing),
             recipients=None if self.pool is None else build_recipients(self.config, self.pool, self.clock),
             schedules=None if self.scheduler is None else self._build_manual_runs(self.scheduler),
         )

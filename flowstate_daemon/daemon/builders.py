@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import TYPE_CHECKING
 from zoneinfo import available_timezones
 
 import asyncpg
 import structlog
 
+from flowstate_daemon import __version__
+from flowstate_daemon.base import logs
 from flowstate_daemon.base.address import Mailbox, parse_mailbox
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError
@@ -54,7 +59,12 @@ from flowstate_daemon.scheduler.reconciler import Reconciler
 from flowstate_daemon.sending.dispatcher import MAX_TOTAL_REQUESTS
 from flowstate_daemon.worker.scheduled_kinds import ScheduledKinds
 
+if TYPE_CHECKING:  # it needs packages of the extra `otel`
+    from flowstate_daemon.base.tracing import Tracing
+
 log = structlog.get_logger()
+
+NO_TRACING = "FLOWSTATE_TRACING_ENABLED: a package is missing ({}); install flowstate-daemon[otel], or set it to false"
 
 
 def build_gateway(config: Config) -> Gateway:
@@ -73,6 +83,27 @@ def build_gateway(config: Config) -> Gateway:
         proxy_url=None if proxy is None else proxy.get_secret_value(),
     )
     return ResendGateway(options)
+
+
+def build_tracing(config: Config, metrics: Metrics, clock: Clock, kinds: Mapping[str, Kind] = KINDS) -> Tracing | None:
+    """The traces of this process, not yet exported; None unless they are enabled. Raises ConfigError."""
+    if not config.tracing.enabled:
+        return None
+    try:  # imported only here: the packages take 0.1 s and are optional
+        tracing = import_module("flowstate_daemon.base.tracing")
+    except ModuleNotFoundError as error:
+        raise ConfigError([NO_TRACING.format(error.name)]) from error
+    headers = config.tracing.headers
+    options = tracing.TraceOptions(
+        queue=f"{config.queue.prefix}:{config.queue.name}",
+        version=__version__,
+        instance=config.queue.instance_id,
+        kinds=frozenset(kinds),
+        provider_url=config.resend.api_url if config.delivery == "resend" else None,
+        headers="" if headers is None else headers.get_secret_value(),
+    )
+    built: Tracing = tracing.Tracing(options, metrics, clock)
+    return built
 
 
 def build_database_pool(config: Config) -> asyncpg.Pool | None:
@@ -166,6 +197,14 @@ def build_eligibility(
     return EligibilityChecker(AppData(app_database), suppressions, mails, links, clock, kinds)
 
 
+def build_metrics(kinds: Mapping[str, Kind], instance: str) -> Metrics:
+    """The metrics of this process, with those that are read when they are asked for."""
+    metrics = Metrics(kinds, version=__version__, instance=instance)
+    metrics.track_dropped_log_lines(logs.dropped_lines)
+    metrics.track_tasks(lambda: len(asyncio.all_tasks()))
+    return metrics
+
+
 def build_scheduled_kinds(config: Config, metrics: Metrics) -> ScheduledKinds:
     """The rules for jobs of scheduled kinds that other programs make; without Postgres there are no schedules."""
     schedule = config.schedule
@@ -180,9 +219,12 @@ def build_scheduled_kinds(config: Config, metrics: Metrics) -> ScheduledKinds:
     return ScheduledKinds(skipped, lifetimes, metrics)
 
 
-def build_producer(config: Config, bull: BullQueue, kinds: Mapping[str, Kind] = KINDS) -> MailProducer:
+def build_producer(
+    config: Config, bull: BullQueue, kinds: Mapping[str, Kind] = KINDS, tracing: Tracing | None = None
+) -> MailProducer:
     queue = config.queue
-    return MailProducer(bull, attempts=queue.default_attempts, backoff_ms=queue.default_backoff_ms, kinds=kinds)
+    attempts, backoff_ms = queue.default_attempts, queue.default_backoff_ms
+    return MailProducer(bull, attempts=attempts, backoff_ms=backoff_ms, kinds=kinds, tracing=tracing)
 
 
 def build_manual_runs(config: Config, pool: asyncpg.Pool, clock: Clock) -> ManualRuns:
@@ -230,7 +272,7 @@ def build_scheduler(
     ledger = Ledger(pool, clock)
     planning = build_planning(config, app_database)
     eligibility = build_eligibility(config, app_database, clock, kinds)
-    producer = build_producer(config, bull, kinds)
+    producer = build_producer(config, bull, kinds, context.tracing)
     enqueuer = ScheduledMailEnqueuer(
         schedules,
         scheduled_mails,

@@ -85,6 +85,9 @@ class Daemon:
             # Opened first and closed last, so that systemd is informed for as long as anything is open.
             await stack.enter_async_context(self._supervised())
             stack.callback(self._cancel_timer)
+            if self.components.tracing is not None:
+                self.components.tracing.open()
+                stack.push_async_callback(self.components.tracing.close)
             stack.push_async_callback(self.components.connection.close)
             if self.components.pool is not None:
                 await stack.enter_async_context(opened(self.components.pool))

@@ -1,4 +1,4 @@
-"""Counts what recipients and the provider tell this daemon over HTTP in its metrics; a part of the composition root."""
+"""Counts in the metrics what recipients and the provider send over HTTP; a part of the composition root."""
 
 from __future__ import annotations
 

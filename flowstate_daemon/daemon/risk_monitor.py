@@ -1,4 +1,4 @@
-"""Looks for what makes a healthy daemon useless: a Redis that forgets, a queue that nobody uses, nothing to observe.
+"""Looks for what makes a healthy daemon useless: a Redis that forgets, an unused queue, nothing to observe.
 
 Also remembers in Redis that this queue is used with a ledger. Without it, it is unknown who bounced or unsubscribed.
 """
@@ -41,7 +41,7 @@ WITHOUT_LEDGER_RISK = Risk(
 )
 NO_WORKER_RISK = Risk(
     "shadow mode",
-    "no Bull worker of the backend is connected to this queue: nobody sends emails, and there is nothing to compare",
+    "no Bull worker of the backend is connected to this queue: no emails are sent, and there is nothing to compare",
     "start the backend's worker, or set FLOWSTATE_MODE=send",
 )
 

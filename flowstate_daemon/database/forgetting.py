@@ -5,7 +5,8 @@ Rows of `scheduled_mails` contain the application's user id and no address; they
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import asyncpg
 
@@ -38,11 +39,12 @@ class RecipientForgetter:
         self._pool = pool
         self._clock = clock
         self._spellings = sorted(normalise_address(spelling) for spelling in spellings)
+        self._text = text_pattern(self._spellings)
 
     async def count(self) -> Mapping[str, int]:
         """How many rows of each table are about the recipient."""
         async with schema_connection(self._pool) as connection:
-            row = await connection.fetchrow(sql("count_recipient"), self._spellings)
+            row = await connection.fetchrow(sql("count_recipient"), self._spellings, self._text)
         return {table: row[table] for table in TABLES}
 
     async def delete(self, address: str, keep: Pseudonyms | None) -> Mapping[str, int]:
@@ -64,6 +66,22 @@ class RecipientForgetter:
     async def _delete_batches(self, name: str) -> int:
         deleted = 0
         async with schema_connection(self._pool) as connection:
-            while count := int(await connection.fetchval(sql(name), self._spellings, BATCH)):
+            wanted = self._text if name == BATCHED["journal_rejects"] else self._spellings
+            while count := int(await connection.fetchval(sql(name), wanted, BATCH)):
                 deleted += count
         return deleted
+
+
+def text_pattern(spellings: Sequence[str]) -> str:
+    """A regular expression of Postgres for one of the addresses in other text. Pure.
+
+    Not as a part of a longer address, which is another person's: the characters around it are none of an address.
+    `encode(…, 'escape')` writes bytes beyond ASCII as a backslash and three octal digits.
+    """
+    choices = "|".join(re.escape(_escaped(spelling)) for spelling in spellings)
+    return rf"(?<![\w.+-])(?:{choices})(?![\w-]|\.\w)"
+
+
+def _escaped(text: str) -> str:
+    """Text as `encode(…, 'escape')` shows its bytes."""
+    return "".join(chr(byte) if byte < 0x80 else f"\\{byte:03o}" for byte in text.encode())  # noqa: PLR2004 - ASCII

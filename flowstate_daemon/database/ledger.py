@@ -1,4 +1,4 @@
-"""Writes the ledger: outcomes from the journal, events from the provider, and the pruning of old rows.
+"""Writes the ledger: outcomes from the journal, events from the provider, and the pruning of rows by age.
 
 Every write is idempotent, so that any daemon may repeat it. `mail_history.py` reads.
 """

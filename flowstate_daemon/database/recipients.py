@@ -156,7 +156,7 @@ def _user_preferences(row: asyncpg.Record) -> UserPreferences:
 PAGE = 100
 REASONS = ("bounced", "complained", "manual", "suppressed")
 UNKNOWN_ACTOR = "unknown"
-LIST_ACTIONS = ("suppression", "unsubscribed", "preferences")  # the first words of their actions
+LIST_ACTIONS = ("suppression", "unsubscribed", "preferences", "addresses")  # the first words of their actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +250,11 @@ class Suppressions:
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(sql("list_operator_actions"), count, LIST_ACTIONS)
         return [OperatorAction(**row) for row in rows]
+
+    async def record(self, action: str, target: str, count: int, *, actor: str) -> None:
+        """Record an action that has changed nothing."""
+        async with schema_connection(self._pool) as connection:
+            await self._record(connection, actor, action, target, count)
 
     async def _record(self, connection: asyncpg.Connection, actor: str, action: str, address: str, count: int) -> None:
         """In the transaction of the action: no action without its entry in the audit log."""

@@ -153,7 +153,7 @@ class ScheduledMails:
         return {row["id"] for row in await self._fetch("reschedule", *_ids_and_job_ids(mails), base)}
 
     async def mark_unknown(self, mails: Sequence[ScheduledMail]) -> set[int]:
-        """Ensure that these are never sent again; returns the ids of those that have not ended meanwhile."""
+        """Ensure that these are never sent again; returns the ids of those that have not ended by then."""
         return {row["id"] for row in await self._fetch("mark_unknown", *_ids_and_job_ids(mails))}
 
     async def earlier_lists(

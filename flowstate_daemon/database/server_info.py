@@ -182,7 +182,7 @@ async def time_zone_mismatch(pool: asyncpg.Pool, zone: str, clock: Clock) -> str
         return f"this machine does not know the time zone {zone}"
     async with acquire(pool) as connection:
         try:
-            theirs = await connection.fetchval(sql("get_local_times"), zone, instants)
+            of_postgres = await connection.fetchval(sql("get_local_times"), zone, instants)
         except asyncpg.InvalidParameterValueError:
             return f"Postgres does not know the time zone {zone}"
-    return None if theirs == ours else f"this machine and Postgres disagree on the local time in {zone}"
+    return None if of_postgres == ours else f"this machine and Postgres disagree on the local time in {zone}"

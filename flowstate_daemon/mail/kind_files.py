@@ -123,7 +123,7 @@ def fingerprint(folder: Path) -> frozenset[tuple[str, int, int]]:
     for path in _walk(folder):
         try:
             status = path.stat()
-        except OSError:  # deleted meanwhile
+        except OSError:  # deleted since it was listed
             continue
         found.add((str(path), status.st_mtime_ns, status.st_size))
     return frozenset(found)

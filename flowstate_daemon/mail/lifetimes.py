@@ -29,7 +29,7 @@ class Lifetimes:
     def end_ms(self, request: MailRequest, created_ms: int, zone: str | None) -> int | None:
         """From when on the email is not sent any more, Unix ms; None if its kind has no lifetime.
 
-        None also if that depends on the job's age and `created_ms` is 0: then nobody knows it.
+        None also if that depends on the job's age and `created_ms` is 0: then it is unknown.
         """
         hours = self._hours(request.kind)
         if hours is not None:

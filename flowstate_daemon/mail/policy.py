@@ -106,7 +106,7 @@ def reason_to_skip(kind: Kind, recipient: RecipientStatus, now_ms: int) -> Decis
 def expires_at_ms(request: MailRequest, created_ms: int) -> int | None:
     """When an email expires, Unix ms; None if its kind does not expire.
 
-    None also if nobody knows the age of the job, unless it is a code, which may be too old to work.
+    None also if the age of the job is unknown, unless it is a code, which may be too old to work.
     """
     kind = request.spec
     if not created_ms and not kind.has_code:

@@ -16,7 +16,7 @@ MORNING_HOURS = range(5, 12)  # later than this is no morning, and a reminder ne
 PAUSE_WEEKS = (1, 2, 4)
 # Zones that people recognise. The others (Etc/GMT+5, US/Pacific, EST5EDT, …) are accepted and not suggested.
 REGIONS = ("Africa/", "America/", "Antarctica/", "Asia/", "Atlantic/", "Australia/", "Europe/", "Indian/", "Pacific/")
-# In the list of zone names, but not the time zone of anybody: `localtime` is that of this machine.
+# In the list of zone names, but not the time zone of a person: `localtime` is that of this machine.
 NON_ZONES = frozenset({"localtime", "Factory"})
 MAX_ZONE_LENGTH = 64
 CHOICES = ("language", "time_zone", "morning_hour", "overdue_summary", "paused_until")

@@ -1,6 +1,6 @@
 """Keyed hashes in place of addresses: a list can keep an entry of a person whose address must not be stored.
 
-Without the secret nobody can tell whose entry it is, or test whether an address is in the list.
+Without the secret it cannot be found out whose entry it is, or whether an address is in the list.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from flowstate_daemon.mail.i18n import Texts
 
 MAX_PROJECT_LENGTH = 60
 SEPARATOR = " · "
-# The words of the application's form; 3 is its default and has no word.
+# The texts of the application's form; 3 is its default and has no text.
 PRIORITY_TEXTS: Mapping[int, str] = {1: "high", 2: "medium", 4: "low", 5: "very_low"}
 
 

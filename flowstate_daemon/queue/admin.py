@@ -133,7 +133,7 @@ class QueueAdmin:
         job_filter: JobFilter = EVERYTHING,
         patience: Patience | None = None,
     ) -> BulkResult:
-        """Retry the oldest failed jobs that match, `limit` of them or all; jobs that fail again meanwhile stay failed.
+        """Retry the oldest failed jobs that match, `limit` of them or all; jobs that fail again stay failed.
 
         Jobs whose email may have been sent are left out unless `maybe_sent` asks for them: they would be sent twice.
         """

@@ -19,7 +19,7 @@ MAX_ENTRIES = 10_000
 # The actions that are counted by name; others, as of another version, are counted together.
 ACTIONS = (
     *("queue retry", "queue remove", "queue clean", "queue promote", "queue update", "queue pause", "queue resume"),
-    *("provider retry", "schedule run", "unsubscribed remove", "addresses revealed", "forget"),
+    *("provider retry", "schedule run", "unsubscribed remove", "addresses revealed", "job revealed", "forget"),
 )
 OTHER_ACTION = "other"
 

@@ -45,7 +45,7 @@ class CreationTimes:
         `full` says that more jobs may be waiting.
         """
         now_ms, age_s = self._clock.now_ms(), self._clock.monotonic()
-        # A retry by hand removes the mark of the earlier claims, but not the number of attempts.
+        # A manual retry removes the mark of the earlier claims, but not the number of attempts.
         result = [
             self._with_time(job, job.id not in processed and not job.attempts_made, now_ms, age_s) for job in jobs
         ]
@@ -71,7 +71,7 @@ class CreationTimes:
 
     def _estimate(self, job: Job, is_new: bool, now_ms: int, now_s: float) -> int:
         if not self._clock.reliable:
-            return now_ms  # nobody knows how old it is: from here on, only the time in this process counts
+            return now_ms  # its age is unknown: from here on, only the time in this process counts
         created_ms = min(job.timestamp_ms, now_ms)
         seen_at = self._no_urgent_at if job.priority == URGENT_PRIORITY else self._empty_at
         if is_new and not job.options.delayed and seen_at is not None:

@@ -83,7 +83,7 @@ def _parse_options(text: bytes) -> tuple[JobOptions, str | None]:
         return _read_options(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    try:  # half an emoji in a member that nobody reads must not refuse the job
+    try:  # half an emoji in a member that is not read must not refuse the job
         return _read_options(repair_json(text))
     except (ValueError, RecursionError):
         return DEFAULTS, _invalid_reason(text)

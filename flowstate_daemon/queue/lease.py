@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 TTL_MS = 75_000
 RENEW_S = 30.0
-# The server may notice the closed socket of a killed process shortly after the next one has started.
+# The server may detect the closed socket of a killed process shortly after the next one has started.
 MAX_CHECKS = 10
 CHECK_INTERVAL_S = 0.1
 # A live daemon sends a command at least every RENEW_S, with which it renews the lease. The server may keep the

@@ -180,7 +180,7 @@ def persistence_risk(persistence: PersistenceInfo) -> Risk | None:
 
 
 async def find_durability_risks(connection: Connection) -> list[Risk]:
-    """What may make the server lose jobs, as far as it tells. Raises StoreUnavailableError."""
+    """What may make the server lose jobs, as far as it is known. Raises StoreUnavailableError."""
     info = await _info(connection)
     risks = (memory_risk(await _memory(connection, info)), persistence_risk(await _persistence(connection, info)))
     return [risk for risk in risks if risk is not None]

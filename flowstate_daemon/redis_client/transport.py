@@ -186,7 +186,7 @@ def set_keepalive(sock: socket.socket | None) -> None:
 
 
 def is_peer_silent(sock: socket.socket | None) -> bool:
-    """Whether a keepalive probe was not acknowledged in time; False where the system does not tell."""
+    """Whether a keepalive probe was not acknowledged in time; False where the system does not report it."""
     option = getattr(socket, "TCP_INFO", None)
     if sock is None or option is None:
         return False

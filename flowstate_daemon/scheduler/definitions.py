@@ -122,7 +122,7 @@ class Schedule:
         return [data[number] for number in range(len(windows))]
 
     def _queries(self, windows: Sequence[TimeWindow]) -> Iterable[list[int]]:
-        """Split the window numbers so that no query has two windows of one user: most results are keyed by user."""
+        """Split the window numbers so that no query has two windows for one user: most results are keyed by user."""
         if self.per_task:
             return [list(range(len(windows)))]
         queries: list[list[int]] = []

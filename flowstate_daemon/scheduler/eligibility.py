@@ -35,7 +35,7 @@ MAILS_PER_STEP = 25  # emails built before the event loop runs other tasks: a co
 class EligibilityResult:
     """The email to send, or the reason not to send it. `address` is empty when the user no longer exists.
 
-    `fingerprint` is that of the list in an overdue summary, which tells later ones whether the list has changed.
+    `fingerprint` is that of the list in an overdue summary, by which later ones know whether the list has changed.
     """
 
     scheduled: ScheduledMail

@@ -211,7 +211,7 @@ class ManualRuns:
                 if to and normalise_address(checked.address) != normalise_address(to):
                     continue
                 yield self._dry_run(checked, existing.get((checked.scheduled.user_id, checked.scheduled.task_id)))
-                await asyncio.sleep(0)  # rendering takes CPU, and this process may be sending codes meanwhile
+                await asyncio.sleep(0)  # rendering takes CPU, and this process may be sending codes
 
     def _dry_run(self, checked: EligibilityResult, existing: str | None) -> DryRunItem:
         one = checked.scheduled

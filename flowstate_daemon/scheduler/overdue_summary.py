@@ -35,7 +35,7 @@ def window(scheduled: ScheduledMail) -> TimeWindow:
 
 
 def build(user: User, data: TaskList | None, scheduled: ScheduledMail, links: AppLinks) -> BuildResult:
-    """The summary, or nothing when all tasks were completed, moved or deleted meanwhile."""
+    """The summary, or nothing when all tasks were completed, moved or deleted by then."""
     if data is None or not data.items:
         return NothingToSend(NOTHING_OVERDUE)
     listed = [(format_title(task.title), days_overdue(task, scheduled), task.id) for task in data.items]

@@ -78,7 +78,7 @@ class Planner(Service):
         """
         if not self._clock.reliable:
             return 0
-        moved = await self._somebody_moved()
+        moved = await self._has_moves()
         if moved or self._clock.monotonic() >= self._refresh_at or self._clock_set_back():
             await self._refresh()
         now, scheduled = self._clock.now(), 0
@@ -91,7 +91,7 @@ class Planner(Service):
                 scheduled += await self._plan_moved(schedule, now)
         return scheduled
 
-    async def _somebody_moved(self) -> bool:
+    async def _has_moves(self) -> bool:
         """Whether somebody has changed time zone or hour since the last check, also through another daemon."""
         if self._clock.monotonic() < self._check_moves_at:
             return False

@@ -71,7 +71,7 @@ class Reconciler(PeriodicService):
 
     async def run_once(self) -> None:
         if not self._clock.reliable:
-            return  # nobody knows how long a row has been queued
+            return  # it is unknown how long a row has been queued
         after = 0
         while page := await self._mails.find_orphans(QUEUED_GRACE, RECORDED_GRACE, after, PAGE_SIZE):
             await self._settle(page)

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,9 @@ from flowstate_daemon.delivery.gateway import Rejected, Result
 from flowstate_daemon.mail.message import Accepted, Email
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
+
+if TYPE_CHECKING:  # it needs packages of the extra `otel`
+    from flowstate_daemon.base.tracing import EmailTrace
 
 OUTCOME_UNKNOWN = (
     "parked: the request that contained this email is no longer known, and the email may have been sent; "
@@ -49,6 +53,7 @@ class OutgoingMail:
     in_request: bool = False  # from the start of a request until its response is handled
     requests: int = field(init=False)  # how many requests have contained it
     result: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    trace: EmailTrace | None = None
     _email: Email | None = None
     _encoded: bytes | None = None
 

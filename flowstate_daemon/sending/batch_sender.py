@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -26,6 +27,7 @@ from flowstate_daemon.base.errors import (
     RateLimit,
     RateLimitedError,
     RequestInProgressError,
+    ResultClass,
     StoreUnavailableError,
     UnclearRefusalError,
 )
@@ -48,6 +50,9 @@ from flowstate_daemon.sending.request_recorder import forget_members
 from flowstate_daemon.sending.request_store import TTL_MS, RequestStore
 from flowstate_daemon.sending.send_gate import SendGate
 from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
+
+if TYPE_CHECKING:  # it needs packages of the extra `otel`
+    from flowstate_daemon.base.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -89,8 +94,11 @@ class BatchSender:
         metrics: Metrics,
         clock: Clock,
         records: RequestRecords | None = None,
+        *,
+        tracing: Tracing | None = None,
     ) -> None:
         self._gateway = gateway
+        self._tracing = tracing
         self._request_store = request_store
         self._records = records
         self._rate_limiter = rate_limiter
@@ -120,7 +128,7 @@ class BatchSender:
     async def _exchange(self, batch: Batch, stored_request: StoredRequest) -> Requeue:
         """The request and what its response means."""
         try:
-            response = await self._request(stored_request)
+            response = await self._request(batch, stored_request)
         except ProviderUnreachableError as error:
             return await self._wait_for_network(batch, error)
         except FlowstateError as error:
@@ -151,18 +159,26 @@ class BatchSender:
         for mail, result in rejected:
             mail.fail(PermanentError(result.reason))
 
-    async def _request(self, stored_request: StoredRequest) -> SendResult:
+    async def _request(self, batch: Batch, stored_request: StoredRequest) -> SendResult:
         started = self._clock.monotonic()
+        trace = None
+        if self._tracing is not None:
+            traces = [mail.trace for mail in batch.mails if mail.trace is not None]
+            trace = self._tracing.start_request(stored_request.path, len(stored_request.members), traces)
+        result: ResultClass | None = None
         try:
             response = await self._gateway.send(
                 stored_request.path, stored_request.body, stored_request.key, len(stored_request.members)
             )
+            result = response.result
         except FlowstateError as error:
-            if error.result is not None:
-                self._metrics.observe_provider_request(error.result, self._clock.monotonic() - started)
+            result = error.result
             raise
-        if response.result is not None:
-            self._metrics.observe_provider_request(response.result, self._clock.monotonic() - started)
+        finally:
+            if result is not None:
+                self._metrics.observe_provider_request(result, self._clock.monotonic() - started)
+            if trace is not None:
+                trace.end(result)
         return response
 
     async def _handle_error(self, batch: Batch, error: FlowstateError) -> Requeue | None:

@@ -70,7 +70,15 @@ class Dispatcher(Service):
         self._queue = SendQueue()
         self.urgent_priority = UrgentPriority(context.clock)
         self._batch_sender = BatchSender(
-            gateway, request_store, rate_limiter, gate, self.urgent_priority, context.metrics, context.clock, records
+            gateway,
+            request_store,
+            rate_limiter,
+            gate,
+            self.urgent_priority,
+            context.metrics,
+            context.clock,
+            records,
+            tracing=context.tracing,
         )
         self._resumed = ResumedBatches(request_store, self._batch_sender, self._enqueue_batch)
         self.records = records

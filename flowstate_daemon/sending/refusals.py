@@ -50,10 +50,10 @@ class RefusalHistory:
     def record_refused(self, members: Sequence[JobRef], max_in_a_row: int) -> Cause:
         """A request with these emails was refused."""
         known = [self._refused.get(member) for member in members]
-        theirs = all(refused is not None and refused.accepted_before < self._accepted for refused in known)
+        only_these = all(refused is not None and refused.accepted_before < self._accepted for refused in known)
         for member in members:
             self._remember(member).count += 1
-        if theirs:
+        if only_these:
             return Cause.THESE_MAILS
         self._in_a_row += 1
         return Cause.ALL_MAILS if self._in_a_row >= max_in_a_row else Cause.UNKNOWN

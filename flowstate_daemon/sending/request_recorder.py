@@ -81,7 +81,7 @@ class RequestRecorder:
             while batch.stored_request is None and batch.pending:
                 await self._prepare_once(batch)
         except StoreUnavailableError as outage:
-            # Without Postgres nobody knows whether these were sent: they wait in the queue, as at their lookups.
+            # Without Postgres it is unknown whether these were sent: they wait in the queue, as at their lookups.
             batch.fail(outage)
         batch.recorded = True
         return bool(batch.pending)

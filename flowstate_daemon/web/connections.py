@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.web.limits import LogThrottle
+from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.web.responses import UNAVAILABLE, error_response
 
 log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""Limits on what clients can use: requests, lines of the log, and memory for request bodies."""
+"""Limits on what clients can use: requests, and memory for request bodies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
 
-LOG_INTERVAL_S = 60.0
 MAX_BODIES_BYTES = 8 * 1024 * 1024
 AUTHENTICATED_PER_S, AUTHENTICATED_BURST = 20.0, 60.0
 ANONYMOUS_PER_S, ANONYMOUS_BURST = 1.0, 20.0
@@ -33,25 +32,6 @@ class TokenBucket:
             return False
         self._tokens_left -= 1
         return True
-
-
-class LogThrottle:
-    """Allows one log line a minute and counts the rest, so that unauthorized clients cannot fill the log."""
-
-    def __init__(self, clock: Clock, interval_s: float = LOG_INTERVAL_S) -> None:
-        self._clock = clock
-        self._interval_s = interval_s
-        self._next_at = clock.monotonic()
-        self._suppressed = 0
-
-    def acquire(self) -> int | None:
-        """The number of lines suppressed since the last one; None when this one must be suppressed too."""
-        now = self._clock.monotonic()
-        if now < self._next_at:
-            self._suppressed += 1
-            return None
-        suppressed, self._suppressed, self._next_at = self._suppressed, 0, now + self._interval_s
-        return suppressed
 
 
 class BodyMemory:

@@ -1,6 +1,6 @@
 """The form of the preference page: what it posts, and the settings that follow from it. Pure.
 
-Only what somebody has changed on the page is stored. What was shown is part of the form, so that a form that was opened
+Only what the recipient has changed on the page is stored. What was shown is part of the form, so that a form of
 yesterday does not undo today's unsubscribe, and a default that was shown does not become a choice.
 """
 
@@ -39,7 +39,7 @@ class InvalidFormError(ValueError):
 
 
 class UnknownZoneError(ValueError):
-    """Nobody knows the time zone that was typed."""
+    """The time zone that was typed does not exist."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -28,7 +28,7 @@ EACH_DAY, ONE_DAY = re.compile(r"\*"), re.compile(r"\d|[a-z]{3}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Message:
     """A sentence above the form: `good`, `warning` or `plain`."""
 
     level: str
@@ -135,7 +135,7 @@ class PreferenceView:
         return {
             "text": {**text, "title": text["title"].format(**values), "lead": text["lead"].format(**values)},
             "languages": [Option(name, pages.text(name, "language", "name")) for name in LOCALES],
-            "notices": self._notices(pages, locale, recipient, now, saved=saved, zone_text=zone_text),
+            "notices": self._messages(pages, locale, recipient, now, saved=saved, zone_text=zone_text),
             "first_buttons": buttons,
             "kinds": rows,
             "selects": self._selects(pages, locale, recipient, now, shown_language),
@@ -212,22 +212,22 @@ class PreferenceView:
         prefill = not known and not zone_text
         return ZoneField(zone_text or zone, suggested_time_zones(), prefill, bool(zone_text))
 
-    def _notices(
+    def _messages(
         self, pages: Pages, locale: str, recipient: Recipient, now: datetime, *, saved: bool, zone_text: str
-    ) -> list[Notice]:
+    ) -> list[Message]:
         text, settings = pages.texts(locale, "preferences"), recipient.settings
         found = []
         if zone_text:
-            found.append(Notice("warning", text["zone_unknown"].format(zone=zone_text)))
+            found.append(Message("warning", text["zone_unknown"].format(zone=zone_text)))
         if saved:
-            found.append(Notice("good", text["saved"]))
+            found.append(Message("good", text["saved"]))
         if settings.suppressed:
-            found.append(Notice("warning", text.get(main_reason(settings.suppressed), text["manual"])))
+            found.append(Message("warning", text.get(main_reason(settings.suppressed), text["manual"])))
         if ALL_KINDS in settings.unsubscribed:
-            found.append(Notice("plain", text["all_off"]))
+            found.append(Message("plain", text["all_off"]))
         elif settings.preferences.paused(now):
             date = self._end_of_pause(pages, locale, recipient)
-            found.append(Notice("plain", text["paused"].format(date=date)))
+            found.append(Message("plain", text["paused"].format(date=date)))
         return found
 
     def _end_of_pause(self, pages: Pages, locale: str, recipient: Recipient) -> str:

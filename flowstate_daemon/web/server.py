@@ -1,6 +1,6 @@
 """The HTTP server: sockets, errors, and the time that a response may take.
 
-It serves the routes it is given, to clients that nobody knows: they may leave, stop reading, or send anything.
+It serves the routes it is given, to unknown clients: they may disconnect, stop reading, or send anything.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, HttpPortError
+from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.web.connections import ConnectionLimits, Connections, HttpConnection
-from flowstate_daemon.web.limits import BODY_MEMORY, BodyMemory, LogThrottle
+from flowstate_daemon.web.limits import BODY_MEMORY, BodyMemory
 from flowstate_daemon.web.responses import PRESERVED_HEADERS, add_security_headers, error_response
 
 log = structlog.get_logger()

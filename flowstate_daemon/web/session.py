@@ -70,7 +70,7 @@ class Sessions:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether anybody may log in or use the API."""
+        """Whether there is a token to log in or use the API with."""
         return bool(self._tokens)
 
     def allows_host(self, request: web.Request) -> bool:

@@ -135,7 +135,7 @@ class Unsubscribe:
         return (action, scope) if action in (UNSUBSCRIBE, RESUBSCRIBE) and scope in (KIND, ALL) else None
 
     def _decode_token(self, request: web.Request) -> UnsubscribeToken:
-        """Raises InvalidLinkError, also for the token of an email that nobody can unsubscribe from."""
+        """Raises InvalidLinkError, also for the token of a kind without unsubscribing."""
         token = self._codec.decode(find_token(request), self._clock.now_ms())
         kind = self.kinds.get(token.kind)  # a newer version may know more kinds
         if kind is not None and not kind.unsubscribable:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError, StoreUnavailableError
+from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.delivery.webhooks import (
@@ -24,7 +25,6 @@ from flowstate_daemon.delivery.webhooks import (
 )
 from flowstate_daemon.mail.message import ProviderEvent
 from flowstate_daemon.web.bodies import read_body
-from flowstate_daemon.web.limits import LogThrottle
 from flowstate_daemon.web.responses import json_response
 
 log = structlog.get_logger()

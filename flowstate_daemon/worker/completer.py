@@ -146,10 +146,12 @@ class JobCompleter(Service):
 
     def _finish(self, result: JobResult, write_result: WriteResult) -> None:
         run = self._in_flight.remove(result.job)
-        # The provider accepted the email, whatever became of the job: it was removed by hand, or another worker has it.
+        # The provider accepted the email, whatever became of the job: an operator removed it, or another worker has it.
         is_sent = isinstance(result, JobSucceeded) and run is not None and run.skip_reason is None
         if write_result is WriteResult.OK or is_sent:
             self._job_logger.log(result, run)
+        if run is not None and run.trace is not None:
+            run.trace.end(outcome_of(result, run) if write_result is WriteResult.OK or is_sent else "abandoned")
         if isinstance(result, JobSucceeded) and is_sent and result.journal and self._ledger_writer is not None:
             self._ledger_writer.remember(result.journal)
         if write_result is not WriteResult.OK:
@@ -165,3 +167,15 @@ class JobCompleter(Service):
                 await self._arrived.wait()
         except TimeoutError:
             return
+
+
+def outcome_of(result: JobResult, run: JobRun) -> str:
+    """The outcome of a run, by the names of its metric. Pure."""
+    match result:
+        case JobSucceeded():
+            return run.skip_reason or "sent"
+        case JobRetried():
+            return "retried"
+        case JobFailed():
+            return "failed"
+    return "released"

@@ -100,8 +100,12 @@ class ProcessorPool:
             result = await self._process(run)
             run.finished = True
             self._in_flight.free_slot()
+            if run.trace is not None:
+                run.trace.settling()
             if result is None:
                 self._in_flight.remove(run.job)
+                if run.trace is not None:
+                    run.trace.end("abandoned")
             else:
                 self._completer.submit(result if self._recorder is None else self._recorder.attach(run, result))
             self.heartbeat.beat()
@@ -122,6 +126,8 @@ class ProcessorPool:
             except LockLostError:
                 return None
             except Exception as error:
+                if run.trace is not None:
+                    run.trace.failed(error)
                 if isinstance(error, MailSkipped):
                     run.skip_reason = "expired" if isinstance(error, MailExpired) else "skipped"
                     run.log_fields[run.skip_reason] = error.reason

@@ -49,6 +49,7 @@ class Fetcher(Service):
         self._unchanged = False
         self._metrics = context.metrics
         self._clock = context.clock
+        self._tracing = context.tracing
         self._max_recoveries = max_recoveries
         # At startup and after a lost reply, `active` may contain jobs of this instance that no process runs.
         self._must_recover = True
@@ -126,7 +127,12 @@ class Fetcher(Service):
         self._unchanged = self._unchanged and not jobs
         now = self._clock.monotonic()
         for job in jobs:
-            self._pool.submit(self._in_flight.add(job, now))
+            run = self._in_flight.add(job, now)
+            if self._tracing is not None:
+                run.trace = self._tracing.start_email(
+                    job.id, job.name, job.data, created_ms=job.created_ms, attempt=job.attempt
+                )
+            self._pool.submit(run)
         self._metrics.jobs_claimed(len(jobs))
         return bool(jobs)
 

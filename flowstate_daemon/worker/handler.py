@@ -57,11 +57,14 @@ class MailHandler:
         with self._dispatcher.expecting():
             mail = await self._prepare(run)
         run.in_request = lambda: mail.in_request
+        mail.trace = run.trace
         try:
             accepted = await self._dispatcher.send(mail)
         finally:
             if mail.sent_at is not None:
                 run.decisions.append(Decision("rate", PASS, f"waited {mail.sent_at - mail.queued_at:.1f} s"))
+            if run.trace is not None:
+                run.trace.sent(mail.queued_at, mail.sent_at)
         run.log_fields["provider_id"] = accepted.provider_id
         return {"id": accepted.provider_id, "provider": accepted.provider}
 
@@ -75,7 +78,10 @@ class MailHandler:
         if run.job.stored_request_id is None:
             mail = self._make_outgoing(run.job, await self._decide(run, request, urgent=urgent), urgent=urgent)
             async with self._render_slot(run.job):
-                mail.render()
+                if run.trace is None:
+                    mail.render()
+                else:
+                    run.trace.timed("render", mail.render)
             return mail
         mail = self._make_outgoing(run.job, request, urgent=urgent)
         if mail.expired(self._clock.now_ms()):

@@ -9,10 +9,13 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flowstate_daemon.mail.policy import Decision
 from flowstate_daemon.queue.job import Job
+
+if TYPE_CHECKING:  # it needs packages of the extra `otel`
+    from flowstate_daemon.base.tracing import EmailTrace
 
 # When this many finished jobs wait for their result to be written, no more jobs are claimed.
 MAX_UNWRITTEN = 200
@@ -30,7 +33,8 @@ class JobRun:
     """One attempt of one job in this process. `claimed_at` is in monotonic seconds.
 
     `log_fields` are added to the log event of the result: masked, never a code. `recipient`, the full address, and
-    `decisions` are for the ledger. `skip_reason` is set if the email was not sent on purpose.
+    `decisions` are for the ledger. `skip_reason` is set if the email was not sent on purpose. `trace` is None unless
+    this email is traced.
     """
 
     job: Job
@@ -43,6 +47,7 @@ class JobRun:
     abort_reason: AbortReason | None = None
     finished: bool = False
     in_request: Callable[[], bool] = lambda: False  # whether a request with this email is at the provider
+    trace: EmailTrace | None = None
 
     def abort(self, reason: AbortReason) -> None:
         """Cancel the run; the first reason stays."""
@@ -127,7 +132,7 @@ class InFlightJobs:
     def abort(self, job_ids: Iterable[str], reason: AbortReason) -> None:
         """Abort runs. After a lost lock a run ends by itself if its request is at the provider already.
 
-        The job may have been removed by hand, and then nobody else would record that the email was sent. If another
+        An operator may have removed the job, and then nothing else would record that the email was sent. If another
         worker has it, that one sends the same stored request, which the provider recognizes.
         """
         for job_id in job_ids:

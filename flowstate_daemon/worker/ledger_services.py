@@ -125,7 +125,7 @@ class LedgerWriter(Service):
         self._batch = []
 
     async def _write_unread(self) -> None:
-        """Write what this process has sent and nobody may have read from the journal; again does no harm."""
+        """Write what this process has sent and may not have been read from the journal; again does no harm."""
         before = self._read_at - UNREAD_S
         overdue = [entry for entry, at in self._unread.items() if at < before][:WRITE_BATCH_SIZE]
         if overdue:

@@ -11,7 +11,9 @@ from typing import Generic, TypeVar
 import structlog
 
 from flowstate_daemon.base.backoff import Backoff
+from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import MailExpired, MailSkipped, StoreUnavailableError
+from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.database.pool import POSTGRES_REMEDY
 from flowstate_daemon.database.recipients import NO_USER_PREFERENCES, Suppressions, UserPreferenceReader
 from flowstate_daemon.database.scheduled_mails import ScheduledMails, SendClaim
@@ -81,7 +83,8 @@ class BatchLoader(Generic[V]):
 class RecipientLoader:
     """Loads what is known about recipients: suppressions, and what they have chosen here or in the application."""
 
-    def __init__(self, suppressions: Suppressions, user_preferences: UserPreferenceReader) -> None:
+    def __init__(self, suppressions: Suppressions, user_preferences: UserPreferenceReader, clock: Clock) -> None:
+        self._throttle = LogThrottle(clock)
         self._suppressions = suppressions
         self._user_preferences = user_preferences
         self._loader = BatchLoader("recipients", self._query)
@@ -97,8 +100,13 @@ class RecipientLoader:
             async with asyncio.timeout(URGENT_TIMEOUT_S):
                 return await self._loader.load(address)
         except (StoreUnavailableError, TimeoutError) as error:
-            log.warning("recipient_lookup_failed", reason=str(error) or "Postgres is slow", remedy=POSTGRES_REMEDY)
+            self._report(str(error) or "Postgres is slow")
             return None
+
+    def _report(self, reason: str) -> None:
+        suppressed = self._throttle.acquire()  # while Postgres does not answer, each code comes here
+        if suppressed is not None:
+            log.warning("recipient_lookup_failed", reason=reason, remedy=POSTGRES_REMEDY, more_since_last=suppressed)
 
     async def close(self) -> None:
         await self._loader.close()
@@ -140,7 +148,7 @@ class ScheduledMailGuard:
         return True
 
     async def _clocks_agree(self) -> None:
-        """Wait while nobody knows whether the deadline has passed."""
+        """Wait while it is unknown whether the deadline has passed."""
         while True:
             if self._scheduled_mails.clock.reliable:
                 return

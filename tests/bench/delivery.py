@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -87,7 +88,7 @@ class Bench:
     """One queue with its producer, one provider, one daemon."""
 
     def __init__(
-        self, url: str, prefix: str, provider: Provider, folder: Path, more: Mapping[str, str] | None = None
+        self, url: str, prefix: str, provider: Provider, folder: Path, more: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         """`more` are further settings of the daemon."""
         self.provider = provider
@@ -100,7 +101,7 @@ class Bench:
             "RESEND_API_URL": provider.url,
             "RESEND_API_KEY": API_KEY,
             "FLOWSTATE_LOG_LEVEL": "warning",
-            **(more or {}),
+            **more,
         }
         self.daemon = Daemon(settings, folder, instance=prefix)
 
@@ -173,10 +174,12 @@ async def limited(url: str, folder: Path, mails: int, rate: int) -> dict[str, An
     }
 
 
-async def unlimited(url: str, folder: Path, mails: int) -> dict[str, Any]:
-    """A backlog without a rate limit, and codes at the same time."""
+async def unlimited(
+    url: str, folder: Path, mails: int, more: Mapping[str, str] = MappingProxyType({}), prefix: str = "unlimited"
+) -> dict[str, Any]:
+    """A backlog without a rate limit, and codes at the same time. `more` are further settings of the daemon."""
     async with provider(folder, None) as fake:
-        bench = Bench(url, "unlimited", fake, folder)
+        bench = Bench(url, prefix, fake, folder, more)
         await bench.add_reminders(mails)
         async with bench.daemon as daemon:
             added, memory, used_s = await _add_codes(bench, mails, daemon)

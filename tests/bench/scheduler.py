@@ -2,7 +2,7 @@
 
 `python -m tests.bench.scheduler [--full]`. With `--full` there are a million users in one zone, a
 fifth of them with something due: the worst case. Planner and enqueuer are the daemon's own and run in a separate
-process (this module with `--morning`), so that its memory is theirs.
+process (this module with `--morning`), so that its memory is that of these services.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ import { BullAdapter } from '@bull-board/api/bullAdapter';
 import { ExpressAdapter } from '@bull-board/express';
 import express from 'express';
 
-export function serveBoard(queue) {
+export function serveBoard(queue, options) {
   const adapter = new ExpressAdapter();
-  createBullBoard({ queues: [new BullAdapter(queue)], serverAdapter: adapter });
+  createBullBoard({ queues: [new BullAdapter(queue, options)], serverAdapter: adapter });
   const app = express();
   app.use(adapter.getRouter());
   return new Promise((resolve, reject) => {

@@ -100,9 +100,9 @@ const commands = {
     return { counts, rows };
   },
 
-  async board({ queue }) {
+  async board({ queue, options }) {
     const { serveBoard } = await import('./board.mjs');
-    return serveBoard(queues.get(queue));
+    return serveBoard(queues.get(queue), options);
   },
 
   async close({ queue }) {

@@ -159,9 +159,9 @@ class NodeQueue:
         """Process jobs: kind "return", "echo", "throw" or "die", after `ms`. Each run emits an event."""
         await self.driver.ask("process", queue=self.handle, name=name, concurrency=concurrency, behaviour=behaviour)
 
-    async def board(self) -> str:
-        """Start bull-board for this queue; returns its URL."""
-        return f"http://127.0.0.1:{await self.driver.ask('board', queue=self.handle)}"
+    async def board(self, **options: Any) -> str:
+        """Start bull-board for this queue; returns its URL. `options` are those of its adapter."""
+        return f"http://127.0.0.1:{await self.driver.ask('board', queue=self.handle, options=options)}"
 
     async def counts(self) -> dict[str, int]:
         return dict(await self.call("getJobCounts"))

@@ -9,6 +9,10 @@ import pytest
 from aiohttp import ClientSession
 from redis.asyncio import Redis
 
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.queue.bull_queue import BullQueue
+from flowstate_daemon.queue.job import JobFailed, JobSucceeded
+from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.compat.driver import NodeQueue, OpenNode
 from tests.compat.worker import StartWorker, WorkerHarness
@@ -68,6 +72,40 @@ async def test_21_bull_board_shows_retries_and_cleans(
         await redis.zadd(keys("completed"), {job_id: ended})
     await board.put("/api/queues/email/clean/completed")
     assert (await page(board, "completed"))["jobs"] == []
+
+
+MAIL = {"type": "welcome", "to": "ada@example.org", "context": {"name": "Ada"}}
+
+
+async def test_bull_board_shows_emails_that_wait_and_that_failed(
+    q: NodeQueue, board: ClientSession, redis: Redis, keys: Keys, connection: Connection
+) -> None:
+    """As docs/bull-board.md says: waiting emails with their codes, failed ones with the reason; no sent ones."""
+    waiting = await q.add("otp", {"type": "otp", "to": "ada@example.org", "context": {"otpCode": "482913"}})
+    (shown,) = (await page(board, "waiting"))["jobs"]
+    assert (shown["id"], shown["name"], shown["data"]["context"]["otpCode"]) == (waiting, "otp", "482913")
+    bull = BullQueue(connection, keys, Clock(), token="daemon/test")
+    (job,) = await bull.claim(1)
+    assert (await page(board, "active"))["counts"]["active"] == 1
+    await bull.complete([JobSucceeded(job, b"{}")])
+    failed = await q.add("welcome", MAIL)
+    (job,) = await bull.claim(1)
+    await bull.fail([JobFailed(job, "parked: it may have been sent", b"[]")])
+    (shown,) = (await page(board, "failed"))["jobs"]
+    assert (shown["id"], shown["failedReason"], shown["data"]) == (failed, "parked: it may have been sent", MAIL)
+
+
+async def test_read_only_bull_board_changes_nothing(q: NodeQueue, redis: Redis, keys: Keys) -> None:
+    """`readOnlyMode`, which docs/bull-board.md recommends, refuses the requests behind the buttons."""
+    await redis.hset(keys.job("f1"), mapping={"name": "welcome", "data": "{}", "opts": "{}", "failedReason": "no"})
+    await redis.zadd(keys("failed"), {"f1": 1})
+    async with ClientSession(await q.board(readOnlyMode=True)) as session:
+        for change in ("retry/failed", "clean/failed", "f1/retry", "f1/clean", "pause", "empty", "obliterate"):
+            async with session.put(f"/api/queues/email/{change}") as answer:
+                assert answer.status >= 400, change
+        assert [job["id"] for job in (await page(session, "failed"))["jobs"]] == ["f1"]
+    assert await redis.zcard(keys("failed")) == 1
+    assert not await redis.exists(keys("meta-paused"))
 
 
 async def test_22_progress_and_logs_reach_node(q: NodeQueue, w: WorkerHarness, redis: Redis, keys: Keys) -> None:

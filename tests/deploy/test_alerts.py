@@ -174,3 +174,32 @@ def test_exactly_the_expected_alert_fires(case: str, tmp_path: Path) -> None:
 def test_prometheus_accepts_the_sample_configuration() -> None:
     """`promtool check config` accepts the configuration and its rules."""
     subprocess.run(["promtool", "check", "config", FOLDER / "prometheus.yml"], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus")
+@pytest.mark.parametrize("address", ["", "https://wiki.example.org/mailer/"])
+def test_runbook_is_a_path_with_the_address_of_the_installation(address: str, tmp_path: Path) -> None:
+    """The external label `docs` is put in front of it; without the label it is a path in the repository."""
+    (rule,) = (
+        rule
+        for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+        for rule in group["rules"]
+        if rule["alert"] == "FlowstateDown"
+    )
+    annotations = {name: text.replace("{{ $labels.instance }}", "mail-1") for name, text in rule["annotations"].items()}
+    annotations["runbook_url"] = f"{address}docs/troubleshooting.md"
+    expected = {
+        "exp_labels": {"severity": "page", "job": "flowstate-daemon", "instance": "mail-1"},
+        "exp_annotations": annotations,
+    }
+    test = {
+        "interval": "1m",
+        "external_labels": {"docs": address} if address else {},
+        "input_series": [{"series": f"up{{{WHO}}}", "values": "0x10"}],
+        "alert_rule_test": [{"eval_time": "5m", "alertname": "FlowstateDown", "exp_alerts": [expected]}],
+    }
+    file = tmp_path / "case.yml"
+    document = {"rule_files": [str(FOLDER / "alerts.yml")], "evaluation_interval": "1m", "tests": [test]}
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    done = subprocess.run(["promtool", "test", "rules", file], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

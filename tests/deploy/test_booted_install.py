@@ -103,12 +103,13 @@ async def test_secret_is_read_from_a_credential(
     assert provider.api_key not in output + await unit.journal()
 
 
-async def test_api_token_is_read_from_a_credential(host: Host, unit: Unit, settings: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", ["http_api_token", "http_read_token"])
+async def test_token_is_read_from_a_credential(host: Host, unit: Unit, settings: dict[str, str], name: str) -> None:
     """The API is closed without the file, and open with it."""
     await host.prepare(**settings)
     await unit.check_call("start")
     assert await unit.look("/api/v1/queue") == 404
-    await unit.guest.write("/etc/credstore/flowstate-daemon.http_api_token", "7f3a91c05be24d68a1f0c3927d5e8b64\n")
+    await unit.guest.write(f"/etc/credstore/flowstate-daemon.{name}", "7f3a91c05be24d68a1f0c3927d5e8b64\n")
     await unit.check_call("restart")
     assert await unit.look("/api/v1/queue") == 401
 

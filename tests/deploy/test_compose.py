@@ -54,6 +54,7 @@ SECRETS = {
     "api_token": "d4086e31c7ab5f92034be6d18fa97c25",
     "read_token": "5b92c7e0d1f34a86907be2cd1843f6a0",
     "webhook_secret": "",
+    "otlp_headers": "",
     "postgres_password": "the pass of an administrator",
     "mailer_password": MAILER_PASSWORD,
     "grafana_password": "another",
@@ -214,8 +215,8 @@ async def test_daemon_is_no_superuser_of_postgres(stack: Stack) -> None:
     assert await podman(*login, *query, owner) == "mailer"
 
 
-async def test_redis_and_postgres_refuse_strangers(stack: Stack) -> None:
-    """Without a password Redis answers nobody, and the user of the health check may only ping."""
+async def test_redis_and_postgres_need_a_password(stack: Stack) -> None:
+    """Redis answers nothing without a password, and the user of the health check may only ping."""
     redis = await stack.container("redis")
     assert "NOAUTH" in await podman("exec", redis, "redis-cli", "keys", "*")
     assert "NOPERM" in await podman("exec", redis, "redis-cli", "--user", "health", "--pass", "none", "keys", "*")
@@ -231,14 +232,18 @@ async def test_monitoring_cannot_reach_the_stores(stack: Stack) -> None:
     }
 
 
-async def test_api_token_is_used(stack: Stack) -> None:
-    """The API answers with the token of the file, and not without it."""
+async def test_tokens_are_used(stack: Stack) -> None:
+    """The API answers with the tokens of the files, and not without one; one of them may only read."""
     async with aiohttp.ClientSession() as session:
         url = f"http://127.0.0.1:{stack.port}/api/v1/queue"
         async with session.get(url) as refused:
             assert refused.status == 401
-        async with session.get(url, headers={"Authorization": f"Bearer {SECRETS['api_token']}"}) as response:
-            assert response.status == 200
+        for name, expected in (("api_token", 200), ("read_token", 403)):
+            headers = {"Authorization": f"Bearer {SECRETS[name]}"}
+            async with session.get(url, headers=headers) as response:
+                assert response.status == 200
+            async with session.post(f"{url}/resume", headers=headers) as response:
+                assert response.status == expected
 
 
 async def test_stores_are_started_first(stack: Stack) -> None:

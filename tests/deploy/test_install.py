@@ -115,6 +115,24 @@ def test_edited_configuration_is_kept(root: Path) -> None:
     assert (samples / "environment.sample").read_text() == (ROOT / "config/environment.sample").read_text()
 
 
+@pytest.mark.parametrize(
+    ("shell", "place"),
+    [
+        ("bash", "bash-completion/completions/flowstate-daemon"),
+        ("zsh", "zsh/site-functions/_flowstate-daemon"),
+        ("fish", "fish/vendor_completions.d/flowstate-daemon.fish"),
+    ],
+)
+def test_completion_is_installed_for_each_shell(root: Path, shell: str, place: str) -> None:
+    """Where the shell looks for it, readable by everyone; where the shell is installed, it accepts the script."""
+    file = root / "usr/local/share" / place
+    assert "_FLOWSTATE_DAEMON_COMPLETE" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", file], check=True)
+
+
 def test_no_file_contains_the_build_folder(root: Path) -> None:
     """No file contains DESTDIR, since a package is moved."""
     done = subprocess.run(
@@ -220,7 +238,7 @@ def test_unsuitable_python_is_rejected(tmp_path: Path, script: str, remedy: str)
 def test_running_process_keeps_its_version(root: Path, tmp_path: Path) -> None:
     """A process that loads a module after an installation gets that of the version it was started with.
 
-    Meanwhile the program can be started at each moment: the switch is one rename.
+    During it the program can be started at each moment: the switch is one rename.
     """
     shutil.copytree(root / "opt", tmp_path / "opt", symlinks=True)
     program = tmp_path / "opt/flowstate-daemon"

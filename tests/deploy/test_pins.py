@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from tests.deploy.pins import ROOT, pinned_versions
 
-FILES = ("requirements.txt", "requirements-build.txt")
+FILES = ("requirements.txt", "requirements-otel.txt", "requirements-build.txt")
 PACKAGE = "flowstate-daemon"
 INSTALLERS = ("Dockerfile", "systemd/install.sh")
 PIP_INSTALL = re.compile(r"pip (?:--\S+ \S+ )*(?:install|wheel) .*")
@@ -39,6 +39,13 @@ def test_every_package_has_one_version_and_hashes(name: str) -> None:
         assert re.fullmatch(r"[a-z0-9-]+(\[[a-z]+\])?==[\w.]+( ;[^#]*?)?(\s+--hash=sha256:[0-9a-f]{64})+", entry), (
             entry.split()[0]
         )
+
+
+def test_every_package_of_the_extra_is_listed() -> None:
+    """requirements-otel.txt lists all of requirements.txt, and what the extra needs here."""
+    listed, pins = set(pinned_versions("requirements-otel.txt")), set(pinned_versions("requirements.txt"))
+    assert pins < listed
+    assert set(needed(PACKAGE, frozenset({"otel"}))) - {PACKAGE} <= {pin.partition("==")[0] for pin in listed}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -12,7 +12,7 @@ from tests.docs.pages import PAGES, ROOT, Block, Page
 from tests.docs.sandbox import DocsSandbox
 
 NAME = "docs/monitoring.md"
-RUNBOOKS = "https://docs.flowstate.example/daemon/"
+RUNBOOKS = "{{ $externalLabels.docs }}docs/"
 METRIC = re.compile(r"\bflowstate_(?!daemon\b|default\b)[a-z_]+\b")
 SUFFIX = re.compile(r"_(total|bucket|sum|count|info)$")
 SHADOW = "export REDIS_URL=redis://127.0.0.1:6379 RESEND_FROM_EMAIL=a@example.com FLOWSTATE_MODE=shadow\n"
@@ -75,9 +75,10 @@ def test_every_listed_event_exists() -> None:
 
 
 def test_runbooks_are_sections_of_the_pages() -> None:
-    """After the address that an installation replaces, each is a page in docs/, and a heading on it."""
+    """After the address that an installation sets, each is a page in docs/, and a heading on it."""
     rules = yaml.safe_load((ROOT / "config" / "prometheus" / "alerts.yml").read_text())
     for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+        assert rule["annotations"]["runbook_url"].startswith(RUNBOOKS), rule["alert"]
         page, _, anchor = rule["annotations"]["runbook_url"].removeprefix(RUNBOOKS).partition("#")
         assert f"docs/{page}" in PAGES, rule["alert"]
         assert not anchor or anchor in PAGES[f"docs/{page}"].anchors, rule["alert"]

@@ -44,6 +44,6 @@ def test_every_page_about_a_fault_is_explained(locale: str, name: str) -> None:
 
 
 def test_text_of_a_page_is_not_retold() -> None:
-    """`the page says that …` is a text that nobody can search for."""
+    """`the page says that …` is a text that cannot be searched for."""
     retold = re.compile(r"\bthe page (?:says|asks)|\bla page (?:dit|demande|indique)")
     assert [name for name, page in PAGES.items() if retold.search(page.text)] == []

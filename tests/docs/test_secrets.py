@@ -1,4 +1,4 @@
-"""No page and no sample contains a secret that works when it is copied: a stranger would know it too."""
+"""No page and no sample contains a secret that works when it is copied: others would know it too."""
 
 from __future__ import annotations
 
@@ -91,5 +91,5 @@ def test_usable_secret_is_found(text: str) -> None:
     ],
 )
 def test_placeholder_is_allowed(text: str) -> None:
-    """A value with an ellipsis is refused by the daemon; a computed one is nobody else's."""
+    """A value with an ellipsis is refused by the daemon; a computed one is unique."""
     assert list(usable_secrets(text)) == []

@@ -27,7 +27,7 @@ READABLE = 'SELECT id, email, "fullName", "isEmailVerified", preferences, "delet
 
 
 async def test_redis_users_of_the_page(valkey_url: str, tmp_path: Path) -> None:
-    """Strangers are refused, the daemon's user has all permissions on its queue only, and health may only ping."""
+    """Other users are refused, the daemon's user has all permissions on its queue only, and health may only ping."""
     secrets = create_secrets(tmp_path)
     port = urlsplit(valkey_url).port
     admin = Redis.from_url(valkey_url)

@@ -115,35 +115,35 @@ async def test_new_connections_that_are_reset_at_once(target: ProxiedRedis, link
 
 
 async def test_a_waiting_pop_and_a_subscriber_that_are_reset(target: ProxiedRedis, link: Connection) -> None:
-    """Those that wait for the server notice at once."""
+    """Those that wait for the server end at once."""
     events = QueueEvents(link, Keys("resets"))
     for _ in range(ROUNDS):
         await eventually(lambda: outage_or_reply(events.next(0.01)), "the events listen")
         pop = asyncio.create_task(outage_or_reply(link.execute_blocking("BLPOP", "nothing-here", 30)))
-        heard = asyncio.create_task(outage_or_reply(events.next(30)))
+        received = asyncio.create_task(outage_or_reply(events.next(30)))
         await eventually(lambda: target.proxy.open_connections >= 2, "both connections")
         target.proxy.cut()
         async with asyncio.timeout(5):
-            assert await heard is False
+            assert await received is False
             await pop
     await events.close()
 
 
 async def test_a_job_waiter_listens_again(target: ProxiedRedis, link: Connection, keys: Keys, redis: Redis) -> None:
-    """`enqueue --wait` survives resets, and hears of a job that removes itself afterwards."""
+    """`enqueue --wait` survives resets, and finds a job that removes itself afterwards."""
     async with JobWaiter(link, keys, poll_interval_s=0.05) as waiter:
         for number in range(3):
             await redis.hset(keys.job(str(number)), "name", "welcome")
             target.proxy.cut()
 
-            async def heard(number: int = number) -> FinishedJob | None:
+            async def received(number: int = number) -> FinishedJob | None:
                 await redis.publish(keys("completed"), f'{{"jobId":"{number}","val":"1"}}')
                 try:
                     return await waiter.wait(str(number), 0.2)
                 except (StoreUnavailableError, TimeoutError):
                     return None
 
-            finished = await eventually(heard, "the waiter hears events again")
+            finished = await eventually(received, "the waiter receives events again")
             assert finished is not None
             assert finished.state == "completed"
             await redis.delete(keys.job(str(number)))

@@ -65,7 +65,7 @@ async def test_existing_file_is_not_overwritten_by_accident(run: RunCommand, tmp
 
 
 async def test_import_is_in_the_audit(run: RunCommand, tmp_path: Path) -> None:  # noqa: F811
-    """As if each address had been added by hand."""
+    """As if an operator had added each address."""
     file = tmp_path / "list.csv"
     file.write_text("address\nada@example.org\n")
     await run("migrate")

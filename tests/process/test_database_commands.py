@@ -71,7 +71,7 @@ async def test_migrate_reports_and_applies_pending_migrations(run: RunCommand) -
 
 
 async def test_migrate_fails_on_a_newer_database(run: RunCommand, database_url: str) -> None:
-    """The exit code is 1, and the message tells to install the newer version."""
+    """The exit code is 1, and the message says to install the newer version."""
     await run("migrate")
     async with open_pool(clean_dsn(database_url)) as pool, acquire(pool) as connection:
         await connection.execute(
@@ -133,7 +133,7 @@ async def test_suppression_commands_edit_the_list(run: RunCommand) -> None:
     again = await run("suppression", "add", "eva@bücher.example")
     assert again.out.strip().endswith("as before")
     await run("suppression", "add", "bob@example.org", "--reason", "bounced")
-    (bob, eva) = (await run("suppression", "list", "--json")).document
+    (bob, eva) = (await run("suppression", "list", "--reveal", "--json")).document
     assert (bob["address"], bob["reason"]) == ("bob@example.org", "bounced")
     assert (eva["address"], eva["note"]) == ("eva@xn--bcher-kva.example", "asked by phone")
     assert "asked by phone" in (await run("suppression", "list", "eva@bücher.example")).out
@@ -161,7 +161,7 @@ async def test_unsubscribed_commands_edit_the_list(run: RunCommand) -> None:
     assert (await run("unsubscribed", "add", "eva@bücher.example")).out.strip().endswith("as before")
     for kind in ("task-reminder", "focus-report"):
         await run("unsubscribed", "add", "ada@example.org", "--kind", kind)
-    everything = (await run("unsubscribed", "list", "--json")).document
+    everything = (await run("unsubscribed", "list", "--reveal", "--json")).document
     assert [(one["address"], one["kind"]) for one in everything] == [
         ("ada@example.org", "focus-report"),
         ("ada@example.org", "task-reminder"),
@@ -194,7 +194,7 @@ async def test_unsubscribes_by_operators_leave_a_trace(run: RunCommand) -> None:
     await run("migrate")
     await run("unsubscribed", "add", "eva@example.org", "--kind", "task-reminder")
     await run("unsubscribed", "remove", "eva@example.org")
-    actions = (await run("suppression", "audit", "--json")).document
+    actions = (await run("suppression", "audit", "--reveal", "--json")).document
     assert [(one["action"], one["target"], one["count"]) for one in actions] == [
         ("unsubscribed remove", "eva@example.org", 1),
         ("unsubscribed add (task-reminder)", "eva@example.org", 1),
@@ -215,9 +215,10 @@ async def test_lists_are_complete_unless_a_limit_is_given(run: RunCommand, datab
             f"INSERT INTO flowstate_daemon.{table} (address, {column}, since) "
             f"SELECT n || '@example.org', '{value}', now() FROM generate_series(1, 2345) AS n"
         )
-    addresses = [one["address"] for one in (await run(command, "list", "--json")).document]
+    addresses = [one["address"] for one in (await run(command, "list", "--reveal", "--json")).document]
     assert (len(addresses), len(set(addresses))) == (2345, 2345)
-    assert addresses[:7] == [one["address"] for one in (await run(command, "list", "--limit", "7", "--json")).document]
+    limited = (await run(command, "list", "--limit", "7", "--reveal", "--json")).document
+    assert addresses[:7] == [one["address"] for one in limited]
     assert "--limit 7" in (await run(command, "list", "--limit", "7")).out
 
 

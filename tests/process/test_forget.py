@@ -130,6 +130,20 @@ async def test_person_is_removed_everywhere(stores: Stores) -> None:
     assert (again.code, again.document["removed"]["jobs"], again.document["removed"]["journal"]) == (0, {}, 0)
 
 
+async def test_entries_about_longer_addresses_stay(stores: Stores) -> None:
+    """An entry that is no JSON is searched as text: part of another person's address does not count."""
+    ledger = Ledger(stores.pool, FakeClock())
+    others = [f"x{ADA}", f"x.{ADA}", f"{ADA}.example.com", f"{ADA}x", f"x+{ADA}", f"é{ADA}"]
+    own = [f"to={ADA}", f"<{ADA}>", f'"{ADA}"', f"{ADA}.", f"é {ADA}\n", ADA.upper()]
+    for text in (*others, *own):
+        await ledger.reject([RejectedEntry(f"{{{text} ".encode(), "no JSON")])
+    assert (await stores.forget(ADA, "--json")).document["found"]["tables"]["journal_rejects"] == 1 + len(own)
+    await stores.forget(ADA, "--yes")
+    left = {row["raw"].decode() for row in await stores.pool.fetch("SELECT raw FROM flowstate_daemon.journal_rejects")}
+    assert {f"{{{text} " for text in others} <= left
+    assert len(left) == len(others) + 1
+
+
 async def test_lists_stay_in_effect_as_a_hash(stores: Stores) -> None:
     """Whoever was suppressed or unsubscribed still is, also after a rotation of the secret; an operator can undo it."""
     await stores.forget(ADA, "--yes")
@@ -138,8 +152,8 @@ async def test_lists_stay_in_effect_as_a_hash(stores: Stores) -> None:
     for lists in (known, rotated):
         status = (await lists.status_for(["Ada@example.org"]))["Ada@example.org"]
         assert (status.suppressed, status.unsubscribed) == ({"bounced", "manual"}, {"task-reminder"})
-    stranger = (await Suppressions(stores.pool, Clock(), Pseudonyms([OLDER])).status_for([ADA]))[ADA]
-    assert (stranger.suppressed, stranger.unsubscribed) == (frozenset(), frozenset())
+    unrelated = (await Suppressions(stores.pool, Clock(), Pseudonyms([OLDER])).status_for([ADA]))[ADA]
+    assert (unrelated.suppressed, unrelated.unsubscribed) == (frozenset(), frozenset())
     assert [entry.note for entry in await known.find(ADA)] == [None, None]
     assert await rotated.remove(ADA) == ["bounced", "manual"]
     assert await rotated.remove_unsubscribes(ADA, actor="ben") == ["task-reminder"]

@@ -1,4 +1,4 @@
-"""SIGHUP on a terminal: sent by hand it reloads; when the terminal is closed, the daemon drains and ends."""
+"""SIGHUP on a terminal: sent by an operator it reloads; when the terminal is closed, the daemon drains and ends."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ MAILS = 200
 
 
 async def put(settings: dict[str, str], keys: Keys, count: int) -> None:
-    """Enqueue mails on a connection that is new, and so leads to whoever is the primary now."""
+    """Enqueue emails on a new connection, and so leads to whoever is the primary now."""
     connection = from_settings(load(settings).redis, client_name="test")
     await enqueue(connection, keys, count)
     await connection.close()

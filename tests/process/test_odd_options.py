@@ -78,7 +78,7 @@ async def test_job_ids_that_are_names_of_keys(
 async def test_job_with_the_id_of_the_wait_list(
     make_daemon: MakeDaemon, provider: FakeResend, redis: Redis, keys: Keys
 ) -> None:
-    """No other job can be added meanwhile; the daemon makes room, and later jobs are sent, too."""
+    """No other job can be added until then; the daemon makes space, and later jobs are sent, too."""
     await redis.hset(keys.job("wait"), mapping={"name": "welcome", "data": data_for(1), "opts": "{}", "timestamp": 1})
     async with make_daemon() as daemon:
         await daemon.ready()

@@ -36,8 +36,13 @@ async def test_dry_run_shows_recipients_and_reasons(run: RunCommand, app: AppTab
     assert result.code == 0
     assert "1 would be sent, 1 would not; nothing was written" in result.out
     assert "\x1b" not in result.out
-    [ada] = [line for line in result.out.splitlines() if "ada@example.org" in line]
+    [ada] = [line for line in result.out.splitlines() if " ada a***@example.org" in line]
     assert ": send  Due tomorrow" in ada
+    assert "ada@example.org" not in result.out
+    revealed = await run("schedule", "run", "task-reminder", "--dry-run", "--reveal")
+    assert "ada@example.org" in revealed.out
+    (recorded, *_) = (await run("suppression", "audit", "--json")).document
+    assert (recorded["action"], recorded["target"]) == ("addresses revealed", "schedule run task-reminder --dry-run")
     document = (await run("schedule", "run", "task-reminder", "--dry-run", "--bodies", "--json")).document
     assert (document["sends"], document["skips"]) == (1, 1)
     assert {one["user_id"]: one.get("reason") for one in document["recipients"]} == {

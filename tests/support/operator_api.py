@@ -61,7 +61,7 @@ def build_recipients(pool: asyncpg.Pool, clock: Clock) -> Recipients:
 
 
 class ApiClient:
-    """A client of the API. It sends the token that may operate, unless told otherwise."""
+    """A client of the API. It sends the token that may operate, unless given another one."""
 
     def __init__(self, client: ClientSession, api: ApiV1, operator: Operator, metrics: Metrics) -> None:
         self.client = client

@@ -102,7 +102,7 @@ class FaultProxy:
     async def forget(self) -> None:
         """Drop all open connections without a sign to either side, like a network that has lost its state.
 
-        Neither data nor keepalive probes of the clients are acknowledged; the server does not notice anything. First
+        Neither data nor keepalive probes of the clients are acknowledged; the server detects nothing. First
         waits until the clients have acknowledged all replies: what is sent again would be a sign of life.
         """
         while any(_is_unacknowledged(near) for near, *_ in self._links.values()):
@@ -116,7 +116,7 @@ class FaultProxy:
         self._forgotten.update(self._links)
 
     def end_forgotten(self, *, rounds: int) -> None:
-        """Let the server notice, too, what was forgotten before the last `rounds` calls."""
+        """Let the server, too, detect what was forgotten before the last `rounds` calls."""
         self._rounds.append(set(self._forgotten))
         if len(self._rounds) > rounds:
             for link in self._rounds.pop(0) & self._forgotten:
@@ -177,7 +177,7 @@ class FaultProxy:
                 writer.write(chunk)
                 await writer.drain()
         if link in self._forgotten:
-            await asyncio.Event().wait()  # the server notices nothing; the test cancels this
+            await asyncio.Event().wait()  # the server detects nothing; the test cancels this
         writer.close()
 
     async def _return(
@@ -205,7 +205,7 @@ class FaultProxy:
                 writer.write(chunk)
                 await writer.drain()
         if link in self._forgotten:
-            await asyncio.Event().wait()  # an orderly end would tell the client; the test cancels this
+            await asyncio.Event().wait()  # the client would see an orderly end; the test cancels this
         writer.close()
 
     async def _delay(self) -> None:

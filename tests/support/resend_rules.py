@@ -109,7 +109,7 @@ def check_mail(mail: object, *, verified: set[str] | None, refuse_dummies: bool,
 
 @dataclass(slots=True)
 class RateWindow:
-    """Requests of one team in fixed windows of a second; `limit` None is no limit."""
+    """Requests of one team in fixed windows, one second each; `limit` None is no limit."""
 
     clock: Clock
     limit: int | None = None

@@ -25,7 +25,7 @@ def test_it_finds_every_metric(expression: str, found: set[str]) -> None:
     assert {named.metric for named in selectors(expression)} == found
 
 
-def test_it_tells_labels_and_values() -> None:
+def test_it_finds_labels_and_values() -> None:
     """Of matchers with all their alternatives, and of groupings."""
     assert selectors(QUANTILE) == [Selector("a_bucket", (("kind", ("x", "y")), ("job", ("{z}",))))]
     assert grouped_by(QUANTILE) == {"job", "le"}

@@ -3,6 +3,7 @@
 -- name: count_recipient
 -- How many rows each table holds.
 -- $1 spellings of the address, in lower case (text[])
+-- $2 regular expression that finds one of the spellings as a whole address (text)
 SELECT
     (SELECT count(*) FROM flowstate_daemon.mails WHERE address = ANY ($1::text[])) AS mails,
     (
@@ -12,8 +13,7 @@ SELECT
         )
     ) AS provider_events,
     (
-        SELECT count(*) FROM flowstate_daemon.journal_rejects
-        WHERE EXISTS (SELECT FROM unnest($1::text[]) AS spelling WHERE strpos(lower(encode(raw, 'escape')), spelling) > 0)
+        SELECT count(*) FROM flowstate_daemon.journal_rejects WHERE lower(encode(raw, 'escape')) ~ $2::text
     ) AS journal_rejects,
     (SELECT count(*) FROM flowstate_daemon.operator_actions WHERE target = ANY ($1::text[])) AS operator_actions,
     (SELECT count(*) FROM flowstate_daemon.preferences WHERE address = ANY ($1::text[])) AS preferences,
@@ -47,13 +47,12 @@ WITH deleted AS (
 SELECT count(*) FROM deleted;
 
 -- name: forget_journal_rejects
--- Delete one batch of rejected journal entries that contain the address.
--- $1 spellings (text[])
+-- Delete one batch of rejected journal entries that contain the address. What is not JSON is kept there, so it is text.
+-- $1 regular expression that finds one of the spellings as a whole address (text)
 -- $2 maximum number of rows (integer)
 WITH deleted AS (
     DELETE FROM flowstate_daemon.journal_rejects WHERE digest IN (
-        SELECT digest FROM flowstate_daemon.journal_rejects
-        WHERE EXISTS (SELECT FROM unnest($1::text[]) AS spelling WHERE strpos(lower(encode(raw, 'escape')), spelling) > 0)
+        SELECT digest FROM flowstate_daemon.journal_rejects WHERE lower(encode(raw, 'escape')) ~ $1::text
         LIMIT $2::integer
     ) RETURNING 1
 )

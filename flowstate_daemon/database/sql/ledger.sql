@@ -131,7 +131,7 @@ WITH given AS (
 SELECT fresh.svix_id, judged.obeyed FROM fresh JOIN judged USING (svix_id);
 
 -- name: obey_noted_events
--- Suppress the addresses of noted events whose emails the ledger has meanwhile. Returns how many events that were.
+-- Suppress the addresses of noted events whose emails the ledger has by now. Returns how many events that were.
 -- $1 provider ids to look for, or null for all (text[])
 WITH found AS (
     SELECT e.svix_id, e.address, e.noted, e.at, e.reason

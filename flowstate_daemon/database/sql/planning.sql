@@ -31,7 +31,7 @@ JOIN {app}.users AS u ON lower(btrim(u.email)) = c.email
 LEFT JOIN unnest($1::text[]) AS k (name) ON k.name = u.preferences ->> 'timezone';
 
 -- name: get_last_move
--- When somebody last changed time zone or hour here; null if nobody ever did.
+-- When a user last changed time zone or hour here; null if none ever did.
 SELECT max(moved_at) FROM flowstate_daemon.preferences;
 
 -- name: list_last_runs
@@ -57,7 +57,7 @@ ON CONFLICT (kind, zone, local_date) DO NOTHING
 RETURNING zone, local_date;
 
 -- name: find_task_reminder_recipients
--- Users with open tasks that are due inside the window of their occurrence. For somebody who has changed their zone, the
+-- Users with open tasks that are due inside the window of their occurrence. For a user who has changed their zone, the
 -- email is about the tasks that the emails in the old zone did not cover, and there may be two for one date. A skipped
 -- email covers nothing.
 -- $1 end of the last window (timestamptz)
@@ -312,7 +312,7 @@ WITH last_of_zone AS (
 )
 SELECT l.kind, l.zone, l.local_date, l.due_at, l.planned_at, l.scheduled, m.state, count(m.id) AS count
 FROM latest AS l
--- By the due time, which tells the hours chosen in one zone apart; the first run of the zone has those of the date with
+-- By the due time, which distinguishes the hours chosen in one zone; the first run of the zone has those of the date with
 -- another one, which a forced run gives them. The bound is for the index.
 LEFT JOIN flowstate_daemon.scheduled_mails AS m
     ON m.kind = l.kind AND m.zone = l.time_zone AND m.local_date = l.local_date

@@ -9,6 +9,7 @@ from functools import cached_property
 import structlog
 from aiohttp import web
 
+from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.web.api_v1.disabled import ROOT
@@ -24,7 +25,6 @@ from flowstate_daemon.web.limits import (
     ANONYMOUS_PER_S,
     AUTHENTICATED_BURST,
     AUTHENTICATED_PER_S,
-    LogThrottle,
     TokenBucket,
 )
 from flowstate_daemon.web.responses import problem

@@ -6,7 +6,7 @@ import structlog
 from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.web.limits import LogThrottle
+from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.web.responses import problem
 
 log = structlog.get_logger()

@@ -12,7 +12,7 @@ from flowstate_daemon.web.responses import PROBLEM_TYPE, Problem
 
 TITLE, VERSION = "FlowState emails", "1"
 REFERENCE = "#/components/schemas/{model}"
-ALWAYS = (401, 403, 429, 503)  # token, rights or host name, rate limit, a store that is away
+ALWAYS = (401, 403, 429, 503)  # token, rights or host name, rate limit, an unreachable store
 FOR_BODIES = (408, 413, 422)
 Definitions = dict[str, Any]
 

@@ -54,8 +54,17 @@ class MailEndpoints:
 
     async def enqueue(self, call: Call) -> models.Enqueued:
         body: models.NewEmails = call.body
+        trace = call.request.headers.get("traceparent")
         mails = [
-            NewMail(mail.kind, mail.to, mail.context, delay_ms=mail.delay_ms, locale=mail.locale, origin=ORIGIN)
+            NewMail(
+                mail.kind,
+                mail.to,
+                mail.context,
+                delay_ms=mail.delay_ms,
+                locale=mail.locale,
+                origin=ORIGIN,
+                traceparent=trace,
+            )
             for mail in body.emails
         ]
         ids, repeated = await self._operator.enqueue.enqueue(mails, body.idempotency_key)

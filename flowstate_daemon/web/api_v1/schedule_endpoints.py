@@ -209,7 +209,7 @@ class ScheduleEndpoints:
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    """Write one part; the whole response has no time limit. Raises TimeoutError when nobody reads."""
+    """Write one part; the whole response has no time limit. Raises TimeoutError when the client does not read."""
     async with asyncio.timeout(WRITE_TIMEOUT_S):
         await response.write(data)
 
@@ -219,7 +219,7 @@ def _path(name: str) -> str:
 
 
 def _log_failure(task: asyncio.Task[RunResult]) -> None:
-    """Log why a long run failed: nobody waits for its result any more."""
+    """Log why a long run failed: no client waits for its result any more."""
     error = None if task.cancelled() else task.exception()
     if isinstance(error, FlowstateError):
         log.warning(

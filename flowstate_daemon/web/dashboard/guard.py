@@ -13,11 +13,11 @@ from aiohttp import web
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
+from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.operations.shared import PAGE_WAIT_S, SharedValue
 from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer, choose_locale
-from flowstate_daemon.web.limits import LogThrottle
 from flowstate_daemon.web.session import Session, Sessions
 
 log = structlog.get_logger()

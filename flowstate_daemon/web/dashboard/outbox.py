@@ -82,7 +82,7 @@ def read_newest(folder: Path) -> Iterator[OutboxMail]:
         try:
             found.append((path.stat().st_mtime_ns, path))
         except OSError:
-            continue  # removed meanwhile
+            continue  # removed since it was listed
     for _, path in sorted(found, reverse=True)[:MAX_SHOWN]:
         mail = read_mail(path, headers_only=True)
         if mail is not None:

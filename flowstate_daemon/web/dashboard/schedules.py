@@ -1,4 +1,4 @@
-"""Schedules: the next seven days, what became of the last runs by kind and zone, dry runs, and runs by hand."""
+"""Schedules: the next seven days, what became of the last runs by kind and zone, dry runs, and manual runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Fills in the browser's time zone for somebody who has not chosen one; the page works without it.
+// Fills in the browser's time zone for a recipient who has not chosen one; the page works without it.
 try {
   const field = document.querySelector("[data-prefill]");
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;

@@ -76,7 +76,7 @@ async def test_exit_code_says_whether_the_email_was_sent(
 
 
 async def test_an_email_that_does_not_end_in_time_is_not_sent(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody works on the queue: 1, and the text says how to look later."""
+    """No worker is connected: 1, and the text says how to look later."""
     assert await asyncio.to_thread(main, [*COMMAND, "--wait", "0.2"]) == 1
     assert "queue show" in capsys.readouterr().out
 

@@ -73,7 +73,7 @@ async def test_status_shows_what_is_wrong_first(
 
 
 async def test_status_without_redis_shows_the_rest(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """A store that is away is one problem; the exit code is not that of an error of this command."""
+    """An unreachable store is one problem; the exit code is not that of an error of this command."""
     monkeypatch.setenv("REDIS_URL", f"redis://:geheim@127.0.0.1:{free_port()}")
     monkeypatch.setenv("DATABASE_URL", f"postgresql://u:geheim@127.0.0.1:{free_port()}/d")
     assert await run("status", "--json") == 1

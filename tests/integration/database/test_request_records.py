@@ -47,7 +47,7 @@ async def test_a_number_is_recorded_once(records: RequestRecords, pool: asyncpg.
 
 
 async def test_other_job_with_the_same_id_is_not_known(records: RequestRecords) -> None:
-    """The timestamp tells jobs apart, and the queue's prefix does."""
+    """The timestamp distinguishes jobs, and so does the queue's prefix."""
     await record(records)
     assert await record(records, [("7", START_MS + 1)]) == set()
     assert await records.find({("7", START_MS + 2): ADDRESS}) == {}

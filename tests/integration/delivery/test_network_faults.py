@@ -120,7 +120,7 @@ async def test_endless_response_is_cut(gateway: ResendGateway, fake: FakeResend)
 
 
 async def test_resets_at_any_moment_are_retryable(gateway: ResendGateway, proxy: FaultProxy, fake: FakeResend) -> None:
-    """Kept connections that broke while idle and requests under way: never another error, and nothing sent twice."""
+    """Kept connections that broke while idle and requests in flight: never another error, and nothing sent twice."""
     done = asyncio.Event()
 
     async def repeat(key: str) -> None:

@@ -124,7 +124,7 @@ async def test_after_an_outage_timestamps_are_believed(bull: BullQueue, clock: F
 async def test_while_clocks_disagree_age_counts_from_the_claim(
     connection: Connection, keys: Keys, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
-    """Nobody knows how old the job is: it must not be destroyed, and is not reported as a producer's fault."""
+    """The age of the job is unknown: it must not be destroyed, and is not reported as a producer's fault."""
     monkeypatch.setattr(FakeClock, "disagreement", "the clock of Redis jumped by 660 s")
     bull = BullQueue(connection, keys, clock, token="me/1")
     bull.creation_times.on_difference = pytest.fail

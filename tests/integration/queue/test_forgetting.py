@@ -23,7 +23,7 @@ def forgetter(connection: Connection, keys: Keys, address: str = "ada@example.or
 
 
 def ignore(_: int) -> None:
-    """Progress that nobody looks at."""
+    """Progress that is not shown."""
 
 
 async def test_jobs_in_every_state_are_deleted(stage: QueueFixture, connection: Connection, keys: Keys) -> None:
@@ -88,7 +88,7 @@ async def test_data_that_is_no_json_is_searched(stage: QueueFixture, connection:
 
 
 async def test_job_of_a_worker_is_left_and_named(stage: QueueFixture, connection: Connection, keys: Keys) -> None:
-    """Its email may be under way; the command says so, and finds it again later."""
+    """A request may contain its email; the command says so, and finds it again later."""
     await stage.put("busy", "active", data=ADA, locked=True)
     await stage.put("free", "wait", data=ADA)
     deleted = await forgetter(connection, keys).delete(ignore)

@@ -112,7 +112,7 @@ async def test_the_usual_hour_chosen_explicitly_is_the_usual_run(app: AppTables,
 
 
 async def test_choice_made_minutes_before_takes_effect(app: AppTables, harness: SchedulerHarness) -> None:
-    """At 05:55 somebody chooses six o'clock, in a zone where nobody had: the email comes at six, once that day."""
+    """At 05:55 a user chooses six o'clock, in a zone where no other user had: the email comes at six, once that day."""
     await busy(app, "ada")
     await harness.tick()
     tuesday = MONDAY + timedelta(days=1)

@@ -43,7 +43,7 @@ async def dry_run(manual_runs: ManualRuns, request: RunRequest) -> list[DryRunIt
 async def test_manual_run_plans_and_enqueuer_sends(
     manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:
-    """A schedule can be run before its due time; at the due time nobody gets a second email."""
+    """A schedule can be run before its due time; at the due time no user gets a second email."""
     clock.jump(-3 * 3600)
     await due(app, "ada")
     ran = await manual_runs.run(RunRequest(KIND, clock.now()))
@@ -183,7 +183,7 @@ async def test_overview_lists_next_and_last_runs(
 async def test_overview_shows_a_manual_run(
     manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:
-    """Before any run by the clock, also when it found nobody: when, by whom, and the states of its emails."""
+    """Before any run by the clock, also when it found no recipient: when, by whom, and the states of its emails."""
     clock.jump(-3 * 3600)
     await manual_runs.run(RunRequest(KIND, clock.now()), actor="ops on host")
     last = (await manual_runs.overview())[0].last

@@ -26,7 +26,7 @@ async def someone(app: AppTables) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "mend_it", "named"),
+    ("break_it", "repair", "named"),
     [
         ("ALTER TABLE focus_sessions RENAME TO f", "ALTER TABLE f RENAME TO focus_sessions", "focus_sessions"),
         (
@@ -37,7 +37,7 @@ async def someone(app: AppTables) -> None:
     ],
 )
 async def test_kind_with_a_missing_table_is_blocked_alone(
-    app: AppTables, harness: SchedulerHarness, clock: FakeClock, break_it: str, mend_it: str, named: str
+    app: AppTables, harness: SchedulerHarness, clock: FakeClock, break_it: str, repair: str, named: str
 ) -> None:
     """Without sessions, the other kinds are sent, the missing table is logged once, and reports follow later."""
     await someone(app)
@@ -49,7 +49,7 @@ async def test_kind_with_a_missing_table_is_blocked_alone(
     assert {mail.kind for mail in harness.fake_worker.delivered} == {REMINDER, SUMMARY}
     (waits,) = [line for line in lines if line["event"] == "schedule_blocked"]
     assert (waits["kind"], named in waits["reason"]) == ("focus-report", True)
-    await app.connection.execute(mend_it)
+    await app.connection.execute(repair)
     assert await harness.tick() == 1
     assert harness.fake_worker.delivered[-1].kind == "focus-report"
 

@@ -77,7 +77,7 @@ def check(harness: SchedulerHarness, arrival: datetime | None = None) -> None:
         times = sent.get(f"t{hour}", [])
         if arrival is not None and due.astimezone(arrival.tzinfo).date() <= arrival.date():
             continue
-        assert times, f"nobody was reminded of the task due at {due}"
+        assert times, f"there was no reminder of the task due at {due}"
         assert times[0] < due
         assert len(times) == 1, (due, times)
 

@@ -205,7 +205,7 @@ async def test_long_run_that_fails_says_why(
 
 
 async def test_state_of_a_run_that_was_not_asked_for(client: ClientSession) -> None:
-    """404 says where the last run by anybody is."""
+    """404 says where the last run of any operator is."""
     async with client.get(RUN) as response:
         assert (response.status, "/api/v1/schedules" in (await response.json())["detail"]) == (404, True)
     async with client.get("/api/v1/schedules/pigeons/run") as response:

@@ -126,7 +126,7 @@ def test_a_year_of_scheduled_mails_is_sent_exactly_once(simulate: Simulate) -> N
             assert row["reason"].startswith("too late"), case
             assert chance_at + SOON >= due.until, case
     late = Counter(row["state"] for row in rows)["skipped"]
-    print(f"{len(simulation.alive)} moments, {len(rows)} rows, {len(sent)} mails, {late} too late after outages")
+    print(f"{len(simulation.alive)} moments, {len(rows)} rows, {len(sent)} emails, {late} too late after outages")
     print(f"{Clock().monotonic() - began:.0f} s;", dict(simulation.troubles))
     assert set(TROUBLES) <= set(simulation.troubles)
 

@@ -140,7 +140,7 @@ async def write_year(app: AppTables, people: list[Person]) -> None:
 
 
 def expected_now(people: list[Person], now: datetime) -> bool:
-    """Whether anybody's email may be due at this hour."""
+    """Whether an email of any user may be due at this hour."""
     for person in people:
         local = now.astimezone(ZoneInfo(person.now.zone))
         if any(person.now.due_at(kind, local.date()) == now for kind in USUAL):

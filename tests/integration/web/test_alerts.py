@@ -174,7 +174,7 @@ async def test_heartbeat_is_pinged_while_ready_only(
 async def test_receiver_that_hangs_blocks_nothing(
     running: Alerter, receiver: Receiver, health: HealthRegistry, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The alerter goes on looking, starts no second request meanwhile, and stops at once."""
+    """The alerter goes on looking, starts no second request, and stops at once."""
     monkeypatch.setattr(alerts, "TIMEOUT_S", 30.0)
     receiver.hang = True
     await eventually(lambda: receiver.pings == 1, "a ping")

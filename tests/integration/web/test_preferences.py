@@ -170,7 +170,7 @@ async def test_every_choice_is_stored_and_shown(
     """Hour, cadence, language, time zone and pause are stored, and the next page shows them, in the new language."""
     choices = {"hour": "6", "overdue": "weekly", "language": "fr", "time_zone": "america/new york", "pause": "2"}
     page = await change(client, link, **choices)
-    ends = datetime(2026, 3, 16, 4, tzinfo=UTC)  # midnight in New York, where summer time begins meanwhile
+    ends = datetime(2026, 3, 16, 4, tzinfo=UTC)  # midnight in New York, where summer time begins before that
     chosen = Preferences("fr", "America/New_York", 6, "weekly", ends)
     assert (await store.load(TO)).preferences == chosen
     assert '<html lang="fr">' in page
@@ -299,7 +299,7 @@ async def test_odd_preferences_of_the_application_are_tolerated(
         ("manual", "are blocked"),
     ],
 )
-async def test_suppressed_address_is_told_so(
+async def test_suppressed_address_sees_a_message(
     client: ClientSession, pool: asyncpg.Pool, clock: FakeClock, link: str, reason: str, text: str
 ) -> None:
     """The page does not pretend that a suppressed address gets what is ticked, also after Save."""
@@ -363,7 +363,7 @@ async def test_form_with_invalid_bytes_or_too_large(client: ClientSession, store
 
 
 async def test_kinds_that_do_not_exist_are_not_stored(client: ClientSession, store: PreferenceStore, link: str) -> None:
-    """Names that nobody shows as a switch are ignored."""
+    """Names without a switch are ignored."""
     form = Form(await get(client, link))
     await submit(client, link, {**form.fields, "on.otp": "1", "on.<b>": "1", "shown": "otp,*,x,task-reminder"})
     assert (await store.load(TO)).unsubscribed == set()

@@ -12,6 +12,7 @@ from aiohttp import ClientSession, web
 from structlog.testing import capture_logs
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
@@ -20,7 +21,6 @@ from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.delivery.webhooks import WebhookVerifier
 from flowstate_daemon.mail.policy import decide
 from flowstate_daemon.web.bodies import read_body
-from flowstate_daemon.web.limits import LogThrottle
 from flowstate_daemon.web.webhooks import MAX_BODY_BYTES, Webhooks
 from tests.integration.web.conftest import serve
 from tests.support.clock import FakeClock

@@ -45,7 +45,7 @@ async def fail_until_open(harness: DispatcherHarness) -> None:
 async def test_failing_provider_stays_red_until_it_responds(
     harness: DispatcherHarness, fake: FakeResend, answer: Answer
 ) -> None:
-    """With an empty queue too: nobody has to send an email to see that the provider works again."""
+    """With an empty queue too: no email is needed to see that the provider works again."""
     fake.script(answer, times=None)
     await fail_until_open(harness)
     await eventually(lambda: fake.requests[LIST] >= 3, "probes")

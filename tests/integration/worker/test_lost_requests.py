@@ -131,7 +131,7 @@ async def test_another_process_completes_what_the_ledger_has_as_sent(
 async def test_email_of_unknown_outcome_waits_and_is_set_aside(
     harness: DispatcherHarness, fake: FakeResend, valkey_url: str, redis: Redis, pool: asyncpg.Pool
 ) -> None:
-    """Its process may still learn the outcome; later nobody will. Then a person decides, and a retry sends it."""
+    """Its process may still learn the outcome; later none will. Then a person decides, and a retry sends it."""
     await sent_and_lost(harness, valkey_url, 2)
     forget_memory(harness)
     jobs = in_another_order(await harness.claim(2))
@@ -250,7 +250,7 @@ async def test_job_with_a_reused_id_is_sent(harness: DispatcherHarness, fake: Fa
 async def test_email_alone_is_sent_again_as_the_same_request(
     harness: DispatcherHarness, fake: FakeResend, valkey_url: str
 ) -> None:
-    """Built again, it has the same bytes and so the same key: the provider recognizes it, and nobody has to wait."""
+    """Built again, it has the same bytes and so the same key: the provider recognizes it, and there is no delay."""
     _, first = await sent_and_lost(harness, valkey_url, 1)
     forget_memory(harness)
     assert await send(harness, await harness.claim(1)) == first
@@ -281,7 +281,7 @@ async def test_old_copy_of_redis_sends_nothing_again(
 async def test_bulk_waits_for_postgres_and_codes_do_not(
     connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool
 ) -> None:
-    """While Postgres is away a batch of bulk emails is released, and a code is sent; both are sent once."""
+    """While Postgres is unreachable a batch of bulk emails is released, and a code is sent; both are sent once."""
     async with open_pool(clean_dsn("postgresql://nobody@127.0.0.1:1/nothing")) as unreachable:
         records = RequestRecords(unreachable, keys.base)
         async with DispatcherHarness(connection, keys, fake, records=records) as harness:

@@ -113,7 +113,7 @@ async def test_queue_without_a_ledger_is_as_before(
 async def test_shadow_mode_without_a_worker_warns(
     valkey_url: str, keys: Keys, redis: Redis, fake: FakeResend, database_url: str
 ) -> None:
-    """Nobody sends. Shadow mode also leaves no trace in Redis, not even that there is a ledger."""
+    """Nothing is sent. Shadow mode also leaves no trace in Redis, not even that there is a ledger."""
     environment = {**settings(valkey_url, keys, fake), "FLOWSTATE_MODE": "shadow", "DATABASE_URL": database_url}
     daemon = CrashingDaemon(environment)
     health = daemon.daemon.components.health

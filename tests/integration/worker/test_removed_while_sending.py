@@ -1,4 +1,4 @@
-"""A job that is removed by hand while its request is at the provider: the email was sent, and this is recorded."""
+"""A job that an operator removes while its request is at the provider: the email was sent, and this is recorded."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_removed_job_whose_email_was_sent_is_recorded(
 async def test_removed_job_whose_email_was_not_sent_is_not_recorded(
     valkey_url: str, keys: Keys, redis: Redis, connection: Connection, fake: FakeResend
 ) -> None:
-    """The provider fails: nobody claims that the email was sent."""
+    """The provider fails: nothing records that the email was sent."""
     fake.script(error(503, "application_error"), times=None)
     fake.hold()
     [job_id] = await enqueue(connection, keys, "ada@mail.dev")

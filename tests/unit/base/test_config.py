@@ -16,7 +16,6 @@ from redis.asyncio.connection import parse_url
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
 from flowstate_daemon.config.sources import RENAMED_SETTINGS, env_name
-from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.daemon.builders import build_brand
 
 ROOT = Path(__file__).parents[3]
@@ -327,7 +326,7 @@ def test_environment_sample_is_valid() -> None:
 
 
 def test_samples_pass_validation_unedited() -> None:
-    """As `make install` puts them; the key, which nobody else can know, is the only thing that `run` misses."""
+    """As `make install` puts them; the key, which only the owner knows, is the only thing that `run` misses."""
     lines = [line for line in ENVIRONMENT.read_text().splitlines() if line and not line.startswith("#")]
     environ = dict(line.split("=", 1) for line in lines)
     load(environ, SAMPLE, sending=True, with_credentials=False)
@@ -369,7 +368,7 @@ REAL = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
     ],
 )
 def test_load_when_webhook_secret_is_published_or_unusable(secret: str, tmp_path: Path) -> None:
-    """A secret that strangers know lets them suppress addresses: it is refused from each source, and not repeated."""
+    """A published secret lets others suppress addresses: it is refused from each source, and not repeated."""
     file = written(tmp_path, f'[resend]\nwebhook_secret = "{secret}"\n')
     (tmp_path / "secret").write_text(secret)
     for found in (
@@ -388,11 +387,45 @@ def test_load_when_webhook_secret_is_usable(secret: str) -> None:
     assert load({"FLOWSTATE_RESEND_WEBHOOK_SECRET": secret}).resend.webhook_secret is not None
 
 
-def test_load_when_webhook_secret_file_is_empty(tmp_path: Path) -> None:
-    """A compose file needs the file to exist; empty, there is no webhook secret."""
+MAY_BE_EMPTY = ("FLOWSTATE_RESEND_WEBHOOK_SECRET", "FLOWSTATE_HTTP_READ_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS")
+
+
+@pytest.mark.parametrize("name", MAY_BE_EMPTY)
+def test_load_when_an_optional_secret_file_is_empty(tmp_path: Path, name: str) -> None:
+    """A compose file needs the file to exist; empty, there is no such secret."""
     (tmp_path / "secret").write_text("\n")
-    found = load({"FLOWSTATE_RESEND_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")}).resend.webhook_secret
-    assert split_secrets(found) == []
+    section, key = ENV_NAMES[name]
+    assert getattr(getattr(load({f"{name}_FILE": str(tmp_path / "secret")}), section), key) is None
+
+
+@pytest.mark.parametrize("name", MAY_BE_EMPTY[1:])
+@pytest.mark.parametrize("source", ["credential", "file"])
+def test_read_token_and_trace_headers_are_read_from_files(tmp_path: Path, name: str, source: str) -> None:
+    """As a systemd credential or with `_FILE`, and never shown."""
+    value = "3c9e1b7a5d2f4860a1b2c3d4e5f60718"
+    (tmp_path / name.lower()).write_text(f"{value}\n")
+    file = str(tmp_path / name.lower())
+    config = load({"CREDENTIALS_DIRECTORY": str(tmp_path)} if source == "credential" else {f"{name}_FILE": file})
+    section, key = ENV_NAMES[name]
+    assert getattr(getattr(config, section), key).get_secret_value() == value
+    assert value not in repr(config) + repr(config.describe())
+
+
+@pytest.mark.parametrize(
+    ("environ", "enabled", "source"),
+    [
+        ({}, False, "default"),
+        ({"FLOWSTATE_TRACING_ENABLED": "yes"}, True, "FLOWSTATE_TRACING_ENABLED"),
+        ({"FLOWSTATE_TRACING_ENABLED": "yes", "OTEL_SDK_DISABLED": "true"}, False, "OTEL_SDK_DISABLED"),
+        ({"FLOWSTATE_TRACING_ENABLED": "yes", "OTEL_TRACES_EXPORTER": "none"}, False, "OTEL_TRACES_EXPORTER"),
+        ({"FLOWSTATE_TRACING_ENABLED": "no", "OTEL_TRACES_EXPORTER": "zipkin"}, False, "FLOWSTATE_TRACING_ENABLED"),
+    ],
+)
+def test_load_when_opentelemetry_is_switched_off(environ: dict[str, str], enabled: bool, source: str) -> None:
+    """The variables that switch every OpenTelemetry program off win, and `config show` names them."""
+    config = load(environ)
+    assert config.tracing.enabled is enabled
+    assert {row[0]: row[2] for row in config.describe()}["tracing.enabled"] == source
 
 
 @pytest.mark.parametrize("key", ["re_123456789", "re_xxxxxxxxx", "re_XXXXXXXX", "re_your_api_key", "re_"])

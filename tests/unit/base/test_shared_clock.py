@@ -22,7 +22,7 @@ def shared(clock: FakeClock) -> SharedClock:
 
 
 def test_before_redis_is_reached_it_is_the_clock_of_the_machine(clock: FakeClock, shared: SharedClock) -> None:
-    """And so it stays where Redis does not tell its time."""
+    """And so it stays where Redis does not report its time."""
     assert shared.now_ms() == clock.now_ms()
     shared.observe(None, None)
     clock.advance(5)

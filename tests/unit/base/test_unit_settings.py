@@ -56,7 +56,8 @@ def host(tmp_path: Path) -> Path:
 
 
 def read(host: Path) -> UnitSettings:
-    return read_unit_settings(ENV_NAMES, host / "environment", (host / "credstore", host / "credstore.encrypted"))
+    stores = (host / "credstore", host / "credstore.encrypted")
+    return read_unit_settings(ENV_NAMES, host / "environment", stores, (host / "etc", host / "lib"))
 
 
 @pytest.mark.parametrize("unit", ["flowstate-daemon.service", "flowstate-daemon@.service"])
@@ -156,8 +157,94 @@ def test_what_the_shell_sets_itself_wins_under_any_name(environ: dict[str, str],
 
 def test_the_password_of_the_service_is_not_sent_to_another_server() -> None:
     """Neither from the environment file nor from a credential."""
-    unit = UnitSettings({"REDIS_PASSWORD": "geheim", "APP_NAME": "F"}, {"REDIS_PASSWORD": Path("/store/p")})
+    unit = UnitSettings({"REDIS_PASSWORD": "geheim", "APP_NAME": "F"}, credentials={"REDIS_PASSWORD": Path("/store/p")})
     left = unit.without({"REDIS_HOST": "elsewhere"}, ENV_NAMES)
     assert (left.variables, left.credentials) == ({"APP_NAME": "F"}, {})
     assert unit.without({"REDIS_PASSWORD": "mine"}, ENV_NAMES).credentials == {}
     assert unit.without({}, ENV_NAMES) == unit
+
+
+def drop_in(host: Path, place: str, text: str) -> None:
+    file = host / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_variables_of_unit_file_and_drop_ins_are_read(host: Path) -> None:
+    """`systemctl edit` writes them; the environment file overrides them, and each variable names its file."""
+    drop_in(
+        host, "lib/flowstate-daemon.service", "[Unit]\nEnvironment=APP_NAME=Wrong\n[Service]\nEnvironment=A=1 B=1\n"
+    )
+    text = '[Service]\nEnvironment="APP_NAME=Flow State" REDIS_URL=redis://drop-in B=2\n'
+    drop_in(host, "etc/flowstate-daemon.service.d/override.conf", text)
+    found = read(host)
+    assert found.variables == {"A": "1", "B": "2", "APP_NAME": "Flow State", "REDIS_URL": "redis://10.0.0.5:6379"}
+    assert found.origins["APP_NAME"] == host / "etc/flowstate-daemon.service.d/override.conf"
+    assert found.origins["REDIS_URL"] == host / "environment"
+
+
+def test_drop_ins_apply_in_the_order_of_systemd(host: Path) -> None:
+    """By file name; one in /etc replaces the one of the same name, and an empty assignment resets."""
+    drop_in(host, "lib/flowstate-daemon.service.d/10-a.conf", "[Service]\nEnvironment=A=lib\n")
+    drop_in(host, "etc/flowstate-daemon.service.d/10-a.conf", "[Service]\nEnvironment=A=etc\n")
+    drop_in(host, "etc/flowstate-.service.d/20-b.conf", "[Service]\nEnvironment=B=prefix C=prefix\n")
+    drop_in(host, "etc/service.d/05-all.conf", "[Service]\nEnvironment=A=all D=all\n")
+    drop_in(host, "lib/flowstate-daemon.service.d/30-c.conf", "[Service]\nEnvironment=C=last\n")
+    (host / "environment").write_text("")
+    assert read(host).variables == {"D": "all", "A": "etc", "B": "prefix", "C": "last"}
+    drop_in(host, "etc/flowstate-daemon.service.d/40-d.conf", "[Service]\nEnvironment=\nEnvironment=E=1\n")
+    assert read(host).variables == {"E": "1"}
+
+
+def test_drop_ins_name_environment_files_and_credentials(host: Path) -> None:
+    """A further file overrides the first one; a missing one is no error; a credential may be at any place."""
+    (host / "more").write_text("REDIS_URL=redis://more\n")
+    text = (
+        f"[Service]\nEnvironmentFile=-{host}/more\nEnvironmentFile=-{host}/missing\n"
+        f"LoadCredential=database_url:{host}/secret\nLoadCredentialEncrypted=resend_api_key:{host}/hidden\n"
+        "LoadCredential=other:/root/file\nLoadCredential=redis_url:relative\n"
+    )
+    drop_in(host, "etc/flowstate-daemon.service.d/override.conf", text)
+    found = read(host)
+    assert found.variables == {"REDIS_URL": "redis://more"}
+    assert found.credentials["DATABASE_URL"] == host / "secret"
+    assert found.encrypted["RESEND_API_KEY"] == host / "hidden"
+    assert found.unreadable == ()
+
+
+def test_drop_in_that_cannot_be_read_is_named(host: Path) -> None:
+    """A command must not use another Redis than the daemon because of it."""
+    file = host / "etc/flowstate-daemon.service.d/override.conf"
+    drop_in(host, "etc/flowstate-daemon.service.d/override.conf", "[Service]\nEnvironment=REDIS_URL=redis://x\n")
+    file.chmod(0)
+    (host / "environment").chmod(0o644)
+    with ordinary_user():
+        found = read(host)
+    assert file in found.unreadable
+
+
+@pytest.mark.parametrize(
+    ("value", "variables"),
+    [
+        ("A=b", {"A": "b"}),
+        ("A=b C=d", {"A": "b", "C": "d"}),
+        ('"A=b c" C=d', {"A": "b c", "C": "d"}),
+        ("'A=b c'", {"A": "b c"}),
+        ('A="b c"', {"A": "b c"}),
+        ('"A=say \\"hi\\""', {"A": 'say "hi"'}),
+        ("A=b\\sc", {"A": "b c"}),
+        ("A=100%% B=%N", {"A": "100%", "B": "flowstate-daemon"}),
+        ("A=redis://:p%%40ss@h:6379/0", {"A": "redis://:p%40ss@h:6379/0"}),
+        ("A= B=c", {"A": "", "B": "c"}),
+        ("A", {}),
+        ("A=b \\\n  C=d", {"A": "b", "C": "d"}),
+        ("A=b \\\n# comment\n  C=d", {"A": "b", "C": "d"}),
+        ("A=b\n# Environment=A=c\n;Environment=A=d", {"A": "b"}),
+        ('"A=unfinished', {"A": "unfinished"}),
+    ],
+)
+def test_values_of_a_drop_in_are_read_as_systemd_reads_them(host: Path, value: str, variables: dict[str, str]) -> None:
+    """Quotes around a part or the whole, escapes, specifiers, continued lines, comments."""
+    (host / "environment").write_text("")
+    drop_in(host, "etc/flowstate-daemon.service.d/override.conf", f"[Service]\nEnvironment={value}\n")
+    assert read(host).variables == variables

@@ -65,7 +65,7 @@ def rows(**changes: object) -> list[dict[str, object]]:
 
 
 def test_complete_access_is_one_line() -> None:
-    """The line tells the operator that the tables were checked."""
+    """The line says that the tables were checked."""
     (result,) = evaluate_app_tables("public", evaluate_access("public", rows()))
     assert (result.level, result.message) == (
         Level.OK,

@@ -83,7 +83,7 @@ def test_table_keeps_every_character(rows: list[tuple[str, str, str]], width: in
 
 
 def test_fields_on_a_tiny_terminal_are_below_their_names() -> None:
-    """A long name leaves no room beside it."""
+    """Beside a long name there is no space."""
     assert layout_fields([("requests per second", "the provider has reported no limit")], 22) == [
         "requests per second",
         "  the provider has",

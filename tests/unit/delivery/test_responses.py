@@ -294,7 +294,7 @@ def test_quota_reset_time_depends_on_the_quota(name: str, back: datetime) -> Non
 
 
 def test_reused_key_error_says_that_the_provider_accepted_it() -> None:
-    """The reason says so, so that nobody sends the email again manually."""
+    """The reason says so, so that the email is not sent again manually."""
     reason = error_of(classify(refusal(409, "invalid_idempotent_request"), NOW)).reason
     assert "another body" in reason
     assert "accepted it" in reason

@@ -102,7 +102,7 @@ def test_suppression_removed_is_an_event() -> None:
     ],
 )
 def test_domain_of_the_sender(sender: Any, domain: str) -> None:
-    """It tells which of several senders on one account an event is about."""
+    """It shows which of several senders on one account an event is about."""
     event = verify(report("email.complained", **{"from": sender}))
     assert event is not None
     assert event.sender_domain == domain

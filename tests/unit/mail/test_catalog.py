@@ -92,7 +92,7 @@ def test_changed_layout_applies_to_all_kinds(tmp_path: Path) -> None:
 
 
 def test_every_mistake_is_reported_with_its_file_and_line(tmp_path: Path) -> None:
-    """Of several files at once: nobody corrects a folder one restart at a time."""
+    """Of several files at once: a folder is not corrected one restart at a time."""
     write_kind(tmp_path, "badge", {
         **BADGE,
         "kind.toml": 'priority = 1\nlifetime = "soon"\n[fields]\nbadgeName = "tilte"\n',

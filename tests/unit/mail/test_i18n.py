@@ -145,7 +145,7 @@ def test_phrase_when_it_contains_a_number() -> None:
 
 
 def test_first_of_the_month_is_an_ordinal_in_french() -> None:
-    """Nobody says « le un mars »; the other days are cardinal numbers."""
+    """« le un mars » is wrong; the other days are cardinal numbers."""
     french, english = Formats("fr"), Formats("en")
     assert french.long_date(date(2026, 3, 1)) == "1er mars 2026"
     assert french.day(date(2026, 3, 1)) == "Dimanche 1er mars 2026"

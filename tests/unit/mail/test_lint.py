@@ -53,7 +53,7 @@ def expected_links(sample: Sample) -> set[str]:
 
 
 def typed_in(value: Any) -> str:
-    """All texts of a context: what stands in them may stand in the mail."""
+    """All texts of a context: what they contain may be in the email."""
     if isinstance(value, list | Mapping):
         return "\n".join(typed_in(inner) for inner in (value.values() if isinstance(value, Mapping) else value))
     return value if isinstance(value, str) else ""

@@ -286,7 +286,7 @@ def test_logo_has_its_size(renderer: Renderer) -> None:
 
 
 def test_footer_has_help_and_address() -> None:
-    """Both are in both parts, and nothing stands in for a setting that is not set."""
+    """Both are in both parts, and nothing replaces a setting that is not set."""
     brand = replace(BRAND, support_url="https://flowstate.example/help", postal_address="1 rue du Calme, Paris & Co")
     mail = Renderer(brand).render(sample("welcome"))
     assert "Help: https://flowstate.example/help\n1 rue du Calme, Paris & Co\n" in mail.text

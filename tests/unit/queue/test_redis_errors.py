@@ -1,4 +1,4 @@
-"""Errors of Redis in the words of its versions: which are outages, and what they say."""
+"""Errors of Redis as its versions write them: which are outages, and what they say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ UNKNOWN_TEXTS = (
 @pytest.mark.parametrize("around", IN_SCRIPTS)
 @pytest.mark.parametrize("text", PERMISSION_TEXTS)
 def test_missing_permission_is_an_outage_with_its_remedy(around: str, text: str) -> None:
-    """In the words of every version, alone and inside the message of a script."""
+    """As every version writes them, alone and inside the message of a script."""
     error = refused.ResponseError(around.format(text))
     outage = to_unavailable(error)
     assert outage is not None

@@ -43,7 +43,7 @@ def job(name: str, context: dict[str, Any], created_ms: int, *, to: str = "ada@e
 
 def dry_run(clock: FakeClock, status: RecipientStatus | None = None, *, lookup: bool = False) -> DryRun:
     return DryRun(
-        RENDERER, RecipientLoader(FixedRecipients(status), FixedRecipients(status)) if lookup else None, clock
+        RENDERER, RecipientLoader(FixedRecipients(status), FixedRecipients(status), clock) if lookup else None, clock
     )
 
 

@@ -29,7 +29,7 @@ def test_an_accepted_mail_starts_the_count_again(history: RefusalHistory) -> Non
 
 
 def test_mail_refused_although_others_were_accepted_is_the_cause(history: RefusalHistory) -> None:
-    """It fails after three refusals, and does not close the gate again meanwhile."""
+    """It fails after three refusals, and does not close the gate again until then."""
     assert history.record_refused([ADA], 1) is Cause.ALL_MAILS
     history.record_accepted()
     found = [(history.record_refused([ADA], 1), history.should_fail(ADA)) for _ in range(2)]

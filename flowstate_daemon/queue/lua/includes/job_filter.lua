@@ -34,7 +34,7 @@ local function is_like(text, pattern)
   return true
 end
 
--- Parsing the data costs more than all else, so it is searched as text first. Escaped letters need parsing.
+-- Parsing the data costs more than all else, so it is searched as text first. Escaped characters need parsing.
 local function has_recipient(data, part)
   if not contains(data, part) and not string.find(data, "\\u", 1, true) then
     return false

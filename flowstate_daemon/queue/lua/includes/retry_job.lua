@@ -1,4 +1,4 @@
--- Whether the email of a failed job may have been sent although nobody can prove it: the job was parked for that
+-- Whether the email of a failed job may have been sent without proof: the job was parked for that
 -- reason, or its stored request, whose outcome was never known, has expired since. A retry would send it again.
 local function may_have_been_sent(base, hash)
   local found = redis.pcall("HMGET", hash, "maybeSent", "failedReason", "storedRequest")
