@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -48,6 +49,10 @@ class Screen:
         self._rounds = rounds
 
     async def show(self, plan: Plan, number: int, folder: Path) -> RoundResult:
+        current = asyncio.current_task()
+        assert current is not None
+        # Without this, a stop of the command would leave its daemons behind.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
         text = f"round {number} of {self._rounds}, seed {plan.seed}: Redis {plan.redis}, {plan.daemons} daemon(s)"
         text += f"{', Bull worker' if plan.bull else ''}, {len(plan.faults)} faults"
         if not self._console.is_terminal:

@@ -158,7 +158,7 @@ def _scheduled(history: History, known: Exceptions) -> Iterator[Violation]:
         elif sent[to, kind] != 1 and row.job_id not in taken and to not in excused:
             text = f"the {kind} of {to} was sent {sent[to, kind]} times; its row: {row.state}, {row.reason}"
             yield Violation("scheduled", text, to)
-        elif row.state in ("planned", "queued"):
+        elif row.state in ("planned", "queued") and row.job_id not in taken:
             yield Violation("scheduled", f"the {kind} of {to} is still {row.state}", to)
     expected = set(history.expected)
     for to, kind in state:

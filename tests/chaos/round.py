@@ -181,8 +181,10 @@ async def _is_settled(world: World) -> bool:
         rows = await server.fetch(SCHEDULED, world.keys.base)
     finally:
         await server.close()
-    # One that Redis has lost with its request ends after ten minutes; that is not waited for.
-    waiting = [row for row in rows if row["state"] in ("planned", "queued") and not row["recorded"]]
+    # One that Redis has lost with its request, or Bull has completed after a claim, ends after ten minutes.
+    known = world.bull.taken if world.bull is not None else {}
+    open_rows = [row for row in rows if row["state"] in ("planned", "queued")]
+    waiting = [row for row in open_rows if not row["recorded"] and row["job_id"] not in known]
     return len(rows) == len(world.scheduled.expected) and not waiting
 
 

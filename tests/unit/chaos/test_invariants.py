@@ -221,3 +221,10 @@ def test_scheduled_email_that_waits_without_a_request_is_a_violation() -> None:
     waiting = ScheduledRow(USER, "task-reminder", "queued", "scheduled.1")
     history = replace(drop("accepted", USER)(drop("ledger", USER)(good())), scheduled=[waiting])
     assert "scheduled" in {found.invariant for found in check(history, plan_with("redis-failover"))}
+
+
+def test_scheduled_email_that_bull_completed_is_no_violation() -> None:
+    """A daemon had claimed it and lost its lock: the row ends as failed ten minutes later."""
+    waiting = ScheduledRow(USER, "task-reminder", "queued", "scheduled.1")
+    history = replace(drop("accepted", USER)(drop("ledger", USER)(good())), scheduled=[waiting])
+    assert check(replace(history, taken_by_bull={"scheduled.1": USER}), replace(QUIET, bull=True)) == []
