@@ -70,7 +70,7 @@ async def test_import_is_in_the_audit(run: RunCommand, tmp_path: Path) -> None: 
     file.write_text("address\nada@example.org\n")
     await run("migrate")
     await run("suppression", "import", str(file))
-    (action,) = (await run("suppression", "audit", "--json")).document
+    (action,) = (await run("suppression", "audit", "--reveal", "--json")).document
     assert (action["action"], action["target"], action["count"]) == ("suppression add (manual)", "ada@example.org", 1)
 
 
