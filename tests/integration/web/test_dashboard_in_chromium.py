@@ -261,7 +261,7 @@ async def test_pages_while_redis_and_postgres_are_away(
         operator: Operator = build_operator(connection, keys, clock, build_recipients(unreachable_pool, clock))
         async with serve_dashboard(operator, clock) as site, open_page(browser, site.url, width=360) as (page, _):
             await log_in(page, OPERATE)
-            await expect(page.locator(".health h2")).to_contain_text("Unknown: Redis does not answer")
+            await expect(page.locator(".health h2")).to_contain_text("Unknown: Redis does not respond")
             for path in ("emails", "emails?state=failed", f"recipients?address=ada@{DOMAIN}", "failures", "provider"):
                 await visit(page, path)
                 await expect(page.locator(".notice.bad").first).to_contain_text("This cannot be shown")

@@ -59,7 +59,7 @@ async def pages_until(site: Site, path: str, text: str) -> int:
         if text in html:
             return number
         assert "have not been examined" in html or "has examined everything since" in html
-        match = re.search(r'<a class="next" href="/dashboard/([^"]+)">Go on searching</a>', html)
+        match = re.search(r'<a class="next" href="/dashboard/([^"]+)">Continue searching</a>', html)
         assert match, html
         path = unescape(match[1])
     raise AssertionError(f"{text} is on no page")
@@ -75,7 +75,7 @@ async def test_queue_is_searched_to_the_end(
         assert await pages_until(site, f"emails?state={state}&recipient=eva", f"/jobs/{job}") > 0
         _, html = await site.get(f"emails?state={state}&recipient=nobody&position={COUNT - 5}")
         assert "Nothing matches." in html
-        assert "Go on searching" not in html
+        assert "Continue searching" not in html
 
 
 @pytest.mark.parametrize(
