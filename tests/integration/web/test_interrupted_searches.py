@@ -58,7 +58,7 @@ async def pages_until(site: Site, path: str, text: str) -> int:
         assert status == 200
         if text in html:
             return number
-        assert "have not been examined" in html or "has examined everything since" in html
+        assert "older jobs not examined" in html or "has examined everything since" in html
         match = re.search(r'<a class="next" href="/dashboard/([^"]+)">Continue searching</a>', html)
         assert match, html
         path = unescape(match[1])
@@ -113,11 +113,11 @@ async def test_preview_can_be_counted_for_longer(
     async with serve_dashboard(build_operator(connection, keys, clock), clock) as site:
         await site.log_in()
         _, html = await site.get("emails/preview?action=retry&state=failed&reason=reason")
-        assert "About 40 failed jobs match" in html
+        assert "Matching jobs (failed): about 40, estimated" in html
         match = re.search(r'href="/dashboard/(emails/preview[^"]+)">Count for longer', html)
         assert match
         _, html = await site.get(unescape(match[1]))
-        assert "40 failed jobs match." in html
+        assert "Matching jobs (failed): 40." in html
         assert "Count for longer" not in html
 
 
@@ -161,7 +161,7 @@ async def test_failures_are_grouped_in_parts(
         path, counted = "failures", 0
         for _ in range(COUNT):
             _, html = await site.get(path)
-            counted += sum(int(count) for count in re.findall(r"<p><strong>(\d+)</strong>", html))
+            counted += sum(int(count) for count in re.findall(r'<p class="count">(\d+)</p>', html))
             match = re.search(r'href="/dashboard/(failures\?position=\d+)">Group older ones', html)
             if match is None:
                 break
