@@ -16,7 +16,7 @@ def config() -> None:
 
 @config.command()
 @click.argument("section", type=click.Choice(list(SECTIONS)), required=False, metavar="[SECTION]")
-@click.option("--changed", is_flag=True, help="Only the settings that a source has changed.")
+@click.option("--changed", is_flag=True, help="Only the settings that do not have their default.")
 @json_option
 @click.pass_obj
 def show(config_file: str | None, section: str | None, *, changed: bool, as_json: bool) -> None:

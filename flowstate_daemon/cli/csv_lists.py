@@ -131,7 +131,7 @@ def import_unsubscribes(config_file: str | None, file: str, *, dry_run: bool, as
 
     It is read from FILE, or from standard input.
 
-    Its columns are address, and optionally kind and since. Without a kind, or with `all`, it is all kinds. An entry
+    Its columns are address, and optionally kind and since. Without a kind, or with `all`, it means all kinds. An entry
     that is in the list already stays as it is. If any row is invalid, none is added.
     """
     kinds = unsubscribable_kinds(config_file)

@@ -83,7 +83,7 @@ def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
     """Create or update the daemon's own tables in Postgres.
 
     Safe to run concurrently. Requires CREATE on the database, or the schema flowstate_daemon owned by the role in
-    DATABASE_URL. It does not touch the application's tables. `run` does the same by itself.
+    DATABASE_URL. It does not touch the application's tables. `run` does the same at startup.
     """
 
     async def work(pool: asyncpg.Pool, _config: Config) -> list[Migration]:

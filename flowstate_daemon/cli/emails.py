@@ -1,4 +1,4 @@
-"""The command `emails list`: what became of emails. From the ledger, or without Postgres from the journal in Redis."""
+"""The command `emails list`: outcomes of emails. From the ledger, or without Postgres from the journal in Redis."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Listed:
 
 @click.group()
 def emails() -> None:
-    """List what became of emails."""
+    """List the outcomes of emails."""
 
 
 @emails.command("list")
@@ -72,7 +72,7 @@ def list_emails(  # noqa: PLR0913 - one parameter for each option
     reveal: bool,
     as_json: bool,
 ) -> None:
-    """List what became of emails, newest first; each attempt has a row.
+    """List the outcomes of emails, newest first; each attempt has a row.
 
     With DATABASE_URL it reads the ledger; without it the newest outcomes, which Redis keeps.
     """

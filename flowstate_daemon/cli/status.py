@@ -67,7 +67,7 @@ def status(config_file: str | None, *, watch: bool, interval_s: float, as_json: 
     """Show the whole state on one screen, problems first.
 
     The health of the daemon on this machine, the queue, the provider, the next schedules and known risks. If
-    something cannot be read, the reason stands in its place. With --watch and --json, one document per line.
+    something cannot be read, the reason is shown instead. With --watch and --json, one document per line.
 
     Exit codes: 0 nothing is wrong, 1 something is, 78 invalid configuration.
     """

@@ -117,7 +117,7 @@ class RequestRecorder:
     ) -> Mapping[JobRef, RequestRecord] | None:
         """Record a new request, as `_record`. None if it was deleted again.
 
-        While Postgres is away, a request of codes only is sent all the same; the bulk emails beside codes wait.
+        While Postgres is unreachable, a request of codes only is sent; bulk emails beside codes wait.
         """
         mails = batch.pending
         bulk = [mail for mail in mails if not mail.urgent]

@@ -86,7 +86,7 @@ def report(measured: dict[str, Any]) -> str:
         ("", *(f"{one.load.people:,} people" for one in plans)),
         [
             ("emails a day", *(number(one.load.mails_a_day) for one in plans)),
-            ("emails a second in the largest morning", *(number(one.load.needed_rate) for one in plans)),
+            ("emails a second in the busiest hour", *(number(one.load.needed_rate) for one in plans)),
             ("requests a second that the provider must allow", *(number(one.requests_per_s) for one in plans)),
             ("daemons", *(f"{one.daemons:,}" for one in plans)),
             ("share of a core of Redis", *(f"{100 * one.redis_share:,.1f} %" for one in plans)),
@@ -94,12 +94,12 @@ def report(measured: dict[str, Any]) -> str:
             ("memory of Redis if all of them wait there, MB", *(number(one.redis_mb) for one in plans)),
             ("rows of the ledger after a year", *(number(one.ledger_rows) for one in plans)),
             ("disk of Postgres after a year, GB", *(number(one.ledger_gb) for one in plans)),
-            ("pruning a day", *(f"{number(one.prune_s)} s" for one in plans)),
+            ("time to prune a day", *(f"{number(one.prune_s)} s" for one in plans)),
             (
                 "simulated: the largest zone has its emails after",
                 *(f"{number(one.day.morning_s / 60)} min" for one in plans),
             ),
-            ("simulated: most emails that wait", *(number(one.day.most_waiting) for one in plans)),
+            ("simulated: largest backlog", *(number(one.day.most_waiting) for one in plans)),
         ],
     )
     lines += [f"Keeping the ledger, measured with two million rows of which {ledger['rows']:,} are pruned:", ""]

@@ -52,8 +52,8 @@ SECTIONS = (
     Section(
         "scripts",
         "The scripts alone",
-        "One pipelined client sends the same claim and complete calls, prepared in advance, for the same jobs: what "
-        "Redis can do at most with these scripts.",
+        "One pipelined client sends the same claim and complete calls, prepared in advance, for the same jobs: "
+        "the most that Redis can do with these scripts.",
         (Figure("rate", "jobs/s", more_is_better=True),),
     ),
     Section(
@@ -70,7 +70,7 @@ SECTIONS = (
     Section(
         "mails-single",
         "Real emails, one request each, without a rate limit",
-        "The usual way with a queue library. This daemon always sends batches, see above.",
+        "What is usual with a queue library. This daemon always sends batches: see above.",
         (
             Figure("rate", "emails/s", more_is_better=True),
             Figure("cpu_us", "CPU of the worker, µs an email"),
@@ -80,7 +80,7 @@ SECTIONS = (
     Section(
         "mails-limited",
         "Real emails under a limit of 10 requests a second",
-        "As Resend limits an account. Peers send one request an email, the usual way.",
+        "The limit that Resend sets for an account. Peers send one request for each email, as usual.",
         (
             Figure("rate", "emails/s", more_is_better=True, chart="emails per second, 10 requests/s", logarithmic=True),
             Figure("twice", "sent twice"),
@@ -112,10 +112,9 @@ SECTIONS = (
     ),
     Section(
         "idle",
-        "Start, and the cost of doing nothing",
-        "From the start of the process until it claims a job that waits already (for peers: until its handler starts). "
-        "This daemon is the real one, with HTTP server, health checks and metrics; the peers are a worker and nothing "
-        "else.",
+        "Start, and the cost of an idle worker",
+        "From the start of the process until it claims a waiting job (for peers: until its handler starts). "
+        "This daemon is the real one, with HTTP server, health checks and metrics; the peers are only a worker.",
         (
             Figure("start_s", "start to first job, s"),
             Figure("commands_per_min", "commands a minute", chart="Redis commands a minute, idle", logarithmic=True),

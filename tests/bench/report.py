@@ -16,7 +16,7 @@ INTRODUCTION = """\
 This page is written by `make bench` from its results, `{results}`; do not edit it.
 It compares flowstate-daemon with other queue libraries on one machine, in turn, on one Valkey.
 
-Absolute figures from another machine say little; read the ratios. Where there are several rounds, a cell has the median
+Absolute figures depend on the machine; compare the ratios. Where there are several rounds, a cell has the median
 and, in brackets, minimum and maximum. Every second round runs the peers in the reverse order. The figures of a peer are
 those of one worker process, which is also what the daemon is.
 """
@@ -33,8 +33,8 @@ make bench-quick    # a few peers and small sizes, under three minutes: artefact
 make bench-report   # writes this page again
 ```
 
-`make bench ARGS='--peers bull,arq'` limits the peers, `ARGS='--minutes 30'` the time, and `ARGS=--fresh` forgets an
-unfinished run.
+`make bench ARGS='--peers bull,arq'` limits the peers, `ARGS='--minutes 30'` the time, and `ARGS=--fresh` discards
+an unfinished run.
 """
 
 
@@ -125,7 +125,7 @@ def _worse(results: Results) -> Iterator[str]:
             for figure in section.figures:
                 lines += _worse_in(results, section, step, figure)
     yield "## Where a peer is better\n"
-    yield "\n".join(lines) if lines else "In no figure of this run."
+    yield "\n".join(lines) if lines else "Not in this run."
 
 
 def _worse_in(results: Results, section: Section, step: str, figure: Figure) -> Iterator[str]:

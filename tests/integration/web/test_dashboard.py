@@ -362,7 +362,7 @@ async def test_retrying_a_group_of_failures(site: Site, jobs: QueueFixture) -> N
     links = re.findall(r'href="/dashboard/(emails/preview\?[^"]+action=retry)"', html.replace("&amp;", "&"))
     assert len(links) == 2
     _, preview = await site.get(links[0])
-    assert "2 jobs match (failed)" in preview
+    assert "Matching jobs (failed): 2" in preview
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', preview))
     fields = {name: value.replace("&#34;", '"').replace("&#39;", "'") for name, value in fields.items()}
     del fields["csrf"]
@@ -423,7 +423,11 @@ async def test_undo_of_all_kinds_undoes_every_unsubscribe(site: Site) -> None:
 @pytest.mark.parametrize(
     ("locale", "empty", "shown"),
     [
-        ("en", "Nothing is chosen on the preference page.", ("Morning emails", "06:00", "weekly", "Break until")),
+        (
+            "en",
+            "The person has chosen nothing on the preference page.",
+            ("Morning emails", "06:00", "weekly", "Break until"),
+        ),
         ("fr", "Aucun choix sur la page de préférences.", ("E-mails du matin", "06:00", "chaque semaine", "Pause")),
     ],
 )

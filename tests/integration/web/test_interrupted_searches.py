@@ -58,8 +58,8 @@ async def pages_until(site: Site, path: str, text: str) -> int:
         assert status == 200
         if text in html:
             return number
-        assert "have not been examined" in html or "has examined everything since" in html
-        match = re.search(r'<a class="next" href="/dashboard/([^"]+)">Go on searching</a>', html)
+        assert "older jobs not examined" in html or "has examined everything since" in html
+        match = re.search(r'<a class="next" href="/dashboard/([^"]+)">Continue searching</a>', html)
         assert match, html
         path = unescape(match[1])
     raise AssertionError(f"{text} is on no page")
@@ -75,7 +75,7 @@ async def test_queue_is_searched_to_the_end(
         assert await pages_until(site, f"emails?state={state}&recipient=eva", f"/jobs/{job}") > 0
         _, html = await site.get(f"emails?state={state}&recipient=nobody&position={COUNT - 5}")
         assert "Nothing matches." in html
-        assert "Go on searching" not in html
+        assert "Continue searching" not in html
 
 
 @pytest.mark.parametrize(
@@ -113,11 +113,11 @@ async def test_preview_can_be_counted_for_longer(
     async with serve_dashboard(build_operator(connection, keys, clock), clock) as site:
         await site.log_in()
         _, html = await site.get("emails/preview?action=retry&state=failed&reason=reason")
-        assert "About 40 failed jobs match" in html
+        assert "Matching jobs (failed): about 40, estimated" in html
         match = re.search(r'href="/dashboard/(emails/preview[^"]+)">Count for longer', html)
         assert match
         _, html = await site.get(unescape(match[1]))
-        assert "40 failed jobs match." in html
+        assert "Matching jobs (failed): 40." in html
         assert "Count for longer" not in html
 
 
@@ -161,7 +161,7 @@ async def test_failures_are_grouped_in_parts(
         path, counted = "failures", 0
         for _ in range(COUNT):
             _, html = await site.get(path)
-            counted += sum(int(count) for count in re.findall(r"<p><strong>(\d+)</strong>", html))
+            counted += sum(int(count) for count in re.findall(r'<p class="count">(\d+)</p>', html))
             match = re.search(r'href="/dashboard/(failures\?position=\d+)">Group older ones', html)
             if match is None:
                 break

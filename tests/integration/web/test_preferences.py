@@ -175,7 +175,7 @@ async def test_every_choice_is_stored_and_shown(
     assert (await store.load(TO)).preferences == chosen
     assert '<html lang="fr">' in page
     assert "C\u2019est enregistré" in page
-    assert "Les e-mails reviennent le lundi 16 mars." in page
+    assert "Les e-mails reprendront le lundi 16 mars." in page
     assert "Le lundi à 6\u00a0h, tant que des tâches sont en retard." in page
     assert "La veille d\u2019une échéance, à 6\u00a0h." in page
     shown = Form(await get(client, link)).fields
