@@ -94,7 +94,7 @@ async def serve_dashboard(operator: Operator, clock: FakeClock, outbox: Path | N
     """The pages on a free port, and a client that keeps cookies."""
     metrics = Metrics(tuple(KINDS))
     sessions = Sessions([(READ, "read"), (OPERATE, "operate")], clock, secure=False)
-    pages = PageRenderer("FlowState", "outbox" if outbox else "production", lambda: KINDS)
+    pages = PageRenderer(lambda: "FlowState", "outbox" if outbox else "production", lambda: KINDS)
     server = HttpServer(Dashboard(operator, sessions, pages, metrics, outbox).routes(), host="127.0.0.1", port=0)
     await server.open()
     url = f"http://127.0.0.1:{server.bound_port}"
