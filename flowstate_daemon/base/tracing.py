@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,6 +45,7 @@ MAX_TRACEPARENT_BYTES = 128  # 55 in version 00; later versions may be longer
 SAFE_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 FLUSH_TIMEOUT_S = 1.0  # at the end, for a collector that is slow or away
 MAX_REASON_LENGTH = 200
+MAX_INTEGER = 2**63 - 1  # of an attribute in OTLP: the exporter leaves out one that is larger
 ERRORS = frozenset({"failed", "retried", "abandoned"})
 REMEDY = "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS; emails are not affected"
 
@@ -90,6 +91,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer(SERVICE_NAME, options.version)
         self._processor: BatchSpanProcessor | None = None
         self._options = options
+        self._kinds = options.kinds
         self._metrics = metrics
         self.clock = clock
         self._attributes = {"messaging.system": SYSTEM, "messaging.destination.name": options.queue}
@@ -121,6 +123,10 @@ class Tracing:
         except TimeoutError:
             log.warning("traces_not_exported", reason="the collector does not respond", remedy=REMEDY)
 
+    def set_kinds(self, kinds: Iterable[str]) -> None:
+        """The kinds of a new configuration: emails of others are `other` from now on."""
+        self._kinds = frozenset(kinds)
+
     def start_email(self, job_id: str, name: str, data: bytes, *, created_ms: int, attempt: int) -> EmailTrace | None:
         """The trace of one attempt, which has just been claimed; None when it is not sampled.
 
@@ -135,7 +141,7 @@ class Tracing:
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",
             "messaging.client.id": self._options.instance,
-            "flowstate.attempt": attempt,
+            "flowstate.attempt": min(attempt, MAX_INTEGER),
         }
         span = self._tracer.start_span(
             f"process {self._options.queue}",
@@ -155,7 +161,7 @@ class Tracing:
 
     def _message_attributes(self, job_id: str | None, kind: str) -> dict[str, str]:
         """The id and the kind of an email, if they are safe to show."""
-        known = {"flowstate.kind": kind if kind in self._options.kinds else OTHER_KIND}
+        known = {"flowstate.kind": kind if kind in self._kinds else OTHER_KIND}
         if job_id is not None and SAFE_ID.fullmatch(job_id):
             known["messaging.message.id"] = job_id
         return known

@@ -18,10 +18,10 @@ from flowstate_daemon.cli.output import json_option, print_fields, print_json, p
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.database.dsn import clean_dsn
-from flowstate_daemon.database.forgetting import FORGOTTEN, RecipientForgetter
+from flowstate_daemon.database.forgetting import RecipientForgetter
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.mail.pseudonyms import Pseudonyms
-from flowstate_daemon.queue.forgetting import QueueFindings, QueueForgetter
+from flowstate_daemon.queue.forgetting import FORGOTTEN, QueueFindings, QueueForgetter
 
 WITHOUT_KEY = (
     "FLOWSTATE_HTTP_LINK_SECRET: not set; it is the key of the hash that keeps suppressed and unsubscribed people from"
@@ -38,12 +38,13 @@ class Findings:
 
     @property
     def total(self) -> int:
-        return self.queue.jobs.total() + self.queue.journal + sum(self.tables.values())
+        return self.queue.jobs.total() + self.queue.journal + self.queue.audit + sum(self.tables.values())
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "jobs": dict(self.queue.jobs),
             "journal": self.queue.journal,
+            "audit": self.queue.audit,
             "tables": self.tables,
             "in_flight": self.queue.in_flight,
             "in_stored_requests": self.queue.in_requests,
@@ -127,7 +128,8 @@ def _is_confirmed(found: Findings, *, yes: bool, as_json: bool) -> bool:
 
 def _print(title: str, findings: Findings) -> None:
     jobs = {f"{state} jobs": count for state, count in findings.queue.jobs.items()}
-    rows = {**jobs, "journal entries": findings.queue.journal, **findings.tables}
+    lists = {"journal entries": findings.queue.journal, "audit entries": findings.queue.audit}
+    rows = {**jobs, **lists, **findings.tables}
     print_fields(title, {name: count for name, count in rows.items() if count} or {"nothing": "0"})
 
 

@@ -327,6 +327,8 @@ class Components:
         self.recorder.kinds = catalog.kinds
         self.metrics.add_kinds(catalog.kinds)
         self.statistics.set_urgent(catalog.urgent)
+        if self.tracing is not None:
+            self.tracing.set_kinds(catalog.kinds)
         if self.shadow is not None:
             self.shadow.dry_run.renderer = branding.renderer
         if self.scheduler is not None:

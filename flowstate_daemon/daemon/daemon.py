@@ -251,6 +251,8 @@ class Daemon:
             self.components.worker.force_stop()
         else:
             self.components.worker.stop()
+            if self.components.operator is not None:  # else it would change jobs, and fill the journal, to the end
+                self.components.operator.actions.stop_all()
         shutdown_timeout_s = self.components.config.queue.shutdown_timeout_s
         end_s = max(shutdown_timeout_s - CLOSE_S, drain_timeout_s(shutdown_timeout_s) + MIN_END_S)
         self._cancel_timer()

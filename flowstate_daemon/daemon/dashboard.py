@@ -51,5 +51,5 @@ def build_dashboard(operator: Operator, sessions: Sessions, metrics: Metrics) ->
         environment = "shadow"
     elif config.queue.delivery == "outbox":
         environment = "outbox"
-    pages = PageRenderer(config.mail.app_name, environment, lambda: operator.catalog.kinds)
+    pages = PageRenderer(lambda: operator.config.mail.app_name, environment, lambda: operator.catalog.kinds)
     return Dashboard(operator, sessions, pages, metrics, config.outbox.folder if environment == "outbox" else None)

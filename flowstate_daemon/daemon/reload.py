@@ -54,7 +54,10 @@ def diff_settings(old: Config, new: Config) -> list[SettingChange]:
 def merge_reloadable(old: Config, new: Config) -> Config:
     """The effective configuration: the old one with the reloadable settings of the new one. Pure."""
     queue = old.queue.model_copy(update={"shutdown_timeout_s": new.queue.shutdown_timeout_s})
-    return old.model_copy(update={"log": new.log, "mail": new.mail, "links": new.links, "queue": queue})
+    sources = {key: source for key, source in old.sources.items() if key not in RELOADABLE}
+    sources |= {key: source for key, source in new.sources.items() if key in RELOADABLE}
+    sections = {"log": new.log, "mail": new.mail, "links": new.links, "queue": queue}
+    return old.model_copy(update={**sections, "sources": sources})
 
 
 class Reloader(Service):
@@ -118,6 +121,8 @@ class Reloader(Service):
             logs.reconfigure(new.log.level, new.log.format, journal=journal, colors=new.log.colors)
         self._components.config = merge_reloadable(self._components.config, new)
         self._components.risk_monitor.apply_settings(self._components.config)
+        if self._components.operator is not None:
+            self._components.operator.config = self._components.config
         log.info("reloaded", changed=[str(change) for change in applied], unchanged=not changes)
         if pending:
             remedy = "these take effect at the next start: systemctl restart flowstate-daemon"

@@ -14,6 +14,7 @@ import structlog
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
+from flowstate_daemon.base.service import cancel
 from flowstate_daemon.queue.admin import (
     BulkResult,
     JobNotFoundError,
@@ -36,9 +37,12 @@ STATES_OF_ACTION: dict[Action, tuple[State, ...]] = {
     "promote": ("delayed",),
     "remove": ("wait", "paused", "delayed", "completed", "failed"),
 }
+ABANDONED = "Redis did not answer: a piece whose reply is missing is not in `done`, and the audit log has no entry"
 MAX_KEPT = 50  # finished actions that are still shown
 MAX_RUNNING = 4
 MIN_WAIT_S, MAX_WAIT_S = 0.2, 5.0  # between two tries while Redis is unavailable
+# At the end of the daemon: for the current piece and the audit, from the request to stop; and at least, when closing.
+END_S, MIN_END_S = 2.0, 0.3
 
 
 class ActionRefusedError(PermanentError):
@@ -89,6 +93,7 @@ class JobActions:
         self._clock = clock
         self._actions: dict[str, RunningAction] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._end_at: float | None = None  # monotonic; set when the daemon stops
 
     @property
     def actions(self) -> list[RunningAction]:
@@ -120,6 +125,8 @@ class JobActions:
     ) -> RunningAction:
         """Change all jobs that match, in the background. Raises ActionRefusedError."""
         expected = (await self.preview(action, state, job_filter)).estimate
+        if self._end_at is not None:
+            raise ActionRefusedError("the daemon is stopping: start the action again on another one, or later")
         if len(self._tasks) >= MAX_RUNNING:
             raise ActionRefusedError(f"{MAX_RUNNING} actions are running already: wait for them, or stop one")
         running = RunningAction(uuid4().hex[:12], action, state, job_filter, expected, self._clock.now_ms())
@@ -153,11 +160,27 @@ class JobActions:
         """Wait until no action runs."""
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def close(self) -> None:
-        """Stop all actions, and wait until their audit is written."""
+    def stop_all(self) -> None:
+        """The daemon stops: stop all actions after their current pieces, and start none."""
+        if self._end_at is None:
+            self._end_at = self._clock.monotonic() + END_S
         for action_id in list(self._tasks):
             self.stop(action_id)
-        await self.wait_all()
+
+    async def close(self) -> None:
+        """Stop all actions, and wait until their audit is written; not for long, when Redis does not answer."""
+        self.stop_all()
+        if not self._tasks:
+            return
+        assert self._end_at is not None
+        left_s = max(MIN_END_S, self._end_at - self._clock.monotonic())
+        tasks = dict(self._tasks)
+        await asyncio.wait(tasks.values(), timeout=left_s)
+        for action_id, task in tasks.items():
+            if not task.done():
+                await cancel(task)
+                running = self._actions[action_id]
+                log.warning("operator_action_abandoned", action=running.action, done=running.done, remedy=ABANDONED)
 
     async def _run(self, admin: QueueAdmin, running: RunningAction, *, maybe_sent: bool) -> None:
         backoff = Backoff(MIN_WAIT_S, MAX_WAIT_S)

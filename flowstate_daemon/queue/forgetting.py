@@ -1,4 +1,4 @@
-"""Finds and deletes what the queue in Redis holds about one recipient: jobs in all states, stored requests, journal.
+"""Finds and deletes what the queue in Redis holds about one recipient: jobs, stored requests, journal, audit log.
 
 Used by the command line only. Jobs are read page by page and compared here, because a producer may have written an
 address in any spelling. They move while they are read, so `delete` reads again until it finds nothing new.
@@ -12,9 +12,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from flowstate_daemon.base.address import names_recipient
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.lenient_json import repair_json
+from flowstate_daemon.queue.audit import OperatorAction
 from flowstate_daemon.queue.job import State, decode_json
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -28,6 +31,8 @@ OVERLAP = 50  # jobs that are read again with the next page, because producers m
 DELETE_BATCH = 50
 MAX_PASSES = 5
 DELETED, MISSING, LOCKED, IN_REQUEST = 1, 0, -1, 2
+
+FORGOTTEN = "a forgotten address"
 
 Progress = Callable[[int], None]
 
@@ -45,11 +50,13 @@ class RecipientJob:
 class QueueFindings:
     """What the queue held about the recipient.
 
-    `in_flight` are jobs of a worker; `in_requests` is how many deleted emails a stored request still contains.
+    `audit` are entries that name the address, such as the filter of an action: they stay without it. `in_flight` are
+    jobs of a worker; `in_requests` is how many deleted emails a stored request still contains.
     """
 
     jobs: Counter[str] = field(default_factory=Counter)
     journal: int = 0
+    audit: int = 0
     in_flight: list[str] = field(default_factory=list)
     in_requests: int = 0
 
@@ -72,8 +79,8 @@ class QueueForgetter:
         self._connection = connection
         self._keys = keys
         self._spellings = spellings
-        # In data that is not JSON; not as a part of a longer address, which is another person's.
-        self._text = re.compile(rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, spellings))})(?![\w-]|\.\w)")
+        # In text that is not JSON; not as a part of a longer address, which is another person's.
+        self._text = re.compile(rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, spellings))})(?![\w-]|\.\w)", re.IGNORECASE)
         self._scripts = Scripts(connection)
 
     async def find(self, progress: Progress) -> QueueFindings:
@@ -82,6 +89,7 @@ class QueueForgetter:
         async for page in self._pages(progress):
             findings.jobs.update(job.state for job in page)
         findings.journal = len([entry async for entry in self._journal_entries()])
+        findings.audit = len([entry async for entry, _ in self._audit_entries()])
         return findings
 
     async def delete(self, progress: Progress) -> QueueFindings:
@@ -97,6 +105,8 @@ class QueueForgetter:
                 break
         for entry in [entry async for entry in self._journal_entries()]:
             findings.journal += int(await self._connection.execute("LREM", self._keys.own("journal"), 0, entry))
+        for pair in {pair async for pair in self._audit_entries()}:  # one call replaces all entries that are equal
+            findings.audit += int(await self._scripts.run("replace_entries", [self._keys.own("audit")], pair))
         return findings
 
     async def _delete(self, jobs: Sequence[RecipientJob], findings: QueueFindings) -> None:
@@ -138,15 +148,30 @@ class QueueForgetter:
         try:
             data = _decode(raw)
         except (ValueError, RecursionError):
-            return self._text.search(raw.decode("utf-8", "replace").lower()) is not None
+            return self._text.search(raw.decode("utf-8", "replace")) is not None
         return isinstance(data, dict) and names_recipient(data.get("to"), self._spellings)
 
     async def _journal_entries(self) -> AsyncIterator[bytes]:
         """The recipient's entries of the journal."""
-        start = 0
-        key = self._keys.own("journal")
+        async for entry in self._entries("journal"):
+            if self._is_about(entry):
+                yield entry
+
+    async def _audit_entries(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """The entries of the audit log that name the recipient, and what they are without the address."""
+        async for entry in self._entries("audit"):
+            try:
+                action = msgspec.json.decode(entry, type=OperatorAction)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # written by something else
+            target = self._text.sub(FORGOTTEN, action.target)
+            if target != action.target:
+                yield entry, msgspec.json.encode(msgspec.structs.replace(action, target=target))
+
+    async def _entries(self, name: str) -> AsyncIterator[bytes]:
+        """All entries of a list of ours."""
+        start, key = 0, self._keys.own(name)
         while page := await self._connection.execute("LRANGE", key, start, start + PAGE_SIZE - 1):
             for entry in page:
-                if self._is_about(entry):
-                    yield entry
+                yield entry
             start += len(page)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import asyncpg
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -19,6 +20,7 @@ from flowstate_daemon.database.preferences import PreferenceStore, RecipientSett
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.preferences import NO_PREFERENCES, Preferences
 from flowstate_daemon.mail.pseudonyms import Pseudonyms
+from flowstate_daemon.queue.audit import OperatorAction
 from flowstate_daemon.redis_client.keys import Keys
 from tests.process.test_database_commands import CommandOutput, run_command
 from tests.support.clock import FakeClock
@@ -60,6 +62,10 @@ class Stores:
             await self.redis.hset(self.keys.job(f"j{number}"), mapping={"name": "welcome", "data": data, "opts": "{}"})
             await self.redis.zadd(self.keys("failed"), {f"j{number}": START_MS})
             await self.redis.rpush(self.keys.own("journal"), journal_entry(outcome(number + 10, to=person)))
+            filtered = OperatorAction(
+                START_MS, "eve", "queue retry", f"failed jobs with recipient contains '{person}'", 2
+            )
+            await self.redis.rpush(self.keys.own("audit"), msgspec.json.encode(filtered))
             await ledger.write([outcome(number, attempt, to=person, provider_id=f"p{number}") for attempt in (1, 2)])
             for svix_id, address in ((f"a{number}", person), (f"b{number}", "")):  # found by the id of the email too
                 event = ProviderEvent(svix_id, f"p{number}", "bounced", START_MS, address, None, "bounced")
@@ -101,6 +107,7 @@ async def test_preview_changes_nothing(stores: Stores) -> None:
     assert preview.document["found"] == {
         "jobs": {"failed": 1},
         "journal": 1,
+        "audit": 1,
         "tables": {
             "provider_events": 2,
             "mails": 2,
@@ -125,7 +132,8 @@ async def test_person_is_removed_everywhere(stores: Stores) -> None:
     text = (await stores.everything()).lower()
     assert "ada@" not in text
     assert text.count(BOB) == before
-    assert text.count("a forgotten address") == 3  # in Redis, in Postgres, and the older action of an operator
+    # In Redis and in Postgres: that the person was removed, and the older action of an operator
+    assert text.count("a forgotten address") == 4
     again = await stores.forget(ADA, "--yes", "--json")
     assert (again.code, again.document["removed"]["jobs"], again.document["removed"]["journal"]) == (0, {}, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,33 @@ class Client:
 
     async def log_in(self) -> None:
         assert await self.post_page("/dashboard/login", {"token": TOKEN, "next": ""}) in (200, 303)
+
+
+def shown(page: str, setting: str) -> tuple[str, str]:
+    """Value and source of a setting on the page."""
+    row = re.search(rf"{re.escape(setting)}</code></td><td[^>]*>([^<]*)</td><td[^>]*>([^<]*)</td>", page)
+    assert row is not None, page
+    return row[1], row[2]
+
+
+async def test_reload_shows_the_new_settings(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """The operator's pages show the settings that are in effect: the name of the product, and the list of all."""
+    config = tmp_path / "flowstate.toml"
+    config.write_text("")
+    jar = aiohttp.CookieJar(unsafe=True)
+    settings = {"FLOWSTATE_CONFIG": str(config), "FLOWSTATE_HTTP_API_TOKEN": TOKEN}
+    async with make_daemon(**settings) as daemon, aiohttp.ClientSession(cookie_jar=jar) as session:
+        await daemon.ready()
+        client = Client(daemon, session)
+        await client.log_in()
+        before = await client.page("/dashboard/system")
+        config.write_text('[mail]\napp_name = "Meadow"\n[queue]\nconcurrency = 3\n')
+        daemon.send(signal.SIGHUP)
+        await eventually(lambda: daemon.events("reloaded"), "reloaded")
+        after = await client.page("/dashboard/system")
+        assert "· Meadow</title>" in after
+        assert shown(after, "mail.app_name") == ("Meadow", f"[mail] app_name in {config}")
+        assert shown(after, "queue.concurrency") == shown(before, "queue.concurrency")  # needs a restart
 
 
 async def test_reload_that_changes_the_folder_reaches_everything(

@@ -13,6 +13,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from flowstate_daemon.database.dsn import clean_dsn
+from flowstate_daemon.database.migrations import Migrator, known_migrations
+from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.server_info import COLUMNS_BY_TABLE, grant_select
 from flowstate_daemon.redis_client.keys import Keys
 from tests.docs.pages import PAGES
@@ -72,6 +75,26 @@ def test_grants_are_those_that_check_and_the_script_give() -> None:
     )
     others = COLUMNS_BY_TABLE.keys() - {"users"}
     assert set(re.findall(r"\w+", STATEMENTS[2])) & COLUMNS_BY_TABLE.keys() == others
+
+
+async def test_schema_of_another_role_can_be_upgraded(database_url: str) -> None:
+    """What security.md runs for a schema that another role created is enough for the next version's migrations."""
+    role = f"r{uuid4().hex[:12]}"
+    owner = await asyncpg.connect(database_url)
+    async with open_pool(clean_dsn(database_url)) as pool:
+        await Migrator(pool, known_migrations()[:6]).apply()
+    found = re.search(r"^psql flowstate <<SQL\n(.*?)^SQL$", PAGES["docs/security.md"].text, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    script = found[1].replace("mailer", role)
+    for part in re.findall(r"(.*?)(?:;|(\\gexec))\n", script, re.DOTALL):
+        for row in await owner.fetch(part[0]) if part[1] else [part]:
+            await owner.execute(row[0])
+    parts = urlsplit(database_url)
+    url = parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    async with open_pool(clean_dsn(url)) as pool:
+        assert await Migrator(pool).apply() == list(known_migrations()[6:])
+    await owner.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+    await owner.close()
 
 
 @pytest.fixture

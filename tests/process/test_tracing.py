@@ -25,6 +25,7 @@ from tests.process.conftest import MakeDaemon
 from tests.process.test_lifecycle import enqueue
 from tests.support.daemon import Daemon
 from tests.support.fake_resend import FakeResend, error
+from tests.support.kind_folders import BADGE, write_kind
 from tests.support.otlp_collector import OtlpCollector, ReceivedSpan
 from tests.support.waiting import eventually
 
@@ -172,10 +173,15 @@ HOSTILE = [
 async def test_hostile_values_break_no_job(
     traced: Traced, collector: OtlpCollector, connection: Connection, keys: Keys, provider: FakeResend, redis: Redis
 ) -> None:
-    """Each email is sent, in a trace of its own; ids and names of jobs that contain addresses are not repeated."""
+    """Each email is sent, in a trace of its own; ids and names of jobs that contain addresses are not repeated.
+
+    A number of attempts that is larger than an attribute can be is cut.
+    """
+    bull = queue_of(connection, keys)
+    worn = await bull.add(welcome(95))
+    await redis.hset(keys.job(worn.id), "attemptsMade", "9" * 30)
     async with traced() as daemon:
         await daemon.ready()
-        bull = queue_of(connection, keys)
         await bull.add_many([welcome(number, traceparent=value) for number, value in enumerate(HOSTILE)])
         lone = await bull.add(welcome(98))
         await redis.hset(
@@ -188,11 +194,12 @@ async def test_hostile_values_break_no_job(
             NewJob("welcome", {"to": "person-97@example.org", "context": {}}, job_id=job_id, remove_on_complete=REMOVE)
         )
         await bull.add(NewJob("person-96@example.org", {"to": "person-96@example.org", "context": {"otpCode": CODE}}))
-        processes = await settled(collector, len(HOSTILE) + 3)
-        await eventually(lambda: len(provider.accepted) == len(HOSTILE) + 2, "all of them are sent")
+        processes = await settled(collector, len(HOSTILE) + 4)
+        await eventually(lambda: len(provider.accepted) == len(HOSTILE) + 3, "all of them are sent")
         assert TRACE not in {span.trace_id for span in collector.spans}
         assert len({span.trace_id for span in processes}) == len(processes)
         assert [span.attributes["flowstate.kind"] for span in processes].count("other") == 1
+        assert max(span.attributes["flowstate.attempt"] for span in processes) == 2**63 - 1
         assert_no_personal_data(collector)
 
 
@@ -200,6 +207,25 @@ def assert_no_personal_data(collector: OtlpCollector) -> None:
     """No span contains an address, a code or a key."""
     text = repr([(span.name, span.attributes, span.resource) for span in collector.spans])
     assert not re.search(rf"example\.org|person-|{CODE}|re_[a-z]|Bearer", text), text
+
+
+async def test_reload_names_new_kinds(
+    traced: Traced, collector: OtlpCollector, connection: Connection, keys: Keys, tmp_path: Path
+) -> None:
+    """A kind that a reload adds has its name in the spans from then on."""
+    config = tmp_path / "flowstate.toml"
+    config.write_text("")
+    folder = write_kind(tmp_path / "kinds", "badge", BADGE)
+    async with traced(FLOWSTATE_CONFIG=str(config)) as daemon:
+        await daemon.ready()
+        config.write_text(f'[mail]\nkinds_dir = "{folder}"\n')
+        daemon.send(signal.SIGHUP)
+        await eventually(lambda: daemon.events("reloaded"), "reloaded")
+        context = {"badgeName": "Early bird", "points": 1}
+        badge = {"type": "badge", "to": "person-1@example.org", "context": context}
+        await queue_of(connection, keys).add(NewJob("badge", badge, remove_on_complete=REMOVE))
+        (process,) = await settled(collector, 1)
+        assert process.attributes["flowstate.kind"] == "badge"
 
 
 async def test_sampling_follows_the_producer(

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.base.redaction import redact_text
+from flowstate_daemon.base.service import cancel
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, Overview, RunRequest, RunResult
 from flowstate_daemon.web.api_v1 import models
@@ -89,8 +90,7 @@ class ScheduleEndpoints:
     async def close(self) -> None:
         """Cancel a run in progress; what it has planned stays planned, and running it again plans the rest."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            await cancel(self._task)
 
     async def list(self, _call: Call) -> Sequence[Overview]:
         if self._operator.overview is None:

@@ -56,9 +56,11 @@ class Viewer:
 
 
 class PageRenderer:
-    """Renders templates for one product name and one environment: `production`, `outbox` or `shadow`."""
+    """Renders templates for one product, whose name a reload may change, and one environment: `production`, `outbox`
+    or `shadow`.
+    """
 
-    def __init__(self, app_name: str, environment: str, kinds: Callable[[], Mapping[str, Kind]]) -> None:
+    def __init__(self, app_name: Callable[[], str], environment: str, kinds: Callable[[], Mapping[str, Kind]]) -> None:
         """`kinds` returns the kinds of email, which a reload may change."""
         self._kinds = kinds
         self._texts = {locale: load_texts(locale) for locale in LOCALES}

@@ -71,6 +71,36 @@ async def test_concurrent_migrators_apply_each_migration_once(database_url: str)
             assert await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
+async def own_shape(pool: asyncpg.Pool) -> list[tuple[str, ...]]:
+    """Each column, index and constraint of our schema."""
+    async with acquire(pool) as connection:
+        rows = await connection.fetch(
+            """
+            SELECT table_name::text, column_name::text, data_type::text || is_nullable || coalesce(column_default, '')
+            FROM information_schema.columns WHERE table_schema = 'flowstate_daemon'
+            UNION ALL SELECT tablename::text, indexname::text, indexdef FROM pg_indexes
+                WHERE schemaname = 'flowstate_daemon'
+            UNION ALL SELECT conrelid::regclass::text, conname::text, pg_get_constraintdef(oid) FROM pg_constraint
+                WHERE connamespace = 'flowstate_daemon'::regnamespace
+            ORDER BY 1, 2, 3
+            """
+        )
+    return [tuple(row) for row in rows]
+
+
+async def test_upgrade_from_each_version_by_two_daemons(bare_pool: asyncpg.Pool) -> None:
+    """Whatever version a database has, both daemons start, and the schema is that of a fresh one."""
+    await Migrator(bare_pool).apply()
+    fresh = await own_shape(bare_pool)
+    for version in range(1, len(ALL)):
+        async with acquire(bare_pool) as connection:
+            await connection.execute("DROP SCHEMA flowstate_daemon CASCADE")
+        await Migrator(bare_pool, ALL[:version]).apply()
+        done = await asyncio.gather(Migrator(bare_pool).apply(), Migrator(bare_pool).apply())
+        assert sorted(step.version for steps in done for step in steps) == list(range(version + 1, len(ALL) + 1))
+        assert await own_shape(bare_pool) == fresh, version
+
+
 async def test_failed_migration_is_rolled_back(bare_pool: asyncpg.Pool) -> None:
     """Its changes are undone, earlier migrations stay, and a fixed one can follow."""
     bad = Migration(2, "bad", "CREATE TABLE flowstate_daemon.half (x int); SELECT 1 / 0;")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
+import msgspec
 import pytest
 
 from flowstate_daemon.base.address import address_spellings
-from flowstate_daemon.queue.forgetting import PAGE_SIZE, QueueFindings, QueueForgetter
+from flowstate_daemon.queue.audit import OperatorAction
+from flowstate_daemon.queue.forgetting import FORGOTTEN, PAGE_SIZE, QueueFindings, QueueForgetter
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import QueueFixture
@@ -118,6 +121,27 @@ async def test_journal_entries_are_deleted(stage: QueueFixture, connection: Conn
     assert (await forgetter(connection, keys).find(ignore)).journal == 3
     assert (await forgetter(connection, keys).delete(ignore)).journal == 3
     assert await stage.redis.lrange(keys.own("journal"), 0, -1) == [entry.decode() for entry in others]
+
+
+async def test_audit_entries_stay_without_the_address(stage: QueueFixture, connection: Connection, keys: Keys) -> None:
+    """Filters, pages and job ids that name the person, in any case; entries of others and their order are kept."""
+    kept = [
+        "failed jobs with recipient contains 'bob@example.org'", "failed jobs with reason contains 'xada@example.org'",
+        "/dashboard/recipients?address=ada@example.org.uk", "job 7", "all failed jobs",
+    ]  # fmt: skip
+    hers = [
+        "jobs with kind otp, recipient contains 'Ada@Example.org'", "/dashboard/recipients?address=ada@example.org",
+        "job reset:ada@example.org", "job reset:ada@example.org",
+    ]  # fmt: skip
+    targets = [*kept[:2], *hers, *kept[2:]] * 60  # more than one page, and entries that are there many times
+    entries = [msgspec.json.encode(OperatorAction(7, "eve", "queue retry", target, 1)).decode() for target in targets]
+    await stage.redis.rpush(keys.own("audit"), "not an entry", *entries)
+    assert (await forgetter(connection, keys).find(ignore)).audit == 60 * len(hers)
+    assert (await forgetter(connection, keys).delete(ignore)).audit == 60 * len(hers)
+    left = await stage.redis.lrange(keys.own("audit"), 0, -1)
+    expected = [re.sub("(?i)(?<=[':=])ada@example.org(?!.uk)", FORGOTTEN, entry) for entry in entries]
+    assert left == ["not an entry", *expected]
+    assert await forgetter(connection, keys).delete(ignore) == QueueFindings()
 
 
 async def test_long_queues_are_read_in_pages(stage: QueueFixture, connection: Connection, keys: Keys) -> None:

@@ -94,7 +94,7 @@ async def serve_dashboard(operator: Operator, clock: FakeClock, outbox: Path | N
     """The pages on a free port, and a client that keeps cookies."""
     metrics = Metrics(tuple(KINDS))
     sessions = Sessions([(READ, "read"), (OPERATE, "operate")], clock, secure=False)
-    pages = PageRenderer("FlowState", "outbox" if outbox else "production", lambda: KINDS)
+    pages = PageRenderer(lambda: "FlowState", "outbox" if outbox else "production", lambda: KINDS)
     server = HttpServer(Dashboard(operator, sessions, pages, metrics, outbox).routes(), host="127.0.0.1", port=0)
     await server.open()
     url = f"http://127.0.0.1:{server.bound_port}"
@@ -324,10 +324,11 @@ async def test_addresses_are_masked_wherever_producers_write_them(
 
 async def test_revealing_addresses_leaves_a_trace_and_ends(site: Site, jobs: QueueFixture, clock: FakeClock) -> None:
     await site.log_in()
-    assert (await site.act("reveal", action="reveal", next="/dashboard/emails?state=failed"))[0] == 303
+    page = "/dashboard/emails?state=failed&recipient=ada%40example.org"
+    assert (await site.act("reveal", action="reveal", next=page))[0] == 303
     assert ADDRESS in (await site.get("emails?state=failed"))[1]
     [action] = await site.operator.audit("x").newest(1)
-    assert (action.action, action.target) == ("addresses revealed", "/dashboard/emails?state=failed")
+    assert (action.action, action.target) == ("addresses revealed", page.replace("%40", "@"))
     clock.advance(601)
     assert ADDRESS not in (await site.get("emails?state=failed"))[1]
 
