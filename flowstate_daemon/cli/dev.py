@@ -95,9 +95,11 @@ def print_next_steps(environment: DevEnvironment) -> None:
     redis_url = environment.config.redis.url.get_secret_value()
     command = program_name()
     click.echo(f"""
-open    {url}/health/ready   {url}/metrics
+open    {url}/dashboard/, with the link in the first line of this output
+        {url}/health/ready   {url}/metrics
         {environment.outbox}/*.eml, in any mail client
 run     export REDIS_URL={redis_url} DATABASE_URL='{environment.database_url}'
+        {command} status
         {command} queue status
         {command} enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5
         {command} schedule list

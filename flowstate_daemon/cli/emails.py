@@ -44,7 +44,7 @@ def emails() -> None:
 @emails.command("list")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="This kind of email; can be repeated.")
 @click.option("--outcome", "outcomes", multiple=True, metavar="OUTCOME", help="sent, skipped, expired, failed, …")
-@click.option("--to", "address", default="", metavar="ADDRESS", help="To this address.")
+@click.option("--to", "address", default="", metavar="ADDRESS", help="To this address, in full.")
 @click.option("--reason", default="", metavar="TEXT", help="The reason contains TEXT, whatever its case.")
 @click.option("--newer-than", "newer_than_s", type=Duration(), metavar="DURATION", help="Not older than this: 2s, 7d.")
 @click.option("--older-than", "older_than_s", type=Duration(), metavar="DURATION", help="Older than this.")
@@ -92,7 +92,8 @@ def list_emails(  # noqa: PLR0913 - one parameter for each option
         print_json({"source": listed.source, "emails": shown})
         return
     if not shown:
-        click.echo(f"no emails match; read from the {listed.source}")
+        hint = "; --to needs the whole address" if address and "@" not in address else ""
+        click.echo(f"no emails match{hint}; read from the {listed.source}")
         return
     columns = ("when (UTC)", "kind", "to", "outcome", "reason", "job", "attempt")
     rows = [

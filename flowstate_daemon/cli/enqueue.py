@@ -144,7 +144,11 @@ async def _enqueue(
         # Subscribe before the job is added: a job that is removed on completion publishes its result only once.
         async with JobWaiter(context.connection, context.keys) as waiter:
             added = await context.producer.enqueue(mail)
-            document = {"id": added.id, "outcome": added.outcome, **await _wait_for_result(waiter, added.id, wait_s)}
+            document = {
+                "id": added.id,
+                "outcome": added.outcome,
+                **await _wait_for_result(context, waiter, added.id, wait_s),
+            }
     if as_json:
         print_json(document)
     else:
@@ -152,11 +156,13 @@ async def _enqueue(
     return 0 if document.get("sent", True) else 1
 
 
-async def _wait_for_result(waiter: JobWaiter, job_id: str, wait_s: float) -> dict[str, Any]:
+async def _wait_for_result(context: QueueContext, waiter: JobWaiter, job_id: str, wait_s: float) -> dict[str, Any]:
     try:
         return describe_end(await waiter.wait(job_id, wait_s))
     except TimeoutError:
         reason = f"no outcome after {wait_s:g} s; see: flowstate-daemon queue show {job_id}"
+        if await context.inspector.is_paused():
+            reason += "; the queue is paused: flowstate-daemon queue resume"
         return {"sent": False, "state": "pending", "reason": reason}
 
 

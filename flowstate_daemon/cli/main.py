@@ -29,6 +29,8 @@ EXIT_CODES: tuple[tuple[type[FlowstateError], str, int], ...] = (
     (FlowstateError, "failed", FAILED),
 )
 
+CONFIG_PLACE = "--config goes before the command: flowstate-daemon --config FILE COMMAND"
+
 # The errors of a write when the reader has closed the pipe, or the disk is full.
 OUTPUT_CLOSED_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT}
 
@@ -117,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return app.main(args=arguments, prog_name="flowstate-daemon", standalone_mode=False) or 0
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--config":
+            error = click.UsageError(CONFIG_PLACE, error.ctx)
         error.show()
         what, code = ("usage error", USAGE_ERROR) if isinstance(error, click.UsageError) else ("failed", FAILED)
         return _error_document(what, [error.format_message()], code, as_json=_wants_json(arguments))

@@ -34,7 +34,13 @@ def print_json(document: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table, or records on a terminal that is too narrow for it. Text typed by users cannot control it."""
+    """Print a table, or records on a terminal that is too narrow for it; without rows only the title.
+
+    Text typed by users cannot control the terminal.
+    """
+    if not rows:
+        click.echo(sanitise(title))
+        return
     cells = [[sanitise(cell) for cell in row] for row in rows]
     _print(title, layout_table(columns, cells, output_width()))
 

@@ -156,6 +156,8 @@ def print_run_result(result: RunResult, *, as_json: bool) -> None:
     )
     if result.scheduled or result.reopened:
         click.echo("running daemons send these within seconds; see: flowstate-daemon schedule list")
+    elif result.recipients:
+        click.echo("all of them were planned for that date already; --dry-run says what became of each")
 
 
 async def shown_items(manual_runs: ManualRuns, request: RunRequest, *, reveal: bool) -> AsyncIterator[DryRunItem]:

@@ -92,7 +92,8 @@ class SettingsSources:
         try:
             tables = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            self.errors.append(f"{file}: cannot be read: {error}; expected a TOML file")
+            reason = error.strerror if isinstance(error, OSError) else error
+            self.errors.append(f"{file}: cannot be read: {reason}; expected a TOML file")
             return
         sections = _sections(self.names.values())
         for name, table in tables.items():

@@ -1,7 +1,7 @@
 """Reads the application's users, tasks and focus sessions, for many users at a time.
 
 The scheduler reads them just before it builds emails. Nothing here decides who gets an email, and nothing is written.
-Each method is one query, two for the weekly focus report.
+Each method is one query, two for the weekly focus report and for users by address.
 """
 
 from __future__ import annotations
@@ -135,6 +135,11 @@ class AppData:
         """Users by id, deleted ones included; unknown ids are missing."""
         rows = await self._fetch("get_users", ("users",), list(ids), list(NOTIFICATIONS.values()))
         return {row["user_id"]: _user(row) for row in rows}
+
+    async def users_with(self, addresses: Sequence[str]) -> list[User]:
+        """The users with one of these addresses, in exactly these spellings; deleted users included."""
+        rows = await self._fetch("find_users", ("users",), list(addresses))
+        return list((await self.users([row["user_id"] for row in rows])).values())
 
     async def tasks_due(self, windows: Sequence[TimeWindow], limit: int = MAX_DUE_TASKS) -> dict[TimeWindow, TaskList]:
         """Open tasks due inside each window, the earliest first."""

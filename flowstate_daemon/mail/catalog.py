@@ -243,5 +243,5 @@ class _Loader:
             self._problems.append(file.problem(f"the text {missing} is missing"))
         for strange in texts.names - first.names:
             self._problems.append(file.problem_at([strange], "no other language has a text of this name"))
-        for noun in first.plurals.keys() - texts.plurals.keys():
+        for noun in first.plurals.keys() - texts.nouns:
             self._problems.append(file.problem(f"the plural {noun} is missing"))

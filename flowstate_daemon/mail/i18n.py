@@ -141,9 +141,13 @@ def needed_forms(locale: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """One `texts/<language>.toml`. `names` are those of all its texts, also of those that have a problem."""
+    """One `texts/<language>.toml`.
+
+    `names` and `nouns` are those of all its texts and plurals, also of those that have a problem.
+    """
 
     names: frozenset[str] = frozenset()
+    nouns: frozenset[str] = frozenset()
     messages: Mapping[str, str] = field(default_factory=dict)
     plurals: Mapping[str, Forms] = field(default_factory=dict)
     phrases: Mapping[str, str | Forms] = field(default_factory=dict)
@@ -155,8 +159,10 @@ def parse_text_file(file: SourceFile, locale: str, problems: list[str]) -> TextF
     content = dict(file.parse_toml(problems) or {})
     sections = {name: content.pop(name) for name in ("plural", "phrases", "duration") if name in content}
     found = _TextChecks(file, needed_forms(locale), problems)
+    plural = sections.get("plural")
     return TextFile(
         names=frozenset(content),
+        nouns=frozenset(plural if isinstance(plural, dict) else ()),
         messages=dict(found.messages(content)),
         plurals=dict(found.plurals("plural", sections.get("plural", {}))),
         phrases=dict(found.phrases(sections.get("phrases", {}))),

@@ -7,11 +7,12 @@ nothing is written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
+from flowstate_daemon.base.address import normalise_address, unicode_spelling
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.app_data import MAX_USERS_PER_QUERY, AppData, TaskList, User
 from flowstate_daemon.database.recipients import Suppressions
@@ -24,6 +25,7 @@ from flowstate_daemon.scheduler.definitions import Schedule
 from flowstate_daemon.scheduler.scheduled_mail import AppLinks, NothingToSend
 
 USER_GONE = Decision("user", SKIP, "the user no longer exists")
+NO_USER = Decision("user", SKIP, "no account with this spelling of the address was found")
 USER_DELETED = Decision("user", SKIP, "the account is deleted")
 EMAIL_UNVERIFIED = Decision("user", SKIP, "the user has not verified the address")
 NOTIFICATION_OFF = Decision("preference", SKIP, "the user has switched these emails off")
@@ -73,7 +75,7 @@ class EligibilityChecker:
         users = await self.load_users(mails)
         status = await self._suppressions.status_for([user.email for user in users.values()])
         now_ms, kind = self._clock.now_ms(), self.kinds[schedule.kind]
-        reasons = [ineligible_reason(kind, one, users.get(one.user_id), status, now_ms) for one in mails]
+        reasons = [ineligible_reason(kind, users.get(one.user_id), status, now_ms) for one in mails]
         # Only the data of eligible users is read: most queries of a large run would otherwise be in vain.
         eligible = [one for one, reason in zip(mails, reasons, strict=True) if reason is None]
         data = iter(await schedule.load_data(self._app_data, [schedule.window(one) for one in eligible]))
@@ -127,6 +129,19 @@ class EligibilityChecker:
             fingerprint=data.fingerprint,
         )
 
+    async def refusals(self, address: str, kinds: Iterable[str]) -> dict[str, str]:
+        """The scheduled kinds that no user with this address gets now, whatever their content, each with the reason."""
+        spellings = {address, normalise_address(address)}
+        users = await self._app_data.users_with(sorted(spellings | {unicode_spelling(one) for one in spellings}))
+        status = await self._suppressions.status_for([user.email for user in users])
+        now_ms = self._clock.now_ms()
+        found: dict[str, str] = {}
+        for name in kinds:
+            reasons = [ineligible_reason(self.kinds[name], user, status, now_ms) for user in users] or [NO_USER]
+            if None not in reasons:
+                found[name] = next(reason.reason or reason.check for reason in reasons if reason is not None)
+        return found
+
     async def load_users(self, mails: Sequence[ScheduledMail]) -> Mapping[str, User]:
         """The users of these scheduled emails as they are now, by id."""
         return await self._app_data.users(sorted({one.user_id for one in mails}))
@@ -138,7 +153,7 @@ def prefer(user: User, recipient: RecipientStatus) -> User:
 
 
 def ineligible_reason(
-    kind: Kind, scheduled: ScheduledMail, user: User | None, status: Mapping[str, RecipientStatus], now_ms: int
+    kind: Kind, user: User | None, status: Mapping[str, RecipientStatus], now_ms: int
 ) -> Decision | None:
     """Why a user gets no email whatever its content; None when they may get it. Pure."""
     if user is None:
@@ -152,4 +167,4 @@ def ineligible_reason(
     if decision is not None:
         return decision
     enabled = user.enabled_notifications | recipient.preferences.enabled_kinds
-    return None if scheduled.kind in enabled else NOTIFICATION_OFF
+    return None if kind.name in enabled else NOTIFICATION_OFF

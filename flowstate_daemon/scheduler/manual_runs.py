@@ -150,6 +150,10 @@ class ManualRuns:
     def names(self) -> list[str]:
         return list(self._schedules)
 
+    async def refusals(self, address: str) -> dict[str, str]:
+        """The schedules whose emails no user with this address gets now, whatever their content; with the reasons."""
+        return await self._eligibility.refusals(address, self.names)
+
     async def overview(self) -> list[Overview]:
         """All enabled schedules."""
         now = self._clock.now()

@@ -23,6 +23,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 PRESERVED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of an error response whose body is replaced
+NO_SUCH_PATH = "this server has no such path; GET /api/v1/openapi.json lists those of the API, if it is enabled"
 # The answer without a request: too many connections.
 UNAVAILABLE = (
     f"HTTP/1.1 503 Service Unavailable\r\nServer: {SERVER}\r\nRetry-After: 5\r\n"
@@ -58,12 +59,19 @@ def json_response(body: object, status: int = 200) -> web.Response:
 
 
 def error_response(status: int, error: web.HTTPException | None = None) -> web.Response:
-    """A problem document that names the status and nothing else; `error` keeps the headers that belong to it."""
-    response = problem(status)
+    """A problem document for an error of the server itself; `error` keeps the headers that belong to it."""
+    response = problem(status, describe_error(error))
     add_security_headers(response)
     if error is not None:
         response.headers.update({name: error.headers[name] for name in PRESERVED_HEADERS if name in error.headers})
     return response
+
+
+def describe_error(error: web.HTTPException | None) -> str:
+    """What a client can do about an error of the server itself; "" where the status says it all."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"this path accepts {', '.join(sorted(error.allowed_methods))}"
+    return NO_SUCH_PATH if isinstance(error, web.HTTPNotFound) else ""
 
 
 def add_security_headers(response: web.StreamResponse) -> None:

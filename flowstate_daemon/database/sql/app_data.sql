@@ -27,6 +27,11 @@ SELECT
 FROM {app}.users AS u
 WHERE u.id = ANY ($1::text[]);
 
+-- name: find_users
+-- The users with one of these addresses, which the unique index on the address finds; several may differ in capitals.
+-- $1 addresses in the spellings that the application may have stored (text[])
+SELECT id AS user_id FROM {app}.users WHERE email = ANY ($1::text[]);
+
 -- name: list_due_tasks
 -- The first tasks due in each window, and their total number; a window may be limited to one task. Tasks of deleted
 -- projects are left out.

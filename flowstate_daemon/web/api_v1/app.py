@@ -35,7 +35,8 @@ log = structlog.get_logger()
 SCHEME = "bearer"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="flowstate-daemon"'}
 RETRY_AFTER_S = 10
-UNAUTHORIZED = "send `Authorization: Bearer <token>` with the value of FLOWSTATE_HTTP_API_TOKEN"
+# Worded so that the redaction of logs and responses finds nothing that looks like a token.
+UNAUTHORIZED = "send a token of FLOWSTATE_HTTP_API_TOKEN in the header Authorization, after `Bearer` and a space"
 FOREIGN_HOST = "this host name is not one of the server's: add it to FLOWSTATE_HTTP_OTHER_HOSTS"
 READ_ONLY = "this token may only read: use one of FLOWSTATE_HTTP_API_TOKEN"
 

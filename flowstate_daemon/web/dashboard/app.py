@@ -61,10 +61,14 @@ class Dashboard:
             web.get(f"{ROOT}/static/{{name}}", public(self.static)),
             *outbox,
             *(route for section in sections for route in section(self._operator, self._guard, self._pages).routes()),
+            web.get(f"{ROOT}/{{path:.*}}", self._guard.page(self.no_such_page)),  # the last: it matches everything
         ]
 
     async def root(self, _request: web.Request, _viewer: Viewer) -> web.StreamResponse:
         return redirect(f"{ROOT}/")
+
+    async def no_such_page(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        return self._guard.not_found(request, viewer, self._pages.text(viewer.locale, "error.no_such_page"))
 
     async def login_form(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         return self._login_page(viewer, request.query.get("next", ""), "")

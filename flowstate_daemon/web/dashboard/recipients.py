@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -20,7 +21,7 @@ from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.queue.job import State
 from flowstate_daemon.web.dashboard.emails import actor
-from flowstate_daemon.web.dashboard.guard import Form, Guard, read_part, redirect
+from flowstate_daemon.web.dashboard.guard import Form, Guard, Part, read_part, redirect
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer
 
 log = structlog.get_logger()
@@ -100,7 +101,8 @@ class RecipientPages:
         jobs = await read_part(self._jobs(address))
         if self._operator.recipients is None:
             return {"jobs": jobs}
-        recipients = self._operator.recipients
+        recipients, schedules = self._operator.recipients, self._operator.schedules
+        refusals = Part({}) if schedules is None else await read_part(schedules.refusals(address))
         lists, suppressed, mails = await asyncio.gather(
             read_part(recipients.suppressions.status_for([address])),
             read_part(recipients.suppressions.find(address)),
@@ -108,8 +110,8 @@ class RecipientPages:
         )
         status = (lists.value or {}).get(address)
         chosen = None if status is None else describe_preferences(status.preferences)
-        answers = {} if status is None else self._answers(status)
-        names = [] if self._operator.schedules is None else self._operator.schedules.names
+        answers = {} if status is None else self._answers(status, refusals.value or {})
+        names = [] if schedules is None else schedules.names
         return {
             "jobs": jobs,
             "lists": lists,
@@ -117,16 +119,21 @@ class RecipientPages:
             "chosen": chosen,
             "mails": mails,
             "answers": answers,
+            "refusals": refusals,
             "schedules": names,
         }
 
-    def _answers(self, status: RecipientStatus) -> dict[str, list[str]]:
-        """The kinds of email by the reason why the address would not get them now; those that it would get under ""."""
+    def _answers(self, status: RecipientStatus, refusals: Mapping[str, str]) -> dict[str, list[str]]:
+        """The kinds of email by the reason why the address would not get them now; those that it would get under "".
+
+        `refusals` are the reasons of the schedules, which also look at the user: deleted, unverified, switched off.
+        """
         now_ms = self._operator.clock.now_ms()
         found: dict[str, list[str]] = {}
         for name, kind in self._operator.catalog.kinds.items():
             skip = reason_to_skip(kind, status, now_ms)
-            found.setdefault("" if skip is None else skip.reason or skip.check, []).append(name)
+            reason = refusals.get(name, "") if skip is None else skip.reason or skip.check
+            found.setdefault(reason, []).append(name)
         return dict(sorted(found.items(), reverse=True))
 
     async def _jobs(self, address: str) -> QueuedJobs:

@@ -166,7 +166,10 @@ def merge_actions(audit: Part, list_actions: Part | None) -> list[AuditRow]:
         AuditRow(ms_to_datetime(one.at), one.actor, one.action, one.target, "", one.count) for one in audit.value or ()
     ]
     on_lists = [
+        # What a command listed, such as `emails list`, is no address, and is not masked.
         AuditRow(one.at, one.actor, one.action, "", one.target, one.count)
+        if "@" in one.target
+        else AuditRow(one.at, one.actor, one.action, one.target, "", one.count)
         for one in (list_actions.value if list_actions else None) or ()
     ]
     return sorted([*on_queue, *on_lists], key=lambda one: one.at or EPOCH, reverse=True)[:AUDIT_ROWS]

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from flowstate_daemon.cli.main import main
 from flowstate_daemon.queue.bull_queue import BullQueue
@@ -85,3 +86,12 @@ async def test_without_wait_the_outcome_is_unknown(capsys: pytest.CaptureFixture
     """The document claims nothing about sending, and a job that was added is a success."""
     assert await asyncio.to_thread(main, [*COMMAND, "--json"]) == 0
     assert "sent" not in json.loads(capsys.readouterr().out)
+
+
+async def test_waiting_in_a_paused_queue_says_so(redis: Redis, keys: Keys, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody looks for a fault of the email when an operator has paused the queue."""
+    assert await asyncio.to_thread(main, [*COMMAND, "--wait", "50ms"]) == 1
+    assert "paused" not in capsys.readouterr().out
+    await redis.set(keys("meta-paused"), 1)
+    assert await asyncio.to_thread(main, [*COMMAND, "--wait", "50ms"]) == 1
+    assert "the queue is paused: flowstate-daemon queue resume" in " ".join(capsys.readouterr().out.split())

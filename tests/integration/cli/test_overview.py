@@ -170,6 +170,8 @@ async def test_empty_journal_lists_nothing(redis: Redis, capsys: Capture) -> Non
     """It says where it looked."""
     assert await run("emails", "list") == 0
     assert capsys.readouterr().out == "no emails match; read from the journal in Redis\n"
+    assert await run("emails", "list", "--to", "ada") == 0
+    assert capsys.readouterr().out == "no emails match; --to needs the whole address; read from the journal in Redis\n"
 
 
 async def test_journal_is_read_beyond_one_page(redis: Redis, keys: Keys, capsys: Capture) -> None:

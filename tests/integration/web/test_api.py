@@ -92,6 +92,7 @@ async def test_request_without_a_valid_token_is_unauthorized(
     (event,) = events
     assert (event["event"], event["log_level"]) == ("api_unauthorized", "warning")
     assert "FLOWSTATE_HTTP_API_TOKEN" in event["remedy"]
+    assert (document["detail"], "redacted" in document["detail"]) == (event["remedy"], False)
     assert "ooo" not in f"{event}{document}"
     assert denied(redis_api, "token") == 1
 

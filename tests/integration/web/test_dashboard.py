@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from yarl import URL
 
 from flowstate_daemon.base.metrics import Metrics
+from flowstate_daemon.cli.database import record_reveal
 from flowstate_daemon.database.ledger import Ledger
 from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.mail.kinds import KINDS
@@ -407,6 +408,32 @@ async def test_recipient_page_says_which_kinds_would_not_be_sent(site: Site) -> 
     _, html = await site.get(f"recipients?address={ADDRESS}")
     assert re.search(r"no</span> [a-z, -]*welcome", html)
     assert re.search(r"yes</span> otp, password-reset<", html)
+
+
+async def test_page_that_does_not_exist_is_an_operators_page(site: Site) -> None:
+    """A wrong address has the menu of the pages, not the text for recipients; else it leads to the login."""
+    for path in ("nowhere", "emails/1/2/3", "outbox"):
+        assert (await site.get(path))[0] == 303
+    await site.log_in()
+    for path in ("nowhere", "emails/1/2/3", "outbox"):
+        status, html = await site.get(path)
+        assert (status, "There is no page at this address." in html, 'href="/dashboard/failures"' in html) == (
+            404,
+            True,
+            True,
+        )
+
+
+async def test_audit_masks_addresses_and_nothing_else(site: Site, pool: asyncpg.Pool, clock: FakeClock) -> None:
+    """What a command listed is no address, and is shown while addresses are masked."""
+    lists = site.operator.recipients.suppressions  # type: ignore[union-attr]
+    await record_reveal(lists, "emails list", 23)
+    await lists.add(ADDRESS, "manual", None, actor="test")
+    await site.log_in()
+    html = (await site.get("system"))[1]
+    assert ">emails list</td>" in html
+    assert "a***@example.org" in html
+    assert ADDRESS not in html
 
 
 async def test_undo_of_all_kinds_undoes_every_unsubscribe(site: Site) -> None:

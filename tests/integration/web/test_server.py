@@ -11,6 +11,7 @@ from aiohttp import ClientSession, web
 from structlog.testing import capture_logs
 
 from flowstate_daemon.base.errors import ConfigError, HttpPortError
+from flowstate_daemon.web.responses import NO_SUCH_PATH
 from flowstate_daemon.web.server import HttpServer
 from tests.integration.web.conftest import serve
 
@@ -35,22 +36,22 @@ async def client() -> AsyncIterator[ClientSession]:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status", "error"),
+    ("method", "path", "status", "error", "detail"),
     [
-        ("GET", "/nowhere", 404, "Not Found"),
-        ("POST", "/ok", 405, "Method Not Allowed"),
-        ("DELETE", "/ok", 405, "Method Not Allowed"),
+        ("GET", "/nowhere", 404, "Not Found", NO_SUCH_PATH),
+        ("POST", "/ok", 405, "Method Not Allowed", "this path accepts GET, HEAD"),
+        ("DELETE", "/ok", 405, "Method Not Allowed", "this path accepts GET, HEAD"),
     ],
 )
 async def test_http_error_is_a_json_document(
-    client: ClientSession, method: str, path: str, status: int, error: str
+    client: ClientSession, method: str, path: str, status: int, error: str, detail: str
 ) -> None:
-    """The body of an error response is a problem document with the name of the error and nothing else."""
+    """The body of an error response is a problem document with the name of the error and what to do."""
     async with client.request(method, path) as response:
         assert response.status == status
         assert (response.content_type, await response.json()) == (
             "application/problem+json",
-            {"type": "about:blank", "title": error, "status": status, "detail": ""},
+            {"type": "about:blank", "title": error, "status": status, "detail": detail},
         )
         assert status != 405 or response.headers["Allow"] == "GET,HEAD"
 

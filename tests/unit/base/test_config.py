@@ -475,3 +475,9 @@ def test_load_when_link_is_given(value: str) -> None:
         assert load({"FLOWSTATE_LINKS_TASK": value}).links.task == value.replace("none", "")
     else:
         assert "must be a path" in errors({"FLOWSTATE_LINKS_TASK": value})[0]
+
+
+def test_missing_file_is_named_once_without_numbers(tmp_path: Path) -> None:
+    """The name of the file and what is wrong, as for other mistakes; no number that only programmers know."""
+    file = tmp_path / "none.toml"
+    assert errors({}, file)[0] == f"{file}: cannot be read: No such file or directory; expected a TOML file"

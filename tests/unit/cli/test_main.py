@@ -90,6 +90,15 @@ def test_mistyped_name_is_suggested(arguments: list[str], meant: str, capsys: py
     )
 
 
+@pytest.mark.parametrize("command", [["check"], ["queue", "list", "failed"], ["run"], ["config", "show"]])
+def test_config_after_the_command_is_explained(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The option belongs to the program; a suggestion of a similar option would mislead."""
+    assert main([*command, "--config", "x.toml"]) == USAGE_ERROR
+    error = capsys.readouterr().err
+    assert "flowstate-daemon --config FILE" in error
+    assert "did you mean" not in error.lower()
+
+
 @pytest.mark.parametrize("arguments", [["zzz"], ["queue", "zzz"], ["queue", "list", "failed", "--zzz"], ["show"]])
 def test_name_like_no_other_gets_no_suggestion(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong guess would mislead; the message points to --help instead."""

@@ -32,6 +32,12 @@ def test_rows_are_not_folded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> No
     assert row.split(maxsplit=1) == ["42", REASON]
 
 
+def test_table_without_rows_is_its_title(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of columns above nothing look like a fault."""
+    print_table("actions: 0", ("when (UTC)", "who"), [])
+    assert capsys.readouterr().out == "actions: 0\n"
+
+
 def test_only_the_last_column_is_folded_on_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

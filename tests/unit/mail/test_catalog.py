@@ -152,6 +152,16 @@ def test_mistake(tmp_path: Path, file: str, old: str, new: str, problem: str) ->
     assert [one for one in found if re.search(problem, one)], found
 
 
+def test_missing_plural_form_is_one_mistake(tmp_path: Path) -> None:
+    """A plural that is there but incomplete is not reported as missing as well, in whichever language it is."""
+    english = BADGE["texts/en.toml"]
+    incomplete = english.replace(', other = "{n} points"', "", 1)
+    for first, second in ((english, incomplete), (incomplete, english)):
+        write_kind(tmp_path, "badge", {**BADGE, "texts/en.toml": first, "texts/fr.toml": second})
+        found = problems(tmp_path)
+        assert (len(found), "the plural form other is missing" in found[0]) == (1, True), found
+
+
 @pytest.mark.parametrize("missing", ["kind.toml", "body.mjml", "body.txt", "samples.toml", "texts/en.toml"])
 def test_missing_file(tmp_path: Path, missing: str) -> None:
     """A kind needs all of its files."""
