@@ -22,6 +22,7 @@ from flowstate_daemon.database.scheduled_mails import ScheduledMail, get_zone
 from flowstate_daemon.scheduler import focus_report, overdue_summary, task_reminder
 from flowstate_daemon.scheduler.scheduled_mail import Builder
 
+LONGEST_GRACE = timedelta(days=7)  # between a due time and its deadline, as far as runs by hand look back
 A_SUNDAY = datetime(2026, 1, 4, 23, 59, 59, tzinfo=UTC)  # the week after it begins on a Monday
 MINUTES_A_DAY = 24 * 60
 
@@ -110,6 +111,20 @@ class Schedule:
         late = now + timedelta(days=1)
         occurrence = self.manual_occurrence(zone, due_at, late) if self.same_day else self.occurrence(zone, due_at)
         return occurrence if occurrence.expires_at > now else None
+
+    def open_since(self, zone: str, at: datetime) -> datetime | None:
+        """When the occurrence of an earlier local date was due whose deadline has not passed at `at`; None without one.
+
+        The report of Sunday evening may be sent until Monday noon, and a run by hand until then is that report.
+        """
+        time_zone = get_zone(zone)
+        today, found = at.astimezone(time_zone).date(), None
+        due_at = self.next_due(zone, at - LONGEST_GRACE)
+        while due_at <= at and due_at.astimezone(time_zone).date() < today:
+            if self.occurrence(zone, due_at).expires_at > at:
+                found = due_at
+            due_at = self.next_due_on_later_day(zone, due_at)
+        return found
 
     async def load_data(self, app_data: AppData, windows: Sequence[TimeWindow]) -> list[Any]:
         """The builder's data for each window, in the same order; None where there is none."""

@@ -230,9 +230,12 @@ class ManualRuns:
     async def _occurrences(self, schedule: Schedule, at: datetime) -> list[Occurrence]:
         expires_at = self._clock.now() + MANUAL_LIFETIME
         cohorts = {schedule.cohort(cohort) for cohort in await self._planning.cohorts()}
-        return [
-            schedule.for_hour(cohort.hour).manual_occurrence(cohort.zone, at, expires_at) for cohort in sorted(cohorts)
-        ]
+        found = []
+        for cohort in sorted(cohorts):
+            own = schedule.for_hour(cohort.hour)
+            due_at = own.open_since(cohort.zone, at) or at
+            found.append(own.manual_occurrence(cohort.zone, due_at, expires_at))
+        return found
 
     async def _pages(self, schedule: Schedule, occurrences: Sequence[Occurrence]) -> AsyncIterator[list[ScheduledMail]]:
         after: ScheduledMail | None = None

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres
 from flowstate_daemon.mail.samples import preview_contexts
-from flowstate_daemon.mail_producer import MailProducer, NewMail
+from flowstate_daemon.mail_producer import ORIGIN, MailProducer, NewMail
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -185,7 +185,7 @@ async def test_one_click_unsubscribe_takes_effect_before_the_next_email(
         FLOWSTATE_HTTP_LINK_SECRET="x" * 40,
     )
     producer = MailProducer(BullQueue(connection, keys, Clock(), token="test"), attempts=4, backoff_ms=2000)
-    reminder = NewMail("task-reminder", ADDRESS, preview_contexts()["task-reminder"])
+    reminder = NewMail("task-reminder", ADDRESS, preview_contexts()["task-reminder"], origin=ORIGIN)
     async with daemon:
         await daemon.ready()
         await producer.enqueue(reminder)

@@ -67,7 +67,7 @@ async def test_07_list_is_rendered_as_items_and_has_a_text_part(
     await add(connection, keys, "overdue-summary", "ada@example.org")
     async with make_daemon():
         (mail,) = await sent(provider)
-    items = [part for part in mail.body["html"].split("<li")[1:] if "overdue" in part]
+    items = [part for part in mail.body["html"].split('role="listitem"')[1:] if "overdue" in part]
     assert ["Pay rent" in items[0], "Call home" in items[1], len(items)] == [True, True, 2]
     lines = [line for line in mail.body["text"].splitlines() if "overdue" in line and line.strip().startswith("-")]
     assert ["Pay rent" in lines[0], "Call home" in lines[1], len(lines)] == [True, True, 2]

@@ -59,8 +59,8 @@ STATEMENTS = PAGES_WITH_GRANTS["docs/security.md"]
 
 
 def test_pages_grant_the_same() -> None:
-    """README, set-up, security and both languages, so that no reader grants the passwords of the users."""
-    assert {"README.md", "docs/setup.md", "docs/security.md", "docs/fr/installation.md"} <= PAGES_WITH_GRANTS.keys()
+    """Set-up, security and both languages, so that no reader grants the passwords of the users."""
+    assert {"docs/setup.md", "docs/security.md", "docs/fr/installation.md"} <= PAGES_WITH_GRANTS.keys()
     assert [name for name, found in PAGES_WITH_GRANTS.items() if found != STATEMENTS] == []
 
 

@@ -55,6 +55,24 @@ async def test_manual_run_plans_and_enqueuer_sends(
     assert [row["source"] for row in await harness.scheduled_mails()] == ["manual"]
 
 
+async def test_run_of_a_weekly_report_on_the_day_after_is_the_same_report(
+    manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
+) -> None:
+    """Until its deadline on Monday noon the report of Sunday evening is still the one that is due."""
+    await app.user("ada")
+    await app.session("ada", stored(2026, 2, 26, 9))
+    report = RunRequest("focus-report", clock.now())
+    assert [str(item.local_date) for item in await dry_run(manual_runs, report)] == ["2026-03-01"]
+    ran = await manual_runs.run(report)
+    assert ran.scheduled == 1
+    assert await harness.tick() == 1
+    assert [str(row["local_date"]) for row in await harness.scheduled_mails()] == ["2026-03-01"]
+    assert (await manual_runs.run(report)).scheduled == 0
+    clock.jump(4 * 3600)
+    later = RunRequest("focus-report", clock.now())
+    assert [str(item.local_date) for item in await dry_run(manual_runs, later)] == ["2026-03-02"]
+
+
 async def test_force_sends_again(
     manual_runs: ManualRuns, harness: SchedulerHarness, app: AppTables, clock: FakeClock
 ) -> None:
