@@ -9,10 +9,12 @@ import asyncio
 import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 import uvloop
 from hypothesis import settings
 from redis.asyncio import Redis
@@ -33,6 +35,16 @@ settings.register_profile("flowstate", deadline=None)
 # Twenty times as many examples, which take hours: `pytest --hypothesis-profile=thorough tests/compat/test_model.py`.
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("flowstate")
+
+configure_logs = structlog.configure
+
+
+def configure_uncached_logs(**options: Any) -> None:
+    """As the daemon does, but without its cache: a logger that is cached for the process escapes `capture_logs`."""
+    configure_logs(**options | {"cache_logger_on_first_use": False})
+
+
+structlog.configure = configure_uncached_logs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -46,11 +46,12 @@ async def add_through_bull(queue: NodeQueue, jobs: Iterator[HostileJob]) -> int:
     for job in jobs:
         try:
             data, opts = json.loads(job.data), json.loads(job.opts)
-            json.dumps(data, allow_nan=False)
+            attempts = opts.get("attempts", 1) if isinstance(opts, dict) else 1
+            json.dumps([data, attempts], allow_nan=False)
         except (ValueError, RecursionError):
             continue
         if isinstance(opts, dict):
-            bulk.append({"name": job.name, "data": data, "opts": {"attempts": opts.get("attempts", 1)}})
+            bulk.append({"name": job.name, "data": data, "opts": {"attempts": attempts}})
     await queue.add_bulk(bulk, within_s=60)
     return len(bulk)
 
