@@ -18,10 +18,13 @@ from aiohttp import web
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from flowstate_daemon.mail.unsubscribe_links import ExpiredLinkError, InvalidLinkError
+
 LOCALES = ("en", "fr")
 PATHS_OF_PEOPLE = ("/unsubscribe", "/preferences")  # the beginning of links in emails, also of one that was cut off
 PATHS_OF_PROGRAMS = ("/api/", "/health", "/metrics", "/webhooks/")
 PACKAGE_FILES = files(__package__)
+RETRY_AFTER_S = 60
 MAX_LANGUAGES = 20  # of an Accept-Language header
 
 
@@ -117,6 +120,17 @@ class Pages:
         response = self._response(self._preferences.render(locale=locale, **view), status)
         if view["zone"] and view["zone"].prefill:
             response.headers["Content-Security-Policy"] += self._script_policy
+        return response
+
+    def render_invalid_link(self, locale: str, error: InvalidLinkError) -> web.Response:
+        """The answer to a link that expired, was cut, or is not ours."""
+        page, status = ("expired", 410) if isinstance(error, ExpiredLinkError) else ("invalid", 400)
+        return self.render(page, locale, status=status)
+
+    def render_unavailable(self, locale: str) -> web.Response:
+        """The answer while the choice cannot be read or stored."""
+        response = self.render("unavailable", locale, status=503)
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response
 
     def _link(self, locale: str, preferences_url: str) -> Link | None:

@@ -21,7 +21,6 @@ from flowstate_daemon.database.recipients import NO_USER_PREFERENCES, UserPrefer
 from flowstate_daemon.mail.locales import LOCALES, match_locale
 from flowstate_daemon.mail.unsubscribe_links import (
     PREFERENCES_PATH,
-    ExpiredLinkError,
     InvalidLinkError,
     LinkTokenCodec,
     UnsubscribeToken,
@@ -42,7 +41,6 @@ log = structlog.get_logger()
 
 MAX_FORM_BYTES = 16_384
 STORE_TIMEOUT_S = 10.0
-RETRY_AFTER_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +77,12 @@ class PreferencePage:
         try:
             token = self._decode_token(request)
         except InvalidLinkError as error:
-            return self._render_invalid_link(request, error)
+            return self.pages.render_invalid_link(self._fallback_locale(request, None), error)
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
                 recipient = await self._recipients.load(token)
         except (StoreUnavailableError, TimeoutError):
-            return self._render_unavailable(request, token)
+            return self.pages.render_unavailable(self._fallback_locale(request, token))
         return self._render(self._locale(request, token, recipient), recipient)
 
     async def post(self, request: web.Request) -> web.Response:
@@ -92,7 +90,7 @@ class PreferencePage:
         try:
             token = self._decode_token(request)
         except InvalidLinkError as error:
-            return self._render_invalid_link(request, error)
+            return self.pages.render_invalid_link(self._fallback_locale(request, None), error)
         body = await read_body(request, MAX_FORM_BYTES)
         try:
             form = parse_form(body)
@@ -103,7 +101,7 @@ class PreferencePage:
         except (StoreUnavailableError, TimeoutError) as error:
             reason = error.reason if isinstance(error, FlowstateError) else "Postgres did not answer in time"
             log.warning("preferences_not_stored", reason=reason)
-            return self._render_unavailable(request, token)
+            return self.pages.render_unavailable(self._fallback_locale(request, token))
 
     async def _apply(self, request: web.Request, token: UnsubscribeToken, form: Mapping[str, str]) -> web.Response:
         recipient = await self._recipients.load(token)
@@ -141,16 +139,6 @@ class PreferencePage:
     ) -> web.Response:
         fields = self.view.build(self.pages, locale, recipient, self._clock.now(), saved=saved, zone_text=zone_text)
         return self.pages.render_preferences(locale, status, **fields)
-
-    def _render_invalid_link(self, request: web.Request, error: InvalidLinkError) -> web.Response:
-        expired = isinstance(error, ExpiredLinkError)
-        page, status = ("expired", 410) if expired else ("invalid", 400)
-        return self.pages.render(page, self._fallback_locale(request, None), status=status)
-
-    def _render_unavailable(self, request: web.Request, token: UnsubscribeToken) -> web.Response:
-        response = self.pages.render("unavailable", self._fallback_locale(request, token), status=503)
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
-        return response
 
     def _locale(self, request: web.Request, token: UnsubscribeToken, recipient: Recipient) -> str:
         """The language that the reader switched to; else the one they have chosen; else that of the browser."""

@@ -21,7 +21,6 @@ from flowstate_daemon.mail.policy import ALL_KINDS
 from flowstate_daemon.mail.unsubscribe_links import (
     PATH,
     PREFERENCES_PATH,
-    ExpiredLinkError,
     ForgedLinkError,
     InvalidLinkError,
     LinkTokenCodec,
@@ -38,7 +37,6 @@ KIND, ALL = "kind", "all"
 ONE_CLICK_FIELD, ONE_CLICK_VALUE = "list-unsubscribe", "one-click"
 MAX_FORM_BYTES = 8_192
 STORE_TIMEOUT_S = 10.0
-RETRY_AFTER_S = 60
 # For each page, its buttons: the action and the scope that a button posts, and its text.
 BUTTONS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "confirm": ((UNSUBSCRIBE, KIND, "unsubscribe"), (UNSUBSCRIBE, ALL, "unsubscribe_all")),
@@ -74,7 +72,7 @@ class Unsubscribe:
         try:
             token = self._decode_token(request)
         except InvalidLinkError as error:
-            return self._render_invalid_link(request, error)
+            return self.pages.render_invalid_link(self._locale(request, None), error)
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
                 page = await self._current_page(token)
@@ -87,7 +85,7 @@ class Unsubscribe:
         try:
             token = self._decode_token(request)
         except InvalidLinkError as error:
-            return self._render_invalid_link(request, error)
+            return self.pages.render_invalid_link(self._locale(request, None), error)
         requested = await self._read_action(request)
         if requested is None:
             return self.pages.render("bad_request", self._locale(request, token), status=400)
@@ -99,7 +97,7 @@ class Unsubscribe:
         except (StoreUnavailableError, TimeoutError) as error:
             reason = error.reason if isinstance(error, FlowstateError) else "Postgres did not answer in time"
             log.warning("unsubscribe_not_stored", action=action, reason=reason)
-            return self._render_unavailable(request, token)
+            return self.pages.render_unavailable(self._locale(request, token))
         return self._render(request, token, "resubscribed" if page == "confirm" else page)
 
     async def _apply(self, token: UnsubscribeToken, action: str, kind: str) -> None:
@@ -156,17 +154,6 @@ class Unsubscribe:
             kind=label,
             kind_capitalised=label[:1].upper() + label[1:],
         )
-
-    def _render_invalid_link(self, request: web.Request, error: InvalidLinkError) -> web.Response:
-        expired = isinstance(error, ExpiredLinkError)
-        return self.pages.render(
-            "expired" if expired else "invalid", self._locale(request, None), status=410 if expired else 400
-        )
-
-    def _render_unavailable(self, request: web.Request, token: UnsubscribeToken) -> web.Response:
-        response = self.pages.render("unavailable", self._locale(request, token), status=503)
-        response.headers["Retry-After"] = str(RETRY_AFTER_S)
-        return response
 
     def _locale(self, request: web.Request, token: UnsubscribeToken | None) -> str:
         return negotiate_locale(request.headers.get("Accept-Language", ""), token.locale if token else "")
