@@ -172,6 +172,7 @@ async def test_why_a_customer_got_no_reminder_this_morning(browser: Browser, run
     async with logged_in(browser, running) as page:
         started = clock.monotonic()
         await page.get_by_role("link", name="Recipients").click()
+        await expect(page.get_by_label("Email address")).to_be_focused()  # only then do typed letters reach it
         await page.keyboard.type(CARLA)
         await page.keyboard.press("Enter")
         await expect(page.get_by_text("Unsubscribed from task-reminder.")).to_be_visible()
@@ -228,6 +229,7 @@ async def test_whole_journey_by_keyboard(browser: Browser, running: RunningDaemo
     async with open_page(browser, running.url) as (page, _):
         page.on("dialog", lambda dialog: dialog.accept())
         await page.goto("/")
+        await expect(page.locator("#token")).to_be_focused()
         await page.keyboard.type(OPERATE)
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/dashboard/")
