@@ -56,13 +56,19 @@ class RequestRecords:
     ) -> set[JobRef]:
         """Record a request. Returns the jobs that another request with the same or a higher number has contained."""
         by_mail = {self._mail(job): job for job in jobs}
-        at = datetime.fromtimestamp(saved_at_ms / 1000, tz=UTC)
         async with schema_connection(self._pool, wait_s=wait_s) as connection:
             rows = await connection.fetch(
-                sql("record_request"), UUID(request_id), storable(key, MAX_WORD_LENGTH), at,
-                list(by_mail), list(numbers), timeout=wait_s,
+                sql("record_request"), *_columns(request_id, key, saved_at_ms), list(by_mail), list(numbers),
+                timeout=wait_s,
             )  # fmt: skip
         return {by_mail[row["mail"]] for row in rows}
+
+    async def mark_resumed(
+        self, request_id: str, key: str, saved_at_ms: int, *, wait_s: float = QUERY_TIMEOUT_S
+    ) -> None:
+        """This process is about to record and send a request that another process made."""
+        async with schema_connection(self._pool, wait_s=wait_s) as connection:
+            await connection.execute(sql("mark_resumed"), *_columns(request_id, key, saved_at_ms), timeout=wait_s)
 
     async def find(self, recipients: Mapping[JobRef, str]) -> dict[JobRef, RequestRecord]:
         """The latest request of each of these jobs, which are given with their recipients."""
@@ -86,6 +92,14 @@ class RequestRecords:
             mails = [self._mail(job) for job in jobs]
             await connection.execute(sql("forget_members"), UUID(request_id), mails, timeout=wait_s)
 
+    async def forget_withdrawn(
+        self, request_id: str, jobs: Sequence[JobRef], *, wait_s: float = QUERY_TIMEOUT_S
+    ) -> bool:
+        """The process that made this request has not sent it. False if another process has resumed it."""
+        async with schema_connection(self._pool, wait_s=wait_s) as connection:
+            mails = [self._mail(job) for job in jobs]
+            return bool(await connection.fetchval(sql("forget_withdrawn"), UUID(request_id), mails, timeout=wait_s))
+
     async def _fetch(self, query: str, recipients: Mapping[JobRef, str]) -> dict[JobRef, asyncpg.Record]:
         by_mail = {self._mail(job): job for job in recipients}
         addresses = [normalise_address(address) for address in recipients.values()]
@@ -97,3 +111,8 @@ class RequestRecords:
         """The key of the email in the ledger, which is the same for all attempts."""
         job_id, timestamp = job
         return shorten_key(f"{self._base}{job_id}:{timestamp}:0").rpartition(":")[0]
+
+
+def _columns(request_id: str, key: str, saved_at_ms: int) -> tuple[UUID, str, datetime]:
+    saved_at = datetime.fromtimestamp(saved_at_ms / 1000, tz=UTC)
+    return UUID(request_id), storable(key, MAX_WORD_LENGTH), saved_at

@@ -8,7 +8,7 @@ is settled by what became of the earlier one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from uuid import uuid4
 
 import structlog
@@ -96,16 +96,14 @@ class RequestRecorder:
         except PermanentError:
             return
         is_stored, lost = await self._store(stored_request)
-        for mail in mails:
-            if mail.job.id in lost:
-                mail.fail(LockLostError("another worker owns the job by now"))
+        _fail_lost(mails, lost)
         if not is_stored:
             return
         earlier = await self._record_first(stored_request, batch, began_at)
         if earlier is None:
             return
         if earlier:
-            if await self._undo(stored_request, mails, behind=earlier):
+            if await self._withdraw(stored_request, mails, behind=earlier):
                 await self._settle_all(batch, earlier)
             return
         batch.mails, batch.stored_request = mails, stored_request
@@ -127,15 +125,14 @@ class RequestRecorder:
             if bulk:
                 # The record may have been written, or not. With another number it would no longer be compared with an
                 # earlier request that Redis has lost; so the number stays, and the request is known as withdrawn.
-                if await self._undo(stored_request, mails, behind=stored_request.members):
-                    await self._mark_withdrawn(stored_request)
+                await self._withdraw(stored_request, mails, behind=stored_request.members, remember=True)
                 for mail in bulk:
                     mail.fail(outage)
                 return None
             log.warning("request_not_recorded", mails=len(mails), reason=outage.reason, remedy=POSTGRES_REMEDY)
             earlier = {}
         if self._clock.monotonic() - began_at > MAX_PREPARATION_S:
-            await self._undo(stored_request, mails)
+            await self._withdraw(stored_request, mails)
             for mail in mails:
                 mail.fail(StaleDecisionError("recording the request took too long"))
             return None
@@ -153,7 +150,9 @@ class RequestRecorder:
         if not mails:
             return  # an older version stored it
         try:
-            earlier = self._find_recent(known) or await self._record(stored_request, mails, urgent=batch.urgent)
+            earlier = self._find_recent(known) or await self._record(
+                stored_request, mails, urgent=batch.urgent, resumed=True
+            )
         except StoreUnavailableError as outage:
             if not batch.urgent:  # all bytes of a stored request are sent, or none
                 raise
@@ -237,7 +236,7 @@ class RequestRecorder:
             return saved, lost
 
     async def _record(
-        self, stored_request: StoredRequest, mails: Sequence[OutgoingMail], *, urgent: bool
+        self, stored_request: StoredRequest, mails: Sequence[OutgoingMail], *, urgent: bool, resumed: bool = False
     ) -> Mapping[JobRef, RequestRecord]:
         """Record the request, and return the latest requests of emails that were in another one unknown to Redis.
 
@@ -247,65 +246,63 @@ class RequestRecorder:
             return {}
         numbers = dict(zip(stored_request.members, stored_request.numbers, strict=True))
         jobs = [mail.job_ref for mail in mails]
+        request = stored_request.id, stored_request.key, stored_request.saved_at
         wait_s = URGENT_TIMEOUT_S if urgent else QUERY_TIMEOUT_S
         try:
             async with asyncio.timeout(wait_s):
-                lost = await self._records.record(
-                    stored_request.id, stored_request.key, stored_request.saved_at, jobs,
-                    [numbers[job] for job in jobs], wait_s=wait_s,
-                )  # fmt: skip
+                if resumed:
+                    await self._records.mark_resumed(*request, wait_s=wait_s)
+                lost = await self._records.record(*request, jobs, [numbers[job] for job in jobs], wait_s=wait_s)
                 if not lost:
                     return {}
                 found = await self._records.find(
                     {mail.job_ref: mail.email.to for mail in mails if mail.job_ref in lost}
                 )
                 if await self._forget_withdrawn(found):
-                    return await self._record(stored_request, mails, urgent=urgent)
+                    return await self._record(stored_request, mails, urgent=urgent, resumed=resumed)
         except (StoreUnavailableError, TimeoutError) as error:
             raise StoreUnavailableError(str(error) or "Postgres is slow") from error
         # The same key means the same bytes for the same jobs: the provider recognizes this request.
         return {job: record for job, record in found.items() if record.key != stored_request.key}
 
-    async def _mark_withdrawn(self, stored_request: StoredRequest) -> None:
-        try:
-            await self._request_store.mark_withdrawn(stored_request.id)
-        except StoreUnavailableError as error:  # its emails wait for two minutes, and are then parked
-            log.warning("request_not_withdrawn", mails=len(stored_request.members), reason=error.reason)
-
     async def _forget_withdrawn(self, found: Mapping[JobRef, RequestRecord]) -> bool:
         """Delete records of requests that were never sent; False if there are none. Raises StoreUnavailableError."""
         assert self._records is not None
-        withdrawn = [
-            request_id
-            for request_id in sorted({record.request_id for record in found.values()})
-            if await self._request_store.is_withdrawn(request_id)
-        ]
-        for request_id in withdrawn:
-            await self._records.forget(request_id, [job for job, one in found.items() if one.request_id == request_id])
-        return bool(withdrawn)
+        forgotten = False
+        for request_id in sorted({record.request_id for record in found.values()}):
+            if await self._request_store.is_withdrawn(request_id):
+                jobs = [job for job, record in found.items() if record.request_id == request_id]
+                forgotten |= await self._records.forget_withdrawn(request_id, jobs)
+        return forgotten
 
-    async def _undo(
-        self, stored_request: StoredRequest, mails: Sequence[OutgoingMail], behind: Container[JobRef] = ()
+    async def _withdraw(
+        self,
+        stored_request: StoredRequest,
+        mails: Sequence[OutgoingMail],
+        *,
+        behind: Container[JobRef] = (),
+        remember: bool = False,
     ) -> bool:
-        """Delete a request that is not going to be sent. Retries until Redis responds.
+        """Delete a request that this process is not going to send. Retries until Redis responds.
 
         Its number is used up, except for emails that are `behind` the records: that still shows that Redis has lost
-        something. False if a lock was lost: whoever has the job now finds the same records.
+        something. `remember`: the request may have been recorded, and the record must not count. False if another
+        worker has one of the jobs with the request, and may send it.
         """
-        numbers = [mail.requests if mail.job_ref in behind else mail.requests + 1 for mail in mails]
+        open_mails = [mail for mail in mails if not mail.done]
+        numbers = {mail.job_ref: mail.requests if mail.job_ref in behind else mail.requests + 1 for mail in open_mails}
         while True:
             try:
-                job_ids = [mail.job.id for mail in mails]
-                detached = await self._request_store.detach(stored_request.id, job_ids, numbers)
+                lost = await self._request_store.withdraw(stored_request, numbers, remember=remember)
                 break
             except StoreUnavailableError:
                 await asyncio.sleep(REDIS_RETRY_S)
-        for mail, number in zip(mails, numbers, strict=True):
-            mail.requests = number
-            if not detached:
-                mail.fail(LockLostError("another worker owns the job by now"))
-        await forget_members(self._records, stored_request.id, mails)
-        return detached
+        for mail in open_mails:
+            mail.requests = numbers[mail.job_ref]
+        _fail_lost(open_mails, {mail.job.id for mail in open_mails} if lost is None else lost)
+        if lost is not None and self._records is not None:
+            await _forget(self._records.forget_withdrawn, stored_request.id, mails)
+        return lost is not None
 
     async def _settle_all(self, batch: Batch, earlier: Mapping[JobRef, RequestRecord]) -> None:
         """Settle emails by what became of their earlier requests; the rest of the batch goes on."""
@@ -338,13 +335,22 @@ class RequestRecorder:
             raise MaybeSentError(OUTCOME_UNKNOWN, requests=record.number)
 
 
+def _fail_lost(mails: Sequence[OutgoingMail], lost: Container[str]) -> None:
+    for mail in mails:
+        if mail.job.id in lost:
+            mail.fail(LockLostError("another worker owns the job by now"))
+
+
 async def forget_members(records: RequestRecords | None, request_id: str, mails: Sequence[OutgoingMail]) -> None:
     """Delete the record of emails that were certainly not sent. If that fails, Redis still knows it."""
-    if records is None:
-        return
+    if records is not None:
+        await _forget(records.forget, request_id, mails)
+
+
+async def _forget(forget: Callable[..., Awaitable[object]], request_id: str, mails: Sequence[OutgoingMail]) -> None:
     jobs = [mail.job_ref for mail in mails]
     try:
         async with asyncio.timeout(URGENT_TIMEOUT_S):
-            await records.forget(request_id, jobs, wait_s=URGENT_TIMEOUT_S)
+            await forget(request_id, jobs, wait_s=URGENT_TIMEOUT_S)
     except (StoreUnavailableError, TimeoutError) as error:
         log.debug("request_not_forgotten", mails=len(jobs), reason=str(error))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -107,24 +107,38 @@ class RequestStore:
         """Keep the results for members that are settled later; False if the stored request does not exist any more."""
         return bool(await self._scripts.run("request_save_response", [self._key(stored_request_id)], [response]))
 
-    async def detach(self, stored_request_id: str, job_ids: Sequence[str], numbers: Sequence[int] = ()) -> bool:
-        """Unbind jobs from the request. False, and nothing is written, if this worker does not own all of them.
-
-        `numbers`, for a request that was never sent, are how many other requests have contained each job.
-        """
+    async def detach(self, stored_request_id: str, job_ids: Sequence[str]) -> bool:
+        """Unbind jobs from the request. False, and nothing is written, if this worker does not own all of them."""
         if not job_ids:
             return True
         keys = self._member_keys(stored_request_id, job_ids)
-        detached = bool(await self._scripts.run("request_detach", keys, [self._token, stored_request_id, *numbers]))
+        detached = bool(await self._scripts.run("request_detach", keys, [self._token, stored_request_id]))
         if detached:
             self.recent.forget(stored_request_id, set(job_ids))
         return detached
 
-    async def mark_withdrawn(self, stored_request_id: str) -> None:
-        """Remember that a request, which may have been recorded, was deleted before its first try."""
-        await self._connection.execute("SET", self._withdrawn_key(stored_request_id), 1, "PX", TTL_MS)
+    async def withdraw(
+        self, stored_request: StoredRequest, numbers: Mapping[JobRef, int], *, remember: bool
+    ) -> set[str] | None:
+        """Delete a request that this worker is not going to send.
+
+        `numbers`, of the members that the caller has not lost, are how many other requests have contained them.
+        `remember` makes `is_withdrawn` true. Returns the ids of the jobs that this worker does not own any more; None,
+        and the request is kept, if one of those refers to it: its worker may send the request.
+        """
+        members = stored_request.members
+        keys = self._member_keys(stored_request.id, [job_id for job_id, _ in members])
+        keys.insert(1, self._withdrawn_key(stored_request.id))
+        args: list[str | float] = [self._token, stored_request.id, TTL_MS if remember else 0]
+        args += [numbers.get(member, "") for member in members]
+        withdrawn, *lost = await self._scripts.run("request_withdraw", keys, args)
+        if not withdrawn:
+            return None
+        self.recent.forget(stored_request.id, {job_id for job_id, _ in members})
+        return {members[position - 1][0] for position in lost}
 
     async def is_withdrawn(self, stored_request_id: str) -> bool:
+        """Whether the worker that made the request has not sent it. Another one may have resumed it."""
         return bool(await self._connection.execute("EXISTS", self._withdrawn_key(stored_request_id)))
 
     async def adopt(self, stored_request: StoredRequest, job: Job, number: int) -> bool:

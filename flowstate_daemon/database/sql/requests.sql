@@ -34,6 +34,15 @@ FROM given AS g
 LEFT JOIN written AS w ON w.mail = g.mail
 WHERE w.mail IS NULL AND g.request IS DISTINCT FROM $1;
 
+-- name: mark_resumed
+-- A process is about to send a request that another one made. To be committed before the request is recorded again: from
+-- then on its record cannot be withdrawn.
+-- $1 id of the stored request (uuid)
+-- $2 idempotency key (text)
+-- $3 when it was stored (timestamptz)
+INSERT INTO flowstate_daemon.requests (id, key, saved_at, resumed) VALUES ($1, $2, $3, true)
+ON CONFLICT (id) DO UPDATE SET resumed = true;
+
 -- name: find_latest_requests
 -- The latest request of each email, and the provider's id if the ledger has it as sent. Emails without one have no row.
 -- $1 keys of the emails (text[])
@@ -69,6 +78,19 @@ GROUP BY g.mail;
 -- $1 id of the stored request (uuid)
 -- $2 keys of the emails (text[])
 DELETE FROM flowstate_daemon.request_members WHERE mail = ANY ($2::text[]) AND request = $1;
+
+-- name: forget_withdrawn
+-- Delete the record of a request that the process which made it has not sent, unless another process may have. Returns
+-- whether it was deleted. The lock on the request makes this statement and `mark_resumed` follow each other.
+-- $1 id of the stored request (uuid)
+-- $2 keys of the emails (text[])
+WITH request AS (
+    SELECT resumed FROM flowstate_daemon.requests WHERE id = $1 FOR UPDATE
+), deleted AS (
+    DELETE FROM flowstate_daemon.request_members
+    WHERE mail = ANY ($2::text[]) AND request = $1 AND NOT EXISTS (SELECT FROM request WHERE resumed)
+)
+SELECT NOT EXISTS (SELECT FROM request WHERE resumed);
 
 -- name: prune_requests
 -- Delete one small batch of old requests; rows that another daemon is deleting are skipped.

@@ -6,11 +6,10 @@
 --
 -- ARGV[1] token of the worker
 -- ARGV[2] stored request id
--- then, if the request was never sent, 1 for each member: how many requests contain it, as before it was stored
 --
 -- Returns 1 detached; 0 one of the locks is lost
 -- Publishes nothing
--- Agrees with no script of Bull 4: the key and the fields `storedRequest` and `requests` are ours
+-- Agrees with no script of Bull 4: the key and the field `storedRequest` are ours
 
 -- @include remove_from_active
 -- @include stored_request
@@ -26,9 +25,6 @@ for member = 1, #locks do
   local hash = KEYS[2 * member]
   if redis.pcall("HGET", hash, "storedRequest") == ARGV[2] then
     redis.call("HDEL", hash, "storedRequest")
-    if ARGV[2 + member] then
-      redis.call("HSET", hash, "requests", ARGV[2 + member])
-    end
     count_member(ARGV[2])
   end
 end

@@ -84,6 +84,38 @@ async def test_forgotten_members_are_free(records: RequestRecords) -> None:
     assert await record(records) == {JOBS[1]}
 
 
+@pytest.mark.parametrize("is_recorded", [True, False])
+async def test_withdrawn_request_is_forgotten_unless_it_was_resumed(records: RequestRecords, is_recorded: bool) -> None:
+    """Whether or not the process that made it has recorded it."""
+    first, second = uuid4().hex, uuid4().hex
+    for request in (first, second):
+        if is_recorded:
+            await record(records, request=request)
+        if request == second:
+            await records.mark_resumed(request, "flowstate-key", START_MS)
+            assert await record(records, request=request) == set()
+        assert await records.forget_withdrawn(request, JOBS) is (request == first)
+    assert await record(records) == set(JOBS)
+    assert {found.request_id for found in (await records.find(dict.fromkeys(JOBS, ADDRESS))).values()} == {second}
+
+
+async def test_request_is_either_resumed_or_withdrawn(records: RequestRecords) -> None:
+    """Of one process that resumes a request and one that puts its emails into another, one may send them."""
+
+    async def resume(request: str) -> bool:
+        await records.mark_resumed(request, "flowstate-key", START_MS)
+        return await record(records, jobs, request=request) == set()
+
+    async def replace_it(request: str) -> bool:
+        return await records.forget_withdrawn(request, jobs) and await record(records, jobs) == set()
+
+    for number in range(40):
+        jobs = [("7", START_MS + number)]
+        request = uuid4().hex
+        await record(records, jobs, request=request)
+        assert sum(await asyncio.gather(resume(request), replace_it(request))) <= 1
+
+
 async def test_concurrent_requests_share_nothing(records: RequestRecords, pool: asyncpg.Pool) -> None:
     """Of many processes that put the same emails into a request, one may send each email."""
     jobs = [(str(number), START_MS) for number in range(50)]

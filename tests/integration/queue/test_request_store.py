@@ -282,10 +282,64 @@ async def test_numbers_are_stored_and_taken_back(
     opened = await request_store.load("e1")
     assert opened is not None
     assert [opened.number_of(job) for job in [*opened.members, ("9", BORN)]] == [3, 7, None]
-    assert await request_store.detach("e1", ["1", "2"], [2, 7]) is True
+    assert await request_store.withdraw(opened, {opened.members[0]: 2, opened.members[1]: 7}, remember=False) == set()
     assert [await stage.redis.hget(stage.keys(job.id), "requests") for job in jobs] == ["2", "7"]
     await bull.release(jobs)
     assert [job.requests for job in await bull.claim(2)] == [2, 7]
+
+
+@pytest.mark.parametrize("remember", [True, False])
+async def test_withdrawn_request_is_gone(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, remember: bool
+) -> None:
+    """Its jobs are as before it was saved; a repeated call changes nothing more."""
+    jobs = await take(stage, bull, "1", "2")
+    await stage.snapshot()
+    stored = template(jobs)
+    await request_store.save(stored)
+    for _ in range(2):
+        assert await request_store.withdraw(stored, dict.fromkeys(stored.members, 0), remember=remember) == set()
+        assert await request_store.is_withdrawn("e1") is remember
+    changed = await stage.diff()
+    changed.pop("flowstate:withdrawn:e1", None)
+    assert {name: value["requests"] for name, value in changed.items()} == {"1": "0", "2": "0"}
+    assert await bound(stage, "1", "2") == [None, None]
+
+
+@pytest.mark.parametrize("holder", [None, "you/1", "me/2"])
+async def test_request_that_another_worker_may_send_is_kept(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, holder: str | None
+) -> None:
+    """Also if this worker has lost the job, and claimed it again: only the mark is written."""
+    stored = template(await take(stage, bull, "1", "2"))
+    await request_store.save(stored)
+    await stage.redis.delete(stage.keys.lock("2"))
+    if holder:
+        await stage.redis.set(stage.keys.lock("2"), holder)
+    await stage.snapshot()
+    assert await request_store.withdraw(stored, {stored.members[0]: 0}, remember=True) is None
+    assert set(await stage.diff()) == {"flowstate:withdrawn:e1"}
+
+
+@pytest.mark.parametrize("holder", [None, "you/1"])
+async def test_request_is_withdrawn_although_redis_has_lost_a_claim(
+    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, holder: str | None
+) -> None:
+    """A job that does not refer to the request is left as it is, whoever has it."""
+    stored = template(await take(stage, bull, "1", "2", "3"))
+    await request_store.save(stored)
+    await stage.redis.hdel(stage.keys("2"), "storedRequest")
+    await stage.redis.delete(stage.keys.lock("2"))
+    if holder:
+        await stage.redis.set(stage.keys.lock("2"), holder)
+    await stage.redis.delete(stage.keys("3"), stage.keys.lock("3"))
+    before = await stage.dump()
+    assert await request_store.withdraw(stored, dict.fromkeys(stored.members, 0), remember=False) == {"2", "3"}
+    after = await stage.dump()
+    assert after["2"] == before["2"]
+    assert "3" not in after
+    assert await bound(stage, "1") == [None]
+    assert await left(stage) is None
 
 
 async def test_adopt_binds_a_job_again(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import (
     EarlierRequestError,
+    LockLostError,
     MaybeSentError,
     PermanentError,
     RetryableError,
@@ -388,16 +389,35 @@ async def test_lost_reply_of_postgres_changes_nothing(
 
 
 class LosesReplies(RequestRecords):
-    """The first call is executed, and then raises as if its reply was lost."""
+    """A short outage: the first record may be `written`, but its reply is lost, and it cannot be taken back at once."""
 
-    lost = False
+    def __init__(self, pool: asyncpg.Pool, base: str, *, written: bool = True) -> None:
+        super().__init__(pool, base)
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        self._written = written
+        self._lost = self._over = False
 
     async def record(self, *args: object, **kwargs: object) -> set[tuple[str, int]]:
-        found = await super().record(*args, **kwargs)  # type: ignore[arg-type]
-        if not self.lost:
-            self.lost = True
+        found = await super().record(*args, **kwargs) if self._lost or self._written else set()  # type: ignore[arg-type]
+        if not self._lost:
+            self._lost = True
+            if self.meanwhile is not None:
+                await self.meanwhile()
             raise StoreUnavailableError("the reply was lost")
         return found
+
+    async def forget(self, *args: object, **kwargs: object) -> None:
+        self._end_outage()
+        await super().forget(*args, **kwargs)  # type: ignore[arg-type]
+
+    async def forget_withdrawn(self, *args: object, **kwargs: object) -> bool:
+        self._end_outage()
+        return await super().forget_withdrawn(*args, **kwargs)  # type: ignore[arg-type]
+
+    def _end_outage(self) -> None:
+        if not self._over:
+            self._over = True
+            raise StoreUnavailableError("not back yet")
 
 
 async def test_lost_reply_of_postgres_is_known_to_other_processes(
@@ -411,6 +431,52 @@ async def test_lost_reply_of_postgres_is_known_to_other_processes(
         jobs = in_another_order(await harness.released(jobs))
         assert {type(result) for result in await send(harness, jobs)} == {Accepted}
     assert len(fake.accepted) == 3
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_claims_that_redis_loses_while_the_record_is_in_doubt_are_sent_at_once(
+    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool, valkey_url: str, written: bool
+) -> None:
+    """The locks are gone with the request, so that nobody else can have read it: its record does not count."""
+    records = LosesReplies(pool, keys.base, written=written)
+    async with DispatcherHarness(connection, keys, fake, records=records, clock=Clock()) as harness:
+        await add(harness, 3)
+        state = await remember_state(valkey_url, keys)
+        records.meanwhile = lambda: lose_writes(valkey_url, state)
+        jobs = await harness.claim(3)
+        assert {type(result) for result in await send(harness, jobs)} == {LockLostError}
+        forget_memory(harness)
+        results = await send(harness, in_another_order(await harness.claim(3)))
+        assert {type(result) for result in results} == {Accepted}
+    assert len(fake.accepted) == 3
+
+
+async def test_request_that_another_process_has_resumed_is_not_withdrawn(
+    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool, valkey_url: str
+) -> None:
+    """Its locks expired while the record was in doubt, another process sent it, and Redis lost all of that."""
+    records = LosesReplies(pool, keys.base)
+    async with DispatcherHarness(connection, keys, fake, records=records, clock=Clock()) as harness:
+        await add(harness, 2)
+        state = await remember_state(valkey_url, keys)
+
+        async def resume_elsewhere() -> None:
+            client = Redis.from_url(valkey_url, protocol=2)
+            (name,) = [name async for name in client.scan_iter(f"{keys.own('request:')}*")]
+            await client.aclose()
+            stored = await harness.request_store.load(name.decode().rpartition(":")[2])
+            assert stored is not None
+            other = RequestRecords(pool, keys.base)
+            await other.mark_resumed(stored.id, stored.key, stored.saved_at)
+            await other.record(stored.id, stored.key, stored.saved_at, stored.members, stored.numbers)
+            await lose_writes(valkey_url, state)
+
+        records.meanwhile = resume_elsewhere
+        assert {type(result) for result in await send(harness, await harness.claim(2))} == {LockLostError}
+        forget_memory(harness)
+        results = await send(harness, in_another_order(await harness.claim(2)))
+        assert {type(result) for result in results} == {EarlierRequestError}
+    assert fake.accepted == []
 
 
 async def test_without_postgres_the_memory_of_the_process_is_enough(
