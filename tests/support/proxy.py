@@ -97,7 +97,7 @@ class FaultProxy:
         """Reset all open connections, on both sides."""
         for writers in list(self._links.values()):
             for writer in writers:
-                _reset(writer)
+                reset(writer)
 
     async def forget(self) -> None:
         """Drop all open connections without a sign to either side, like a network that has lost its state.
@@ -139,16 +139,16 @@ class FaultProxy:
         self._links[task] = [writer]
         if self.reset_new_connections:
             del self._links[task]
-            _reset(writer)
+            reset(writer)
             return
         try:
             far_reader, far_writer = await self._dial()
             self._links[task].append(far_writer)
             await self._both_ways((reader, writer), (far_reader, far_writer))
         except BROKEN:
-            _reset(writer)  # no server behind the proxy
+            reset(writer)  # no server behind the proxy
         except asyncio.CancelledError:
-            _reset(writer)  # the test is over; the server's own callback would report a cancelled task
+            reset(writer)  # the test is over; the server's own callback would report a cancelled task
         finally:
             self._forgotten.discard(task)
             for each in self._links.pop(task):
@@ -193,7 +193,7 @@ class FaultProxy:
                 if self.reset_reply_after is not None:
                     writer.write(chunk[: self.reset_reply_after])
                     await writer.drain()
-                    _reset(writer)
+                    reset(writer)
                     break
                 if self.drop_replies:
                     self.dropped += len(chunk)
@@ -214,23 +214,29 @@ class FaultProxy:
         await self._flowing.wait()
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection with a reset instead of an orderly end."""
     if writer.is_closing():
         return
-    raw = writer.get_extra_info("socket")
-    if raw is not None and raw.fileno() >= 0:
+    if raw := _open_socket(writer):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     writer.transport.abort()
 
 
 def _is_unacknowledged(writer: asyncio.StreamWriter) -> bool:
-    raw = writer.get_extra_info("socket")
-    info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED.size)
-    return bool(UNACKED.unpack(info)[0])
+    raw = _open_socket(writer)
+    return raw is not None and bool(
+        UNACKED.unpack(raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED.size))[0]
+    )
 
 
 def _ignore_segments(writer: asyncio.StreamWriter) -> None:
-    raw = writer.get_extra_info("socket")
-    if raw is not None and raw.fileno() >= 0:
+    if raw := _open_socket(writer):
         program = ctypes.create_string_buffer(DROP_ALL, len(DROP_ALL))
         raw.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+
+
+def _open_socket(writer: asyncio.StreamWriter) -> socket.socket | None:
+    """None once the connection is closed; its link may last longer."""
+    raw: socket.socket | None = writer.get_extra_info("socket")
+    return raw if raw is not None and raw.fileno() >= 0 else None
