@@ -20,6 +20,7 @@ import click
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, StoreUnavailableError
+from flowstate_daemon.base.garbage import paused_gc
 from flowstate_daemon.base.imports import without
 
 FAILED, USAGE_ERROR, UNREACHABLE, CONFIG, INTERRUPTED = 1, 64, 69, 78, 130
@@ -79,7 +80,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         # The daemon prints no tables, so structlog need not find `rich` either.
-        with without("rich") if name == DAEMON else nullcontext():
+        with paused_gc(), without("rich") if name == DAEMON else nullcontext():
             return cast("click.Command", getattr(import_module(f"flowstate_daemon.cli.{COMMANDS[name]}"), name))
 
 
