@@ -79,8 +79,8 @@ class LazyGroup(click.Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        # The daemon prints no tables, so structlog need not find `rich` either.
-        with paused_gc(), without("rich") if name == DAEMON else nullcontext():
+        # The daemon prints no tables and has no green threads, so structlog need not find these packages either.
+        with paused_gc(), without("rich", "greenlet") if name == DAEMON else nullcontext():
             return cast("click.Command", getattr(import_module(f"flowstate_daemon.cli.{COMMANDS[name]}"), name))
 
 

@@ -27,7 +27,7 @@ def tables() -> Iterator[str]:
     """A heading and a table for each section, in the order of the file."""
     for name, section in SECTIONS.items():
         rows = [
-            (f"`{key}`", variables((name, key)), default(key, field), str(field.description).replace("<", "\\<"))
+            (f"`{key}`", variables((name, key)), default(key, field), section.descriptions()[key].replace("<", "\\<"))
             for key, field in section.model_fields.items()
         ]
         lines = [f"### `[{name}]`", "", line(HEADER), DELIMITER, *map(line, rows)]
@@ -72,7 +72,7 @@ def render_sample(sample: str) -> str:
         elif section and (match := SAMPLE_KEY.fullmatch(text)):
             key = (section, match["key"])
             alias = f" ({aliases[key]})" if key in aliases else ""
-            lines[-1] = f"# {SECTIONS[section].model_fields[key[1]].description}{alias}"
+            lines[-1] = f"# {SECTIONS[section].descriptions()[key[1]]}{alias}"
         lines.append(text)
     return "\n".join(lines) + "\n"
 

@@ -299,7 +299,7 @@ def test_sample_file_matches_settings() -> None:
             sentence = line.removeprefix("# ")
     deployed = {key: name for name, key in reversed(ENV_ALIASES.items())}
     expected = {
-        key: f"{SECTIONS[key[0]].model_fields[key[1]].description}" + (f" ({deployed[key]})" if key in deployed else "")
+        key: f"{SECTIONS[key[0]].descriptions()[key[1]]}" + (f" ({deployed[key]})" if key in deployed else "")
         for key in KEYS
     }
     assert {key: text for key, (text, _) in output.items()} == expected

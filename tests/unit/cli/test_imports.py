@@ -12,7 +12,8 @@ from flowstate_daemon.base.imports import deferred, without
 
 LOADED = "import json, sys; from flowstate_daemon.cli.main import app; app.get_command(None, 'run');"
 UNUSED = (
-    "rich", "requests", "urllib3", "cryptography.hazmat", "pygments", "flowstate_daemon.web.api_v1.models",
+    "rich", "requests", "urllib3", "cryptography.hazmat", "pygments", "greenlet", "opentelemetry", "psutil",
+    "flowstate_daemon.web.api_v1.models",
     "flowstate_daemon.web.dashboard.app", "flowstate_daemon.cli.check.runner", "flowstate_daemon.dev.environment",
 )  # fmt: skip
 
