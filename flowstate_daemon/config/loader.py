@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from flowstate_daemon.base.docstrings import attribute_docstrings
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config import settings
 from flowstate_daemon.config.proxy import find_proxy
@@ -223,7 +224,7 @@ def _validation_message(raw_settings: SettingsSources, name: str, error: Validat
         # Only Redis has a rule about a section as a whole, and it is about the address.
         key = (name, str(detail["loc"][0]) if detail["loc"] else "url")
         wrong = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        yield f"{raw_settings.describe_source(key)}: {wrong} ({SECTIONS[name].descriptions()[key[1]]})"
+        yield f"{raw_settings.describe_source(key)}: {wrong} ({attribute_docstrings(SECTIONS[name])[key[1]]})"
 
 
 def describe_redis(config: Config) -> str:

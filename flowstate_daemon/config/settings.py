@@ -6,13 +6,8 @@ error messages for invalid values.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -61,7 +56,10 @@ def _host_name() -> str:
 
 
 class SettingsSection(BaseModel):
-    """What all sections have in common. Wrong input is never repeated in an error: it may be a secret."""
+    """What all sections have in common. Wrong input is never repeated in an error: it may be a secret.
+
+    What a key means is in the docstring below it: see `attribute_docstrings`.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -69,25 +67,6 @@ class SettingsSection(BaseModel):
         hide_input_in_errors=True,
         allow_inf_nan=False,
     )
-
-    @classmethod
-    @cache
-    def descriptions(cls) -> Mapping[str, str]:
-        """What each key means: the docstring below its definition.
-
-        pydantic could collect them (`use_attribute_docstrings`), but it would parse this file once for each section at
-        every start (20 ms), and only error messages and the documentation need them.
-        """
-        [section] = ast.parse(inspect.getsource(cls)).body
-        assert isinstance(section, ast.ClassDef)
-        return dict(_docstrings(section.body))
-
-
-def _docstrings(statements: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for definition, docstring in pairwise(statements):
-        match definition, docstring:
-            case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield key, inspect.cleandoc(text)
 
 
 class RedisSettings(SettingsSection):
