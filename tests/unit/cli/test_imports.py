@@ -85,3 +85,9 @@ def test_blocks_end_after_an_error(block: object) -> None:
     with pytest.raises(ValueError, match="inside"), block("wave"):
         raise ValueError("inside")
     assert "wave" not in sys.modules
+
+
+def test_pydantic_searches_no_plugins() -> None:
+    """The start does not read the metadata of every installed package."""
+    code = "import importlib.metadata as m, json, sys; m.distributions = lambda **_: sys.exit('searched');"
+    assert "pydantic" in loaded_by(f"{code} {LOADED}")
