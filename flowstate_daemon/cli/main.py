@@ -20,6 +20,7 @@ import click
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, StoreUnavailableError
+from flowstate_daemon.base.garbage import paused_gc
 from flowstate_daemon.base.imports import without
 
 FAILED, USAGE_ERROR, UNREACHABLE, CONFIG, INTERRUPTED = 1, 64, 69, 78, 130
@@ -78,8 +79,8 @@ class LazyGroup(click.Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        # The daemon prints no tables, so structlog need not find `rich` either.
-        with without("rich") if name == DAEMON else nullcontext():
+        # The daemon prints no tables and has no green threads, so structlog need not find these packages either.
+        with paused_gc(), without("rich", "greenlet") if name == DAEMON else nullcontext():
             return cast("click.Command", getattr(import_module(f"flowstate_daemon.cli.{COMMANDS[name]}"), name))
 
 

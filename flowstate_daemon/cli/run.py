@@ -8,6 +8,7 @@ import os
 import click
 
 from flowstate_daemon.base import logs
+from flowstate_daemon.base.garbage import paused_gc
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.cli.context import run_async
@@ -52,6 +53,8 @@ def run(config_file: str | None) -> None:
         return load(os.environ, config_path(config_file), sending=True)
 
     async def work() -> None:
-        await Daemon(config, supervisor=supervisor, load_config=reload, terminal=Terminal()).run()
+        with paused_gc():
+            daemon = Daemon(config, supervisor=supervisor, load_config=reload, terminal=Terminal())
+        await daemon.run()
 
     run_async(work())

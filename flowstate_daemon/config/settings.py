@@ -56,14 +56,16 @@ def _host_name() -> str:
 
 
 class SettingsSection(BaseModel):
-    """What all sections have in common. Wrong input is never repeated in an error: it may be a secret."""
+    """What all sections have in common. Wrong input is never repeated in an error: it may be a secret.
+
+    What a key means is in the docstring below it: see `attribute_docstrings`.
+    """
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
 
 

@@ -6,7 +6,6 @@ The lower packages do not import this module.
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -17,6 +16,7 @@ from flowstate_daemon import __version__
 from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, LeaseHeldError, StoreUnavailableError
+from flowstate_daemon.base.garbage import tune_gc
 from flowstate_daemon.base.service import Service, cancel, run_until
 from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.base.terminal import Terminal
@@ -40,7 +40,6 @@ LEASE_RETRY_S = 2.0
 RELEASE_TIMEOUT_S = 1.0
 CLOSE_S = 2.0  # of the shutdown timeout, what is kept for closing connections
 MIN_END_S = 1.0  # after the drain, or after a second signal: to release jobs
-GC_THRESHOLDS = (5_000, 5, 1_000)  # see `tune_gc`
 BACKGROUND_END_S = 0.5  # of services that hold nothing; they may wait for a store
 MIGRATION_TIMEOUT_S = 2.0  # codes must not wait for Postgres
 HANGUP_DELAY_S = 1.0
@@ -298,13 +297,3 @@ async def run_in_background(services: Sequence[Service]) -> AsyncIterator[None]:
         ended, hanging = await asyncio.wait(tasks, timeout=BACKGROUND_END_S)
         await asyncio.gather(*map(cancel, hanging))
         await asyncio.gather(*ended)
-
-
-def tune_gc() -> None:
-    """Keep pauses of the garbage collector short: a code would wait for them."""
-    # Objects that exist by now stay until the end. Frozen, they cost no full collection (50 ms) any more.
-    gc.collect()
-    gc.freeze()
-    # There is hardly any cyclic garbage here. With the default thresholds the collector runs so often that it scans the
-    # emails in flight again and again, for up to 10 ms each time.
-    gc.set_threshold(*GC_THRESHOLDS)

@@ -17,7 +17,7 @@ from babel import Locale, UnknownLocaleError
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.mail.i18n import Formats, TextFile, Texts, parse_text_file
 from flowstate_daemon.mail.kind_files import COMMON, KindFiles, SourceFile, read_kind_files
-from flowstate_daemon.mail.kinds import Kind, load_kinds
+from flowstate_daemon.mail.kinds import KINDS, Kind, load_kinds
 from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.samples import Sample, load_samples
 from flowstate_daemon.mail.templates import CompiledTemplates, TemplateCompiler
@@ -120,7 +120,7 @@ def load_catalog(folder: Path | None, default_locale: str = LOCALES[0]) -> Catal
     """
     problems: list[str] = []
     files = read_kind_files(folder, problems)
-    kinds = load_kinds(files, problems)
+    kinds = load_kinds(files, problems) if files.changed else KINDS
     catalog = _Loader(files, problems).load(kinds)
     if default_locale not in catalog.locales:
         problems.append(f"mail.default_locale: there are no texts in the language {default_locale!r}")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from babel import Locale
@@ -133,6 +133,7 @@ MANY = 200  # a language needs the plural forms of all whole numbers up to this 
 Forms = Mapping[str, str]
 
 
+@cache
 def needed_forms(locale: str) -> tuple[str, ...]:
     """The CLDR plural categories of whole numbers: `one` and `other` in English, `one`, `few` and `many` in Polish."""
     plural_form = Locale.parse(locale).plural_form

@@ -9,13 +9,21 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from ssl import SSLContext, get_default_verify_paths
 from typing import Any
 
 import hiredis
 from redis import exceptions as refused
-from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import (
+    AbstractConnection,
+    RedisSSLContext,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.connection import Connection as TcpConnection
 
 # AttributeError: redis-py sets reader and writer to None when another task closes the connection.
@@ -23,6 +31,8 @@ TRANSPORT_ERRORS = (OSError, EOFError, RuntimeError, AttributeError, asyncio.Inv
 
 KEEPALIVE_S = 1
 UNACKNOWLEDGED_MS = 1500
+MAX_TLS_CONTEXTS = 4  # that of the queue, that of the Sentinels, and before a change of their files
+TLS_OPTIONS = tuple(name for name in RedisSSLContext.__slots__ if name != "context")
 # Linux names; other systems lack some of them and keep their defaults.
 TCP_OPTIONS = {
     "TCP_KEEPIDLE": KEEPALIVE_S,
@@ -158,7 +168,12 @@ class WatchedConnection(TransportConnection, TcpConnection):
 
 
 class WatchedTlsConnection(WatchedConnection, SSLConnection):
-    """The same over TLS."""
+    """The same over TLS. Connections with the same options share one context: see `shared_context`."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        self.ssl_context.context = shared_context(self.ssl_context)
+        arguments: Mapping[str, Any] = super()._connection_arguments()
+        return arguments
 
 
 class UnixConnection(TransportConnection, UnixDomainSocketConnection):
@@ -199,6 +214,29 @@ def is_peer_silent(sock: socket.socket | None) -> bool:
     probes, silent_ms, round_trip_us = TCP_INFO.unpack(raw)
     patience_s = max(MIN_PATIENCE_S, 4 * round_trip_us / 1e6)
     return bool(probes > 0 and silent_ms / 1000 > KEEPALIVE_S + patience_s)
+
+
+def shared_context(options: RedisSSLContext) -> SSLContext:
+    """The TLS context of these options, new only after one of its files has changed.
+
+    redis-py loads one for each connection. The CAs of the system take 30 ms, in which no other task runs, and 2 MB.
+    """
+    values = tuple((name, getattr(options, name)) for name in TLS_OPTIONS)
+    files = (options.ca_certs or get_default_verify_paths().cafile, options.certfile, options.keyfile)
+    return _load_context(values, tuple(_last_change(file) for file in files))
+
+
+@lru_cache(MAX_TLS_CONTEXTS)
+def _load_context(options: tuple[tuple[str, Any], ...], _last_changes: tuple[int | None, ...]) -> SSLContext:
+    return RedisSSLContext(**dict(options)).get()
+
+
+def _last_change(file: str | None) -> int | None:
+    """When a file has changed, in ns; None if it cannot be read, which loading it reports."""
+    try:
+        return None if file is None else Path(file).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def connection_class(kind: type[AbstractConnection]) -> type[TransportConnection]:

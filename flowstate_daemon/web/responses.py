@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, Field
 
 from flowstate_daemon.base.redaction import redact_text
 
@@ -34,16 +34,11 @@ UNAVAILABLE = (
 class Problem(BaseModel):
     """An error, as in RFC 9457."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    type: str = "about:blank"
-    """Always `about:blank`: the status is the type."""
-    title: str
-    """The phrase of the status."""
-    status: int
-    """The HTTP status."""
-    detail: str = ""
-    """What happened and what to do."""
+    # Not docstrings: pydantic would parse this file at every start.
+    type: str = Field(default="about:blank", description="Always `about:blank`: the status is the type.")
+    title: str = Field(description="The phrase of the status.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(default="", description="What happened and what to do.")
 
 
 def problem(status: int, detail: str = "", headers: Mapping[str, str] | None = None) -> web.Response:

@@ -18,10 +18,10 @@ import uvloop
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.garbage import tune_gc
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.base.service import ServiceContext
-from flowstate_daemon.daemon.daemon import tune_gc
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.events import QueueEvents

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.daemon.daemon import GC_THRESHOLDS
+from flowstate_daemon.base.garbage import GC_THRESHOLDS
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import open_pool

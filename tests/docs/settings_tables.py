@@ -11,6 +11,7 @@ from typing import get_args
 
 from pydantic.fields import FieldInfo
 
+from flowstate_daemon.base.docstrings import attribute_docstrings
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, SECTIONS
 from flowstate_daemon.config.sources import Key
 from tests.docs.pages import ROOT
@@ -26,8 +27,9 @@ SAMPLE_KEY = re.compile(r"(?:# )?(?P<key>[a-z_]+) = .+")
 def tables() -> Iterator[str]:
     """A heading and a table for each section, in the order of the file."""
     for name, section in SECTIONS.items():
+        texts = attribute_docstrings(section)
         rows = [
-            (f"`{key}`", variables((name, key)), default(key, field), str(field.description).replace("<", "\\<"))
+            (f"`{key}`", variables((name, key)), default(key, field), texts[key].replace("<", "\\<"))
             for key, field in section.model_fields.items()
         ]
         lines = [f"### `[{name}]`", "", line(HEADER), DELIMITER, *map(line, rows)]
@@ -72,7 +74,7 @@ def render_sample(sample: str) -> str:
         elif section and (match := SAMPLE_KEY.fullmatch(text)):
             key = (section, match["key"])
             alias = f" ({aliases[key]})" if key in aliases else ""
-            lines[-1] = f"# {SECTIONS[section].model_fields[key[1]].description}{alias}"
+            lines[-1] = f"# {attribute_docstrings(SECTIONS[section])[key[1]]}{alias}"
         lines.append(text)
     return "\n".join(lines) + "\n"
 

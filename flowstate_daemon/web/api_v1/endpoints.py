@@ -11,8 +11,10 @@ from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema
 
+from flowstate_daemon.base.docstrings import attribute_docstrings
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
 from flowstate_daemon.operations.enqueue import KeyReusedError
 from flowstate_daemon.queue.admin import JobNotFoundError, JobStateError
@@ -33,10 +35,23 @@ STATUS_OF_ERROR: tuple[tuple[type[FlowstateError], int], ...] = (
 )
 
 
-class ApiModel(BaseModel):
+class DescribedModel(BaseModel):
+    """A model whose members are described by their docstrings in the OpenAPI document."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core_schema)
+        texts, members = attribute_docstrings(cls), handler.resolve_ref_schema(schema).get("properties", {})
+        for name, member in cls.model_fields.items():
+            if name in texts:
+                members[member.alias or name].setdefault("description", texts[name])
+        return schema
+
+
+class ApiModel(DescribedModel):
     """What requests have in common: unknown members are errors, so that no misspelt filter is ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Nothing(ApiModel):

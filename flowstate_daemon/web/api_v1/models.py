@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from flowstate_daemon.database.mail_history import MailRecord
@@ -14,7 +14,7 @@ from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.operations.jobs import Action
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.web.api_v1.endpoints import ApiModel
+from flowstate_daemon.web.api_v1.endpoints import ApiModel, DescribedModel
 
 MAX_PAGE = 1_000
 MAX_MAILS = 1_000
@@ -133,10 +133,10 @@ class EmailQuery(Filter):
     limit: PageSize = 50
 
 
-class Document(BaseModel):
+class Document(DescribedModel):
     """What responses have in common."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class JobDocument(Document):

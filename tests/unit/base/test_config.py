@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from redis.asyncio.connection import parse_url
 
+from flowstate_daemon.base.docstrings import attribute_docstrings
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
 from flowstate_daemon.config.sources import RENAMED_SETTINGS, env_name
@@ -299,7 +300,7 @@ def test_sample_file_matches_settings() -> None:
             sentence = line.removeprefix("# ")
     deployed = {key: name for name, key in reversed(ENV_ALIASES.items())}
     expected = {
-        key: f"{SECTIONS[key[0]].model_fields[key[1]].description}" + (f" ({deployed[key]})" if key in deployed else "")
+        key: f"{attribute_docstrings(SECTIONS[key[0]])[key[1]]}" + (f" ({deployed[key]})" if key in deployed else "")
         for key in KEYS
     }
     assert {key: text for key, (text, _) in output.items()} == expected

@@ -12,7 +12,8 @@ from flowstate_daemon.base.imports import deferred, without
 
 LOADED = "import json, sys; from flowstate_daemon.cli.main import app; app.get_command(None, 'run');"
 UNUSED = (
-    "rich", "requests", "urllib3", "cryptography.hazmat", "pygments", "flowstate_daemon.web.api_v1.models",
+    "rich", "requests", "urllib3", "cryptography.hazmat", "pygments", "greenlet", "opentelemetry", "psutil",
+    "flowstate_daemon.web.api_v1.models",
     "flowstate_daemon.web.dashboard.app", "flowstate_daemon.cli.check.runner", "flowstate_daemon.dev.environment",
 )  # fmt: skip
 
@@ -84,3 +85,9 @@ def test_blocks_end_after_an_error(block: object) -> None:
     with pytest.raises(ValueError, match="inside"), block("wave"):
         raise ValueError("inside")
     assert "wave" not in sys.modules
+
+
+def test_pydantic_searches_no_plugins() -> None:
+    """The start does not read the metadata of every installed package."""
+    code = "import importlib.metadata as m, json, sys; m.distributions = lambda **_: sys.exit('searched');"
+    assert "pydantic" in loaded_by(f"{code} {LOADED}")
