@@ -55,7 +55,8 @@ class JobLogger:
                 self._metrics.mail_skipped(job.name)
                 log.info("mail_skipped", **fields)
             case JobSucceeded():
-                age_ms = self._clock.now_ms() - job.created_ms if job.created_ms else None
+                created_ms = job.created_ms
+                age_ms = self._clock.now_ms() - created_ms if created_ms else None
                 self._metrics.mail_sent(job.name, duration_s)
                 if age_ms is not None:
                     self._metrics.observe_mail_latency(job.name, age_ms / 1000)

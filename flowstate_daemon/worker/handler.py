@@ -139,4 +139,5 @@ def with_locale(status: RecipientStatus | None, request: MailRequest, locales: S
     if status is None:
         return request
     chosen = match_locale(status.preferences.language, locales)
-    return replace(request, locale=chosen or request.locale or match_locale(status.language, locales))
+    locale = chosen or request.locale or match_locale(status.language, locales)
+    return request if locale == request.locale else replace(request, locale=locale)
