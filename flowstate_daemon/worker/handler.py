@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -77,11 +76,7 @@ class MailHandler:
         urgent = URGENT_PRIORITY in (run.job.priority, request.spec.priority)
         if run.job.stored_request_id is None:
             mail = self._make_outgoing(run.job, await self._decide(run, request, urgent=urgent), urgent=urgent)
-            async with self._render_slot(run.job):
-                if run.trace is None:
-                    mail.render()
-                else:
-                    run.trace.timed("render", mail.render)
+            await self._render(run, mail)
             return mail
         mail = self._make_outgoing(run.job, request, urgent=urgent)
         if mail.expired(self._clock.now_ms()):
@@ -107,14 +102,13 @@ class MailHandler:
             run.decisions.append(Decision("eligible", PASS))
         return with_locale(status, request, self.renderer.catalog.locales)
 
-    @asynccontextmanager
-    async def _render_slot(self, job: Job) -> AsyncIterator[None]:
+    async def _render(self, run: JobRun, mail: OutgoingMail) -> None:
         """Render bulk emails one at a time and yield in between, so that codes overtake them; codes do not wait."""
-        if job.priority == URGENT_PRIORITY:
-            yield
+        if run.job.priority == URGENT_PRIORITY:
+            _render_now(run, mail)
             return
         async with self._render_lock:
-            yield
+            _render_now(run, mail)
             await self._dispatcher.urgent_priority.yield_to_urgent()
 
     def _make_outgoing(self, job: Job, request: MailRequest, *, urgent: bool) -> OutgoingMail:
@@ -129,6 +123,13 @@ class MailHandler:
             ),
             expires_at=expires_at_ms(request, job.created_ms),
         )
+
+
+def _render_now(run: JobRun, mail: OutgoingMail) -> None:
+    if run.trace is None:
+        mail.render()
+    else:
+        run.trace.timed("render", mail.render)
 
 
 def with_locale(status: RecipientStatus | None, request: MailRequest, locales: Sequence[str]) -> MailRequest:
