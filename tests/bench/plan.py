@@ -97,7 +97,7 @@ def _quick() -> Plan:
         Step("idle", measurements.idle, {"seconds": 5.0}, peer_rounds=1),
         Step("recovery", measurements.recovery, {"limit_s": 5.0}, peer_rounds=1),
         *_mails(1_000, 300, 3.0),
-        *_profiles(20_000, 4_000),
+        *_profiles(10_000, 2_000),
         Step("latency", measurements.latency, {"jobs": 30, "limit_s": 10.0}, peer_rounds=1),
         Step("backlog-3000", measurements.under_backlog, {"jobs": 3_000, "limit_s": 6.0}, peer_rounds=1),
     )

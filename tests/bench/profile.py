@@ -85,9 +85,9 @@ async def _measure(bench: Bench, pid: int, provider_pid: int | None, output: Pat
     os.kill(pid, signal.SIGUSR2)
     measured = await _left(bench)
     await bench.redis.config_resetstat()
-    before, provider_s, started = await bench.redis_use(), _cpu_s(provider_pid), time.monotonic()
+    before, provider_s = await bench.redis_use(), _cpu_s(provider_pid)
     await _until(bench, 0)
-    wall_s, provider_s = time.monotonic() - started, _cpu_s(provider_pid) - provider_s
+    provider_s = _cpu_s(provider_pid) - provider_s
     os.kill(pid, signal.SIGUSR2)
     after, commands = await bench.redis_use(), await bench.redis.info("commandstats")
     parts = await _read(output)
@@ -98,7 +98,6 @@ async def _measure(bench: Bench, pid: int, provider_pid: int | None, output: Pat
         "worker": sum(parts.values()),
         "redis": after["cpu_s"] - before["cpu_s"],
         "provider": provider_s,
-        "wall": wall_s,
     }
     figures: Figures = {name: round(value / measured * 1e6, 2) for name, value in seconds.items()}
     return {**figures, **dict(_commands(commands, measured))}

@@ -19,7 +19,6 @@ TOTALS = (
     ("**worker, all parts**", "worker"),
     ("Redis", "redis"),
     ("the provider's stand-in", "provider"),
-    ("from one to the next, on the clock", "wall"),
 )
 MAX_COMMANDS = 8
 SHARED = (PARSING, RENDERING, ENCODING)
@@ -62,20 +61,21 @@ def _cell(value: float | None) -> str:
 
 
 def _drain(results: Results) -> Iterator[str]:
-    """What limits the drain, and how far it is from the goal."""
-    worker, wall, redis = (_median(results, NO_OP, figure) for figure in ("worker", "wall", "redis"))
-    if worker and wall and redis:
-        yield (
-            f"- The drain of no-op jobs takes {format_number(wall)} µs a job. The worker computes for "
-            f"{format_number(worker)} µs of them ({worker / wall:.0%}), Redis for {format_number(redis)} µs at the "
-            "same time."
-        )
+    """What limits the drain, without sampling, and how far it is from the goal."""
+    rate, worker, redis = (_median(results, "drain", figure) for figure in ("rate", "cpu_us", "redis_cpu_us"))
+    if not rate or not worker or not redis:
+        return
+    yield (
+        f"- Without sampling, the drain of no-op jobs takes {format_number(1e6 / rate)} µs a job. The worker computes "
+        f"for {format_number(worker)} µs of them ({worker * rate / 1e6:.0%}), Redis for {format_number(redis)} µs at "
+        "the same time."
+    )
     best = best_peer(results, "drain", "rate")
-    rate, ours = (_median(results, "drain", "rate", peer) for peer in (best or US, US))
-    if best and rate and ours:
+    theirs = _median(results, "drain", "rate", best) if best else None
+    if theirs:
         yield (
             f"- {RATIO_GOAL_DRAIN:g} times the best Python peer, {best}, would be a job every "
-            f"{format_number(1e6 / rate / RATIO_GOAL_DRAIN)} µs; it is {format_number(1e6 / ours)} µs."
+            f"{format_number(1e6 / theirs / RATIO_GOAL_DRAIN)} µs."
         )
 
 
