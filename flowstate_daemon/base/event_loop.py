@@ -83,11 +83,11 @@ class UrgentPriority:
                 return
             await asyncio.sleep(YIELD_S)
 
-    async def chunked(self, mails: Iterable[T]) -> AsyncIterator[T]:
-        """The emails, with a yield after every chunk."""
+    async def chunked(self, mails: Iterable[T], size: int = CHUNK_SIZE) -> AsyncIterator[T]:
+        """The emails, with a yield after every `size` of them."""
         for number, mail in enumerate(mails, start=1):
             yield mail
-            if number % CHUNK_SIZE == 0:
+            if number % size == 0:
                 await self.yield_to_urgent()
 
     def _taken(self) -> bool:

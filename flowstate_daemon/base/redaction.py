@@ -87,7 +87,9 @@ def mask_address(address: str) -> str:
     """
     local, _, domain = address.rpartition("@")
     shown = f"{local[:1]}***@{domain}" if local else "***"
-    return "".join(char if char.isprintable() else "?" for char in shown)[:120]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else "?" for char in shown)
+    return shown[:120]
 
 
 def mask_addresses(value: Any) -> Any:

@@ -58,6 +58,12 @@ class Decision:
     reason: str | None = None
 
 
+# Most emails pass every check, for which one object of each is enough.
+EXPIRY_PASSED, SUPPRESSION_PASSED, PREFERENCE_PASSED = (
+    Decision(check, PASS) for check in ("expiry", "suppression", "preference")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
     """`outcome` and `reason` are what the ledger stores if the email is not sent."""
@@ -121,7 +127,7 @@ def _expiry(request: MailRequest, now_ms: int, created_ms: int) -> Decision | No
     if end_ms is None:
         return None
     if now_ms < end_ms:
-        return Decision("expiry", PASS)
+        return EXPIRY_PASSED
     if not created_ms:
         return Decision("expiry", EXPIRED, "the job has no valid timestamp, so the age of the code is unknown")
     life = f"{(end_ms - created_ms) / 1000 / MINUTE_S:g} min"
@@ -137,7 +143,7 @@ def _lifetime(
     if end_ms is None:
         return None
     if now_ms < end_ms:
-        return Decision("expiry", PASS)
+        return EXPIRY_PASSED
     end = datetime.fromtimestamp(end_ms / 1000, UTC)
     return Decision("expiry", EXPIRED, f"what the email says was true until {end:%Y-%m-%d %H:%M} UTC")
 
@@ -147,7 +153,7 @@ def _suppression(kind: Kind, recipient: RecipientStatus | None) -> Decision:
     if recipient is None:
         return Decision("suppression", UNKNOWN, LOOKUP_FAILED_REASON)
     if not recipient.suppressed:
-        return Decision("suppression", PASS)
+        return SUPPRESSION_PASSED
     reason = main_reason(recipient.suppressed)
     text = REASON_TEXTS.get(reason, f"the address is suppressed ({reason})")
     if reason not in UNDELIVERABLE and kind.has_code:
@@ -172,4 +178,4 @@ def _preference(kind: Kind, recipient: RecipientStatus | None, now_ms: int) -> D
     pause = recipient.preferences.paused_until
     if pause is not None and now_ms < pause.timestamp() * 1000:
         return Decision("preference", SKIP, f"the recipient has paused these emails until {pause:%Y-%m-%d %H:%M} UTC")
-    return Decision("preference", PASS)
+    return PREFERENCE_PASSED

@@ -125,11 +125,13 @@ class Renderer:
 
 
 def _render(template: Template, values: dict[str, Any]) -> str:
-    """As `Template.render`, which copies the values first."""
+    """As `Template.render`, which copies the values first, and looks for globals, which our templates do not have."""
+    environment = template.environment
+    context = environment.context_class(environment, values, template.name, template.blocks)
     try:
-        return "".join(template.root_render_func(template.new_context(values, shared=True)))
+        return "".join(template.root_render_func(context))
     except Exception:  # noqa: BLE001 - raised again, with the line of the template
-        template.environment.handle_exception()
+        environment.handle_exception()
 
 
 def _without_blank_lines(text: str) -> str:

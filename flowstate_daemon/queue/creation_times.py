@@ -57,22 +57,23 @@ class CreationTimes:
         return result
 
     def _with_time(self, job: Job, is_new: bool, now_ms: int, now_s: float) -> Job:
-        if not job.timestamp_ms:
+        written_ms = job.timestamp_ms
+        if not written_ms:
             return job  # the producer wrote no time
         key = job.id, job.timestamp
         created_ms = self._known.get(key)
         if created_ms is None:
-            created_ms = self._estimate(job, is_new, now_ms, now_s)
-            if abs(created_ms - job.timestamp_ms) >= MIN_DIFFERENCE_MS:
+            created_ms = self._estimate(job, written_ms, is_new, now_ms, now_s)
+            if abs(created_ms - written_ms) >= MIN_DIFFERENCE_MS:
                 self._remember(key, created_ms)
                 if self._clock.reliable:
-                    self.on_difference((job.timestamp_ms - created_ms) / 1000)
-        return replace(job, estimated_ms=created_ms) if created_ms != job.timestamp_ms else job
+                    self.on_difference((written_ms - created_ms) / 1000)
+        return replace(job, estimated_ms=created_ms) if created_ms != written_ms else job
 
-    def _estimate(self, job: Job, is_new: bool, now_ms: int, now_s: float) -> int:
+    def _estimate(self, job: Job, written_ms: int, is_new: bool, now_ms: int, now_s: float) -> int:
         if not self._clock.reliable:
             return now_ms  # its age is unknown: from here on, only the time in this process counts
-        created_ms = min(job.timestamp_ms, now_ms)
+        created_ms = min(written_ms, now_ms)
         seen_at = self._no_urgent_at if job.priority == URGENT_PRIORITY else self._empty_at
         if is_new and not job.options.delayed and seen_at is not None:
             created_ms = max(created_ms, now_ms - round((now_s - seen_at) * 1000))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -77,11 +76,7 @@ class MailHandler:
         urgent = URGENT_PRIORITY in (run.job.priority, request.spec.priority)
         if run.job.stored_request_id is None:
             mail = self._make_outgoing(run.job, await self._decide(run, request, urgent=urgent), urgent=urgent)
-            async with self._render_slot(run.job):
-                if run.trace is None:
-                    mail.render()
-                else:
-                    run.trace.timed("render", mail.render)
+            await self._render(run, mail)
             return mail
         mail = self._make_outgoing(run.job, request, urgent=urgent)
         if mail.expired(self._clock.now_ms()):
@@ -107,14 +102,13 @@ class MailHandler:
             run.decisions.append(Decision("eligible", PASS))
         return with_locale(status, request, self.renderer.catalog.locales)
 
-    @asynccontextmanager
-    async def _render_slot(self, job: Job) -> AsyncIterator[None]:
+    async def _render(self, run: JobRun, mail: OutgoingMail) -> None:
         """Render bulk emails one at a time and yield in between, so that codes overtake them; codes do not wait."""
-        if job.priority == URGENT_PRIORITY:
-            yield
+        if run.job.priority == URGENT_PRIORITY:
+            _render_now(run, mail)
             return
         async with self._render_lock:
-            yield
+            _render_now(run, mail)
             await self._dispatcher.urgent_priority.yield_to_urgent()
 
     def _make_outgoing(self, job: Job, request: MailRequest, *, urgent: bool) -> OutgoingMail:
@@ -131,6 +125,13 @@ class MailHandler:
         )
 
 
+def _render_now(run: JobRun, mail: OutgoingMail) -> None:
+    if run.trace is None:
+        mail.render()
+    else:
+        run.trace.timed("render", mail.render)
+
+
 def with_locale(status: RecipientStatus | None, request: MailRequest, locales: Sequence[str]) -> MailRequest:
     """What the recipient has chosen here wins over the job's own locale, that over the application's preferences.
 
@@ -139,4 +140,5 @@ def with_locale(status: RecipientStatus | None, request: MailRequest, locales: S
     if status is None:
         return request
     chosen = match_locale(status.preferences.language, locales)
-    return replace(request, locale=chosen or request.locale or match_locale(status.language, locales))
+    locale = chosen or request.locale or match_locale(status.language, locales)
+    return request if locale == request.locale else replace(request, locale=locale)

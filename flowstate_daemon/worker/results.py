@@ -153,7 +153,8 @@ class OutcomeRecorder:
             case JobSucceeded():
                 outcome = run.skip_reason or "sent"
                 reason = run.log_fields.get("skipped") or run.log_fields.get("expired")
-                return replace(result, journal=self._entry(run, outcome, reason), data=self._redacted_data(run))
+                journal = self._entry(run, outcome, reason)
+                return JobSucceeded(result.job, result.returnvalue, journal, self._redacted_data(run))
             case JobRetried():
                 return replace(result, journal=self._entry(run, "retried", result.reason))
             case JobFailed():

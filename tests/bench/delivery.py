@@ -45,6 +45,7 @@ class Provider:
 
     url: str
     journal: Path
+    pid: int
     _read: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ async def provider(folder: Path, rate: int | None) -> AsyncIterator[Provider]:
     )
     try:
         assert child.stdout is not None
-        yield Provider((await child.stdout.readline()).decode().strip(), journal)
+        yield Provider((await child.stdout.readline()).decode().strip(), journal, child.pid)
     finally:
         child.terminate()
         await child.wait()

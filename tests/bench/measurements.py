@@ -12,10 +12,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
+from types import MappingProxyType
 from typing import Any
 
 from redis.asyncio import Redis
@@ -76,10 +77,12 @@ class Bench:
         self.redis = Redis.from_url(valkey.url, decode_responses=True, protocol=2, socket_timeout=60)
 
     @asynccontextmanager
-    async def child(self, command: tuple[str, ...]) -> AsyncIterator[Child]:
-        """Run a command while the context is open; it is killed at the end."""
+    async def child(
+        self, command: tuple[str, ...], more: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[Child]:
+        """Run a command, with `more` in its environment, while the context is open; it is killed at the end."""
         errors = self.folder / "errors.txt"
-        environment = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": ""}
+        environment = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "", **more}
         with errors.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
                 *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=stderr, limit=1 << 24

@@ -9,6 +9,7 @@ from typing import Any
 from tests.bench import measurements
 from tests.bench.measurements import Figures
 from tests.bench.peers import Peer
+from tests.bench.profile import profile
 
 Measure = Callable[..., Awaitable[Figures]]
 RATE_LIMIT = 10  # requests a second that the provider allows
@@ -79,6 +80,7 @@ def _full() -> Plan:
         Step("drain", measurements.drain, {"jobs": 20_000, "limit_s": 30.0}),
         Step("scripts", measurements.scripts, {"jobs": 50_000, "limit_s": 120.0}, kinds=OURS),
         *_mails(10_000, 2_000, 20.0),
+        *_profiles(100_000, 20_000),
         Step("latency", measurements.latency, {"jobs": 200, "limit_s": 120.0}),
         Step("idle", measurements.idle, {"seconds": 60.0}),
         *waiting,
@@ -95,6 +97,7 @@ def _quick() -> Plan:
         Step("idle", measurements.idle, {"seconds": 5.0}, peer_rounds=1),
         Step("recovery", measurements.recovery, {"limit_s": 5.0}, peer_rounds=1),
         *_mails(1_000, 300, 3.0),
+        *_profiles(10_000, 2_000),
         Step("latency", measurements.latency, {"jobs": 30, "limit_s": 10.0}, peer_rounds=1),
         Step("backlog-3000", measurements.under_backlog, {"jobs": 3_000, "limit_s": 6.0}, peer_rounds=1),
     )
@@ -106,9 +109,17 @@ def _smoke() -> Plan:
         Step("drain", measurements.drain, {"jobs": 100, "limit_s": 10.0}),
         Step("scripts", measurements.scripts, {"jobs": 200, "limit_s": 20.0}, kinds=OURS),
         _mails(20, 5, 5.0)[0],
+        *_profiles(20_000, 2_000),
         Step("latency", measurements.latency, {"jobs": 3, "limit_s": 10.0}),
     )
     return Plan("smoke", 1, 200.0, steps, ("dramatiq",))
+
+
+def _profiles(jobs: int, emails: int) -> tuple[Step, ...]:
+    return (
+        Step("profile-noop", profile, {"jobs": jobs, "emails": False}, kinds=OURS),
+        Step("profile-email", profile, {"jobs": emails, "emails": True}, kinds=OURS),
+    )
 
 
 def _mails(batched: int, single: int, limit_s: float) -> tuple[Step, ...]:

@@ -9,6 +9,7 @@ from tests.bench.charts import Bar, bar_chart, format_number
 from tests.bench.figures import GOALS, SECTIONS, Figure, Section
 from tests.bench.peers import BY_NAME, US
 from tests.bench.results import Results, Spread
+from tests.bench.where_the_time_goes import where_the_time_goes
 
 INTRODUCTION = """\
 # Performance
@@ -44,6 +45,7 @@ def build_report(results: Results, results_path: str) -> str:
     for section in SECTIONS:
         for step in _steps_of(section, results):
             parts += _section(section, step, results)
+    parts += ["## Where the time goes\n", "\n".join(where_the_time_goes(results))]
     parts += [*_peers(results), *_failures(results), COMMANDS]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 

@@ -10,9 +10,11 @@ import pytest
 
 from tests.bench.peers import ROOT, US
 from tests.bench.results import Results
+from tests.bench.sampling import RENDERING
 
 PEER = "dramatiq"
 STEPS = ("drain", "mails-batch", "latency")
+OWN_STEPS = ("scripts", "profile-noop", "profile-email")
 
 
 @pytest.mark.timeout(400)
@@ -26,9 +28,12 @@ async def test_the_smallest_benchmark_measures_a_peer_and_writes_a_report(tmp_pa
     assert [run.error for run in results.runs if run.error] == []
     assert results.complete
     figures = {(run.step, run.peer): run.figures for run in results.runs}
-    assert set(figures) == {(step, peer) for step in STEPS for peer in (US, PEER)} | {("scripts", US)}
+    assert set(figures) == {(step, peer) for step in STEPS for peer in (US, PEER)} | {(step, US) for step in OWN_STEPS}
     assert all((found["rate"] or 0) > 0 for found in figures.values() if "rate" in found)
     assert all(found["twice"] == 0 for (step, _), found in figures.items() if step == "mails-batch")
+    profile = figures["profile-email", US]
+    assert (profile[f"part {RENDERING}"] or 0) > 0
+    assert (profile["command evalsha"] or 0) > 0
     page = (tmp_path / "performance.md").read_text()
     assert f"| {PEER} |" in page
     assert "Nothing." in page.partition("## What failed")[2]

@@ -17,7 +17,7 @@ from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import JobRetried, JobSucceeded, NewJob
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.sending.request_store import TTL_MS, RequestStore
+from flowstate_daemon.sending.request_store import TTL_MS, ZLIB_LEVEL, RequestStore
 from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.integration.queue.stored_requests import BODY, bound, left, take, template
@@ -252,7 +252,7 @@ async def test_a_long_body(stage: QueueFixture, bull: BullQueue, request_store: 
     assert opened is not None
     assert opened.body == body
     assert stored < len(body) / 5
-    assert len(zlib.compress(body, 1)) == stored
+    assert len(zlib.compress(body, ZLIB_LEVEL)) == stored
 
 
 def _mail(number: int) -> bytes:

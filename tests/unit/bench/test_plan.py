@@ -14,6 +14,7 @@ from tests.bench.plan import build_plan
 from tests.bench.python_peers import ADAPTERS
 from tests.bench.results import Results, current_commit
 from tests.bench.runner import open_results
+from tests.bench.where_the_time_goes import STEPS as PROFILES
 
 PLANS = ("full", "quick", "smoke")
 
@@ -48,7 +49,7 @@ def test_select_rejects_unknown_names() -> None:
 @pytest.mark.parametrize("name", PLANS)
 def test_steps_have_a_section_in_the_report(name: str) -> None:
     """Nothing is measured that the report does not show."""
-    starts = tuple(section.step for section in SECTIONS)
+    starts = (*(section.step for section in SECTIONS), *PROFILES)
     assert all(step.name.startswith(starts) for step in build_plan(name).steps)
 
 
