@@ -403,3 +403,35 @@ async def test_processed_email_is_gone_from_the_queue(redis_api: ApiClient) -> N
     await bull.complete([JobSucceeded(job) for job in await bull.claim(1)])
     status, document = await redis_api.get(f"/jobs/{added.id}")
     assert (status, "was not kept" in document["detail"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "named"),
+    [
+        ("GET", "/jobs?state=lost&limit=0&x=1", None, 422, ["state", "limit", "x"]),
+        ("GET", "/emails?cursor=x&limit=0&x=1", None, 422, ["cursor", "limit", "x"]),
+        ("GET", "/suppressions?cursor=x&x=1", None, 422, ["cursor", "x"]),
+        ("GET", "/recipients/ada?limit=0&x=1", None, 422, ["address", "limit", "x"]),
+        ("PUT", "/recipients/ada/suppression", {"note": "\x00", "x": 1}, 422, ["address", "note", "x"]),
+        ("PUT", "/recipients/ada/suppression?y=1", {"x": 1}, 422, ["address", "x", "y"]),
+        ("PUT", "/recipients/ada/preferences", {"kinds": {"otp": True}, "x": 1}, 422, ["address", "kinds", "x"]),
+        ("PUT", "/recipients/ada/unsubscribes/%00", None, 422, ["address", "kind"]),
+        ("POST", "/actions", {"action": "retry", "state": "wait", "x": 1}, 422, ["state", "x"]),
+        (
+            "POST",
+            "/action-previews",
+            {"action": "retry", "state": "wait", "filter": {"x": 1}},
+            422,
+            ["filter.x", "state"],
+        ),
+        ("POST", "/queue/pause?x=1", None, 422, ["x"]),
+        ("PUT", "/recipients/ada/suppression", "{", 400, ["address", "JSON"]),
+    ],
+)
+async def test_several_mistakes_are_in_one_answer(
+    api: ApiClient, method: str, path: str, body: Any, status: int, named: list[str]
+) -> None:
+    """Those of path, query and body, whatever kind of mistake each of them is."""
+    options = {} if body is None else {"data": b"{"} if body == "{" else {"json": body}
+    found, document = await api.call(method, path, **options)
+    assert (found, [name for name in named if name not in document["detail"]]) == (status, []), document
