@@ -112,7 +112,8 @@ async def read_status(config: Config, endpoint: HealthEndpoint) -> dict[str, Any
         _read_redis(config),
         _read(_schedules(config, clock)),
     )
-    risks = [*find_risks(config), *redis_risks]
+    # The settings of this shell are not those of a daemon that the command `dev` has started.
+    risks = [*([] if health.get("is_dev") else find_risks(config)), *redis_risks]
     document = {
         "at": format_timestamp(clock.now_ms()),
         "daemon": health,
