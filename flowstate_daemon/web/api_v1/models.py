@@ -335,6 +335,20 @@ class RunBody(ApiModel):
     """Send again what was sent."""
     bodies: bool = False
     """The dry run contains the whole emails."""
+    to: Annotated[str, Field(max_length=320)] | None = None
+    """Only what this address would get; for a dry run."""
+
+    @field_validator("to")
+    @classmethod
+    def _is_for_a_dry_run(cls, to: str | None, info: ValidationInfo) -> str | None:
+        if to is None:
+            return None
+        if info.data.get("dry_run") is False:
+            raise unfulfillable("only a dry run can be for one address: add dry_run")
+        try:
+            return parse_address(to.strip())
+        except InvalidDataError:
+            raise unfulfillable("expected an email address") from None
 
 
 class DryRunRecipient(Document):
