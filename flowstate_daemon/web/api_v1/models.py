@@ -403,6 +403,12 @@ class AuditEntry(Document):
     count: int
 
 
+class AuditList(Document):
+    entries: list[AuditEntry]
+    missing: list[str]
+    """Whose actions are not in the list and why: a datastore is unavailable. Empty when the list is complete."""
+
+
 class ProviderProblem(Document):
     """What one daemon knows of the provider; `next_probe_ms` is the time until it tries again."""
 
