@@ -89,8 +89,8 @@ def describe_result(source: Source, scheduled: int, states: Mapping[str, int]) -
         return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     if scheduled:
         return f"{scheduled} scheduled"  # their rows have been deleted after their time
-    # Whoever was planned for the date already counts as nobody new.
-    return "nobody new was due" if source == "manual" else "nobody was due"
+    # Whoever was planned for the date already is no new recipient.
+    return "no new recipient was due" if source == "manual" else "no recipient was due"
 
 
 def format_zones(zones: tuple[str, ...]) -> str:

@@ -61,7 +61,7 @@ MIN_SIMILARITY = 0.75  # RESEND_KEY is similar to RESEND_API_KEY, OPENAI_API_KEY
 class Config(BaseModel):
     """All sections. `describe` says where each value came from.
 
-    `is_dev` is no setting: only the command `dev` sets it, so that nobody can switch warnings off in production.
+    `is_dev` is no setting: only the command `dev` sets it, so that no setting hides warnings in production.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -15,7 +15,7 @@ EXPORT = "export "
 
 
 def exported(output: str) -> dict[str, str]:
-    """The variables that `dev` tells to export."""
+    """The variables that `dev` prints for other shells."""
     (line,) = [line for line in output.splitlines() if EXPORT in line]
     return dict(one.split("=", 1) for one in shlex.split(line.partition(EXPORT)[2]))
 

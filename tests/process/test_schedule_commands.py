@@ -62,15 +62,15 @@ async def test_dry_run_for_one_address(run: RunCommand, app: AppTables) -> None:
     document = (await run(*command, "bob@example.org", "--json")).document
     assert [one["reason"] for one in document["recipients"]] == ["the user has not verified the address"]
     assert "nothing for e***@example.org" in (await run(*command, "eve@example.org")).out
-    nobody = await run(*command, "eve@example.org", "--json")
-    assert (nobody.code, nobody.document["recipients"]) == (0, [])
+    nothing = await run(*command, "eve@example.org", "--json")
+    assert (nothing.code, nothing.document["recipients"]) == (0, [])
     for wrong in (("schedule", "run", "task-reminder", "--to", "ada@example.org"), (*command, "ada"), (*command, "")):
         result = await run(*wrong)
         assert (result.code, "--to" in result.err) == (64, True)
     assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 0
 
 
-async def test_manual_run_that_found_nobody_says_so(run: RunCommand, app: AppTables) -> None:
+async def test_manual_run_that_found_no_recipient_says_so(run: RunCommand, app: AppTables) -> None:
     """`schedule list` and `status` name the manual run, and not only that there were no emails."""
     await run("migrate")
     for _ in range(2):  # the second one finds everybody planned already
@@ -79,7 +79,7 @@ async def test_manual_run_that_found_nobody_says_so(run: RunCommand, app: AppTab
     for command in (("schedule", "list"), ("status",)):
         output = " ".join((await run(*command)).out.split())
         assert "no emails" not in output
-        assert output.count("nobody new was due") == 2, output
+        assert output.count("no new recipient was due") == 2, output
     summary = (await run("status", "--json")).document["schedules"]["next"]
     last = {one["name"]: (one["last_source"], one["last_scheduled"]) for one in summary}
     assert last == {"task-reminder": ("manual", 0), "focus-report": ("manual", 0), "overdue-summary": (None, None)}

@@ -53,7 +53,7 @@ class SourceModule:
             yield from self._calls(child, inner)
 
     def resolve(self, node: ast.expr, function: Function | None) -> list[str]:
-        """Every text that the expression may be; what cannot be told from the source is noted as unresolved."""
+        """Every text that the expression may be; what the source does not say is noted as unresolved."""
         if isinstance(node, ast.Constant):
             return [node.value] if isinstance(node.value, str) else []
         if parts := alternatives(node):

@@ -120,7 +120,7 @@ async def test_dry_run_for_one_address(client: ClientSession, app: AppTables, ha
 
 
 @pytest.mark.parametrize("language", ["en", "fr"])
-async def test_page_says_that_a_manual_run_found_nobody(
+async def test_page_says_that_a_manual_run_found_no_recipient(
     manual_runs: ManualRuns,
     harness: SchedulerHarness,
     app: AppTables,
@@ -129,9 +129,9 @@ async def test_page_says_that_a_manual_run_found_nobody(
     clock: FakeClock,
     language: str,
 ) -> None:
-    """Who ran it, and that nobody was due; a run with emails shows what became of them instead."""
-    nobody, by = {
-        "en": ("Nobody new was due.", "run manually by ada on vm"),
+    """Who ran it, and that no recipient was due; a run with emails shows what became of them instead."""
+    no_recipients, by = {
+        "en": ("No new recipient was due.", "run manually by ada on vm"),
         "fr": ("Personne de plus à qui écrire.", "exécution manuelle par ada on vm"),
     }[language]
     await manual_runs.run(RunRequest("focus-report", clock.now()), actor="ada on vm")
@@ -139,13 +139,13 @@ async def test_page_says_that_a_manual_run_found_nobody(
     async with serve_dashboard(operator, clock) as site:
         await site.log_in()
         _, page = await site.get("schedules", headers={"Accept-Language": language})
-        assert (page.count(nobody), page.count(by)) == (1, 1)
+        assert (page.count(no_recipients), page.count(by)) == (1, 1)
         clock.advance(120)
         await due(app, "ada")
         await manual_runs.run(RunRequest("task-reminder", clock.now()), actor="ada on vm")
         clock.advance(120)
         _, page = await site.get("schedules", headers={"Accept-Language": language})
-        assert (page.count(nobody), page.count(by)) == (1, 2)
+        assert (page.count(no_recipients), page.count(by)) == (1, 2)
 
 
 @pytest.mark.parametrize(
