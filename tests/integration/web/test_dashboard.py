@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from aiohttp import ClientSession, CookieJar
 from prometheus_client import generate_latest
@@ -24,6 +25,7 @@ from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.preferences import Preferences
 from flowstate_daemon.operations.operator import Operator
+from flowstate_daemon.operations.statistics import QUARTER_MS, MinuteStatistics, day_key
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.web.dashboard.app import Dashboard
@@ -408,6 +410,21 @@ async def test_recipient_page_says_which_kinds_would_not_be_sent(site: Site) -> 
     _, html = await site.get(f"recipients?address={ADDRESS}")
     assert re.search(r"no</span> [a-z, -]*welcome", html)
     assert re.search(r"yes</span> otp, password-reset<", html)
+
+
+@pytest.mark.parametrize("into_quarter_s", [0, 1, 60, 899])
+async def test_rate_and_latency_are_known_when_a_quarter_has_just_begun(
+    site: Site, redis: Redis, keys: Keys, clock: FakeClock, into_quarter_s: int
+) -> None:
+    """The quarter of an hour before counts too: else the page would show nothing for its first minute."""
+    begin = clock.now_ms() // QUARTER_MS * QUARTER_MS
+    clock.advance((begin + QUARTER_MS - clock.now_ms()) / 1000 + into_quarter_s)
+    counted = MinuteStatistics(sent=9_000, urgent=(0, 0, 0, 0, 10))
+    await redis.hset(day_key(keys, begin), f"{begin}:mail-1:1", msgspec.json.encode(counted))
+    await site.log_in()
+    _, page = await site.get("")
+    assert re.search(rf">\s*{round(9_000 / (15 + into_quarter_s / 60))}\s*<", page)
+    assert len(re.findall(r"p99 \d", page)) == 1
 
 
 async def test_french_pages_have_french_reasons(site: Site, jobs: QueueFixture, pool: asyncpg.Pool) -> None:
