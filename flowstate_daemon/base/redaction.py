@@ -59,6 +59,7 @@ ASSIGNMENT_PATTERN = re.compile(
         |"(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|\\+["'][^"'\\]*+(?:\\+["'])?|[^\s,;&}})\]"'\\]++)""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
+SECRET_SETTING = re.compile(rf"((?:{_alternatives(SECRET_NAMES)})):(?=\s)", re.IGNORECASE)
 BEARER = re.compile(r"\b(bearer)\s+[\w.~+/=-]+", re.IGNORECASE)
 PROVIDER_KEY = re.compile(r"(?<![A-Za-z0-9])re_[A-Za-z0-9_-]{6,}")
 LOGIN_IN_URL = re.compile(r"://[^\s/@]*+@")
@@ -125,6 +126,14 @@ def redact_text(text: str) -> str:
         text = LOGIN_IN_URL.sub(f"://{REDACTED}@", text)
         text = ADDRESS.sub(lambda found: mask_address(found[0]), text)
     return text
+
+
+def keep_mistake(error: str) -> str:
+    """An error of the configuration in a form that `redact_text` leaves whole.
+
+    `RESEND_API_KEY: must be …` looks like a key with a value. Such errors name the setting and never its value.
+    """
+    return SECRET_SETTING.sub(r"\1 -", error)
 
 
 def redact_codes(text: str) -> str:

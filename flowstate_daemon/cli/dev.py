@@ -14,7 +14,7 @@ import click
 from flowstate_daemon.base import logs
 from flowstate_daemon.cli.context import run_async
 from flowstate_daemon.cli.output import json_option, print_json, print_table
-from flowstate_daemon.dev.environment import DevEnvironment, SampleResult, ScheduleOutcome, lock_folder
+from flowstate_daemon.dev.environment import HTTP_PORT, DevEnvironment, SampleResult, ScheduleOutcome, lock_folder
 
 
 @click.command()
@@ -94,11 +94,13 @@ def print_next_steps(environment: DevEnvironment) -> None:
     url = environment.url
     redis_url = environment.config.redis.url.get_secret_value()
     command = program_name()
+    port = environment.http.http.port
+    other_port = "" if port == HTTP_PORT else f" FLOWSTATE_HTTP_PORT={port}"
     click.echo(f"""
 open    {url}/dashboard/, with the link in the first line of this output
         {url}/health/ready   {url}/metrics
         {environment.outbox}/*.eml, in any mail client
-run     export REDIS_URL={redis_url} DATABASE_URL='{environment.database_url}'
+run     export REDIS_URL={redis_url} DATABASE_URL='{environment.database_url}'{other_port}
         {command} status
         {command} queue status
         {command} enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from textwrap import indent
@@ -13,14 +13,16 @@ import asyncpg
 import click
 import msgspec
 
+from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.errors import ConfigError, FlowstateError
+from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
 from flowstate_daemon.cli.context import load_config, operator_name
 from flowstate_daemon.cli.database import format_datetime, record_reveal, with_database, with_suppressions
 from flowstate_daemon.cli.filters import shown_address
 from flowstate_daemon.cli.output import json_option, print_fields, print_json, print_table, sanitise
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.builders import build_manual_runs
+from flowstate_daemon.database.planning import Source
 from flowstate_daemon.scheduler.manual_runs import (
     DryRunItem,
     InvalidRunRequestError,
@@ -71,10 +73,24 @@ def overview_row(overview: Overview) -> tuple[object, ...]:
     last = overview.last
     if last is None:
         return (*head, "none in the last 31 days", "", "")
-    states = ", ".join(f"{count} {state}" for state, count in sorted(last.states.items()))
     first, latest = format_datetime(last.first_at), format_datetime(last.last_at)
     when = first if first == latest else f"{first} to {latest}"
-    return (*head, f"{when} by {last.actor}" if last.actor else when, last.scheduled, states or "no emails")
+    return (
+        *head,
+        f"{when} by {last.actor}" if last.actor else when,
+        last.scheduled,
+        describe_result(last.source, last.scheduled, last.states),
+    )
+
+
+def describe_result(source: Source, scheduled: int, states: Mapping[str, int]) -> str:
+    """What became of the emails of a run. Pure."""
+    if states:
+        return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    if scheduled:
+        return f"{scheduled} scheduled"  # their rows have been deleted after their time
+    # Whoever was planned for the date already is no new recipient.
+    return "no new recipient was due" if source == "manual" else "no recipient was due"
 
 
 def format_zones(zones: tuple[str, ...]) -> str:
@@ -100,6 +116,7 @@ def parse_instant(_context: click.Context, _option: click.Parameter, text: str |
     "--at", callback=parse_instant, metavar="INSTANT", help="Run for the local dates at this instant instead of now."
 )
 @click.option("--force", is_flag=True, help="Send again what was already sent, skipped or failed on those dates.")
+@click.option("--to", "address", metavar="ADDRESS", help="With --dry-run: show only what this address would get.")
 @click.option("--bodies", is_flag=True, help="With --dry-run: also show the emails.")
 @click.option("--reveal", is_flag=True, help="With --dry-run: show whole addresses; this is recorded in the audit log.")
 @json_option
@@ -108,6 +125,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     config_file: str | None,
     name: str,
     at: datetime | None,
+    address: str | None,
     *,
     dry_run: bool,
     force: bool,
@@ -123,9 +141,11 @@ def run(  # noqa: PLR0913 - one parameter per option
     \b
     Example:
       flowstate-daemon schedule run task-reminder --dry-run --at 2026-03-02T08:00:00Z
+      flowstate-daemon schedule run task-reminder --dry-run --to ada@example.org --bodies
     """  # noqa: D301 - click needs the character \b itself: it keeps the line breaks of the paragraph
-    if (bodies or reveal) and not dry_run:
-        raise click.UsageError("--bodies and --reveal require --dry-run")
+    if (bodies or reveal or address is not None) and not dry_run:
+        raise click.UsageError("--to, --bodies and --reveal require --dry-run")
+    to = "" if address is None else parse_recipient(address)
     if not dry_run and not load_config(config_file).schedule.enabled:
         raise ConfigError([f"{OFF}, so no daemon would send the emails; --dry-run still works"])
 
@@ -134,8 +154,10 @@ def run(  # noqa: PLR0913 - one parameter per option
         if not dry_run:
             print_run_result(await manual_runs.run(request, actor=operator_name()), as_json=as_json)
             return 0
-        items = shown_items(manual_runs, request, reveal=reveal)
-        return await (stream_json if as_json else stream_lines)(items, request, bodies=bodies)
+        items = shown_items(manual_runs, request, to, reveal=reveal)
+        if as_json:
+            return await stream_json(items, request, bodies=bodies)
+        return await stream_lines(items, request, shown_address(to, reveal=reveal), bodies=bodies)
 
     if reveal:
         with_suppressions(config_file, lambda lists: record_reveal(lists, f"schedule run {name} --dry-run", 0))
@@ -160,14 +182,27 @@ def print_run_result(result: RunResult, *, as_json: bool) -> None:
         click.echo("all of them were planned for that date already; --dry-run says what became of each")
 
 
-async def shown_items(manual_runs: ManualRuns, request: RunRequest, *, reveal: bool) -> AsyncIterator[DryRunItem]:
-    """The items of a dry run, with the addresses as they may be shown."""
-    async for item in manual_runs.dry_run(request):
+def parse_recipient(text: str) -> str:
+    """The address of `--to`. Raises click.UsageError."""
+    try:
+        return parse_address(text.strip())
+    except InvalidDataError as error:
+        raise click.UsageError("--to: expected an email address") from error
+
+
+async def shown_items(
+    manual_runs: ManualRuns, request: RunRequest, to: str, *, reveal: bool
+) -> AsyncIterator[DryRunItem]:
+    """The items of a dry run, with the addresses as they may be shown. With `to`, only those of this address."""
+    async for item in manual_runs.dry_run(request, to):
         yield replace(item, to=shown_address(item.to, reveal=reveal))
 
 
-async def stream_lines(items: AsyncIterator[DryRunItem], request: RunRequest, *, bodies: bool) -> int:
-    """Print one line for each recipient as it arrives, then the totals; memory does not grow with the recipients."""
+async def stream_lines(items: AsyncIterator[DryRunItem], request: RunRequest, to: str, *, bodies: bool) -> int:
+    """Print one line for each recipient as it arrives, then the totals; memory does not grow with the recipients.
+
+    `to` is the only address of the run as it may be shown, or "".
+    """
     sends, reasons = 0, Counter[str]()
     async for item in items:
         click.echo(dry_run_line(item))
@@ -177,6 +212,8 @@ async def stream_lines(items: AsyncIterator[DryRunItem], request: RunRequest, *,
         sends += 1
         if bodies:
             click.echo(indent(sanitise(item.mail.text), "    "))
+    if to and not sends and not reasons:
+        click.echo(f"nothing for {to} on that date: no account has the address, or there is nothing to write about")
     click.echo(f"{request.name}: {sends} would be sent, {sum(reasons.values())} would not; nothing was written")
     for reason, count in reasons.most_common():
         click.echo(f"  {count} x {reason}")

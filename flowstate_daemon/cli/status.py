@@ -22,6 +22,7 @@ from flowstate_daemon.cli.durations import Duration
 from flowstate_daemon.cli.health import HealthEndpoint, fetch, find_endpoint, format_status
 from flowstate_daemon.cli.output import format_duration, format_timestamp, json_option, print_fields, print_json
 from flowstate_daemon.cli.provider import STATES as PROVIDER_STATES
+from flowstate_daemon.cli.schedule import describe_result
 from flowstate_daemon.config.loader import Config, describe_redis
 from flowstate_daemon.config.risks import describe_schedules, find_risks
 from flowstate_daemon.config.sources import config_path
@@ -112,7 +113,8 @@ async def read_status(config: Config, endpoint: HealthEndpoint) -> dict[str, Any
         _read_redis(config),
         _read(_schedules(config, clock)),
     )
-    risks = [*find_risks(config), *redis_risks]
+    # The settings of this shell are not those of a daemon that the command `dev` has started.
+    risks = [*([] if health.get("is_dev") else find_risks(config)), *redis_risks]
     document = {
         "at": format_timestamp(clock.now_ms()),
         "daemon": health,
@@ -191,6 +193,9 @@ def _next(overview: Overview) -> dict[str, Any]:
         "name": overview.name,
         "next_at": overview.next[0].at if overview.next else None,
         "last_at": last.last_at if last else None,
+        "last_source": last.source if last else None,
+        "last_actor": last.actor if last else None,
+        "last_scheduled": last.scheduled if last else None,
         "last_states": dict(last.states) if last else {},
     }
 
@@ -263,5 +268,6 @@ def _schedule_fields(schedules: Mapping[str, Any]) -> dict[str, object]:
 def _last_run(one: Mapping[str, Any]) -> str:
     if one["last_at"] is None:
         return ""
-    states = ", ".join(f"{count} {state}" for state, count in sorted(one["last_states"].items()))
-    return f"; last {one['last_at']:%Y-%m-%d %H:%M}: {states or 'no emails'}"
+    by = f", run manually by {one['last_actor']}" if one["last_source"] == "manual" else ""
+    result = describe_result(one["last_source"], one["last_scheduled"], one["last_states"])
+    return f"; last {one['last_at']:%Y-%m-%d %H:%M}{by}: {result}"

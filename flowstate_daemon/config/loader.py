@@ -60,7 +60,10 @@ MIN_SIMILARITY = 0.75  # RESEND_KEY is similar to RESEND_API_KEY, OPENAI_API_KEY
 
 
 class Config(BaseModel):
-    """All sections. `describe` says where each value came from."""
+    """All sections. `describe` says where each value came from.
+
+    `is_dev` is no setting: only the command `dev` sets it, so that no setting hides warnings in production.
+    """
 
     # The sections validate themselves, so that `load` needs no validator for all of them together (10 ms to build).
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
@@ -78,6 +81,7 @@ class Config(BaseModel):
     tracing: settings.TracingSettings = Field(default_factory=settings.TracingSettings)
     log: settings.LogSettings = Field(default_factory=settings.LogSettings)
     sources: Mapping[Key, str] = Field(default_factory=dict, exclude=True, repr=False)
+    is_dev: bool = Field(default=False, exclude=True, repr=False)
 
     @property
     def delivery(self) -> Literal["resend", "outbox", "none"]:
@@ -96,7 +100,7 @@ class Config(BaseModel):
 SECTIONS: Mapping[str, type[settings.SettingsSection]] = {
     name: cast("type[settings.SettingsSection]", field.annotation)
     for name, field in Config.model_fields.items()
-    if name != "sources"
+    if name not in ("sources", "is_dev")
 }
 KEYS: tuple[Key, ...] = tuple((name, key) for name, part in SECTIONS.items() for key in part.model_fields)
 ENV_NAMES: Mapping[str, Key] = {

@@ -148,7 +148,7 @@ class Components:
         )
         self.risk_monitor = RiskMonitor(config, self.connection, self.keys, self.pool, self._context)
         self.risk_monitor.apply_settings(config)
-        self._instance = InstanceInfo(__version__, instance, config.queue.mode, config.delivery)
+        self._instance = InstanceInfo(__version__, instance, config.queue.mode, config.delivery, config.is_dev)
         self.alerter = Alerter(config.health, self._instance, self.keys.base.rstrip(":"), self._context)
         self.lease = Lease(self.connection, self.keys, instance_id=instance, token=self._token)
         self.gateway = build_gateway(config)

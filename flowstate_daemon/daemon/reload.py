@@ -15,6 +15,7 @@ import structlog
 
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.base.redaction import keep_mistake
 from flowstate_daemon.base.service import HEARTBEAT_TIMEOUT_S, Service
 from flowstate_daemon.config.loader import KEYS, Config, display_value
 from flowstate_daemon.config.sources import Key
@@ -97,6 +98,7 @@ class Reloader(Service):
             self._apply(new, changes, branding)
 
     def _report_errors(self, errors: Sequence[str]) -> None:
+        errors = [keep_mistake(error) for error in errors]
         log.error("reload_failed", errors=errors, remedy="nothing was changed: correct the errors and reload again")
         self._components.health.record_error("reload failed: " + "; ".join(errors))
 

@@ -107,7 +107,7 @@ class RiskMonitor(PeriodicService):
         self._pool = pool
         self._context = context
         self._inspector = Inspector(connection, keys)
-        self._queue_used = False
+        self._queue_used = config.is_dev  # its queue is new, and no backend uses it
         self._ledger_remembered = False
         self._risks = KnownRisks(context.health)
 

@@ -172,7 +172,8 @@ class DevEnvironment:
             "FLOWSTATE_HTTP_LINK_SECRET": secrets.token_hex(32),
             "FLOWSTATE_HTTP_PUBLIC_URL": f"http://{LOOPBACK}:{self._passed['FLOWSTATE_HTTP_PORT']}",
         }
-        return load({**defaults, **self._passed, **fixed}, sending=True)
+        config = load({**defaults, **self._passed, **fixed}, sending=True)
+        return config.model_copy(update={"is_dev": True})
 
     async def __aexit__(
         self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -17,12 +17,16 @@ from flowstate_daemon.web.responses import json_response
 
 @dataclass(frozen=True, slots=True)
 class InstanceInfo:
-    """Version, instance id, mode (`send` or `shadow`) and delivery (`resend`, `outbox` or `none`) of this daemon."""
+    """Version, instance id, mode (`send` or `shadow`) and delivery (`resend`, `outbox` or `none`) of this daemon.
+
+    `is_dev`: it is that of the command `dev`.
+    """
 
     version: str
     instance: str
     mode: str = "send"
     delivery: str = "resend"
+    is_dev: bool = False
 
 
 class Health:
@@ -52,6 +56,7 @@ class Health:
             "instance": self._instance.instance,
             "mode": self._instance.mode,
             "delivery": self._instance.delivery,
+            "is_dev": self._instance.is_dev,
             "uptime_s": round(self._health.uptime_s, 1),
             "reasons": [redact_text(reason) for reason in reasons],
             "warnings": [redact_text(f"{name}: {reason}") for name, reason in self._health.warnings.items()],

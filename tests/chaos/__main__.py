@@ -29,6 +29,8 @@ from tests.chaos.story import describe_plan, tell
 from tests.chaos.world import remove
 from tests.compat.packages import MissingPackagesError, install
 
+USAGE = """make chaos ARGS='[--minutes MINUTES] [--rounds ROUNDS] [--round-seconds ROUND_SECONDS]
+       [--seed SEED] [--quick] [--keep] [--json] [--plan] [--report]'"""
 ARTEFACTS = Path(__file__).parents[2] / "artefacts"
 QUICK_SEED = 4711
 QUICK_S = 70.0
@@ -127,7 +129,7 @@ def bounded(least: float, most: float) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make chaos", usage=USAGE, description=__doc__)
     parser.add_argument("--minutes", type=bounded(1, MAX_MINUTES), default=10.0, help="about how long; default 10")
     parser.add_argument("--rounds", type=int, help="how many rounds, instead of --minutes")
     parser.add_argument("--round-seconds", type=bounded(MIN_ROUND_S, MAX_ROUND_S), default=ROUND_S)

@@ -21,6 +21,7 @@ from tests.chaos.report import machine, write_report
 from tests.chaos.round import RoundResult
 from tests.chaos.world import remove
 
+USAGE = "make soak ARGS='[--minutes MINUTES] [--rate RATE] [--json] [--report]'"
 RATE = 60.0  # the memory of what was sent, 20,000 emails, is full after twelve minutes
 DAEMONS = 2
 MAX_RATE = 200.0
@@ -43,7 +44,7 @@ async def run(plan: Plan) -> tuple[RoundResult, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make soak", usage=USAGE, description=__doc__)
     parser.add_argument("--minutes", type=bounded(1, MAX_ROUND_S / 60), default=30.0)
     parser.add_argument("--rate", type=bounded(1, MAX_RATE), default=RATE, help="emails per second")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")

@@ -52,6 +52,39 @@ async def test_dry_run_shows_recipients_and_reasons(run: RunCommand, app: AppTab
     assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 0
 
 
+async def test_dry_run_for_one_address(run: RunCommand, app: AppTables) -> None:
+    """In any spelling: the email or the reason; what finds nothing says so, and a real run for one is refused."""
+    await run("migrate")
+    command = ("schedule", "run", "task-reminder", "--dry-run", "--to")
+    result = await run(*command, "Ada@EXAMPLE.org")
+    assert (result.code, "1 would be sent, 0 would not; nothing was written" in result.out) == (0, True)
+    assert " bob " not in result.out
+    document = (await run(*command, "bob@example.org", "--json")).document
+    assert [one["reason"] for one in document["recipients"]] == ["the user has not verified the address"]
+    assert "nothing for e***@example.org" in (await run(*command, "eve@example.org")).out
+    nothing = await run(*command, "eve@example.org", "--json")
+    assert (nothing.code, nothing.document["recipients"]) == (0, [])
+    for wrong in (("schedule", "run", "task-reminder", "--to", "ada@example.org"), (*command, "ada"), (*command, "")):
+        result = await run(*wrong)
+        assert (result.code, "--to" in result.err) == (64, True)
+    assert await app.connection.fetchval("SELECT count(*) FROM flowstate_daemon.scheduled_mails") == 0
+
+
+async def test_manual_run_that_found_no_recipient_says_so(run: RunCommand, app: AppTables) -> None:
+    """`schedule list` and `status` name the manual run, and not only that there were no emails."""
+    await run("migrate")
+    for _ in range(2):  # the second one finds everybody planned already
+        await run("schedule", "run", "task-reminder")
+    await run("schedule", "run", "focus-report")
+    for command in (("schedule", "list"), ("status",)):
+        output = " ".join((await run(*command)).out.split())
+        assert "no emails" not in output
+        assert output.count("no new recipient was due") == 2, output
+    summary = (await run("status", "--json")).document["schedules"]["next"]
+    last = {one["name"]: (one["last_source"], one["last_scheduled"]) for one in summary}
+    assert last == {"task-reminder": ("manual", 0), "focus-report": ("manual", 0), "overdue-summary": (None, None)}
+
+
 async def test_disabled_scheduler_allows_a_dry_run_only(database_url: str, app: AppTables) -> None:
     """Before a cut-over a dry run shows the recipients; a real run is refused, since its emails would not be sent."""
     disabled = {"DATABASE_URL": database_url, "FLOWSTATE_SCHEDULE_ENABLED": "false"}

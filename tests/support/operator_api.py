@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ class ApiClient:
         return str(self.client._base_url).rstrip("/")
 
     async def call(
-        self, method: str, path: str, *, token: str = OPERATE, headers: dict[str, str] | None = None, **options: Any
+        self, method: str, path: str, *, token: str = OPERATE, headers: Mapping[str, str] | None = None, **options: Any
     ) -> tuple[int, Any]:
         """The status and the document; None without one."""
         given = {"Authorization": f"Bearer {token}"} if headers is None else headers

@@ -20,7 +20,15 @@ from flowstate_daemon.base.metrics import LATENCY_BUCKETS
 from flowstate_daemon.database.ledger import Decision, Ledger, Outcome
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.message import ProviderEvent
-from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, MinuteStatistics, hour_key
+from flowstate_daemon.operations.statistics import (
+    HOUR_MS,
+    MINUTE_MS,
+    QUARTER_MS,
+    MinuteStatistics,
+    day_key,
+    hour_key,
+    total,
+)
 from flowstate_daemon.queue.audit import OperatorAction
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import QueueFixture
@@ -127,6 +135,7 @@ async def write_statistics(stores: Stores, random_source: random.Random, now_ms:
     """A minute with emails for each ten of the week, each of the last hour; busier by day than by night."""
     first = (now_ms - 7 * 24 * HOUR_MS) // MINUTE_MS * MINUTE_MS
     by_hour: dict[str, dict[str, bytes]] = {}
+    quarters: dict[int, list[MinuteStatistics]] = {}
     for at in range(first, now_ms + 1, MINUTE_MS):
         if (at // MINUTE_MS) % 10 and now_ms - at > HOUR_MS:
             continue
@@ -139,7 +148,10 @@ async def write_statistics(stores: Stores, random_source: random.Random, now_ms:
             urgent=spread(random_source, sent // 12, middle=4),
             bulk=spread(random_source, sent - sent // 12, middle=6),
         )
+        quarters.setdefault(at // QUARTER_MS * QUARTER_MS, []).append(minute)
         by_hour.setdefault(hour_key(stores.keys, at), {})[f"{at}:mail-1"] = msgspec.json.encode(minute)
+    for at, minutes in quarters.items():
+        await stores.redis.hset(day_key(stores.keys, at), f"{at}:mail-1:1", msgspec.json.encode(total(minutes)))
     for key, fields in by_hour.items():
         await stores.redis.hset(key, mapping=fields)
 

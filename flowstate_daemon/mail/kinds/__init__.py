@@ -26,7 +26,16 @@ from flowstate_daemon.mail.kind_files import KindFiles, read_kind_files
 from flowstate_daemon.mail.kind_spec import URGENT_PRIORITY, Kind, parse_kind
 from flowstate_daemon.mail.locales import LOCALES, match_locale
 
-__all__ = ["KINDS", "URGENT_PRIORITY", "Kind", "MailRequest", "UnknownKindError", "parse_request", "redact_codes"]
+__all__ = [
+    "KINDS",
+    "URGENT_PRIORITY",
+    "Kind",
+    "MailRequest",
+    "UnknownKindError",
+    "find_mistakes",
+    "parse_request",
+    "redact_codes",
+]
 
 MAX_NAME_LENGTH = 100
 
@@ -111,6 +120,21 @@ def parse_request(
         return _parse(kind, _repair(data, error), locales)
     except RecursionError:
         raise InvalidDataError("Expected data that is not nested this deeply - at `$`") from None
+
+
+def find_mistakes(kind: Kind, context: Mapping[str, Any]) -> list[str]:
+    """Every reason why an email of this kind cannot have this context, where `parse_request` stops at the first."""
+    try:
+        members = msgspec.json.decode(msgspec.json.encode(context))
+    except (msgspec.MsgspecError, TypeError, UnicodeEncodeError, RecursionError) as error:
+        return [str(error)]
+    mistakes = []
+    for rule in kind.rules:
+        try:
+            rule.clean(rule.convert(members))
+        except InvalidDataError as error:
+            mistakes.append(error.reason)
+    return mistakes
 
 
 def _repair(data: bytes, error: Exception) -> bytes:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from pydantic import AfterValidator, Field
 
 from flowstate_daemon.base.text import storable
-from flowstate_daemon.web.api_v1.endpoints import ApiError
+from flowstate_daemon.web.api_v1.endpoints import unfulfillable
 
-INVALID = "cursor: use next_cursor of the page before"
+INVALID = "use next_cursor of the page before"
 MAX_TEXT = 2_000
 
 
@@ -39,16 +40,30 @@ def write_cursor(cursor: RowCursor | EntryCursor) -> str:
 
 
 def read_cursor(text: str, kind: type[C]) -> C | None:
-    """The cursor, None for "". Raises ApiError for what this API has not written."""
+    """The cursor, None for "". Raises PydanticCustomError, as validators do, for what this API has not written."""
     if not text:
         return None
     try:
         cursor = msgspec.json.decode(urlsafe_b64decode(text.encode("ascii")), type=kind)
     except (binascii.Error, ValueError):
-        raise ApiError(400, INVALID) from None
+        raise unfulfillable(INVALID) from None
     if not all(is_storable(value) for value in msgspec.structs.astuple(cursor)):
-        raise ApiError(400, INVALID)
+        raise unfulfillable(INVALID)
     return cursor
+
+
+def _check_row(text: str) -> str:
+    read_cursor(text, RowCursor)
+    return text
+
+
+def _check_entry(text: str) -> str:
+    read_cursor(text, EntryCursor)
+    return text
+
+
+RowCursorText = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_row)]
+EntryCursorText = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_entry)]
 
 
 def is_storable(value: str | datetime) -> bool:

@@ -12,8 +12,9 @@ from flowstate_daemon.web.responses import PROBLEM_TYPE, Problem
 
 TITLE, VERSION = "FlowState emails", "1"
 REFERENCE = "#/components/schemas/{model}"
-ALWAYS = (401, 403, 429, 503)  # token, rights or host name, rate limit, an unreachable store
-FOR_BODIES = (408, 413, 422)
+# Token, rights or host name, unknown parameters, rate limit, an unreachable store.
+ALWAYS = (401, 403, 422, 429, 503)
+FOR_BODIES = (400, 408, 413)
 Definitions = dict[str, Any]
 
 
@@ -50,11 +51,11 @@ def statuses(endpoint: Endpoint) -> list[int]:
     """The errors that an endpoint may answer."""
     found = {*endpoint.errors, *ALWAYS}
     if endpoint.body is not None:
-        found |= {400, *FOR_BODIES}
+        found |= {*FOR_BODIES}
     if endpoint.query is not Nothing:
-        found |= {400, 422}
+        found |= {400}
     if endpoint.names is not Nothing:
-        found |= {400, 404, 422}
+        found |= {400, 404}
     return sorted(found)
 
 
@@ -74,6 +75,7 @@ def _operation(endpoint: Endpoint, definitions: Definitions) -> dict[str, Any]:
         "parameters": [
             *_parameters(endpoint.names, "path", definitions),
             *_parameters(endpoint.query, "query", definitions),
+            *_parameters(endpoint.headers, "header", definitions),
         ],
         "responses": dict(sorted(responses.items())),
     }
@@ -93,7 +95,9 @@ def _response(status: int, kind: Any, definitions: Definitions) -> dict[str, Any
     return described
 
 
-def _parameters(model: type[ApiModel], place: Literal["path", "query"], definitions: Definitions) -> list[Any]:
+def _parameters(
+    model: type[ApiModel], place: Literal["path", "query", "header"], definitions: Definitions
+) -> list[Any]:
     schema = adapter(model).json_schema(ref_template=REFERENCE)
     definitions.update(schema.pop("$defs", {}))
     required = set(schema.get("required", ()))

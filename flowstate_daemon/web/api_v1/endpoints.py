@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, TypeAdapter, ValidationError
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 
 from flowstate_daemon.base.docstrings import attribute_docstrings
 from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUnavailableError
@@ -24,6 +24,7 @@ from flowstate_daemon.web.responses import problem
 from flowstate_daemon.web.session import Rights
 
 MAX_BODY_BYTES = 1_048_576
+UNFULFILLABLE = "unfulfillable"  # the type of mistakes that are no mistakes of form
 Method: TypeAlias = Literal["get", "post", "put", "delete"]
 # The first class that fits gives the status; any other error is a bug.
 STATUS_OF_ERROR: tuple[tuple[type[FlowstateError], int], ...] = (
@@ -69,10 +70,11 @@ class ApiError(FlowstateError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: the names in its path, its parameters and its body, all checked; `actor` for the audit log."""
+    """One request: the names in its path, its parameters, headers and body, all checked; `actor` for the audit log."""
 
     path: Any
     query: Any
+    headers: Any
     body: Any
     actor: str
     request: web.Request
@@ -83,7 +85,7 @@ class Endpoint:
     """One operation. `handle` returns a value of the type `response`; None is answered with 204.
 
     It may also return a response that it has built or streamed itself, with one of the types in `response` and `others`
-    (by status).
+    (by status). `context` is what the validators of the body need to know of this daemon, such as its kinds of email.
     """
 
     method: Method
@@ -93,20 +95,22 @@ class Endpoint:
     response: Any = None
     names: type[ApiModel] = Nothing
     query: type[ApiModel] = Nothing
+    headers: type[ApiModel] = Nothing
     body: type[ApiModel] | None = None
     status: int = 200
     others: Mapping[int, Any] = field(default_factory=dict)
     rights: Rights = "read"
     errors: Sequence[int] = ()
     max_body_bytes: int = MAX_BODY_BYTES
+    context: Callable[[], Mapping[str, Any]] = dict
     requires_body: bool = False  # an empty body is an error, because the defaults would delete something
 
     async def answer(self, request: web.Request, actor: str) -> web.StreamResponse:
         """Check the request, handle it, serialise the result."""
-        try:
-            call = await self._read(request, actor)
-        except ValidationError as error:
-            return problem(400 if is_malformed(error) else 422, describe_errors(error))
+        mistakes: list[ErrorDetails] = []
+        call = await self._read(request, actor, mistakes)
+        if mistakes:
+            return problem(status_of(mistakes), describe_mistakes(mistakes))
         try:
             result = await self.handle(call)
         except FlowstateError as error:
@@ -115,16 +119,37 @@ class Endpoint:
             return result
         return json_document(self.response, result, self.status)
 
-    async def _read(self, request: web.Request, actor: str) -> Call:
-        names = self.names.model_validate(dict(request.match_info))
-        query = self.query.model_validate(read_query(request, self.query))
-        body = None
-        if self.body is not None:
-            content = await read_body(request, self.max_body_bytes)
-            # Strict: `"yes"` is no boolean. An empty body is that of a client that leaves everything to the defaults.
-            default = b"" if self.requires_body else b"{}"
-            body = self.body.model_validate_json(content.strip() or default, strict=True)
-        return Call(names, query, body, actor, request)
+    async def _read(self, request: web.Request, actor: str, mistakes: list[ErrorDetails]) -> Call:
+        """The request. All its mistakes are added to `mistakes`; what they are in is then None."""
+        names = validate(lambda: self.names.model_validate(dict(request.match_info)), mistakes)
+        query = validate(lambda: self.query.model_validate(read_query(request, self.query)), mistakes)
+        headers = validate(lambda: self.headers.model_validate(read_headers(request, self.headers)), mistakes)
+        return Call(names, query, headers, await self._read_body(request, headers, mistakes), actor, request)
+
+    async def _read_body(self, request: web.Request, headers: Any, mistakes: list[ErrorDetails]) -> Any:
+        model = self.body
+        if model is None:
+            return None
+        # An empty body is that of a client that leaves everything to the defaults.
+        content = (await read_body(request, self.max_body_bytes)).strip() or (b"" if self.requires_body else b"{}")
+        context = {"headers": headers, **self.context()}
+        # Strict: `"yes"` is no boolean.
+        return validate(lambda: model.model_validate_json(content, strict=True, context=context), mistakes)
+
+
+def validate(build: Callable[[], ApiModel], mistakes: list[ErrorDetails]) -> ApiModel | None:
+    """What `build` returns; or None, with its mistakes added to those of the rest of the request."""
+    try:
+        return build()
+    except ValidationError as error:
+        # Without the values, which may be secrets.
+        mistakes += error.errors(include_url=False, include_context=False, include_input=False)
+        return None
+
+
+def unfulfillable(reason: str) -> PydanticCustomError:
+    """The error of a validator for a value of the right form that cannot be used: on its own it is 400, not 422."""
+    return PydanticCustomError(UNFULFILLABLE, "{reason}", {"reason": reason})
 
 
 def error_problem(error: FlowstateError) -> web.Response:
@@ -148,6 +173,13 @@ def read_query(request: web.Request, model: type[ApiModel]) -> dict[str, Any]:
     return {name: found if len(found) > 1 or name in repeatable else found[0] for name, found in values.items()}
 
 
+def read_headers(request: web.Request, model: type[ApiModel]) -> dict[str, Any]:
+    """The headers that the model names; a list for one that is repeated, which is a mistake that the model finds."""
+    names = adapter(model).json_schema().get("properties", {})
+    values = {name: request.headers.getall(name) for name in names if name in request.headers}
+    return {name: found if len(found) > 1 else found[0] for name, found in values.items()}
+
+
 def json_document(kind: Any, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A value of a type that the OpenAPI document describes; 204 for the type None."""
     if kind is None:
@@ -169,15 +201,15 @@ def list_members(model: type[ApiModel]) -> frozenset[str]:
     return frozenset(name for name, part in schema.get("properties", {}).items() if part.get("type") == "array")
 
 
-def is_malformed(error: ValidationError) -> bool:
-    """Whether the body is not JSON at all."""
-    return any(mistake["type"] == "json_invalid" for mistake in error.errors(include_url=False, include_input=False))
+def status_of(mistakes: Sequence[ErrorDetails]) -> int:
+    """400 if the body is not JSON at all, or if nothing is wrong with the form of the request; else 422. Pure."""
+    kinds = {mistake["type"] for mistake in mistakes}
+    return 400 if "json_invalid" in kinds or kinds == {UNFULFILLABLE} else 422
 
 
-def describe_errors(error: ValidationError) -> str:
-    """Every mistake with its place; never the value, which may be a secret."""
-    mistakes = [
+def describe_mistakes(mistakes: Sequence[ErrorDetails]) -> str:
+    """Every mistake with its place; never the value, which may be a secret. Pure."""
+    return "; ".join(
         f"{'.'.join(str(part) for part in mistake['loc']) or 'body'}: {mistake['msg'].removeprefix('Value error, ')}"
-        for mistake in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    return "; ".join(mistakes)
+        for mistake in mistakes
+    )

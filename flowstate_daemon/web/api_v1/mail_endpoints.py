@@ -10,6 +10,7 @@ from flowstate_daemon.operations.operator import Operator, Recipients
 from flowstate_daemon.web.api_v1 import models
 from flowstate_daemon.web.api_v1.cursors import RowCursor, read_cursor, write_cursor
 from flowstate_daemon.web.api_v1.endpoints import ApiError, Call, Endpoint
+from flowstate_daemon.web.api_v1.enqueue_models import Enqueued, KeyHeaders, NewEmails
 
 NO_LEDGER = "this needs Postgres: set DATABASE_URL"
 
@@ -27,8 +28,10 @@ class MailEndpoints:
                 "/emails",
                 "Enqueue emails, once for each idempotency key",
                 self.enqueue,
-                models.Enqueued,
-                body=models.NewEmails,
+                Enqueued,
+                headers=KeyHeaders,
+                body=NewEmails,
+                context=lambda: {"kinds": self._operator.producer.kinds},
                 status=201,
                 rights="operate",
                 errors=(409,),
@@ -52,8 +55,8 @@ class MailEndpoints:
             ),
         ]
 
-    async def enqueue(self, call: Call) -> models.Enqueued:
-        body: models.NewEmails = call.body
+    async def enqueue(self, call: Call) -> Enqueued:
+        body: NewEmails = call.body
         trace = call.request.headers.get("traceparent")
         mails = [
             NewMail(
@@ -67,8 +70,9 @@ class MailEndpoints:
             )
             for mail in body.emails
         ]
-        ids, repeated = await self._operator.enqueue.enqueue(mails, body.idempotency_key)
-        return models.Enqueued(job_ids=ids, repeated=repeated)
+        key = body.idempotency_key or call.headers.idempotency_key
+        ids, repeated = await self._operator.enqueue.enqueue(mails, key)
+        return Enqueued(job_ids=ids, repeated=repeated)
 
     async def emails(self, call: Call) -> models.EmailList:
         query: models.EmailQuery = call.query

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
-from pydantic.config import JsonDict
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationInfo, field_validator
 
+from flowstate_daemon.base.address import parse_address
+from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.database.mail_history import MailRecord
-from flowstate_daemon.mail.kinds import KINDS
-from flowstate_daemon.operations.jobs import Action
+from flowstate_daemon.operations.jobs import Action, ActionRefusedError, check_action
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.job import State
-from flowstate_daemon.web.api_v1.endpoints import ApiModel, DescribedModel
+from flowstate_daemon.web.api_v1.cursors import EntryCursorText, RowCursorText
+from flowstate_daemon.web.api_v1.endpoints import ApiModel, DescribedModel, unfulfillable
 
 MAX_PAGE = 1_000
-MAX_MAILS = 1_000
 MAX_IDS = 1_000
 LINE = r"^[^\x00-\x1f\x7f]*$"  # no control characters: neither Postgres nor a log can hold all of them
 Text = Annotated[str, Field(max_length=200, pattern=LINE)]
@@ -26,11 +26,6 @@ Id = Annotated[str, Field(min_length=1, max_length=500)]
 Kinds = Annotated[Sequence[Text], Field(max_length=20)]
 # At most 99,999 weeks: longer ones lead to years that no date can express.
 Duration = Annotated[str, Field(pattern=r"^[0-9]{1,5}(s|min|m|h|d|w)$", examples=["30s", "15min", "2h", "7d"])]
-Cursor = Annotated[str, Field(max_length=2_000)]
-NEW_EMAILS: JsonDict = {
-    "emails": [{"kind": "welcome", "to": "ada@example.org", "context": {"name": "Ada"}}],
-    "idempotency_key": "welcome-ada",
-}
 PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Outcome = Literal["sent", "skipped", "expired", "failed", "retried", "removed"]
 UNITS_MS = {"s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -47,6 +42,13 @@ def to_utc(instant: datetime) -> datetime:
         return instant.astimezone(UTC)
     except OverflowError:
         raise ValueError("the date is out of range") from None
+
+
+def to_address(text: str) -> str:
+    try:
+        return parse_address(text.strip())
+    except InvalidDataError:
+        raise unfulfillable("expected an email address in the path") from None
 
 
 Instant = Annotated[AwareDatetime, AfterValidator(to_utc)]
@@ -73,7 +75,9 @@ class SchedulePath(ApiModel):
 
 
 class AddressPath(ApiModel):
-    address: Annotated[str, Field(min_length=1, max_length=320, examples=["ada@example.org"])]
+    address: Annotated[
+        str, Field(min_length=1, max_length=320, examples=["ada@example.org"]), AfterValidator(to_address)
+    ]
     """The address."""
 
 
@@ -120,7 +124,7 @@ class FailureQuery(ApiModel):
 
 
 class PageQuery(ApiModel):
-    cursor: Cursor = ""
+    cursor: EntryCursorText = ""
     """`next_cursor` of the page before."""
     limit: PageSize = 50
 
@@ -128,7 +132,7 @@ class PageQuery(ApiModel):
 class EmailQuery(Filter):
     outcome: Annotated[Sequence[Outcome], Field(max_length=10)] = ()
     """Outcomes, one of which it must have."""
-    cursor: Cursor = ""
+    cursor: RowCursorText = ""
     """`next_cursor` of the page before."""
     limit: PageSize = 50
 
@@ -216,6 +220,16 @@ class BulkAction(ApiModel):
     maybe_sent: bool = False
     """Retry also jobs whose email may have been sent already: it may arrive twice."""
 
+    @field_validator("state")
+    @classmethod
+    def _fits_action(cls, state: State, info: ValidationInfo) -> State:
+        if "action" in info.data:
+            try:
+                check_action(info.data["action"], state)
+            except ActionRefusedError as refusal:
+                raise unfulfillable(refusal.reason) from None
+        return state
+
 
 class IdAction(ApiModel):
     """An action on single jobs."""
@@ -249,38 +263,6 @@ class ActionDocument(Document):
     error: str
     waiting_for: str
     """Why it does not go on now: Redis is unavailable. It goes on by itself."""
-
-
-class NewEmail(ApiModel):
-    """One email to enqueue."""
-
-    kind: Annotated[str, Field(max_length=200, examples=sorted(KINDS))]
-    """The kind of email: a built-in one, or one of `mail.kinds_dir`."""
-    to: Annotated[str, Field(max_length=320)]
-    """The address."""
-    context: Mapping[str, Any] = {}
-    """The fields of the kind."""
-    locale: Annotated[str, Field(max_length=35)] | None = None
-    """The language; without it, the recipient's choice."""
-    delay_ms: Annotated[int, Field(ge=0, le=31_536_000_000)] = 0
-    """Send after this time."""
-
-
-class NewEmails(ApiModel):
-    """Emails to enqueue: all, or none if one of them is invalid."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [NEW_EMAILS]})
-
-    emails: Annotated[Sequence[NewEmail], Field(min_length=1, max_length=MAX_MAILS)]
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """The same key with the same emails enqueues them once within 24 hours; with other emails it is refused."""
-
-
-class Enqueued(Document):
-    """The jobs, in the order of the emails. `repeated`: the key was known, and nothing was added."""
-
-    job_ids: list[str]
-    repeated: bool
 
 
 class RecipientQuery(ApiModel):
@@ -353,6 +335,20 @@ class RunBody(ApiModel):
     """Send again what was sent."""
     bodies: bool = False
     """The dry run contains the whole emails."""
+    to: Annotated[str, Field(max_length=320)] | None = None
+    """Only what this address would get; for a dry run."""
+
+    @field_validator("to")
+    @classmethod
+    def _is_for_a_dry_run(cls, to: str | None, info: ValidationInfo) -> str | None:
+        if to is None:
+            return None
+        if info.data.get("dry_run") is False:
+            raise unfulfillable("only a dry run can be for one address: add dry_run")
+        try:
+            return parse_address(to.strip())
+        except InvalidDataError:
+            raise unfulfillable("expected an email address") from None
 
 
 class DryRunRecipient(Document):
@@ -405,6 +401,12 @@ class AuditEntry(Document):
     action: str
     target: str
     count: int
+
+
+class AuditList(Document):
+    entries: list[AuditEntry]
+    missing: list[str]
+    """Whose actions are not in the list and why: a datastore is unavailable. Empty when the list is complete."""
 
 
 class ProviderProblem(Document):

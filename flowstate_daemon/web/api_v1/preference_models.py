@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationInfo, field_validator
 
 from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.mail.policy import ALL_KINDS
@@ -43,6 +43,14 @@ class PreferenceDocument(ApiModel):
     """Nothing but what the recipient asks for, such as codes."""
     kinds: Annotated[dict[str, bool | None], Field(default_factory=dict)]
     """Kinds that are switched on or off one by one."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _are_known(cls, kinds: dict[str, bool | None], info: ValidationInfo) -> dict[str, bool | None]:
+        known: Sequence[str] = info.context["kinds"] if info.context else ()
+        if not kinds.keys() <= set(known):
+            raise ValueError(f"may only contain {', '.join(known)}")
+        return kinds
 
     def to_settings(self) -> RecipientSettings:
         """The settings that are stored."""

@@ -117,7 +117,7 @@ class ScheduleEndpoints:
             self._task = asyncio.create_task(self._run(run_request, call.actor), name="manual_run")
             return await self._wait(name, self._task)
         try:
-            return await self._dry_run(call.request, run_request, bodies=body.bodies)
+            return await self._dry_run(call.request, run_request, body.to or "", bodies=body.bodies)
         finally:
             self._running = ""
 
@@ -163,8 +163,10 @@ class ScheduleEndpoints:
             return json_document(RunResult, task.result(), 202)
         return json_document(RunState, self._states[name], 202, {"Location": _path(name)})
 
-    async def _dry_run(self, request: web.Request, run_request: RunRequest, *, bodies: bool) -> web.StreamResponse:
-        items = self._manual_runs().dry_run(run_request)
+    async def _dry_run(
+        self, request: web.Request, run_request: RunRequest, to: str, *, bodies: bool
+    ) -> web.StreamResponse:
+        items = self._manual_runs().dry_run(run_request, to)
         # Fetch the first item before the response starts, so that an error up to here still gets an error status.
         first = await anext(items, None)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import msgspec
 
+from flowstate_daemon.base.errors import StoreUnavailableError
+from flowstate_daemon.base.redaction import redact_text
+from flowstate_daemon.database.recipients import OperatorAction as ListAction
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
+from flowstate_daemon.queue.audit import OperatorAction
 from flowstate_daemon.web.api_v1 import models
 from flowstate_daemon.web.api_v1.endpoints import Call, Endpoint
 from flowstate_daemon.web.health import heartbeat_document
+
+T = TypeVar("T")
 
 SPANS = {
     "hour": (HOUR_MS, MINUTE_MS),
@@ -53,7 +62,7 @@ class StateEndpoints:
                 "/audit",
                 "What operators did, newest first",
                 self.audit,
-                list[models.AuditEntry],
+                models.AuditList,
                 query=models.AuditQuery,
             ),
         ]
@@ -94,23 +103,36 @@ class StateEndpoints:
             note=workers.note,
         )
 
-    async def audit(self, call: Call) -> list[models.AuditEntry]:
-        """Actions on the queue are recorded in Redis, those on the lists of recipients in Postgres."""
+    async def audit(self, call: Call) -> models.AuditList:
+        """Actions on the queue are recorded in Redis, those on the lists of recipients in Postgres.
+
+        While one of them is unavailable, the rest is shown. Raises StoreUnavailableError if that is nothing.
+        """
         count, recipients = call.query.limit, self._operator.recipients
-        queue = await self._operator.audit(call.actor).newest(count)
-        entries = [
-            models.AuditEntry(
-                at=datetime.fromtimestamp(one.at / 1000, UTC),
-                actor=one.actor,
-                action=one.action,
-                target=one.target,
-                count=one.count,
-            )
-            for one in queue
-        ]
+        sources: dict[str, Awaitable[Sequence[OperatorAction | ListAction]]] = {
+            "the queue": self._operator.audit(call.actor).newest(count)
+        }
         if recipients is not None:
-            entries += [
-                models.AuditEntry(at=one.at, actor=one.actor, action=one.action, target=one.target, count=one.count)
-                for one in await recipients.suppressions.actions(count)
-            ]
-        return sorted(entries, key=lambda entry: entry.at, reverse=True)[:count]
+            sources["suppressions and unsubscribes"] = recipients.suppressions.actions(count)
+        entries, missing = [], []
+        for name, found in zip(sources, await asyncio.gather(*map(read_or_outage, sources.values())), strict=True):
+            if isinstance(found, StoreUnavailableError):
+                missing.append(f"{name}: {redact_text(found.reason)}")
+            else:
+                entries += [audit_entry(one) for one in found]
+        if len(missing) == len(sources):
+            raise StoreUnavailableError("; ".join(missing))
+        newest = sorted(entries, key=lambda entry: entry.at, reverse=True)[:count]
+        return models.AuditList(entries=newest, missing=missing)
+
+
+async def read_or_outage(work: Awaitable[T]) -> T | StoreUnavailableError:
+    try:
+        return await work
+    except StoreUnavailableError as outage:
+        return outage
+
+
+def audit_entry(one: OperatorAction | ListAction) -> models.AuditEntry:
+    at = one.at if isinstance(one.at, datetime) else datetime.fromtimestamp(one.at / 1000, UTC)
+    return models.AuditEntry(at=at, actor=one.actor, action=one.action, target=one.target, count=one.count)

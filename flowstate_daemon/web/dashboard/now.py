@@ -37,7 +37,7 @@ RECENT_MS = 15 * MINUTE_MS
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """The last RECENT_MS of the statistics."""
+    """The last RECENT_MS of the statistics, or a little more."""
 
     sent_per_minute: float
     failed: int
@@ -153,7 +153,7 @@ class NowPage:
 
     async def _recent(self) -> Recent:
         points = await self._operator.statistics.points(
-            self._operator.clock.now_ms(), span_ms=RECENT_MS, step_ms=RECENT_MS
+            self._operator.clock.now_ms(), span_ms=2 * RECENT_MS, step_ms=RECENT_MS
         )
         last = points[-2:]  # the step that has begun is short: with the one before, at least RECENT_MS
         minutes = max(1.0, (self._operator.clock.now_ms() - last[0].at) / MINUTE_MS)

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from flowstate_daemon.base.redaction import escape_marks, mask_address, redact_codes, redact_text
 from flowstate_daemon.mail.kinds import Kind
 from flowstate_daemon.queue.inspector import JobView
+from flowstate_daemon.web.dashboard.reasons import ReasonTranslator
 from flowstate_daemon.web.pages import negotiate_locale
 from flowstate_daemon.web.session import Session
 
@@ -64,6 +65,7 @@ class PageRenderer:
         """`kinds` returns the kinds of email, which a reload may change."""
         self._kinds = kinds
         self._texts = {locale: load_texts(locale) for locale in LOCALES}
+        self._reasons = {locale: ReasonTranslator(load_reasons(locale)) for locale in LOCALES}
         self._environment = Environment(
             loader=FunctionLoader(load_template),
             autoescape=True,
@@ -112,7 +114,8 @@ class PageRenderer:
             t=text,
             address=address,
             label=label,
-            safe_reason=self.safe_reason,
+            explain=lambda text: self.reason(text, viewer.locale),
+            safe_reason=lambda text, kind: self.safe_reason(text, kind, viewer.locale),
             content=lambda shown, kind: self.content(shown, kind, viewer),
             seconds=lambda value: localise_number(format_seconds(value), viewer.locale),
             percent=lambda share, digits: localise_number(f"{share * 100:.{digits}f}\u00a0%", viewer.locale),
@@ -122,13 +125,21 @@ class PageRenderer:
             **values,
         )
 
-    def safe_reason(self, text: str | None, kind: str) -> str:
-        """Free text about an email of this kind: without addresses and keys, and without what may be its code."""
-        return self._without_codes(redact_text(text or ""), kind)
+    def reason(self, text: str | None, locale: str) -> str:
+        """Why an email was not sent or a request failed, without addresses and keys; translated if it is our text."""
+        return self._reasons[locale].translate(redact_text(text or ""))
+
+    def safe_reason(self, text: str | None, kind: str, locale: str) -> str:
+        """A reason that concerns an email of this kind: also without what may be its code."""
+        return self._reasons[locale].translate(self._safe_text(text or "", kind))
 
     def content(self, text: str, kind: str, viewer: Viewer) -> str:
         """Text of an email or a job: whole if addresses are revealed, but for its code."""
-        return self._without_codes(escape_marks(text), kind) if viewer.reveals else self.safe_reason(text, kind)
+        return self._without_codes(escape_marks(text), kind) if viewer.reveals else self._safe_text(text, kind)
+
+    def _safe_text(self, text: str, kind: str) -> str:
+        """Free text about an email of this kind: without addresses and keys, and without what may be its code."""
+        return self._without_codes(redact_text(text), kind)
 
     def _without_codes(self, text: str, kind: str) -> str:
         found = self._kinds().get(kind)
@@ -147,6 +158,14 @@ class PageRenderer:
 
 def load_texts(locale: str) -> Mapping[str, Mapping[str, str]]:
     return tomllib.loads((PACKAGE_FILES / "translations" / f"{locale}.toml").read_text(encoding="utf-8"))
+
+
+def load_reasons(locale: str) -> Mapping[str, str]:
+    """The translations of the reasons that the daemon stores; none for English, in which they are stored."""
+    if locale == LOCALES[0]:
+        return {}
+    file = PACKAGE_FILES / "translations" / f"reasons.{locale}.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def load_template(name: str) -> str:

@@ -15,13 +15,14 @@ from flowstate_daemon.config.loader import load
 from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.scheduler.manual_runs import ManualRuns
+from flowstate_daemon.scheduler.manual_runs import ManualRuns, RunRequest
 from flowstate_daemon.web.api_v1 import schedule_endpoints
 from flowstate_daemon.web.api_v1.schedule_endpoints import MAX_BODY_BYTES
 from tests.integration.scheduler.test_manual_runs import due
+from tests.integration.web.test_dashboard import serve_dashboard
 from tests.support.app_tables import AppTables
 from tests.support.clock import FakeClock
-from tests.support.operator_api import OPERATE, READ, build_operator, serve_api
+from tests.support.operator_api import OPERATE, READ, build_operator, build_recipients, serve_api
 from tests.support.scheduler import SchedulerHarness
 from tests.support.waiting import eventually
 
@@ -109,6 +110,44 @@ async def test_dry_run_is_one_document_and_writes_nothing(
     assert await harness.scheduled_mails() == []
 
 
+async def test_dry_run_for_one_address(client: ClientSession, app: AppTables, harness: SchedulerHarness) -> None:
+    """As the page of a recipient has it: in any spelling, and empty for somebody who has nothing due."""
+    await many(app, 600)
+    _, output = await posted(client, b'{"dry_run": true, "to": "P7@Example.org"}')
+    assert (output["sends"], [one["user_id"] for one in output["recipients"]]) == (1, ["p7"])
+    assert (await posted(client, b'{"dry_run": true, "to": "eve@example.org"}'))[1]["recipients"] == []
+    assert await harness.scheduled_mails() == []
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+async def test_page_says_that_a_manual_run_found_no_recipient(
+    manual_runs: ManualRuns,
+    harness: SchedulerHarness,
+    app: AppTables,
+    connection: Connection,
+    keys: Keys,
+    clock: FakeClock,
+    language: str,
+) -> None:
+    """Who ran it, and that no recipient was due; a run with emails shows what became of them instead."""
+    no_recipients, by = {
+        "en": ("No new recipient was due.", "run manually by ada on vm"),
+        "fr": ("Personne de plus à qui écrire.", "exécution manuelle par ada on vm"),
+    }[language]
+    await manual_runs.run(RunRequest("focus-report", clock.now()), actor="ada on vm")
+    operator = build_operator(connection, keys, clock, build_recipients(harness.pool, clock), manual_runs)
+    async with serve_dashboard(operator, clock) as site:
+        await site.log_in()
+        _, page = await site.get("schedules", headers={"Accept-Language": language})
+        assert (page.count(no_recipients), page.count(by)) == (1, 1)
+        clock.advance(120)
+        await due(app, "ada")
+        await manual_runs.run(RunRequest("task-reminder", clock.now()), actor="ada on vm")
+        clock.advance(120)
+        _, page = await site.get("schedules", headers={"Accept-Language": language})
+        assert (page.count(no_recipients), page.count(by)) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "named"),
     [
@@ -125,6 +164,10 @@ async def test_dry_run_is_one_document_and_writes_nothing(
         (b'{"at": "2026-03-02T09:00:00Z"}', 400, "at"),  # it is 08:00 UTC
         (b'{"at": "2020-03-02T09:00:00Z"}', 400, "at"),
         (b'{"at": "2020-03-02T09:00:00Z", "dry_run": true}', 400, "at"),
+        (b'{"to": "ada@example.org"}', 400, "to: only a dry run"),
+        (b'{"dry_run": true, "to": "ada"}', 400, "to: expected an email address"),
+        (b'{"dry_run": true, "to": ""}', 400, "to: expected an email address"),
+        (b'{"dry_run": 1, "to": "ada"}', 422, "to: expected an email address"),
     ],
 )
 async def test_invalid_requests_are_refused(

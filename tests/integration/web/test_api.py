@@ -251,7 +251,7 @@ async def test_errors_are_problem_documents(
 async def test_missing_schema_is_service_unavailable(api: ApiClient, pool: asyncpg.Pool) -> None:
     """503 with the remedy, instead of 500; what needs only Redis still works."""
     await pool.execute("DROP SCHEMA flowstate_daemon CASCADE")
-    for path in ("/emails", f"/recipients/{ADA}", "/suppressions", "/audit"):
+    for path in ("/emails", f"/recipients/{ADA}", "/suppressions"):
         status, document = await api.get(path)
         assert (status, "flowstate-daemon migrate" in document["detail"]) == (503, True)
     assert (await api.get("/queue"))[0] == 200
@@ -264,6 +264,30 @@ async def test_unreachable_redis_is_service_unavailable(keys: Keys, clock: FakeC
         for path in ("/queue", "/jobs?state=failed", "/jobs/1", "/failures", "/provider", "/audit"):
             status, document = await api.get(path)
             assert (status, "Redis" in document["detail"]) == (503, True), document
+
+
+async def test_audit_of_one_store_while_the_other_is_away(
+    connection: Connection, keys: Keys, clock: FakeClock, pool: asyncpg.Pool, unreachable_pool: asyncpg.Pool
+) -> None:
+    """What can be read is shown, with the reason why a part is missing; 503 only when nothing can be read."""
+    nowhere = Connection("redis://127.0.0.1:1/0", client_name=keys.client_name, block_timeout_s=1.0)
+    async with serve_api(build_operator(connection, keys, clock, build_recipients(pool, clock))) as api:
+        await api.call("PUT", f"/recipients/{ADA}/suppression")
+        await api.call("POST", "/queue/pause")
+        status, document = await api.get("/audit")
+        assert (status, len(document["entries"]), document["missing"]) == (200, 2, [])
+    for redis, postgres, action, missing in (
+        (connection, unreachable_pool, "queue pause", "suppressions and unsubscribes: Postgres"),
+        (nowhere, pool, "suppress", "the queue: Redis"),
+    ):
+        async with serve_api(build_operator(redis, keys, clock, build_recipients(postgres, clock))) as api:
+            status, document = await api.get("/audit")
+            assert (status, len(document["entries"]), len(document["missing"])) == (200, 1, 1), document
+            assert document["entries"][0]["action"].startswith(action), document
+            assert document["missing"][0].startswith(missing), document
+    async with serve_api(build_operator(nowhere, keys, clock, build_recipients(unreachable_pool, clock))) as api:
+        status, document = await api.get("/audit")
+        assert (status, "Redis" in document["detail"], "Postgres" in document["detail"]) == (503, True, True)
 
 
 async def test_lists_need_postgres(redis_api: ApiClient) -> None:
@@ -309,7 +333,7 @@ async def test_lists_are_changed_and_each_change_leaves_a_trace(api: ApiClient) 
     assert await api.call("DELETE", f"/recipients/{ADA}/unsubscribes/*") == (204, None)
     assert (await api.get(f"/recipients/{ADA}"))[1]["unsubscribed"] == []
     assert (await api.call("DELETE", f"/recipients/{ADA}/unsubscribes/*"))[0] == 404
-    _, audit = await api.get("/audit")
+    audit = (await api.get("/audit"))[1]["entries"]
     assert {entry["action"].split(" (")[0] for entry in audit} == {
         "suppression add",
         "suppression remove",
@@ -328,7 +352,7 @@ async def test_queue_and_provider_are_operated(redis_api: ApiClient) -> None:
     assert await redis_api.call("POST", "/queue/resume") == (200, {"is_paused": False, "changed": True})
     assert await redis_api.call("POST", "/provider/retry") == (204, None)
     assert (await redis_api.get("/provider"))[1]["state"] == "accepting"
-    _, audit = await redis_api.get("/audit?limit=10")
+    audit = (await redis_api.get("/audit?limit=10"))[1]["entries"]
     assert sorted(entry["action"] for entry in audit) == [
         "provider retry",
         "queue pause",
@@ -403,3 +427,35 @@ async def test_processed_email_is_gone_from_the_queue(redis_api: ApiClient) -> N
     await bull.complete([JobSucceeded(job) for job in await bull.claim(1)])
     status, document = await redis_api.get(f"/jobs/{added.id}")
     assert (status, "was not kept" in document["detail"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "named"),
+    [
+        ("GET", "/jobs?state=lost&limit=0&x=1", None, 422, ["state", "limit", "x"]),
+        ("GET", "/emails?cursor=x&limit=0&x=1", None, 422, ["cursor", "limit", "x"]),
+        ("GET", "/suppressions?cursor=x&x=1", None, 422, ["cursor", "x"]),
+        ("GET", "/recipients/ada?limit=0&x=1", None, 422, ["address", "limit", "x"]),
+        ("PUT", "/recipients/ada/suppression", {"note": "\x00", "x": 1}, 422, ["address", "note", "x"]),
+        ("PUT", "/recipients/ada/suppression?y=1", {"x": 1}, 422, ["address", "x", "y"]),
+        ("PUT", "/recipients/ada/preferences", {"kinds": {"otp": True}, "x": 1}, 422, ["address", "kinds", "x"]),
+        ("PUT", "/recipients/ada/unsubscribes/%00", None, 422, ["address", "kind"]),
+        ("POST", "/actions", {"action": "retry", "state": "wait", "x": 1}, 422, ["state", "x"]),
+        (
+            "POST",
+            "/action-previews",
+            {"action": "retry", "state": "wait", "filter": {"x": 1}},
+            422,
+            ["filter.x", "state"],
+        ),
+        ("POST", "/queue/pause?x=1", None, 422, ["x"]),
+        ("PUT", "/recipients/ada/suppression", "{", 400, ["address", "JSON"]),
+    ],
+)
+async def test_several_mistakes_are_in_one_answer(
+    api: ApiClient, method: str, path: str, body: Any, status: int, named: list[str]
+) -> None:
+    """Those of path, query and body, whatever kind of mistake each of them is."""
+    options = {} if body is None else {"data": b"{"} if body == "{" else {"json": body}
+    found, document = await api.call(method, path, **options)
+    assert (found, [name for name in named if name not in document["detail"]]) == (status, []), document

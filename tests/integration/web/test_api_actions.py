@@ -69,7 +69,7 @@ async def test_action_changes_what_the_preview_counted(api: ApiClient, redis: Re
     assert (done["done"], done["stopped"], done["error"]) == (250, False, "")
     assert [action["id"] for action in (await api.get("/actions"))[1]] == [started["id"]]
     assert (await api.get("/queue"))[1]["failed"] == 750
-    (entry,) = (await api.get("/audit"))[1]
+    (entry,) = (await api.get("/audit"))[1]["entries"]
     assert (entry["action"], entry["count"], "timeout" in entry["target"]) == ("queue retry", 250, True)
 
 
@@ -81,7 +81,7 @@ async def test_action_is_stopped_between_two_pieces(api: ApiClient, redis: Redis
     stopped = await eventually(lambda: finished(api, started["id"]), "the action stops")
     assert (stopped["stopped"], stopped["done"] < 30_000) == (True, True)
     assert (await api.get("/queue"))[1]["failed"] == 30_000 - stopped["done"]
-    (entry,) = (await api.get("/audit"))[1]
+    (entry,) = (await api.get("/audit"))[1]["entries"]
     assert entry["count"] == stopped["done"]
     assert (await api.call("DELETE", f"/actions/{started['id']}"))[0] == 404
 
@@ -116,7 +116,7 @@ async def test_two_actions_at_once_leave_nothing_out(api: ApiClient, redis: Redi
         "failed": 0,
         "wait": 2_000,
     }
-    entries = (await api.get("/audit"))[1]
+    entries = (await api.get("/audit"))[1]["entries"]
     assert {(entry["action"], entry["count"]) for entry in entries} == {("queue retry", 2_000), ("queue clean", 6_000)}
 
 
@@ -169,7 +169,7 @@ async def test_action_goes_on_after_an_outage(
     assert count - 100 <= done["done"] <= count  # a piece whose reply was lost is not counted
     queue = (await api.get("/queue"))[1]
     assert (queue["failed"], queue["wait"]) == (0, count)
-    (entry,) = (await api.get("/audit"))[1]
+    (entry,) = (await api.get("/audit"))[1]["entries"]
     assert entry["actor"].startswith("API token ")
     assert (entry["action"], entry["count"]) == ("queue retry", done["done"])
     assert entry["target"] == "failed jobs with recipient contains '@example.org'"
@@ -203,7 +203,7 @@ async def test_shutdown_ends_an_action_between_two_pieces(api: ApiClient, redis:
     stopped = (await api.get(f"/actions/{action['id']}"))[1]
     assert stopped["finished_at"] is not None
     assert stopped["stopped"] or stopped["done"] == 7_500
-    (entry,) = (await api.get("/audit"))[1]
+    (entry,) = (await api.get("/audit"))[1]["entries"]
     assert (entry["count"], (await api.get("/queue"))[1]["failed"]) == (stopped["done"], 30_000 - stopped["done"])
 
 

@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.errors import StoreUnavailableError
@@ -19,7 +20,7 @@ from flowstate_daemon.queue.job import JobSucceeded
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.clock import FakeClock
-from tests.support.operator_api import ApiClient, build_operator, serve_api
+from tests.support.operator_api import OPERATE, ApiClient, build_operator, serve_api
 
 MAIL = {"kind": "welcome", "to": "ada@example.org", "context": {"name": "Ada"}}
 
@@ -235,3 +236,77 @@ async def test_crash_at_any_call_and_a_retry_by_another_daemon(
         assert (status, len(document["job_ids"])) == (201, 350)
         assert (await other.get("/queue"))[1]["wait"] == 350
         assert (await other.post("/emails", {**body, "emails": many(349)}))[0] == 409
+
+
+def with_key(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {OPERATE}", "Idempotency-Key": key}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("form", ["{}", '"{}"'])
+async def test_key_in_the_header_is_that_of_the_request(api: ApiClient, count: int, form: str) -> None:
+    """Bare or quoted, with one email or several, it means the same as in the body, and both may be given."""
+    body = {"emails": many(count)}
+    _, first = await api.post("/emails", body, headers=with_key(form.format("order-17")))
+    for repetition, headers in (
+        (body, with_key("order-17")),
+        ({**body, "idempotency_key": "order-17"}, with_key(form.format("order-17"))),
+        ({**body, "idempotency_key": "order-17"}, None),
+    ):
+        assert await api.post("/emails", repetition, headers=headers) == (201, first | {"repeated": True})
+    assert (await api.get("/queue"))[1]["wait"] == count
+    other = await api.post("/emails", {"emails": many(count + 1)}, headers=with_key("order-17"))
+    assert (other[0], "idempotency key" in other[1]["detail"]) == (409, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "own", "status", "named"),
+    [
+        ("a", "b", 400, "send one of the two"),
+        ("", None, 422, "Idempotency-Key"),
+        ('""', None, 422, "Idempotency-Key"),
+        ("k" * 257, None, 422, "Idempotency-Key"),
+        ("clé", None, 422, "Idempotency-Key"),
+    ],
+)
+async def test_key_in_the_header_that_cannot_be_used_is_refused(
+    api: ApiClient, key: str, own: str | None, status: int, named: str
+) -> None:
+    """Nothing is added without the protection that the client asked for."""
+    body = {"emails": [MAIL]} if own is None else {"emails": [MAIL], "idempotency_key": own}
+    found, document = await api.post("/emails", body, headers=with_key(key))
+    assert (found, named in document["detail"]) == (status, True), document
+    assert (await api.get("/queue"))[1]["wait"] == 0
+
+
+async def test_repeated_header_is_refused(api: ApiClient) -> None:
+    """Two keys in one request are a mistake, and the document describes the one that is meant."""
+    headers = CIMultiDict([*with_key("a").items(), ("Idempotency-Key", "b")])
+    status, document = await api.post("/emails", {"emails": [MAIL]}, headers=headers)
+    assert (status, "Idempotency-Key" in document["detail"]) == (422, True)
+    _, openapi = await api.get("/openapi.json")
+    (described,) = openapi["paths"]["/emails"]["post"]["parameters"]
+    assert (described["name"], described["in"], described["required"]) == ("Idempotency-Key", "header", False)
+
+
+async def test_every_mistake_of_every_email_is_in_one_answer(api: ApiClient) -> None:
+    """Whether a member is unknown, has a wrong form, or does not fit the kind; each with its place, without values."""
+    emails = [
+        {"kind": "pigeon", "to": "ada", "x": 1},
+        {"kind": "project-invitation", "to": "not one", "context": {}},
+        {"kind": "otp", "to": "eve@example.org", "context": {"otpCode": "hunter2 hunter2"}, "delay_ms": -1},
+        MAIL,
+    ]
+    body = {"emails": emails, "idempotency_key": "b", "priority": 1}
+    status, document = await api.post("/emails?force=yes", body, headers=with_key("a"))
+    places = {mistake.partition(": ")[0] for mistake in document["detail"].split("; ") if ": " in mistake}
+    assert status == 422
+    assert places >= {
+        *("emails.0.kind", "emails.0.to", "emails.0.x", "emails.1.to", "emails.1.context", "emails.2.context"),
+        *("emails.2.delay_ms", "idempotency_key", "priority", "force"),
+    }
+    assert not any(place.startswith("emails.3") for place in places)
+    for field in ("projectName", "inviterName"):
+        assert field in document["detail"], document
+    assert "hunter2" not in document["detail"]
+    assert (await api.get("/queue"))[1]["wait"] == 0

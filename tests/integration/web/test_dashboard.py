@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from aiohttp import ClientSession, CookieJar
 from prometheus_client import generate_latest
@@ -19,11 +20,12 @@ from yarl import URL
 
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.cli.database import record_reveal
-from flowstate_daemon.database.ledger import Ledger
+from flowstate_daemon.database.ledger import Decision, Ledger
 from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.preferences import Preferences
 from flowstate_daemon.operations.operator import Operator
+from flowstate_daemon.operations.statistics import QUARTER_MS, MinuteStatistics, day_key
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.web.dashboard.app import Dashboard
@@ -408,6 +410,41 @@ async def test_recipient_page_says_which_kinds_would_not_be_sent(site: Site) -> 
     _, html = await site.get(f"recipients?address={ADDRESS}")
     assert re.search(r"no</span> [a-z, -]*welcome", html)
     assert re.search(r"yes</span> otp, password-reset<", html)
+
+
+@pytest.mark.parametrize("into_quarter_s", [0, 1, 60, 899])
+async def test_rate_and_latency_are_known_when_a_quarter_has_just_begun(
+    site: Site, redis: Redis, keys: Keys, clock: FakeClock, into_quarter_s: int
+) -> None:
+    """The quarter of an hour before counts too: else the page would show nothing for its first minute."""
+    begin = clock.now_ms() // QUARTER_MS * QUARTER_MS
+    clock.advance((begin + QUARTER_MS - clock.now_ms()) / 1000 + into_quarter_s)
+    counted = MinuteStatistics(sent=9_000, urgent=(0, 0, 0, 0, 10))
+    await redis.hset(day_key(keys, begin), f"{begin}:mail-1:1", msgspec.json.encode(counted))
+    await site.log_in()
+    _, page = await site.get("")
+    assert re.search(rf">\s*{round(9_000 / (15 + into_quarter_s / 60))}\s*<", page)
+    assert len(re.findall(r"p99 \d", page)) == 1
+
+
+async def test_french_pages_have_french_reasons(site: Site, jobs: QueueFixture, pool: asyncpg.Pool) -> None:
+    """The daemon's own reasons, and the same texts are still stored, and filtered by, in English."""
+    gone, left = "the account is deleted", "the recipient has unsubscribed from this kind of email"
+    decision = Decision("preference", "skip", left)
+    await Ledger(pool, FakeClock()).write(
+        [outcome(1, key="bull:email:1:1:1", to=ADDRESS, outcome="skipped", reason=left, decisions=(decision,))]
+    )
+    await site.operator.recipients.suppressions.unsubscribe(ADDRESS, "task-reminder")  # type: ignore[union-attr]
+    await jobs.put("f9", "failed", at=BORN, failedReason=gone, finishedOn=BORN)
+    await site.log_in()
+    french = {"Accept-Language": "fr"}
+    for path in (f"recipients?address={ADDRESS}", f"emails?state=skipped&recipient={ADDRESS}"):
+        html = unescape((await site.get(path, headers=french))[1])
+        assert ("désabonné de ce type" in html, left in html) == (True, False), path
+    for path in ("failures", "emails?state=failed&reason=account", "jobs/f9"):
+        html = unescape((await site.get(path, headers=french))[1])
+        assert "le compte est supprimé" in html, path
+        assert gone in unescape((await site.get(path))[1])
 
 
 async def test_page_that_does_not_exist_is_an_operators_page(site: Site) -> None:

@@ -45,6 +45,7 @@ async def test_healthy_daemon_is_live_and_ready(client: ClientSession, clock: Fa
             "instance": "vm-1",
             "mode": "send",
             "delivery": "resend",
+            "is_dev": False,
             "uptime_s": 3.0,
             "reasons": [],
             "warnings": [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from redis.asyncio.connection import parse_url
 
 from flowstate_daemon.base.docstrings import attribute_docstrings
 from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.base.redaction import LOGIN_IN_URL, REDACTED, keep_mistake, redact_text
 from flowstate_daemon.config.loader import ENV_ALIASES, ENV_NAMES, KEYS, SECTIONS, Config, load
 from flowstate_daemon.config.sources import RENAMED_SETTINGS, env_name
 from flowstate_daemon.daemon.builders import build_brand
@@ -482,3 +484,44 @@ def test_missing_file_is_named_once_without_numbers(tmp_path: Path) -> None:
     """The name of the file and what is wrong, as for other mistakes; no number that only programmers know."""
     file = tmp_path / "none.toml"
     assert errors({}, file)[0] == f"{file}: cannot be read: No such file or directory; expected a TOML file"
+
+
+SECRET_NAMES = sorted(
+    name
+    for name, (section, key) in ENV_NAMES.items()
+    if "Secret" in str(SECTIONS[section].model_fields[key].annotation)
+)
+
+
+@pytest.mark.parametrize("source", ["variable", "file", "empty file", "missing file", "credential", "toml"])
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_errors_about_secrets_name_the_setting_and_stay_whole_in_the_log(
+    tmp_path: Path, name: str, source: str
+) -> None:
+    """Whatever is wrong with a secret, wherever it comes from: nothing but the example of a login is redacted, and
+    no error contains a value.
+    """
+    section, key = ENV_NAMES[name]
+    value = "hunter2 é\x01 hunter2"
+    environ, file = {}, None
+    secret = tmp_path / name.lower()
+    secret.write_text("" if source == "empty file" else value)
+    if source == "variable":
+        environ[name] = value
+    elif source == "toml":
+        file = tmp_path / "daemon.toml"
+        file.write_text(f"[{section}]\n{key} = {json.dumps(value)}\n")
+    elif source == "credential":
+        environ["CREDENTIALS_DIRECTORY"] = str(tmp_path)
+    else:
+        environ[f"{name}_FILE"] = str(tmp_path / "gone" if source == "missing file" else secret)
+    try:
+        load(environ, file)
+    except ConfigError as error:
+        (reason,) = error.errors
+        logged = redact_text(keep_mistake(reason))
+        assert logged == LOGIN_IN_URL.sub(f"://{REDACTED}@", keep_mistake(reason))
+        assert any(part in logged for part in (name, name.lower(), f"[{section}] {key}"))
+        assert "hunter2" not in reason
+    else:
+        assert source != "missing file"

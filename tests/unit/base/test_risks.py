@@ -45,6 +45,8 @@ def test_good_settings_have_no_risk() -> None:
     assert find_risks(load(GOOD, sending=True)) == []
     assert find_risks(load({**SENDING, "FRONTEND_URL": "https://localhost.example.com"}, sending=True)) == []
     assert find_risks(load({**SENDING, "FLOWSTATE_MODE": "shadow"}, sending=True)) == []
+    dev = load({**SENDING, "FLOWSTATE_DELIVERY": "outbox"}, sending=True).model_copy(update={"is_dev": True})
+    assert find_risks(dev) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from flowstate_daemon.base.errors import InvalidDataError, PermanentError, RetryableError
 from flowstate_daemon.mail.field_types import MAX_TEXT_LENGTH
-from flowstate_daemon.mail.kinds import KINDS, UnknownKindError, parse_request
+from flowstate_daemon.mail.kinds import KINDS, UnknownKindError, find_mistakes, parse_request
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.samples import SAMPLES, preview_contexts
 from tests.unit.mail.rendered_mails import BRAND, TO, job_data, sample
@@ -395,3 +396,27 @@ def test_repr_of_request_hides_secrets() -> None:
     shown = repr(sample("otp", otpCode="493027"))
     assert "493027" not in shown
     assert TO not in shown
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_find_mistakes_finds_what_parse_request_refuses(kind: str) -> None:
+    """For each field without its value or with one of a wrong type; and all of them where `parse_request` names one."""
+    sent = msgspec.json.decode(job_data(kind))
+    context = sent["context"]
+    assert find_mistakes(KINDS[kind], context) == []
+    for name in context:
+        for value in (None, "", [], 17, "x" * 99, {"y": 1}, math.nan):
+            changed = {**context, name: value}
+            data = msgspec.json.encode({**sent, "context": changed})
+            if mistakes := find_mistakes(KINDS[kind], changed):
+                assert mistakes == [refusal(kind, data)]
+            else:
+                assert parse_request(kind, data).kind == kind
+    required = [rule for rule in KINDS[kind].rules if not getattr(rule, "optional", True)]
+    assert len(find_mistakes(KINDS[kind], {})) == len(required)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, "\ud800", 10**400, object()])
+def test_find_mistakes_when_the_context_is_no_json(value: object) -> None:
+    """Values that only a caller in this process can give are a mistake, not an internal error."""
+    assert len(find_mistakes(KINDS["welcome"], {"name": value})) <= 1
