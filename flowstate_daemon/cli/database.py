@@ -30,6 +30,10 @@ from flowstate_daemon.mail.pseudonyms import Pseudonyms
 T = TypeVar("T")
 
 MAX_LISTED = 1_000
+NO_EMAILS = (
+    "no emails in the ledger: the backend added none for this address, or it still waits in the queue "
+    "(flowstate-daemon queue list wait --to ADDRESS)"
+)
 
 
 def parse_argument(address: str) -> str:
@@ -133,6 +137,9 @@ def explain(config_file: str | None, address: str, limit: int, *, as_json: bool)
         return
     fields = {name: ", ".join(values) or "no" for name, values in lists.items()}
     print_fields(address, {**fields, **{name: format_choice(value) for name, value in chosen.items()}})
+    if not records:
+        click.echo(NO_EMAILS)
+        return
     columns = ("when (UTC)", "kind", "job", "attempt", "outcome", "decisions", "provider")
     print_table(f"emails: {len(records)}", columns, [row for record in records for row in attempt_rows(record)])
 

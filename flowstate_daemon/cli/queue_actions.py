@@ -258,8 +258,8 @@ class MassChange:
         number = format_count(counts[states[0]]) if len(states) == 1 else str(total)
         if self._limit is not None and self._limit < total:
             number = str(self._limit)
-        which = "" if job_filter.matches_all else f" with {job_filter.describe()}"
-        jobs = f"{' and '.join(states)} jobs{which}{self._suffix}"
+        which = "" if job_filter.matches_all else f" ({job_filter.describe()})"
+        jobs = f"{' and '.join(states)} job{'' if number == '1' else 's'}{which}{self._suffix}"
         upto = "up to " if self._action == "retry" else ""
         question = f"{self._action.capitalize()} {upto}{number} {jobs}?"
         if total or self._action == "remove":

@@ -220,15 +220,18 @@ def find_problems(document: Mapping[str, Any]) -> list[str]:
 def print_status(document: Mapping[str, Any]) -> None:
     """The screen: what is wrong first, then one line for each fact."""
     problems = document["problems"]
-    heading = (
-        f"healthy at {document['at']} UTC" if not problems else f"{len(problems)} problems at {document['at']} UTC"
-    )
     fields: dict[str, object] = {"problems": "\n".join(problems)} if problems else {}
     fields["daemon"] = format_status(document["daemon"])
     fields |= _queue_fields(document["queue"])
     fields |= _provider_fields(document["provider"])
     fields |= _schedule_fields(document["schedules"])
-    print_fields(heading, fields)
+    print_fields(format_heading(len(problems), document["at"]), fields)
+
+
+def format_heading(problems: int, at: str) -> str:
+    """The first line of the screen; `at` is in UTC. Pure."""
+    found = f"{problems} problem{'s' if problems > 1 else ''}" if problems else "healthy"
+    return f"{found} at {at} UTC"
 
 
 def _queue_fields(queue: Mapping[str, Any]) -> dict[str, object]:

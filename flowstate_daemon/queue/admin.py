@@ -301,7 +301,7 @@ async def _in_batches(batch: Batch, size: int, limit: int | None, progress: Prog
 
 def describe_jobs(state: State, job_filter: JobFilter) -> str:
     """The jobs of an action, for the audit."""
-    return f"{state} jobs with {job_filter.describe()}" if not job_filter.matches_all else f"all {state} jobs"
+    return f"{state} jobs ({job_filter.describe()})" if not job_filter.matches_all else f"all {state} jobs"
 
 
 def _valid_id(job_id: str) -> str:

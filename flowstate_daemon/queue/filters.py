@@ -41,8 +41,8 @@ class JobFilter(msgspec.Struct, frozen=True, omit_defaults=True):
             f"kind {' or '.join(self.kinds)}" if self.kinds else "",
             f"recipient contains {self.recipient!r}" if self.recipient else "",
             f"reason contains {self.reason!r}" if self.reason else "",
-            f"time after {format_ms(self.after)}" if self.after is not None else "",
-            f"time before {format_ms(self.before)}" if self.before is not None else "",
+            f"newer than {format_ms(self.after)}" if self.after is not None else "",
+            f"older than {format_ms(self.before)}" if self.before is not None else "",
         ]
         return ", ".join(part for part in parts if part)
 

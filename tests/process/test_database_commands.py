@@ -123,6 +123,9 @@ async def test_explain_shows_emails_decisions_and_events(run: RunCommand, databa
     assert "rate: send (waited 0.2 s)" in table.out
     assert "\x1b[31mred" not in table.out
     assert (await run("explain", "nobody@example.org", "--json")).document["mails"] == []
+    nothing = (await run("explain", "nobody@example.org")).out
+    assert "no emails" in nothing
+    assert "queue list" in nothing, "an email that waits is not in the ledger yet"
 
 
 async def test_suppression_commands_edit_the_list(run: RunCommand) -> None:

@@ -62,9 +62,7 @@ class Stores:
             await self.redis.hset(self.keys.job(f"j{number}"), mapping={"name": "welcome", "data": data, "opts": "{}"})
             await self.redis.zadd(self.keys("failed"), {f"j{number}": START_MS})
             await self.redis.rpush(self.keys.own("journal"), journal_entry(outcome(number + 10, to=person)))
-            filtered = OperatorAction(
-                START_MS, "eve", "queue retry", f"failed jobs with recipient contains '{person}'", 2
-            )
+            filtered = OperatorAction(START_MS, "eve", "queue retry", f"failed jobs (recipient contains '{person}')", 2)
             await self.redis.rpush(self.keys.own("audit"), msgspec.json.encode(filtered))
             await ledger.write([outcome(number, attempt, to=person, provider_id=f"p{number}") for attempt in (1, 2)])
             for svix_id, address in ((f"a{number}", person), (f"b{number}", "")):  # found by the id of the email too

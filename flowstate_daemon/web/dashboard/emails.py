@@ -14,7 +14,7 @@ from aiohttp import web
 from markupsafe import escape
 
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
-from flowstate_daemon.base.redaction import mask_addresses_in_html, redact_text
+from flowstate_daemon.base.redaction import mask_addresses_in_html
 from flowstate_daemon.base.text import storable
 from flowstate_daemon.database.mail_list import LedgerPosition, OutcomeRow
 from flowstate_daemon.mail.kinds import MailRequest, parse_request
@@ -122,7 +122,7 @@ class EmailPages:
             count=count,
             longer=None if count.is_exact or is_long else _query(wanted.query(action=action, count="longer")),
             jobs=[(job, recipient_of(job)) for job in sample.jobs],
-            description=redact_text(job_filter.describe()),
+            job_filter=job_filter,
         )
 
     async def start(self, _request: web.Request, viewer: Viewer, form: Form) -> web.StreamResponse:
@@ -137,8 +137,7 @@ class EmailPages:
         return redirect(f"{ROOT}/actions")
 
     async def actions(self, _request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        actions = [(one, redact_text(one.job_filter.describe())) for one in self._operator.actions.actions]
-        return self._pages.page("actions.html", viewer, active="emails", actions=actions)
+        return self._pages.page("actions.html", viewer, active="emails", actions=self._operator.actions.actions)
 
     async def stop(self, request: web.Request, _viewer: Viewer, _form: Form) -> web.StreamResponse:
         self._operator.actions.stop(request.match_info["id"])
@@ -164,14 +163,16 @@ class EmailPages:
         return redirect(safe_next(form.get("next", "")))
 
     async def job(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        """One job of the queue, with what the ledger knows of it."""
+        """One job of the queue, with what the ledger knows of it; after an action, its email if the job is gone."""
         job_id = request.match_info["id"]
         job = await self._operator.inspector.job(job_id)
         if job is None:
+            added = request.query.get("added", "")
+            if added and (await self._record(key := self._key(job_id, added))).value is not None:
+                return redirect(f"{ROOT}/mail?{urlencode({'key': key})}")
             return self._guard.not_found(request, viewer, self._pages.text(viewer.locale, "email.job_gone", id=job_id))
         logs = await self._operator.inspector.logs(job_id, 0, 199)
         mail, problem = self._render(job)
-        key = f"{self._operator.keys.base}{job.id}:{job.timestamp or 0}"
         return self._pages.page(
             "email.html",
             viewer,
@@ -182,9 +183,9 @@ class EmailPages:
             logs=logs,
             mail=mail,
             problem=problem,
-            record=await self._record(key),
+            record=await self._record(self._key(job.id, job.timestamp or 0)),
             actions=[action for action in ACTIONS if job.state in STATES_OF_ACTION[action]],
-            back=f"{ROOT}/jobs/{quote(job.id, safe='')}",
+            back=f"{ROOT}/jobs/{quote(job.id, safe='')}?added={job.timestamp or 0}",
         )
 
     async def mail(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
@@ -228,6 +229,10 @@ class EmailPages:
             following = wanted.query(at=after.at.isoformat(), after_key=after.key, after_outcome=after.outcome)
         examined_until = after.at if after is not None and page.is_partial else None
         return Rows(outcomes=page.rows, next=_query(following), examined_until=examined_until)
+
+    def _key(self, job_id: str, added: int | str) -> str:
+        """The key of a job's email in the ledger; `added` is when the job was added, in Unix ms."""
+        return storable(f"{self._operator.keys.base}{job_id}:{added}", MAX_KEY)
 
     async def _record(self, key: str) -> Part:
         """The email of the ledger with its address; an empty part without a ledger."""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2.utils import Joiner
 from markupsafe import Markup
 
 from flowstate_daemon.base.redaction import escape_marks, mask_address, redact_codes, redact_text
@@ -85,6 +86,7 @@ class PageRenderer:
             "remedy": split_remedy,
         }
         self._environment.globals = {
+            "joiner": Joiner,
             "root": ROOT,
             "app_name": app_name,
             "environment": environment,

@@ -150,10 +150,10 @@ async def test_nothing_is_changed_by_accident(stage: QueueFixture, arguments: li
 @pytest.mark.parametrize(
     ("arguments", "question"),
     [
-        (["clean", "failed", "--grace", "7d"], "Remove 1 failed jobs with time before "),
+        (["clean", "failed", "--grace", "7d"], "Remove 1 failed job (older than "),
         (["clean", "failed", "--limit", "2"], "Remove 2 failed jobs?"),
-        (["remove", "--to", "ada"], "Remove 2 failed jobs with recipient contains 'ada'?"),
-        (["retry", "--kind", "otp"], "Retry up to 2 failed jobs with kind otp?"),
+        (["remove", "--to", "ada"], "Remove 2 failed jobs (recipient contains 'ada')?"),
+        (["retry", "--kind", "otp"], "Retry up to 2 failed jobs (kind otp)?"),
         (["promote", "--all"], "Promote 3 delayed jobs?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -123,7 +123,7 @@ async def test_the_audit_names_the_filter(stage: QueueFixture, admin: QueueAdmin
     await admin.retry_all(job_filter=JobFilter(kinds=("welcome",), reason="422"))
     [action] = await AuditLog(connection, stage.keys, FakeClock(), actor="x").newest(5)
     assert (action.actor, action.action, action.count) == ("ada", "queue retry", 1)
-    assert action.target == "failed jobs with kind welcome, reason contains '422'"
+    assert action.target == "failed jobs (kind welcome, reason contains '422')"
 
 
 async def test_damaged_jobs(stage: QueueFixture, job_search: JobSearch) -> None:

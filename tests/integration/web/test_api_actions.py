@@ -172,7 +172,7 @@ async def test_action_goes_on_after_an_outage(
     (entry,) = (await api.get("/audit"))[1]["entries"]
     assert entry["actor"].startswith("API token ")
     assert (entry["action"], entry["count"]) == ("queue retry", done["done"])
-    assert entry["target"] == "failed jobs with recipient contains '@example.org'"
+    assert entry["target"] == "failed jobs (recipient contains '@example.org')"
     assert entry["at"] >= "2026"
 
 

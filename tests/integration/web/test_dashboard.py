@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import asyncpg
 import msgspec
@@ -357,6 +358,46 @@ async def test_action_on_a_job_that_is_gone_says_so(site: Site, jobs: QueueFixtu
     assert status == 200
     assert "there is no job" in html
     assert await site.operator.inspector.state("f1") == "wait"
+
+
+async def test_page_of_a_job_leads_to_its_email_when_an_action_has_ended_it(
+    site: Site, jobs: QueueFixture, pool: asyncpg.Pool, clock: FakeClock
+) -> None:
+    """A retried email that is sent at once has no job any more: its page in the ledger opens, not an error."""
+    await site.log_in()
+    await jobs.put("1", "failed", at=BORN, failedReason="x", finishedOn=BORN)
+    _, html = await site.get("jobs/1")
+    [back] = set(re.findall(r'name="next" value="/dashboard/([^"]+)"', html))
+    status, location, _ = await site.act(
+        "emails/selected", action="remove", next=f"/dashboard/{back}", **{"job:1": "1"}
+    )
+    assert (status, location) == (303, f"/dashboard/{back}")
+    assert (await site.get(back))[0] == 404, "nothing is known of it yet"
+    key = f"{site.operator.keys.base}1:{back.partition('added=')[2]}"
+    await Ledger(pool, clock).write([outcome(1, key=f"{key}:1")])
+    async with site.client.get(f"/dashboard/{back}") as response:
+        assert (response.status, response.url.path) == (200, "/dashboard/mail")
+        assert "no longer in the queue" in await response.text()
+    assert (await site.get("jobs/1"))[0] == 404
+
+
+async def test_filter_of_an_action_is_in_the_language_of_the_page(site: Site, jobs: QueueFixture) -> None:
+    """All its conditions, before and after the start; addresses stay masked."""
+    await site.log_in()
+    wanted = {"kind": "welcome", "recipient": ADDRESS, "reason": "x*", "newer_than": "7d", "older_than": "1s"}
+    query = {"action": "retry", "state": "failed", **wanted}
+    assert (await site.act("actions", **query))[:2] == (303, "/dashboard/actions")
+    await site.operator.actions.wait_all()
+    for path in (f"emails/preview?{urlencode(query)}", "actions"):
+        html = unescape((await site.get(path, headers={"Accept-Language": "fr"}))[1])
+        for text in (
+            "type welcome, destinataire contenant «\u00a0",
+            "motif contenant «\u00a0x*\u00a0»",
+            "après le <time",
+        ):
+            assert text in html, path
+        assert "avant le <time" in html
+        assert ADDRESS not in html
 
 
 async def test_retrying_a_group_of_failures(site: Site, jobs: QueueFixture) -> None:

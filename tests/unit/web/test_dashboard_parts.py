@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
+from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +24,13 @@ from flowstate_daemon.web.dashboard.schedules import build_calendar
 from flowstate_daemon.web.dashboard.state import complaint_rates, describe_worker, merge_actions, newest_event
 from flowstate_daemon.web.session import Sessions
 from tests.support.clock import FakeClock
+
+
+def test_templates_leave_the_colon_to_the_language() -> None:
+    """French has a space in front of it."""
+    templates = (files("flowstate_daemon.web.dashboard") / "templates").iterdir()
+    literal = re.compile(r"[}%]}: ")
+    assert [file.name for file in templates if literal.search(file.read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize(
