@@ -178,7 +178,12 @@ class RequestRecorder:
         unsent, elsewhere = [], {}
         for mail in mails:
             job, number, record = mail.job_ref, stored_request.number_of(mail.job_ref), earlier.get(mail.job_ref)
-            if record is None or number is None or record.number < number:
+            if (
+                record is None
+                or number is None
+                or record.number < number
+                or _is_next_free(record, stored_request, number, resumed=True)
+            ):
                 # Not recorded. Only a request with a code is sent without a record, and another process may have that.
                 is_unsent = self._records is not None and number is not None and all_bulk
             elif record.request_id != stored_request.id and not record.free:
@@ -283,12 +288,18 @@ class RequestRecorder:
             async with asyncio.timeout(wait_s):
                 if resumed:
                     await self._records.mark_resumed(*request, wait_s=wait_s)
-                lost = await self._records.record(*request, members, numbers, wait_s=wait_s)
-                if not lost:
-                    return {}
-                recipients = dict.fromkeys(lost, "")  # nothing is asked about emails that another process has
-                recipients |= {mail.job_ref: mail.email.to for mail in mails if mail.job_ref in lost}
-                return await self._find_earlier(stored_request, recipients)
+                while lost := await self._records.record(*request, members, numbers, wait_s=wait_s):
+                    recipients = dict.fromkeys(lost, "")  # nothing is asked about emails that another process has
+                    recipients |= {mail.job_ref: mail.email.to for mail in mails if mail.job_ref in lost}
+                    found = await self._find_earlier(stored_request, recipients)
+                    current = dict(zip(members, numbers, strict=True))
+                    if not found or not all(
+                        _is_next_free(record, stored_request, current[job], resumed=resumed)
+                        for job, record in found.items()
+                    ):
+                        return found
+                    numbers = tuple(found[job].number + 1 if job in found else current[job] for job in members)
+                return {}
         except (StoreUnavailableError, TimeoutError) as error:
             raise StoreUnavailableError(str(error) or "Postgres is slow") from error
 
@@ -383,6 +394,14 @@ class RequestRecorder:
             raise EarlierRequestError("the outcome of an earlier request is not known yet", after_ms=OUTCOME_POLL_MS)
         else:
             raise MaybeSentError(OUTCOME_UNKNOWN, requests=record.number)
+
+
+def _is_next_free(record: RequestRecord, stored_request: StoredRequest, number: int, *, resumed: bool) -> bool:
+    """Whether the request may have the number after that of this record instead of its own `number`.
+
+    A resumed request may have been recorded and rejected, unless another one has that very number.
+    """
+    return record.free and record.request_id != stored_request.id and (not resumed or record.number == number)
 
 
 def _is_same(found: Mapping[JobRef, RequestRecord], stored_request: StoredRequest) -> bool:

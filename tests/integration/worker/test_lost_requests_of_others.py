@@ -235,6 +235,38 @@ async def test_late_record_whose_claims_redis_has_lost_does_not_count(
     assert len(fake.accepted) == 2
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_request_of_a_dead_process_is_sent_after_one_that_was_withdrawn(
+    others: Others, fake: FakeResend, count: int
+) -> None:
+    """Postgres was away twice: the first request was recorded and withdrawn, the second one not even recorded."""
+    first = Interrupted(others.pool, others.keys.base, away=1)
+    second, reached = Interrupted(others.pool, others.keys.base), asyncio.Event()
+
+    async def lose_reply() -> None:
+        raise StoreUnavailableError("the reply was lost")
+
+    async def stand_still() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    first.after, second.before = lose_reply, stand_still
+    async with others.process(first) as one, others.process(second) as two:
+        await add(one, 3)
+        jobs = await one.claim(3)
+        assert kinds(await wait_for_results([one.post(job) for job in jobs])) == {StoreUnavailableError}
+        await one.bull.release(jobs)
+        jobs = await two.claim(3)
+        tasks = [two.post(job) for job in jobs]
+        await reached.wait()
+        await two.bull.release(jobs)
+        assert kinds(await others.send(count)) == {Accepted}
+        for task in tasks:
+            task.cancel()
+    assert fake.duplicates() == []
+    assert len(fake.accepted) == 3
+
+
 async def test_emails_beside_one_that_was_sent_are_not_set_aside(others: Others, fake: FakeResend) -> None:
     """A process died when it had learnt that one of its emails is in an earlier request: the others were not sent."""
     records, reached = Interrupted(others.pool, others.keys.base), asyncio.Event()
