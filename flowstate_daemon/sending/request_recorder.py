@@ -148,7 +148,12 @@ class RequestRecorder:
             return  # an older version stored it
         # Of all its members: this process may have one of the jobs, but sends all emails.
         numbers = dict(zip(stored_request.members, stored_request.numbers, strict=True))
+        began_at = self._clock.monotonic()
+        if self._records is not None:
+            _fail_lost(batch.mails, await self._request_store.find_lost([mail.job.id for mail in batch.pending]))
         mails = batch.pending
+        if not mails:
+            return
         try:
             earlier = self._find_recent(numbers) or await self._record(
                 stored_request, mails, urgent=batch.urgent, resumed=True
@@ -157,6 +162,9 @@ class RequestRecorder:
             if not batch.urgent:  # all bytes of a stored request are sent, or none
                 raise
             log.warning("request_not_recorded", mails=len(mails), reason=outage.reason, remedy=POSTGRES_REMEDY)
+            earlier = {}
+        if self._clock.monotonic() - began_at > MAX_PREPARATION_S:
+            batch.fail(StaleDecisionError("recording the request took too long"))
             return
         pending = {mail.job_ref for mail in batch.pending}
         # An email of another process that the provider rejected does not keep the others from their results.

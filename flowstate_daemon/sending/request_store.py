@@ -139,6 +139,12 @@ class RequestStore:
         """Whether the worker that made the request has not sent it. Another one may have resumed it."""
         return bool(await self._connection.execute("EXISTS", self._withdrawn_key(stored_request_id)))
 
+    async def find_lost(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of these jobs that this worker does not own any more."""
+        holders = await self._connection.execute("MGET", *(self._keys.lock(job_id) for job_id in job_ids))
+        token = self._token.encode()
+        return {job_id for job_id, holder in zip(job_ids, holders, strict=True) if holder != token}
+
     async def adopt(self, stored_request: StoredRequest, job: Job, number: int) -> bool:
         """Bind a job again to a request that Redis has lost; the request is stored again too if it is missing.
 

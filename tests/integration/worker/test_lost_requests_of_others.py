@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import (
@@ -265,6 +266,41 @@ async def test_request_of_a_dead_process_is_sent_after_one_that_was_withdrawn(
             task.cancel()
     assert fake.duplicates() == []
     assert len(fake.accepted) == 3
+
+
+@pytest.mark.parametrize("moment", ["before its locks are checked", "before it records"])
+async def test_process_that_was_stopped_does_not_resume_a_request(
+    others: Others, fake: FakeResend, redis: Redis, clock: FakeClock, moment: str
+) -> None:
+    """After minutes the scheduler has made new jobs of emails that are in no record, if Redis has lost theirs."""
+    first, reached = Interrupted(others.pool, others.keys.base), asyncio.Event()
+
+    async def stand_still() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    async def wait() -> None:
+        clock.advance(MAX_PREPARATION_S + 1)
+
+    first.before = stand_still
+    second = Interrupted(others.pool, others.keys.base)
+    async with others.process(first) as one, others.process(second, clock) as two:
+        await add(one, 2)
+        jobs = await one.claim(2)
+        tasks = [one.post(job) for job in jobs]
+        await reached.wait()
+        await one.bull.release(jobs)
+        jobs = await two.claim(2)
+        if moment == "before it records":
+            second.before = wait
+            expected: type = StaleDecisionError
+        else:
+            await redis.delete(*(others.keys.lock(job.id) for job in jobs))
+            expected = LockLostError
+        assert kinds(await wait_for_results([two.post(job) for job in jobs])) == {expected}
+        assert fake.accepted == []
+        for task in tasks:
+            task.cancel()
 
 
 async def test_emails_beside_one_that_was_sent_are_not_set_aside(others: Others, fake: FakeResend) -> None:
