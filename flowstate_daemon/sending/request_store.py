@@ -141,6 +141,8 @@ class RequestStore:
 
     async def find_lost(self, job_ids: Sequence[str]) -> set[str]:
         """Those of these jobs that this worker does not own any more."""
+        if not job_ids:
+            return set()
         holders = await self._connection.execute("MGET", *(self._keys.lock(job_id) for job_id in job_ids))
         token = self._token.encode()
         return {job_id for job_id, holder in zip(job_ids, holders, strict=True) if holder != token}
