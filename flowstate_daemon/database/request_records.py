@@ -27,13 +27,17 @@ JobRef = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """The latest request that contained an email. `provider_id` is that of the sent email, if the ledger has it."""
+    """The latest request that contained an email. `provider_id` is that of the sent email, if the ledger has it.
+
+    `free`: the email was certainly not sent with it.
+    """
 
     request_id: str
     key: str
     number: int
     saved_at_ms: int
     provider_id: str | None = None
+    free: bool = False
 
 
 class RequestRecords:
@@ -54,7 +58,10 @@ class RequestRecords:
         *,
         wait_s: float = QUERY_TIMEOUT_S,
     ) -> set[JobRef]:
-        """Record a request. Returns the jobs that another request with the same or a higher number has contained."""
+        """Record a request with all its jobs, unless another one with the same or a higher number has contained some.
+
+        Returns these. They are also returned, of this request itself, if they were forgotten.
+        """
         by_mail = {self._mail(job): job for job in jobs}
         async with schema_connection(self._pool, wait_s=wait_s) as connection:
             rows = await connection.fetch(
@@ -76,7 +83,7 @@ class RequestRecords:
         return {
             job: RequestRecord(
                 row["request"].hex, row["key"] or "", row["number"],
-                round(row["saved_at"].timestamp() * 1000), row["provider_id"],
+                round(row["saved_at"].timestamp() * 1000), row["provider_id"], row["free"],
             )
             for job, row in rows.items()
         }  # fmt: skip

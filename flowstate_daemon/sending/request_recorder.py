@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 import structlog
@@ -43,6 +44,7 @@ MAX_PREPARATION_S = 120.0
 # How long the process that made a request may take to learn and record its outcome.
 OUTCOME_WAIT_MS = 120_000
 OUTCOME_POLL_MS = 2_000
+LOCK_LOST = "another worker owns the job by now"
 # The records of older requests may be deleted; for older jobs the ledger is asked.
 REMEDY = "Redis lost its newest writes in a failover or a crash: reduce its replication lag, or use appendfsync always"
 OLD_JOB_MS = int(REQUESTS_KEPT.total_seconds() * 1000) - 3_600_000
@@ -103,7 +105,7 @@ class RequestRecorder:
         if earlier is None:
             return
         if earlier:
-            if await self._withdraw(stored_request, mails, behind=earlier):
+            if await self._withdraw(stored_request, mails):
                 await self._settle_all(batch, earlier)
             return
         batch.mails, batch.stored_request = mails, stored_request
@@ -122,10 +124,8 @@ class RequestRecorder:
         try:
             earlier = await self._record(stored_request, mails, urgent=batch.urgent)
         except StoreUnavailableError as outage:
-            if bulk:
-                # The record may have been written, or not. With another number it would no longer be compared with an
-                # earlier request that Redis has lost; so the number stays, and the request is known as withdrawn.
-                await self._withdraw(stored_request, mails, behind=stored_request.members, remember=True)
+            if bulk:  # the record may have been written, or not
+                await self._withdraw(stored_request, mails)
                 for mail in bulk:
                     mail.fail(outage)
                 return None
@@ -144,26 +144,71 @@ class RequestRecorder:
         Should a later request have contained one of its emails, this one was rejected, and Redis has lost that: its
         bytes must not be sent any more.
         """
-        numbers = {mail.job_ref: stored_request.number_of(mail.job_ref) for mail in batch.pending}
-        known = {job: number for job, number in numbers.items() if number is not None}
-        mails = [mail for mail in batch.pending if mail.job_ref in known]
-        if not mails:
+        if len(stored_request.numbers) != len(stored_request.members):
             return  # an older version stored it
+        # Of all its members: this process may have one of the jobs, but sends all emails.
+        numbers = dict(zip(stored_request.members, stored_request.numbers, strict=True))
+        began_at = self._clock.monotonic()
+        if self._records is not None:
+            _fail_lost(batch.mails, await self._request_store.find_lost([mail.job.id for mail in batch.pending]))
+        mails = batch.pending
+        if not mails:
+            return
         try:
-            earlier = self._find_recent(known) or await self._record(
+            earlier = self._find_recent(numbers) or await self._record(
                 stored_request, mails, urgent=batch.urgent, resumed=True
             )
         except StoreUnavailableError as outage:
             if not batch.urgent:  # all bytes of a stored request are sent, or none
                 raise
             log.warning("request_not_recorded", mails=len(mails), reason=outage.reason, remedy=POSTGRES_REMEDY)
+            earlier = {}
+        if self._clock.monotonic() - began_at > MAX_PREPARATION_S:
+            batch.fail(StaleDecisionError("recording the request took too long"))
             return
-        if earlier:
-            batch.stored_request = None
-            for mail in batch.pending:
-                if mail.job_ref not in earlier:
-                    mail.fail(MaybeSentError(OUTCOME_UNKNOWN, requests=max(mail.requests, known.get(mail.job_ref, 0))))
-            await self._settle_all(batch, earlier)
+        pending = {mail.job_ref for mail in batch.pending}
+        # An email of another process that the provider rejected does not keep the others from their results.
+        rejected = {job for job, record in earlier.items() if record.free and record.request_id == stored_request.id}
+        if any(job in pending or job not in rejected for job in earlier):
+            await self._leave(batch, stored_request, earlier)
+
+    async def _leave(
+        self, batch: Batch, stored_request: StoredRequest, earlier: Mapping[JobRef, RequestRecord]
+    ) -> None:
+        """Settle the emails of a stored request that must not be sent. Raises StoreUnavailableError.
+
+        Those that it certainly did not send wait for another request.
+        """
+        mails, all_bulk = batch.pending, batch.complete and not batch.urgent
+        if self._records is not None:
+            recipients = {mail.job_ref: mail.email.to for mail in mails if mail.job_ref not in earlier}
+            earlier = {**await self._records.find(recipients), **earlier}
+        unsent, elsewhere = [], {}
+        for mail in mails:
+            job, number, record = mail.job_ref, stored_request.number_of(mail.job_ref), earlier.get(mail.job_ref)
+            if (
+                record is None
+                or number is None
+                or record.number < number
+                or _is_next_free(record, stored_request, number, resumed=True)
+            ):
+                # Not recorded. Only a request with a code is sent without a record, and another process may have that.
+                is_unsent = self._records is not None and number is not None and all_bulk
+            elif record.request_id != stored_request.id and not record.free:
+                elsewhere[job] = record
+                continue
+            else:
+                is_unsent = record.free and record.request_id == stored_request.id
+            if is_unsent:
+                unsent.append(mail)
+            else:
+                mail.fail(MaybeSentError(OUTCOME_UNKNOWN, requests=max(mail.requests, number or 0)))
+        detached = await self._request_store.detach(stored_request.id, [mail.job.id for mail in unsent])
+        for mail in unsent:
+            mail.fail(StaleDecisionError("its request was not sent") if detached else LockLostError(LOCK_LOST))
+        batch.stored_request = None
+        await self._settle_all(batch, elsewhere)
+        batch.fail(StaleDecisionError("its request must not be sent"))  # what has joined meanwhile still refers to it
 
     def _find_recent(self, numbers: Mapping[JobRef, int]) -> Mapping[JobRef, RequestRecord]:
         """Requests of this process that contained these jobs and have a higher number."""
@@ -244,70 +289,94 @@ class RequestRecorder:
         """
         if self._records is None:
             return {}
-        numbers = dict(zip(stored_request.members, stored_request.numbers, strict=True))
-        jobs = [mail.job_ref for mail in mails]
         request = stored_request.id, stored_request.key, stored_request.saved_at
+        members, numbers = stored_request.members, stored_request.numbers
         wait_s = URGENT_TIMEOUT_S if urgent else QUERY_TIMEOUT_S
         try:
             async with asyncio.timeout(wait_s):
                 if resumed:
                     await self._records.mark_resumed(*request, wait_s=wait_s)
-                lost = await self._records.record(*request, jobs, [numbers[job] for job in jobs], wait_s=wait_s)
-                if not lost:
-                    return {}
-                found = await self._records.find(
-                    {mail.job_ref: mail.email.to for mail in mails if mail.job_ref in lost}
-                )
-                if await self._forget_withdrawn(found):
-                    return await self._record(stored_request, mails, urgent=urgent, resumed=resumed)
+                while lost := await self._records.record(*request, members, numbers, wait_s=wait_s):
+                    recipients = dict.fromkeys(lost, "")  # nothing is asked about emails that another process has
+                    recipients |= {mail.job_ref: mail.email.to for mail in mails if mail.job_ref in lost}
+                    found = await self._find_earlier(stored_request, recipients)
+                    current = dict(zip(members, numbers, strict=True))
+                    if not found or not all(
+                        _is_next_free(record, stored_request, current[job], resumed=resumed)
+                        for job, record in found.items()
+                    ):
+                        return found
+                    numbers = tuple(found[job].number + 1 if job in found else current[job] for job in members)
+                return {}
         except (StoreUnavailableError, TimeoutError) as error:
             raise StoreUnavailableError(str(error) or "Postgres is slow") from error
-        # The same key means the same bytes for the same jobs: the provider recognizes this request.
-        return {job: record for job, record in found.items() if record.key != stored_request.key}
 
-    async def _forget_withdrawn(self, found: Mapping[JobRef, RequestRecord]) -> bool:
-        """Delete records of requests that were never sent; False if there are none. Raises StoreUnavailableError."""
+    async def _find_earlier(
+        self, stored_request: StoredRequest, recipients: Mapping[JobRef, str]
+    ) -> Mapping[JobRef, RequestRecord]:
+        """The latest requests of these jobs, which are in another one than this. Raises StoreUnavailableError.
+
+        The same key means the same bytes for the same jobs: the provider recognizes this request. It is sent under
+        the other one's record, which the process that wrote it must no longer take back.
+        """
         assert self._records is not None
-        forgotten = False
-        for request_id in sorted({record.request_id for record in found.values()}):
-            if await self._request_store.is_withdrawn(request_id):
-                jobs = [job for job, record in found.items() if record.request_id == request_id]
-                forgotten |= await self._records.forget_withdrawn(request_id, jobs)
-        return forgotten
+        found = await self._free_withdrawn(await self._records.find(recipients))
+        if found.keys() != recipients.keys():
+            raise StoreUnavailableError("Postgres: records were deleted meanwhile")
+        if len(found) < len(stored_request.members) or not _is_same(found, stored_request):
+            return found
+        for request_id, saved_at_ms in sorted({(one.request_id, one.saved_at_ms) for one in found.values()}):
+            await self._records.mark_resumed(request_id, stored_request.key, saved_at_ms)
+        again = await self._records.find(recipients)
+        is_kept = found.keys() == again.keys() and _is_same(again, stored_request)
+        return {} if is_kept and _ids(found) == _ids(again) else {**found, **again}
 
-    async def _withdraw(
-        self,
-        stored_request: StoredRequest,
-        mails: Sequence[OutgoingMail],
-        *,
-        behind: Container[JobRef] = (),
-        remember: bool = False,
-    ) -> bool:
+    async def _free_withdrawn(self, found: Mapping[JobRef, RequestRecord]) -> dict[JobRef, RequestRecord]:
+        """The same, with the emails freed of requests that were never sent. Raises StoreUnavailableError."""
+        assert self._records is not None
+        freed: dict[JobRef, RequestRecord] = {}
+        for request_id in sorted({record.request_id for record in found.values() if not record.free}):
+            jobs = [job for job, record in found.items() if record.request_id == request_id]
+            is_withdrawn = await self._request_store.is_withdrawn(request_id)
+            if is_withdrawn and await self._records.forget_withdrawn(request_id, jobs):
+                freed |= {job: replace(found[job], free=True) for job in jobs}
+        return {**found, **freed}
+
+    async def _withdraw(self, stored_request: StoredRequest, mails: Sequence[OutgoingMail]) -> bool:
         """Delete a request that this process is not going to send. Retries until Redis responds.
 
-        Its number is used up, except for emails that are `behind` the records: that still shows that Redis has lost
-        something. `remember`: the request may have been recorded, and the record must not count. False if another
-        worker has one of the jobs with the request, and may send it.
+        Its number is not used up: with another one the emails would no longer be compared with an earlier request that
+        Redis has lost. Should it be recorded, or recorded later, the record does not count. False if another worker has
+        one of the jobs with the request, and may send it.
         """
         open_mails = [mail for mail in mails if not mail.done]
-        numbers = {mail.job_ref: mail.requests if mail.job_ref in behind else mail.requests + 1 for mail in open_mails}
+        numbers = {mail.job_ref: mail.requests for mail in open_mails}
         while True:
             try:
-                lost = await self._request_store.withdraw(stored_request, numbers, remember=remember)
+                lost = await self._request_store.withdraw(stored_request, numbers)
                 break
             except StoreUnavailableError:
                 await asyncio.sleep(REDIS_RETRY_S)
-        for mail in open_mails:
-            mail.requests = numbers[mail.job_ref]
         _fail_lost(open_mails, {mail.job.id for mail in open_mails} if lost is None else lost)
         if lost is not None and self._records is not None:
             await _forget(self._records.forget_withdrawn, stored_request.id, mails)
         return lost is not None
 
     async def _settle_all(self, batch: Batch, earlier: Mapping[JobRef, RequestRecord]) -> None:
-        """Settle emails by what became of their earlier requests; the rest of the batch goes on."""
-        settled = [mail for mail in batch.pending if mail.job_ref in earlier]
-        batch.mails = [mail for mail in batch.mails if mail.job_ref not in earlier]
+        """Settle emails by what became of their earlier requests; the rest of the batch goes on.
+
+        Emails that were certainly not sent go on too, with the next number.
+        """
+        settled = []
+        for mail in batch.pending:
+            record = earlier.get(mail.job_ref)
+            if record is not None and record.free:
+                mail.requests = record.number
+            elif record is not None:
+                settled.append(mail)
+        if not settled:
+            return
+        batch.mails = [mail for mail in batch.mails if mail not in settled]
         log.warning("redis_lost_requests", mails=len(settled), remedy=REMEDY)
         stored: dict[str, StoredRequest | None] = {}
         for mail in settled:
@@ -326,7 +395,7 @@ class RequestRecorder:
             if stored_request.response is None and not await self._request_store.adopt(
                 stored_request, mail.job, record.number
             ):
-                raise LockLostError("another worker owns the job by now")
+                raise LockLostError(LOCK_LOST)
             mail.requests = record.number
             self._resume(mail, record.request_id)
         elif self._clock.now_ms() - record.saved_at_ms < OUTCOME_WAIT_MS:
@@ -335,10 +404,27 @@ class RequestRecorder:
             raise MaybeSentError(OUTCOME_UNKNOWN, requests=record.number)
 
 
+def _is_next_free(record: RequestRecord, stored_request: StoredRequest, number: int, *, resumed: bool) -> bool:
+    """Whether the request may have the number after that of this record instead of its own `number`.
+
+    A resumed request may have been recorded and rejected, unless another one has that very number.
+    """
+    return record.free and record.request_id != stored_request.id and (not resumed or record.number == number)
+
+
+def _is_same(found: Mapping[JobRef, RequestRecord], stored_request: StoredRequest) -> bool:
+    """Whether all of these jobs are in a request with the same key, which was not taken back."""
+    return all(record.key == stored_request.key and not record.free for record in found.values())
+
+
+def _ids(found: Mapping[JobRef, RequestRecord]) -> set[str]:
+    return {record.request_id for record in found.values()}
+
+
 def _fail_lost(mails: Sequence[OutgoingMail], lost: Container[str]) -> None:
     for mail in mails:
         if mail.job.id in lost:
-            mail.fail(LockLostError("another worker owns the job by now"))
+            mail.fail(LockLostError(LOCK_LOST))
 
 
 async def forget_members(records: RequestRecords | None, request_id: str, mails: Sequence[OutgoingMail]) -> None:

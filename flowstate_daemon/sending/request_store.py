@@ -117,19 +117,17 @@ class RequestStore:
             self.recent.forget(stored_request_id, set(job_ids))
         return detached
 
-    async def withdraw(
-        self, stored_request: StoredRequest, numbers: Mapping[JobRef, int], *, remember: bool
-    ) -> set[str] | None:
-        """Delete a request that this worker is not going to send.
+    async def withdraw(self, stored_request: StoredRequest, numbers: Mapping[JobRef, int]) -> set[str] | None:
+        """Delete a request that this worker is not going to send; from then on `is_withdrawn` is true.
 
         `numbers`, of the members that the caller has not lost, are how many other requests have contained them.
-        `remember` makes `is_withdrawn` true. Returns the ids of the jobs that this worker does not own any more; None,
+        Returns the ids of the jobs that this worker does not own any more; None,
         and the request is kept, if one of those refers to it: its worker may send the request.
         """
         members = stored_request.members
         keys = self._member_keys(stored_request.id, [job_id for job_id, _ in members])
         keys.insert(1, self._withdrawn_key(stored_request.id))
-        args: list[str | float] = [self._token, stored_request.id, TTL_MS if remember else 0]
+        args: list[str | float] = [self._token, stored_request.id, TTL_MS]
         args += [numbers.get(member, "") for member in members]
         withdrawn, *lost = await self._scripts.run("request_withdraw", keys, args)
         if not withdrawn:
@@ -140,6 +138,14 @@ class RequestStore:
     async def is_withdrawn(self, stored_request_id: str) -> bool:
         """Whether the worker that made the request has not sent it. Another one may have resumed it."""
         return bool(await self._connection.execute("EXISTS", self._withdrawn_key(stored_request_id)))
+
+    async def find_lost(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of these jobs that this worker does not own any more."""
+        if not job_ids:
+            return set()
+        holders = await self._connection.execute("MGET", *(self._keys.lock(job_id) for job_id in job_ids))
+        token = self._token.encode()
+        return {job_id for job_id, holder in zip(job_ids, holders, strict=True) if holder != token}
 
     async def adopt(self, stored_request: StoredRequest, job: Job, number: int) -> bool:
         """Bind a job again to a request that Redis has lost; the request is stored again too if it is missing.

@@ -32,7 +32,8 @@ STOP_WITHIN_S = 30.0
 TASKS = "flowstate_asyncio_tasks"
 SCHEDULED = """
 SELECT u.email, s.kind, s.state, s.job_id, s.reason, EXISTS (
-    SELECT FROM flowstate_daemon.request_members AS r WHERE starts_with(r.mail, $1 || s.job_id || ':')
+    SELECT FROM flowstate_daemon.request_members AS r
+    WHERE starts_with(r.mail, $1 || s.job_id || ':') AND NOT r.free
 ) AS recorded
 FROM flowstate_daemon.scheduled_mails AS s
 JOIN users AS u ON u.id = s.user_id;

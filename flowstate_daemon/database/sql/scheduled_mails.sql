@@ -115,7 +115,7 @@ WITH lost AS (
     JOIN unnest($1::bigint[], $2::text[]) AS g (id, job_id) ON g.id = m.id AND g.job_id = m.job_id
     WHERE m.state = 'queued' AND (m.claimed_at IS NULL OR NOT EXISTS (
         SELECT FROM flowstate_daemon.request_members AS r
-        WHERE r.mail > $3::text || m.job_id || ':' AND r.mail < $3::text || m.job_id || ';'
+        WHERE r.mail > $3::text || m.job_id || ':' AND r.mail < $3::text || m.job_id || ';' AND NOT r.free
     ))
     ORDER BY m.id
     FOR UPDATE OF m

@@ -7,7 +7,7 @@
 --
 -- ARGV[1] token of the worker
 -- ARGV[2] stored request id
--- ARGV[3] how long to remember that its worker has not sent it, ms; 0 = not at all
+-- ARGV[3] how long to remember that its worker has not sent it, ms
 -- then 1 for each member: how many other requests contain it; "" if its lock is known to be lost
 --
 -- Returns {1, then the positions, from 1, of jobs whose lock is lost}; {0} the request is kept
@@ -18,9 +18,7 @@
 
 local locks, owned, result = read_locks(3, 2), {}, {1}
 
-if ARGV[3] ~= "0" then
-  redis.call("SET", KEYS[2], 1, "PX", ARGV[3])
-end
+redis.call("SET", KEYS[2], 1, "PX", ARGV[3])
 for member = 1, #locks do
   local is_bound = redis.pcall("HGET", KEYS[1 + 2 * member], "storedRequest") == ARGV[2]
   if locks[member] ~= ARGV[1] or ARGV[3 + member] == "" then

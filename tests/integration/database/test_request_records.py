@@ -40,10 +40,10 @@ async def test_a_number_is_recorded_once(records: RequestRecords, pool: asyncpg.
     first = uuid4().hex
     assert await record(records, request=first) == set()
     assert await record(records, request=first) == set()
-    assert await record(records, [*JOBS, ("9", START_MS)]) == set(JOBS)
+    assert await record(records, [*JOBS, ("9", START_MS)]) == set(JOBS), "and nothing of it is recorded"
     assert await record(records, number=2) == set()
     assert await record(records, number=1) == set(JOBS), "a gap: the number is lower than the latest"
-    assert await count(pool, "request_members") == 5
+    assert await count(pool, "request_members") == 4
 
 
 async def test_other_job_with_the_same_id_is_not_known(records: RequestRecords) -> None:
@@ -74,28 +74,40 @@ async def test_latest_request_is_found_with_its_outcome(records: RequestRecords,
     assert await records.find_sent(dict.fromkeys(JOBS, ADDRESS)) == {JOBS[0]: "re-7"}
 
 
-async def test_forgotten_members_are_free(records: RequestRecords) -> None:
-    """Only those of the given request."""
+async def test_forgotten_members_are_free_for_the_next_number(records: RequestRecords) -> None:
+    """Only those of the given request, which is not recorded again; their number stays used up."""
     first = uuid4().hex
     await record(records, request=first)
     await records.forget(uuid4().hex, JOBS)
-    assert await record(records) == set(JOBS)
+    assert await free(records) == []
     await records.forget(first, JOBS[:1])
-    assert await record(records) == {JOBS[1]}
+    assert await free(records) == JOBS[:1]
+    assert await record(records, request=first) == {JOBS[0]}
+    assert await record(records) == set(JOBS)
+    assert await record(records, JOBS[:1], number=2) == set()
+    assert await free(records) == []
+
+
+async def free(records: RequestRecords) -> list[tuple[str, int]]:
+    return [job for job, found in (await records.find(dict.fromkeys(JOBS, ADDRESS))).items() if found.free]
 
 
 @pytest.mark.parametrize("is_recorded", [True, False])
 async def test_withdrawn_request_is_forgotten_unless_it_was_resumed(records: RequestRecords, is_recorded: bool) -> None:
     """Whether or not the process that made it has recorded it."""
-    first, second = uuid4().hex, uuid4().hex
-    for request in (first, second):
+    first, second, third = uuid4().hex, uuid4().hex, uuid4().hex
+    for number, request in ((1, first), (3, second)):
         if is_recorded:
-            await record(records, request=request)
+            await record(records, number=number, request=request)
         if request == second:
             await records.mark_resumed(request, "flowstate-key", START_MS)
-            assert await record(records, request=request) == set()
+            assert await record(records, number=number, request=request) == set()
         assert await records.forget_withdrawn(request, JOBS) is (request == first)
-    assert await record(records) == set(JOBS)
+        if request == first:
+            assert await free(records) == (JOBS if is_recorded else [])
+            assert await record(records, number=2, request=third) == set()
+            await records.forget(third, JOBS)
+    assert await free(records) == []
     assert {found.request_id for found in (await records.find(dict.fromkeys(JOBS, ADDRESS))).values()} == {second}
 
 
@@ -107,7 +119,7 @@ async def test_request_is_either_resumed_or_withdrawn(records: RequestRecords) -
         return await record(records, jobs, request=request) == set()
 
     async def replace_it(request: str) -> bool:
-        return await records.forget_withdrawn(request, jobs) and await record(records, jobs) == set()
+        return await records.forget_withdrawn(request, jobs) and await record(records, jobs, number=2) == set()
 
     for number in range(40):
         jobs = [("7", START_MS + number)]

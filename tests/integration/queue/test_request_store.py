@@ -282,26 +282,23 @@ async def test_numbers_are_stored_and_taken_back(
     opened = await request_store.load("e1")
     assert opened is not None
     assert [opened.number_of(job) for job in [*opened.members, ("9", BORN)]] == [3, 7, None]
-    assert await request_store.withdraw(opened, {opened.members[0]: 2, opened.members[1]: 7}, remember=False) == set()
+    assert await request_store.withdraw(opened, {opened.members[0]: 2, opened.members[1]: 7}) == set()
     assert [await stage.redis.hget(stage.keys(job.id), "requests") for job in jobs] == ["2", "7"]
     await bull.release(jobs)
     assert [job.requests for job in await bull.claim(2)] == [2, 7]
 
 
-@pytest.mark.parametrize("remember", [True, False])
-async def test_withdrawn_request_is_gone(
-    stage: QueueFixture, bull: BullQueue, request_store: RequestStore, remember: bool
-) -> None:
+async def test_withdrawn_request_is_gone(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
     """Its jobs are as before it was saved; a repeated call changes nothing more."""
     jobs = await take(stage, bull, "1", "2")
     await stage.snapshot()
     stored = template(jobs)
     await request_store.save(stored)
     for _ in range(2):
-        assert await request_store.withdraw(stored, dict.fromkeys(stored.members, 0), remember=remember) == set()
-        assert await request_store.is_withdrawn("e1") is remember
+        assert await request_store.withdraw(stored, dict.fromkeys(stored.members, 0)) == set()
+        assert await request_store.is_withdrawn("e1")
     changed = await stage.diff()
-    changed.pop("flowstate:withdrawn:e1", None)
+    del changed["flowstate:withdrawn:e1"]
     assert {name: value["requests"] for name, value in changed.items()} == {"1": "0", "2": "0"}
     assert await bound(stage, "1", "2") == [None, None]
 
@@ -317,7 +314,7 @@ async def test_request_that_another_worker_may_send_is_kept(
     if holder:
         await stage.redis.set(stage.keys.lock("2"), holder)
     await stage.snapshot()
-    assert await request_store.withdraw(stored, {stored.members[0]: 0}, remember=True) is None
+    assert await request_store.withdraw(stored, {stored.members[0]: 0}) is None
     assert set(await stage.diff()) == {"flowstate:withdrawn:e1"}
 
 
@@ -334,7 +331,7 @@ async def test_request_is_withdrawn_although_redis_has_lost_a_claim(
         await stage.redis.set(stage.keys.lock("2"), holder)
     await stage.redis.delete(stage.keys("3"), stage.keys.lock("3"))
     before = await stage.dump()
-    assert await request_store.withdraw(stored, dict.fromkeys(stored.members, 0), remember=False) == {"2", "3"}
+    assert await request_store.withdraw(stored, dict.fromkeys(stored.members, 0)) == {"2", "3"}
     after = await stage.dump()
     assert after["2"] == before["2"]
     assert "3" not in after

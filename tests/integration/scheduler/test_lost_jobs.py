@@ -62,11 +62,12 @@ async def test_unclaimed_mails_are_rescheduled_after_a_flush(
     assert await state_of(harness) == ("sent", None)
 
 
-async def record_request(harness: SchedulerHarness, keys: Keys, row: asyncpg.Record, timestamp: int = 1) -> None:
-    """What a worker does before it sends the email: record the request that contains it."""
+async def record_request(harness: SchedulerHarness, keys: Keys, row: asyncpg.Record, timestamp: int = 1) -> str:
+    """What a worker does before it sends the email: record the request that contains it. Returns the request's id."""
     records = RequestRecords(harness.pool, keys.base)
-    job = (row["job_id"], timestamp)
-    assert await records.record(uuid4().hex, "key", harness.clock.now_ms(), [job], [1]) == set()
+    job, request = (row["job_id"], timestamp), uuid4().hex
+    assert await records.record(request, "key", harness.clock.now_ms(), [job], [1]) == set()
+    return request
 
 
 async def test_claimed_mail_that_was_in_no_request_is_rescheduled(
@@ -91,6 +92,20 @@ async def test_claimed_mail_that_was_in_no_request_is_rescheduled(
     assert await harness.tick() == 1
     assert [mail.job_id for mail in harness.fake_worker.delivered] == [f"{rows[0]['job_id']}.1"]
     assert not await harness.scheduler.scheduled_mails.claim([rows[0]["job_id"]])
+
+
+async def test_claimed_mail_whose_request_was_rejected_is_rescheduled(
+    app: AppTables, harness: SchedulerHarness, connection: Connection, keys: Keys, clock: FakeClock
+) -> None:
+    """Its record is kept and says that the email was certainly not sent."""
+    row = await queued(app, harness)
+    await harness.scheduler.scheduled_mails.claim([row["job_id"]])
+    request = await record_request(harness, keys, row)
+    await RequestRecords(harness.pool, keys.base).forget(request, [(row["job_id"], 1)])
+    await flush(connection, keys)
+    clock.advance(181)
+    await harness.scheduler.reconciler.run_once()
+    assert await state_of(harness) == ("planned", None)
 
 
 async def test_rescheduled_mail_is_like_one_that_was_never_claimed(
