@@ -49,6 +49,14 @@ class FlowstateError(Exception):
         super().__init__(reason)
         self.reason = reason
 
+    def drop_frames(self) -> None:
+        """Forget where the error was raised, and its cause; the reason says all.
+
+        The frames hold the emails of a request, and these hold the error: megabytes that wait for a full run of the
+        garbage collector.
+        """
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
 
 class RetryableError(FlowstateError):
     """This attempt failed, a later one may succeed. Counts as an attempt; the job's own backoff decides when.

@@ -61,7 +61,10 @@ def translate_errors() -> Iterator[None]:
         unavailable = to_unavailable(error)
         if unavailable is None:
             raise
-        raise unavailable from error
+        try:
+            raise unavailable from error
+        finally:
+            del unavailable  # this frame is in its traceback, and so would keep the emails of all frames in memory
 
 
 def create_pool(dsn: Dsn, *, size: int = POOL_SIZE) -> asyncpg.Pool:

@@ -84,6 +84,7 @@ class SentinelResolver:
         """Options of `url` apply to the sentinels too, except host, port and database; `login` replaces the login."""
         self._names = ", ".join(f"{host}:{port}" for host, port in addresses)
         self._master = master
+        self._address: Address | None = None
         options = _options(url, login)
         options["ssl"] = issubclass(options.pop("connection_class", Connection), SSLConnection)
         self._sentinel = Sentinel(
@@ -112,14 +113,19 @@ class SentinelResolver:
             with suppress(refused.RedisError, *TRANSPORT_ERRORS):
                 for client in self._sentinel.sentinels:
                     await client.aclose()
-        return Address(host, port)
+        self._address = Address(host, port)
+        return self._address
 
     def invalidate(self) -> None:
         """Nothing to do: no address is cached, every connection asks again."""
 
-    def is_current(self, _address: Address, /) -> bool:
-        """Always: a demoted primary refuses writes, and then all connections are replaced."""
-        return True
+    def is_current(self, address: Address, /) -> bool:
+        """Whether it is the primary that was found last.
+
+        A primary that the sentinels have replaced, although it is alive, accepts writes for some seconds more, and
+        then loses them.
+        """
+        return address == self._address
 
 
 class ClusterResolver:

@@ -130,6 +130,9 @@ def translate_errors() -> Iterator[None]:
         outage = to_unavailable(error)
         if outage is None:
             raise
-        raise outage from error
+        try:
+            raise outage from error
+        finally:
+            del outage  # this frame is in its traceback, and so would keep the emails of all frames in memory
     except OSError as error:
         raise StoreUnavailableError(f"Redis: {error}; is Redis running, and is REDIS_URL right?") from error

@@ -92,6 +92,8 @@ class OutgoingMail:
             self.result.set_result(accepted)
 
     def fail(self, error: BaseException) -> None:
+        if isinstance(error, FlowstateError):
+            error.drop_frames()
         if not self.result.done():
             self.result.set_exception(error)
 

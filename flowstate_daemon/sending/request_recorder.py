@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import structlog
 
+from flowstate_daemon.base.backoff import Backoff
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import (
     EarlierRequestError,
@@ -37,6 +38,10 @@ from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
 log = structlog.get_logger()
 
 REDIS_RETRY_S = 0.5
+MIN_PAUSE_S, MAX_PAUSE_S = (
+    0.5,
+    3.0,
+)  # before jobs that could not be recorded return to the queue; below a shutdown's time
 URGENT_TIMEOUT_S = 1.0  # a code does not wait longer for Postgres
 # From the check of its locks until a request is recorded. A scheduled email that is in no record so long after Redis
 # has lost its job gets a new one (`scheduler/reconciler.py`): a process that was stopped in between must not send it.
@@ -69,6 +74,7 @@ class RequestRecorder:
         self._resume = resume
         self._metrics = metrics
         self._clock = clock
+        self._pause = Backoff(MIN_PAUSE_S, MAX_PAUSE_S)
 
     async def prepare(self, batch: Batch) -> bool:
         """Store and record the request of a batch before its first try by this process.
@@ -84,7 +90,10 @@ class RequestRecorder:
                 await self._prepare_once(batch)
         except StoreUnavailableError as outage:
             # Without Postgres it is unknown whether these were sent: they wait in the queue, as at their lookups.
-            batch.fail(outage)
+            self._give_back(batch, batch.pending, outage)
+        else:
+            if batch.pending:
+                self._pause.reset()
         batch.recorded = True
         return bool(batch.pending)
 
@@ -126,8 +135,7 @@ class RequestRecorder:
         except StoreUnavailableError as outage:
             if bulk:  # the record may have been written, or not
                 await self._withdraw(stored_request, mails)
-                for mail in bulk:
-                    mail.fail(outage)
+                self._give_back(batch, bulk, outage)
                 return None
             log.warning("request_not_recorded", mails=len(mails), reason=outage.reason, remedy=POSTGRES_REMEDY)
             earlier = {}
@@ -137,6 +145,16 @@ class RequestRecorder:
                 mail.fail(StaleDecisionError("recording the request took too long"))
             return None
         return earlier
+
+    def _give_back(self, batch: Batch, mails: Sequence[OutgoingMail], outage: StoreUnavailableError) -> None:
+        """Return these jobs to the queue, but not at once: they would be claimed, rendered and stored again and again.
+
+        Codes do not wait: other slots are reserved for them.
+        """
+        batch.mails = [mail for mail in batch.mails if mail not in mails]
+        pause_s, loop = self._pause.next_s(), asyncio.get_running_loop()
+        for mail in mails:
+            loop.call_later(pause_s, mail.fail, outage)
 
     async def _check_resumed(self, batch: Batch, stored_request: StoredRequest) -> None:
         """Record a stored request of an earlier try, whose process may have died before it recorded it.

@@ -131,7 +131,9 @@ class ProcessorPool:
                 if isinstance(error, MailSkipped):
                     run.skip_reason = "expired" if isinstance(error, MailExpired) else "skipped"
                     run.log_fields[run.skip_reason] = error.reason
-                elif not isinstance(error, FlowstateError):
+                if isinstance(error, FlowstateError):
+                    error.drop_frames()
+                else:
                     log.exception("handler_error", job_id=run.job.id, kind=run.job.name)
                 return result_for_error(run.job, error, self._retry_policy, self._rng)
             finally:

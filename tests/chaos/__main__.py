@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from flowstate_daemon.base import logs
 from tests.chaos.plan import KINDS, MAX_ROUND_S, MIN_ROUND_S, ROUND_S, Plan, build_plan
 from tests.chaos.report import machine, write_report
-from tests.chaos.round import RoundResult, run_round
+from tests.chaos.round import RoundResult, UnplannedFailoverError, run_round
 from tests.chaos.story import describe_plan, tell
 from tests.chaos.world import remove
 from tests.compat.packages import MissingPackagesError, install
@@ -37,6 +37,7 @@ QUICK_S = 70.0
 OVERHEAD_S = 25.0  # of a round: start, drain, stop
 SHOWN = 5  # violations that are told in full
 MAX_MINUTES = 24 * 60.0
+MAX_TRIES = 3
 
 
 class Screen:
@@ -94,13 +95,27 @@ async def run_all(plans: Sequence[Plan], given: argparse.Namespace) -> list[Roun
     results = []
     for number, plan in enumerate(plans, 1):
         folder = Path(tempfile.mkdtemp(prefix=f"flowstate-chaos-{plan.seed}-"))
-        results.append(await screen.show(plan, number, folder))
+        results.append(await _run_one(screen, plan, number, folder))
         if results[-1].violations:
             explain(results[-1], folder)
         elif not given.keep:
             remove(folder)
         save(results)  # after each round: a later one may be interrupted
     return results
+
+
+async def _run_one(screen: Screen, plan: Plan, number: int, folder: Path) -> RoundResult:
+    """Repeats a round that says nothing. Raises UnplannedFailoverError after MAX_TRIES rounds."""
+    for again in range(MAX_TRIES):
+        try:
+            return await screen.show(plan, number, folder)
+        except UnplannedFailoverError as error:
+            if again == MAX_TRIES - 1:
+                raise
+            print(f"  void: {error}; once more", file=sys.stderr)
+            for file in folder.iterdir():
+                file.unlink()
+    raise AssertionError("unreachable")
 
 
 def save(results: Sequence[RoundResult]) -> dict[str, Any]:
@@ -150,8 +165,11 @@ def main() -> None:
     except MissingPackagesError as missing:
         sys.exit(f"make chaos: {missing}")
     print(f"seed {given.seed}; {len(KINDS)} kinds of faults", file=sys.stderr)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        results = runner.run(run_all(plans, given))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            results = runner.run(run_all(plans, given))
+    except UnplannedFailoverError as error:
+        sys.exit(f"make chaos: {error}")
     report = save(results)
     if given.report:
         write_report(chaos=report)

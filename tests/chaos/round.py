@@ -79,6 +79,10 @@ class RoundResult:
         }
 
 
+class UnplannedFailoverError(Exception):
+    """Redis had one more failover than was planned: what it has lost by that is unknown, so the round says nothing."""
+
+
 class Sampler:
     """Samples memory, descriptors and tasks of each process of each daemon."""
 
@@ -134,6 +138,7 @@ async def run_round(plan: Plan, folder: Path, progress: Progress) -> RoundResult
                 await _settle(world)
             finally:
                 ended.set()
+        await _check_failovers(world, counts)
         not_ready = [host.number for host in world.hosts if not await host.daemon.is_ready()]
         history = await _read(world, sampler, not_ready)
         stops = await stop_all(world, STOP_WITHIN_S)
@@ -147,6 +152,11 @@ async def run_round(plan: Plan, folder: Path, progress: Progress) -> RoundResult
         seconds=monotonic() - started,
         log=events(folder),
     )
+
+
+async def _check_failovers(world: World, counts: Counter[str]) -> None:
+    if world.sentinel is not None and await world.sentinel.failovers() > counts["redis-failover"]:
+        raise UnplannedFailoverError("the sentinel replaced a primary that was alive: this machine is too busy")
 
 
 async def _report(world: World, counts: Counter[str], progress: Progress, ended: asyncio.Event) -> None:

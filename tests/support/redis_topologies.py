@@ -136,6 +136,17 @@ class SentinelGroup:
         self.primary = primary
         self.replica = replica
         self.sentinel = sentinel
+        self._events = sentinel.client.pubsub()
+        self._failovers = 0
+
+    async def watch(self) -> None:
+        await self._events.subscribe("+switch-master")
+
+    async def failovers(self) -> int:
+        """How often the sentinel has replaced the primary since `watch`, for whatever reason."""
+        while message := await self._events.get_message(timeout=0.1):
+            self._failovers += message["type"] == "message"
+        return self._failovers
 
     async def ready_to_fail_over(self) -> bool:
         try:
@@ -161,6 +172,7 @@ async def sentinel_group(password: str = "") -> AsyncIterator[SentinelGroup]:
         sentinel._command = sentinel._command[: sentinel._command.index("--save")]  # a sentinel keeps no data
         await opened.enter_async_context(sentinel)
         made = SentinelGroup(primary, replica, sentinel)
+        await made.watch()
         await eventually(made.ready_to_fail_over, "the sentinel knows the replica", within_s=30)
         yield made
 

@@ -152,6 +152,23 @@ async def test_sentinels_find_the_primary_before_and_after_failover(group: Senti
     await connection.close()
 
 
+async def test_replaced_primary_that_is_alive_gets_no_more_commands(group: SentinelGroup) -> None:
+    """It accepts writes until the sentinels demote it, and then loses them: one new connection is enough to know."""
+    connection = connect(FLOWSTATE_REDIS_SENTINELS=f"127.0.0.1:{group.sentinel.port}")
+
+    async def ports() -> set[str]:
+        replies = await asyncio.gather(*(connection.execute("CONFIG", "GET", "port") for _ in range(4)))
+        return {reply[1].decode() for reply in replies}
+
+    assert await ports() == {str(group.primary.port)}
+    await group.replica.run("REPLICAOF", "NO", "ONE")
+    await group.sentinel.run("SENTINEL", "REMOVE", "mymaster")
+    await group.sentinel.run("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", group.replica.port, 1)
+    await connection.execute_blocking("PING")  # on a connection of its own
+    assert await ports() == {str(group.replica.port)}
+    await connection.close()
+
+
 async def test_sentinels_without_a_primary_are_named_in_the_error(group: SentinelGroup) -> None:
     """One sentinel is unreachable, the other does not know the primary."""
     port = group.sentinel.port

@@ -35,6 +35,7 @@ from tests.support.dispatcher_harness import CODE, REMINDER, DispatcherHarness, 
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
 from tests.support.ledger_entries import outcome
 from tests.support.older_redis import OlderState, lose_writes, remember_state
+from tests.support.read_only import read_only
 
 Make = Callable[[], Awaitable[DispatcherHarness]]
 
@@ -302,7 +303,7 @@ async def test_bulk_emails_beside_a_code_wait_for_their_record(
     fake.rate.limit = 50  # once the limit is known, codes and bulk emails share a request
     await send(harness, await harness.jobs(1))
     bulk, codes = await harness.jobs(3), await harness.jobs(2, CODE)
-    async with records_away(pool):
+    async with read_only(pool):
         results = await send(harness, [*codes, *bulk])
     assert [type(result) for result in results] == [Accepted] * 2 + [StoreUnavailableError] * 3
     assert {type(result) for result in await send(harness, await harness.released(bulk))} == {Accepted}
@@ -319,7 +320,7 @@ async def test_outage_of_postgres_after_lost_writes_sends_nothing_twice(
     forget_memory(harness)
     jobs = in_another_order(await harness.claim(2))
     for _ in range(times):
-        async with records_away(pool):
+        async with read_only(pool):
             assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
         jobs = in_another_order(await harness.released(jobs))
     assert {type(result) for result in await send(harness, jobs)} == {EarlierRequestError}
@@ -334,7 +335,7 @@ async def test_unrecorded_request_of_a_dead_process_waits_for_its_record(
     jobs = await harness.jobs(2)
     assert {type(result) for result in await send(harness, jobs)} == {RetryableError}
     forget_memory(harness)
-    async with records_away(pool):
+    async with read_only(pool):
         jobs = await harness.released(jobs)
         assert {type(result) for result in await send(harness, jobs)} == {StoreUnavailableError}
     assert {type(result) for result in await send(harness, await harness.released(jobs))} == {Accepted}
@@ -367,14 +368,6 @@ class StopsBeforeIt(RequestRecords):
             self._clock.advance(MAX_PREPARATION_S + 1)
             self._clock = None
         return await super().record(*args, **kwargs)  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def records_away(pool: asyncpg.Pool) -> AsyncIterator[None]:
-    """Postgres cannot record requests for a while."""
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("LOCK TABLE flowstate_daemon.request_members")
-        yield
 
 
 async def test_lost_reply_of_postgres_changes_nothing(
