@@ -7,6 +7,7 @@ that mail clients display; the curly tags pass through it as numbered markers, w
 
 from __future__ import annotations
 
+import codecs
 import re
 import traceback
 from collections.abc import Callable, Mapping
@@ -44,6 +45,9 @@ from flowstate_daemon.mail.text_filters import (
     split_lines,
     truncate,
 )
+
+# Jinja loads this codec with its first string; without free file descriptors that looks like a syntax error.
+codecs.lookup("unicode_escape")
 
 # Markup without effect: for Outlook before 2007 and Internet Explorer; column widths that are set inline as well;
 # conditional comments that end where the next one begins.

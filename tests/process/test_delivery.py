@@ -44,7 +44,8 @@ async def test_code_is_sent_with_the_next_request_and_drain_loses_nothing(
         await enqueue(connection, keys, ["code@mail.dev"], kind="otp")
         before = len({mail.key for mail in provider.accepted})
         await eventually(lambda: is_accepted(provider, "code@mail.dev"), "the code", within_s=2)
-        assert len({mail.key for mail in provider.accepted}) == before + 1
+        # One request may have been under way; at two requests a second, the code waited for no further one.
+        assert len({mail.key for mail in provider.accepted}) <= before + 2
         daemon.send(signal.SIGTERM)
         assert await daemon.ended() == 0
     assert await redis.llen(keys("active")) == 0

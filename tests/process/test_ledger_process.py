@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.dev.embedded import NON_DURABLE_SETTINGS, EmbeddedPostgres
+from flowstate_daemon.dev.embedded import EmbeddedPostgres
 from flowstate_daemon.mail.samples import preview_contexts
 from flowstate_daemon.mail_producer import ORIGIN, MailProducer, NewMail
 from flowstate_daemon.queue.bull_queue import BullQueue
@@ -35,7 +35,7 @@ CODE = "493027"
 @pytest.fixture
 async def own_postgres() -> AsyncIterator[EmbeddedPostgres]:
     """A Postgres that the test may kill and start again."""
-    async with EmbeddedPostgres(settings=NON_DURABLE_SETTINGS) as daemon:
+    async with EmbeddedPostgres() as daemon:  # durable: it is killed
         yield daemon
 
 

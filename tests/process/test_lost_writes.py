@@ -115,6 +115,7 @@ async def test_two_daemons_and_two_failovers_send_nothing_twice(
 ) -> None:
     """What one daemon has sent comes back to the other one, and the second failover loses writes again."""
     provider.latency_s = 0.03
+    provider.rate.limit = 10  # a fast machine would have sent all before the second failover
     settings = {"REDIS_URL": pair.url, "DATABASE_URL": database_url, **LOCKS}
     await add(pair.url, keys, 4000, codes=100)
     async with make_daemon("one", **settings) as one, make_daemon("two", **settings) as two:
