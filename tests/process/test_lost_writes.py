@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from flowstate_daemon.mail_producer import MailProducer, NewMail
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN
 from tests.process.conftest import MakeDaemon
 from tests.support.fake_resend import FakeResend
 from tests.support.redis_topologies import LaggingPair, lagging_pair
@@ -59,6 +61,20 @@ async def all_settled(url: str, keys: Keys) -> bool:
     try:
         lists = [await client.llen(keys(name)) for name in ("wait", "active")]
         return sum(lists) + int(await client.zcard(keys("delayed"))) == 0
+    finally:
+        await client.aclose()
+
+
+async def parked(url: str, keys: Keys) -> set[str]:
+    """The recipients of the emails of which nobody knows whether they were sent."""
+    client = Redis.from_url(url, decode_responses=True, protocol=2)
+    try:
+        found = set()
+        for job_id in await client.zrange(keys("failed"), 0, -1):
+            data, reason = await client.hmget(keys.job(job_id), "data", "failedReason")
+            assert reason == OUTCOME_UNKNOWN, reason
+            found.add(str(json.loads(data)["to"]))
+        return found
     finally:
         await client.aclose()
 
@@ -232,7 +248,10 @@ async def test_older_copy_of_the_data_sends_nothing_twice(
             await eventually(lambda: all_settled(store.url, keys), "all jobs settled", within_s=WITHIN_S)
             found = received(provider)
             assert [to for to, times in found.items() if times > 1] == []
-            assert len(found) == 2500
+            # If the copy has a request that was taken apart later, it may be unknown what became of its emails (ADR 6).
+            set_aside = await parked(store.url, keys)
+            assert len(set_aside) <= 100
+            assert len(found.keys() | set_aside) == 2500
             await eventually(lambda: ledger_is(database_url, provider), "the ledger is complete", within_s=WITHIN_S)
 
 
