@@ -446,7 +446,7 @@ def _fail_lost(mails: Sequence[OutgoingMail], lost: Container[str]) -> None:
 
 
 async def forget_members(records: RequestRecords | None, request_id: str, mails: Sequence[OutgoingMail]) -> None:
-    """Delete the record of emails that were certainly not sent. If that fails, Redis still knows it."""
+    """Free emails that were certainly not sent for another request. If that fails, Redis still knows it."""
     if records is not None:
         await _forget(records.forget, request_id, mails)
 

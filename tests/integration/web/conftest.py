@@ -10,7 +10,6 @@ import pytest
 from aiohttp import ClientSession, web
 
 from flowstate_daemon.database.dsn import clean_dsn
-from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.dev.embedded import free_port
 from flowstate_daemon.web.server import ErrorPage, HttpServer
@@ -28,14 +27,6 @@ async def serve(
             yield client
     finally:
         await server.close()
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
-    """A pool on the test's own database, with the tables of the daemon."""
-    async with open_pool(clean_dsn(database_url)) as pool:
-        await Migrator(pool).apply()
-        yield pool
 
 
 @pytest.fixture

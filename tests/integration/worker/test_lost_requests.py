@@ -21,7 +21,6 @@ from flowstate_daemon.base.errors import (
 )
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.ledger import Ledger
-from flowstate_daemon.database.migrations import Migrator
 from flowstate_daemon.database.pool import acquire, open_pool
 from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.mail.message import Accepted
@@ -38,13 +37,6 @@ from tests.support.older_redis import OlderState, lose_writes, remember_state
 from tests.support.read_only import read_only
 
 Make = Callable[[], Awaitable[DispatcherHarness]]
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
-    async with open_pool(clean_dsn(database_url)) as pool:
-        await Migrator(pool).apply()
-        yield pool
 
 
 @pytest.fixture

@@ -17,9 +17,6 @@ from flowstate_daemon.base.errors import (
     StaleDecisionError,
     StoreUnavailableError,
 )
-from flowstate_daemon.database.dsn import clean_dsn
-from flowstate_daemon.database.migrations import Migrator
-from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.job import Job, NewJob
@@ -32,13 +29,6 @@ from tests.support.fake_resend import FakeResend, error
 from tests.support.older_redis import OlderState, lose_writes, remember_state
 
 Call = Callable[[], Awaitable[None]]
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
-    async with open_pool(clean_dsn(database_url)) as pool:
-        await Migrator(pool).apply()
-        yield pool
 
 
 class Interrupted(RequestRecords):
@@ -67,6 +57,18 @@ class Interrupted(RequestRecords):
         if self._away >= 0:
             raise StoreUnavailableError("away")
         return await super().forget_withdrawn(*args, **kwargs)  # type: ignore[arg-type]
+
+
+def stand_still(records: Interrupted, moment: str) -> asyncio.Event:
+    """The process stops for ever at this moment; the event is set when it does."""
+    reached = asyncio.Event()
+
+    async def stop() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    setattr(records, moment, stop)
+    return reached
 
 
 class Others:
@@ -145,13 +147,8 @@ async def test_second_request_of_a_process_does_not_hide_the_first_of_another(
 
 async def test_all_emails_of_a_resumed_request_are_recorded(others: Others, fake: FakeResend) -> None:
     """A process died before it recorded its request. The one that sends all its emails has one of the jobs."""
-    records, reached = Interrupted(others.pool, others.keys.base), asyncio.Event()
-
-    async def stand_still() -> None:
-        reached.set()
-        await asyncio.Event().wait()
-
-    records.before = stand_still
+    records = Interrupted(others.pool, others.keys.base)
+    reached = stand_still(records, "before")
     async with others.process(records) as harness:
         await add(harness, 3)
         state = await remember_state(others.url, others.keys)
@@ -307,13 +304,8 @@ async def test_process_that_was_stopped_does_not_resume_a_request(
 
 async def test_emails_beside_one_that_was_sent_are_not_set_aside(others: Others, fake: FakeResend) -> None:
     """A process died when it had learnt that one of its emails is in an earlier request: the others were not sent."""
-    records, reached = Interrupted(others.pool, others.keys.base), asyncio.Event()
-
-    async def stand_still() -> None:
-        reached.set()
-        await asyncio.Event().wait()
-
-    records.after = stand_still
+    records = Interrupted(others.pool, others.keys.base)
+    reached = stand_still(records, "after")
     async with others.process(records) as harness:
         await add(harness, 3)
         state = await remember_state(others.url, others.keys)

@@ -15,9 +15,6 @@ from redis import exceptions as redis_errors
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
-from flowstate_daemon.database.dsn import clean_dsn
-from flowstate_daemon.database.migrations import Migrator
-from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.database.pool import translate_errors as translate_database_errors
 from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.queue.job import Job
@@ -30,13 +27,6 @@ from tests.support.fake_resend import FakeResend, error
 from tests.support.read_only import read_only
 
 COUNT, ROUNDS = 20, 4  # fewer than open the circuit
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
-    async with open_pool(clean_dsn(database_url)) as pool:
-        await Migrator(pool).apply()
-        yield pool
 
 
 @pytest.fixture
