@@ -8,6 +8,7 @@ emails yields after every chunk of about a millisecond.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import ClassVar, TypeVar
 
@@ -95,3 +96,39 @@ class UrgentPriority:
             now = self._clock.monotonic()
             self._until = {job_id: until for job_id, until in self._until.items() if until > now}
         return bool(self._until)
+
+
+class BulkTurns:
+    """For work that starts in many tasks at once: `CHUNK_SIZE` of them run in a turn of the event loop.
+
+    No more run while codes are being sent, for the same bounded time as in `UrgentPriority.yield_to_urgent`.
+    """
+
+    def __init__(self, urgent_priority: UrgentPriority) -> None:
+        self._urgent_priority = urgent_priority
+        self._left = CHUNK_SIZE
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self) -> None:
+        """Wait until the caller may run; it must not wait for anything else before its work is done."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._give_turns(), name="bulk_turns")
+        if self._left:
+            self._left -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        await turn
+
+    async def _give_turns(self) -> None:
+        """Ends by itself when nobody has wanted a turn since the last one."""
+        while self._left < CHUNK_SIZE:
+            await self._urgent_priority.yield_to_urgent()
+            self._left = CHUNK_SIZE
+            while self._left and self._waiting:
+                turn = self._waiting.popleft()
+                if not turn.done():  # it was cancelled
+                    turn.set_result(None)
+                    self._left -= 1
+        self._task = None

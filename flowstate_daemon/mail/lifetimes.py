@@ -7,7 +7,8 @@ sent when an operator retries it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flowstate_daemon.mail.kinds import MailRequest
@@ -37,13 +38,14 @@ class Lifetimes:
         if request.kind != TASK_REMINDER:
             return None
         time_zone = find_zone(zone) or find_zone(self.default_zone) or UTC
-        created = datetime.fromtimestamp(created_ms / 1000, UTC).astimezone(time_zone)
-        # Without a date, "tomorrow" is the day after the one on which the producer wrote it.
-        given: object = getattr(request.context, "due_date", None)  # mail.kinds_dir may have changed the fields
-        if not created_ms and not isinstance(given, date):
+        due: object = getattr(request.context, "due_date", None)  # mail.kinds_dir may have changed the fields
+        if isinstance(due, date):
+            return _start_of_day_ms(due, time_zone)
+        if not created_ms:
             return None
-        due = given if isinstance(given, date) else created.date() + timedelta(days=1)
-        return round(datetime.combine(due, time.min, time_zone).timestamp() * 1000)
+        # Without a date, "tomorrow" is the day after the one on which the producer wrote it.
+        created = datetime.fromtimestamp(created_ms / 1000, time_zone)
+        return _start_of_day_ms(created.date() + timedelta(days=1), time_zone)
 
     def _hours(self, kind: str) -> float | None:
         """The lifetime in hours of the kinds that have such a one."""
@@ -52,6 +54,11 @@ class Lifetimes:
         if kind == FOCUS_REPORT:
             return self.focus_report_h
         return self.task_reminder_h if kind == TASK_REMINDER else None
+
+
+@lru_cache(maxsize=1024)
+def _start_of_day_ms(day: date, time_zone: tzinfo) -> int:
+    return round(datetime.combine(day, time.min, time_zone).timestamp() * 1000)
 
 
 def find_zone(name: str | None) -> ZoneInfo | None:

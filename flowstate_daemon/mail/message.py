@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from flowstate_daemon.base.redaction import mask_address
 
 Bounce = Literal["permanent", "transient", "undetermined"]
@@ -32,8 +34,7 @@ class ProviderEvent:
 __all__ = ["Accepted", "Email", "mask_address"]
 
 
-@dataclass(frozen=True, slots=True)
-class Email:
+class Email(msgspec.Struct, frozen=True):
     """One rendered email to one recipient. `headers` are extra RFC 5322 header fields; `tags` are ASCII."""
 
     kind: str
@@ -42,14 +43,13 @@ class Email:
     subject: str
     html: str
     text: str
-    headers: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
     has_code: bool = False
     reply_to: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """The provider accepted the email; `provider_id` is the provider's id for it."""
 
     provider_id: str

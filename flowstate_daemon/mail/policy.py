@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+import msgspec
+
 from flowstate_daemon.mail.code_lifetime import MINUTE_S, parse_lifetime
 from flowstate_daemon.mail.kinds import Kind, MailRequest
 from flowstate_daemon.mail.lifetimes import Lifetimes
@@ -64,8 +66,7 @@ EXPIRY_PASSED, SUPPRESSION_PASSED, PREFERENCE_PASSED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyResult:
+class PolicyResult(msgspec.Struct, frozen=True):
     """`outcome` and `reason` are what the ledger stores if the email is not sent."""
 
     send: bool

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 
+import msgspec
 import structlog
 
 from flowstate_daemon.base.clock import Clock
@@ -68,7 +68,7 @@ class CreationTimes:
                 self._remember(key, created_ms)
                 if self._clock.reliable:
                     self.on_difference((written_ms - created_ms) / 1000)
-        return replace(job, estimated_ms=created_ms) if created_ms != written_ms else job
+        return msgspec.structs.replace(job, estimated_ms=created_ms) if created_ms != written_ms else job
 
     def _estimate(self, job: Job, written_ms: int, is_new: bool, now_ms: int, now_s: float) -> int:
         if not self._clock.reliable:

@@ -72,9 +72,11 @@ def decode_options(text: bytes | None) -> tuple[JobOptions, str | None]:
         return DEFAULTS, None
     if len(text) <= MAX_CACHED_LENGTH and b'"repeat"' not in text:
         # A quote inside a JSON string is escaped, so this can only be the name of a member.
-        before, found, after = text.partition(STAMP)
-        if found and after[:DIGITS].isdigit() and after[0] != ord("0") and after[DIGITS : DIGITS + 1] in b",}":
-            return _parse_cached(before + b'"timestamp":0' + after[DIGITS:])
+        start = text.find(STAMP) + len(STAMP)
+        end = start + DIGITS
+        digits = text[start:end]
+        if start >= len(STAMP) and digits.isdigit() and digits[0] != ord("0") and text[end : end + 1] in b",}":
+            return _parse_cached(text[:start] + b"0" + text[end:])
     return _parse_options(text)
 
 

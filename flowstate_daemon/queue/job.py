@@ -1,7 +1,8 @@
 """A Bull 4 job, its options, and the arguments and results of the transitions. Plain data.
 
 `decode` builds jobs from Redis, `encode` does the reverse. A job of another producer may be invalid; the reason is in
-`Job.invalid_reason`, and decoding raises no exception.
+`Job.invalid_reason`, and decoding raises no exception. What is made for each job is a struct: a frozen dataclass takes
+fifteen times as long to make.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import msgspec
 from flowstate_daemon.base.errors import InvalidDataError
 
 # Unix times of the years 1973 to 5138 in seconds, milliseconds, microseconds and nanoseconds do not overlap.
-TIME_UNITS = ((10**8, 10**11, 1_000, 1), (10**11, 10**14, 1, 1), (10**14, 10**17, 1, 1_000), (10**17, 10**20, 1, 10**6))
+MIN_MS, MAX_MS = 10**11, 10**14
+TIME_UNITS = ((10**8, MIN_MS, 1_000, 1), (MAX_MS, 10**17, 1, 1_000), (10**17, 10**20, 1, 10**6))
 MAX_SAFE_INTEGER = 2**53 - 1  # node cannot represent larger integers exactly
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -71,8 +73,7 @@ class JobOptions:
 DEFAULTS = JobOptions()
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One claimed job. `data` and `stacktrace` are the JSON texts of the hash; `timestamp` is part of its identity.
 
     `stored_request_id` is that of the stored request of an earlier attempt, if there is one. `requests` is
@@ -90,12 +91,12 @@ class Job:
     invalid_reason: str | None = None
     stored_request_id: str | None = None
     requests: int = 0
-    estimated_ms: int | None = field(default=None, compare=False)
+    estimated_ms: int | None = None
 
     @property
     def created_ms(self) -> int:
         """When the job was added, Unix ms; 0 if that is unknown. `creation_times` corrects what the producer wrote."""
-        return self.timestamp_ms if self.estimated_ms is None else self.estimated_ms
+        return unix_ms(self.timestamp) if self.estimated_ms is None else self.estimated_ms
 
     @property
     def attempt(self) -> int:
@@ -145,8 +146,7 @@ class AddResult:
     outcome: Outcome = "added"
 
 
-@dataclass(frozen=True, slots=True)
-class JobSucceeded:
+class JobSucceeded(msgspec.Struct, frozen=True):
     """A successful run. `returnvalue` is JSON text, as is `journal`, the outcome for the ledger (empty for none).
 
     `data`, JSON, replaces the job's data if the job is kept, because that contains a secret. Empty: the data stays.
@@ -158,8 +158,7 @@ class JobSucceeded:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class JobRetried:
+class JobRetried(msgspec.Struct, frozen=True):
     """A failed attempt; the next one follows after `delay_ms`. `stacktrace` is the job's whole JSON array."""
 
     job: Job
@@ -169,8 +168,7 @@ class JobRetried:
     journal: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class JobFailed:
+class JobFailed(msgspec.Struct, frozen=True):
     """A failed last attempt. `stacktrace` is the job's whole JSON array; `data` as in `JobSucceeded`.
 
     If the email may have been sent, `requests` is how many requests have contained it: a person who retries the job
@@ -220,6 +218,8 @@ class RecoveryResult:
 
 def unix_ms(time: int) -> int:
     """A Unix time in any unit, in ms; 0 if it is none. Pure."""
+    if MIN_MS <= time < MAX_MS:
+        return time
     for low, high, factor, divisor in TIME_UNITS:
         if low <= time < high:
             return time * factor // divisor

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,8 +34,7 @@ EXPIRED_REASON = "it expired before it could be sent"
 DECISION_MAX_AGE_S = 60.0
 
 
-@dataclass(slots=True, eq=False)
-class OutgoingMail:
+class OutgoingMail(msgspec.Struct, eq=False):
     """One email to be sent. The handler awaits `result`; a done result means that the email is not needed any more.
 
     `build_email` renders the email: at once for a new job, and only if needed for a job that has a stored request.
@@ -51,8 +50,8 @@ class OutgoingMail:
     queued_at: float = 0.0  # monotonic seconds, as `sent_at`: between the two the email waited
     sent_at: float | None = None
     in_request: bool = False  # from the start of a request until its response is handled
-    requests: int = field(init=False)  # how many requests have contained it
-    result: asyncio.Future[Accepted] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    requests: int = 0  # how many requests have contained it
+    result: asyncio.Future[Accepted] = msgspec.field(default_factory=lambda: asyncio.get_running_loop().create_future())
     trace: EmailTrace | None = None
     _email: Email | None = None
     _encoded: bytes | None = None
@@ -117,7 +116,7 @@ class Batch:
     @property
     def pending(self) -> list[OutgoingMail]:
         """The emails whose result is still awaited."""
-        return [mail for mail in self.mails if not mail.done]
+        return [mail for mail in self.mails if not mail.result.done()]
 
     @property
     def urgent(self) -> bool:

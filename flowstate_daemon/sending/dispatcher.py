@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
 import structlog
 
 from flowstate_daemon.base.errors import PermanentError, StoreUnavailableError
-from flowstate_daemon.base.event_loop import UrgentPriority
+from flowstate_daemon.base.event_loop import BulkTurns, UrgentPriority
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.database.request_records import RequestRecords
@@ -39,6 +38,22 @@ MAX_URGENT_REQUESTS = 4  # additional requests in flight for codes
 MAX_TOTAL_REQUESTS = MAX_REQUESTS + MAX_URGENT_REQUESTS
 POLL_INTERVAL_S = 5.0
 BATCH_WINDOW_S = 0.1  # how long a batch that is not full waits for more emails
+
+
+class ExpectedMails:
+    """A context in which an email is prepared: a batch that is not full may wait for it. Used by all emails at once."""
+
+    def __init__(self, on_none: Callable[[], None]) -> None:
+        self.count = 0
+        self._on_none = on_none
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if not self.count:
+            self._on_none()
 
 
 class Dispatcher(Service):
@@ -69,6 +84,7 @@ class Dispatcher(Service):
         self._processors = processors
         self._queue = SendQueue()
         self.urgent_priority = UrgentPriority(context.clock)
+        self.bulk_turns = BulkTurns(self.urgent_priority)
         self._batch_sender = BatchSender(
             gateway,
             request_store,
@@ -87,9 +103,9 @@ class Dispatcher(Service):
         )
         self._tasks: set[asyncio.Task[Requeue]] = set()
         self._urgent_tasks = 0
-        self._expected = 0
         self._held_at = -math.inf
         self._wake_up = asyncio.Event()
+        self.expecting = ExpectedMails(self._wake_up.set)
         self._access_probe = AccessProbe(gateway, gate, context.clock, self._wake_up.set)
         self._published = ACCEPTING
         self._published_at = self._probe_at = -math.inf
@@ -103,17 +119,6 @@ class Dispatcher(Service):
     def in_flight(self) -> int:
         """Requests without a response yet."""
         return len(self._tasks)
-
-    @contextmanager
-    def expecting(self) -> Iterator[None]:
-        """An email is being prepared: a batch that is not full may wait for it."""
-        self._expected += 1
-        try:
-            yield
-        finally:
-            self._expected -= 1
-            if not self._expected:
-                self._wake_up.set()
 
     async def send(self, mail: OutgoingMail) -> Accepted:
         """Send one email; returns when the provider accepted it.
@@ -218,7 +223,9 @@ class Dispatcher(Service):
     async def _fill_batch(self) -> None:
         """Bulk emails wait a moment for more: for those being prepared, or claimed when a request has finished."""
         deadline = self._clock.monotonic() + BATCH_WINDOW_S
-        while (self._expected or self._tasks) and len(self._queue) < MAX_BATCH_SIZE and not self._queue.has_urgent:
+        while (
+            (self.expecting.count or self._tasks) and len(self._queue) < MAX_BATCH_SIZE and not self._queue.has_urgent
+        ):
             remaining_s = deadline - self._clock.monotonic()
             if remaining_s <= 0:
                 return

@@ -46,7 +46,8 @@ class SendQueue:
 
     @property
     def empty(self) -> bool:
-        return self._first_rank() is None
+        self._drop_done()
+        return not self._mails and not self._batches
 
     @property
     def has_urgent(self) -> bool:
@@ -92,10 +93,14 @@ class SendQueue:
             mail.sequence = next(self._sequence)
         return not mail.urgent, mail.priority, mail.sequence
 
-    def _first_rank(self) -> Rank | None:
-        while self._mails and self._mails[0][2].done:
+    def _drop_done(self) -> None:
+        """Drop what is first and not needed any more."""
+        while self._mails and self._mails[0][2].result.done():
             heapq.heappop(self._mails)
         while self._batches and not self._batches[0][2].pending:
             heapq.heappop(self._batches)
+
+    def _first_rank(self) -> Rank | None:
+        self._drop_done()
         ranks = [heap[0][0] for heap in (self._mails, self._batches) if heap]
         return min(ranks) if ranks else None

@@ -14,6 +14,7 @@ import structlog
 
 from flowstate_daemon.base.event_loop import UrgentPriority
 from flowstate_daemon.base.health import Heartbeat
+from flowstate_daemon.base.logs import is_enabled
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import JobFailed, JobRetried, JobSucceeded, WriteResult
@@ -35,6 +36,7 @@ class JobLogger:
         self._metrics = context.metrics
         self._clock = context.clock
         self._health = context.health
+        self._log = log.bind()  # the module's logger is looked up at each call
 
     def log(self, result: JobResult, run: JobRun | None) -> None:
         """Log one written result."""
@@ -51,28 +53,29 @@ class JobLogger:
         match result:
             case JobSucceeded() if "expired" in extra:
                 self._metrics.mail_expired(job.name)
-                log.warning("mail_expired", **fields)
+                self._log.warning("mail_expired", **fields)
             case JobSucceeded() if "skipped" in extra:
                 self._metrics.mail_skipped(job.name)
-                log.info("mail_skipped", **fields)
+                self._log.info("mail_skipped", **fields)
             case JobSucceeded():
                 created_ms = job.created_ms
                 age_ms = self._clock.now_ms() - created_ms if created_ms else None
                 self._metrics.mail_sent(job.name, duration_s)
                 if age_ms is not None:
                     self._metrics.observe_mail_latency(job.name, age_ms / 1000)
-                log.info("mail_sent", age_ms=age_ms, **fields)
+                if is_enabled("info"):
+                    self._log.info("mail_sent", age_ms=age_ms, **fields)
             case JobRetried():
                 self._metrics.mail_retried(job.name)
                 self._health.record_error(f"{job.name}: {result.reason}")
-                log.warning("mail_retried", reason=result.reason, retry_in_ms=result.delay_ms, **fields)
+                self._log.warning("mail_retried", reason=result.reason, retry_in_ms=result.delay_ms, **fields)
             case JobFailed():
                 self._metrics.mail_failed(job.name)
                 self._health.record_error(f"{job.name}: {result.reason}")
-                log.error("mail_failed", reason=result.reason, **fields)
+                self._log.error("mail_failed", reason=result.reason, **fields)
             case _:
                 self._metrics.mail_released(job.name)
-                log.info("mail_released", **fields)
+                self._log.info("mail_released", **fields)
 
 
 class JobCompleter(Service):

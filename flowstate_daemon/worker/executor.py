@@ -95,9 +95,11 @@ class ProcessorPool:
                 await self._urgent_priority.yield_to_urgent()
 
     async def _work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "it runs in a task of the pool"
         while True:
             run = await self._ready_queue.get()
-            result = await self._process(run)
+            result = await self._process(run, task)
             run.finished = True
             self._in_flight.free_slot()
             if run.trace is not None:
@@ -112,15 +114,15 @@ class ProcessorPool:
             if not self._in_flight.busy:
                 self.heartbeat.idle()
 
-    async def _process(self, run: JobRun) -> JobResult | None:
-        """Process one run. None if its result must not be written."""
+    async def _process(self, run: JobRun, task: asyncio.Task[None]) -> JobResult | None:
+        """Process one run in the task of its processor. None if its result must not be written."""
         if run.abort_reason is None:
-            run.task = task = asyncio.current_task()
+            run.task = task
             try:
                 return result_for_return(run.job, await self._run_handler(run))
             except asyncio.CancelledError:
                 # `run.abort` cancels this task; any other cancellation is the end of the pool.
-                if run.abort_reason is None or task is None:
+                if run.abort_reason is None:
                     raise
                 task.uncancel()
             except LockLostError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,7 +44,6 @@ class MailHandler:
         self._clock = clock
         self._mail_guard = mail_guard
         self._scheduled_kinds = scheduled_kinds
-        self._render_lock = asyncio.Lock()
 
     async def perform(self, run: JobRun) -> dict[str, Any]:
         """Send the email of one job. The result becomes the job's return value.
@@ -53,7 +51,7 @@ class MailHandler:
         Raises:
             FlowstateError: the class decides what becomes of the job, see `worker/results.py`.
         """
-        with self._dispatcher.expecting():
+        with self._dispatcher.expecting:
             mail = await self._prepare(run)
         run.in_request = lambda: mail.in_request
         mail.trace = run.trace
@@ -103,13 +101,13 @@ class MailHandler:
         return with_locale(status, request, self.renderer.catalog.locales)
 
     async def _render(self, run: JobRun, mail: OutgoingMail) -> None:
-        """Render bulk emails one at a time and yield in between, so that codes overtake them; codes do not wait."""
-        if run.job.priority == URGENT_PRIORITY:
-            _render_now(run, mail)
-            return
-        async with self._render_lock:
-            _render_now(run, mail)
-            await self._dispatcher.urgent_priority.yield_to_urgent()
+        """Render a few bulk emails in each turn of the event loop, so that codes overtake them; codes do not wait."""
+        if run.job.priority != URGENT_PRIORITY:
+            await self._dispatcher.bulk_turns.wait()
+        if run.trace is None:
+            mail.render()
+        else:
+            run.trace.timed("render", mail.render)
 
     def _make_outgoing(self, job: Job, request: MailRequest, *, urgent: bool) -> OutgoingMail:
         return OutgoingMail(
@@ -123,13 +121,6 @@ class MailHandler:
             ),
             expires_at=expires_at_ms(request, job.created_ms),
         )
-
-
-def _render_now(run: JobRun, mail: OutgoingMail) -> None:
-    if run.trace is None:
-        mail.render()
-    else:
-        run.trace.timed("render", mail.render)
 
 
 def with_locale(status: RecipientStatus | None, request: MailRequest, locales: Sequence[str]) -> MailRequest:

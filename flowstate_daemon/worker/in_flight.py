@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from flowstate_daemon.mail.policy import Decision
 from flowstate_daemon.queue.job import Job
@@ -28,8 +29,7 @@ class AbortReason(Enum):
     RELEASED = "the daemon is shutting down"
 
 
-@dataclass(slots=True, eq=False)
-class JobRun:
+class JobRun(msgspec.Struct, eq=False):
     """One attempt of one job in this process. `claimed_at` is in monotonic seconds.
 
     `log_fields` are added to the log event of the result: masked, never a code. `recipient`, the full address, and
@@ -39,9 +39,9 @@ class JobRun:
 
     job: Job
     claimed_at: float
-    log_fields: dict[str, Any] = field(default_factory=dict)
+    log_fields: dict[str, Any] = msgspec.field(default_factory=dict)
     recipient: str = ""
-    decisions: list[Decision] = field(default_factory=list)
+    decisions: list[Decision] = msgspec.field(default_factory=list)
     skip_reason: Literal["skipped", "expired"] | None = None
     task: asyncio.Task[None] | None = None
     abort_reason: AbortReason | None = None

@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import (
@@ -45,8 +46,7 @@ MAX_TRACE_LENGTH = 8_000
 MAX_KIND_LENGTH = 100
 
 
-@dataclass(frozen=True, slots=True)
-class JobReleased:
+class JobReleased(msgspec.Struct, frozen=True):
     """The run does not count as an attempt: the job returns unchanged to the front of its queue, or to `delayed`."""
 
     job: Job

@@ -23,7 +23,7 @@ INTERVAL_S = 0.001  # of CPU time; the kernel rounds it up to its own tick, usua
 
 PARSING, RENDERING, ENCODING = "parsing and checking the data", "rendering subject, HTML, text", "JSON of the email"
 OTHER = "event loop, tasks, handing over"
-THREADS = "compressing the request (on threads)"
+THREADS = "the request's key (on threads)"
 # Files, folders and, after a colon, functions; of several that fit the longest counts.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "claim: script call, decoding": ("worker/fetcher.py", "queue/decode.py", "queue/creation_times.py"),

@@ -51,14 +51,14 @@ async def test_waiting_mails_are_sent_in_full_batches(harness: DispatcherHarness
 async def test_batch_waits_for_mails_being_prepared(harness: DispatcherHarness, fake: FakeResend) -> None:
     """An email that is ready in a moment joins the batch, but the wait is bounded."""
     first, second = await harness.jobs(2)
-    with harness.dispatcher.expecting():
+    with harness.dispatcher.expecting:
         tasks = [harness.post(first)]
         await asyncio.sleep(0)
         tasks.append(harness.post(second))
     await wait_for_results(tasks)
     assert fake.requests == {"POST /emails/batch": 1}
     [third] = await harness.jobs(1)
-    with harness.dispatcher.expecting():
+    with harness.dispatcher.expecting:
         await wait_for_results([harness.post(third)])
 
 

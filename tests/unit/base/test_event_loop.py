@@ -1,10 +1,10 @@
-"""The lag meter reports how late it was woken, and records progress while the event loop runs."""
+"""The lag meter reports how late it was woken; bulk work runs a few at a time, and lets codes overtake."""
 
 from __future__ import annotations
 
 import asyncio
 
-from flowstate_daemon.base.event_loop import EventLoopLagMonitor
+from flowstate_daemon.base.event_loop import CHUNK_SIZE, BulkTurns, EventLoopLagMonitor, UrgentPriority
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -39,3 +39,66 @@ async def test_lag_meter_runs_and_stops() -> None:
         await task
     assert heartbeat.is_idle
     assert not heartbeat.stale
+
+
+class Ran:
+    """Tasks that each want a turn, and how many of them ran in each turn of the event loop."""
+
+    def __init__(self, turns: BulkTurns) -> None:
+        self._turns = turns
+        self.numbers: list[int] = []
+        self.turn = 0
+        self.by_turn: dict[int, int] = {}
+
+    async def work(self, number: int) -> None:
+        await self._turns.wait()
+        self.numbers.append(number)
+        self.by_turn[self.turn] = self.by_turn.get(self.turn, 0) + 1
+
+    async def count_turns(self, until: int) -> None:
+        while len(self.numbers) < until:
+            await asyncio.sleep(0)
+            self.turn += 1
+
+
+async def test_bulk_work_runs_a_few_at_a_time_and_in_order() -> None:
+    """However many tasks are ready at once; and again after everything was done."""
+    ran = Ran(BulkTurns(UrgentPriority(FakeClock())))
+    for last in (23, 46):
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            for number in range(len(ran.numbers), last):
+                group.create_task(ran.work(number))
+            group.create_task(ran.count_turns(last))
+    assert ran.numbers == list(range(46))
+    assert max(ran.by_turn.values()) <= CHUNK_SIZE
+    assert len(ran.by_turn) >= 46 / CHUNK_SIZE
+
+
+async def test_cancelled_task_holds_up_no_other() -> None:
+    """Whether it was waiting, or already had its turn."""
+    turns = BulkTurns(UrgentPriority(FakeClock()))
+    ran = Ran(turns)
+    tasks = [asyncio.create_task(ran.work(number)) for number in range(4 * CHUNK_SIZE)]
+    await asyncio.sleep(0)  # the first ones have run, the others wait
+    for number in range(CHUNK_SIZE, 3 * CHUNK_SIZE):
+        tasks[number].cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert ran.numbers == [*range(CHUNK_SIZE), *range(3 * CHUNK_SIZE, 4 * CHUNK_SIZE)]
+
+
+async def test_bulk_work_waits_while_a_code_is_being_sent() -> None:
+    """Only what had its turn before the code was claimed runs; the rest follows when the code has its request."""
+    clock = FakeClock()
+    urgent = UrgentPriority(clock)
+    ran = Ran(BulkTurns(urgent))
+    urgent.started("code")
+    tasks = [asyncio.create_task(ran.work(number)) for number in range(2 * CHUNK_SIZE)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(ran.numbers) == CHUNK_SIZE
+    urgent.finished("code")
+    clock.advance(1)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks)
+    assert len(ran.numbers) == 2 * CHUNK_SIZE

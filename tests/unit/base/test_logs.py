@@ -173,6 +173,18 @@ def test_events_below_the_level_are_not_logged() -> None:
     assert [event["event"] for event in page.events] == ["yes"]
 
 
+@pytest.mark.parametrize("level", logs.LEVELS)
+def test_is_enabled_says_what_is_logged(level: str) -> None:
+    """At every level of the log; and everything is enabled for a test that captures events."""
+    page = Page(level=level)
+    for method in logs.LEVELS:
+        before = len(page.events)
+        getattr(page.log, method)("event")
+        assert logs.is_enabled(method) == (len(page.events) > before)
+    with structlog.testing.capture_logs():
+        assert logs.is_enabled("debug")
+
+
 def test_priorities_only_for_the_systemd_journal(tmp_path: Path) -> None:
     """Lines have `<n>` only if the stream is the socket that systemd announced."""
     with (tmp_path / "journal").open("w+") as stream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from flowstate_daemon.queue.job import DEFAULTS, Job
 from flowstate_daemon.worker.in_flight import MAX_UNWRITTEN, AbortReason, InFlightJobs
