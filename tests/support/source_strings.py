@@ -33,7 +33,7 @@ class SourceModule:
                     yield from self.resolve(call.args[index], function)
 
     def texts_returned_by(self, name: str) -> list[str]:
-        """Every text that the function of this name returns."""
+        """Every text that the function of this name returns or yields."""
         return self._returned(self._functions[name])
 
     def texts_assigned_to(self, name: str) -> list[str]:
@@ -101,8 +101,8 @@ class SourceModule:
         return [text for value in assigned_values(name, function) for text in self.resolve(value, function)]
 
     def _returned(self, function: Function) -> list[str]:
-        values = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None]
-        return [text for value in values for text in self.resolve(value, function)]
+        nodes = [node for node in ast.walk(function) if isinstance(node, ast.Return | ast.Yield)]
+        return [text for node in nodes if node.value is not None for text in self.resolve(node.value, function)]
 
     @cached_property
     def _functions(self) -> dict[str, Function]:
@@ -136,6 +136,8 @@ def alternatives(node: ast.expr) -> list[ast.expr]:
             return [first, second]
         case ast.BoolOp(values=values) | ast.Dict(values=values) | ast.Tuple(elts=values):
             return values
+        case ast.Subscript(value=ast.Dict(values=values)):
+            return values
         case ast.Call(func=ast.Attribute(attr="get", value=table), args=[_, *default]):
             return [table, *default]
     return []
@@ -159,6 +161,20 @@ def called_name(call: ast.Call) -> str:
 def fill(template: str) -> str:
     """A template of `str.format` with `{}` for each of its fields."""
     return "".join(VARYING if part.startswith("{") else part for part in re.split(r"(\{[^{}]*\})", template))
+
+
+def find_subclasses(package: Path, base: str) -> set[str]:
+    """The names of the classes of a package that derive from `base`, and `base` itself."""
+    nodes = (node for path in package.rglob("*.py") for node in ast.walk(load_module(path).tree))
+    bases = {
+        node.name: {parent.id for parent in node.bases if isinstance(parent, ast.Name)}
+        for node in nodes
+        if isinstance(node, ast.ClassDef)
+    }
+    found = {base}
+    while more := {name for name, parents in bases.items() if parents & found} - found:
+        found |= more
+    return found
 
 
 _MODULES: dict[Path, SourceModule] = {}
