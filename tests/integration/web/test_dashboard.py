@@ -526,6 +526,35 @@ async def test_french_pages_have_french_errors_results_and_health(
     assert (status, "un autre programme" in unescape(html)) == (400, True)
 
 
+@pytest.mark.parametrize(
+    ("made", "allowed", "english", "french"),
+    [
+        (1, 4, "1 / 4", "1 / 4"),
+        (2, 2, "2 / 2", "2 / 2"),
+        (3, 2, "3 (2 allowed, then retried manually)", "3 (maximum\u00a0: 2, puis réessayé manuellement)"),
+        (2, 1, "2 (1 allowed, then retried manually)", "2 (maximum\u00a0: 1, puis réessayé manuellement)"),
+    ],
+)
+async def test_attempts_of_a_job_that_was_retried_manually(
+    site: Site, jobs: QueueFixture, made: int, allowed: int, english: str, french: str
+) -> None:
+    """More attempts than allowed are never shown as `3 / 2`; Redis keeps both numbers."""
+    await jobs.put(
+        "again",
+        "failed",
+        at=BORN,
+        failedReason="x",
+        finishedOn=BORN,
+        attemptsMade=made,
+        opts=f'{{"attempts":{allowed}}}',
+    )
+    await site.log_in()
+    for path in ("emails?state=failed&reason=x", "jobs/again"):
+        for language, shown in (("en", english), ("fr", french)):
+            html = unescape((await site.get(path, headers={"Accept-Language": language}))[1])
+            assert f">{shown}</" in html, path
+
+
 async def test_page_that_does_not_exist_is_an_operators_page(site: Site) -> None:
     """A wrong address has the menu of the pages, not the text for recipients; else it leads to the login."""
     for path in ("nowhere", "emails/1/2/3", "outbox"):
