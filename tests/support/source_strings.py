@@ -13,6 +13,7 @@ from typing import TypeAlias
 ROOT = Path(__file__).parents[2]
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 VARYING = "{}"
+NAMES_OF_TEXTS = {"reason", "finding", "remedy", "note", "wrong_state"}
 
 
 class SourceModule:
@@ -24,13 +25,17 @@ class SourceModule:
         self.unresolved: set[str] = set()
 
     def texts_of(self, call_names: Collection[str], position: Mapping[str, int]) -> Iterator[str]:
-        """The texts of the argument at `position` (by name, else the first) of each such call."""
+        """The texts of the argument at `position` (by the name of the call, else the first) of each such call.
+
+        It may also be given by one of NAMES_OF_TEXTS.
+        """
         for function, call in self._calls(self.tree, None):
             name = called_name(call)
             if name in call_names:
                 index = position.get(name, 0)
-                if index < len(call.args):
-                    yield from self.resolve(call.args[index], function)
+                named = [keyword.value for keyword in call.keywords if keyword.arg in NAMES_OF_TEXTS]
+                for argument in call.args[index : index + 1] or named:
+                    yield from self.resolve(argument, function)
 
     def texts_returned_by(self, name: str) -> list[str]:
         """Every text that the function of this name returns or yields."""
