@@ -1,4 +1,4 @@
-"""Records in Postgres which request has contained which email, before the request's first try.
+"""Records in Postgres which request has contained which email, before the request is sent.
 
 Redis numbers the requests of a job, and this table has a row for each number. A number that is in the table but not in
 Redis proves that Redis has lost its newest writes: the email may have been sent, and must not be put into another

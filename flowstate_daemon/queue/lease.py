@@ -69,14 +69,21 @@ class Lease:
         if holder is None:
             return False
         while holder is not None:
-            holder = await self._take_over(holder)
+            holder = await self._take_over(holder, wait_if_unknown=True)
         log.info("lease_taken_over", instance=self._instance_id)
         return True
 
     async def renew(self) -> None:
-        """Renew the lease for `TTL_MS`. Raises LeaseHeldError when it was lost, StoreUnavailableError."""
-        if not await self._scripts.run("lease_renew", [self._key], [self._token, self._ttl_ms]):
-            raise self._held_error(None)
+        """Renew the lease for `TTL_MS`. Raises LeaseHeldError when another daemon has it, StoreUnavailableError.
+
+        If Redis loses its newest writes in a failover, the lease may name a dead predecessor again: it is taken back.
+        """
+        if await self._scripts.run("lease_renew", [self._key], [self._token, self._ttl_ms]):
+            return
+        holder = await self._try_acquire(dead="")
+        while holder is not None:
+            holder = await self._take_over(holder, wait_if_unknown=False)
+        log.warning("lease_taken_back", instance=self._instance_id, reason="Redis had lost who holds it")
 
     async def release(self) -> bool:
         """Release the lease, so that the next start need not check for a live holder; False when it was lost before."""
@@ -87,13 +94,18 @@ class Lease:
         reply = await self._scripts.run("lease_take", [self._key], [self._token, dead, self._ttl_ms])
         return None if reply[0] else Holder(reply[1].decode(errors="replace"), reply[2])
 
-    async def _take_over(self, holder: Holder) -> Holder | None:
-        """Replace a dead holder. Returns None when done, or the new holder when another daemon was faster."""
+    async def _take_over(self, holder: Holder, *, wait_if_unknown: bool) -> Holder | None:
+        """Replace a dead holder. Returns None when done, or the new holder when another daemon was faster.
+
+        Raises LeaseHeldError if it is alive, and unless `wait_if_unknown` also if the server does not show whether.
+        """
         alive: list[ClientInfo] = []
         for _ in range(MAX_CHECKS):
             clients = await list_clients(self._connection)
             if clients is None or not self._named(clients, self._token):
-                return await self._wait_for_expiry(holder)
+                if wait_if_unknown:
+                    return await self._wait_for_expiry(holder)
+                raise self._held_error(None)
             alive = self._named(clients, holder.token)
             if all(client.idle_s > MAX_IDLE_S for client in alive):
                 return await self._try_acquire(dead=holder.token)

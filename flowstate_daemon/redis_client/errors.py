@@ -45,6 +45,8 @@ UNKNOWN_COMMAND_PATTERN = re.compile(
     r"unknown (redis )?(sub)?command|not allowed from script|command not (allowed|supported)|unsupported command",
     re.IGNORECASE,
 )
+# Dragonfly, and the clusters of some hosts.
+UNDECLARED_KEY_PATTERN = re.compile(r"undeclared key|should be passed using the KEYS array", re.IGNORECASE)
 GRANT_REMEDY = (
     "grant the Redis user every command that the daemon uses, the queue's keys and its channels (~prefix:* &prefix:*); "
     "`flowstate-daemon check` lists what is missing"
@@ -52,6 +54,10 @@ GRANT_REMEDY = (
 UNKNOWN_COMMAND_REMEDY = (
     "this server lacks a command that the daemon needs: use Redis 6.2 or newer, or Valkey; "
     "is it a sentinel or a proxy, or was the command renamed?"
+)
+UNDECLARED_KEY_REMEDY = (
+    "this server refuses scripts that use keys which they do not declare, as those of Bull and of the daemon do: "
+    "start Dragonfly with --default_lua_flags=allow-undeclared-keys, or use Redis or Valkey"
 )
 KEY_TYPE_REMEDY = "a key of the queue has another type: was it written by another program, such as BullMQ?"
 NOT_REDIS_REMEDY = "the program at this address does not speak Redis' protocol: check host and port in REDIS_URL"
@@ -97,6 +103,8 @@ def _remedy(error: refused.RedisError, text: str) -> str | None:
         return GRANT_REMEDY
     if UNKNOWN_COMMAND_PATTERN.search(text):
         return UNKNOWN_COMMAND_REMEDY
+    if UNDECLARED_KEY_PATTERN.search(text):
+        return UNDECLARED_KEY_REMEDY
     return "" if text.startswith(TRANSIENT_PREFIXES) else None
 
 

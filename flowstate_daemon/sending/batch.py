@@ -99,7 +99,7 @@ class OutgoingMail(msgspec.Struct, eq=False):
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """The emails of one request, which is stored before its first try.
+    """The emails of one request, which is stored before it is sent.
 
     `recorded`: this process has stored and recorded the request, or knows that it is. `maybe_delivered`: an earlier try
     may have reached the provider. `is_probe`: this request tests whether the provider works again while the circuit is

@@ -1,4 +1,4 @@
-"""Prepares a batch for its first try: builds the request, stores it in Redis, then records it in Postgres.
+"""Prepares a batch to be sent: builds the request, stores it in Redis, then records it in Postgres.
 
 The order matters. Redis numbers the requests of each job; because the record is written second, a number that Postgres
 has and Redis has not proves that Redis has lost its newest writes. Such an email is not put into another request: it
@@ -77,7 +77,7 @@ class RequestRecorder:
         self._pause = Backoff(MIN_PAUSE_S, MAX_PAUSE_S)
 
     async def prepare(self, batch: Batch) -> bool:
-        """Store and record the request of a batch before its first try by this process.
+        """Store and record the request of a batch before this process sends it.
 
         Leaves out jobs whose lock was lost and emails that an earlier request contained. False if no email is left.
         """

@@ -1,4 +1,4 @@
-"""Stored requests: the exact bytes and the idempotency key of a request, saved in Redis before its first try.
+"""Stored requests: the exact bytes and the idempotency key of a request, saved in Redis before it is sent.
 
 Every later try, here or in another process, loads the request and sends the same bytes with the same key, so that the
 provider recognizes a repetition. `complete.lua` and `fail.lua` delete it when its last member is settled. The newest

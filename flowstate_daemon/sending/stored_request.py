@@ -9,7 +9,7 @@ JobRef = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """A request that is saved before its first try. `members` are id and timestamp of its jobs, in body order.
+    """A request that is saved before it is sent. `members` are id and timestamp of its jobs, in body order.
 
     `numbers` are how many requests have contained each member, this one included; empty if an older version stored it.
     `response` holds the encoded results of the provider's response, if known; `saved_at` is in Unix ms.

@@ -60,7 +60,8 @@ def report(measured: dict[str, Any]) -> str:
         ("what", "for each email"),
         [
             ("CPU of the daemon: render, send, settle, ledger", f"{number(costs.daemon_cpu_us)} µs"),
-            ("CPU of Redis", f"{number(costs.redis_cpu_us)} µs, {number(mail['redis_commands'])} commands in scripts"),
+            ("CPU of Redis", f"{number(costs.redis_cpu_us)} µs"),
+            ("commands of Redis, those inside scripts included", number(mail["redis_commands"])),
             ("traffic with Redis", f"{number(mail['redis_in_bytes'] + mail['redis_out_bytes'])} bytes"),
             ("memory of Redis while it waits", f"{number(costs.waiting_job_bytes)} bytes"),
             ("CPU of Postgres: ledger, requests, pruning", f"{number(costs.postgres_cpu_us)} µs"),
@@ -70,7 +71,7 @@ def report(measured: dict[str, Any]) -> str:
         ],
     )
     carried = limits(costs, daemons=1, requests_per_s=USUAL_REQUESTS_PER_S)
-    lines += ["One VM with one daemon, and 70 % of a core for each part, carries:", ""]
+    lines += ["One VM with one daemon can handle, if each part uses up to 70 % of a core:", ""]
     lines += table(
         ("limit", "emails a second"),
         [
@@ -91,12 +92,15 @@ def report(measured: dict[str, Any]) -> str:
             ("daemons", *(f"{one.daemons:,}" for one in plans)),
             ("share of a core of Redis", *(f"{100 * one.redis_share:,.1f} %" for one in plans)),
             ("cores of Postgres", *(number(one.postgres_share) for one in plans)),
-            ("memory of Redis if all of them wait there, MB", *(number(one.redis_mb) for one in plans)),
+            (
+                "memory of Redis at the largest backlog, if all of it is there, MB",
+                *(number(one.redis_mb) for one in plans),
+            ),
             ("rows of the ledger after a year", *(number(one.ledger_rows) for one in plans)),
             ("disk of Postgres after a year, GB", *(number(one.ledger_gb) for one in plans)),
             ("time to prune a day", *(f"{number(one.prune_s)} s" for one in plans)),
             (
-                "simulated: the largest zone has its emails after",
+                "simulated: until the largest time zone has all its emails",
                 *(f"{number(one.day.morning_s / 60)} min" for one in plans),
             ),
             ("simulated: largest backlog", *(number(one.day.most_waiting) for one in plans)),

@@ -207,7 +207,7 @@ async def under_backlog(bench: Bench, peer: Peer, *, jobs: int, limit_s: float) 
 
 
 async def mails(bench: Bench, peer: Peer, *, jobs: int, limit_s: float, mode: str, limit: int | None) -> Figures:
-    """Render and send emails to the provider's stand-in: one request an email, or up to a hundred in one."""
+    """Render and send emails to the fake provider: one request an email, or up to a hundred in one."""
     await bench.fill(peer, jobs, mode)
     with tempfile.TemporaryDirectory(dir=bench.folder) as name:
         async with provider(Path(name), limit) as fake:

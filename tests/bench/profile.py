@@ -62,7 +62,7 @@ def _environment(folder: Path, module: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def _daemon(bench: Bench, folder: Path) -> AsyncIterator[tuple[int, int | None]]:
-    """The process ids of the daemon and of the provider's stand-in."""
+    """The process ids of the daemon and of the fake provider."""
     async with provider(folder, None) as fake:
         settings = {**daemon_settings(bench, fake.url), **_environment(folder, "flowstate_daemon")}
         async with Daemon(settings, folder, module=SAMPLING) as daemon:

@@ -15,12 +15,14 @@ INTRODUCTION = """\
 # Performance
 
 This page is written by `make bench` from its results, `{results}`; do not edit it.
-It compares flowstate-daemon with other queue libraries on one machine, in turn, on one Valkey.
+It compares flowstate-daemon with other queue libraries ("peers"), one after the other, on the same machine and Valkey.
 
 Absolute figures depend on the machine; compare the ratios. Where there are several rounds, a cell has the median
 and, in brackets, minimum and maximum. Every second round runs the peers in the reverse order. The figures of a peer are
-those of one worker process, which is also what the daemon is.
+those of one worker process, which is also what the daemon is. An advantage above 1 means that the daemon is better: its
+rate divided by that of the peer, or the peer's time divided by its own.
 """
+PLAN_NOTES = {"quick": " (small sizes, idle for 5 s, recovery within 5 s)"}
 COMMANDS = """\
 ## How to repeat it
 
@@ -98,7 +100,7 @@ def _machine(results: Results) -> Iterator[str]:
         ("memory", f"{machine.get('memory_gb', '')} GB"),
         ("system", f"{machine.get('system', '')}, Python {machine.get('python', '')}"),
         ("commit", results.commit),
-        ("plan", results.plan + ("" if results.complete else ", not complete")),
+        ("plan", results.plan + PLAN_NOTES.get(results.plan, "") + ("" if results.complete else ", not complete")),
     ]
     if loads:
         rows.append(
@@ -154,7 +156,7 @@ def _section(section: Section, step: str, results: Results) -> Iterator[str]:
         cells = [_cell(results, step, name, figure) for figure in section.figures]
         if any(cells):
             rows.append((name, *cells, _ratio(results, step, name, section.figures[0])))
-    headings = ("", *(figure.heading for figure in section.figures), f"ratio of {section.figures[0].heading}")
+    headings = ("", *(figure.heading for figure in section.figures), f"advantage in {section.figures[0].heading}")
     if len(peers) == 1 or US not in peers:
         headings, rows = headings[:-1], [row[:-1] for row in rows]
     yield _table(headings, rows)

@@ -22,8 +22,8 @@ FILE_VARIABLE, MODULE_VARIABLE = "BENCH_PROFILE_FILE", "BENCH_PROFILE_MODULE"
 INTERVAL_S = 0.001  # of CPU time; the kernel rounds it up to its own tick, usually 4 ms
 
 PARSING, RENDERING, ENCODING = "parsing and checking the data", "rendering subject, HTML, text", "JSON of the email"
-OTHER = "event loop, tasks, handing over"
-THREADS = "the request's key (on threads)"
+OTHER = "event loop and tasks"
+THREADS = "joining and hashing the request (on a thread)"
 # Files, folders and, after a colon, functions; of several that fit the longest counts.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "claim: script call, decoding": ("worker/fetcher.py", "queue/decode.py", "queue/creation_times.py"),
@@ -31,7 +31,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "decision: send, skip or expire": ("mail/policy.py", "worker/handler.py:_decide"),
     RENDERING: ("mail/render.py",),
     ENCODING: ("delivery/resend_gateway.py:encode",),
-    "request: grouping, key, storing it": (
+    "request: grouping, compressing, storing": (
         *("sending/dispatcher.py", "sending/send_queue.py", "sending/batch.py", "sending/request_recorder.py"),
         *("sending/request_store.py", "sending/recent_requests.py", "delivery/resend_gateway.py:build_request"),
     ),

@@ -80,7 +80,7 @@ async def kill(world: World, fault: Fault) -> None:
 async def restart(world: World, fault: Fault) -> None:
     async def act(host: Host) -> None:
         async with _out_of_service(host):
-            host.daemon.send(signal.SIGTERM)
+            host.send(signal.SIGTERM)
             try:
                 await host.daemon.ended(within_s=STOP_WITHIN_S)
             except TimeoutError:
@@ -93,11 +93,11 @@ async def restart(world: World, fault: Fault) -> None:
 async def pause(world: World, fault: Fault) -> None:
     async def act(host: Host) -> None:
         async with host.lock:
-            host.daemon.send(signal.SIGSTOP)
+            host.send(signal.SIGSTOP)
             try:
                 await asyncio.sleep(fault.lasts_s)
             finally:
-                host.daemon.send(signal.SIGCONT)
+                host.send(signal.SIGCONT)
 
     await _each(world.aimed_at(fault.target), act)
 

@@ -90,6 +90,11 @@ class Host:
         process = self.daemon.process
         return process.pid if process is not None and process.returncode is None else None
 
+    def send(self, number: signal.Signals) -> None:
+        """To the daemon, unless it has ended by itself, which is a violation that the end of the round reports."""
+        if self.pid is not None:
+            self.daemon.send(number)
+
 
 class BullWorker:
     """npm bull's worker, and the jobs that it took: recipient by job id."""

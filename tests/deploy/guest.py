@@ -134,7 +134,9 @@ class NspawnGuest:
 
     async def write(self, path: str, text: str, mode: str = "0600") -> None:
         """Write a file in the guest, and the folders above it."""
-        await self.check_call("install", "-D", "-m", mode, "/dev/stdin", path, stdin=text)
+        # The standard input of a child of uvloop is a socket, which cannot be opened as /dev/stdin.
+        script = 'install -D -m "$1" /dev/null "$2" && cat > "$2"'
+        await self.check_call("sh", "-c", script, "write", mode, path, stdin=text)
 
     async def power_off(self) -> None:
         """Shut down, and kill a guest that does not end in time."""

@@ -160,7 +160,7 @@ async def test_install_to_other_folders(host: Host) -> None:
     """With `APPDIR` and `PREFIX` the package runs from these folders, and no file names the default ones."""
     text = ("install", "DESTDIR=/tmp/package", "APPDIR=/srv/mail", "PREFIX=/usr")
     await host.guest.check_call(*MAKE, *text, within_s=INSTALL_S)
-    await host.guest.check_call("mv", "/tmp/package/srv/mail", "/srv/mail")
+    await host.guest.check_call("cp", "-a", "/tmp/package/srv/.", "/srv/")
     assert "version" in await host.guest.check_call("/srv/mail/bin/flowstate-daemon", "--version")
     named = await host.guest.run("grep", "-rlE", "/opt/flowstate-daemon|/usr/local", "/tmp/package/usr/lib")
     assert named.output == ""

@@ -1,4 +1,4 @@
-"""A Redis user that lacks a command, and servers that are no Redis: readable lines and documents, never a traceback."""
+"""Users that lack a command, servers that are no Redis or a strict one: readable lines, never a traceback."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
+import hiredis
 import pytest
 
 from flowstate_daemon.dev.embedded import EmbeddedValkey
@@ -131,3 +132,68 @@ async def test_redis_user_that_lacks_a_command(make_daemon: MakeDaemon, lacking:
             await daemon.ready()
             assert "Traceback" not in daemon.log_text()
         await admin.close()
+
+
+UNDECLARED = b"-ERR script tried accessing undeclared key, key: bull:email:id\r\n"
+
+
+class StrictServer:
+    """In front of a Redis: while `strict`, it refuses scripts, with the words of Dragonfly for undeclared keys."""
+
+    def __init__(self, store: EmbeddedValkey) -> None:
+        self._store = store
+        self.strict = True
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[str]:
+        listening = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with listening:
+            yield f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, client: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader, store = await asyncio.open_connection(*self._store.url.removeprefix("redis://").split(":"))
+        commands = hiredis.Reader(encoding=None)
+
+        async def forward() -> None:
+            while data := await client.read(65536):
+                commands.feed(data)
+                while (words := commands.gets()) is not False:
+                    if self.strict and words[0].upper() in (b"EVAL", b"EVALSHA"):
+                        writer.write(UNDECLARED)
+                    else:
+                        store.write(hiredis.pack_command(tuple(words)))
+
+        async def answer() -> None:
+            while data := await reader.read(65536):
+                writer.write(data)
+
+        ways = asyncio.create_task(forward()), asyncio.create_task(answer())
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            with suppress(OSError):
+                store.close()
+                writer.close()
+
+
+async def test_server_that_refuses_undeclared_keys(make_daemon: MakeDaemon) -> None:
+    """Each command and the daemon's health say what to do; `run` waits, and works once the server allows them."""
+    async with EmbeddedValkey() as store:
+        server = StrictServer(store)
+        async with server.listen() as url, make_daemon(REDIS_URL=url) as daemon:
+            results = await asyncio.gather(*(command(url, *words, "--json") for words in COMMANDS))
+            for words, (_, output, errors) in zip(COMMANDS, results, strict=True):
+                assert "Traceback" not in output + errors, (words, errors)
+                json.loads(output)
+            assert "allow-undeclared-keys" in results[4][1]  # of `enqueue`, which runs a script
+
+            async def explained() -> bool:
+                status, body = await daemon.look("/health/ready")
+                return status == 503 and "allow-undeclared-keys" in body
+
+            await eventually(explained, "ready says why")
+            server.strict = False
+            await daemon.ready()
+            assert "Traceback" not in daemon.log_text()

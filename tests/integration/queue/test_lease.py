@@ -158,7 +158,7 @@ async def test_release_gives_back_only_what_is_ours(daemons: Daemons, redis: Red
 
 
 async def test_renewal(daemons: Daemons, redis: Redis, key: str) -> None:
-    """Renewing restores the full time, takes a lease again that ran out, and never one that another has."""
+    """Renewing restores the full time, takes a lease again that ran out, and never one that another daemon has."""
     lease = daemons.lease("vm1/a")
     await lease.acquire()
     await redis.pexpire(key, 100)
@@ -167,11 +167,37 @@ async def test_renewal(daemons: Daemons, redis: Redis, key: str) -> None:
     await redis.delete(key)
     await lease.renew()
     assert await redis.get(key) == "vm1/a"
-    await redis.set(key, "vm1/b", px=5000)
+    await lease.release()
+    await daemons.lease("vm1/b", ttl_ms=5000).acquire()
     with pytest.raises(LeaseHeldError):
         await lease.renew()
     assert await redis.get(key) == "vm1/b"
     assert await redis.pttl(key) <= 5000
+
+
+async def test_lease_of_a_dead_predecessor_is_taken_back(daemons: Daemons, redis: Redis, key: str) -> None:
+    """A failover may lose that the predecessor was succeeded: its process is killed, or its host has died."""
+    lease = daemons.lease("vm1/b")
+    async with daemons.process("vm1/a") as child:
+        child.kill()
+        await child.wait()
+        await lease.acquire()
+    await redis.set(key, "vm1/a", px=TTL_MS)  # what the replica still had
+    await lease.renew()
+    assert await redis.get(key) == "vm1/b"
+    assert await redis.pttl(key) > TTL_MS / 2
+
+
+async def test_of_two_daemons_one_takes_it_back(daemons: Daemons, redis: Redis, key: str) -> None:
+    """Both had it, one after the other, and Redis knows of neither: one goes on, and the other has to end."""
+    leases = {name: daemons.lease(f"vm1/{name}") for name in "bc"}
+    for lease in leases.values():
+        await lease.acquire()
+        await lease.release()
+    await redis.set(key, "vm1/a", px=TTL_MS)
+    results = await asyncio.gather(*(lease.renew() for lease in leases.values()), return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["LeaseHeldError", "NoneType"]
+    assert await redis.get(key) == f"vm1/{list(leases)[results.index(None)]}"
 
 
 @pytest.fixture(params=["client|setname", "client|list"])
@@ -189,6 +215,16 @@ async def test_silent_server_outwaits_a_dead_holder(daemons: Daemons, silent_url
     await redis.set(key, "vm1/dead", px=700)
     assert await daemons.lease("vm1/b", url=silent_url).acquire() is True
     assert await redis.get(key) == "vm1/b"
+
+
+async def test_silent_server_gives_no_lease_back(daemons: Daemons, silent_url: str, redis: Redis, key: str) -> None:
+    """When the server does not list clients, the holder that it names may be alive."""
+    lease = daemons.lease("vm1/b", url=silent_url)
+    await lease.acquire()
+    await redis.set(key, "vm1/a", px=TTL_MS)
+    with pytest.raises(LeaseHeldError):
+        await lease.renew()
+    assert await redis.get(key) == "vm1/a"
 
 
 async def test_silent_server_shows_life_by_renewal(daemons: Daemons, silent_url: str, redis: Redis, key: str) -> None:

@@ -99,8 +99,8 @@ def test_ratio_of_a_figure_where_less_is_better() -> None:
 def test_goals_are_judged_by_medians() -> None:
     """A goal is met or not; without a measurement it is neither."""
     page = build_report(drains(ours=3000.0, bull=1000.0, arq=400.0), "r.json")
-    assert row(page, "no-op drain: times npm bull")[2:] == ["3.00", "met"]
-    assert row(page, "no-op drain: times the best Python peer")[2:] == ["7.50", "**not met**"]
+    assert row(page, "no-op jobs: rate relative to npm bull, times")[2:] == ["3.00", "met"]
+    assert row(page, "no-op jobs: rate relative to the best Python peer, times")[2:] == ["7.50", "**not met**"]
     assert row(page, "idle: RSS, MB")[2:] == ["", "not measured"]
 
 

@@ -33,6 +33,10 @@ UNKNOWN_TEXTS = (
     "This Redis command is not allowed from script",
     "unknown subcommand 'SETNAME'. Try CLIENT HELP.",
 )
+UNDECLARED_TEXTS = (
+    "script tried accessing undeclared key, key: bull:email:id",  # Dragonfly
+    "bad lua script for redis cluster, all the keys that the script uses should be passed using the KEYS array",  # Tair
+)
 
 
 @pytest.mark.parametrize("around", IN_SCRIPTS)
@@ -57,6 +61,17 @@ def test_missing_command_is_an_outage_with_its_remedy(around: str, text: str) ->
     assert "Redis 6.2" in outage.reason
     assert is_unsupported(error)
     assert not is_permission_error(error)
+
+
+@pytest.mark.parametrize("around", IN_SCRIPTS)
+@pytest.mark.parametrize("text", UNDECLARED_TEXTS)
+def test_refused_undeclared_key_is_an_outage_with_its_remedy(around: str, text: str) -> None:
+    """It is neither a permission nor a command that is missing."""
+    error = refused.ResponseError(around.format(text))
+    outage = to_unavailable(error)
+    assert outage is not None
+    assert "allow-undeclared-keys" in outage.reason
+    assert not is_unsupported(error)
 
 
 @pytest.mark.parametrize(
