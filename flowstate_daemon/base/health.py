@@ -73,7 +73,8 @@ class Condition:
         if self.next_try_at is None:
             return self.reason
         wait_s = math.ceil(self.next_try_at - now)
-        return f"{self.reason}{NEXT_TRY}{f'in {wait_s} s' if wait_s > 0 else 'now'}"
+        when = f"in {wait_s} s" if wait_s > 0 else "now"
+        return f"{self.reason}{NEXT_TRY}{when}"
 
 
 class HealthRegistry:

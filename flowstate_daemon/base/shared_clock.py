@@ -63,10 +63,10 @@ class SharedClock(Clock):
             step_s = round((self._stepped - redis) / 1000)
             yield f"the clock of Redis jumped by {step_s} s"
         if abs(system - redis) > self._max_ms:
-            yield f"the clock of this machine is {_difference(system - redis)} that of {name}"
+            ahead_s = round((system - redis) / 1000)
+            side = "ahead of" if ahead_s > 0 else "behind"
+            yield f"the clock of this machine is {abs(ahead_s)} s {side} that of Redis"
         if self._postgres is not None and abs(self._postgres - redis) > self._max_ms:
-            yield f"the clock of Postgres is {_difference(self._postgres - redis)} that of {name}"
-
-
-def _difference(offset_ms: float) -> str:
-    return f"{round(abs(offset_ms) / 1000)} s {'ahead of' if offset_ms > 0 else 'behind'}"
+            ahead_s = round((self._postgres - redis) / 1000)
+            side = "ahead of" if ahead_s > 0 else "behind"
+            yield f"the clock of Postgres is {abs(ahead_s)} s {side} that of {name}"

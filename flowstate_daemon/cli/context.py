@@ -21,6 +21,7 @@ import uvloop
 from flowstate_daemon.base import logs
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError
+from flowstate_daemon.cli.health import HealthEndpoint, find_endpoint
 from flowstate_daemon.config.loader import ENV_NAMES, Config, describe_redis, load
 from flowstate_daemon.config.sources import Key, config_path
 from flowstate_daemon.config.unit_settings import (
@@ -98,6 +99,17 @@ def load_config(
     from_unit = {name: f"{name} in {unit.origins[name]}" for name in unit.variables}
     sources = {key: from_unit.get(source, source) for key, source in config.sources.items()}
     return config.model_copy(update={"sources": sources})
+
+
+def health_endpoint(config: Config) -> HealthEndpoint:
+    """Where the daemon of this configuration answers, as `health` finds it. Raises ConfigError."""
+    http = config.http
+    settings = {
+        "FLOWSTATE_HTTP_ENABLED": str(http.enabled).lower(),
+        "FLOWSTATE_HTTP_HOST": http.host,
+        "FLOWSTATE_HTTP_PORT": str(http.port),
+    }
+    return find_endpoint(settings, None)
 
 
 def unsubscribable_kinds(config_file: str | None) -> list[str]:

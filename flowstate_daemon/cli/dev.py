@@ -94,14 +94,13 @@ def print_next_steps(environment: DevEnvironment) -> None:
     url = environment.url
     redis_url = environment.config.redis.url.get_secret_value()
     command = program_name()
-    port = environment.http.http.port
-    other_port = "" if port == HTTP_PORT else f" FLOWSTATE_HTTP_PORT={port}"
     click.echo(f"""
 open    {url}/dashboard/, with the link in the first line of this output
         {url}/health/ready   {url}/metrics
         {environment.outbox}/*.eml, in any mail client
-run     export REDIS_URL={redis_url} DATABASE_URL='{environment.database_url}'{other_port}
+run     export {exported_variables(environment)}
         {command} status
+        {command} check
         {command} queue status
         {command} enqueue welcome --to you@flowstate.example --context '{{"name": "You"}}' --wait 5
         {command} schedule list
@@ -112,6 +111,21 @@ run     export REDIS_URL={redis_url} DATABASE_URL='{environment.database_url}'{o
 users   {environment.user_count} in Postgres: psql '{environment.database_url}'
 stop    Ctrl-C
 """)
+
+
+def exported_variables(environment: DevEnvironment) -> str:
+    """The settings of this environment for commands in another shell; with them `check` has nothing to report."""
+    config = environment.config
+    variables = {
+        "REDIS_URL": config.redis.url.get_secret_value(),
+        "DATABASE_URL": environment.database_url,
+        "FLOWSTATE_DELIVERY": "outbox",
+        "FLOWSTATE_OUTBOX_FOLDER": str(environment.outbox),
+        "RESEND_FROM_EMAIL": config.mail.from_address,
+    }
+    if (port := environment.http.http.port) != HTTP_PORT:
+        variables["FLOWSTATE_HTTP_PORT"] = str(port)
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
 
 
 def program_name() -> str:

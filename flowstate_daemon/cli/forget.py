@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import click
 from flowstate_daemon.base.address import address_spellings, normalise_address
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.cli.context import QueueContext, load_config, with_queue
+from flowstate_daemon.cli.filters import confirm, is_interactive
 from flowstate_daemon.cli.output import json_option, print_fields, print_json, progress
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.config.validators import split_secrets
@@ -53,11 +53,12 @@ class Findings:
 
 @click.command()
 @click.argument("address")
-@click.option("--yes", is_flag=True, help="Do not ask. Required without a terminal; otherwise nothing is removed.")
+@click.option("--yes", is_flag=True, help="Do not ask; required without a terminal.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing; show what is stored.")
 @click.option("--drop-lists", is_flag=True, help="Also delete suppressions and unsubscribes; emails may be sent again.")
 @json_option
 @click.pass_obj
-def forget(config_file: str | None, address: str, *, yes: bool, drop_lists: bool, as_json: bool) -> int:
+def forget(config_file: str | None, address: str, *, yes: bool, dry_run: bool, drop_lists: bool, as_json: bool) -> int:
     """Remove a person from the queue, the ledger and the lists.
 
     Shows what is stored about ADDRESS, and asks before removing it. Active jobs are not removed: run the command again
@@ -73,7 +74,9 @@ def forget(config_file: str | None, address: str, *, yes: bool, drop_lists: bool
         async with _forgetters(context, config, address) as (queue, tables):
             with progress("reading", 0) as done:
                 found = Findings(await queue.find(done), {} if tables is None else dict(await tables.count()))
-            if not _is_confirmed(found, yes=yes, as_json=as_json):
+            if found.total and not as_json:
+                _print("Found:", found)
+            if dry_run or not _is_confirmed(found, yes=yes):
                 return found, None
             listed = found.tables.get("suppressions", 0) + found.tables.get("unsubscribes", 0)
             if listed and not drop_lists and not pseudonyms.available:
@@ -93,7 +96,7 @@ def forget(config_file: str | None, address: str, *, yes: bool, drop_lists: bool
         document = {"found": found.to_dict(), "removed": None if removed is None else removed.to_dict()}
         print_json(document | {"lists_kept_as_hash": removed is not None and not drop_lists and pseudonyms.available})
     elif removed is None:
-        click.echo("nothing was removed; use --yes to remove it unasked" if found.total else "nothing to remove")
+        click.echo("nothing was removed" if found.total else "nothing to remove")
     else:
         _print("Removed:", removed)
         _print_rest(removed)
@@ -115,15 +118,14 @@ async def _forgetters(
         yield queue, RecipientForgetter(pool, context.clock, spellings)
 
 
-def _is_confirmed(found: Findings, *, yes: bool, as_json: bool) -> bool:
-    """Show what was found, and ask on a terminal."""
-    if not found.total:
-        return yes
-    if not as_json:
-        _print("Found:", found)
-    if yes:
-        return True
-    return not as_json and sys.stdin.isatty() and click.confirm("Remove all of it?", err=True)
+def _is_confirmed(found: Findings, *, yes: bool) -> bool:
+    """Ask on a terminal, if there is anything to remove. Raises Abort, and without a terminal UsageError.
+
+    The error does not depend on what was found: a script that lacks `--yes` fails the first time that it is run.
+    """
+    if found.total or not is_interactive():
+        confirm("Remove everything about this person?", yes=yes, destroys=True)
+    return yes or found.total > 0
 
 
 def _print(title: str, findings: Findings) -> None:

@@ -165,7 +165,7 @@ def list_row(job: JobView, columns: Sequence[str], *, reveal: bool = False) -> l
         "kind": job.name,
         "to": recipient_cell(job, reveal=reveal),
         "priority": job.priority or "",
-        "attempts": job.attempts_made,
+        "attempts": describe_attempts(job),
         "added (UTC)": format_timestamp(job.added_ms),
         "due (UTC)": format_timestamp(job.due_at),
         "failed (UTC)": format_timestamp(job.finished_at),
@@ -173,6 +173,13 @@ def list_row(job: JobView, columns: Sequence[str], *, reveal: bool = False) -> l
         "reason": job.failed_reason,
     }
     return [cells[column] for column in columns]
+
+
+def describe_attempts(job: JobView) -> str:
+    """The attempts made and allowed, as on the pages. Bull keeps both when a job is retried manually. Pure."""
+    if job.attempts_made > job.attempts:
+        return f"{job.attempts_made} ({job.attempts} allowed, then retried manually)"
+    return f"{job.attempts_made} / {job.attempts}"
 
 
 @queue.command()
@@ -200,6 +207,7 @@ def show(config_file: str | None, job_id: str, *, reveal: bool, as_json: bool) -
         return
     fields = {name: format_timestamp(value) if name.endswith("_at") else value for name, value in document.items()}
     fields |= {"timestamp": None, "added_at": format_timestamp(job.added_ms), "delay_ms": job.delay_ms or None}
+    fields |= {"attempts": describe_attempts(job), "attempts_made": None}
     fields |= {"logs": "\n".join(log_lines), "log_count": None, "stacktrace": "\n".join(job.stacktrace)}
     print_fields(f"Job {job.id}; times are UTC:", fields)
 

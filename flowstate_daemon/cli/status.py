@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -17,15 +16,21 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.base.risks import Risk
-from flowstate_daemon.cli.context import QueueContext, load_config, name_server, open_queue, run_async
+from flowstate_daemon.cli.context import (
+    QueueContext,
+    health_endpoint,
+    load_config,
+    name_server,
+    open_queue,
+    run_async,
+)
 from flowstate_daemon.cli.durations import Duration
-from flowstate_daemon.cli.health import HealthEndpoint, fetch, find_endpoint, format_status
+from flowstate_daemon.cli.health import HealthEndpoint, fetch, format_status
 from flowstate_daemon.cli.output import format_duration, format_timestamp, json_option, print_fields, print_json
 from flowstate_daemon.cli.provider import STATES as PROVIDER_STATES
 from flowstate_daemon.cli.schedule import describe_result
 from flowstate_daemon.config.loader import Config, describe_redis
 from flowstate_daemon.config.risks import describe_schedules, find_risks
-from flowstate_daemon.config.sources import config_path
 from flowstate_daemon.config.unit_settings import REDIS_ADDRESS
 from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.database.dsn import clean_dsn
@@ -73,7 +78,7 @@ def status(config_file: str | None, *, watch: bool, interval_s: float, as_json: 
     Exit codes: 0 nothing is wrong, 1 something is, 78 invalid configuration.
     """
     config = load_config(config_file, needs=REDIS_ADDRESS)
-    endpoint = find_endpoint({**os.environ, **_endpoint_settings(config)}, config_path(config_file))
+    endpoint = health_endpoint(config)
     logs.configure("error", config.log.format, colors=config.log.colors)
     name_server(describe_redis(config))
 
@@ -93,16 +98,6 @@ def status(config_file: str | None, *, watch: bool, interval_s: float, as_json: 
             await asyncio.sleep(interval_s)
 
     return run_async(work())
-
-
-def _endpoint_settings(config: Config) -> dict[str, str]:
-    """The address of the daemon as this configuration has it, for the reader that `health` uses."""
-    http = config.http
-    return {
-        "FLOWSTATE_HTTP_ENABLED": str(http.enabled).lower(),
-        "FLOWSTATE_HTTP_HOST": http.host,
-        "FLOWSTATE_HTTP_PORT": str(http.port),
-    }
 
 
 async def read_status(config: Config, endpoint: HealthEndpoint) -> dict[str, Any]:

@@ -135,7 +135,9 @@ class _HashReader:
 
     def __init__(self, pairs: Mapping[bytes, bytes]) -> None:
         self._fields = {decode_text(name): decode_text(value) for name, value in pairs.items()}
-        self.notes: list[str] = [] if self._fields else ["the job has no hash"]
+        self.notes: list[str] = []
+        if not self._fields:
+            self.notes.append("the job has no hash")
 
     def text(self, name: str) -> str | None:
         return self._fields.pop(name, None)

@@ -248,7 +248,9 @@ class ManualRuns:
     def _schedule(self, request: RunRequest) -> Schedule:
         schedule = self._schedules.get(request.name)
         if schedule is None:
-            known = ", ".join(self._schedules) or "none"
+            if not self._schedules:
+                raise InvalidRunRequestError("no schedule is enabled")
+            known = ", ".join(self._schedules)
             raise InvalidRunRequestError(f"no schedule has that name, or it is disabled; enabled schedules: {known}")
         return schedule
 

@@ -129,11 +129,10 @@ class BatchSender:
         """The request and what its response means."""
         try:
             response = await self._request(batch, stored_request)
-        except ProviderUnreachableError as error:
-            error.drop_frames()
-            return await self._wait_for_network(batch, error)
         except FlowstateError as error:
             error.drop_frames()
+            if isinstance(error, ProviderUnreachableError):
+                return await self._wait_for_network(batch, error)
             requeue = await self._handle_error(batch, error)
             if requeue is None:
                 return self._keep_for_retry(batch, error)

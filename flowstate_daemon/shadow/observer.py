@@ -72,7 +72,7 @@ class QueueObserver:
             raise
         if confirmed is None:
             await self.close()
-            raise StoreUnavailableError("Redis did not confirm a subscription in time: check its load")
+            raise StoreUnavailableError("Redis did not confirm a subscription in time: look at its load")
 
     async def close(self) -> None:
         """Stop listening."""

@@ -14,6 +14,9 @@ from flowstate_daemon.base.health import HealthRegistry, Heartbeat
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.web.responses import json_response
 
+STALE_REASON = "no progress"
+DRAINING_REASON = "no new work is taken"
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceInfo:
@@ -66,13 +69,19 @@ class Health:
 
 
 def stale_services(health: HealthRegistry) -> list[str]:
-    return [f"{name}: no progress" for name in health.stale_services()]
+    return [f"{name}: {STALE_REASON}" for name in health.stale_services()]
 
 
 def not_ready_reasons(health: HealthRegistry) -> list[str]:
     """Every reason why no emails can be sent."""
-    draining = ["draining: no new work is taken"] if health.draining else []
-    return [*draining, *stale_services(health), *(f"{name}: {reason}" for name, reason in health.problems().items())]
+    return [f"{name}: {reason}" for name, reason in find_problems(health)]
+
+
+def find_problems(health: HealthRegistry) -> list[tuple[str, str]]:
+    """Why no emails can be sent: the names of the services and conditions, each with its reason."""
+    draining = [("draining", DRAINING_REASON)] if health.draining else []
+    stale = [(name, STALE_REASON) for name in health.stale_services()]
+    return [*draining, *stale, *health.problems().items()]
 
 
 def heartbeat_document(heartbeat: Heartbeat) -> dict[str, Any]:

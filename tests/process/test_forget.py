@@ -96,11 +96,13 @@ async def stores(redis: Redis, keys: Keys, valkey_url: str, database_url: str) -
 
 
 async def test_preview_changes_nothing(stores: Stores) -> None:
-    """Without --yes and without a terminal it only shows what there is, as text or JSON."""
+    """It shows what there is, as text or JSON. Without --yes and without a terminal that is a failure."""
     before = await stores.everything()
     shown = await stores.forget(ADA)
-    assert (shown.code, "failed jobs" in shown.out, "--yes" in shown.out) == (0, True, True)
-    preview = await stores.forget(ADA, "--json")
+    assert (shown.code, "failed jobs" in shown.out, "add --yes" in shown.err) == (64, True, True)
+    shown = await stores.forget(ADA, "--dry-run")
+    assert (shown.code, "failed jobs" in shown.out, "nothing was removed" in shown.out) == (0, True, True)
+    preview = await stores.forget(ADA, "--dry-run", "--json")
     assert preview.document["removed"] is None
     assert preview.document["found"] == {
         "jobs": {"failed": 1},
@@ -143,7 +145,9 @@ async def test_entries_about_longer_addresses_stay(stores: Stores) -> None:
     own = [f"to={ADA}", f"<{ADA}>", f'"{ADA}"', f"{ADA}.", f"é {ADA}\n", ADA.upper()]
     for text in (*others, *own):
         await ledger.reject([RejectedEntry(f"{{{text} ".encode(), "no JSON")])
-    assert (await stores.forget(ADA, "--json")).document["found"]["tables"]["journal_rejects"] == 1 + len(own)
+    assert (await stores.forget(ADA, "--dry-run", "--json")).document["found"]["tables"]["journal_rejects"] == 1 + len(
+        own
+    )
     await stores.forget(ADA, "--yes")
     left = {row["raw"].decode() for row in await stores.pool.fetch("SELECT raw FROM flowstate_daemon.journal_rejects")}
     assert {f"{{{text} " for text in others} <= left
@@ -234,5 +238,6 @@ async def test_without_postgres_the_queue_is_searched(stores: Stores) -> None:
 
 async def test_unknown_person(stores: Stores) -> None:
     """Nothing is found, which is no failure; text without an @ is a usage error."""
-    assert (await stores.forget("nobody@example.org")).out == "nothing to remove\n"
+    assert (await stores.forget("nobody@example.org", "--dry-run")).out == "nothing to remove\n"
+    assert (await stores.forget("nobody@example.org", "--yes")).code == 0
     assert (await stores.forget("ada")).code == 64

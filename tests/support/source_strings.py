@@ -13,6 +13,7 @@ from typing import TypeAlias
 ROOT = Path(__file__).parents[2]
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 VARYING = "{}"
+NAMES_OF_TEXTS = {"reason", "finding", "remedy", "note", "wrong_state"}
 
 
 class SourceModule:
@@ -24,16 +25,20 @@ class SourceModule:
         self.unresolved: set[str] = set()
 
     def texts_of(self, call_names: Collection[str], position: Mapping[str, int]) -> Iterator[str]:
-        """The texts of the argument at `position` (by name, else the first) of each such call."""
+        """The texts of the argument at `position` (by the name of the call, else the first) of each such call.
+
+        It may also be given by one of NAMES_OF_TEXTS.
+        """
         for function, call in self._calls(self.tree, None):
             name = called_name(call)
             if name in call_names:
                 index = position.get(name, 0)
-                if index < len(call.args):
-                    yield from self.resolve(call.args[index], function)
+                named = [keyword.value for keyword in call.keywords if keyword.arg in NAMES_OF_TEXTS]
+                for argument in call.args[index : index + 1] or named:
+                    yield from self.resolve(argument, function)
 
     def texts_returned_by(self, name: str) -> list[str]:
-        """Every text that the function of this name returns."""
+        """Every text that the function of this name returns or yields."""
         return self._returned(self._functions[name])
 
     def texts_assigned_to(self, name: str) -> list[str]:
@@ -101,8 +106,8 @@ class SourceModule:
         return [text for value in assigned_values(name, function) for text in self.resolve(value, function)]
 
     def _returned(self, function: Function) -> list[str]:
-        values = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None]
-        return [text for value in values for text in self.resolve(value, function)]
+        nodes = [node for node in ast.walk(function) if isinstance(node, ast.Return | ast.Yield)]
+        return [text for node in nodes if node.value is not None for text in self.resolve(node.value, function)]
 
     @cached_property
     def _functions(self) -> dict[str, Function]:
@@ -136,6 +141,8 @@ def alternatives(node: ast.expr) -> list[ast.expr]:
             return [first, second]
         case ast.BoolOp(values=values) | ast.Dict(values=values) | ast.Tuple(elts=values):
             return values
+        case ast.Subscript(value=ast.Dict(values=values)):
+            return values
         case ast.Call(func=ast.Attribute(attr="get", value=table), args=[_, *default]):
             return [table, *default]
     return []
@@ -159,6 +166,20 @@ def called_name(call: ast.Call) -> str:
 def fill(template: str) -> str:
     """A template of `str.format` with `{}` for each of its fields."""
     return "".join(VARYING if part.startswith("{") else part for part in re.split(r"(\{[^{}]*\})", template))
+
+
+def find_subclasses(package: Path, base: str) -> set[str]:
+    """The names of the classes of a package that derive from `base`, and `base` itself."""
+    nodes = (node for path in package.rglob("*.py") for node in ast.walk(load_module(path).tree))
+    bases = {
+        node.name: {parent.id for parent in node.bases if isinstance(parent, ast.Name)}
+        for node in nodes
+        if isinstance(node, ast.ClassDef)
+    }
+    found = {base}
+    while more := {name for name, parents in bases.items() if parents & found} - found:
+        found |= more
+    return found
 
 
 _MODULES: dict[Path, SourceModule] = {}

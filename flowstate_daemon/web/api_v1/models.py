@@ -144,7 +144,9 @@ class Document(DescribedModel):
 
 
 class JobDocument(Document):
-    """One job. Times are Unix ms. `data` is without codes, passwords and tokens."""
+    """One job. Times are Unix ms. `data` is without codes, passwords and tokens. Of a job that was retried manually,
+    `attempts_made` can be larger than `attempts`.
+    """
 
     id: str
     state: State | None

@@ -16,6 +16,7 @@ from flowstate_daemon.base.errors import FlowstateError, PermanentError, StoreUn
 from flowstate_daemon.base.logs import LogThrottle
 from flowstate_daemon.base.metrics import Metrics
 from flowstate_daemon.operations.shared import PAGE_WAIT_S, SharedValue
+from flowstate_daemon.queue.admin import JobStateError
 from flowstate_daemon.web.bodies import read_body, read_form
 from flowstate_daemon.web.dashboard.rendering import ROOT, PageRenderer, Viewer, choose_locale
 from flowstate_daemon.web.session import Session, Sessions
@@ -129,7 +130,7 @@ class Guard:
             return await work
         except StoreUnavailableError as outage:
             return self._error(request, viewer, 503, outage)
-        except PermanentError as error:
+        except (PermanentError, JobStateError) as error:
             return self._error(request, viewer, 400, error)
 
     def not_found(self, request: web.Request, viewer: Viewer, reason: str) -> web.Response:
@@ -158,7 +159,7 @@ class Guard:
     def _refuse_host(self, request: web.Request) -> web.Response:
         """Nothing of the page is shown: another site may have pointed its name to this address."""
         self._denied(request, "host", DENIED_REASONS["host"])
-        return web.Response(status=403, text=DENIED_REASONS["host"] + "\n")
+        return web.Response(status=403, text=self.pages.text(choose_locale(request), "denied.host") + "\n")
 
     def _denied(self, request: web.Request, reason: str, remedy: str) -> None:
         """Count a refused request; the log has one line a minute of each reason."""

@@ -21,7 +21,7 @@ from flowstate_daemon.web.dashboard.rendering import (
     localise_number,
     ms_to_datetime,
 )
-from flowstate_daemon.web.health import not_ready_reasons
+from flowstate_daemon.web.health import find_problems
 
 LIVE_INTERVAL_S = 2.0
 MAX_LIVE = 20
@@ -133,7 +133,7 @@ class NowPage:
         now_ms = operator.clock.now_ms()
         oldest_ms = snapshot.value.oldest_waiting_ms if snapshot.value else None
         allowance = limit.value.limit * 60 * MAILS_PER_REQUEST if limit.value and limit.value.limit else None
-        problems = not_ready_reasons(operator.health)
+        problems = find_problems(operator.health)
         return {
             "problems": problems,
             "health": health_state(problems, snapshot, limit),
@@ -216,7 +216,7 @@ def values(points: Sequence[Point], name: str) -> list[float | None]:
     return [getattr(point, name) for point in points]
 
 
-def health_state(problems: Sequence[str], snapshot: Part, limit: Part) -> str:
+def health_state(problems: Sequence[tuple[str, str]], snapshot: Part, limit: Part) -> str:
     """What the top of the page says: not_ready, unknown (Redis does not answer), blocked, paused or healthy. Pure."""
     if problems:
         return "not_ready"

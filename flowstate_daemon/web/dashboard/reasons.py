@@ -1,4 +1,4 @@
-"""Translates the reasons that the daemon stores in English. What the provider says itself stays as it is. Pure."""
+"""Translates what the daemon says in English: reasons, errors, its health. What others say stays as it is. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReasonTranslator:
         # What is added to another reason first, then by length of the literal text: `Resend: no message ({status})`
         # before `Resend: {message} ({status})`.
         ordered = sorted(with_values, key=lambda one: (_prefix(one) != "", -len(PLACEHOLDER.sub("", one))))
-        self._patterns = [(_prefix(one), _compile(one), translations[one]) for one in ordered]
+        self._patterns = [(_prefix(one), _suffix(one), _compile(one), translations[one]) for one in ordered]
         # A page shows the same reasons again and again.
         self.translate = lru_cache(CACHED_REASONS)(self._translate)
 
@@ -32,8 +32,8 @@ class ReasonTranslator:
             return self._fixed[reason]
         if len(reason) > MAX_LENGTH or depth > MAX_DEPTH:
             return reason
-        for prefix, pattern, text in self._patterns:
-            found = pattern.fullmatch(reason) if reason.startswith(prefix) else None
+        for prefix, suffix, pattern, text in self._patterns:
+            found = pattern.fullmatch(reason) if reason.startswith(prefix) and reason.endswith(suffix) else None
             if found is not None:
                 return PLACEHOLDER.sub(partial(self._value, found, depth), text)
         return reason
@@ -49,7 +49,12 @@ def _prefix(english: str) -> str:
     return PLACEHOLDER.split(english, maxsplit=1)[0]
 
 
+def _suffix(english: str) -> str:
+    """The text after the last placeholder, of which the same is true."""
+    return PLACEHOLDER.split(english)[-1]
+
+
 def _compile(english: str) -> re.Pattern[str]:
     parts = PLACEHOLDER.split(english)  # literal text and names in turn
-    pattern = "".join(f"(?P<{part}>.+?)" if number % 2 else re.escape(part) for number, part in enumerate(parts))
+    pattern = "".join(f"(?P<{part}>.*?)" if number % 2 else re.escape(part) for number, part in enumerate(parts))
     return re.compile(pattern, re.DOTALL)

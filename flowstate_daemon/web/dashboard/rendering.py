@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xm
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 MAX_LABEL = 60
 NONE = "\N{EN DASH}"  # instead of an absent value
+REMEDY_SEPARATOR = re.compile("\u202f?; ")  # French has a narrow space before the semicolon
 STATE_CLASSES = {
     "good": ("sent", "delivered", "opened", "clicked", "completed", "accepting"),
     "warn": ("skipped", "expired", "delayed", "retried", "delivery_delayed", "quota_exceeded", "unknown"),
@@ -83,7 +85,6 @@ class PageRenderer:
             "visible": escape_marks,
             "segment": partial(quote, safe=""),
             "state_class": state_class,
-            "remedy": split_remedy,
         }
         self._environment.globals = {
             "joiner": Joiner,
@@ -117,6 +118,7 @@ class PageRenderer:
             address=address,
             label=label,
             explain=lambda text: self.reason(text, viewer.locale),
+            advice=lambda text: split_remedy(self.reason(text, viewer.locale)),
             safe_reason=lambda text, kind: self.safe_reason(text, kind, viewer.locale),
             content=lambda shown, kind: self.content(shown, kind, viewer),
             seconds=lambda value: localise_number(format_seconds(value), viewer.locale),
@@ -128,7 +130,7 @@ class PageRenderer:
         )
 
     def reason(self, text: str | None, locale: str) -> str:
-        """Why an email was not sent or a request failed, without addresses and keys; translated if it is our text."""
+        """Why something was not done or is wrong, without addresses and keys; translated if it is our text."""
         return self._reasons[locale].translate(redact_text(text or ""))
 
     def safe_reason(self, text: str | None, kind: str, locale: str) -> str:
@@ -163,7 +165,7 @@ def load_texts(locale: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def load_reasons(locale: str) -> Mapping[str, str]:
-    """The translations of the reasons that the daemon stores; none for English, in which they are stored."""
+    """The translations of the texts that the daemon makes in English; none for English."""
     if locale == LOCALES[0]:
         return {}
     file = PACKAGE_FILES / "translations" / f"reasons.{locale}.toml"
@@ -203,8 +205,8 @@ def state_class(name: str | None) -> str:
 
 def split_remedy(reason: str) -> tuple[str, str]:
     """A reason of the daemon's health as what is wrong and what to do; the second part may be empty."""
-    what, _, remedy = redact_text(reason).partition("; ")
-    return what, remedy
+    what, *remedy = REMEDY_SEPARATOR.split(reason, maxsplit=1)
+    return what, "".join(remedy)
 
 
 def format_age(seconds: float | None) -> str:

@@ -72,6 +72,24 @@ async def test_retry_all_asks_on_a_terminal(
     assert asked == ([] if options else ["Retry up to 7 failed jobs?"])
 
 
+@pytest.mark.parametrize(
+    ("made", "allowed", "shown"), [(1, 4, "1 / 4"), (2, 2, "2 / 2"), (3, 2, "3 (2 allowed, then retried manually)")]
+)
+async def test_attempts_are_shown_as_on_the_pages(
+    redis: Redis, keys: Keys, capsys: pytest.CaptureFixture[str], made: int, allowed: int, shown: str
+) -> None:
+    """In the list and of one job; as JSON both numbers of Bull stay."""
+    jobs = QueueFixture(redis, keys)
+    await jobs.put("again", "failed", **FAILED, attemptsMade=made, opts=f'{{"attempts":{allowed}}}')
+    for command in (["list", "failed"], ["show", "again"]):
+        assert await run("queue", *command) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if shown in line]
+        assert len(lines) == 1, command
+    assert await run("queue", "show", "again", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["attempts_made"], document["attempts"]) == (made, allowed)
+
+
 async def test_audit_shows_who_did_what(stage: QueueFixture, capsys: pytest.CaptureFixture[str]) -> None:
     """Also the retry of the provider, and as a document."""
     for command in (["queue", "pause"], ["queue", "remove", "f0"], ["provider", "retry"]):

@@ -488,6 +488,73 @@ async def test_french_pages_have_french_reasons(site: Site, jobs: QueueFixture, 
         assert gone in unescape((await site.get(path))[1])
 
 
+async def test_french_pages_have_french_errors_results_and_health(
+    site: Site, jobs: QueueFixture, redis: Redis, keys: Keys
+) -> None:
+    """What was not done, what became of each job of an action, and what is wrong with the daemon."""
+    await site.log_in()
+    site.client.headers["Accept-Language"] = "fr"
+    _, html = await site.get("emails?state=x")
+    assert "de ces valeurs est attendue" in unescape(html)
+    _, html = await site.get("emails?state=failed&newer_than=soon")
+    assert "une durée est attendue" in unescape(html)
+    status, _, html = await site.act("emails/selected", action="retry", **{"job:gone": "1", "job:later": "1"})
+    assert status == 200
+    for text in ("il est terminé et n\u2019a pas été conservé", "seuls les jobs en échec peuvent être réessayés"):
+        assert text in unescape(html)
+    health = site.operator.health
+    health.set_condition("account", "Resend: no (401); correct RESEND_API_KEY", next_try_at=0.0)
+    health.set_condition("start", "Redis has not been reached yet")
+    health.set_warning(
+        "redis memory", "maxmemory-policy is allkeys-lru: jobs may be evicted; set maxmemory-policy noeviction"
+    )
+    health.register("fetcher").report_error(
+        "Redis: Timeout connecting to server; is Redis running, and is REDIS_URL right?"
+    )
+    _, html = await site.get("")
+    for text in (
+        "compte\u00a0: Resend\u00a0: no (401)<br><small>→ corrigez RESEND_API_KEY\u202f; prochain essai maintenant<",
+        "démarrage\u00a0: Redis n\u2019a pas encore été joint</li>",
+        "fetcher\u00a0: Redis\u00a0: Délai dépassé en se connectant au serveur<br>",
+        "maxmemory-policy vaut allkeys-lru\u00a0: des jobs peuvent être évincés<br><small>→ réglez",
+    ):
+        assert text in unescape(html)
+    assert "Délai dépassé" in unescape((await site.get("system"))[1])
+    await redis.delete(keys("wait"), keys("paused"))
+    await redis.set(keys("paused"), "x")
+    status, _, html = await site.act("queue", action="pause")
+    assert (status, "un autre programme" in unescape(html)) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("made", "allowed", "english", "french"),
+    [
+        (1, 4, "1 / 4", "1 / 4"),
+        (2, 2, "2 / 2", "2 / 2"),
+        (3, 2, "3 (2 allowed, then retried manually)", "3 (maximum\u00a0: 2, puis réessayé manuellement)"),
+        (2, 1, "2 (1 allowed, then retried manually)", "2 (maximum\u00a0: 1, puis réessayé manuellement)"),
+    ],
+)
+async def test_attempts_of_a_job_that_was_retried_manually(
+    site: Site, jobs: QueueFixture, made: int, allowed: int, english: str, french: str
+) -> None:
+    """More attempts than allowed are never shown as `3 / 2`; Redis keeps both numbers."""
+    await jobs.put(
+        "again",
+        "failed",
+        at=BORN,
+        failedReason="x",
+        finishedOn=BORN,
+        attemptsMade=made,
+        opts=f'{{"attempts":{allowed}}}',
+    )
+    await site.log_in()
+    for path in ("emails?state=failed&reason=x", "jobs/again"):
+        for language, shown in (("en", english), ("fr", french)):
+            html = unescape((await site.get(path, headers={"Accept-Language": language}))[1])
+            assert f">{shown}</" in html, path
+
+
 async def test_page_that_does_not_exist_is_an_operators_page(site: Site) -> None:
     """A wrong address has the menu of the pages, not the text for recipients; else it leads to the login."""
     for path in ("nowhere", "emails/1/2/3", "outbox"):

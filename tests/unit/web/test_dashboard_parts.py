@@ -41,7 +41,7 @@ def test_templates_leave_the_colon_to_the_language() -> None:
         ([], Part(SimpleNamespace(is_paused=True)), Part(SimpleNamespace(state="refused")), "blocked"),
         ([], Part(SimpleNamespace(is_paused=False)), Part(error="timeout"), "healthy"),
         ([], Part(error="timeout"), Part(error="timeout"), "unknown"),
-        (["dispatcher: no progress"], Part(error="timeout"), Part(), "not_ready"),
+        ([("dispatcher", "no progress")], Part(error="timeout"), Part(), "not_ready"),
     ],
 )
 def test_worst_state_is_shown(problems: list[str], snapshot: Part, limit: Part, state: str) -> None:
