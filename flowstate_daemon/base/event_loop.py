@@ -54,7 +54,7 @@ class EventLoopLagMonitor(Service):
 T = TypeVar("T")
 
 CHUNK_SIZE = 5  # emails of bulk work between two yields
-TURN_S = 0.0005  # five usual emails are rendered in this time; a summary of hundreds of tasks alone takes longer
+TURN_S = 0.00025  # to render and encode five usual emails; a summary of 300 tasks alone takes twice as long
 YIELD_S = 0.002
 MAX_YIELDS = 15  # bulk waits at most 30 ms, however many codes arrive: it slows down but never stops
 URGENT_TIMEOUT_S = 0.03  # from claim to socket; afterwards a code has no priority on the event loop
