@@ -36,6 +36,8 @@ from flowstate_daemon.worker.results import (
 
 log = structlog.get_logger()
 
+MAX_CHUNK_BYTES = 16_384  # of data of bulk jobs that start at once: to parse this takes a quarter of a millisecond
+
 Handler: TypeAlias = Callable[[JobRun], Awaitable[Any]]
 """Processes one job. Returns a JSON-able value, or raises the error that decides what becomes of the job."""
 
@@ -89,10 +91,14 @@ class ProcessorPool:
 
     async def _feed_bulk(self) -> None:
         """Start bulk runs in chunks: the first steps of fifty runs at once would delay a code that arrives then."""
+        chunk_bytes = 0
         while True:
-            self._ready_queue.put_nowait(await self._bulk_queue.get())
-            if self._ready_queue.qsize() >= CHUNK_SIZE:
+            run = await self._bulk_queue.get()
+            self._ready_queue.put_nowait(run)
+            chunk_bytes += len(run.job.data)
+            if self._ready_queue.qsize() >= CHUNK_SIZE or chunk_bytes >= MAX_CHUNK_BYTES:
                 await self._urgent_priority.yield_to_urgent()
+                chunk_bytes = 0
 
     async def _work(self) -> None:
         task = asyncio.current_task()
