@@ -54,6 +54,7 @@ class EventLoopLagMonitor(Service):
 T = TypeVar("T")
 
 CHUNK_SIZE = 5  # emails of bulk work between two yields
+TURN_S = 0.00025  # to render and encode five usual emails; a summary of 300 tasks alone takes twice as long
 YIELD_S = 0.002
 MAX_YIELDS = 15  # bulk waits at most 30 ms, however many codes arrive: it slows down but never stops
 URGENT_TIMEOUT_S = 0.03  # from claim to socket; afterwards a code has no priority on the event loop
@@ -101,34 +102,49 @@ class UrgentPriority:
 class BulkTurns:
     """For work that starts in many tasks at once: `CHUNK_SIZE` of them run in a turn of the event loop.
 
-    No more run while codes are being sent, for the same bounded time as in `UrgentPriority.yield_to_urgent`.
+    Fewer if they take longer than `TURN_S` together, but at least one. No more run while codes are being sent, for the
+    same bounded time as in `UrgentPriority.yield_to_urgent`.
     """
 
-    def __init__(self, urgent_priority: UrgentPriority) -> None:
+    def __init__(self, urgent_priority: UrgentPriority, clock: Clock) -> None:
         self._urgent_priority = urgent_priority
+        self._clock = clock
         self._left = CHUNK_SIZE
+        self._ends_at: float | None = None  # set by the first task that runs in a turn
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._late: list[asyncio.Future[None]] = []  # they were in a turn whose time was over
         self._task: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
         """Wait until the caller may run; it must not wait for anything else before its work is done."""
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._give_turns(), name="bulk_turns")
         if self._left:
             self._left -= 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        await turn
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        while not self._has_time():
+            turn = asyncio.get_running_loop().create_future()
+            self._late.append(turn)
+            await turn
+
+    def _has_time(self) -> bool:
+        now = self._clock.monotonic()
+        if self._ends_at is None:
+            self._ends_at = now + TURN_S
+        return now < self._ends_at
 
     async def _give_turns(self) -> None:
         """Ends by itself when nobody has wanted a turn since the last one."""
         while self._left < CHUNK_SIZE:
             await self._urgent_priority.yield_to_urgent()
-            self._left = CHUNK_SIZE
+            self._left, self._ends_at = CHUNK_SIZE, None
+            self._waiting.extendleft(reversed(self._late))
+            self._late.clear()
             while self._left and self._waiting:
                 turn = self._waiting.popleft()
                 if not turn.done():  # it was cancelled
                     turn.set_result(None)
                     self._left -= 1
-        self._task = None

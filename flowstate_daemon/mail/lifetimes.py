@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from flowstate_daemon.mail.kinds import MailRequest
 
 HOUR_MS = 3_600_000
+FIRST_MS = -62_135_596_800_000  # 0001-01-01 in UTC, before which Python knows no time; "no date" of some producers
 TASK_REMINDER, OVERDUE_SUMMARY, FOCUS_REPORT = "task-reminder", "overdue-summary", "focus-report"
 SCHEDULED_KINDS = (TASK_REMINDER, OVERDUE_SUMMARY, FOCUS_REPORT)
 
@@ -58,7 +59,7 @@ class Lifetimes:
 
 @lru_cache(maxsize=1024)
 def _start_of_day_ms(day: date, time_zone: tzinfo) -> int:
-    return round(datetime.combine(day, time.min, time_zone).timestamp() * 1000)
+    return max(round(datetime.combine(day, time.min, time_zone).timestamp() * 1000), FIRST_MS)
 
 
 def find_zone(name: str | None) -> ZoneInfo | None:

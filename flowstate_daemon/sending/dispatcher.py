@@ -84,7 +84,7 @@ class Dispatcher(Service):
         self._processors = processors
         self._queue = SendQueue()
         self.urgent_priority = UrgentPriority(context.clock)
-        self.bulk_turns = BulkTurns(self.urgent_priority)
+        self.bulk_turns = BulkTurns(self.urgent_priority, context.clock)
         self._batch_sender = BatchSender(
             gateway,
             request_store,

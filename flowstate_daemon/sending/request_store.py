@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 # The provider remembers a key for 24 h: a request loaded at the last moment must still arrive in that time.
 TTL_MS = 23 * 3_600_000
-# More than this would occupy the event loop for half a millisecond, and up to two for data that hardly shrinks.
+# More than this would occupy the event loop for half a millisecond, and for a few if the data hardly shrinks.
 COMPRESS_OFF_THREAD_BYTES = 1_500_000
 DECOMPRESS_OFF_THREAD_BYTES = 16_384
 COMPRESSION_LEVEL = 0  # of isal, not "stored" as in zlib; 1 and 2 are not smaller, 3 takes ten times as long

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowstate_daemon.mail.lifetimes import Lifetimes
 from flowstate_daemon.mail.policy import RecipientStatus, decide
@@ -91,3 +94,25 @@ def test_pause_ends_by_itself(now_ms: int) -> None:
         assert result.send is (now_ms > CREATED_MS)
     for kind in ("otp", "welcome", "project-invitation"):
         assert decide(sample(kind), paused, now_ms=CREATED_MS, created_ms=CREATED_MS).send
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "Europe/Paris", "UTC", "America/New_York"])
+def test_reminder_of_the_first_day_of_the_calendar_has_expired(zone: str) -> None:
+    """Some producers write it for "no date". East of UTC it begins before the first year that Python knows."""
+    request = sample("task-reminder", dueDate="0001-01-01")
+    recipient = RecipientStatus(zone=zone)
+    result = decide(request, recipient, now_ms=CREATED_MS, created_ms=CREATED_MS, lifetimes=LIFETIMES)
+    assert result.outcome == "expired"
+    assert (result.reason or "").startswith("what the email says was true until")
+
+
+@given(
+    st.dates(min_value=date(1, 1, 2)) | st.dates(date(2026, 3, 1), date(2026, 11, 30)),
+    st.sampled_from(sorted(available_timezones())),
+)
+def test_reminder_ends_when_its_day_begins_in_any_zone(due: date, zone: str) -> None:
+    """Also on days without midnight and days that began twice, and whatever was asked before for this day or zone."""
+    request = sample("task-reminder", dueDate=due.isoformat())
+    begins = datetime.combine(due, time.min, ZoneInfo(zone)).timestamp()
+    for _ in range(2):
+        assert LIFETIMES.end_ms(request, CREATED_MS, zone) == round(begins * 1000)

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowstate_daemon.base.errors import InvalidDataError
-from flowstate_daemon.queue.decode import decode_job, decode_options, decode_retention
+from flowstate_daemon.queue.decode import MAX_CACHED_LENGTH, decode_job, decode_options, decode_retention
 from flowstate_daemon.queue.job import DEFAULTS, KEEP, REMOVE, Backoff, JobOptions, Retention, decode_json
 
 FLOWSTATE = (
@@ -24,6 +24,24 @@ JSON = st.recursive(
 )
 MEMBERS = st.sampled_from(
     ["attempts", "backoff", "removeOnComplete", "removeOnFail", "timeout", "lifo", "stackTraceLimit", "repeat", "x"]
+)
+
+
+# Parts of hostile texts around the only member whose value is not part of what is cached.
+PARTS = st.binary(max_size=3) | st.sampled_from(
+    [
+        *(b"{", b"}", b",", b" ", b"null", b"[" * 50, b"\xff", b'"', b'\\"', b'"\\ud83d"', "١٢٣٤٥٦٧٨٩٠١٢٣".encode()),
+        *(b'"timestamp":', b'"timestamp" :', b'"a":{"timestamp":1795000000000}', b'"timestamp":1795000000000'),
+        *(b"1795000000000", b"0795000000000", b"17950000000001", b"-1795000000000", b"1795000000000.5", b"e3"),
+        *(b'"repeat":{}', b'"repeat"', b'"attempts":3', b'"jobId":"'),
+    ]
+)
+HOSTILE = st.lists(PARTS, max_size=14).map(b"".join)
+STAMPED = st.builds(
+    lambda before, digits, after: b"{" + before + b'"timestamp":' + digits + after + b"}",
+    st.sampled_from([b"", b'"attempts":3,', b'"jobId":"', b'"a":{']) | HOSTILE,
+    st.sampled_from([b"1795000000000", b"0795000000000", b"179500000000", b"17950000000001"]),
+    st.sampled_from([b"", b',"attempts":4', b".5", b"e3", b"x", b" ", b'"', b"}"]) | HOSTILE,
 )
 
 
@@ -48,6 +66,19 @@ def test_flowstates_options() -> None:
         None,
     )
     assert decode_options(FLOWSTATE % 1_795_000_000_001)[0] is found
+
+
+@given(HOSTILE | STAMPED)
+@example(b'{"repeat":{"every":5},"timestamp":1795000000000}')
+@example(b'{"timestamp":179500000 000}')
+def test_shared_result_is_that_of_the_text_itself(text: bytes) -> None:
+    """Whatever a text contains, the options are those that it has, and it is invalid if it is so when parsed alone."""
+    shared, problem = decode_options(text)
+    alone, own_problem = decode_options(b" " * (MAX_CACHED_LENGTH + 1) + text)  # too long to be shared
+    if text:
+        assert (shared, problem is None) == (alone, own_problem is None)
+    else:
+        assert (shared, problem) == (DEFAULTS, None)
 
 
 def test_only_the_outer_time_is_passed_over() -> None:

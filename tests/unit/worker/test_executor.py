@@ -17,7 +17,7 @@ from flowstate_daemon.queue.job import DEFAULTS, Job
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.worker.completer import JobCompleter, JobLogger
-from flowstate_daemon.worker.executor import ProcessorPool
+from flowstate_daemon.worker.executor import MAX_CHUNK_BYTES, ProcessorPool
 from flowstate_daemon.worker.in_flight import InFlightJobs, JobRun
 from flowstate_daemon.worker.results import RetryPolicy
 from tests.support.clock import FakeClock
@@ -45,8 +45,8 @@ class PoolHarness:
         self.started.append(run.job.id)
         await asyncio.Event().wait()
 
-    def claim(self, name: str, *, priority: int) -> None:
-        job = Job(name, "welcome", b"{}", DEFAULTS, 0, 0, priority, b"[]")
+    def claim(self, name: str, *, priority: int, data: bytes = b"{}") -> None:
+        job = Job(name, "welcome", data, DEFAULTS, 0, 0, priority, b"[]")
         self.pool.submit(self.in_flight.add(job, 0.0))
 
     async def until(self, count: int) -> None:
@@ -73,6 +73,18 @@ async def test_code_starts_before_claimed_bulk(harness: PoolHarness) -> None:
     harness.claim("code", priority=URGENT_PRIORITY)
     await harness.until(51)
     assert harness.started.index("code") <= 2 * CHUNK_SIZE
+
+
+@pytest.mark.parametrize("size", [MAX_CHUNK_BYTES, 10 * MAX_CHUNK_BYTES])
+async def test_code_starts_before_claimed_bulk_with_long_data(harness: PoolHarness, size: int) -> None:
+    """To parse the lists of five long summaries would take as long as a hundred usual emails: they start one by one."""
+    for number in range(50):
+        harness.claim(f"bulk-{number}", priority=5, data=bytes(size))
+    await harness.until(1)
+    harness.claim("code", priority=URGENT_PRIORITY)
+    await harness.until(51)
+    assert harness.started.index("code") <= 2
+    assert harness.started[-1] == "bulk-49"
 
 
 async def test_bulk_starts_in_order_of_the_claim(harness: PoolHarness) -> None:
