@@ -112,7 +112,7 @@ class SentinelResolver:
         finally:
             with suppress(refused.RedisError, *TRANSPORT_ERRORS):
                 for client in self._sentinel.sentinels:
-                    await client.aclose()
+                    await client.connection_pool.disconnect(inuse_connections=False)  # others may be asking
         self._address = Address(host, port)
         return self._address
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -116,7 +117,8 @@ async def test_a_moved_slot_is_followed_without_an_error(formed: RedisCluster) -
         return (await formed.replica.client.info("replication"))["role"] == "master"
 
     await eventually(promoted, "the replica is primary")
-    counted = [await connection.execute("INCR", TAGGED("flowstate:count")) for _ in range(20)]
+    key = TAGGED(f"flowstate:{uuid4().hex}")
+    counted = [await connection.execute("INCR", key) for _ in range(20)]
     assert counted == list(range(1, 21))
     await connection.close()
     await formed.owner.run("CLUSTER", "FAILOVER")
@@ -125,7 +127,7 @@ async def test_a_moved_slot_is_followed_without_an_error(formed: RedisCluster) -
 async def test_concurrent_commands_follow_a_moved_slot(formed: RedisCluster) -> None:
     """Each of them is redirected: none of them cuts the connection of another one, whose command would be lost."""
     connection = connect(REDIS_URL=formed.other.url)
-    key = TAGGED("flowstate:together")
+    key = TAGGED(f"flowstate:{uuid4().hex}")
     counted = await asyncio.gather(*(connection.execute("INCR", key) for _ in range(200)))
     assert sorted(counted) == list(range(1, 201))
     await connection.close()
@@ -166,6 +168,24 @@ async def test_replaced_primary_that_is_alive_gets_no_more_commands(group: Senti
     await group.sentinel.run("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", group.replica.port, 1)
     await connection.execute_blocking("PING")  # on a connection of its own
     assert await ports() == {str(group.replica.port)}
+    await connection.close()
+
+
+async def test_connections_ask_the_sentinel_at_the_same_time(group: SentinelGroup) -> None:
+    """One that has its answer does not cut the question of another one, whose command would fail."""
+    connection = connect(FLOWSTATE_REDIS_SENTINELS=f"127.0.0.1:{group.sentinel.port}")
+    for _ in range(10):
+        assert await asyncio.gather(*(connection.execute("PING") for _ in range(12)))
+        await connection._disconnect()
+
+    async def ours() -> list[str]:
+        return [
+            client["addr"] for client in await group.sentinel.client.client_list() if client["cmd"] != "client|list"
+        ]
+
+    open_before = await ours()
+    await connection.execute("PING")
+    await eventually(ours, "no connection to the sentinel stays open", equals=open_before)
     await connection.close()
 
 
