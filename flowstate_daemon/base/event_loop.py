@@ -137,7 +137,7 @@ class BulkTurns:
         return now < self._ends_at
 
     async def _give_turns(self) -> None:
-        """Ends by itself when nobody has wanted a turn since the last one."""
+        """Ends by itself when no task has waited for a turn since the last one."""
         while self._left < CHUNK_SIZE:
             await self._urgent_priority.yield_to_urgent()
             self._left, self._ends_at = CHUNK_SIZE, None

@@ -138,7 +138,7 @@ UNDECLARED = b"-ERR script tried accessing undeclared key, key: bull:email:id\r\
 
 
 class StrictServer:
-    """In front of a Redis: while `strict`, it refuses scripts, with the words of Dragonfly for undeclared keys."""
+    """In front of a Redis: while `strict`, it refuses scripts, with Dragonfly's message about undeclared keys."""
 
     def __init__(self, store: EmbeddedValkey) -> None:
         self._store = store
