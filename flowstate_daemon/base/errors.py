@@ -39,11 +39,13 @@ class RateLimit:
 class FlowstateError(Exception):
     """Base class of all errors that the daemon raises itself.
 
-    `delivery` sets `result` and `rate_limit` on the error of a request to the provider.
+    `delivery` sets `result` and `rate_limit` on the error of a request to the provider. `outcome_unknown`: the request
+    may have been accepted all the same.
     """
 
     result: ResultClass | None = None
     rate_limit: RateLimit | None = None
+    outcome_unknown = False
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

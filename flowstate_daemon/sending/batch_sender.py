@@ -283,7 +283,7 @@ class BatchSender:
         """
         self._gate.cancel_probe()
         self._gate.circuit_breaker.record_failure(error.reason, is_probe=batch.is_probe)
-        batch.maybe_delivered = True
+        batch.maybe_delivered = error.outcome_unknown = True
         waits = self._gate.circuit_breaker.is_open and not batch.is_probe
         for mail in batch.pending:
             if mail.urgent or not waits:

@@ -187,4 +187,6 @@ class ProcessorPool:
             if not deadline.expired():
                 raise
             # The message of Bull, which tools and operators know.
-            raise RetryableError(f"Promise timed out after {job.options.timeout_ms} milliseconds") from None
+            timed_out = RetryableError(f"Promise timed out after {job.options.timeout_ms} milliseconds")
+            timed_out.outcome_unknown = run.in_request()
+            raise timed_out from None

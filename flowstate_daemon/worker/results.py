@@ -42,6 +42,7 @@ from flowstate_daemon.worker.in_flight import JobRun
 
 SHORTAGE_DELAY_MS = 1_000  # this machine ran out of something: at once it would not be better
 MAX_REASON_LENGTH = 2_000
+MAYBE_SENT = "{reason} (the email may have been sent)"  # of a job that has failed after its last attempt
 MAX_TRACE_LENGTH = 8_000
 MAX_KIND_LENGTH = 100
 
@@ -102,7 +103,9 @@ def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: r
 def _retry_or_fail(job: Job, error: BaseException, policy: RetryPolicy, rng: random.Random) -> JobResult:
     reason, trace = failure_reason(error), append_stacktrace(job, error)
     if job.attempt >= job.options.attempts:
-        return JobFailed(job, reason, trace)
+        # Also an earlier attempt may have sent it: its stored request still exists, so a retry sends the same bytes.
+        unknown = job.stored_request_id is not None or (isinstance(error, FlowstateError) and error.outcome_unknown)
+        return JobFailed(job, MAYBE_SENT.format(reason=reason) if unknown else reason, trace)
     min_delay_ms = error.after_ms if isinstance(error, RetryableError) else 0
     try:
         delay_ms = next_delay_ms(job.options, job.attempt, at_least_ms=min_delay_ms, jitter=policy.jitter, rng=rng)

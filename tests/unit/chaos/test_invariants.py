@@ -161,6 +161,7 @@ def test_a_violation_names_the_email_that_it_concerns() -> None:
         (("redis-failover",), fail(ADA, "1", OUTCOME_UNKNOWN)),
         (("redis-failover",), fail(ADA, "1", OUTCOME_UNKNOWN, keep=True)),
         (("provider-5xx",), fail(ADA, "1", "scripted")),
+        (("provider-5xx",), fail(ADA, "1", "scripted (the email may have been sent)", keep=True)),
         ((), fail(ADA, "1", "Invalid `to` field. Please use our testing email address")),
     ],
 )
@@ -173,7 +174,7 @@ def test_documented_exceptions_are_counted(kinds: tuple[str, ...], change: Calla
 
 
 def test_a_failed_job_that_was_sent_is_a_violation() -> None:
-    """Attempts that are used up say that the email was not sent."""
+    """Attempts that are used up say that the email was not sent, unless their reason says that it may have been."""
     history = fail(ADA, "1", "scripted", keep=True)(good())
     assert "failed" in {violation.invariant for violation in check(history, plan_with("provider-5xx"))}
 

@@ -6,6 +6,7 @@ import errno
 import json
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +62,21 @@ def test_retry_delay_doubles_from_two_seconds(made: int, delay_ms: int) -> None:
 def test_last_attempt_fails_the_job() -> None:
     """`attempts` counts all attempts."""
     assert isinstance(result_of(job(3, attempts=4, backoff=EXPONENTIAL), RetryableError("no")), JobFailed)
+
+
+@pytest.mark.parametrize("stored_request_id", [None, "e1"])
+@pytest.mark.parametrize("outcome_unknown", [False, True])
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_last_attempt_says_that_the_email_may_have_been_sent(
+    stored_request_id: str | None, attempts: int, *, outcome_unknown: bool
+) -> None:
+    """If the response to this attempt is unknown, or that to an earlier one, whose request is still stored."""
+    error = RetryableError("no answer")
+    error.outcome_unknown = outcome_unknown
+    result = result_of(msgspec.structs.replace(job(attempts=attempts), stored_request_id=stored_request_id), error)
+    assert isinstance(result, JobFailed if attempts == 1 else JobRetried)
+    may_have_been_sent = isinstance(result, JobFailed) and (outcome_unknown or stored_request_id is not None)
+    assert result.reason == "no answer" + " (the email may have been sent)" * may_have_been_sent
 
 
 @pytest.mark.parametrize("error", [PermanentError("refused"), InvalidDataError("broken")])
