@@ -78,7 +78,7 @@ def _chaos(chaos: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **sums,
         "rounds": len(rounds),
-        "seeds": ", ".join(map(str, seeds)),
+        "seeds": _ranges(seeds),
         "length": " or ".join(f"{seconds:g}" for seconds in sorted({row["plan"]["seconds"] for row in rounds})),
         "minutes": round(sum(row["seconds"] for row in rounds) / 60),
         "faults": f"{faults.total():,}",
@@ -91,6 +91,17 @@ def _chaos(chaos: Mapping[str, Any]) -> dict[str, Any]:
             for name in ("parked", "gave_up", "refused", "code_twice", "unrecorded", "scheduled_unknown")
         },
     }
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """As few words as possible: `1, 5 to 7`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def _set_up(name: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
