@@ -34,6 +34,11 @@ class Heartbeat:
         self.is_idle = False
         self.error = None
 
+    def beat_within_pass(self) -> None:
+        """Record progress inside a pass, which may still fail: an error that was reported stays until it has ended."""
+        self.last_beat_at = self.clock.monotonic()
+        self.is_idle = False
+
     def idle(self) -> None:
         """The service has nothing to do: it cannot become stale until the next beat."""
         self.is_idle = True

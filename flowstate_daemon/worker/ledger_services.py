@@ -117,9 +117,9 @@ class LedgerWriter(Service):
         if rejects:
             log.error("journal_entries_rejected", count=len(rejects), reason=rejects[0].reason)
             await self._ledger.reject(rejects)
-            self.progress()
+            self.heartbeat.beat_within_pass()
         written = await self._ledger.write(outcomes)
-        self.progress()
+        self.heartbeat.beat_within_pass()  # the pass needs both stores: this is not its end
         dropped = await self._journal.drop(self._batch)
         log.debug("ledger_written", entries=len(self._batch), new=written, dropped=dropped)
         self._batch = []

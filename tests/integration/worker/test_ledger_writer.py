@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -25,6 +26,7 @@ from flowstate_daemon.worker import ledger_services as module
 from flowstate_daemon.worker.ledger_services import LedgerWriter, split_valid
 from tests.support.clock import FakeClock
 from tests.support.ledger_entries import journal_entry, outcome
+from tests.support.proxy import FaultProxy
 from tests.support.waiting import eventually
 
 
@@ -238,6 +240,31 @@ async def test_postgres_outage_loses_no_outcome(journal: FilledJournal) -> None:
             assert peeked == 0
             assert journal.peeked <= 5_000 / WRITE_BATCH_SIZE + 1
             assert await stored(pool) == 5_000
+
+
+async def test_outage_of_redis_after_a_write_is_one_outage(valkey_url: str, keys: Keys, pool: asyncpg.Pool) -> None:
+    """Each pass succeeds in Postgres and fails in Redis: that is no recovery, and the tries become rarer."""
+    where = urlsplit(valkey_url)
+    async with FaultProxy(where.hostname or "", where.port or 0) as proxy:
+        connection = Connection(f"redis://127.0.0.1:{proxy.port}", client_name="test")
+        journal = FilledJournal(connection, keys)
+        await Migrator(pool).apply()
+        await journal.append(entries(1))
+        with capture_logs() as logs:
+            async with writing(journal, pool) as (writer,):
+                async with acquire(pool) as holder, holder.transaction():
+                    await holder.execute("LOCK TABLE flowstate_daemon.mails")
+                    await eventually(lambda: writer._batch, "the batch was read, and waits for the lock")
+                    await proxy.refuse()
+                    proxy.cut()
+                await eventually(lambda: writer._backoff.delay_s >= 0.8, "the fourth try has failed")
+                assert await stored(pool) == 1
+                assert writer.heartbeat.error is not None
+                await proxy.admit()
+                await eventually(empty(journal), "the entry is dropped from the journal")
+        await connection.close()
+    events = [entry["event"] for entry in logs if entry.get("service") == "ledger_writer"]
+    assert events == ["store_unavailable", "store_recovered"]
 
 
 def test_split_valid_keeps_the_order() -> None:
