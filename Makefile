@@ -60,7 +60,7 @@ format: $(STAMP) ## format the code and apply safe fixes
 docs: $(STAMP) ## run every command in the documentation, and check its names and links
 	$(BIN)/pytest -q tests/docs $(ARGS)
 
-bench: $(STAMP) ## measure against nine other queue libraries, and write docs/performance.md: up to three hours
+bench: $(STAMP) ## measure against nine other queue libraries, and write docs/performance.md: an hour and a half
 	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-quick: $(STAMP) ## the same with fewer peers and small sizes, in three minutes: artefacts/bench-quick

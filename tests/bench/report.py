@@ -31,7 +31,7 @@ in an environment of its own in `.cache/bench`, with the versions of `tests/benc
 
 <!-- needs: the network -->
 ```sh
-make bench          # all peers, three rounds: up to three hours; started again, it continues where it stopped
+make bench          # all peers, three rounds: an hour and a half; started again, it continues where it stopped
 make bench-quick    # a few peers and small sizes, under three minutes: artefacts/bench-quick/performance.md
 make bench-report   # writes this page again
 ```
