@@ -30,8 +30,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Record progress; clears the error."""
-        self.last_beat_at = self.clock.monotonic()
-        self.is_idle = False
+        self.beat_within_pass()
         self.error = None
 
     def beat_within_pass(self) -> None:
@@ -45,8 +44,7 @@ class Heartbeat:
 
     def report_error(self, reason: str) -> None:
         """The service runs and waits for a store: the daemon is not ready, but live."""
-        self.last_beat_at = self.clock.monotonic()
-        self.is_idle = False
+        self.beat_within_pass()
         self.error = reason
 
     @property

@@ -65,11 +65,8 @@ class Lease:
         # Our connection must be in CLIENT LIST before our token is in the lease: otherwise another daemon that starts
         # now would consider this one dead. It also proves that the server shows the names of connections.
         await self._connection.execute_blocking("PING")
-        holder = await self._try_acquire(dead="")
-        if holder is None:
+        if not await self._acquire(wait_if_unknown=True):
             return False
-        while holder is not None:
-            holder = await self._take_over(holder, wait_if_unknown=True)
         log.info("lease_taken_over", instance=self._instance_id)
         return True
 
@@ -80,14 +77,19 @@ class Lease:
         """
         if await self._scripts.run("lease_renew", [self._key], [self._token, self._ttl_ms]):
             return
-        holder = await self._try_acquire(dead="")
-        while holder is not None:
-            holder = await self._take_over(holder, wait_if_unknown=False)
+        await self._acquire(wait_if_unknown=False)
         log.warning("lease_taken_back", instance=self._instance_id, reason="Redis had lost who holds it")
 
     async def release(self) -> bool:
         """Release the lease, so that the next start need not check for a live holder; False when it was lost before."""
         return bool(await self._scripts.run("lease_release", [self._key], [self._token]))
+
+    async def _acquire(self, *, wait_if_unknown: bool) -> bool:
+        """True when a dead holder was replaced. Raises as `_take_over`."""
+        first = holder = await self._try_acquire(dead="")
+        while holder is not None:
+            holder = await self._take_over(holder, wait_if_unknown=wait_if_unknown)
+        return first is not None
 
     async def _try_acquire(self, *, dead: str) -> Holder | None:
         """One atomic try; returns the holder when it failed."""
