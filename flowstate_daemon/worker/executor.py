@@ -187,5 +187,5 @@ class ProcessorPool:
                 raise
             # The message of Bull, which tools and operators know.
             timed_out = RetryableError(f"Promise timed out after {job.options.timeout_ms} milliseconds")
-            timed_out.outcome_unknown = run.in_request()
+            timed_out.outcome_unknown = run.maybe_sent()
             raise timed_out from None
