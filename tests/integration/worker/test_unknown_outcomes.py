@@ -8,17 +8,20 @@ import pytest
 from redis.asyncio import Redis
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import Backoff, NewJob
 from flowstate_daemon.queue.journal import Journal
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
-from flowstate_daemon.sending.batch import EXPIRED_REASON
+from flowstate_daemon.sending.batch import EXPIRED_REASON, OUTCOME_UNKNOWN
+from flowstate_daemon.sending.recent_requests import RecentRequests
 from flowstate_daemon.sending.request_store import RequestStore
 from flowstate_daemon.worker import handler
 from tests.integration.worker.test_crash_points import settings
 from tests.integration.worker.test_refusals_of_all_mails import enqueue
 from tests.support.crashing_daemon import CrashingDaemon
+from tests.support.dispatcher_harness import DispatcherHarness, wait_for_results
 from tests.support.fake_resend import Answer, FakeResend, error
 
 NOTE = " (the email may have been sent)"
@@ -148,3 +151,29 @@ async def test_expired_code_whose_request_is_lost(
     await CrashingDaemon(settings(connection._url, keys, fake)).run_until(settled)
     [entry] = [json.loads(entry) for entry in await Journal(connection, keys).peek(100)]
     assert (entry["outcome"], entry["reason"]) == ("expired", EXPIRED_REASON + NOTE)
+
+
+@pytest.mark.parametrize(
+    "changed", [None, b"", b"{", b"\xff", b"[7]", b'[{"provider_id":"x","provider":"y","more":"z"}]']
+)
+@pytest.mark.parametrize("field", ["path", "body", "key", "members", "saved_at", "numbers", "response"])
+async def test_stored_request_that_something_else_changed(
+    harness: DispatcherHarness, fake: FakeResend, redis: Redis, field: str, changed: bytes | None
+) -> None:
+    """Every job gets a result. What cannot be read may have been written by a later version."""
+    fake.script(Answer(503, accept=True))
+    jobs = await harness.jobs(2)
+    await wait_for_results([harness.post(job) for job in jobs])
+    harness.request_store.recent = RecentRequests()  # as in another process
+    stored_request_id = str(await redis.hget(harness.keys.job(jobs[0].id), "storedRequest"))
+    stored_request = harness.keys.own(f"request:{stored_request_id}")
+    if changed is None:
+        await redis.hdel(stored_request, field)
+    else:
+        await redis.hset(stored_request, field, changed)
+    results = await wait_for_results([harness.post(job) for job in await harness.released(jobs)])
+    if field == "response":  # the provider is asked again, and recognizes the request
+        assert results == [Accepted(accepted.id, "resend") for accepted in fake.accepted]
+    if field in {"body", "members", "saved_at"}:
+        assert list(map(str, results)) == [OUTCOME_UNKNOWN] * 2
+    assert harness.dispatcher.queued == 0
