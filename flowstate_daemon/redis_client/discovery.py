@@ -83,26 +83,26 @@ class SentinelResolver:
     ) -> None:
         """Options of `url` apply to the sentinels too, except host, port and database; `login` replaces the login."""
         self._names = ", ".join(f"{host}:{port}" for host, port in addresses)
+        self._sentinels = list(addresses)  # the one that answered last is the first
         self._master = master
         self._address: Address | None = None
         options = _options(url, login)
         options["ssl"] = issubclass(options.pop("connection_class", Connection), SSLConnection)
-        self._sentinel = Sentinel(
-            addresses,
-            sentinel_kwargs={
-                **options,
-                "protocol": 2,
-                "retry": Retry(NoBackoff(), 0),
-                "socket_timeout": QUERY_TIMEOUT_S,
-                "socket_connect_timeout": QUERY_TIMEOUT_S,
-                "driver_info": None,
-            },
-        )  # type: ignore[no-untyped-call]
+        self._options = {
+            **options,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": QUERY_TIMEOUT_S,
+            "socket_connect_timeout": QUERY_TIMEOUT_S,
+            "driver_info": None,
+        }
 
     async def resolve(self) -> Address:
+        # Connections of its own, because it closes them at the end: another call may be asking at that moment.
+        sentinel = Sentinel(tuple(self._sentinels), sentinel_kwargs=self._options)  # type: ignore[no-untyped-call]
         try:
             with transport_errors("a sentinel"):
-                host, port = await self._sentinel.discover_master(self._master)
+                host, port = await sentinel.discover_master(self._master)
         except (refused.RedisError, OSError) as error:
             # The text of MasterNotFoundError lists the options of each connection, its password included.
             detail = "" if isinstance(error, MasterNotFoundError) else f": {error}"
@@ -110,9 +110,11 @@ class SentinelResolver:
                 f"none of the sentinels {self._names} is reachable and knows a primary called {self._master}{detail}"
             ) from None
         finally:
-            with suppress(refused.RedisError, *TRANSPORT_ERRORS):
-                for client in self._sentinel.sentinels:
-                    await client.connection_pool.disconnect(inuse_connections=False)  # others may be asking
+            for client in sentinel.sentinels:
+                with suppress(refused.RedisError, *TRANSPORT_ERRORS):
+                    await client.aclose()
+        answered = sentinel.sentinels[0].connection_pool.connection_kwargs
+        self._sentinels.sort(key=lambda address: address != (answered["host"], answered["port"]))
         self._address = Address(host, port)
         return self._address
 

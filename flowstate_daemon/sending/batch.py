@@ -30,6 +30,7 @@ OUTCOME_UNKNOWN = (
 )
 SUPERSEDED_REASON = "superseded: a newer code for this address is sent with the same request"
 EXPIRED_REASON = "it expired before it could be sent"
+MAYBE_SENT = "{reason} (the email may have been sent)"
 # A decision older than this is made again: since then the recipient may have unsubscribed, or a deadline have passed.
 DECISION_MAX_AGE_S = 60.0
 
@@ -50,6 +51,7 @@ class OutgoingMail(msgspec.Struct, eq=False):
     queued_at: float = 0.0  # monotonic seconds, as `sent_at`: between the two the email waited
     sent_at: float | None = None
     in_request: bool = False  # from the start of a request until its response is handled
+    maybe_sent: bool = False  # whether the outcome of a request that contained it is unknown; in a request it is, too
     requests: int = 0  # how many requests have contained it
     result: asyncio.Future[Accepted] = msgspec.field(default_factory=lambda: asyncio.get_running_loop().create_future())
     trace: EmailTrace | None = None
@@ -133,6 +135,10 @@ class Batch:
             mail.fail(error)
 
 
+def expired_error(*, maybe_sent: bool) -> MailExpired:
+    return MailExpired(MAYBE_SENT.format(reason=EXPIRED_REASON) if maybe_sent else EXPIRED_REASON)
+
+
 def expire_stale(mails: Sequence[OutgoingMail], now_ms: int, *, held_at: float) -> None:
     """Expire codes, and release emails whose decision was made long before `held_at`, when sending was last blocked.
 
@@ -140,7 +146,7 @@ def expire_stale(mails: Sequence[OutgoingMail], now_ms: int, *, held_at: float) 
     """
     for mail in mails:
         if mail.expired(now_ms):
-            mail.fail(MailExpired(EXPIRED_REASON))
+            mail.fail(expired_error(maybe_sent=False))
         elif not mail.urgent and held_at - mail.queued_at > DECISION_MAX_AGE_S:
             mail.fail(StaleDecisionError("sending was blocked for so long that the decision must be made again"))
 

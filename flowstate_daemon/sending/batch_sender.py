@@ -19,7 +19,6 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import (
     AlreadyAcceptedError,
     FlowstateError,
-    MailExpired,
     PermanentError,
     ProviderRefusedError,
     ProviderUnreachableError,
@@ -37,12 +36,12 @@ from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.delivery.gateway import Gateway, Rejected, Result, SendResult
 from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.sending.batch import (
-    EXPIRED_REASON,
     OUTCOME_UNKNOWN,
     Batch,
     OutgoingMail,
     decode_results,
     encode_results,
+    expired_error,
 )
 from flowstate_daemon.sending.rate_limiter import RateLimiter
 from flowstate_daemon.sending.refusals import Cause
@@ -124,6 +123,7 @@ class BatchSender:
         finally:
             for mail in batch.mails:
                 mail.in_request = False
+                mail.maybe_sent = batch.maybe_delivered and mail.stored_request_id is not None
 
     async def _exchange(self, batch: Batch, stored_request: StoredRequest) -> Requeue:
         """The request and what its response means."""
@@ -323,6 +323,13 @@ class BatchSender:
         batch.fail(PermanentError(OUTCOME_UNKNOWN))
         return NO_REQUEUE
 
+    def expire(self, batch: Batch) -> None:
+        """Drop the emails of an earlier try, if all that have arrived are expired: as in `_remove_expired`."""
+        now_ms, pending = self._clock.now_ms(), batch.pending
+        if all(mail.expired(now_ms) for mail in pending):
+            for mail in pending:
+                mail.fail(expired_error(maybe_sent=True))
+
     async def _remove_expired(self, batch: Batch) -> bool:
         """Drop codes that expired while their request waited. False if it is sent as it is, even with some in it."""
         now_ms = self._clock.now_ms()
@@ -335,7 +342,7 @@ class BatchSender:
             return False
         self._gate.cancel_probe()
         for mail in expired:
-            mail.fail(MailExpired(EXPIRED_REASON))
+            mail.fail(expired_error(maybe_sent=batch.maybe_delivered))
         return True
 
     async def _detach_all(self, batch: Batch) -> bool:
@@ -407,7 +414,7 @@ class ResumedBatches:
 
     def add(self, mail: OutgoingMail, stored_request_id: str) -> None:
         """Send an email in its stored request, together with the other members that arrive before it is sent."""
-        mail.stored_request_id = stored_request_id
+        mail.stored_request_id, mail.maybe_sent = stored_request_id, True
         batch = self._batches.get(stored_request_id)
         # An urgent email does not join a bulk batch that already waits in the queue: that would not move it forward.
         if batch is not None and batch.pending and (batch.urgent or not mail.urgent):
@@ -430,6 +437,8 @@ class ResumedBatches:
         except FlowstateError as error:
             batch.fail(error)
             return
+        if stored_request is None or stored_request.response is None:
+            self._batch_sender.expire(batch)
         if stored_request is not None and stored_request.response is None:
             batch.stored_request = stored_request
             self._park_unknown(batch, stored_request.members)

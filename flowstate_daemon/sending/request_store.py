@@ -21,6 +21,7 @@ from flowstate_daemon.queue.job import Job
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
+from flowstate_daemon.sending.batch import decode_results
 from flowstate_daemon.sending.recent_requests import RecentRequests
 from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
 
@@ -84,12 +85,17 @@ class RequestStore:
         if body is None:
             return None
         try:
+            refs = msgspec.json.decode(members, type=tuple[JobRef, ...])
+            if response is not None and not _is_readable(response, len(refs)):
+                log.warning(
+                    "stored_response_unreadable", stored_request=stored_request_id, remedy="none: it is asked again"
+                )
+                response = None
             return StoredRequest(
-                stored_request_id, path.decode(), await _decompress(body), key.decode(),
-                msgspec.json.decode(members, type=tuple[JobRef, ...]), response, int(saved_at),
+                stored_request_id, path.decode(), await _decompress(body), key.decode(), refs, response, int(saved_at),
                 msgspec.json.decode(numbers or b"[]", type=tuple[int, ...]),
             )  # fmt: skip
-        except (zlib.error, ValueError, AttributeError):  # something else changed it
+        except (zlib.error, ValueError, TypeError, AttributeError):  # something else changed it
             log.exception(
                 "stored_request_unreadable",
                 stored_request=stored_request_id,
@@ -174,6 +180,14 @@ class RequestStore:
         for job_id in job_ids:
             keys += (self._keys.job(job_id), self._keys.lock(job_id))
         return keys
+
+
+def _is_readable(response: bytes, count: int) -> bool:
+    """Whether the response has a result for each of `count` emails; a later version may have written it."""
+    try:
+        return len(decode_results(response)) == count
+    except (ValueError, TypeError):
+        return False
 
 
 async def _compress(body: bytes) -> bytes:

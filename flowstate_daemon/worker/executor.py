@@ -148,14 +148,13 @@ class ProcessorPool:
     async def _process(self, run: JobRun, task: asyncio.Task[None]) -> JobResult | None:
         """Process one run in the task of its processor. None if its result must not be written."""
         if run.abort_reason is None:
-            run.task = task
+            run.task, cancelled_before = task, task.cancelling()
             try:
                 return result_for_return(run.job, await self._run_handler(run))
             except asyncio.CancelledError:
-                # `run.abort` cancels this task; any other cancellation is the end of the pool.
-                if run.abort_reason is None:
+                # `run.abort` cancels this task once; any other cancellation is the end of the pool.
+                if run.abort_reason is None or task.uncancel() > cancelled_before:
                     raise
-                task.uncancel()
             except LockLostError:
                 return None
             except Exception as error:
@@ -188,5 +187,5 @@ class ProcessorPool:
                 raise
             # The message of Bull, which tools and operators know.
             timed_out = RetryableError(f"Promise timed out after {job.options.timeout_ms} milliseconds")
-            timed_out.outcome_unknown = run.in_request()
+            timed_out.outcome_unknown = run.maybe_sent()
             raise timed_out from None

@@ -15,7 +15,7 @@ from flowstate_daemon.mail.policy import PASS, UNKNOWN_RECIPIENT, Decision, Reci
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.unsubscribe_links import link_issue_time
 from flowstate_daemon.queue.job import Job
-from flowstate_daemon.sending.batch import EXPIRED_REASON, OutgoingMail
+from flowstate_daemon.sending.batch import OutgoingMail
 from flowstate_daemon.sending.dispatcher import Dispatcher
 from flowstate_daemon.worker.in_flight import JobRun
 from flowstate_daemon.worker.lookups import RecipientLoader, ScheduledMailGuard
@@ -54,6 +54,7 @@ class MailHandler:
         with self._dispatcher.expecting:
             mail = await self._prepare(run)
         run.in_request = lambda: mail.in_request
+        run.maybe_sent = lambda: mail.in_request or mail.maybe_sent
         mail.trace = run.trace
         try:
             accepted = await self._dispatcher.send(mail)
@@ -76,11 +77,8 @@ class MailHandler:
             mail = self._make_outgoing(run.job, await self._decide(run, request, urgent=urgent), urgent=urgent)
             await self._render(run, mail)
             return mail
-        mail = self._make_outgoing(run.job, request, urgent=urgent)
-        if mail.expired(self._clock.now_ms()):
-            raise MailExpired(EXPIRED_REASON)
         # An earlier try of the stored request may have sent the email: it is too late for another decision.
-        return mail
+        return self._make_outgoing(run.job, request, urgent=urgent)
 
     async def _decide(self, run: JobRun, request: MailRequest, *, urgent: bool) -> MailRequest:
         """The request in the recipient's language. Raises MailExpired or MailSkipped if it must not be sent."""

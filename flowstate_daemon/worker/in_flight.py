@@ -47,6 +47,7 @@ class JobRun(msgspec.Struct, eq=False):
     abort_reason: AbortReason | None = None
     finished: bool = False
     in_request: Callable[[], bool] = lambda: False  # whether a request with this email is at the provider
+    maybe_sent: Callable[[], bool] = lambda: False  # whether it is, or the outcome of an earlier one is unknown
     trace: EmailTrace | None = None
 
     def abort(self, reason: AbortReason) -> None:

@@ -18,6 +18,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import (
     EarlierRequestError,
     FlowstateError,
+    InvalidDataError,
     MailExpired,
     MailSkipped,
     MaybeSentError,
@@ -38,11 +39,11 @@ from flowstate_daemon.mail.kinds import KINDS, Kind, redact_codes
 from flowstate_daemon.queue.backoff import next_delay_ms
 from flowstate_daemon.queue.job import Job, JobFailed, JobRetried, JobSucceeded
 from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.batch import MAYBE_SENT
 from flowstate_daemon.worker.in_flight import JobRun
 
 SHORTAGE_DELAY_MS = 1_000  # this machine ran out of something: at once it would not be better
 MAX_REASON_LENGTH = 2_000
-MAYBE_SENT = "{reason} (the email may have been sent)"  # of a job that has failed after its last attempt
 MAX_TRACE_LENGTH = 8_000
 MAX_KIND_LENGTH = 100
 
@@ -94,7 +95,10 @@ def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: r
         case MaybeSentError():
             return JobFailed(job, failure_reason(error), append_stacktrace(job, error), requests=error.requests)
         case PermanentError():
-            return JobFailed(job, failure_reason(error), append_stacktrace(job, error))
+            reason = failure_reason(error)
+            if isinstance(error, InvalidDataError):  # found before it is sent, but an earlier attempt may have sent it
+                reason = _final_reason(job, error, reason)
+            return JobFailed(job, reason, append_stacktrace(job, error))
     if is_resource_shortage(error):
         return JobReleased(job, SHORTAGE_DELAY_MS)
     return _retry_or_fail(job, error, policy, rng)
@@ -103,15 +107,22 @@ def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: r
 def _retry_or_fail(job: Job, error: BaseException, policy: RetryPolicy, rng: random.Random) -> JobResult:
     reason, trace = failure_reason(error), append_stacktrace(job, error)
     if job.attempt >= job.options.attempts:
-        # Also an earlier attempt may have sent it: its stored request still exists, so a retry sends the same bytes.
-        unknown = job.stored_request_id is not None or (isinstance(error, FlowstateError) and error.outcome_unknown)
-        return JobFailed(job, MAYBE_SENT.format(reason=reason) if unknown else reason, trace)
+        return JobFailed(job, _final_reason(job, error, reason), trace)
     min_delay_ms = error.after_ms if isinstance(error, RetryableError) else 0
     try:
         delay_ms = next_delay_ms(job.options, job.attempt, at_least_ms=min_delay_ms, jitter=policy.jitter, rng=rng)
     except PermanentError as invalid:
-        return JobFailed(job, f"{reason} (no retry: {invalid.reason})", trace)
+        return JobFailed(job, _final_reason(job, error, f"{reason} (no retry: {invalid.reason})"), trace)
     return JobRetried(job, reason, trace, delay_ms)
+
+
+def _final_reason(job: Job, error: BaseException, reason: str) -> str:
+    """The reason of a job that is not tried again: it says if the outcome of this attempt or an earlier one is unknown.
+
+    The stored request of an earlier attempt still exists, so a manual retry sends the same bytes.
+    """
+    unknown = job.stored_request_id is not None or (isinstance(error, FlowstateError) and error.outcome_unknown)
+    return MAYBE_SENT.format(reason=reason) if unknown else reason
 
 
 def failure_reason(error: BaseException) -> str:

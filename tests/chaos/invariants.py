@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flowstate_daemon.scheduler.reconciler import LOST_REASON
-from flowstate_daemon.sending.batch import OUTCOME_UNKNOWN
-from flowstate_daemon.worker.results import MAYBE_SENT
+from flowstate_daemon.sending.batch import MAYBE_SENT, OUTCOME_UNKNOWN
 from tests.chaos.history import SETTLED_LEDGER, FailedJob, History, Life, ScheduledRow
 from tests.chaos.plan import LOST_WRITES, POSTGRES, PROVIDER, Plan
 

@@ -18,8 +18,10 @@ from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.events import JobWaiter, QueueEvents
 from flowstate_daemon.queue.job import JobSucceeded, NewJob
 from flowstate_daemon.redis_client.connection import Connection, from_settings
+from flowstate_daemon.redis_client.discovery import Address, SentinelResolver
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.server_info import pin_cluster_slot
+from tests.support.proxy import FaultProxy
 from tests.support.redis_flavours import system_server, tls_proxy
 from tests.support.redis_topologies import (
     RedisCluster,
@@ -187,6 +189,34 @@ async def test_connections_ask_the_sentinel_at_the_same_time(group: SentinelGrou
     await connection.execute("PING")
     await eventually(ours, "no connection to the sentinel stays open", equals=open_before)
     await connection.close()
+
+
+async def test_question_to_a_sentinel_is_not_cut_by_the_end_of_another_one(group: SentinelGroup) -> None:
+    """It may begin at the moment when the other one closes its connection."""
+    async with FaultProxy("127.0.0.1", group.sentinel.port) as proxy:
+        resolver = SentinelResolver([Address("127.0.0.1", proxy.port)], "mymaster", "redis://127.0.0.1")
+
+        async def ask_often(step: int) -> None:
+            for turn in range(40):
+                proxy.latency_s = 0.0003 * ((turn + step) % 4)  # they begin and end at different times
+                assert await resolver.resolve() == ("127.0.0.1", group.primary.port)
+
+        async with asyncio.TaskGroup() as asking:
+            for step in range(8):
+                asking.create_task(ask_often(step))
+        await eventually(lambda: not proxy.open_connections, "no connection to the sentinel stays open")
+
+
+async def test_sentinel_that_answered_last_is_asked_first(group: SentinelGroup) -> None:
+    """A new connection does not try again one that does not work."""
+    async with FaultProxy("127.0.0.1", group.sentinel.port) as broken:
+        broken.reset_new_connections = True
+        ports = (broken.port, group.sentinel.port)
+        resolver = SentinelResolver([Address("127.0.0.1", port) for port in ports], "mymaster", "redis://127.0.0.1")
+        assert await resolver.resolve() == ("127.0.0.1", group.primary.port)
+        asked_first = broken.accepted
+        assert await resolver.resolve() == ("127.0.0.1", group.primary.port)
+        assert broken.accepted == asked_first > 0
 
 
 async def test_sentinels_without_a_primary_are_named_in_the_error(group: SentinelGroup) -> None:

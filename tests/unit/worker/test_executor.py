@@ -18,7 +18,7 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.worker.completer import JobCompleter, JobLogger
 from flowstate_daemon.worker.executor import MAX_CHUNK_BYTES, ProcessorPool
-from flowstate_daemon.worker.in_flight import InFlightJobs, JobRun
+from flowstate_daemon.worker.in_flight import AbortReason, InFlightJobs, JobRun
 from flowstate_daemon.worker.results import RetryPolicy
 from tests.support.clock import FakeClock
 
@@ -93,3 +93,17 @@ async def test_bulk_starts_in_order_of_the_claim(harness: PoolHarness) -> None:
         harness.claim(f"{number}", priority=5)
     await harness.until(50)
     assert harness.started == [f"{number}" for number in range(50)]
+
+
+@pytest.mark.parametrize("reason", AbortReason)
+async def test_pool_ends_although_a_run_is_aborted_at_the_same_moment(reason: AbortReason) -> None:
+    """Both cancel the same task: the end of the pool must not be taken for the end of the run."""
+    harness = PoolHarness()
+    running = asyncio.create_task(harness.pool.run())
+    harness.claim("7", priority=5)
+    await harness.until(1)
+    running.cancel()
+    await asyncio.sleep(0)  # now the pool cancels its coroutines
+    harness.in_flight.abort(["7"], reason)
+    await asyncio.wait((running,), timeout=2)
+    assert running.cancelled()

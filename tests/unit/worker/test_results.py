@@ -99,6 +99,18 @@ def test_job_is_released_when_the_cause_is_not_the_job(error: Exception) -> None
     assert result_of(job(attempts=1), error) == JobReleased(job(attempts=1))
 
 
+@pytest.mark.parametrize(
+    ("error", "noted"), [(InvalidDataError("no address"), True), (PermanentError("422 from the provider"), False)]
+)
+def test_invalid_data_does_not_hide_that_an_earlier_attempt_may_have_sent_the_email(
+    error: PermanentError, *, noted: bool
+) -> None:
+    """The data was changed between two attempts. A refusal of the stored request itself says that it was not sent."""
+    result = result_of(msgspec.structs.replace(job(1, attempts=4), stored_request_id="e1"), error)
+    assert isinstance(result, JobFailed)
+    assert result.reason == error.reason + " (the email may have been sent)" * noted
+
+
 def test_skipped_mail_completes_with_the_reason() -> None:
     """An email that is skipped on purpose completes its job."""
     result = result_of(job(), MailSkipped("unsubscribed"))
