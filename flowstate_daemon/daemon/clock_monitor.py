@@ -20,7 +20,7 @@ from flowstate_daemon.redis_client.server_info import read_time as read_redis_ti
 log = structlog.get_logger()
 
 CHECK_INTERVAL_S = 1.0  # costs no command: only this machine's clock is read
-REDIS_INTERVAL_S = 30.0
+REDIS_INTERVAL_S = 60.0  # a jump of this machine's clock is seen at once; that of Redis rarely jumps
 POSTGRES_INTERVAL_S = 30.0
 CONDITION = "clocks"
 PRODUCER_WARNING = "producer clock"

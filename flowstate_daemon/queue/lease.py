@@ -20,7 +20,7 @@ from flowstate_daemon.redis_client.server_info import ClientInfo, has_name_prefi
 log = structlog.get_logger()
 
 TTL_MS = 75_000
-RENEW_S = 30.0
+RENEW_S = 37.5  # half of it: a failed renewal is repeated every few seconds
 # The server may detect the closed socket of a killed process shortly after the next one has started.
 MAX_CHECKS = 10
 CHECK_INTERVAL_S = 0.1

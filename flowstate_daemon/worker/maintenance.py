@@ -59,7 +59,7 @@ class LockRenewer(PeriodicService):
 
 
 class LeaseRenewer(PeriodicService):
-    """Renews the instance lease, two calls a minute. This detects a second daemon with the same instance id."""
+    """Renews the instance lease. This detects a second daemon with the same instance id."""
 
     name: ClassVar[str] = "lease_renewer"
 
