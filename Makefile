@@ -31,7 +31,7 @@ test: $(STAMP) ## all tests, on real stores (with node and npm also against npm 
 test-unit: $(STAMP) ## unit tests and conventions: no stores, no network
 	$(BIN)/pytest -q -n auto --maxprocesses 4 tests/unit tests/test_conventions.py $(ARGS)
 
-test-flavours: $(STAMP) ## the queue's tests on every kind of Redis that there is here: cluster, TLS, restricted users, older servers
+test-flavours: $(STAMP) ## the queue's tests on every kind of Redis available here: cluster, TLS, restricted users, older servers
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --flavours=all tests/integration/queue $(ARGS)
 
 test-systemd: $(STAMP) ## install into a booted systemd and test the service there; needs root on Debian
@@ -60,7 +60,7 @@ format: $(STAMP) ## format the code and apply safe fixes
 docs: $(STAMP) ## run every command in the documentation, and check its names and links
 	$(BIN)/pytest -q tests/docs $(ARGS)
 
-bench: $(STAMP) ## measure against nine other queue libraries, and write docs/performance.md: an hour and a half
+bench: $(STAMP) ## compare with nine other queue libraries, and write docs/performance.md: an hour and a half
 	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-quick: $(STAMP) ## the same with fewer peers and small sizes, in three minutes: artefacts/bench-quick
@@ -83,7 +83,7 @@ preview: $(STAMP) ## every email in every language with sample data: artefacts/p
 
 pictures: $(STAMP) ## emails and preference pages as pictures, by Chromium: artefacts/emails, artefacts/pages
 	$(BIN)/pytest -q -n 0 tests/integration/mail/test_mails_in_chromium.py tests/integration/web/test_preferences_in_chromium.py $(ARGS)
-screenshots: $(STAMP) ## every operator's page in both themes: artefacts/screenshots; needs chromium
+screenshots: $(STAMP) ## pictures of every operator's page in both themes: artefacts/screenshots; needs Chromium
 	@$(BIN)/python -m tests.docs.screenshots --output artefacts/screenshots $(ARGS)
 
 lock: ## write requirements*.txt, the hashes of what production installs, from constraints.txt

@@ -31,7 +31,7 @@ def _run_checks(config: Config) -> list[CheckResult]:
 @click.option(
     "--without-credentials",
     is_flag=True,
-    help="With --config-only: where systemd credentials cannot be read; the API key is not required.",
+    help="With --config-only: do not require the API key, where systemd credentials cannot be read.",
 )
 @json_option
 @click.pass_obj
@@ -39,8 +39,8 @@ def check(config_file: str | None, *, config_only: bool, without_credentials: bo
     """Verify configuration and connectivity.
 
     Checks the configuration and this machine, Redis and the queue, Postgres, the provider, the kinds of email and the
-    logo. Warnings and failures include a remedy. Sends nothing, changes nothing, takes at most 15 s. The settings are
-    those of `run`, also beside the command `dev`, which prints its own for other shells.
+    logo. Warnings and failures include a remedy. Sends nothing, changes nothing, takes at most 15 s. It checks the
+    settings of `run`. To check the environment of `dev`, first run the line `export …` that `dev` prints.
 
     Exit codes: 0 ok or warnings only, 69 a datastore or the provider is unreachable, 78 invalid configuration,
     1 any other failure.

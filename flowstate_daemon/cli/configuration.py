@@ -16,13 +16,14 @@ def config() -> None:
 
 @config.command()
 @click.argument("section", type=click.Choice(list(SECTIONS)), required=False, metavar="[SECTION]")
-@click.option("--changed", is_flag=True, help="Only the settings that do not have their default.")
+@click.option("--changed", is_flag=True, help="Only the settings that differ from their defaults.")
 @json_option
 @click.pass_obj
 def show(config_file: str | None, section: str | None, *, changed: bool, as_json: bool) -> None:
     """Show every setting: its value, and where it comes from.
 
-    SECTION is one part of the settings, such as redis or queue. Secrets are "set, hidden". It connects to nothing.
+    SECTION is one part of the settings, such as redis or queue. Secrets are shown as "set, hidden". It connects to
+    nothing.
     """
     rows = [
         row

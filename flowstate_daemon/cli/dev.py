@@ -19,7 +19,9 @@ from flowstate_daemon.dev.environment import HTTP_PORT, DevEnvironment, SampleRe
 
 @click.command()
 @click.option("--once", is_flag=True, help="Send one email of each kind and all that is due, print a summary, exit.")
-@click.option("--folder", type=click.Path(path_type=Path), default=".dev", show_default=True, help="Data and outbox.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=".dev", show_default=True, help="For data and outbox."
+)
 @click.option("--open/--no-open", "open_browser", default=True, help="Whether to open the pages in a browser.")
 @json_option
 def dev(folder: Path, *, once: bool, open_browser: bool, as_json: bool) -> int:

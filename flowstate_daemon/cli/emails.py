@@ -44,15 +44,15 @@ def emails() -> None:
 @emails.command("list")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="This kind of email; can be repeated.")
 @click.option("--outcome", "outcomes", multiple=True, metavar="OUTCOME", help="sent, skipped, expired, failed, …")
-@click.option("--to", "address", default="", metavar="ADDRESS", help="To this address, in full.")
-@click.option("--reason", default="", metavar="TEXT", help="The reason contains TEXT, whatever its case.")
+@click.option("--to", "address", default="", metavar="ADDRESS", help="The whole address of the recipient.")
+@click.option("--reason", default="", metavar="TEXT", help="The reason contains TEXT, in upper or lower case.")
 @click.option("--newer-than", "newer_than_s", type=Duration(), metavar="DURATION", help="Not older than this: 2s, 7d.")
 @click.option("--older-than", "older_than_s", type=Duration(), metavar="DURATION", help="Older than this.")
 @click.option(
     "--limit",
     type=click.IntRange(1, MAX_LISTED),
     default=50,
-    show_default="50",
+    show_default=True,
     metavar="NUMBER",
     help="At most this many.",
 )

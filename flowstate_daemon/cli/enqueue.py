@@ -47,7 +47,7 @@ KIND and the fields of its --context; * is required. mail.kinds_dir may add othe
 
 \b
 Example:
-  flowstate-daemon enqueue welcome --to ada@example.org --context '{{"name": "Ada"}}' --wait 10"""
+  flowstate-daemon enqueue welcome --to ada@example.org --context '{{"name": "Ada"}}' --wait 10s"""
 )
 @click.argument("kind", metavar="KIND")
 @click.option("--to", "to", required=True, metavar="ADDRESS", help="The recipient.")

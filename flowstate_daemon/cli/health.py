@@ -53,10 +53,9 @@ class HealthEndpoint(NamedTuple):
 def health(config_file: str | None, *, ready: bool, timeout_s: float, as_json: bool) -> int:
     """Check the health of the daemon on this machine.
 
-    It uses HTTP, with the host and port of the same configuration. A container's HEALTHCHECK can run it without a
-    shell.
+    It asks the HTTP port in the configuration. A container's HEALTHCHECK can run it without a shell.
 
-    Exit codes: 0 alive (with --ready: ready), 1 not, or no response, 78 invalid configuration.
+    Exit codes: 0 alive (with --ready: ready), 1 not alive or not ready, or no response, 78 invalid configuration.
     """
     unit = UnitSettings() if config_file or is_unit_process(os.environ) else read_unit_settings(ENDPOINT_NAMES)
     unit = unit.without(os.environ, ENDPOINT_NAMES)

@@ -244,7 +244,14 @@ def print_pause_result(result: PauseResult, *, as_json: bool) -> None:
 
 
 @queue.command()
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default="50", metavar="NUMBER")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    metavar="NUMBER",
+    help="At most this many.",
+)
 @json_option
 @click.pass_obj
 def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:

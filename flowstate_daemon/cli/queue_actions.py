@@ -35,7 +35,7 @@ PAST = {"retry": "retried", "remove": "removed", "promote": "promoted"}
 
 ids_argument = click.argument("job_ids", metavar="[JOB_ID]...", nargs=-1)
 limit_option = click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="At most this many.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask; required without a terminal to delete jobs.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask; without a terminal, remove and clean need it.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; show how many jobs match, and which.")
 
 
@@ -69,8 +69,8 @@ def retry(  # noqa: PLR0913 - one parameter for each option
 ) -> int:
     """Retry failed jobs: one or more, all, or all that match.
 
-    --all and filters leave out parked jobs: their emails may have been sent already. A job that matches and has failed
-    again since the start stays failed.
+    --all and filters leave out parked jobs: their emails may have been sent already. A job that fails again
+    while this command runs stays failed.
     """
     if maybe_sent and job_ids:
         raise click.UsageError("--maybe-sent needs --all or a filter; a JOB_ID is retried in any case")

@@ -165,7 +165,14 @@ def remove_suppression(config_file: str | None, address: str, *, as_json: bool) 
 
 
 @suppression.command()
-@click.option("--limit", type=click.IntRange(1, MAX_LISTED), default=50, show_default=True, help="At most this many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MAX_LISTED),
+    default=50,
+    show_default=True,
+    metavar="NUMBER",
+    help="At most this many.",
+)
 @reveal_option
 @json_option
 @click.pass_obj

@@ -135,7 +135,7 @@ def run(  # noqa: PLR0913 - one parameter per option
 ) -> int:
     """Run the schedule NAME now.
 
-    Each user's local date is the date at that instant in the user's time zone. A user who already has an email of this
+    Each user's local date is the date now, or at --at, in the user's time zone. A user who already has an email of this
     schedule for that date does not get a second one without --force. Running daemons send the emails within seconds.
 
     \b

@@ -90,10 +90,9 @@ def _fold_line(line: str, width: int) -> Iterator[str]:
 
 def _fitting_length(line: str, width: int) -> int:
     """How many characters of a line fit into `width` cells; at least one grapheme."""
-    taken = 0
-    for start, end, cells in split_graphemes(line)[0]:
-        taken += cells
-        if taken > width:
+    for start, end, _ in split_graphemes(line)[0]:
+        # Not the sum of the graphemes' cells: with two joiners at the start rich counts one cell less in that sum.
+        if cell_len(line[:end]) > width:
             return start or end
     return len(line)
 

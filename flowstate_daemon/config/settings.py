@@ -81,7 +81,7 @@ class RedisSettings(SettingsSection):
     tls: bool = False
     """Use TLS, as a URL that starts with rediss:// does."""
     ca_file: FilePath | None = None
-    """CA bundle (PEM) that signed the server's certificate, if the system does not trust it."""
+    """CA bundle (PEM) to verify the server's certificate, if the system does not trust its CA."""
     sentinels: HostPortList = ""
     """Sentinel addresses, host:port,host:port; url then provides only login, TLS and database."""
     sentinel_master: str = Field(default="mymaster", min_length=1)
@@ -156,7 +156,7 @@ class QueueSettings(SettingsSection):
     max_data_bytes: int = Field(default=1_048_576, ge=1_024, le=67_108_864)
     """Maximum size of a job's data; larger jobs fail immediately."""
     failed_retention_days: int = Field(default=90, ge=0, le=36_500)
-    """How many days failed jobs, which contain addresses and texts, are kept; 0 keeps them for ever."""
+    """How many days failed jobs, which contain addresses and texts, are kept; 0 keeps them forever."""
     failed_max_count: int = Field(default=100_000, ge=0, le=100_000_000)
     """Maximum number of failed jobs; the oldest are deleted. 0 means no limit."""
     default_attempts: int = Field(default=4, ge=1, le=100)

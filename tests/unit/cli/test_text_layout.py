@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -64,6 +64,7 @@ def test_wide_characters_count_as_two_cells() -> None:
 
 
 @given(TEXTS, st.integers(2, 40))
+@example("\u200d\u200d000", 2)
 def test_fold_keeps_every_character(text: str, width: int) -> None:
     """Only blanks at the folds disappear; a line is longer only if one character is."""
     lines = fold(text, width)
