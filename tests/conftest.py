@@ -26,6 +26,7 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.clock import FakeClock
 from tests.support.redis_flavours import SETTING
+from tests.support.time_limits import limit_time
 
 LOOP_FIXTURE = "_asyncio_loop_factory"  # of pytest-asyncio
 TEMPLATE = "flowstate_template"
@@ -59,6 +60,12 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     if item.get_closest_marker("both_loops") is not None:
         factories["asyncio"] = asyncio.new_event_loop
     return factories
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function):
+            limit_time(item)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -88,7 +88,9 @@ class RequestStore:
             refs = msgspec.json.decode(members, type=tuple[JobRef, ...])
             if response is not None and not _is_readable(response, len(refs)):
                 log.warning(
-                    "stored_response_unreadable", stored_request=stored_request_id, remedy="none: it is asked again"
+                    "stored_response_unreadable",
+                    stored_request=stored_request_id,
+                    remedy="none: the same request is sent again with its key",
                 )
                 response = None
             return StoredRequest(

@@ -71,11 +71,11 @@ def report(measured: dict[str, Any]) -> str:
         ],
     )
     carried = limits(costs, daemons=1, requests_per_s=USUAL_REQUESTS_PER_S)
-    lines += ["One VM with one daemon can handle, if each part uses up to 70 % of a core:", ""]
+    lines += ["One machine with one daemon can handle, if each part uses up to 70 % of a core:", ""]
     lines += table(
-        ("limit", "emails a second"),
+        ("limit", "emails per second"),
         [
-            (f"the provider, at {USUAL_REQUESTS_PER_S:.0f} requests a second", number(carried["provider"])),
+            (f"the provider, at {USUAL_REQUESTS_PER_S:.0f} requests per second", number(carried["provider"])),
             ("one daemon", number(carried["daemons"])),
             ("one queue: one thread of Redis", number(carried["Redis"])),
             ("one core of Postgres", number(carried["Postgres, one core"])),
@@ -86,9 +86,9 @@ def report(measured: dict[str, Any]) -> str:
     lines += table(
         ("", *(f"{one.load.people:,} people" for one in plans)),
         [
-            ("emails a day", *(number(one.load.mails_a_day) for one in plans)),
-            ("emails a second in the busiest hour", *(number(one.load.needed_rate) for one in plans)),
-            ("requests a second that the provider must allow", *(number(one.requests_per_s) for one in plans)),
+            ("emails per day", *(number(one.load.mails_a_day) for one in plans)),
+            ("emails per second in the busiest hour", *(number(one.load.needed_rate) for one in plans)),
+            ("requests per second that the provider must allow", *(number(one.requests_per_s) for one in plans)),
             ("daemons", *(f"{one.daemons:,}" for one in plans)),
             ("share of a core of Redis", *(f"{100 * one.redis_share:,.1f} %" for one in plans)),
             ("cores of Postgres", *(number(one.postgres_share) for one in plans)),

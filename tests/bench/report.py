@@ -118,7 +118,7 @@ def _goals(results: Results) -> Iterator[str]:
         met = "not measured" if value is None else ("met" if goal.compare(value, goal.wanted) else "**not met**")
         sign = "≥" if goal.compare(2, 1) else "≤"
         rows.append((goal.text, f"{sign} {goal.wanted:g}", "" if value is None else format_number(value), met))
-    yield _table(("goal", "wanted", "measured", ""), rows)
+    yield _table(("goal", "target", "measured", ""), rows)
 
 
 def _worse(results: Results) -> Iterator[str]:

@@ -77,7 +77,7 @@ KINDS: Mapping[str, FaultKind] = {
                   (-3 * 86_400.0, 3 * 86_400.0), aimed=True),
         FaultKind("log-full", "the disk of a daemon's log is full, or its reader stops", (2.0, 12.0), aimed=True),
         FaultKind("redis-restart", "kill -9 of Redis, which loads its append-only file", (0.0, 5.0), on=("single",)),
-        FaultKind("redis-disk-full", "Redis cannot write its append-only file, and ends", (1.0, 6.0), on=("single",)),
+        FaultKind("redis-disk-full", "Redis cannot write its append-only file, and exits", (1.0, 6.0), on=("single",)),
         FaultKind("redis-failover", "a replica that lacks the newest writes becomes the primary", (0.2, 1.5),
                   on=("pair", "sentinel")),
         FaultKind("redis-full", "Redis is out of memory and refuses writes", (1.0, 8.0)),
