@@ -1,7 +1,7 @@
 """Adds emails that this daemon creates itself to the queue.
 
 Validates a request exactly as a worker does, so that no job is added that could only fail, and sets each job's
-priority, attempts, backoff and retention. The command line and the scheduler's enqueuer use it.
+priority, attempts, backoff and retention. The command line, the API and the scheduler's enqueuer use it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class MailProducer:
     def _job(self, new: NewMail, timestamp: int | None = None, once_ms: int | None = None) -> NewJob:
         self._check(new)
         data = encode_data(new)
-        parse_order(new, data, self.kinds)
+        parse_new_mail(new, data, self.kinds)
         return NewJob(
             name=new.kind,
             data=data,
@@ -139,7 +139,9 @@ def encode_data(new: NewMail) -> dict[str, Any]:
     return data | {name: value for name, value in optional.items() if value is not None}
 
 
-def parse_order(new: NewMail, data: Mapping[str, Any] | None = None, kinds: Mapping[str, Kind] = KINDS) -> MailRequest:
+def parse_new_mail(
+    new: NewMail, data: Mapping[str, Any] | None = None, kinds: Mapping[str, Kind] = KINDS
+) -> MailRequest:
     """The request that a worker would parse from the job. Raises InvalidMailError."""
     try:
         return parse_request(new.kind, msgspec.json.encode(encode_data(new) if data is None else data), kinds)

@@ -1,7 +1,7 @@
-"""Operations on the queue for operators: pause, resume, retry, remove, promote, clean. Used by the command line.
+"""Operations on the queue for operators: pause, resume, retry, remove, promote, clean.
 
 Operations on many jobs run in batches of one script each, so that workers continue in between; `progress` is called
-with the number of jobs done so far. The worker does not use this module.
+with the number of jobs done so far. The command line, the pages and the API use this module; the worker does not.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class ScheduledMailEnqueuer(Service):
         """
         if not self._clock.reliable:
             return 0
-        schedules = [schedule for schedule in self._schedules if not self._blocked.active(schedule.kind)]
+        schedules = [schedule for schedule in self._schedules if not self._blocked.contains(schedule.kind)]
         next_due = await self._mails.next_due([schedule.kind for schedule in schedules]) if schedules else {}
         now, processed = self._clock.now(), 0
         for schedule in schedules:

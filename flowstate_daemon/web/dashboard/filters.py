@@ -1,4 +1,4 @@
-"""Filters in the address of a page or of an API request, parsed with a clear error for each mistake."""
+"""Filters in the address of a page, parsed with a clear error for each mistake."""
 
 from __future__ import annotations
 
