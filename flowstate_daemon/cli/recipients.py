@@ -22,7 +22,6 @@ from flowstate_daemon.cli.output import json_option, print_json, print_table
 from flowstate_daemon.database.recipients import REASONS, OperatorAction, Suppression, Suppressions, Unsubscribe
 from flowstate_daemon.mail.policy import ALL_KINDS
 
-T = TypeVar("T")
 Entry = TypeVar("Entry", Suppression, Unsubscribe)
 
 MAX_LISTED = 1_000

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import asyncpg
-import structlog
 from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
@@ -96,8 +95,6 @@ from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 if TYPE_CHECKING:
     from flowstate_daemon.web.api_v1.app import ApiV1
-
-log = structlog.get_logger()
 
 DELIVERY_STATUS = {
     "none": "shadow, sends nothing · ",

@@ -10,12 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 
 import msgspec
-import structlog
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.queue.job import Job
-
-log = structlog.get_logger()
 
 MIN_DIFFERENCE_MS = 1_000  # the precision of synchronized clocks; smaller differences are not remembered
 MAX_REMEMBERED = 10_000

@@ -30,7 +30,7 @@ PAGE_SIZE = 200  # jobs whose data is read in one call
 OVERLAP = 50  # jobs that are read again with the next page, because producers move the rest while we read
 DELETE_BATCH = 50
 MAX_PASSES = 5
-DELETED, MISSING, LOCKED, IN_REQUEST = 1, 0, -1, 2
+MISSING, LOCKED, IN_REQUEST = 0, -1, 2  # results of `forget_jobs.lua`; 1 is a job that was deleted
 
 FORGOTTEN = "a forgotten address"
 
