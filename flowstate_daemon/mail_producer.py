@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError, PermanentError
+from flowstate_daemon.mail.kind_spec import MAX_PRIORITY
 from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest, parse_request
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import REMOVE, AddResult, Backoff, NewJob
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # it needs packages of the extra `otel`
     from flowstate_daemon.base.tracing import Tracing
 
 JOB_ID = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{4,128}")
-MAX_PRIORITY = 2_097_152  # Bull's own limit
 MAX_DELAY_MS = 365 * 24 * 3600 * 1000
 ORIGIN = "flowstate-daemon"  # in the data of jobs that an operator or a program adds through this daemon
 

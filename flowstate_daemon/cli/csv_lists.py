@@ -14,22 +14,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
 from flowstate_daemon.base.address import normalise_address, parse_address
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
 from flowstate_daemon.cli.context import operator_name, unsubscribable_kinds
-from flowstate_daemon.cli.database import record_reveal, with_suppressions
+from flowstate_daemon.cli.database import read_all, record_reveal, with_suppressions
 from flowstate_daemon.cli.filters import confirm
 from flowstate_daemon.cli.output import json_option, print_json, progress
-from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
+from flowstate_daemon.database.recipients import REASONS, Suppressions
 from flowstate_daemon.mail.policy import ALL_KINDS
 
-Entry = TypeVar("Entry", Suppression, Unsubscribe)
-
-PAGE = 1_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_SHOWN_ERRORS = 20
 STANDARD_STREAM = "-"
@@ -71,7 +67,7 @@ def export_suppressions(config_file: str | None, file: str, *, yes: bool, as_jso
     """
 
     async def work(lists: Suppressions) -> list[Sequence[str]]:
-        entries = await all_of(lists.page)
+        entries = await read_all(lists.page)
         await record_reveal(lists, "suppression export", len(entries))
         return [(entry.address, entry.reason, entry.since.isoformat(), entry.note or "") for entry in entries]
 
@@ -90,7 +86,7 @@ def export_unsubscribes(config_file: str | None, file: str, *, yes: bool, as_jso
     """
 
     async def work(lists: Suppressions) -> list[Sequence[str]]:
-        entries = await all_of(lists.unsubscribes_page)
+        entries = await read_all(lists.unsubscribes_page)
         await record_reveal(lists, "unsubscribed export", len(entries))
         return [
             (entry.address, ALL if entry.kind == ALL_KINDS else entry.kind, entry.since.isoformat())
@@ -141,14 +137,6 @@ def import_unsubscribes(config_file: str | None, file: str, *, dry_run: bool, as
         return await lists.unsubscribe(row.address, row.value, actor=operator_name(), since=row.since)
 
     import_entries(config_file, entries, add, dry_run=dry_run, as_json=as_json)
-
-
-async def all_of(page: Callable[[int, Entry | None], Awaitable[list[Entry]]]) -> list[Entry]:
-    """Every entry of a list."""
-    entries: list[Entry] = []
-    while found := await page(PAGE, entries[-1] if entries else None):
-        entries += found
-    return entries
 
 
 def import_entries(

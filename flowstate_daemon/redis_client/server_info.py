@@ -21,7 +21,8 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.errors import is_unsupported
 from flowstate_daemon.redis_client.keys import Keys
 
-DAEMON_NAME_PATTERN = re.compile(r":[A-Za-z0-9._-]{1,64}/[0-9a-f]{32}")
+# The end of the name of a daemon's connection: its instance id, which is the group, and the id of its boot.
+DAEMON_NAME_PATTERN = re.compile(r":([A-Za-z0-9._-]{1,64})/[0-9a-f]{32}\Z")
 
 
 @dataclass(frozen=True, slots=True)
