@@ -15,7 +15,6 @@ from aiohttp.web import RouteDef
 from flowstate_daemon import __version__
 from flowstate_daemon.base.address import sender_domain
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.base.shared_clock import SharedClock
@@ -44,6 +43,7 @@ from flowstate_daemon.daemon.builders import (
 )
 from flowstate_daemon.daemon.clock_monitor import ClockMonitor
 from flowstate_daemon.daemon.dashboard import build_api, build_dashboard, build_sessions
+from flowstate_daemon.daemon.event_loop_monitor import EventLoopLagMonitor
 from flowstate_daemon.daemon.risk_monitor import RiskMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
