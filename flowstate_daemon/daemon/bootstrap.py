@@ -177,9 +177,7 @@ class Components:
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
-        self.bullmq_detector = BullMqDetector(
-            self.connection, self.keys, ServiceContext(self.health, self.metrics, self.clock)
-        )
+        self.bullmq_detector = BullMqDetector(self.connection, self.keys, self._context)
         self.lag_monitor = self._build_lag_monitor()
         self.statistics = StatisticsRecorder(
             self.connection,
@@ -371,12 +369,20 @@ class Components:
             # The provider's clock is not Redis': its signatures are compared with this machine's own.
             verifier = WebhookVerifier(secrets, self._system_clock)
             ledger, domain = Ledger(self.pool, self.clock), sender_domain(self.config.mail.from_address)
-            self.webhooks = Webhooks(verifier, ledger, self.clock, domain)
+            on_event = self.metrics.provider_event
+            self.webhooks = Webhooks(verifier, ledger, self.clock, domain, on_event=on_event)
             routes += self.webhooks.routes()
         if self.link_codec is not None:
             suppressions = build_suppressions(self.config, self.pool, self.clock)
             kinds = self.branding.renderer.catalog.kinds
-            self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock, kinds)
+            self.unsubscribe = Unsubscribe(
+                self.link_codec,
+                suppressions,
+                self.branding.pages,
+                self.clock,
+                kinds,
+                on_change=self.metrics.recipient_changed,
+            )
             self.preferences = self._build_preference_page(self.link_codec, self.pool)
             routes += [*self.unsubscribe.routes(), *self.preferences.routes()]
         return routes
