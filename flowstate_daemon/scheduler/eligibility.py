@@ -17,13 +17,14 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.app_data import MAX_USERS_PER_QUERY, AppData, TaskList, User
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.database.scheduled_mails import EarlierList, ScheduledMail, ScheduledMails
+from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.lifetimes import OVERDUE_SUMMARY
 from flowstate_daemon.mail.policy import SKIP, UNKNOWN_RECIPIENT, Decision, RecipientStatus, reason_to_skip
 from flowstate_daemon.mail_producer import NewMail
 from flowstate_daemon.scheduler import overdue_summary
 from flowstate_daemon.scheduler.definitions import Schedule
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, NothingToSend
+from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 
 USER_GONE = Decision("user", SKIP, "the user no longer exists")
 NO_USER = Decision("user", SKIP, "no account with this spelling of the address was found")
