@@ -19,9 +19,10 @@ import structlog
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import Service, ServiceContext
+from flowstate_daemon.base.time_zones import find_zone
 from flowstate_daemon.database.app_database import AppTablesUnavailableError
 from flowstate_daemon.database.ledger import Ledger, Outcome
-from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails, find_zone
+from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails
 from flowstate_daemon.mail.policy import SKIP, Decision
 from flowstate_daemon.mail_producer import InvalidMailError, MailProducer, NewMail
 from flowstate_daemon.queue.bull_queue import BullQueue

@@ -11,9 +11,10 @@ from zoneinfo import ZoneInfo
 
 from babel.dates import format_date, get_day_names
 
+from flowstate_daemon.base.time_zones import find_zone
 from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.database.recipients import UserPreferences
-from flowstate_daemon.mail.lifetimes import OVERDUE_SUMMARY, find_zone
+from flowstate_daemon.mail.lifetimes import OVERDUE_SUMMARY
 from flowstate_daemon.mail.locales import LOCALES, match_locale
 from flowstate_daemon.mail.policy import ALL_KINDS, main_reason
 from flowstate_daemon.mail.preferences import MORNING_HOURS, PAUSE_WEEKS, suggested_time_zones

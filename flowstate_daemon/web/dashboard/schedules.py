@@ -13,8 +13,8 @@ import structlog
 from aiohttp import web
 
 from flowstate_daemon.base.errors import InvalidDataError, StoreUnavailableError
+from flowstate_daemon.base.time_zones import find_zone
 from flowstate_daemon.database.mail_list import ScheduledCount
-from flowstate_daemon.mail.lifetimes import find_zone
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest, UpcomingRun
 from flowstate_daemon.web.dashboard.emails import actor, frame
