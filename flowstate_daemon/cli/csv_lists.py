@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import click
 
 from flowstate_daemon.base.address import normalise_address, parse_address
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
+from flowstate_daemon.base.time_zones import parse_instant
 from flowstate_daemon.cli.context import operator_name, unsubscribable_kinds
 from flowstate_daemon.cli.database import read_all, record_reveal, with_suppressions
 from flowstate_daemon.cli.filters import confirm
@@ -305,10 +306,7 @@ def _address(cells: Mapping[str, str]) -> str:
 
 def _since(cells: Mapping[str, str]) -> datetime | None:
     text = cells.get("since", "")
-    if not text:
-        return None
     try:
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
+        return parse_instant(text) if text else None
+    except ValueError:
         raise RowError("since is not a time in ISO 8601, such as 2026-03-02T08:00:00Z") from None

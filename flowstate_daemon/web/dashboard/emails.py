@@ -27,8 +27,8 @@ from flowstate_daemon.queue.search import COUNT_BUDGET_S
 from flowstate_daemon.web.dashboard.filters import (
     QUEUE_STATES,
     PageFilter,
+    parse_at,
     parse_filter,
-    parse_instant,
     parse_position,
 )
 from flowstate_daemon.web.dashboard.guard import Form, Guard, Part, read_part, redirect, safe_next
@@ -281,7 +281,7 @@ def mask_codes(request: MailRequest) -> MailRequest:
 
 def read_position(query: Mapping[str, str]) -> LedgerPosition | None:
     """The last row of the page before. Raises InvalidDataError."""
-    at: datetime | None = parse_instant(query.get("at", ""))
+    at: datetime | None = parse_at(query.get("at", ""))
     if at is None:
         return None
     key, outcome = (storable(query.get(name, ""), MAX_KEY) for name in ("after_key", "after_outcome"))

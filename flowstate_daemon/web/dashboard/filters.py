@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.text import storable
+from flowstate_daemon.base.time_zones import parse_instant
 from flowstate_daemon.database.mail_list import OUTCOME_NAMES, OutcomeFilter
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.web.ages import AGE, age_ms
@@ -77,12 +78,9 @@ def parse_position(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else 0
 
 
-def parse_instant(text: str) -> datetime | None:
+def parse_at(text: str) -> datetime | None:
     """A time in ISO 8601; UTC without a zone. None for "". Raises InvalidDataError."""
-    if not text:
-        return None
     try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
+        return parse_instant(text) if text else None
+    except ValueError:
         raise InvalidDataError("at: expected a time such as 2026-11-29T09:00") from None
