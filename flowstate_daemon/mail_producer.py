@@ -1,7 +1,7 @@
 """Adds emails that this daemon creates itself to the queue.
 
 Validates a request exactly as a worker does, so that no job is added that could only fail, and sets each job's
-priority, attempts, backoff and retention. The command line and the scheduler's enqueuer use it.
+priority, attempts, backoff and retention. The command line, the API and the scheduler's enqueuer use it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError, PermanentError
+from flowstate_daemon.mail.kind_spec import MAX_PRIORITY
 from flowstate_daemon.mail.kinds import KINDS, Kind, MailRequest, parse_request
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import REMOVE, AddResult, Backoff, NewJob
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # it needs packages of the extra `otel`
     from flowstate_daemon.base.tracing import Tracing
 
 JOB_ID = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{4,128}")
-MAX_PRIORITY = 2_097_152  # Bull's own limit
 MAX_DELAY_MS = 365 * 24 * 3600 * 1000
 ORIGIN = "flowstate-daemon"  # in the data of jobs that an operator or a program adds through this daemon
 
@@ -103,7 +103,7 @@ class MailProducer:
     def _job(self, new: NewMail, timestamp: int | None = None, once_ms: int | None = None) -> NewJob:
         self._check(new)
         data = encode_data(new)
-        parse_order(new, data, self.kinds)
+        parse_new_mail(new, data, self.kinds)
         return NewJob(
             name=new.kind,
             data=data,
@@ -139,7 +139,9 @@ def encode_data(new: NewMail) -> dict[str, Any]:
     return data | {name: value for name, value in optional.items() if value is not None}
 
 
-def parse_order(new: NewMail, data: Mapping[str, Any] | None = None, kinds: Mapping[str, Kind] = KINDS) -> MailRequest:
+def parse_new_mail(
+    new: NewMail, data: Mapping[str, Any] | None = None, kinds: Mapping[str, Kind] = KINDS
+) -> MailRequest:
     """The request that a worker would parse from the job. Raises InvalidMailError."""
     try:
         return parse_request(new.kind, msgspec.json.encode(encode_data(new) if data is None else data), kinds)

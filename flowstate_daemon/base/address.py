@@ -6,6 +6,7 @@ A domain has one spelling everywhere: lower case, an international one in its `x
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import quote
 from functools import lru_cache
@@ -18,6 +19,7 @@ from flowstate_daemon.base.text import is_harmless_line, storable
 
 MAX_LENGTH = 320  # of local part, @ and domain together; longer text is rejected before the slow validator runs
 QUOTED_INPUT = re.compile(r"\s*[:(].*", re.DOTALL)  # the part of the validator's message that quotes the address
+FORGOTTEN = "a forgotten address"  # stands for an address in the records of its own deletion
 ENCODED_WORD = "=?"  # begins an encoded word (RFC 2047), which programs decode in any header field
 
 # The form of nearly all addresses, which the validator returns unchanged. It takes longer than rendering an email, so
@@ -126,6 +128,14 @@ def names_recipient(to: object, spellings: frozenset[str]) -> bool:
     if PLAIN.fullmatch(text):
         return text in spellings  # the form of nearly all addresses: the validator would take most of the time
     return not spellings.isdisjoint(address_spellings(to))
+
+
+def pattern_in_text(spellings: Iterable[str]) -> str:
+    """A regular expression, of Python and of Postgres, for one of the addresses in other text.
+
+    Not as a part of a longer address, which is another person's: the characters around it are none of an address.
+    """
+    return rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, spellings))})(?![\w-]|\.\w)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,25 +11,22 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
 from flowstate_daemon.base.address import normalise_address, parse_address
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
+from flowstate_daemon.base.time_zones import parse_instant
 from flowstate_daemon.cli.context import operator_name, unsubscribable_kinds
-from flowstate_daemon.cli.database import record_reveal, with_suppressions
+from flowstate_daemon.cli.database import read_all, record_reveal, with_suppressions
 from flowstate_daemon.cli.filters import confirm
 from flowstate_daemon.cli.output import json_option, print_json, progress
-from flowstate_daemon.database.recipients import REASONS, Suppression, Suppressions, Unsubscribe
+from flowstate_daemon.database.recipients import REASONS, Suppressions
 from flowstate_daemon.mail.policy import ALL_KINDS
 
-Entry = TypeVar("Entry", Suppression, Unsubscribe)
-
-PAGE = 1_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_SHOWN_ERRORS = 20
 STANDARD_STREAM = "-"
@@ -71,7 +68,7 @@ def export_suppressions(config_file: str | None, file: str, *, yes: bool, as_jso
     """
 
     async def work(lists: Suppressions) -> list[Sequence[str]]:
-        entries = await all_of(lists.page)
+        entries = await read_all(lists.page)
         await record_reveal(lists, "suppression export", len(entries))
         return [(entry.address, entry.reason, entry.since.isoformat(), entry.note or "") for entry in entries]
 
@@ -90,7 +87,7 @@ def export_unsubscribes(config_file: str | None, file: str, *, yes: bool, as_jso
     """
 
     async def work(lists: Suppressions) -> list[Sequence[str]]:
-        entries = await all_of(lists.unsubscribes_page)
+        entries = await read_all(lists.unsubscribes_page)
         await record_reveal(lists, "unsubscribed export", len(entries))
         return [
             (entry.address, ALL if entry.kind == ALL_KINDS else entry.kind, entry.since.isoformat())
@@ -141,14 +138,6 @@ def import_unsubscribes(config_file: str | None, file: str, *, dry_run: bool, as
         return await lists.unsubscribe(row.address, row.value, actor=operator_name(), since=row.since)
 
     import_entries(config_file, entries, add, dry_run=dry_run, as_json=as_json)
-
-
-async def all_of(page: Callable[[int, Entry | None], Awaitable[list[Entry]]]) -> list[Entry]:
-    """Every entry of a list."""
-    entries: list[Entry] = []
-    while found := await page(PAGE, entries[-1] if entries else None):
-        entries += found
-    return entries
 
 
 def import_entries(
@@ -317,10 +306,7 @@ def _address(cells: Mapping[str, str]) -> str:
 
 def _since(cells: Mapping[str, str]) -> datetime | None:
     text = cells.get("since", "")
-    if not text:
-        return None
     try:
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
+        return parse_instant(text) if text else None
+    except ValueError:
         raise RowError("since is not a time in ISO 8601, such as 2026-03-02T08:00:00Z") from None

@@ -22,12 +22,13 @@ from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.mail_history import Attempt, MailHistory, MailRecord
 from flowstate_daemon.database.migrations import Migration, Migrator, SchemaMismatchError
 from flowstate_daemon.database.pool import open_pool
-from flowstate_daemon.database.recipients import Suppressions
+from flowstate_daemon.database.recipients import Suppression, Suppressions, Unsubscribe
 from flowstate_daemon.mail.policy import RecipientStatus
 from flowstate_daemon.mail.preferences import describe_preferences
 from flowstate_daemon.mail.pseudonyms import Pseudonyms
 
 T = TypeVar("T")
+Entry = TypeVar("Entry", Suppression, Unsubscribe)
 
 MAX_LISTED = 1_000
 NO_EMAILS = (
@@ -72,6 +73,20 @@ def with_database(config_file: str | None, work: Callable[[asyncpg.Pool, Config]
             return await work(pool, config)
 
     return run_async(with_pool())
+
+
+async def read_all(
+    page: Callable[[int, Entry | None], Awaitable[list[Entry]]], limit: int | None = None
+) -> list[Entry]:
+    """Every entry of a list of recipients, or the first `limit`, read page by page."""
+    entries: list[Entry] = []
+    while limit is None or len(entries) < limit:
+        size = MAX_LISTED if limit is None else min(MAX_LISTED, limit - len(entries))
+        found = await page(size, entries[-1] if entries else None)
+        if not found:
+            break
+        entries += found
+    return entries
 
 
 async def record_reveal(lists: Suppressions, command: str, count: int) -> None:

@@ -19,9 +19,10 @@ from flowstate_daemon.cli.output import json_option, print_fields, print_json
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.builders import build_tracing
 from flowstate_daemon.mail.catalog import Catalog, load_catalog
+from flowstate_daemon.mail.kind_spec import MAX_PRIORITY
 from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.lifetimes import SCHEDULED_KINDS
-from flowstate_daemon.mail_producer import MAX_DELAY_MS, MAX_PRIORITY, ORIGIN, NewMail
+from flowstate_daemon.mail_producer import MAX_DELAY_MS, ORIGIN, NewMail
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 
 NOT_SENT = ("skipped", "expired")  # the fields of a result that give the reason why nothing was sent

@@ -155,10 +155,7 @@ def print_preview(
 
 def recipient_cell(job: JobView, *, reveal: bool = False) -> str:
     """The address that a job is for, masked unless `reveal`; empty when its data contains none."""
-    to = job.data.get("to") if isinstance(job.data, dict) else None
-    if not isinstance(to, str) or not to:
-        return ""
-    return to if reveal else mask_address(to)
+    return job.recipient if reveal or not job.recipient else mask_address(job.recipient)
 
 
 def shown_address(address: str, *, reveal: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import click
 
-from flowstate_daemon.base.address import address_spellings, normalise_address
+from flowstate_daemon.base.address import FORGOTTEN, address_spellings, normalise_address
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.cli.context import QueueContext, load_config, with_queue
 from flowstate_daemon.cli.filters import confirm, is_interactive
@@ -21,7 +21,7 @@ from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.forgetting import RecipientForgetter
 from flowstate_daemon.database.pool import open_pool
 from flowstate_daemon.mail.pseudonyms import Pseudonyms
-from flowstate_daemon.queue.forgetting import FORGOTTEN, QueueFindings, QueueForgetter
+from flowstate_daemon.queue.forgetting import QueueFindings, QueueForgetter
 
 WITHOUT_KEY = (
     "FLOWSTATE_HTTP_LINK_SECRET: not set; it is the key of the hash that keeps suppressed and unsubscribed people from"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,13 +19,13 @@ from flowstate_daemon.cli.output import (
     print_table,
     sanitise,
 )
-from flowstate_daemon.cli.queue_actions import STATES, clean, promote, remove, retry
+from flowstate_daemon.cli.queue_actions import clean, promote, remove, retry
 from flowstate_daemon.operations.failures import FailureGroup, FailureGroups
 from flowstate_daemon.queue.admin import JobNotFoundError, PauseResult
 from flowstate_daemon.queue.inspector import JobView
-from flowstate_daemon.queue.job import State
+from flowstate_daemon.queue.job import STATES, State
+from flowstate_daemon.redis_client.server_info import DAEMON_NAME_PATTERN
 
-DAEMON_CLIENT_PATTERN = re.compile(r":([A-Za-z0-9._-]+)/[0-9a-f]{32}$")
 FAILURES_BUDGET_S = 5.0
 COMMON = ("id", "kind", "to", "priority", "attempts", "added (UTC)")
 LIST_COLUMNS = {
@@ -86,7 +85,7 @@ def status(config_file: str | None, *, as_json: bool) -> None:
 
 def describe_workers(names: list[str]) -> str:
     """The number of connected workers, and the instance ids of those that are flowstate-daemons."""
-    instances = sorted(found[1] for name in names if (found := DAEMON_CLIENT_PATTERN.search(name)))
+    instances = sorted(found[1] for name in names if (found := DAEMON_NAME_PATTERN.search(name)))
     return f"{len(names)}" + (f" (flowstate-daemon: {', '.join(instances)})" if instances else "")
 
 

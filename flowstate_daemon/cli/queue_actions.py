@@ -24,13 +24,12 @@ from flowstate_daemon.cli.output import json_option, print_json, progress
 from flowstate_daemon.operations.jobs import STATES_OF_ACTION, Action, IdResult, JobActions
 from flowstate_daemon.queue.admin import BulkResult, Progress
 from flowstate_daemon.queue.filters import JobFilter
-from flowstate_daemon.queue.job import State
+from flowstate_daemon.queue.job import STATES, State
 from flowstate_daemon.queue.search import COUNT_BUDGET_S
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Change = Callable[[QueueContext, State, JobFilter, Progress], Awaitable[BulkResult]]
 
-STATES = ("wait", "active", "delayed", "paused", "completed", "failed")
 PAST = {"retry": "retried", "remove": "removed", "promote": "promoted"}
 
 ids_argument = click.argument("job_ids", metavar="[JOB_ID]...", nargs=-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import click
 
@@ -16,14 +15,18 @@ from flowstate_daemon.cli.csv_lists import (
     import_suppressions,
     import_unsubscribes,
 )
-from flowstate_daemon.cli.database import format_datetime, parse_argument, record_reveal, with_suppressions
+from flowstate_daemon.cli.database import (
+    Entry,
+    format_datetime,
+    parse_argument,
+    read_all,
+    record_reveal,
+    with_suppressions,
+)
 from flowstate_daemon.cli.filters import shown_address
 from flowstate_daemon.cli.output import json_option, print_json, print_table
 from flowstate_daemon.database.recipients import REASONS, OperatorAction, Suppression, Suppressions, Unsubscribe
 from flowstate_daemon.mail.policy import ALL_KINDS
-
-T = TypeVar("T")
-Entry = TypeVar("Entry", Suppression, Unsubscribe)
 
 MAX_LISTED = 1_000
 
@@ -43,19 +46,6 @@ limit_option = click.option(
 )
 reveal_option = click.option("--reveal", is_flag=True, help="Show whole addresses; this is recorded in the audit log.")
 kind_option = click.option("--kind", callback=known_kind, metavar="KIND", help="One kind of email; default: all kinds.")
-
-
-async def read_all(
-    page: Callable[[int, Entry | None], Awaitable[list[Entry]]], limit: int | None, size: int = MAX_LISTED
-) -> list[Entry]:
-    """Every entry of a list, or the first `limit`, read page by page."""
-    entries: list[Entry] = []
-    while limit is None or len(entries) < limit:
-        found = await page(size if limit is None else min(size, limit - len(entries)), entries[-1] if entries else None)
-        entries += found
-        if not found:
-            break
-    return entries
 
 
 async def read_shown(

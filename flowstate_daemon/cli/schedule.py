@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from textwrap import indent
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
+from flowstate_daemon.base.time_zones import parse_instant
 from flowstate_daemon.cli.context import load_config, operator_name
 from flowstate_daemon.cli.database import format_datetime, record_reveal, with_database, with_suppressions
 from flowstate_daemon.cli.filters import shown_address
@@ -98,14 +99,11 @@ def format_zones(zones: tuple[str, ...]) -> str:
     return shown if len(zones) <= MAX_SHOWN_ZONES else f"{shown} and {len(zones) - MAX_SHOWN_ZONES} more"
 
 
-def parse_instant(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
+def parse_at(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
     """An instant in ISO 8601; without an offset it is UTC."""
-    if text is None:
-        return None
     try:
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
+        return None if text is None else parse_instant(text)
+    except ValueError as error:
         raise click.BadParameter("expected ISO 8601, such as 2026-03-02T08:00:00+01:00") from error
 
 
@@ -113,7 +111,7 @@ def parse_instant(_context: click.Context, _option: click.Parameter, text: str |
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="Write nothing; show who would get what, and why others would not.")
 @click.option(
-    "--at", callback=parse_instant, metavar="INSTANT", help="Run for the local dates at this instant instead of now."
+    "--at", callback=parse_at, metavar="INSTANT", help="Run for the local dates at this instant instead of now."
 )
 @click.option("--force", is_flag=True, help="Send again what was already sent, skipped or failed on those dates.")
 @click.option("--to", "address", metavar="ADDRESS", help="With --dry-run: show only what this address would get.")

@@ -35,6 +35,7 @@ from flowstate_daemon.config.unit_settings import REDIS_ADDRESS
 from flowstate_daemon.daemon.builders import build_manual_runs
 from flowstate_daemon.database.dsn import clean_dsn
 from flowstate_daemon.database.pool import open_pool
+from flowstate_daemon.queue.job import STATES
 from flowstate_daemon.redis_client.server_info import find_durability_risks
 from flowstate_daemon.scheduler.manual_runs import Overview
 from flowstate_daemon.sending.rate_limiter import RateLimiter
@@ -42,7 +43,6 @@ from flowstate_daemon.sending.rate_limiter import RateLimiter
 PART_TIMEOUT_S = 5.0
 HEALTH_TIMEOUT_S = 2.0
 CLEAR_SCREEN = "\x1b[2J\x1b[H"
-STATES = ("wait", "active", "delayed", "paused", "completed", "failed")
 
 
 @dataclass(frozen=True, slots=True)

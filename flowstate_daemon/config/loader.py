@@ -19,7 +19,15 @@ from flowstate_daemon.base.docstrings import attribute_docstrings
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.config import settings
 from flowstate_daemon.config.proxy import find_proxy
-from flowstate_daemon.config.sources import FALSE_VALUES, Key, RawValue, SettingsSources, env_name
+from flowstate_daemon.config.sources import (
+    CREDENTIALS_VARIABLE,
+    ENVIRONMENT,
+    FALSE_VALUES,
+    Key,
+    RawValue,
+    SettingsSources,
+    env_name,
+)
 
 # Names that FlowState's deployments use today, and those of the provider.
 ENV_ALIASES: Mapping[str, Key] = {
@@ -42,8 +50,6 @@ ENV_ALIASES: Mapping[str, Key] = {
 }
 
 
-ENVIRONMENT_PRECEDENCE = 4
-CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 MISSING_SENDER = "RESEND_FROM_EMAIL: missing; expected the sender, like FlowState <hello@example.com>"
 MISSING_KEY = (
     "RESEND_API_KEY: missing; expected the API key of the provider, or FLOWSTATE_DELIVERY=outbox "
@@ -186,22 +192,22 @@ def _give_proxy(raw_settings: SettingsSources, environ: Mapping[str, str]) -> No
         return
     if found is not None and ("resend", "proxy_url") not in raw_settings.given:
         name, proxy = found
-        raw_settings.given["resend", "proxy_url"] = RawValue(proxy, name, ENVIRONMENT_PRECEDENCE)
+        raw_settings.given["resend", "proxy_url"] = RawValue(proxy, name, ENVIRONMENT)
 
 
 def _give_colors(raw_settings: SettingsSources, environ: Mapping[str, str]) -> None:
     """Without a variable of our own, the conventions of terminals decide about colours (https://no-color.org)."""
     name = "NO_COLOR" if environ.get("NO_COLOR") else "TERM" if environ.get("TERM") == "dumb" else None
     given = raw_settings.given.get(("log", "colors"))
-    if name is not None and (given is None or given.precedence < ENVIRONMENT_PRECEDENCE):
-        raw_settings.given["log", "colors"] = RawValue(False, name, ENVIRONMENT_PRECEDENCE)
+    if name is not None and (given is None or given.precedence < ENVIRONMENT):
+        raw_settings.given["log", "colors"] = RawValue(False, name, ENVIRONMENT)
 
 
 def _give_tracing(raw_settings: SettingsSources, environ: Mapping[str, str]) -> None:
     """The standard variables that switch traces off, or ask for what this daemon does not have."""
     for name, off in (("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")):
         if environ.get(name, "").strip().lower() == off:
-            raw_settings.given["tracing", "enabled"] = RawValue(False, name, ENVIRONMENT_PRECEDENCE)
+            raw_settings.given["tracing", "enabled"] = RawValue(False, name, ENVIRONMENT)
             return
     enabled = raw_settings.given.get(("tracing", "enabled"))
     if enabled is None or str(enabled.value).lower() in FALSE_VALUES:

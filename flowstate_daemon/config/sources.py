@@ -24,6 +24,9 @@ FALSE_VALUES = frozenset({"0", "off", "f", "false", "n", "no"})  # what pydantic
 CREDENTIAL_SIMILARITY = 0.8  # resend_apikey is a misspelt resend_api_key, tls.crt is for another purpose
 # The compose file always mounts these files; they are empty until there is a webhook, a collector or such a reader.
 MAY_BE_EMPTY: frozenset[Key] = frozenset({("resend", "webhook_secret"), ("http", "read_token"), ("tracing", "headers")})
+# Later sources win.
+FILE, CREDENTIAL, VALUE_FILE, ENVIRONMENT = 1, 2, 3, 4
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # set by systemd: a folder with one file for each credential
 IGNORED_ENV = frozenset({"FLOWSTATE_CONFIG"})
 # Container platforms announce services in variables of their own: a service `redis` sets REDIS_PORT=tcp://…
 SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
@@ -70,14 +73,14 @@ class SettingsSources:
         `credentials` are files of the unit, by variable, for a process that has no credentials of its own.
         """
         if file is not None:
-            self._read_toml(1, file)
+            self._read_toml(FILE, file)
         for name in self.names.keys() & credentials.keys():
-            self._read_secret(2, str(credentials[name]), self.names[name], credentials[name])
-        folder = environ.get("CREDENTIALS_DIRECTORY")
+            self._read_secret(CREDENTIAL, str(credentials[name]), self.names[name], credentials[name])
+        folder = environ.get(CREDENTIALS_VARIABLE)
         if folder:
-            self._read_credentials(2, Path(folder), environ)
-        self._read_files(3, environ)
-        self._read_environment(4, environ)
+            self._read_credentials(CREDENTIAL, Path(folder), environ)
+        self._read_files(VALUE_FILE, environ)
+        self._read_environment(ENVIRONMENT, environ)
 
     def describe_source(self, key: Key) -> str:
         """The name of a key in messages: its source, or its variable if it was not set."""
@@ -85,10 +88,10 @@ class SettingsSources:
             return self.given[key].source
         return next(name for name, named in self.names.items() if named == key)
 
-    def _give(self, step: int, source: str, key: Key, value: Any) -> None:
-        self.given[key] = RawValue(value, source, step)
+    def _give(self, precedence: int, source: str, key: Key, value: Any) -> None:
+        self.given[key] = RawValue(value, source, precedence)
 
-    def _read_toml(self, step: int, file: Path) -> None:
+    def _read_toml(self, precedence: int, file: Path) -> None:
         try:
             tables = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -102,24 +105,24 @@ class SettingsSources:
                 continue
             for key, value in table.items():
                 if key in sections[name]:
-                    self._give(step, f"[{name}] {key} in {file}", (name, key), value)
+                    self._give(precedence, f"[{name}] {key} in {file}", (name, key), value)
                 else:
                     renamed = RENAMED_SETTINGS.get((name, key))
                     self._report_unknown(f"{file}: [{name}] has no key {key}", key, sections[name], renamed)
 
-    def _read_credentials(self, step: int, folder: Path, environ: Mapping[str, str]) -> None:
+    def _read_credentials(self, precedence: int, folder: Path, environ: Mapping[str, str]) -> None:
         """Read systemd credentials, named like the variables in upper or lower case."""
         try:
             there = {file.name for file in folder.iterdir()}
         except OSError as error:
             # Fatal: without its secrets the daemon would run without ledger, webhooks or unsubscribe links.
             reason = f"cannot read {folder}: {error.strerror}"
-            self.errors.append(f"CREDENTIALS_DIRECTORY: {reason}; expected a folder with one file for each secret")
+            self.errors.append(f"{CREDENTIALS_VARIABLE}: {reason}; expected a folder with one file for each secret")
             return
         for name, key in self.names.items():
             for file in (folder / name.lower(), folder / name):
                 if file.name in there:
-                    self._read_secret(step, f"credential {file.name}", key, file)
+                    self._read_secret(precedence, f"credential {file.name}", key, file)
         self._check_credential_names(there - self._used_names(folder, environ))
 
     def _used_names(self, folder: Path, environ: Mapping[str, str]) -> set[str]:
@@ -135,33 +138,31 @@ class SettingsSources:
             if close := get_close_matches(name.lower(), known, 1, CREDENTIAL_SIMILARITY):
                 self._report_unknown(f"credential {name}: no such setting", name, (), close[0])
 
-    def _read_files(self, step: int, environ: Mapping[str, str]) -> None:
+    def _read_files(self, precedence: int, environ: Mapping[str, str]) -> None:
         for name, key in self.names.items():
             path = environ.get(f"{name}_FILE", "").strip()
             if path:
-                self._read_secret(step, f"{name}_FILE", key, Path(path))
+                self._read_secret(precedence, f"{name}_FILE", key, Path(path))
 
-    def _read_secret(self, step: int, source: str, key: Key, file: Path) -> None:
+    def _read_secret(self, precedence: int, source: str, key: Key, file: Path) -> None:
         try:
             value = file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self.errors.append(f"{source}: cannot read {file}: {reason}; expected a file with the value alone")
             return
-        if not value.strip() and key in MAY_BE_EMPTY:
-            return
         if not value.strip():
             # Not the same as unset: whoever provides a file means it to contain something.
             if key not in MAY_BE_EMPTY:
                 self.errors.append(f"{source}: {file} is empty; expected a file with the value alone")
             return
-        self._give(step, source, key, value)
+        self._give(precedence, source, key, value)
 
-    def _read_environment(self, step: int, environ: Mapping[str, str]) -> None:
+    def _read_environment(self, precedence: int, environ: Mapping[str, str]) -> None:
         for name, key in self.names.items():
             value = environ.get(name, "").strip()
             if value and not SERVICE_LINK_VALUE.match(value):  # compose files pass on what is not set as empty
-                self._give(step, name, key, value)
+                self._give(precedence, name, key, value)
         for name in environ:
             if name.startswith(PREFIX) and not self._known(name, environ[name]):
                 self._report_unknown(f"{name}: no such setting", name, self.names, RENAMED_VARIABLES.get(name))

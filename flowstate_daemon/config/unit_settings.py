@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flowstate_daemon.config.sources import PREFIX, Key
+from flowstate_daemon.config.sources import CREDENTIALS_VARIABLE, PREFIX, Key
 from flowstate_daemon.config.unit_files import read_unit_files
 
 UNIT = "flowstate-daemon"
@@ -55,7 +55,7 @@ class UnitSettings:
 
 def is_unit_process(environ: Mapping[str, str]) -> bool:
     """Whether systemd started this process itself, or gave it credentials: it has the settings of its unit."""
-    return environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) or bool(environ.get("CREDENTIALS_DIRECTORY"))
+    return environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) or bool(environ.get(CREDENTIALS_VARIABLE))
 
 
 def read_unit_settings(

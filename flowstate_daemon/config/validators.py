@@ -181,7 +181,7 @@ def _secret_list(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _link_secrets(secret: SecretStr) -> SecretStr:
+def _strong_secrets(secret: SecretStr) -> SecretStr:
     if any(len(one) < MIN_SECRET_LENGTH for one in split_secrets(_secret_list(secret))):
         raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more; make one with: openssl rand -hex 32")
     if any(PLACEHOLDER.search(one) for one in split_secrets(secret)):
@@ -233,7 +233,7 @@ def deadline_to_cron(text: str) -> str:
     return f"{int(match['minute'])} {int(match['hour'])} * * {(match['day'] or '*').lower()}"
 
 
-def _until(text: str) -> str:
+def _deadline(text: str) -> str:
     deadline_to_cron(text)
     return text
 
@@ -252,11 +252,11 @@ ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
 ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
 WebhookSecretList = Annotated[SecretStr, AfterValidator(_webhook_secrets)]
-StrongSecretList = Annotated[SecretStr, AfterValidator(_link_secrets)]
+StrongSecretList = Annotated[SecretStr, AfterValidator(_strong_secrets)]
 HostPortList = Annotated[str, AfterValidator(_sentinel_addresses)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 CronExpression = Annotated[str, AfterValidator(_cron)]
 TimeZoneName = Annotated[str, AfterValidator(_zone)]
-DeadlineTime = Annotated[str, AfterValidator(_until)]
+DeadlineTime = Annotated[str, AfterValidator(_deadline)]
 CaseInsensitive = BeforeValidator(_lower)

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import asyncpg
-import structlog
 from aiohttp.web import RouteDef
 
 from flowstate_daemon import __version__
 from flowstate_daemon.base.address import sender_domain
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.base.event_loop import EventLoopLagMonitor
 from flowstate_daemon.base.health import HealthRegistry
 from flowstate_daemon.base.service import ServiceContext
 from flowstate_daemon.base.shared_clock import SharedClock
@@ -45,6 +43,7 @@ from flowstate_daemon.daemon.builders import (
 )
 from flowstate_daemon.daemon.clock_monitor import ClockMonitor
 from flowstate_daemon.daemon.dashboard import build_api, build_dashboard, build_sessions
+from flowstate_daemon.daemon.event_loop_monitor import EventLoopLagMonitor
 from flowstate_daemon.daemon.risk_monitor import RiskMonitor
 from flowstate_daemon.daemon.status import StatusReporter
 from flowstate_daemon.daemon.systemd_notifier import SystemdNotifier
@@ -96,8 +95,6 @@ from flowstate_daemon.worker.worker import Worker, WorkerOptions
 
 if TYPE_CHECKING:
     from flowstate_daemon.web.api_v1.app import ApiV1
-
-log = structlog.get_logger()
 
 DELIVERY_STATUS = {
     "none": "shadow, sends nothing · ",
@@ -180,9 +177,7 @@ class Components:
         self.web = self._build_web()
         self.status_reporter = self._build_status_reporter()
         self.notifier = SystemdNotifier(self.supervisor, self.health, self.clock, self._status_line)
-        self.bullmq_detector = BullMqDetector(
-            self.connection, self.keys, ServiceContext(self.health, self.metrics, self.clock)
-        )
+        self.bullmq_detector = BullMqDetector(self.connection, self.keys, self._context)
         self.lag_monitor = self._build_lag_monitor()
         self.statistics = StatisticsRecorder(
             self.connection,
@@ -374,12 +369,20 @@ class Components:
             # The provider's clock is not Redis': its signatures are compared with this machine's own.
             verifier = WebhookVerifier(secrets, self._system_clock)
             ledger, domain = Ledger(self.pool, self.clock), sender_domain(self.config.mail.from_address)
-            self.webhooks = Webhooks(verifier, ledger, self.clock, domain)
+            on_event = self.metrics.provider_event
+            self.webhooks = Webhooks(verifier, ledger, self.clock, domain, on_event=on_event)
             routes += self.webhooks.routes()
         if self.link_codec is not None:
             suppressions = build_suppressions(self.config, self.pool, self.clock)
             kinds = self.branding.renderer.catalog.kinds
-            self.unsubscribe = Unsubscribe(self.link_codec, suppressions, self.branding.pages, self.clock, kinds)
+            self.unsubscribe = Unsubscribe(
+                self.link_codec,
+                suppressions,
+                self.branding.pages,
+                self.clock,
+                kinds,
+                on_change=self.metrics.recipient_changed,
+            )
             self.preferences = self._build_preference_page(self.link_codec, self.pool)
             routes += [*self.unsubscribe.routes(), *self.preferences.routes()]
         return routes

@@ -280,13 +280,13 @@ def build_scheduler(
         producer,
         bull,
         ledger,
-        register("enqueuer"),
+        register(ScheduledMailEnqueuer.name),
         context,
         max_queued=config.schedule.max_queued,
     )
-    planner = Planner(schedules, planning, enqueuer.wake, register("planner"), context)
+    planner = Planner(schedules, planning, enqueuer.wake, register(Planner.name), context)
     reconciler = Reconciler(
-        scheduled_mails, bull, journal, ledger, AppData(app_database), register("reconciler"), context
+        scheduled_mails, bull, journal, ledger, AppData(app_database), register(Reconciler.name), context
     )
     return SchedulerComponents(
         schedules, planning, scheduled_mails, eligibility, planner, producer, enqueuer, reconciler

@@ -22,7 +22,6 @@ from flowstate_daemon.base.systemd import SystemdEnvironment
 from flowstate_daemon.base.terminal import Terminal
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.daemon.bootstrap import Components
-from flowstate_daemon.daemon.event_metrics import count_events
 from flowstate_daemon.daemon.reload import Reloader
 from flowstate_daemon.daemon.risk_monitor import LEDGER_RISK
 from flowstate_daemon.database.migrations import Migrator
@@ -67,7 +66,6 @@ class Daemon:
         self._given_up = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self.components = Components(config, clock, supervisor)
-        count_events(self.components)
         self._reloader = None if load_config is None else Reloader(self.components, lambda: apply_mode(load_config()))
 
     async def run(self) -> None:

@@ -17,13 +17,13 @@ from flowstate_daemon.base.health import NEXT_TRY
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.queue.inspector import Inspector, Snapshot
+from flowstate_daemon.web.ages import format_age
 
 MIN_POLL_INTERVAL_S = 5.0
 MAX_POLL_INTERVAL_S = 300.0
 MIN_SHOWN_AGE_S = 30.0
 RATE_WINDOW_S = 15.0
 MAX_REASON_LENGTH = 120
-MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 
 
 class StatusReporter(Service):
@@ -118,15 +118,6 @@ class StatusReporter(Service):
             self._samples.popleft()
         first_at, first = self._samples[0]
         return (sent - first) / (now - first_at) if now > first_at else 0.0
-
-
-def format_age(seconds: float) -> str:
-    """A duration in the largest unit of which it has at least two."""
-    whole = max(int(seconds), 0)
-    for unit_s, unit in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
-        if whole >= 2 * unit_s:
-            return f"{whole // unit_s} {unit}"
-    return f"{whole} s"
 
 
 def _grouped(number: int) -> str:

@@ -76,9 +76,6 @@ class TaskList:
     fingerprint: str = ""
 
 
-NO_TASKS = TaskList(0, ())
-
-
 @dataclass(frozen=True, slots=True)
 class Focus:
     """Totals of sessions; `ratings` is the sum of the ratings of the `rated` sessions."""
@@ -117,9 +114,6 @@ class FocusWeek:
     before: Focus
     days: Mapping[int, Focus]
     top: tuple[FocusByTask, ...]
-
-
-NO_FOCUS_WEEK = FocusWeek(NO_FOCUS, NO_FOCUS, {}, ())
 
 
 class AppData:

@@ -5,12 +5,11 @@ Rows of `scheduled_mails` contain the application's user id and no address; they
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import asyncpg
 
-from flowstate_daemon.base.address import normalise_address
+from flowstate_daemon.base.address import FORGOTTEN, normalise_address, pattern_in_text
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.text import storable
 from flowstate_daemon.database.ledger import MAX_WORD_LENGTH
@@ -29,7 +28,6 @@ BATCHED = {
 }
 LISTS = {"suppressions": "forget_suppressions", "unsubscribes": "forget_unsubscribes"}
 TABLES = (*BATCHED, *LISTS)
-FORGOTTEN = "a forgotten address"
 
 
 class RecipientForgetter:
@@ -39,7 +37,7 @@ class RecipientForgetter:
         self._pool = pool
         self._clock = clock
         self._spellings = sorted(normalise_address(spelling) for spelling in spellings)
-        self._text = text_pattern(self._spellings)
+        self._text = pattern_in_text(map(_escaped, self._spellings))
 
     async def count(self) -> Mapping[str, int]:
         """How many rows of each table are about the recipient."""
@@ -72,16 +70,6 @@ class RecipientForgetter:
         return deleted
 
 
-def text_pattern(spellings: Sequence[str]) -> str:
-    """A regular expression of Postgres for one of the addresses in other text. Pure.
-
-    Not as a part of a longer address, which is another person's: the characters around it are none of an address.
-    `encode(…, 'escape')` writes bytes beyond ASCII as a backslash and three octal digits.
-    """
-    choices = "|".join(re.escape(_escaped(spelling)) for spelling in spellings)
-    return rf"(?<![\w.+-])(?:{choices})(?![\w-]|\.\w)"
-
-
 def _escaped(text: str) -> str:
-    """Text as `encode(…, 'escape')` shows its bytes."""
+    """Text as `encode(…, 'escape')` shows its bytes: beyond ASCII a backslash and three octal digits."""
     return "".join(chr(byte) if byte < 0x80 else f"\\{byte:03o}" for byte in text.encode())  # noqa: PLR2004 - ASCII

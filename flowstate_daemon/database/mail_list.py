@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 import asyncpg
 
@@ -21,6 +21,8 @@ MAX_FILTER_LENGTH = 200
 EXAMINE_BATCH = 10_000  # rows that one query looks at: about 15 ms
 PAGE_BUDGET_S = 0.1  # the first byte of a page is sent within 200 ms
 SCOPE = "{scope}"
+OutcomeName = Literal["sent", "skipped", "expired", "failed", "retried", "removed"]
+OUTCOME_NAMES: tuple[OutcomeName, ...] = get_args(OutcomeName)
 OF_ADDRESS, UNSENT = "AND address = $3::text", "AND outcome <> 'sent'"
 
 

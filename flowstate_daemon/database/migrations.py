@@ -66,7 +66,7 @@ def known_migrations() -> tuple[Migration, ...]:
 
 
 def pending_migrations(known: Sequence[Migration], applied: Sequence[Mapping[str, object]]) -> list[Migration]:
-    """What is left to apply. Pure. Raises SchemaRefused when the list is not the beginning of what is known."""
+    """What is left to apply. Pure. Raises SchemaMismatchError when the list is not the beginning of what is known."""
     by_version = {migration.version: migration for migration in known}
     for row in applied:
         mine = by_version.pop(int(str(row["version"])), None)

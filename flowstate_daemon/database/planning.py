@@ -1,8 +1,8 @@
 """Plans scheduled emails in Postgres: the users' cohorts, past runs, and the rows of an occurrence.
 
 A cohort is a time zone, and the hour for morning emails that some people have chosen there. An occurrence is one kind
-on one local date for one cohort. The planner and manual runs use it. One statement inserts
-the rows of all recipients; no user is loaded into memory, and any number of daemons may plan the same occurrence.
+on one local date for one cohort. The planner and manual runs use it. One statement inserts the rows of all recipients;
+no user is loaded into memory, and any number of daemons may plan the same occurrence.
 """
 
 from __future__ import annotations

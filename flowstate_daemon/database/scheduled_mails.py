@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from functools import cache
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import asyncpg
 
 from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.time_zones import find_zone
 from flowstate_daemon.database.pool import schema_connection
 from flowstate_daemon.database.queries import sql
 
@@ -25,20 +25,6 @@ LEASE_DURATION = timedelta(seconds=30)  # how long the rows of a crashed enqueue
 ACQUIRE_TIMEOUT_S = 8.0
 QUERY_TIMEOUT_S = 12.0
 UTC_ZONE = ZoneInfo("UTC")
-
-
-@cache
-def get_zone(name: str) -> ZoneInfo:
-    """A time zone by name. Raises ZoneInfoNotFoundError or ValueError."""
-    return ZoneInfo(name)
-
-
-def find_zone(name: str) -> ZoneInfo | None:
-    """The same, or None: the daemon that planned a row may run on a machine that knows more zones than this one."""
-    try:
-        return get_zone(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +51,7 @@ class ScheduledMail:
 
     @property
     def time_zone(self) -> ZoneInfo:
-        """The user's time zone; UTC when this machine does not know it."""
+        """The user's time zone; UTC if this machine does not know it: another one may have planned the row."""
         return find_zone(self.zone) or UTC_ZONE
 
 

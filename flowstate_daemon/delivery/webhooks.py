@@ -18,14 +18,14 @@ from flowstate_daemon.base.address import ascii_domain
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
 from flowstate_daemon.config.validators import is_webhook_secret
-from flowstate_daemon.mail.message import Bounce, ProviderEvent
+from flowstate_daemon.mail.message import ProviderEvent
 
 TOLERANCE_S = 300  # the SDK's own
 SIGNATURE = re.compile(r"(?:^| )v1,[A-Za-z0-9+/]{43}=(?: |$)", re.ASCII)  # HMAC-SHA256 in base64; several are possible
 PREFIX = "email."
 SUPPRESSION_REMOVED = "suppression.removed"
 ANGLE_ADDRESS = re.compile(r"<([^<>]*)>\s*$")
-BOUNCES: Mapping[str, Bounce] = {"permanent": "permanent", "transient": "transient", "temporary": "transient"}
+HARD_BOUNCE = "permanent"  # the provider's type of a bounce after which no email can arrive
 
 
 class InvalidSignatureError(FlowstateError):
@@ -107,7 +107,6 @@ def _parse_event(svix_id: str, sent_s: int, payload: object) -> ProviderEvent | 
     if not event_type.startswith(PREFIX) or not provider_id:
         return None
     event_type = event_type.removeprefix(PREFIX)
-    bounce = _bounce(data) if event_type == "bounced" else None
     return ProviderEvent(
         svix_id=svix_id,
         provider_id=provider_id,
@@ -115,22 +114,16 @@ def _parse_event(svix_id: str, sent_s: int, payload: object) -> ProviderEvent | 
         at=at,
         address=_address(data.get("to")),
         reason=_reason(data, event_type),
-        suppress=_suppression(event_type, bounce),
-        bounce=bounce,
+        suppress=_suppression(event_type, data),
         sender_domain=ascii_domain(_bare_address(_text(data.get("from"))).rpartition("@")[2]),
     )
 
 
-def _suppression(event_type: str, bounce: Bounce | None) -> str | None:
+def _suppression(event_type: str, data: Mapping[str, Any]) -> str | None:
     """Complaints, hard bounces and the provider's list suppress an address; a full mailbox does not."""
-    if event_type in {"complained", "suppressed"} or (event_type == "bounced" and bounce == "permanent"):
-        return event_type
-    return None
-
-
-def _bounce(data: Mapping[str, Any]) -> Bounce:
-    bounce_type = _text(_members(data.get("bounce")).get("type")).lower()
-    return BOUNCES.get(bounce_type, "undetermined")
+    if event_type == "bounced":
+        return event_type if _text(_members(data.get("bounce")).get("type")).lower() == HARD_BOUNCE else None
+    return event_type if event_type in {"complained", "suppressed"} else None
 
 
 def _address(to: object) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from flowstate_daemon.base.time_zones import find_zone
 from flowstate_daemon.mail.kinds import MailRequest
 
 HOUR_MS = 3_600_000
@@ -60,11 +60,3 @@ class Lifetimes:
 @lru_cache(maxsize=1024)
 def _start_of_day_ms(day: date, time_zone: tzinfo) -> int:
     return max(round(datetime.combine(day, time.min, time_zone).timestamp() * 1000), FIRST_MS)
-
-
-def find_zone(name: str | None) -> ZoneInfo | None:
-    """A time zone by its name; None if this machine knows none of that name."""
-    try:
-        return ZoneInfo(name) if name else None
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return None

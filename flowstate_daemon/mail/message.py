@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 
 from flowstate_daemon.base.redaction import mask_address
-
-Bounce = Literal["permanent", "transient", "undetermined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,6 @@ class ProviderEvent:
     address: str = field(repr=False)
     reason: str | None = None
     suppress: str | None = None
-    bounce: Bounce | None = None
     sender_domain: str = ""
 
 

@@ -14,7 +14,7 @@ from flowstate_daemon.mail.kind_files import KindFiles, read_kind_files
 
 FRONTEND_URL = "https://flowstate.example"
 FRONTEND_PLACEHOLDER = "{frontend_url}"
-PLAIN, RICH = "plain", "rich"  # as the backend writes it, and as the scheduler does
+PLAIN = "plain"  # the sample as the backend writes it, which has the name of its kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +76,3 @@ def all_samples(frontend_url: str = FRONTEND_URL) -> tuple[Sample, ...]:
 def preview_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, Any]]:
     """The `context` of one job per built-in kind, with links into the application at `frontend_url`."""
     return {sample.kind: dict(sample.context) for sample in all_samples(frontend_url) if sample.name == sample.kind}
-
-
-def rich_contexts(frontend_url: str = FRONTEND_URL) -> dict[str, dict[str, Any]]:
-    """The contexts of the kinds that the scheduler enqueues, with the fields that only the scheduler sets."""
-    return {
-        sample.kind: dict(sample.context)
-        for sample in all_samples(frontend_url)
-        if sample.name == f"{sample.kind}-{RICH}"
-    }
-
-
-SAMPLES: Mapping[str, Mapping[str, Any]] = preview_contexts()

@@ -23,6 +23,8 @@ from flowstate_daemon.redis_client.keys import Keys
 
 MINUTE_MS, QUARTER_MS, HOUR_MS, DAY_MS = 60_000, 900_000, 3_600_000, 86_400_000
 KEPT_MS = 8 * DAY_MS
+# How far back charts go, and the steps that they have, both in ms.
+SPANS = {"hour": (HOUR_MS, MINUTE_MS), "day": (DAY_MS, QUARTER_MS), "week": (7 * DAY_MS, 2 * HOUR_MS)}
 
 
 class MinuteStatistics(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,7 +1,7 @@
-"""Operations on the queue for operators: pause, resume, retry, remove, promote, clean. Used by the command line.
+"""Operations on the queue for operators: pause, resume, retry, remove, promote, clean.
 
 Operations on many jobs run in batches of one script each, so that workers continue in between; `progress` is called
-with the number of jobs done so far. The worker does not use this module.
+with the number of jobs done so far. The command line, the pages and the API use this module; the worker does not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
 from flowstate_daemon.queue.audit import AuditLog
 from flowstate_daemon.queue.filters import EVERYTHING, JobFilter
-from flowstate_daemon.queue.job import State, decode_json
+from flowstate_daemon.queue.job import STATES_SCORED_BY_END, State, decode_json
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 from flowstate_daemon.redis_client.scripts import Scripts
@@ -21,7 +21,6 @@ from flowstate_daemon.redis_client.scripts import Scripts
 EXAMINE_BATCH = 1000  # jobs that one script call looks at: 2 to 4 ms of server time
 REQUEUE_BATCH = 100
 CLEAN_BATCH = 1000
-STATES_SCORED_BY_END = ("completed", "failed")  # zsets whose scores are finish times
 SIDE_INDEXES = ("priority", "stalled", "limiter:index")  # keys that contain job ids besides the key of the state
 JOB_LOCKED_MESSAGE = (
     "a worker processes it: wait until it has finished, or until its lock expires (30 s after the worker died)"

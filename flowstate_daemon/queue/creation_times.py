@@ -10,12 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 
 import msgspec
-import structlog
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.queue.job import Job
-
-log = structlog.get_logger()
 
 MIN_DIFFERENCE_MS = 1_000  # the precision of synchronized clocks; smaller differences are not remembered
 MAX_REMEMBERED = 10_000
@@ -44,10 +41,10 @@ class CreationTimes:
         `processed` are ids of jobs that were claimed before, `asked_at` is the monotonic time before the claim, and
         `full` says that more jobs may be waiting.
         """
-        now_ms, age_s = self._clock.now_ms(), self._clock.monotonic()
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic()
         # A manual retry removes the mark of the earlier claims, but not the number of attempts.
         result = [
-            self._with_time(job, job.id not in processed and not job.attempts_made, now_ms, age_s) for job in jobs
+            self._with_time(job, job.id not in processed and not job.attempts_made, now_ms, now_s) for job in jobs
         ]
         if not full:
             self._empty_at = self._no_urgent_at = asked_at

@@ -56,13 +56,13 @@ def decode_job(row: Row, max_data_bytes: int) -> Job:
         DEFAULT_NAME if name is None else name.decode("utf-8", "replace"),
         data or b"{}",
         options,
-        _instant(timestamp),
-        max(_instant(made), 0),  # with a negative number it would be attempted almost for ever
-        _instant(priority),
+        _integer(timestamp),
+        max(_integer(made), 0),  # with a negative number it would be attempted almost for ever
+        _integer(priority),
         stacktrace or b"[]",
         invalid_reason,
         stored_request.decode("ascii", "replace") if stored_request else None,
-        max(_instant(requests), 0),
+        max(_integer(requests), 0),
     )
 
 
@@ -126,7 +126,7 @@ def _invalid_reason(text: bytes) -> str:
     return f"the job's options are a JSON {type(parsed).__name__}, not an object"
 
 
-def _instant(text: bytes | None) -> int:
+def _integer(text: bytes | None) -> int:
     """An integer from a hash field; 0 for anything else."""
     if text is None:
         return 0

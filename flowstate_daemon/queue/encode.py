@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from flowstate_daemon.base.errors import InvalidDataError
-from flowstate_daemon.queue.job import KEEP, MAX_SAFE_INTEGER, REMOVE, AddResult, Backoff, NewJob, Outcome, Retention
+from flowstate_daemon.queue.job import KEEP, MAX_SAFE_INTEGER, REMOVE, AddOutcome, AddResult, Backoff, NewJob, Retention
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 
 PLAIN = frozenset({str, bool, NoneType})
@@ -127,7 +127,7 @@ def clean_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-ADD_OUTCOMES: tuple[Outcome, ...] = ("added", "duplicated", "debounced")
+ADD_OUTCOMES: tuple[AddOutcome, ...] = ("added", "duplicated", "debounced")
 
 Argument = str | bytes | int
 

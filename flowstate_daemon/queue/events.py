@@ -210,9 +210,3 @@ class JobWaiter:
         if self._channels.get(message["channel"]) == "completed":
             return FinishedJob(event.job_id, "completed", returnvalue=(event.val or "null").encode())
         return FinishedJob(event.job_id, "failed", reason=event.val)
-
-
-async def wait_until_finished(connection: Connection, keys: Keys, job_id: str, timeout_s: float) -> FinishedJob:
-    """Wait until an existing job has finished. Raises TimeoutError, StoreUnavailableError."""
-    async with JobWaiter(connection, keys) as waiter:
-        return await waiter.wait(job_id, timeout_s)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from flowstate_daemon.base.address import names_recipient
+from flowstate_daemon.base.address import FORGOTTEN, names_recipient, pattern_in_text
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.lenient_json import repair_json
 from flowstate_daemon.queue.audit import OperatorAction
@@ -30,9 +30,7 @@ PAGE_SIZE = 200  # jobs whose data is read in one call
 OVERLAP = 50  # jobs that are read again with the next page, because producers move the rest while we read
 DELETE_BATCH = 50
 MAX_PASSES = 5
-DELETED, MISSING, LOCKED, IN_REQUEST = 1, 0, -1, 2
-
-FORGOTTEN = "a forgotten address"
+MISSING, LOCKED, IN_REQUEST = 0, -1, 2  # results of `forget_jobs.lua`; 1 is a job that was deleted
 
 Progress = Callable[[int], None]
 
@@ -79,8 +77,7 @@ class QueueForgetter:
         self._connection = connection
         self._keys = keys
         self._spellings = spellings
-        # In text that is not JSON; not as a part of a longer address, which is another person's.
-        self._text = re.compile(rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, spellings))})(?![\w-]|\.\w)", re.IGNORECASE)
+        self._text = re.compile(pattern_in_text(spellings), re.IGNORECASE)  # for text that is not JSON
         self._scripts = Scripts(connection)
 
     async def find(self, progress: Progress) -> QueueFindings:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flowstate_daemon.base.redaction import REDACTED, redact_json
 from flowstate_daemon.queue.audit import count_actions
-from flowstate_daemon.queue.job import State, unix_ms
+from flowstate_daemon.queue.job import STATES, State, unix_ms
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 from flowstate_daemon.redis_client.scripts import Scripts
@@ -24,14 +24,7 @@ MAX_EXACT = 2**53  # the largest integer that JavaScript represents exactly
 MAX_DEPTH = 100  # levels of nesting; job data of an email has three
 PAGE_SIZE = 200  # jobs read in one script call, about a millisecond of server time
 STATE_LOOKUP_ORDER = ("completed", "failed", "delayed", "active", "wait", "paused")
-STATES: dict[bytes, State] = {
-    b"completed": "completed",
-    b"failed": "failed",
-    b"delayed": "delayed",
-    b"active": "active",
-    b"wait": "wait",
-    b"paused": "paused",
-}
+STATE_BY_NAME: dict[bytes, State] = {state.encode(): state for state in STATES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +64,12 @@ class JobView:
     def added_ms(self) -> int | None:
         """When the job was added, Unix ms: producers also write other units. None if that is unknown."""
         return None if self.timestamp is None else unix_ms(self.timestamp) or None
+
+    @property
+    def recipient(self) -> str:
+        """The address of the email, as the producer wrote it; "" when the data has none."""
+        to = self.data.get("to") if isinstance(self.data, dict) else None
+        return to if isinstance(to, str) else ""
 
     def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
         """The job as JSON types; `data` and unknown fields are redacted unless `reveal` is set."""
@@ -293,7 +292,7 @@ class Inspector:
     async def state(self, job_id: str) -> State | None:
         """The state of a job; None when there is no such job, or it is in no state (in Bull: stuck)."""
         state = await self._scripts.run("state", self._state_keys(), [job_id])
-        return None if state is None else STATES[state]
+        return None if state is None else STATE_BY_NAME[state]
 
     async def job(self, job_id: str) -> JobView | None:
         """One job with all its fields; None when there is no such job."""
@@ -303,7 +302,7 @@ class Inspector:
         state, *rest = await self._scripts.run("get_job", [*self._state_keys(), *job_keys], [job_id])
         if not state and not rest[-1]:
             return None
-        return _view(job_id, STATES.get(state), rest)
+        return _view(job_id, STATE_BY_NAME.get(state), rest)
 
     async def jobs(self, state: State, start: int = 0, stop: int = -1, *, newest_first: bool = True) -> list[JobView]:
         """The jobs of a state from position `start` to `stop`, both included; -1 is the last."""

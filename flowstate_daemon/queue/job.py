@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -25,7 +25,9 @@ MAX_SAFE_INTEGER = 2**53 - 1  # node cannot represent larger integers exactly
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 State = Literal["wait", "active", "delayed", "paused", "completed", "failed"]
-Outcome = Literal["added", "duplicated", "debounced"]
+STATES: tuple[State, ...] = get_args(State)
+STATES_SCORED_BY_END: tuple[State, ...] = ("completed", "failed")  # zsets whose scores are finish times
+AddOutcome = Literal["added", "duplicated", "debounced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class AddResult:
     """The id of the new job, or of the existing one that made it unnecessary."""
 
     id: str
-    outcome: Outcome = "added"
+    outcome: AddOutcome = "added"
 
 
 class JobSucceeded(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from typing import Any
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.queue.filters import EVERYTHING, JobFilter
 from flowstate_daemon.queue.inspector import JobView, read_job_row
-from flowstate_daemon.queue.job import State
+from flowstate_daemon.queue.job import STATES_SCORED_BY_END, State
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
@@ -18,7 +18,6 @@ from flowstate_daemon.redis_client.scripts import Scripts
 EXAMINE_BATCH = 1000  # jobs that one script call looks at: 2 to 4 ms of server time
 COUNT_BUDGET_S = 0.6  # a preview answers within a second
 PAGE_BUDGET_S = 0.1  # the first byte of a page is sent within 200 ms
-STATES_SCORED_BY_END = ("completed", "failed")  # zsets whose scores are what the ages of a filter are compared with
 GOLDEN_RATIO = 0.618
 
 
@@ -117,7 +116,7 @@ class JobSearch:
         return MatchCount(matching, examined, examined)
 
     async def _range(self, state: State, job_filter: JobFilter, *, newest_first: bool) -> tuple[int, int]:
-        """The first position that can match, and the one after the last: the ages of finished jobs are in an index."""
+        """The first position that can match, and the one after the last: the ages of finished jobs are their scores."""
         key = self._keys(state)
         if state in ("wait", "active", "paused"):
             return 0, int(await self._connection.execute("LLEN", key))

@@ -17,11 +17,11 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.errors import (
     PERMISSION_PATTERN,
     UNKNOWN_COMMAND_PATTERN,
-    is_unsupported,
     translate_errors,
 )
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
+from flowstate_daemon.redis_client.server_info import call_or_none
 
 # Every command of the Lua scripts; a test compares the lists.
 SCRIPT_COMMANDS = (
@@ -150,12 +150,5 @@ class PermissionCheck:
         return True
 
     async def _user(self) -> str | None:
-        try:
-            reply = await self._connection.execute("ACL", "WHOAMI")
-        except StoreUnavailableError as outage:
-            if is_unsupported(outage.__cause__):
-                return None
-            raise
-        except refused.ResponseError:
-            return None
-        return bytes(reply).decode(errors="replace")
+        reply = await call_or_none(self._connection, "ACL", "WHOAMI")
+        return None if reply is None else bytes(reply).decode(errors="replace")

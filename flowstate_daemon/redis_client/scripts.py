@@ -21,17 +21,15 @@ from flowstate_daemon.redis_client.connection import Connection
 INCLUDE = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
 ROOT = __package__.partition(".")[0]
 PACKAGES = ("queue", "sending", "shadow")  # shadow/ may be absent
-KEY_LINE = re.compile(r"^--\s+KEYS\[(\d+)\]", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One script: its Lua text, its SHA-1 for EVALSHA and its number of fixed keys."""
+    """One script: its Lua text, and its SHA-1 for EVALSHA."""
 
     name: str
     text: str
     sha: str
-    fixed_keys: int
 
 
 @cache
@@ -43,7 +41,7 @@ def load_scripts() -> Mapping[str, Script]:
     for name, source in (script for folder in folders for script in _texts(folder)):
         text = INCLUDE.sub(lambda match: includes[match[1]], source)
         sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        scripts[name] = Script(name, text, sha, len(KEY_LINE.findall(source)))
+        scripts[name] = Script(name, text, sha)
     return scripts
 
 

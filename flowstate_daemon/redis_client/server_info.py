@@ -21,7 +21,8 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.errors import is_unsupported
 from flowstate_daemon.redis_client.keys import Keys
 
-DAEMON_NAME_PATTERN = re.compile(r":[A-Za-z0-9._-]{1,64}/[0-9a-f]{32}")
+# The end of the name of a daemon's connection: its instance id, which is the group, and the id of its boot.
+DAEMON_NAME_PATTERN = re.compile(r":([A-Za-z0-9._-]{1,64})/[0-9a-f]{32}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,8 @@ class ClientInfo:
 
 async def list_clients(connection: Connection) -> list[ClientInfo] | None:
     """All connections of the server, or None when it does not list them. Raises StoreUnavailableError."""
-    try:
-        reply = await connection.execute("CLIENT", "LIST")
-    except StoreUnavailableError as outage:
-        if is_unsupported(outage.__cause__):
-            return None
-        raise
-    except refused.ResponseError:
+    reply = await call_or_none(connection, "CLIENT", "LIST")
+    if reply is None:
         return None
     return [parse_client(line) for line in reply.decode(errors="replace").splitlines() if line]
 
@@ -50,13 +46,8 @@ async def list_clients(connection: Connection) -> list[ClientInfo] | None:
 def parse_client(line: str) -> ClientInfo:
     """One line of CLIENT LIST; missing or invalid fields become empty or 0."""
     fields = dict(part.partition("=")[::2] for part in line.split(" "))
-    return ClientInfo(
-        fields.get("name", ""), fields.get("addr", ""), _parse_int(fields.get("age")), _parse_int(fields.get("idle"))
-    )
-
-
-def _parse_int(text: str | None) -> int:
-    return int(text) if text is not None and text.isdecimal() else 0
+    age_s, idle_s = _count(fields.get("age")) or 0, _count(fields.get("idle")) or 0
+    return ClientInfo(fields.get("name", ""), fields.get("addr", ""), age_s, idle_s)
 
 
 def has_name_prefix(client_name: str, prefix: str) -> bool:
@@ -203,11 +194,11 @@ async def pin_cluster_slot(connection: Connection, keys: Keys) -> None:
 
 async def _info(connection: Connection, *sections: str) -> dict[str, str]:
     """INFO as parsed by redis-py, with text values; empty when the server rejects it."""
-    reply = await _call_or_none(connection, "INFO", *sections)
+    reply = await call_or_none(connection, "INFO", *sections)
     return {} if reply is None else {str(name): str(value) for name, value in reply.items()}
 
 
-async def _call_or_none(connection: Connection, *command: str) -> Any:
+async def call_or_none(connection: Connection, *command: str) -> Any:
     """The reply, or None when the user or the server does not allow the command. Raises StoreUnavailableError."""
     try:
         return await connection.execute(*command)
@@ -240,7 +231,7 @@ async def _persistence(connection: Connection, info: Mapping[str, str]) -> Persi
 
 
 async def _setting(connection: Connection, name: str) -> str | None:
-    reply = await _call_or_none(connection, "CONFIG", "GET", name)
+    reply = await call_or_none(connection, "CONFIG", "GET", name)
     if isinstance(reply, dict):
         values = [value.decode() for value in reply.values()]
     else:
@@ -263,7 +254,7 @@ async def read_time(connection: Connection, clock: Clock) -> float | None:
     It is measured at the middle of the round trip; an answer that took long says little.
     """
     before_s = clock.monotonic()
-    reply = await _call_or_none(connection, "TIME")
+    reply = await call_or_none(connection, "TIME")
     after_s = clock.monotonic()
     if not isinstance(reply, list | tuple) or after_s - before_s > MAX_TIME_ROUND_TRIP_S:
         return None

@@ -25,7 +25,7 @@ class BlockedSchedules:
         self._until: dict[str, float] = {}
         self._logged: dict[str, str] = {}
 
-    def active(self, kind: str) -> bool:
+    def contains(self, kind: str) -> bool:
         return kind in self._until and self._clock.monotonic() < self._until[kind]
 
     def block(self, kind: str, error: AppTablesUnavailableError) -> None:

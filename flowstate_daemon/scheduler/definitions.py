@@ -14,11 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 from flowstate_daemon.base.cron import next_occurrence, parse_cron
+from flowstate_daemon.base.time_zones import get_zone
 from flowstate_daemon.config.settings import ScheduleSettings
 from flowstate_daemon.config.validators import deadline_to_cron
 from flowstate_daemon.database.app_data import AppData, TimeWindow, start_of_day
 from flowstate_daemon.database.planning import NO_HOUR, Cohort, Occurrence, PlanOptions
-from flowstate_daemon.database.scheduled_mails import ScheduledMail, get_zone
+from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.scheduler import focus_report, overdue_summary, task_reminder
 from flowstate_daemon.scheduler.scheduled_mail import Builder
 

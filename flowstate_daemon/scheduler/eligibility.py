@@ -17,19 +17,20 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.database.app_data import MAX_USERS_PER_QUERY, AppData, TaskList, User
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.database.scheduled_mails import EarlierList, ScheduledMail, ScheduledMails
+from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.kinds import KINDS, Kind
+from flowstate_daemon.mail.lifetimes import OVERDUE_SUMMARY
 from flowstate_daemon.mail.policy import SKIP, UNKNOWN_RECIPIENT, Decision, RecipientStatus, reason_to_skip
 from flowstate_daemon.mail_producer import NewMail
 from flowstate_daemon.scheduler import overdue_summary
 from flowstate_daemon.scheduler.definitions import Schedule
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, NothingToSend
+from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 
 USER_GONE = Decision("user", SKIP, "the user no longer exists")
 NO_USER = Decision("user", SKIP, "no account with this spelling of the address was found")
 USER_DELETED = Decision("user", SKIP, "the account is deleted")
 EMAIL_UNVERIFIED = Decision("user", SKIP, "the user has not verified the address")
 NOTIFICATION_OFF = Decision("preference", SKIP, "the user has switched these emails off")
-OVERDUE = "overdue-summary"
 MAILS_PER_STEP = 25  # emails built before the event loop runs other tasks: a code must not wait for five hundred
 
 
@@ -95,9 +96,9 @@ class EligibilityChecker:
     async def _earlier_lists(
         self, schedule: Schedule, mails: Sequence[ScheduledMail]
     ) -> Mapping[tuple[str, date], list[EarlierList]]:
-        if schedule.kind != OVERDUE:
+        if schedule.kind != OVERDUE_SUMMARY:
             return {}
-        return await self._scheduled_mails.earlier_lists(OVERDUE, mails, overdue_summary.LOOK_BACK_DAYS)
+        return await self._scheduled_mails.earlier_lists(OVERDUE_SUMMARY, mails, overdue_summary.LOOK_BACK_DAYS)
 
     def _build(
         self,
@@ -111,7 +112,7 @@ class EligibilityChecker:
         built = schedule.build(user, data, one, self.links)
         if isinstance(built, NothingToSend):
             return EligibilityResult(one, user.email, reason=Decision("data", SKIP, built.reason))
-        if schedule.kind != OVERDUE or not isinstance(data, TaskList):
+        if schedule.kind != OVERDUE_SUMMARY or not isinstance(data, TaskList):
             return EligibilityResult(one, user.email, mail=built)
         frequency = overdue_summary.choose_frequency(
             one.local_date,

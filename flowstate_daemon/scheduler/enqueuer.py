@@ -19,9 +19,10 @@ import structlog
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.service import Service, ServiceContext
+from flowstate_daemon.base.time_zones import find_zone
 from flowstate_daemon.database.app_database import AppTablesUnavailableError
 from flowstate_daemon.database.ledger import Ledger, Outcome
-from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails, find_zone
+from flowstate_daemon.database.scheduled_mails import ScheduledMail, ScheduledMails
 from flowstate_daemon.mail.policy import SKIP, Decision
 from flowstate_daemon.mail_producer import InvalidMailError, MailProducer, NewMail
 from flowstate_daemon.queue.bull_queue import BullQueue
@@ -91,7 +92,7 @@ class ScheduledMailEnqueuer(Service):
         """
         if not self._clock.reliable:
             return 0
-        schedules = [schedule for schedule in self._schedules if not self._blocked.active(schedule.kind)]
+        schedules = [schedule for schedule in self._schedules if not self._blocked.contains(schedule.kind)]
         next_due = await self._mails.next_due([schedule.kind for schedule in schedules]) if schedules else {}
         now, processed = self._clock.now(), 0
         for schedule in schedules:

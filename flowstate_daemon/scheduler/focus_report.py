@@ -10,8 +10,9 @@ from typing import Any
 
 from flowstate_daemon.database.app_data import WEEK, Focus, FocusWeek, TimeWindow, User
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
+from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.field_types import round_half_up
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, BuildResult, NothingToSend, new_mail
+from flowstate_daemon.scheduler.scheduled_mail import BuildResult, NothingToSend, new_mail
 from flowstate_daemon.scheduler.text import display_name, format_title, positive_or_none
 
 NO_SESSIONS = "no focus session in the last seven days"

@@ -23,7 +23,7 @@ from flowstate_daemon.database.recipients import UNKNOWN_ACTOR
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
 from flowstate_daemon.mail.kinds import MailRequest
 from flowstate_daemon.mail.message import Email
-from flowstate_daemon.mail_producer import InvalidMailError, parse_order
+from flowstate_daemon.mail_producer import InvalidMailError, parse_new_mail
 from flowstate_daemon.scheduler.definitions import Schedule
 from flowstate_daemon.scheduler.eligibility import EligibilityChecker, EligibilityResult
 
@@ -223,7 +223,7 @@ class ManualRuns:
         if existing is not None or checked.mail is None:
             return item(existing or (checked.reason.reason if checked.reason else None) or "")
         try:
-            return item(mail=self._render(parse_order(checked.mail, kinds=self._eligibility.kinds)))
+            return item(mail=self._render(parse_new_mail(checked.mail, kinds=self._eligibility.kinds)))
         except InvalidMailError as error:
             return item(error.reason)
 

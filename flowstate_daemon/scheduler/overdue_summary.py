@@ -13,9 +13,10 @@ from typing import Any
 
 from flowstate_daemon.database.app_data import Task, TaskList, TimeWindow, User, start_of_day
 from flowstate_daemon.database.scheduled_mails import EarlierList, ScheduledMail
+from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.policy import SKIP, Decision
 from flowstate_daemon.mail.preferences import Cadence
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, BuildResult, NothingToSend, new_mail
+from flowstate_daemon.scheduler.scheduled_mail import BuildResult, NothingToSend, new_mail
 from flowstate_daemon.scheduler.text import display_name, format_title, pluralise, positive_or_none
 
 NOTHING_OVERDUE = "nothing overdue"

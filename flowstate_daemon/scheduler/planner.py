@@ -68,7 +68,7 @@ class Planner(Service):
 
     def upcoming(self) -> tuple[str, datetime] | None:
         """The kind that is due next in any zone, and when; None while no due time is known."""
-        due = [(kind, due_at) for (kind, _), due_at in self._next.items() if not self._blocked.active(kind)]
+        due = [(kind, due_at) for (kind, _), due_at in self._next.items() if not self._blocked.contains(kind)]
         return min(due, key=lambda one: one[1], default=None)
 
     async def plan_due(self) -> int:
@@ -85,9 +85,9 @@ class Planner(Service):
         self._computed_at = now
         for kind, schedule in self._schedules.items():
             due = [cohort for (of, cohort), due_at in self._next.items() if of == kind and due_at <= now]
-            if due and not self._blocked.active(kind) and not self.stopping:
+            if due and not self._blocked.contains(kind) and not self.stopping:
                 scheduled += await self._plan(schedule, sorted(due), now)
-            if moved and not self._blocked.active(kind) and not self.stopping:
+            if moved and not self._blocked.contains(kind) and not self.stopping:
                 scheduled += await self._plan_moved(schedule, now)
         return scheduled
 
@@ -209,6 +209,8 @@ class Planner(Service):
         """Seconds until the next due time, limited so that a change of the wall clock is noticed soon."""
         now = self._clock.now()
         waits = [
-            (due_at - now).total_seconds() for (kind, _), due_at in self._next.items() if not self._blocked.active(kind)
+            (due_at - now).total_seconds()
+            for (kind, _), due_at in self._next.items()
+            if not self._blocked.contains(kind)
         ]
         return max(0.0, min([HEARTBEAT_TIMEOUT_S, *waits]))

@@ -15,8 +15,6 @@ from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.policy import Decision
 from flowstate_daemon.mail_producer import NewMail
 
-__all__ = ["AppLinks", "BuildResult", "Builder", "NothingToSend", "ended_without_mail", "new_mail"]
-
 NO_ATTEMPT = 0
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from flowstate_daemon.database.app_data import Task, TaskList, TimeWindow, User, start_of_day
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
+from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.contexts import PERSONAL
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, BuildResult, NothingToSend, new_mail
+from flowstate_daemon.scheduler.scheduled_mail import BuildResult, NothingToSend, new_mail
 from flowstate_daemon.scheduler.text import display_name, format_name, format_title, positive_or_none, priority
 
 MIDNIGHT = (0, 0)

@@ -43,4 +43,4 @@ def build_shadow(
     observer = QueueObserver(connection, keys, max_data_bytes=config.queue.max_data_bytes)
     dry_run = DryRun(renderer, recipients, context.clock)
     metrics = ShadowMetrics(context.metrics)
-    return ShadowWorker(observer, dry_run, metrics, context.health.register("shadow"))
+    return ShadowWorker(observer, dry_run, metrics, context.health.register(ShadowWorker.name))

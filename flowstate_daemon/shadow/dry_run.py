@@ -14,8 +14,8 @@ import structlog
 
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError
+from flowstate_daemon.base.redaction import mask_address
 from flowstate_daemon.mail.kinds import MailRequest, parse_request
-from flowstate_daemon.mail.message import mask_address
 from flowstate_daemon.mail.policy import UNKNOWN_RECIPIENT, RecipientStatus, decide
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.unsubscribe_links import link_issue_time

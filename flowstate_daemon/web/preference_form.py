@@ -27,7 +27,7 @@ from flowstate_daemon.mail.preferences import (
 
 T = TypeVar("T")
 
-SAVE, STOP, RESUME, END_PAUSE = "save", "stop", "resume", "end_pause"
+RESUME, END_PAUSE = "resume", "end_pause"  # the values of buttons; the template itself has `save` and `stop`
 KEEP = "keep"
 MAX_FIELDS = 200
 CADENCES: Mapping[str, Cadence | None] = {"": None, "daily": "daily", "weekly": "weekly"}
@@ -65,15 +65,15 @@ def parse_form(body: bytes) -> Mapping[str, str]:
 
 def apply_form(form: Mapping[str, str], current: RecipientSettings, context: FormContext) -> RecipientSettings:
     """The settings after the form. Raises InvalidFormError and UnknownZoneError; then nothing is to be changed."""
-    match form.get("action"):
-        case "save":
-            return _apply_kinds(form, replace(current, preferences=_preferences(form, current, context)), context)
-        case "stop":
-            return replace(current, unsubscribed=current.unsubscribed | {ALL_KINDS})
-        case "resume":
-            return replace(current, unsubscribed=current.unsubscribed - {ALL_KINDS})
-        case "end_pause":
-            return replace(current, preferences=replace(current.preferences, paused_until=None))
+    action = form.get("action")
+    if action == "save":
+        return _apply_kinds(form, replace(current, preferences=_preferences(form, current, context)), context)
+    if action == "stop":
+        return replace(current, unsubscribed=current.unsubscribed | {ALL_KINDS})
+    if action == RESUME:
+        return replace(current, unsubscribed=current.unsubscribed - {ALL_KINDS})
+    if action == END_PAUSE:
+        return replace(current, preferences=replace(current.preferences, paused_until=None))
     raise InvalidFormError
 
 

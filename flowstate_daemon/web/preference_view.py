@@ -11,9 +11,10 @@ from zoneinfo import ZoneInfo
 
 from babel.dates import format_date, get_day_names
 
+from flowstate_daemon.base.time_zones import find_zone
 from flowstate_daemon.database.preferences import RecipientSettings
 from flowstate_daemon.database.recipients import UserPreferences
-from flowstate_daemon.mail.lifetimes import find_zone
+from flowstate_daemon.mail.lifetimes import OVERDUE_SUMMARY
 from flowstate_daemon.mail.locales import LOCALES, match_locale
 from flowstate_daemon.mail.policy import ALL_KINDS, main_reason
 from flowstate_daemon.mail.preferences import MORNING_HOURS, PAUSE_WEEKS, suggested_time_zones
@@ -21,7 +22,6 @@ from flowstate_daemon.scheduler.definitions import Schedule
 from flowstate_daemon.web.pages import Button, Pages
 from flowstate_daemon.web.preference_form import END_PAUSE, KEEP, RESUME
 
-OVERDUE = "overdue-summary"
 A_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 NOON = 12
 EACH_DAY, ONE_DAY = re.compile(r"\*"), re.compile(r"\d|[a-z]{3}", re.IGNORECASE)  # the last field of a cron expression
@@ -164,7 +164,7 @@ class PreferenceView:
         if schedule is None or kind not in texts:
             return plain.get(kind, plain["other"])
         name, weekday = kind, None
-        if kind == OVERDUE and chosen.overdue_summary is not None:
+        if kind == OVERDUE_SUMMARY and chosen.overdue_summary is not None:
             name = f"{kind}_{chosen.overdue_summary}"
             weekday = schedule.weekly_day if chosen.overdue_summary == "weekly" else None
         own = schedule if chosen.morning_hour is None else schedule.for_hour(chosen.morning_hour)
@@ -188,8 +188,8 @@ class PreferenceView:
             hours = [Option(str(hour), format_hour(pages, locale, hour)) for hour in MORNING_HOURS]
             value = "" if chosen.morning_hour is None else str(chosen.morning_hour)
             selects.append(Select("hour", text["hour"], [Option("", text["hour_usual"]), *hours], value))
-        if OVERDUE in self._schedules:
-            day = day_name(locale, self._schedules[OVERDUE].weekly_day, pages)
+        if OVERDUE_SUMMARY in self._schedules:
+            day = day_name(locale, self._schedules[OVERDUE_SUMMARY].weekly_day, pages)
             options = [
                 Option("", text["overdue_usual"]),
                 Option("daily", text["overdue_daily"]),

@@ -56,11 +56,14 @@ class Unsubscribe:
         pages: Pages,
         clock: Clock,
         kinds: Mapping[str, Kind] = KINDS,
+        *,
+        on_change: Callable[[str], None] = lambda _action: None,
     ) -> None:
+        """`on_change` is called with `unsubscribed` or `resubscribed`."""
         self._codec = codec
         self._suppressions = suppressions
         self.pages, self.kinds = pages, kinds  # replaced by a reload
-        self.on_change: Callable[[str], None] = lambda _action: None  # `unsubscribed` or `resubscribed`
+        self._on_change = on_change
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
@@ -103,11 +106,11 @@ class Unsubscribe:
     async def _apply(self, token: UnsubscribeToken, action: str, kind: str) -> None:
         if action == UNSUBSCRIBE:
             if await self._suppressions.unsubscribe(token.address, kind):
-                self.on_change("unsubscribed")
+                self._on_change("unsubscribed")
             log.info("unsubscribed", recipient=mask_address(token.address), kind=kind)
         else:
             if await self._suppressions.resubscribe(token.address, kind):
-                self.on_change("resubscribed")
+                self._on_change("resubscribed")
             log.info("resubscribed", recipient=mask_address(token.address), kind=kind)
 
     async def _current_page(self, token: UnsubscribeToken) -> str:

@@ -41,9 +41,18 @@ REMEDIES = {
 class Webhooks:
     """The route of the provider's webhook."""
 
-    def __init__(self, verifier: WebhookVerifier, ledger: Ledger, clock: Clock, sender_domain: str = "") -> None:
+    def __init__(
+        self,
+        verifier: WebhookVerifier,
+        ledger: Ledger,
+        clock: Clock,
+        sender_domain: str = "",
+        *,
+        on_event: Callable[[str], None] = lambda _type: None,
+    ) -> None:
+        """`on_event` is called with the type of each event that is new."""
         self.sender_domain = sender_domain  # replaced by a reload
-        self.on_event: Callable[[str], None] = lambda _type: None  # for each event that is new
+        self._on_event = on_event
         self._verifier = verifier
         self._ledger = ledger
         self._log_throttle = LogThrottle(clock)
@@ -74,7 +83,7 @@ class Webhooks:
             self._warn(error.reason if isinstance(error, FlowstateError) else "Postgres did not answer in time", None)
             raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
         if recorded.new:
-            self.on_event(event.type)
+            self._on_event(event.type)
         if recorded.new and event.suppress:
             fields = {"recipient": mask_address(event.address), "reason": event.suppress}
             if event.svix_id in recorded.obeyed:

@@ -239,11 +239,6 @@ async def _add_host(world: World, number: int, stack: AsyncExitStack) -> None:
     await daemon.start()
 
 
-def logs_of(folder: Path) -> list[Path]:
-    """The logs of all daemons of a round."""
-    return sorted(folder.glob("daemon-*.log"))
-
-
 async def stop_all(world: World, within_s: float) -> list[int | None]:
     """SIGTERM to each daemon; its exit code, None if it did not end in time."""
     codes: list[int | None] = []

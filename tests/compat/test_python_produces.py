@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.bull_queue import BullQueue
-from flowstate_daemon.queue.events import JobWaiter, wait_until_finished
+from flowstate_daemon.queue.events import JobWaiter
 from flowstate_daemon.queue.inspector import Inspector
 from flowstate_daemon.queue.job import REMOVE, Backoff, NewJob
 from flowstate_daemon.redis_client.connection import Connection
@@ -144,7 +144,8 @@ async def test_38_python_waits_for_a_job_that_node_runs(
     assert [end.state for end in ends] == ["completed", "completed", "failed"]
     assert [json.loads(end.returnvalue or b"null") for end in ends[:2]] == [{"n": 1}, {"n": 2}]
     assert ends[2].reason == "no luck"
-    late = await wait_until_finished(connection, keys, kept.id, 5)
+    async with JobWaiter(connection, keys) as watch:
+        late = await watch.wait(kept.id, 5)
     assert json.loads(late.returnvalue or b"null") == {"n": 1}
 
 

@@ -56,11 +56,7 @@ async def test_sigterm_drains_emails_in_flight(
     async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="3") as daemon:
         await daemon.ready()
         await enqueue(connection, keys, 5)
-
-        async def three_in_flight() -> bool:
-            return int(await redis.llen(keys("active"))) == 3
-
-        await eventually(three_in_flight, "three emails in flight")
+        await eventually(lambda: redis.llen(keys("active")), "emails in flight", equals=3)
         daemon.send(signal.SIGTERM)
 
         async def leaving() -> bool:
@@ -82,13 +78,9 @@ async def test_second_sigterm_releases_jobs_at_once(
     async with make_daemon(FLOWSTATE_QUEUE_CONCURRENCY="3") as daemon:
         await daemon.ready()
         ids = await enqueue(connection, keys, 3)
-
-        async def three_in_flight() -> bool:
-            return int(await redis.llen(keys("active"))) == 3
-
-        await eventually(three_in_flight, "three emails in flight")
+        await eventually(lambda: redis.llen(keys("active")), "emails in flight", equals=3)
         daemon.send(signal.SIGTERM)
-        await eventually(lambda: _event(daemon, "draining"), "draining")
+        await eventually(lambda: daemon.events("draining"), "draining")
         assert "a second SIGTERM or Ctrl-C ends at once" in daemon.events("draining")[0]["hint"]
         daemon.send(signal.SIGTERM)
         assert await daemon.ended(within_s=5) == 0
@@ -96,10 +88,6 @@ async def test_second_sigterm_releases_jobs_at_once(
     assert sorted(await redis.lrange(keys("wait"), 0, -1)) == sorted(ids)
     assert not any([await redis.exists(keys.lock(job_id)) for job_id in ids])
     assert not any([await redis.hget(keys.job(job_id), "attemptsMade") for job_id in ids])
-
-
-async def _event(daemon: object, name: str) -> bool:
-    return bool(daemon.events(name))  # type: ignore[attr-defined]
 
 
 async def test_drain_timeout_releases_the_remaining_jobs(
@@ -110,11 +98,7 @@ async def test_drain_timeout_releases_the_remaining_jobs(
     async with make_daemon(FLOWSTATE_QUEUE_SHUTDOWN_TIMEOUT_S="0.2") as daemon:
         await daemon.ready()
         await enqueue(connection, keys, 2)
-
-        async def two_in_flight() -> bool:
-            return int(await redis.llen(keys("active"))) == 2
-
-        await eventually(two_in_flight, "two emails in flight")
+        await eventually(lambda: redis.llen(keys("active")), "emails in flight", equals=2)
         daemon.send(signal.SIGTERM)
         assert await daemon.ended(within_s=5) == 0
     assert await redis.llen(keys("wait")) == 2

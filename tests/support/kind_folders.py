@@ -53,15 +53,6 @@ points = 5
 badgeUrl = "{frontend_url}/badges"
 """,
 }
-BADGE_IN_POLISH = """subject = "Nowa odznaka: {{ badge_name|user_text }}"
-preheader = "{{ plural('point', points) }} więcej."
-title = "Nowa odznaka"
-intro = "Za {{ plural('point', points) }} otrzymujesz odznakę:"
-button = "Zobacz swoje odznaki"
-
-[plural]
-point = { one = "{n} punkt", few = "{n} punkty", many = "{n} punktów" }
-"""
 
 
 def write_kind(folder: Path, name: str, files: dict[str, str]) -> Path:

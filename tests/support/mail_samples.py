@@ -11,10 +11,13 @@ import msgspec
 from flowstate_daemon.mail.kinds import KINDS, parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
-from flowstate_daemon.mail.samples import FRONTEND_URL, Sample, all_samples
+from flowstate_daemon.mail.samples import FRONTEND_URL, Sample, all_samples, preview_contexts
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 
 TO = "ada@example.org"
+SAMPLES: Mapping[str, Mapping[str, Any]] = preview_contexts()
+# The contexts of the kinds that the scheduler enqueues, with the fields that only the scheduler sets.
+RICH = {sample.kind: dict(sample.context) for sample in all_samples() if sample.name == f"{sample.kind}-rich"}
 WEB = "https://mail.flowstate.example"
 RENDERER = Renderer(
     Brand("FlowState <hello@flowstate.example>", "FlowState", FRONTEND_URL),

@@ -7,6 +7,7 @@ from datetime import timedelta
 from flowstate_daemon.database.mail_list import LedgerPosition, OutcomeFilter
 from flowstate_daemon.mail_producer import ORIGIN, NewMail
 from flowstate_daemon.operations.operator import Operator, Recipients
+from flowstate_daemon.web.ages import age_ms
 from flowstate_daemon.web.api_v1 import models
 from flowstate_daemon.web.api_v1.cursors import RowCursor, read_cursor, write_cursor
 from flowstate_daemon.web.api_v1.endpoints import ApiError, Call, Endpoint
@@ -121,7 +122,7 @@ def recipients_of(operator: Operator) -> Recipients:
 
 
 def age(text: str) -> timedelta:
-    return timedelta(milliseconds=models.duration_ms(text))
+    return timedelta(milliseconds=age_ms(text))
 
 
 def position_of(cursor: RowCursor | None) -> LedgerPosition | None:

@@ -11,9 +11,11 @@ from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, Validatio
 from flowstate_daemon.base.address import parse_address
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.database.mail_history import MailRecord
+from flowstate_daemon.database.mail_list import OutcomeName
 from flowstate_daemon.operations.jobs import Action, ActionRefusedError, check_action
 from flowstate_daemon.queue.filters import JobFilter
 from flowstate_daemon.queue.job import State
+from flowstate_daemon.web.ages import DIGITS, UNITS, age_ms
 from flowstate_daemon.web.api_v1.cursors import EntryCursorText, RowCursorText
 from flowstate_daemon.web.api_v1.endpoints import ApiModel, DescribedModel, unfulfillable
 
@@ -24,17 +26,8 @@ Text = Annotated[str, Field(max_length=200, pattern=LINE)]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
 Id = Annotated[str, Field(min_length=1, max_length=500)]
 Kinds = Annotated[Sequence[Text], Field(max_length=20)]
-# At most 99,999 weeks: longer ones lead to years that no date can express.
-Duration = Annotated[str, Field(pattern=r"^[0-9]{1,5}(s|min|m|h|d|w)$", examples=["30s", "15min", "2h", "7d"])]
+Age = Annotated[str, Field(pattern=rf"^{DIGITS}({UNITS})$", examples=["30s", "15min", "2h", "7d"])]
 PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE)]
-Outcome = Literal["sent", "skipped", "expired", "failed", "retried", "removed"]
-UNITS_MS = {"s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-
-
-def duration_ms(text: str) -> int:
-    """A duration that Duration accepts, in ms."""
-    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    return int(digits) * UNITS_MS[text[len(digits) :]]
 
 
 def to_utc(instant: datetime) -> datetime:
@@ -95,9 +88,9 @@ class Filter(ApiModel):
     """Text that the address of a job contains; of a ledger entry, the whole address."""
     reason: Text = ""
     """Text that the reason contains, in any case; for jobs, * stands for any text."""
-    newer_than: Duration | None = None
+    newer_than: Age | None = None
     """Maximum age."""
-    older_than: Duration | None = None
+    older_than: Age | None = None
     """Minimum age."""
 
     def job_filter(self, now_ms: int) -> JobFilter:
@@ -105,8 +98,8 @@ class Filter(ApiModel):
             kinds=tuple(self.kind),
             recipient=self.recipient,
             reason=self.reason,
-            after=None if self.newer_than is None else now_ms - duration_ms(self.newer_than),
-            before=None if self.older_than is None else now_ms - duration_ms(self.older_than),
+            after=None if self.newer_than is None else now_ms - age_ms(self.newer_than),
+            before=None if self.older_than is None else now_ms - age_ms(self.older_than),
         )
 
 
@@ -130,7 +123,7 @@ class PageQuery(ApiModel):
 
 
 class EmailQuery(Filter):
-    outcome: Annotated[Sequence[Outcome], Field(max_length=10)] = ()
+    outcome: Annotated[Sequence[OutcomeName], Field(max_length=10)] = ()
     """Outcomes, one of which it must have."""
     cursor: RowCursorText = ""
     """`next_cursor` of the page before."""

@@ -13,19 +13,13 @@ from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.redaction import redact_text
 from flowstate_daemon.database.recipients import OperatorAction as ListAction
 from flowstate_daemon.operations.operator import Operator
-from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
+from flowstate_daemon.operations.statistics import SPANS, Point
 from flowstate_daemon.queue.audit import OperatorAction
 from flowstate_daemon.web.api_v1 import models
 from flowstate_daemon.web.api_v1.endpoints import Call, Endpoint
 from flowstate_daemon.web.health import heartbeat_document
 
 T = TypeVar("T")
-
-SPANS = {
-    "hour": (HOUR_MS, MINUTE_MS),
-    "day": (24 * HOUR_MS, 15 * MINUTE_MS),
-    "week": (7 * 24 * HOUR_MS, 2 * HOUR_MS),
-}
 
 
 class StateEndpoints:

@@ -16,7 +16,7 @@ from markupsafe import escape
 from flowstate_daemon.base.errors import FlowstateError, InvalidDataError
 from flowstate_daemon.base.redaction import mask_addresses_in_html
 from flowstate_daemon.base.text import storable
-from flowstate_daemon.database.mail_list import LedgerPosition, OutcomeRow
+from flowstate_daemon.database.mail_list import OUTCOME_NAMES, LedgerPosition, OutcomeRow
 from flowstate_daemon.mail.kinds import MailRequest, parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.operations.jobs import ACTIONS, STATES_OF_ACTION, Action
@@ -25,15 +25,14 @@ from flowstate_daemon.queue.inspector import JobView
 from flowstate_daemon.queue.job import State
 from flowstate_daemon.queue.search import COUNT_BUDGET_S
 from flowstate_daemon.web.dashboard.filters import (
-    OUTCOMES,
     QUEUE_STATES,
     PageFilter,
+    parse_at,
     parse_filter,
-    parse_instant,
     parse_position,
 )
 from flowstate_daemon.web.dashboard.guard import Form, Guard, Part, read_part, redirect, safe_next
-from flowstate_daemon.web.dashboard.rendering import NONE, ROOT, PageRenderer, Viewer, recipient_of
+from flowstate_daemon.web.dashboard.rendering import NONE, ROOT, PageRenderer, Viewer
 
 PAGE_SIZE = 50
 SAMPLE_SIZE = 10
@@ -97,7 +96,7 @@ class EmailPages:
             active="emails",
             filter=wanted,
             states=QUEUE_STATES,
-            outcomes=OUTCOMES,
+            outcomes=OUTCOME_NAMES,
             has_ledger=self._operator.recipients is not None,
             rows=part,
             actions=[action for action in ACTIONS if wanted.state in STATES_OF_ACTION[action]],
@@ -121,7 +120,7 @@ class EmailPages:
             filter=wanted,
             count=count,
             longer=None if count.is_exact or is_long else _query(wanted.query(action=action, count="longer")),
-            jobs=[(job, recipient_of(job)) for job in sample.jobs],
+            jobs=[(job, job.recipient) for job in sample.jobs],
             job_filter=job_filter,
         )
 
@@ -178,7 +177,7 @@ class EmailPages:
             viewer,
             active="emails",
             job=job,
-            recipient=recipient_of(job),
+            recipient=job.recipient,
             data=msgspec.json.format(msgspec.json.encode(job.redacted_data()), indent=2).decode(),
             logs=logs,
             mail=mail,
@@ -217,7 +216,7 @@ class EmailPages:
                 count=PAGE_SIZE,
             )
             following = None if found.next_position is None else wanted.query(position=found.next_position)
-            jobs = [(job, recipient_of(job)) for job in found.jobs]
+            jobs = [(job, job.recipient) for job in found.jobs]
             return Rows(jobs, next=_query(following), remaining=found.remaining if found.is_partial else 0)
         if self._operator.recipients is None:
             return Rows()
@@ -282,7 +281,7 @@ def mask_codes(request: MailRequest) -> MailRequest:
 
 def read_position(query: Mapping[str, str]) -> LedgerPosition | None:
     """The last row of the page before. Raises InvalidDataError."""
-    at: datetime | None = parse_instant(query.get("at", ""))
+    at: datetime | None = parse_at(query.get("at", ""))
     if at is None:
         return None
     key, outcome = (storable(query.get(name, ""), MAX_KEY) for name in ("after_key", "after_outcome"))

@@ -1,24 +1,22 @@
-"""Filters in the address of a page or of an API request, parsed with a clear error for each mistake."""
+"""Filters in the address of a page, parsed with a clear error for each mistake."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.base.text import storable
-from flowstate_daemon.database.mail_list import OutcomeFilter
+from flowstate_daemon.base.time_zones import parse_instant
+from flowstate_daemon.database.mail_list import OUTCOME_NAMES, OutcomeFilter
 from flowstate_daemon.queue.filters import JobFilter
+from flowstate_daemon.web.ages import AGE, age_ms
 
 QUEUE_STATES = ("wait", "active", "delayed", "paused", "failed", "completed")
-OUTCOMES = ("sent", "skipped", "expired", "failed", "retried", "removed")
 MAX_TEXT = 200
 MAX_DIGITS = 9
-DURATION = re.compile(r"(\d{1,5})\s*(s|min|m|h|d|w)", re.ASCII)  # longer ones lead to years without a date
-UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,8 @@ class PageFilter:
             kinds=(self.kind,) if self.kind else (),
             recipient=self.recipient,
             reason=self.reason,
-            after=now_ms - _ms(self.newer_than) if self.newer_than else None,
-            before=now_ms - _ms(self.older_than) if self.older_than else None,
+            after=now_ms - age_ms(self.newer_than) if self.newer_than else None,
+            before=now_ms - age_ms(self.older_than) if self.older_than else None,
         )
 
     def outcome_filter(self, now: datetime) -> OutcomeFilter:
@@ -59,26 +57,20 @@ class PageFilter:
             outcomes=(self.state,) if self.state else (),
             address=self.recipient,
             reason=self.reason,
-            since=now - timedelta(milliseconds=_ms(self.newer_than)) if self.newer_than else None,
-            until=now - timedelta(milliseconds=_ms(self.older_than)) if self.older_than else None,
+            since=now - timedelta(milliseconds=age_ms(self.newer_than)) if self.newer_than else None,
+            until=now - timedelta(milliseconds=age_ms(self.older_than)) if self.older_than else None,
         )
 
 
 def parse_filter(query: Mapping[str, str]) -> PageFilter:
     """Raises InvalidDataError with the parameter and what is expected."""
     values = {name: storable(query.get(name, "").strip(), MAX_TEXT) for name in PageFilter.__slots__}
-    if values["state"] not in ("", *QUEUE_STATES, *OUTCOMES):
-        raise InvalidDataError(f"state: expected one of {', '.join((*QUEUE_STATES, *OUTCOMES))}")
+    if values["state"] not in ("", *QUEUE_STATES, *OUTCOME_NAMES):
+        raise InvalidDataError(f"state: expected one of {', '.join((*QUEUE_STATES, *OUTCOME_NAMES))}")
     for name in ("newer_than", "older_than"):
-        if values[name] and not DURATION.fullmatch(values[name]):
+        if values[name] and not AGE.fullmatch(values[name]):
             raise InvalidDataError(f"{name}: expected an age such as 30s, 15min, 2h, 7d")
     return PageFilter(**values)
-
-
-def _ms(age: str) -> int:
-    match = DURATION.fullmatch(age)
-    assert match is not None, "parse_filter has checked it"
-    return int(match[1]) * UNITS_S[match[2]] * 1000
 
 
 def parse_position(text: str) -> int:
@@ -86,12 +78,9 @@ def parse_position(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else 0
 
 
-def parse_instant(text: str) -> datetime | None:
+def parse_at(text: str) -> datetime | None:
     """A time in ISO 8601; UTC without a zone. None for "". Raises InvalidDataError."""
-    if not text:
-        return None
     try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
+        return parse_instant(text) if text else None
+    except ValueError:
         raise InvalidDataError("at: expected a time such as 2026-11-29T09:00") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import structlog
@@ -23,7 +23,6 @@ from flowstate_daemon.web.session import Session, Sessions
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
 Form = Mapping[str, str]
 View = Callable[[web.Request, Viewer], Awaitable[web.StreamResponse]]
 FormView = Callable[[web.Request, Viewer, Form], Awaitable[web.StreamResponse]]

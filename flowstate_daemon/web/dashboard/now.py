@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from flowstate_daemon.operations.operator import Operator
-from flowstate_daemon.operations.statistics import HOUR_MS, MINUTE_MS, Point
+from flowstate_daemon.operations.statistics import MINUTE_MS, SPANS, Point
 from flowstate_daemon.web.dashboard.charts import Line, line_chart
 from flowstate_daemon.web.dashboard.guard import EXPIRED_EVENT, Guard, Part, read_part, read_shared
 from flowstate_daemon.web.dashboard.rendering import (
@@ -27,11 +27,6 @@ LIVE_INTERVAL_S = 2.0
 MAX_LIVE = 20
 MAILS_PER_REQUEST = 100
 MAX_RUNS = 4  # of the schedules, that come next
-SPANS = {
-    "hour": (HOUR_MS, MINUTE_MS),
-    "day": (24 * HOUR_MS, 15 * MINUTE_MS),
-    "week": (7 * 24 * HOUR_MS, 2 * HOUR_MS),
-}
 RECENT_MS = 15 * MINUTE_MS
 
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from flowstate_daemon.base.redaction import escape_marks, mask_address, redact_codes, redact_text
 from flowstate_daemon.mail.kinds import Kind
-from flowstate_daemon.queue.inspector import JobView
+from flowstate_daemon.web.ages import MINUTE_S, format_age
 from flowstate_daemon.web.dashboard.reasons import ReasonTranslator
 from flowstate_daemon.web.pages import negotiate_locale
 from flowstate_daemon.web.session import Session
@@ -39,7 +39,6 @@ HEADERS = {
     "X-Robots-Tag": "noindex, nofollow",
 }
 STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 MAX_LABEL = 60
 NONE = "\N{EN DASH}"  # instead of an absent value
 REMEDY_SEPARATOR = re.compile("\u202f?; ")  # French has a narrow space before the semicolon
@@ -77,7 +76,7 @@ class PageRenderer:
             lstrip_blocks=True,
         )
         self._environment.filters |= {
-            "age": format_age,
+            "age": lambda seconds: NONE if seconds is None else format_age(seconds),
             "number": format_number,
             "when": format_time,
             "ms": ms_to_datetime,
@@ -192,12 +191,6 @@ def choose_locale(request: web.Request) -> str:
     return chosen if chosen in LOCALES else negotiate_locale(request.headers.get("Accept-Language", ""), LOCALES[0])
 
 
-def recipient_of(job: JobView) -> str:
-    """The address of a job, as it was given; "" when it has none."""
-    to = job.data.get("to") if isinstance(job.data, dict) else None
-    return to if isinstance(to, str) else ""
-
-
 def state_class(name: str | None) -> str:
     """The CSS class of a state or an outcome: good, bad, warn or ""."""
     return next((css_class for css_class, names in STATE_CLASSES.items() if name in names), "")
@@ -207,17 +200,6 @@ def split_remedy(reason: str) -> tuple[str, str]:
     """A reason of the daemon's health as what is wrong and what to do; the second part may be empty."""
     what, *remedy = REMEDY_SEPARATOR.split(reason, maxsplit=1)
     return what, "".join(remedy)
-
-
-def format_age(seconds: float | None) -> str:
-    """A duration in the largest unit of which it has at least two; a dash for None."""
-    if seconds is None:
-        return NONE
-    whole = max(int(seconds), 0)
-    for unit_s, unit in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
-        if whole >= 2 * unit_s:
-            return f"{whole // unit_s} {unit}"
-    return f"{whole} s"
 
 
 def format_seconds(seconds: float | None) -> str:

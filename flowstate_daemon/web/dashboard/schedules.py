@@ -13,12 +13,12 @@ import structlog
 from aiohttp import web
 
 from flowstate_daemon.base.errors import InvalidDataError, StoreUnavailableError
+from flowstate_daemon.base.time_zones import find_zone
 from flowstate_daemon.database.mail_list import ScheduledCount
-from flowstate_daemon.mail.lifetimes import find_zone
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.scheduler.manual_runs import DryRunItem, ManualRuns, RunRequest, UpcomingRun
 from flowstate_daemon.web.dashboard.emails import actor, frame
-from flowstate_daemon.web.dashboard.filters import parse_instant
+from flowstate_daemon.web.dashboard.filters import parse_at
 from flowstate_daemon.web.dashboard.guard import Form, Guard, read_shared, redirect
 from flowstate_daemon.web.dashboard.rendering import NONE, ROOT, PageRenderer, Viewer
 
@@ -121,7 +121,7 @@ class SchedulePages:
     async def run(self, request: web.Request, viewer: Viewer, form: Form) -> web.StreamResponse:
         """Plan the emails of a schedule now; who has one already for the date gets none, unless forced."""
         name, force = request.match_info["name"], form.get("force") == "yes"
-        at = parse_instant(form.get("at", "")) or self._operator.clock.now()
+        at = parse_at(form.get("at", "")) or self._operator.clock.now()
         if self._run_lock.locked():
             raise InvalidDataError("another run is in progress: wait until it has ended")
         async with self._run_lock:
@@ -146,7 +146,7 @@ class SchedulePages:
         return found, True
 
     def _request(self, request: web.Request) -> RunRequest:
-        at = parse_instant(request.query.get("at", "")) or self._operator.clock.now()
+        at = parse_at(request.query.get("at", "")) or self._operator.clock.now()
         return RunRequest(request.match_info["name"], at, request.query.get("force") == "yes")
 
     def _manual_runs(self) -> ManualRuns:

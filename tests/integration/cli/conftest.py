@@ -1,4 +1,4 @@
-"""Runs the checks of `check` on stores that the test chooses."""
+"""The test's own queue for commands, and the checks of `check` on stores that the test chooses."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from flowstate_daemon.dev.embedded import free_port
 from flowstate_daemon.redis_client.keys import Keys
 
 Check = Callable[..., Awaitable[dict[str, CheckResult]]]
+
+
+@pytest.fixture
+def queue_environment(monkeypatch: pytest.MonkeyPatch, valkey_url: str, keys: Keys) -> None:
+    """The variables with which a command finds the test's queue."""
+    monkeypatch.setenv("REDIS_URL", valkey_url)
+    monkeypatch.setenv("FLOWSTATE_QUEUE_PREFIX", keys.prefix)
 
 
 @pytest.fixture

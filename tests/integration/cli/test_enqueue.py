@@ -17,14 +17,10 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("queue_environment")
+
 COMMAND = ["enqueue", "welcome", "--to", "ada@example.org", "--context", '{"name": "Ada"}']
 SET_ASIDE = "parked: the email may have been sent"
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, valkey_url: str, keys: Keys) -> None:
-    monkeypatch.setenv("REDIS_URL", valkey_url)
-    monkeypatch.setenv("FLOWSTATE_QUEUE_PREFIX", keys.prefix)
 
 
 @pytest.fixture

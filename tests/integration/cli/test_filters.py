@@ -14,14 +14,10 @@ from flowstate_daemon.cli.main import main
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import QueueFixture
 
+pytestmark = pytest.mark.usefixtures("queue_environment")
+
 DAY_MS = 86_400_000
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, valkey_url: str, keys: Keys) -> None:
-    monkeypatch.setenv("REDIS_URL", valkey_url)
-    monkeypatch.setenv("FLOWSTATE_QUEUE_PREFIX", keys.prefix)
 
 
 @pytest.fixture

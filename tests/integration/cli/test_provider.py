@@ -15,11 +15,7 @@ from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending.provider_state import ProviderState
 from flowstate_daemon.sending.rate_limiter import RateLimiter
 
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, valkey_url: str, keys: Keys) -> None:
-    monkeypatch.setenv("REDIS_URL", valkey_url)
-    monkeypatch.setenv("FLOWSTATE_QUEUE_PREFIX", keys.prefix)
+pytestmark = pytest.mark.usefixtures("queue_environment")
 
 
 async def test_status_shows_why_nothing_is_sent(

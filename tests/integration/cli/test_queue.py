@@ -13,14 +13,10 @@ from flowstate_daemon.cli.main import main
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import QueueFixture
 
+pytestmark = pytest.mark.usefixtures("queue_environment")
+
 FAILED = {"finishedOn": 2, "failedReason": "no"}
 SET_ASIDE = {"finishedOn": 2, "failedReason": "parked: it may have been sent"}
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, valkey_url: str, keys: Keys) -> None:
-    monkeypatch.setenv("REDIS_URL", valkey_url)
-    monkeypatch.setenv("FLOWSTATE_QUEUE_PREFIX", keys.prefix)
 
 
 @pytest.fixture

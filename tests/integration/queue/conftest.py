@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
+from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
@@ -93,6 +94,12 @@ def bull(connection: Connection, keys: Keys, clock: FakeClock) -> BullQueue:
 def rival(connection: Connection, keys: Keys, clock: FakeClock) -> BullQueue:
     """Another worker on the same queue."""
     return BullQueue(connection, keys, clock, token="you/1")
+
+
+@pytest.fixture
+def operator(connection: Connection, keys: Keys, clock: FakeClock) -> QueueAdmin:
+    """Changes the queue by hand."""
+    return QueueAdmin(connection, keys, clock, token="t")
 
 
 @pytest.fixture

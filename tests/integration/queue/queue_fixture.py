@@ -36,6 +36,24 @@ class QueueFixture:
         if locked:
             await self.redis.set(self.keys.lock(job_id), "another/1", px=30_000)
 
+    async def make_foreign(self, job_id: str, what: str) -> None:
+        """Take a claimed job from its worker: its lock, the job, or only what makes it the same one."""
+        job, lock = self.keys.job(job_id), self.keys.lock(job_id)
+        match what:
+            case "lost":
+                await self.redis.delete(lock)
+            case "taken":
+                await self.redis.set(lock, "you/1")
+            case "gone":
+                await self.redis.delete(job)
+            case "other":
+                await self.redis.hset(job, "timestamp", BORN + 5)
+            case "text":
+                await self.redis.delete(job)
+                await self.redis.set(job, "x")
+            case _:
+                raise ValueError(what)
+
     async def dump(self) -> dict[str, Any]:
         """All keys of the queue, by their names after the prefix."""
         names = sorted([name async for name in self.redis.scan_iter(f"{self.keys.base}*", count=100_000)])

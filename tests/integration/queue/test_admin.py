@@ -20,16 +20,6 @@ FAILED = {"finishedOn": BORN, "processedOn": BORN, "failedReason": "no", "attemp
 BASICS = {"name": "welcome", "data": "{}", "opts": "{}", "timestamp": str(BORN), "delay": "0", "priority": "0"}
 
 
-@pytest.fixture
-def operator(connection: Connection, keys: Keys, clock: FakeClock) -> QueueAdmin:
-    return QueueAdmin(connection, keys, clock, token="t")
-
-
-@pytest.fixture
-def now(clock: FakeClock) -> int:
-    return clock.now_ms()
-
-
 async def test_pause(stage: QueueFixture, operator: QueueAdmin) -> None:
     """Pausing moves the waiting jobs aside in their order, marks the queue in both of Bull's ways and says so."""
     await stage.put("1", "wait")

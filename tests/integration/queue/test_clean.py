@@ -9,21 +9,8 @@ import pytest
 from flowstate_daemon.queue.admin import BulkResult, QueueAdmin
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import NewJob, State
-from flowstate_daemon.redis_client.connection import Connection
-from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.support.clock import FakeClock
-
-
-@pytest.fixture
-def operator(connection: Connection, keys: Keys, clock: FakeClock) -> QueueAdmin:
-    return QueueAdmin(connection, keys, clock, token="t")
-
-
-@pytest.fixture
-def now(clock: FakeClock) -> int:
-    return clock.now_ms()
-
 
 STATES: list[State] = ["wait", "active", "delayed", "paused", "completed", "failed"]
 

@@ -8,9 +8,9 @@ import re
 import msgspec
 import pytest
 
-from flowstate_daemon.base.address import address_spellings
+from flowstate_daemon.base.address import FORGOTTEN, address_spellings
 from flowstate_daemon.queue.audit import OperatorAction
-from flowstate_daemon.queue.forgetting import FORGOTTEN, PAGE_SIZE, QueueFindings, QueueForgetter
+from flowstate_daemon.queue.forgetting import PAGE_SIZE, QueueFindings, QueueForgetter
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import QueueFixture

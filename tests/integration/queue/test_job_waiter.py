@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from flowstate_daemon.queue.events import FinishedJob, JobWaiter, wait_until_finished
+from flowstate_daemon.queue.events import FinishedJob, JobWaiter
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.integration.queue.queue_fixture import QueueFixture
@@ -19,6 +19,12 @@ from tests.integration.queue.queue_fixture import QueueFixture
 async def waiter(connection: Connection, keys: Keys) -> AsyncIterator[JobWaiter]:
     async with JobWaiter(connection, keys) as waiter:
         yield waiter
+
+
+async def wait_until_finished(connection: Connection, keys: Keys, job_id: str, timeout_s: float) -> FinishedJob:
+    """Wait for one job only."""
+    async with JobWaiter(connection, keys) as waiter:
+        return await waiter.wait(job_id, timeout_s)
 
 
 async def publish(redis: Redis, keys: Keys, channel: str, **event: str) -> None:

@@ -56,18 +56,7 @@ async def test_nothing_is_saved_for_a_lost_job(
 ) -> None:
     """If one member is not ours any more, its id comes back and not a single key has changed."""
     jobs = await take(stage, bull, "1", "2", "3")
-    match what:
-        case "lost":
-            await stage.redis.delete(stage.keys.lock("2"))
-        case "taken":
-            await stage.redis.set(stage.keys.lock("2"), "you/1")
-        case "gone":
-            await stage.redis.delete(stage.keys("2"))
-        case "other":
-            await stage.redis.hset(stage.keys("2"), "timestamp", BORN + 5)
-        case "text":
-            await stage.redis.delete(stage.keys("2"))
-            await stage.redis.set(stage.keys("2"), "x")
+    await stage.make_foreign("2", what)
     await stage.snapshot()
     assert await request_store.save(template(jobs)) == {"2"}
     assert await stage.diff() == {}
@@ -378,13 +367,7 @@ async def test_job_of_another_worker_is_not_adopted(
 ) -> None:
     """Nothing is written."""
     (job,) = await take(stage, bull, "1")
-    match what:
-        case "lost":
-            await stage.redis.delete(stage.keys.lock("1"))
-        case "taken":
-            await stage.redis.set(stage.keys.lock("1"), "you/1")
-        case "gone":
-            await stage.redis.delete(stage.keys("1"))
+    await stage.make_foreign("1", what)
     await stage.snapshot()
     assert await request_store.adopt(replace(template([job]), numbers=(1,)), job, 1) is False
     assert await stage.diff() == {}

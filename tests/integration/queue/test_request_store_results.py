@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from flowstate_daemon.queue.admin import QueueAdmin
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import JobFailed, JobRetried, JobSucceeded, NewJob, WriteResult
@@ -15,11 +13,6 @@ from flowstate_daemon.sending.request_store import RequestStore
 from tests.integration.queue.queue_fixture import QueueFixture
 from tests.integration.queue.stored_requests import bound, left, take, template
 from tests.support.clock import FakeClock
-
-
-@pytest.fixture
-def operator(connection: Connection, keys: Keys, clock: FakeClock) -> QueueAdmin:
-    return QueueAdmin(connection, keys, clock, token="op")
 
 
 async def test_the_last_member_takes_it_along(

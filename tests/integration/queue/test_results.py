@@ -9,7 +9,7 @@ import pytest
 
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import Job, JobFailed, JobRetried, JobSucceeded, NewJob, WriteResult
-from tests.integration.queue.queue_fixture import BORN, QueueFixture
+from tests.integration.queue.queue_fixture import QueueFixture
 from tests.support.clock import FakeClock
 
 REMOVED = {"removeOnComplete": True, "removeOnFail": True}
@@ -228,18 +228,7 @@ async def test_what_is_not_ours_stays_untouched(
 ) -> None:
     """Without the lock, the job or its identity nothing is written, and the others of the call are settled."""
     first, second = await take(stage, bull, "1", "2")
-    match what:
-        case "lost":
-            await stage.redis.delete(stage.keys.lock("1"))
-        case "taken":
-            await stage.redis.set(stage.keys.lock("1"), "you/1")
-        case "gone":
-            await stage.redis.delete(stage.keys("1"))
-        case "other":
-            await stage.redis.hset(stage.keys("1"), "timestamp", BORN + 5)
-        case "text":
-            await stage.redis.delete(stage.keys("1"))
-            await stage.redis.set(stage.keys("1"), "x")
+    await stage.make_foreign("1", what)
     await stage.snapshot()
     calls = {
         "finish": lambda: bull.complete([JobSucceeded(first), JobSucceeded(second)]),

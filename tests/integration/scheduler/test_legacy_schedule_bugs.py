@@ -15,7 +15,7 @@ import pytest
 from flowstate_daemon.database.recipients import Suppressions
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
-from flowstate_daemon.mail_producer import NewMail, parse_order
+from flowstate_daemon.mail_producer import NewMail, parse_new_mail
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.app_tables import AppTables, stored
@@ -30,7 +30,7 @@ TO_SUNDAY_EVENING_S = 6 * DAY_S + 8 * HOUR_S
 
 def rendered(mail: DeliveredMail) -> Email:
     """The email as a worker renders it."""
-    return Renderer(BRAND).render(parse_order(NewMail(mail.kind, mail.to, mail.context)))
+    return Renderer(BRAND).render(parse_new_mail(NewMail(mail.kind, mail.to, mail.context)))
 
 
 @pytest.mark.parametrize("servers", ["Pacific/Kiritimati", "Pacific/Honolulu"])

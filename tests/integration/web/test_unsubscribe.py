@@ -438,8 +438,8 @@ async def test_link_changes_only_its_own_address(
 async def test_changes_by_recipients_are_counted(store: Suppressions, clock: FakeClock, link: str) -> None:
     """What changes nothing, such as a second press of the button, is not counted."""
     metrics = Metrics()
-    unsubscribe = Unsubscribe(CODEC, store, Pages("FlowState", "https://flowstate.example"), clock)
-    unsubscribe.on_change = metrics.recipient_changed
+    pages = Pages("FlowState", "https://flowstate.example")
+    unsubscribe = Unsubscribe(CODEC, store, pages, clock, on_change=metrics.recipient_changed)
     async with serve(unsubscribe.routes()) as client:
         await submit(client, link, "resubscribe")
         for action in ("unsubscribe", "unsubscribe", "resubscribe", "unsubscribe"):

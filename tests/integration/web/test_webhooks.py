@@ -249,8 +249,8 @@ def test_log_throttle_allows_one_event_per_minute(clock: FakeClock) -> None:
 async def test_each_new_event_is_counted_once(pool: asyncpg.Pool) -> None:
     """By its type; not when it arrives again, is forged or cannot be stored."""
     metrics = Metrics()
-    webhooks = Webhooks(WebhookVerifier([SECRET], CLOCK), Ledger(pool, CLOCK), CLOCK, "flowstate.example")
-    webhooks.on_event = metrics.provider_event
+    verifier, ledger = WebhookVerifier([SECRET], CLOCK), Ledger(pool, CLOCK)
+    webhooks = Webhooks(verifier, ledger, CLOCK, "flowstate.example", on_event=metrics.provider_event)
     async with serve(webhooks.routes()) as client:
         await post(client, PERMANENT)
         await post(client, PERMANENT)

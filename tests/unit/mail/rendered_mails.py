@@ -8,7 +8,7 @@ import msgspec
 
 from flowstate_daemon.mail.kinds import MailRequest, parse_request
 from flowstate_daemon.mail.render import Brand
-from flowstate_daemon.mail.samples import SAMPLES
+from tests.support.mail_samples import SAMPLES
 
 TO = "ada@example.org"
 BRAND = Brand("FlowState <hello@flowstate.example>", "FlowState", "https://flowstate.example")

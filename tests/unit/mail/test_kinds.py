@@ -12,7 +12,8 @@ from flowstate_daemon.base.errors import InvalidDataError, PermanentError, Retry
 from flowstate_daemon.mail.field_types import MAX_TEXT_LENGTH
 from flowstate_daemon.mail.kinds import KINDS, UnknownKindError, find_mistakes, parse_request
 from flowstate_daemon.mail.render import Renderer
-from flowstate_daemon.mail.samples import SAMPLES, preview_contexts
+from flowstate_daemon.mail.samples import preview_contexts
+from tests.support.mail_samples import SAMPLES
 from tests.unit.mail.rendered_mails import BRAND, TO, job_data, sample
 
 RENDERER = Renderer(BRAND)

@@ -10,14 +10,13 @@ import pytest
 from flowstate_daemon.base.errors import ConfigError
 from flowstate_daemon.mail.catalog import load_catalog
 from flowstate_daemon.mail.locales import LOCALES
-from flowstate_daemon.mail.samples import Sample, all_samples, rich_contexts
+from flowstate_daemon.mail.samples import Sample, all_samples
 from tests.support.html import Page
 from tests.support.kind_folders import write_kind
-from tests.support.mail_samples import crowded, rendered
+from tests.support.mail_samples import RICH, crowded, rendered
 
 every_locale = pytest.mark.parametrize("locale", LOCALES)
 OVERDUE = [sample for sample in all_samples() if sample.kind == "overdue-summary" and sample.name[-3:] != "one"]
-RICH = rich_contexts()
 
 
 @every_locale

@@ -13,8 +13,8 @@ from flowstate_daemon.base.errors import InvalidDataError
 from flowstate_daemon.mail.kinds import KINDS, parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
-from flowstate_daemon.mail.samples import SAMPLES
 from tests.support.html import Page
+from tests.support.mail_samples import SAMPLES
 from tests.unit.mail.rendered_mails import BRAND, sample
 
 RENDERER = Renderer(BRAND)

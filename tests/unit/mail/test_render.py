@@ -14,9 +14,10 @@ from flowstate_daemon.mail.kinds import KINDS
 from flowstate_daemon.mail.locales import LOCALES
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Brand, Renderer
-from flowstate_daemon.mail.samples import FRONTEND_URL, SAMPLES
+from flowstate_daemon.mail.samples import FRONTEND_URL
 from flowstate_daemon.mail.unsubscribe_links import LinkTokenCodec, UnsubscribeLinks
 from tests.support.html import Page
+from tests.support.mail_samples import SAMPLES
 from tests.unit.mail.rendered_mails import BRAND, TO, sample
 
 SAID_DIFFERENTLY = {

@@ -9,12 +9,11 @@ import pytest
 
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
-from flowstate_daemon.mail.samples import rich_contexts
 from tests.support.html import Page
+from tests.support.mail_samples import RICH
 from tests.unit.mail.rendered_mails import BRAND, sample
 
 RENDERER = Renderer(BRAND)
-RICH = rich_contexts()
 URL = "https://flowstate.example/tasks/1"
 
 

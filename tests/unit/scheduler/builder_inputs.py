@@ -10,11 +10,12 @@ import msgspec
 
 from flowstate_daemon.database.app_data import NOTIFICATIONS, User
 from flowstate_daemon.database.scheduled_mails import ScheduledMail
+from flowstate_daemon.mail.app_links import AppLinks
 from flowstate_daemon.mail.kinds import parse_request
 from flowstate_daemon.mail.message import Email
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail_producer import NewMail
-from flowstate_daemon.scheduler.scheduled_mail import AppLinks, NothingToSend
+from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 from tests.unit.mail.rendered_mails import BRAND, TO
 
 ROOT = "https://flowstate.example"

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from flowstate_daemon.database.app_data import NO_FOCUS, NO_FOCUS_WEEK, Focus, FocusByTask, FocusWeek
+from flowstate_daemon.database.app_data import NO_FOCUS, Focus, FocusByTask, FocusWeek
 from flowstate_daemon.scheduler.focus_report import build, window
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, scheduled_mail, user
@@ -65,7 +65,7 @@ def test_sessions_without_minutes_count() -> None:
     assert (output["previousMinutes"], output["previousSessions"]) == (0, 3)
 
 
-@pytest.mark.parametrize("data", [None, NO_FOCUS_WEEK])
+@pytest.mark.parametrize("data", [None, FocusWeek(NO_FOCUS, NO_FOCUS, {}, ())])
 def test_week_without_sessions_is_skipped(data: FocusWeek | None) -> None:
     """No session means no report."""
     assert build(user(), data, scheduled_mail(KIND), LINKS) == NothingToSend("no focus session in the last seven days")

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from flowstate_daemon.database.app_data import NO_TASKS, Task, TaskList
+from flowstate_daemon.database.app_data import Task, TaskList
 from flowstate_daemon.scheduler.overdue_summary import build, days_overdue, window
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, scheduled_mail, user
@@ -52,7 +52,7 @@ def test_days_overdue_are_local_days(zone: str, task: Task, days: int) -> None:
     assert days_overdue(task, scheduled_mail(KIND, hour=7, zone=ZoneInfo(zone))) == days
 
 
-@pytest.mark.parametrize("data", [None, NO_TASKS])
+@pytest.mark.parametrize("data", [None, TaskList(0, ())])
 def test_no_overdue_task_is_skipped(data: TaskList | None) -> None:
     """A user who has completed all tasks by now gets no email."""
     assert build(user(), data, scheduled_mail(KIND), LINKS) == NothingToSend("nothing overdue")

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from flowstate_daemon.database.app_data import NO_TASKS, Task, TaskList
+from flowstate_daemon.database.app_data import Task, TaskList
 from flowstate_daemon.scheduler.scheduled_mail import NothingToSend
 from flowstate_daemon.scheduler.task_reminder import build, window
 from tests.unit.scheduler.builder_inputs import LINKS, ROOT, context, scheduled_mail, user
@@ -53,7 +53,7 @@ def test_missing_values_get_the_texts_of_the_backend() -> None:
 
 
 @pytest.mark.parametrize(("task_id", "reason"), [("", "nothing due tomorrow"), ("t-2", "the task is done")])
-@pytest.mark.parametrize("data", [None, NO_TASKS])
+@pytest.mark.parametrize("data", [None, TaskList(0, ())])
 def test_no_task_due_is_skipped(data: TaskList | None, task_id: str, reason: str) -> None:
     """A task completed at 08:59 is not in the reminder of 09:00, and the ledger has the reason."""
     built = build(user(), data, scheduled_mail(KIND, task_id=task_id), LINKS)
