@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, ProviderRefusedError, ProviderUnreachableError, RetryableError
 from flowstate_daemon.delivery.gateway import Gateway
 from flowstate_daemon.sending.send_gate import SendGate
@@ -18,10 +17,9 @@ from flowstate_daemon.sending.send_gate import SendGate
 class AccessProbe:
     """At most one probe at a time, in a task of its own; `finished` is called when its result is recorded."""
 
-    def __init__(self, gateway: Gateway, gate: SendGate, clock: Clock, finished: Callable[[], None]) -> None:
+    def __init__(self, gateway: Gateway, gate: SendGate, finished: Callable[[], None]) -> None:
         self._gateway = gateway
         self._gate = gate
-        self._clock = clock
         self._finished = finished
         self._refusal: str | None = None  # the refusal of the gate during which a probe was refused too
         self._task: asyncio.Task[None] | None = None

@@ -106,7 +106,7 @@ class Dispatcher(Service):
         self._held_at = -math.inf
         self._wake_up = asyncio.Event()
         self.expecting = ExpectedMails(self._wake_up.set)
-        self._access_probe = AccessProbe(gateway, gate, context.clock, self._wake_up.set)
+        self._access_probe = AccessProbe(gateway, gate, self._wake_up.set)
         self._published = ACCEPTING
         self._published_at = self._probe_at = -math.inf
 

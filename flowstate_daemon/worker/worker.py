@@ -104,7 +104,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._endings: list[asyncio.Task[None]] = []
+        self._endings: list[asyncio.Task[None]] = []  # kept, because the event loop holds tasks weakly
         self.in_flight = InFlightJobs(options.concurrency, options.urgent_concurrency)
         metrics.track_jobs_in_flight(lambda: self.in_flight.busy)
         urgent_priority = UrgentPriority(clock) if dispatcher is None else dispatcher.urgent_priority
