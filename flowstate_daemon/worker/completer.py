@@ -17,7 +17,7 @@ from flowstate_daemon.base.health import Heartbeat
 from flowstate_daemon.base.logs import is_enabled
 from flowstate_daemon.base.service import Service, ServiceContext
 from flowstate_daemon.queue.bull_queue import BullQueue
-from flowstate_daemon.queue.job import JobFailed, JobRetried, JobSucceeded, WriteResult
+from flowstate_daemon.queue.job import Job, JobFailed, JobRetried, JobSucceeded, WriteResult
 from flowstate_daemon.worker.in_flight import InFlightJobs, JobRun
 from flowstate_daemon.worker.ledger_services import LedgerWriter
 from flowstate_daemon.worker.results import JobReleased, JobResult
@@ -43,20 +43,13 @@ class JobLogger:
         job = result.job
         duration_s = self._clock.monotonic() - run.claimed_at if run else 0.0
         extra: dict[str, Any] = run.log_fields if run else {}
-        fields = {
-            "job_id": job.id,
-            "kind": job.name,
-            "attempt": job.attempt,
-            "duration_s": round(duration_s, 4),
-            **extra,
-        }
         match result:
             case JobSucceeded() if "expired" in extra:
                 self._metrics.mail_expired(job.name)
-                self._log.warning("mail_expired", **fields)
+                self._log.warning("mail_expired", **_fields(job, duration_s, extra))
             case JobSucceeded() if "skipped" in extra:
                 self._metrics.mail_skipped(job.name)
-                self._log.info("mail_skipped", **fields)
+                self._log.info("mail_skipped", **_fields(job, duration_s, extra))
             case JobSucceeded():
                 created_ms = job.created_ms
                 age_ms = self._clock.now_ms() - created_ms if created_ms else None
@@ -64,18 +57,23 @@ class JobLogger:
                 if age_ms is not None:
                     self._metrics.observe_mail_latency(job.name, age_ms / 1000)
                 if is_enabled("info"):
-                    self._log.info("mail_sent", age_ms=age_ms, **fields)
+                    self._log.info("mail_sent", age_ms=age_ms, **_fields(job, duration_s, extra))
             case JobRetried():
                 self._metrics.mail_retried(job.name)
                 self._health.record_error(f"{job.name}: {result.reason}")
+                fields = _fields(job, duration_s, extra)
                 self._log.warning("mail_retried", reason=result.reason, retry_in_ms=result.delay_ms, **fields)
             case JobFailed():
                 self._metrics.mail_failed(job.name)
                 self._health.record_error(f"{job.name}: {result.reason}")
-                self._log.error("mail_failed", reason=result.reason, **fields)
+                self._log.error("mail_failed", reason=result.reason, **_fields(job, duration_s, extra))
             case _:
                 self._metrics.mail_released(job.name)
-                self._log.info("mail_released", **fields)
+                self._log.info("mail_released", **_fields(job, duration_s, extra))
+
+
+def _fields(job: Job, duration_s: float, extra: dict[str, Any]) -> dict[str, Any]:
+    return {"job_id": job.id, "kind": job.name, "attempt": job.attempt, "duration_s": round(duration_s, 4), **extra}
 
 
 class JobCompleter(Service):
