@@ -7,6 +7,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
+from redis.asyncio import Redis
 
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.queue.bull_queue import BullQueue
@@ -16,7 +17,7 @@ from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.shadow.observer import JobEvent, QueueObserver
 from tests.integration.queue.queue_fixture import QueueFixture
 from tests.support.proxy import FaultProxy
-from tests.support.redis_flavours import with_port
+from tests.support.redis_flavours import Flavour, with_port
 
 
 @pytest.fixture
@@ -71,11 +72,15 @@ async def test_pending_ids_are_in_the_order_of_execution(observer: QueueObserver
     assert await observer.pending_ids(2) == ["1", "2", "3", "5"]
 
 
-async def test_a_lost_connection_is_noticed(observer: QueueObserver, bull: BullQueue, connection: Connection) -> None:
+async def test_a_lost_connection_is_noticed(
+    observer: QueueObserver, bull: BullQueue, redis: Redis, elsewhere: Connection, flavour: Flavour
+) -> None:
     """Something may have been missed: whoever listens again must look around, too."""
     await observer.listen()
     observer.missed_events = False
-    await connection.execute("CLIENT", "KILL", "TYPE", "pubsub")
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    if flavour.in_cluster:  # the observer is connected to another node than the raw client
+        await elsewhere.execute("CLIENT", "KILL", "TYPE", "pubsub")
     while not observer.missed_events:
         with suppress(StoreUnavailableError):
             await observer.next_events(5.0)

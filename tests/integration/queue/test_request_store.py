@@ -13,10 +13,12 @@ import pytest
 
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.dev.embedded import EmbeddedValkey
+from flowstate_daemon.mail.message import Accepted
 from flowstate_daemon.queue.bull_queue import BullQueue
 from flowstate_daemon.queue.job import JobRetried, JobSucceeded, NewJob
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
+from flowstate_daemon.sending.batch import encode_results
 from flowstate_daemon.sending.request_store import COMPRESS_OFF_THREAD_BYTES, TTL_MS, RequestStore
 from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
@@ -100,10 +102,11 @@ async def test_the_number_is_checked(request_store: RequestStore, count: int) ->
 async def test_an_answer_is_kept(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
     """The next load returns it; saving a response creates no request."""
     await request_store.save(template(await take(stage, bull, "1")))
-    assert await request_store.save_response("e1", b'["id"]') is True
+    response = encode_results([Accepted("id", "resend")])
+    assert await request_store.save_response("e1", response) is True
     opened = await request_store.load("e1")
     assert opened is not None
-    assert opened.response == b'["id"]'
+    assert opened.response == response
     await stage.snapshot()
     assert await request_store.save_response("e2", b"{}") is False
     assert await stage.diff() == {}
@@ -214,7 +217,8 @@ async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
         jobs = await bull.claim(3)
         stored = template(jobs, body=_noise(100_000))
         await request_store.save(stored)
-        await request_store.save_response("e1", b"[1]")
+        response = encode_results([Accepted(str(number), "resend") for number in range(3)])
+        await request_store.save_response("e1", response)
         await daemon.kill()
         await daemon.start()
         opened: Any = None
@@ -222,7 +226,7 @@ async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
             while opened is None:
                 opened = await _load_if_reachable(request_store)
         assert opened == StoredRequest(
-            "e1", stored.path, stored.body, stored.key, stored.members, b"[1]", clock.now_ms(), (1, 1, 1)
+            "e1", stored.path, stored.body, stored.key, stored.members, response, clock.now_ms(), (1, 1, 1)
         )
         await bull.retry([JobRetried(job, "no", b"[]") for job in jobs])
         assert [job.stored_request_id for job in await bull.claim(3)] == ["e1"] * 3
