@@ -25,7 +25,7 @@ from flowstate_daemon.cli.database import (
 )
 from flowstate_daemon.cli.filters import shown_address
 from flowstate_daemon.cli.output import json_option, print_json, print_table
-from flowstate_daemon.database.recipients import REASONS, OperatorAction, Suppression, Suppressions, Unsubscribe
+from flowstate_daemon.database.recipients import REASONS, ListAction, Suppression, Suppressions, Unsubscribe
 from flowstate_daemon.mail.policy import ALL_KINDS
 
 MAX_LISTED = 1_000
@@ -172,7 +172,7 @@ def audit(config_file: str | None, limit: int, *, reveal: bool, as_json: bool) -
     Addresses are masked unless --reveal is given.
     """
 
-    async def work(lists: Suppressions) -> list[OperatorAction]:
+    async def work(lists: Suppressions) -> list[ListAction]:
         found = await lists.actions(limit)
         if reveal:
             await record_reveal(lists, "suppression audit", len(found))

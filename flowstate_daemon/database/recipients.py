@@ -160,7 +160,7 @@ LIST_ACTIONS = ("suppression", "unsubscribed", "preferences", "addresses")  # th
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorAction:
+class ListAction:
     """What an operator did to the lists or schedules: `count` rows changed."""
 
     at: datetime
@@ -245,11 +245,11 @@ class Suppressions:
             await self._record(connection, actor, "suppression remove", address, len(rows))
         return sorted({row["reason"] for row in rows})
 
-    async def actions(self, count: int = PAGE) -> list[OperatorAction]:
+    async def actions(self, count: int = PAGE) -> list[ListAction]:
         """The newest actions of operators, newest first."""
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(sql("list_operator_actions"), count, LIST_ACTIONS)
-        return [OperatorAction(**row) for row in rows]
+        return [ListAction(**row) for row in rows]
 
     async def record(self, action: str, target: str, count: int, *, actor: str) -> None:
         """Record an action that has changed nothing."""

@@ -11,7 +11,7 @@ import msgspec
 
 from flowstate_daemon.base.errors import StoreUnavailableError
 from flowstate_daemon.base.redaction import redact_text
-from flowstate_daemon.database.recipients import OperatorAction as ListAction
+from flowstate_daemon.database.recipients import ListAction
 from flowstate_daemon.operations.operator import Operator
 from flowstate_daemon.operations.statistics import SPANS, Point
 from flowstate_daemon.queue.audit import OperatorAction
