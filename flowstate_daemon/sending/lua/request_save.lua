@@ -1,5 +1,6 @@
 -- Saves a request before its first try: its bytes and its idempotency key; each of its jobs gets a reference to it.
--- If the caller has lost the lock of one of the jobs, nothing is written.
+-- If the caller has lost one of the jobs, nothing is written: another worker has its lock, or the caller itself claimed
+-- it again, after a failover that lost writes, and has put it into another request meanwhile.
 --
 -- KEYS[1] flowstate:request:<stored request id> (hash + PX)
 -- then 2 for each member: <id> (hash) · <id>:lock (string)
@@ -15,7 +16,8 @@
 -- ARGV[9] how many requests contain each member, JSON
 -- then 2 for each member: timestamp as read at the claim · how many requests contain it, this one included
 --
--- Returns the positions, from 1, of lost members (not locked by the caller, or no such job); empty when saved
+-- Returns the positions, from 1, of lost members (not locked by the caller, no such job, or in another request with at
+--   least this number); empty when saved
 -- Publishes nothing
 -- Agrees with no script of Bull 4: the key and the fields `storedRequest` and `requests` are ours
 
@@ -25,9 +27,11 @@
 local locks, lost = read_locks(2, 2), {}
 
 for member = 1, #locks do
-  local found = redis.pcall("HMGET", KEYS[2 * member], "timestamp", "opts")
+  local found = redis.pcall("HMGET", KEYS[2 * member], "timestamp", "opts", "storedRequest", "requests")
   local is_there = not found.err and (found[1] or found[2]) and same_time(found[1], ARGV[8 + 2 * member])
-  if not is_there or locks[member] ~= ARGV[1] then
+  local is_elsewhere = is_there and found[3] and found[3] ~= ARGV[2]
+    and (tonumber(found[4]) or 0) >= tonumber(ARGV[9 + 2 * member])
+  if not is_there or is_elsewhere or locks[member] ~= ARGV[1] then
     lost[#lost + 1] = member
   end
 end
