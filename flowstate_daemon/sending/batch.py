@@ -53,6 +53,7 @@ class OutgoingMail(msgspec.Struct, eq=False):
     in_request: bool = False  # from the start of a request until its response is handled
     maybe_sent: bool = False  # whether the outcome of a request that contained it is unknown; in a request it is, too
     requests: int = 0  # how many requests have contained it
+    detached_from: tuple[str, ...] = ()  # requests that this run has taken it out of; Redis may have lost that
     result: asyncio.Future[Accepted] = msgspec.field(default_factory=lambda: asyncio.get_running_loop().create_future())
     trace: EmailTrace | None = None
     _email: Email | None = None

@@ -347,10 +347,12 @@ class BatchSender:
 
     async def _detach_all(self, batch: Batch) -> bool:
         """Delete the stored request, so that its emails may be grouped anew."""
-        if batch.stored_request is None or not await self._detach(batch.stored_request.id, batch.pending):
+        stored_request = batch.stored_request
+        if stored_request is None or not await self._detach(stored_request.id, batch.pending):
             return False
         for mail in batch.mails:
             mail.stored_request_id = None
+            mail.detached_from += (stored_request.id,)
         return True
 
     async def _detach_rejected(self, mails: Sequence[OutgoingMail]) -> None:
@@ -367,8 +369,9 @@ class BatchSender:
     async def _detach(self, stored_request_id: str, mails: Sequence[OutgoingMail]) -> bool:
         """Retry until Redis responds: no result may be reported, and no new request made, before this is written."""
         while True:
+            aborted = {mail.job.id for mail in mails if mail.done}  # while Redis did not respond
             try:
-                detached = await self._request_store.detach(stored_request_id, [mail.job.id for mail in mails])
+                detached = await self._request_store.detach(stored_request_id, [mail.job.id for mail in mails], aborted)
                 break
             except StoreUnavailableError:
                 await asyncio.sleep(REDIS_RETRY_S)

@@ -106,8 +106,9 @@ class RequestRecorder:
             stored_request = await self._build_request(mails)
         except PermanentError:
             return
-        is_stored, lost = await self._store(stored_request)
-        _fail_lost(mails, lost)
+        is_stored, refused = await self._store(stored_request, mails)
+        if refused:
+            await self._fail_refused(mails, refused)
         if not is_stored:
             return
         earlier = await self._record_first(stored_request, batch, began_at)
@@ -277,26 +278,39 @@ class RequestRecorder:
         path, body = self._gateway.build_request(encoded)
         return path, body, idempotency_key(path, body, members)
 
-    async def _store(self, stored_request: StoredRequest) -> tuple[bool, set[str]]:
-        """Save a request, trying until Redis responds. Returns whether it is saved, and which jobs were lost.
+    async def _store(self, stored_request: StoredRequest, mails: Sequence[OutgoingMail]) -> tuple[bool, set[str]]:
+        """Save a request, trying until Redis responds. Returns whether it is saved, and which jobs were refused.
 
         A call that Redis executed although its reply was lost has bound the jobs to these bytes, and whoever takes one
         of the jobs sends them: then no other request may be made of these emails.
         """
         in_doubt = False
         while True:
+            # A run that was aborted meanwhile knows nothing about its job any more: this process has claimed it again.
+            detached_from = {mail.job_ref: mail.detached_from for mail in mails if not mail.done}
             try:
-                lost = await self._request_store.save(stored_request)
-                saved = not lost or (in_doubt and await self._request_store.load(stored_request.id) is not None)
+                refused = await self._request_store.save(stored_request, detached_from)
+                saved = not refused or (in_doubt and await self._request_store.load(stored_request.id) is not None)
             except StoreUnavailableError as outage:
                 if not in_doubt:
                     log.warning("request_not_stored", mails=len(stored_request.members), reason=outage.reason)
                 in_doubt = True
                 await asyncio.sleep(REDIS_RETRY_S)
                 continue
-            if not lost:
+            if not refused:
                 self._metrics.observe_batch_size(len(stored_request.members))
-            return saved, lost
+            return saved, refused
+
+    async def _fail_refused(self, mails: Sequence[OutgoingMail], refused: Container[str]) -> None:
+        """Give up emails whose jobs cannot be saved in another request. Raises StoreUnavailableError.
+
+        A job that this worker still owns is in a request of an aborted run. It returns to the queue, and is sent with
+        that one.
+        """
+        open_mails = [mail for mail in mails if mail.job.id in refused and not mail.done]
+        _fail_lost(open_mails, await self._request_store.find_lost([mail.job.id for mail in open_mails]))
+        for mail in open_mails:
+            mail.fail(StaleDecisionError("an earlier run has put it into another request"))
 
     async def _record(
         self, stored_request: StoredRequest, mails: Sequence[OutgoingMail], *, urgent: bool, resumed: bool = False
@@ -367,14 +381,16 @@ class RequestRecorder:
         Redis has lost. Should it be recorded, or recorded later, the record does not count. False if another worker has
         one of the jobs with the request, and may send it.
         """
-        open_mails = [mail for mail in mails if not mail.done]
-        numbers = {mail.job_ref: mail.requests for mail in open_mails}
         while True:
+            open_mails = [mail for mail in mails if not mail.done]
+            numbers = {mail.job_ref: mail.requests for mail in open_mails}
             try:
                 lost = await self._request_store.withdraw(stored_request, numbers)
                 break
             except StoreUnavailableError:
                 await asyncio.sleep(REDIS_RETRY_S)
+        for mail in open_mails:
+            mail.detached_from += (stored_request.id,)
         _fail_lost(open_mails, {mail.job.id for mail in open_mails} if lost is None else lost)
         if lost is not None and self._records is not None:
             await _forget(self._records.forget_withdrawn, stored_request.id, mails)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -48,10 +48,14 @@ class RequestStore:
         self._scripts = Scripts(connection)
         self.recent = RecentRequests()
 
-    async def save(self, stored_request: StoredRequest) -> set[str]:
+    async def save(
+        self, stored_request: StoredRequest, detached_from: Mapping[JobRef, Sequence[str]] | None = None
+    ) -> set[str]:
         """Save the request and bind its jobs to it.
 
-        Returns the ids of jobs that this worker does not own any more; if there is one, nothing was written.
+        `detached_from` are the requests that the caller has taken its jobs out of, which Redis may have lost.
+        Returns the ids of jobs that this worker does not own any more, or that are in another request; if there is one,
+        nothing was written.
         """
         members = stored_request.members
         if not 1 <= len(members) <= MAX_JOBS:
@@ -69,13 +73,13 @@ class RequestStore:
             TTL_MS,
             msgspec.json.encode(numbers),
         ]
-        for (_, timestamp), number in zip(members, numbers, strict=True):
-            args += (timestamp, number)
+        for member, number in zip(members, numbers, strict=True):
+            args += (member[1], number, " ".join((detached_from or {}).get(member, ())))
         keys = self._member_keys(stored_request.id, [job_id for job_id, _ in members])
-        lost = await self._scripts.run("request_save", keys, args)
-        if not lost:
+        refused = await self._scripts.run("request_save", keys, args)
+        if not refused:
             self.recent.add(replace(stored_request, numbers=numbers), body)
-        return {members[position - 1][0] for position in lost}
+        return {members[position - 1][0] for position in refused}
 
     async def load(self, stored_request_id: str) -> StoredRequest | None:
         """The stored request in Redis; None if it has expired, is settled, or cannot be read."""
@@ -118,12 +122,16 @@ class RequestStore:
         """Keep the results for members that are settled later; False if the stored request does not exist any more."""
         return bool(await self._scripts.run("request_save_response", [self._key(stored_request_id)], [response]))
 
-    async def detach(self, stored_request_id: str, job_ids: Sequence[str]) -> bool:
-        """Unbind jobs from the request. False, and nothing is written, if this worker does not own all of them."""
+    async def detach(self, stored_request_id: str, job_ids: Sequence[str], aborted: Container[str] = ()) -> bool:
+        """Unbind jobs from the request. False, and nothing is written, if this worker does not own all of them.
+
+        Nor if one whose run was `aborted` is still bound: this worker may have claimed it again, with the request.
+        """
         if not job_ids:
             return True
         keys = self._member_keys(stored_request_id, job_ids)
-        detached = bool(await self._scripts.run("request_detach", keys, [self._token, stored_request_id]))
+        flags = [int(job_id in aborted) for job_id in job_ids]
+        detached = bool(await self._scripts.run("request_detach", keys, [self._token, stored_request_id, *flags]))
         if detached:
             self.recent.forget(stored_request_id, set(job_ids))
         return detached

@@ -6,7 +6,6 @@ import asyncio
 import json
 import zlib
 from dataclasses import replace
-from itertools import count
 from random import Random
 from typing import Any
 
@@ -21,10 +20,15 @@ from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending.batch import encode_results
 from flowstate_daemon.sending.request_store import COMPRESS_OFF_THREAD_BYTES, TTL_MS, RequestStore
-from flowstate_daemon.sending.stored_request import StoredRequest
+from flowstate_daemon.sending.stored_request import JobRef, StoredRequest
 from tests.integration.queue.queue_fixture import BORN, QueueFixture
 from tests.integration.queue.stored_requests import BODY, bound, left, take, template
 from tests.support.clock import FakeClock
+
+
+def detached(request_ids: str, jobs: list[Job]) -> dict[JobRef, list[str]]:
+    """What a run tells that has detached the jobs from these requests."""
+    return {(job.id, job.timestamp): request_ids.split() for job in jobs}
 
 
 async def test_save_and_load(stage: QueueFixture, bull: BullQueue, request_store: RequestStore, now: int) -> None:
@@ -70,21 +74,32 @@ async def test_nothing_is_saved_for_a_lost_job(
 async def test_a_job_is_in_one_request_at_a_time(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore
 ) -> None:
-    """A failover may give a job back to its own worker, whose earlier run is still trying to save a request."""
+    """A failover may give a job back to its own worker, whose earlier run is still trying to save a request.
+
+    A run may have detached it from several requests, and Redis may have lost that.
+    """
     jobs = await take(stage, bull, "1", "2", "3")
     assert await request_store.save(template(jobs[:2], eid="later")) == set()
     await stage.snapshot()
-    assert await request_store.save(template(jobs, eid="earlier")) == {"1", "2"}
+    for numbers in [(1, 1, 1), (9, 9, 9)]:  # Redis may have lost the number of either run
+        earlier = replace(template(jobs, eid="earlier"), numbers=numbers)
+        assert await request_store.save(earlier) == {"1", "2"}
+        assert await request_store.save(earlier, detached("other", jobs)) == {"1", "2"}
+        assert await request_store.save(earlier, detached("later", jobs[:1])) == {"2"}
     assert await stage.diff() == {}
     assert await request_store.save(template(jobs[:2], eid="later")) == set()  # its own reply may have been lost
-    assert await request_store.save(replace(template(jobs, eid="next"), numbers=(2, 2, 1))) == set()
+    following = replace(template(jobs, eid="next"), numbers=(2, 2, 1))
+    assert await request_store.save(following, detached("first later", jobs)) == set()
     assert await bound(stage, "1", "2", "3") == ["next"] * 3
+    for job in jobs:
+        await stage.redis.hset(stage.keys.job(job.id), "storedRequest", "")  # as if there were none, as at a claim
+    assert await request_store.save(template(jobs)) == set()
 
 
 async def test_save_again_replaces_the_request(
     stage: QueueFixture, bull: BullQueue, request_store: RequestStore
 ) -> None:
-    """The same id again replaces all of it, an old answer too; the next request takes the members over."""
+    """The same id again replaces all of it, an old answer too."""
     jobs = await take(stage, bull, "1", "2")
     await request_store.save(template(jobs))
     await request_store.save_response("e1", b"{}")
@@ -92,8 +107,6 @@ async def test_save_again_replaces_the_request(
     opened = await request_store.load("e1")
     assert opened is not None
     assert (opened.body, opened.response, opened.members) == (b"x", None, (("1", BORN),))
-    assert await request_store.save(replace(template(jobs, eid="e2"), numbers=(2, 2))) == set()
-    assert await bound(stage, "1", "2") == ["e2", "e2"]
 
 
 async def test_odd_timestamps_are_the_same_job(
@@ -153,7 +166,7 @@ async def test_detach_keeps_references_to_other_requests(
     """A job that is in another request by now stays there."""
     jobs = await take(stage, bull, "1", "2")
     await request_store.save(template(jobs))
-    assert await request_store.save(replace(template(jobs[:1], eid="e2"), numbers=(2,))) == set()
+    assert await request_store.save(template(jobs[:1], eid="e2"), detached("e1", jobs)) == set()
     assert await request_store.detach("e1", ["1", "2"]) is True
     assert await bound(stage, "1", "2") == ["e2", None]
     assert (await left(stage), await left(stage, "e2")) == ("1", "1")
@@ -171,6 +184,17 @@ async def test_detach_requires_all_locks(
     await stage.snapshot()
     assert await request_store.detach("e1", ["1", "2"]) is False
     assert await stage.diff() == {}
+
+
+async def test_detach_of_an_aborted_run(stage: QueueFixture, bull: BullQueue, request_store: RequestStore) -> None:
+    """If this worker has claimed the job again, its new run may send the request."""
+    await request_store.save(template(await take(stage, bull, "1", "2")))
+    await stage.snapshot()
+    assert await request_store.detach("e1", ["1", "2"], {"2"}) is False
+    assert await stage.diff() == {}
+    assert await request_store.detach("e1", ["1", "2"]) is True
+    assert await request_store.detach("e1", ["1", "2"], {"2"}) is True  # the reply was lost
+    assert await bound(stage, "1", "2") == [None, None]
 
 
 @pytest.mark.parametrize("field", ["body", "members", "saved_at", "path"])
@@ -197,11 +221,7 @@ async def test_two_workers_never_save_one_job_twice(
     jobs = await bull.claim(40)
     hands = {"me/2": connection, "you/1": elsewhere}
     stored: dict[str, list[tuple[str, ...]]] = {token: [] for token in hands}
-    numbers = count(1)
-
-    def request(some: list[Job], eid: str = "e1") -> StoredRequest:
-        """The next one of these jobs, whichever contained them before."""
-        return replace(template(some, eid=eid), numbers=(next(numbers),) * len(some))
+    anywhere = detached(" ".join(f"{name}{turn}" for name in "my" for turn in range(30)), jobs)
 
     async def steal() -> None:
         for _ in range(60):
@@ -211,7 +231,7 @@ async def test_two_workers_never_save_one_job_twice(
         request_store = RequestStore(mine, keys, clock, token=token)
         for turn in range(30):
             some = random.sample(jobs, 5)
-            while some and (lost := await request_store.save(request(some, f"{token[0]}{turn}"))):
+            while some and (lost := await request_store.save(template(some, f"{token[0]}{turn}"), anywhere)):
                 some = [job for job in some if job.id not in lost]
             stored[token].append(tuple(job.id for job in some))
 
@@ -224,7 +244,7 @@ async def test_two_workers_never_save_one_job_twice(
     for token, mine in hands.items():
         request_store = RequestStore(mine, keys, clock, token=token)
         other = {job.id for job in jobs if await stage.redis.get(keys.lock(job.id)) != token}
-        assert await request_store.save(request(jobs)) == other
+        assert await request_store.save(template(jobs), anywhere) == other
 
 
 async def test_a_restart_of_redis(keys: Keys, clock: FakeClock) -> None:
