@@ -190,6 +190,8 @@ class RequestRecorder:
         rejected = {job for job, record in earlier.items() if record.free and record.request_id == stored_request.id}
         if any(job in pending or job not in rejected for job in earlier):
             await self._leave(batch, stored_request, earlier)
+        else:
+            await self._request_store.remember(stored_request)
 
     async def _leave(
         self, batch: Batch, stored_request: StoredRequest, earlier: Mapping[JobRef, RequestRecord]

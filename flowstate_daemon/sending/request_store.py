@@ -118,6 +118,11 @@ class RequestStore:
         body = await _decompress(found.body) if found.body else b""
         return replace(found.request, body=body)
 
+    async def remember(self, stored_request: StoredRequest) -> None:
+        """Keep a request that another process made in memory too: this one is about to send it."""
+        if self.recent.get(stored_request.id) is None:
+            self.recent.add(stored_request, await _compress(stored_request.body))
+
     async def save_response(self, stored_request_id: str, response: bytes) -> bool:
         """Keep the results for members that are settled later; False if the stored request does not exist any more."""
         return bool(await self._scripts.run("request_save_response", [self._key(stored_request_id)], [response]))

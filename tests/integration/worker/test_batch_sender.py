@@ -23,6 +23,7 @@ from flowstate_daemon.sending.stored_request import StoredRequest
 from tests.support.clock import FakeClock
 from tests.support.dispatcher_harness import CODE, DispatcherHarness, mail_of, wait_for_results
 from tests.support.fake_resend import Answer, FakeResend, ReceivedRequest, error
+from tests.support.older_redis import lose_writes, remember_state
 from tests.support.waiting import eventually
 
 BAD = {"to": "nobody"}
@@ -360,3 +361,21 @@ async def test_request_metrics_follow_the_result(harness: DispatcherHarness, fak
 
 async def _detached(harness: DispatcherHarness, redis: Redis, jobs: list[Job]) -> bool:
     return not any([await stored_request_of(harness, redis, job) for job in jobs])
+
+
+async def test_resumed_request_of_another_process_is_remembered(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str
+) -> None:
+    """This process has sent it, so it knows that when Redis has lost the request."""
+    jobs = await harness.jobs(2)
+    state = await remember_state(valkey_url, harness.keys)
+    fake.script(Answer(502, ""))
+    results = await wait_for_results([harness.post(job) for job in jobs])
+    assert all(isinstance(result, RetryableError) for result in results)
+    harness.request_store.recent = RecentRequests()  # from here on the harness is another process
+    resumed = await wait_for_results([harness.post(job) for job in await harness.released(jobs)])
+    assert [type(result) for result in resumed] == [Accepted] * 2
+    await lose_writes(valkey_url, state)
+    again = await harness.released(jobs)
+    assert await wait_for_results([harness.post(job) for job in reversed(again)]) == resumed[::-1]
+    assert (len(fake.accepted), fake.duplicates()) == (2, [])
