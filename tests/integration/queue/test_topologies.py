@@ -109,21 +109,26 @@ async def test_the_new_node_is_used_after_a_cluster_failover() -> None:
         await connection.close()
 
 
+async def take_over(node: Server) -> None:
+    """A planned failover to this replica, until it has taken place: meanwhile connections are cut."""
+
+    async def promoted() -> bool:
+        return (await node.client.info("replication"))["role"] == "master"
+
+    await node.run("CLUSTER", "FAILOVER")
+    await eventually(promoted, "the replica is primary", within_s=30)
+
+
 async def test_a_moved_slot_is_followed_without_an_error(formed: RedisCluster) -> None:
     """After a planned failover: a node that replies MOVED has executed nothing, so another node gets the command."""
     connection = connect(REDIS_URL=formed.owner.url)
     await pin_cluster_slot(connection, TAGGED)
-    await formed.replica.run("CLUSTER", "FAILOVER")
-
-    async def promoted() -> bool:
-        return (await formed.replica.client.info("replication"))["role"] == "master"
-
-    await eventually(promoted, "the replica is primary")
+    await take_over(formed.replica)
     key = TAGGED(f"flowstate:{uuid4().hex}")
     counted = [await connection.execute("INCR", key) for _ in range(20)]
     assert counted == list(range(1, 21))
     await connection.close()
-    await formed.owner.run("CLUSTER", "FAILOVER")
+    await take_over(formed.owner)
 
 
 async def test_concurrent_commands_follow_a_moved_slot(formed: RedisCluster) -> None:
