@@ -109,26 +109,31 @@ async def test_the_new_node_is_used_after_a_cluster_failover() -> None:
         await connection.close()
 
 
-async def take_over(node: Server) -> None:
-    """A planned failover to this replica, until it has taken place: meanwhile connections are cut."""
+async def take_over(node: Server, formed: RedisCluster) -> None:
+    """A planned failover to this replica, until all nodes know of it: meanwhile they redirect to each other."""
+    name = (await node.run("CLUSTER", "MYID")).decode()
 
-    async def promoted() -> bool:
-        return (await node.client.info("replication"))["role"] == "master"
+    async def is_primary_everywhere() -> bool:
+        for each in (*formed.primaries, formed.replica):
+            lines = (await each.run("CLUSTER", "NODES")).decode().splitlines()
+            if not any(line.startswith(name) and "master" in line.split()[2] for line in lines):
+                return False
+        return True
 
     await node.run("CLUSTER", "FAILOVER")
-    await eventually(promoted, "the replica is primary", within_s=30)
+    await eventually(is_primary_everywhere, "the replica is the primary", within_s=30)
 
 
 async def test_a_moved_slot_is_followed_without_an_error(formed: RedisCluster) -> None:
     """After a planned failover: a node that replies MOVED has executed nothing, so another node gets the command."""
     connection = connect(REDIS_URL=formed.owner.url)
     await pin_cluster_slot(connection, TAGGED)
-    await take_over(formed.replica)
+    await take_over(formed.replica, formed)
     key = TAGGED(f"flowstate:{uuid4().hex}")
     counted = [await connection.execute("INCR", key) for _ in range(20)]
     assert counted == list(range(1, 21))
     await connection.close()
-    await take_over(formed.owner)
+    await take_over(formed.owner, formed)
 
 
 async def test_concurrent_commands_follow_a_moved_slot(formed: RedisCluster) -> None:
