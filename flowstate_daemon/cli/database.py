@@ -15,7 +15,14 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import ConfigError, FlowstateError, InvalidDataError
 from flowstate_daemon.cli.context import load_config, name_server, operator_name, run_async
 from flowstate_daemon.cli.filters import REVEALED
-from flowstate_daemon.cli.output import format_timestamp, json_option, print_fields, print_json, print_table
+from flowstate_daemon.cli.output import (
+    format_timestamp,
+    json_option,
+    print_fields,
+    print_json,
+    print_table,
+    rows_option,
+)
 from flowstate_daemon.config.loader import Config, describe_database
 from flowstate_daemon.config.validators import split_secrets
 from flowstate_daemon.database.dsn import clean_dsn
@@ -123,14 +130,7 @@ def migrate(config_file: str | None, *, only_check: bool, as_json: bool) -> int:
 
 @click.command()
 @click.argument("address")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MAX_LISTED),
-    default=100,
-    show_default=True,
-    metavar="NUMBER",
-    help="At most this many emails.",
-)
+@rows_option(100, most=MAX_LISTED, what="emails")
 @json_option
 @click.pass_obj
 def explain(config_file: str | None, address: str, limit: int, *, as_json: bool) -> None:

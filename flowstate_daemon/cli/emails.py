@@ -17,7 +17,7 @@ from flowstate_daemon.cli.context import QueueContext, load_config, with_queue
 from flowstate_daemon.cli.database import format_datetime, record_reveal, with_database
 from flowstate_daemon.cli.durations import Duration
 from flowstate_daemon.cli.filters import REVEALED
-from flowstate_daemon.cli.output import json_option, print_json, print_table
+from flowstate_daemon.cli.output import json_option, print_json, print_table, reveal_option, rows_option
 from flowstate_daemon.config.loader import Config
 from flowstate_daemon.database.ledger import Outcome, parse_outcome
 from flowstate_daemon.database.mail_list import MailList, OutcomeFilter, OutcomeRow
@@ -48,15 +48,8 @@ def emails() -> None:
 @click.option("--reason", default="", metavar="TEXT", help="The reason contains TEXT, in upper or lower case.")
 @click.option("--newer-than", "newer_than_s", type=Duration(), metavar="DURATION", help="Not older than this: 2s, 7d.")
 @click.option("--older-than", "older_than_s", type=Duration(), metavar="DURATION", help="Older than this.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MAX_LISTED),
-    default=50,
-    show_default=True,
-    metavar="NUMBER",
-    help="At most this many.",
-)
-@click.option("--reveal", is_flag=True, help="Show whole addresses; this is recorded in the audit log.")
+@rows_option(50, most=MAX_LISTED)
+@reveal_option
 @json_option
 @click.pass_obj
 def list_emails(  # noqa: PLR0913 - one parameter for each option

@@ -22,6 +22,19 @@ from flowstate_daemon.cli.text_layout import fold, layout_fields, layout_table
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+reveal_option = click.option("--reveal", is_flag=True, help="Show whole addresses; this is recorded in the audit log.")
+
+
+def rows_option(default: int, *, most: int, what: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option `--limit` of a command that lists rows: 1 to `most`. `what` names them in the help."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(1, most),
+        default=default,
+        show_default=True,
+        metavar="NUMBER",
+        help=f"At most this many{what and ' ' + what}.",
+    )
 
 
 def print_json(document: Any) -> None:

@@ -17,6 +17,8 @@ from flowstate_daemon.cli.output import (
     print_fields,
     print_json,
     print_table,
+    reveal_option,
+    rows_option,
     sanitise,
 )
 from flowstate_daemon.cli.queue_actions import clean, promote, remove, retry
@@ -91,17 +93,10 @@ def describe_workers(names: list[str]) -> str:
 
 @queue.command(name="list")
 @state_argument
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=20,
-    show_default=True,
-    metavar="NUMBER",
-    help="At most this many.",
-)
+@rows_option(20, most=10_000)
 @click.option("--oldest", is_flag=True, help="Oldest first instead of newest first.")
 @filter_options
-@click.option("--reveal", is_flag=True, help="Show whole addresses; this is recorded in the audit log.")
+@reveal_option
 @json_option
 @click.pass_obj
 def list_jobs(  # noqa: PLR0913 - one parameter for each option
@@ -243,14 +238,7 @@ def print_pause_result(result: PauseResult, *, as_json: bool) -> None:
 
 
 @queue.command()
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=50,
-    show_default=True,
-    metavar="NUMBER",
-    help="At most this many.",
-)
+@rows_option(50, most=10_000)
 @json_option
 @click.pass_obj
 def audit(config_file: str | None, limit: int, *, as_json: bool) -> None:

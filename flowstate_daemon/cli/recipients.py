@@ -24,7 +24,7 @@ from flowstate_daemon.cli.database import (
     with_suppressions,
 )
 from flowstate_daemon.cli.filters import shown_address
-from flowstate_daemon.cli.output import json_option, print_json, print_table
+from flowstate_daemon.cli.output import json_option, print_json, print_table, reveal_option, rows_option
 from flowstate_daemon.database.recipients import REASONS, ListAction, Suppression, Suppressions, Unsubscribe
 from flowstate_daemon.mail.policy import ALL_KINDS
 
@@ -44,7 +44,6 @@ def known_kind(ctx: click.Context, _parameter: click.Parameter, name: str | None
 limit_option = click.option(
     "--limit", type=click.IntRange(1), metavar="NUMBER", help="At most this many rows; default: all."
 )
-reveal_option = click.option("--reveal", is_flag=True, help="Show whole addresses; this is recorded in the audit log.")
 kind_option = click.option("--kind", callback=known_kind, metavar="KIND", help="One kind of email; default: all kinds.")
 
 
@@ -155,14 +154,7 @@ def remove_suppression(config_file: str | None, address: str, *, as_json: bool) 
 
 
 @suppression.command()
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MAX_LISTED),
-    default=50,
-    show_default=True,
-    metavar="NUMBER",
-    help="At most this many.",
-)
+@rows_option(50, most=MAX_LISTED)
 @reveal_option
 @json_option
 @click.pass_obj

@@ -76,15 +76,22 @@ async def test_first_run_had_split_a_rejected_request(
     assert (len(fake.accepted), fake.duplicates()) == (4, [])
 
 
-async def test_new_run_has_split_a_rejected_request(
-    harness: DispatcherHarness, fake: FakeResend, valkey_url: str, outage: ScriptOutage
-) -> None:
-    """Before it saves its second request the email is in none, and the first run saves its own."""
+async def two_runs(
+    harness: DispatcherHarness, valkey_url: str, outage: ScriptOutage
+) -> tuple[list[asyncio.Task[Accepted]], Job]:
+    """Runs of two jobs that cannot save their request, and the second job, which is claimed again meanwhile."""
     state, jobs = await take(harness, valkey_url, 2)
     outage.blocks = lambda found: jobs[0].id in found
     tasks = [harness.post(job) for job in jobs]
     await eventually(lambda: outage.tries, "the first run cannot save its request")
-    again = await claim_again(harness, valkey_url, state, tasks[1])
+    return tasks, await claim_again(harness, valkey_url, state, tasks[1])
+
+
+async def test_new_run_has_split_a_rejected_request(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str, outage: ScriptOutage
+) -> None:
+    """Before it saves its second request the email is in none, and the first run saves its own."""
+    tasks, again = await two_runs(harness, valkey_url, outage)
     (other,) = await harness.jobs(1)
     fake.hold()
     fake.script(REJECTED)
@@ -103,11 +110,7 @@ async def test_first_run_is_faster(
     harness: DispatcherHarness, fake: FakeResend, valkey_url: str, outage: ScriptOutage
 ) -> None:
     """The new run does not lose its job, which no run would have then: it returns at once to the first request."""
-    state, jobs = await take(harness, valkey_url, 2)
-    outage.blocks = lambda found: jobs[0].id in found
-    tasks = [harness.post(job) for job in jobs]
-    await eventually(lambda: outage.tries, "the first run cannot save its request")
-    again = await claim_again(harness, valkey_url, state, tasks[1])
+    tasks, again = await two_runs(harness, valkey_url, outage)
     outage.blocks = lambda _: True
     new, tries = harness.post(again), outage.tries
     await eventually(lambda: outage.tries > tries + 4, "neither can save a request")
