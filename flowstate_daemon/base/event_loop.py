@@ -75,7 +75,7 @@ class BulkTurns:
         self._left = CHUNK_SIZE
         self._ends_at: float | None = None  # set by the first task that runs in a turn
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._late: list[asyncio.Future[None]] = []  # they were in a turn whose time was over
+        self._late: deque[asyncio.Future[None]] = deque()  # they were in a turn whose time was over
         self._task: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
@@ -85,13 +85,9 @@ class BulkTurns:
         if self._left:
             self._left -= 1
         else:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            await turn
+            await _added_to(self._waiting)
         while not self._has_time():
-            turn = asyncio.get_running_loop().create_future()
-            self._late.append(turn)
-            await turn
+            await _added_to(self._late)
 
     def _has_time(self) -> bool:
         now = self._clock.monotonic()
@@ -111,3 +107,9 @@ class BulkTurns:
                 if not turn.done():  # it was cancelled
                     turn.set_result(None)
                     self._left -= 1
+
+
+def _added_to(turns: deque[asyncio.Future[None]]) -> asyncio.Future[None]:
+    turn = asyncio.get_running_loop().create_future()
+    turns.append(turn)
+    return turn

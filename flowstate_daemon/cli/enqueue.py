@@ -24,8 +24,7 @@ from flowstate_daemon.mail.kinds import KINDS, Kind
 from flowstate_daemon.mail.lifetimes import SCHEDULED_KINDS
 from flowstate_daemon.mail_producer import MAX_DELAY_MS, ORIGIN, NewMail
 from flowstate_daemon.queue.events import FinishedJob, JobWaiter
-
-NOT_SENT = ("skipped", "expired")  # the fields of a result that give the reason why nothing was sent
+from flowstate_daemon.worker.results import unsent
 
 MAX_FILE_LENGTH = 1_048_576  # characters; the queue's limit for a job's data, unless it is changed
 
@@ -172,14 +171,12 @@ def describe_end(job: FinishedJob) -> dict[str, Any]:
 
     A completed job whose result names no reason was sent: other workers return whatever they like.
     """
-    value = job.value
-    reason = job.reason
-    if isinstance(value, dict):
-        reason = next((value[name] for name in NOT_SENT if value.get(name)), reason)
+    outcome = unsent(job.value)
+    reason = outcome[1] if outcome else job.reason
     if job.state == "gone":
         reason = "the job was removed, or it has finished and was not kept; see: flowstate-daemon explain ADDRESS"
     sent = job.state == "completed" and not reason
-    return {"sent": sent, "state": job.state, "result": value, "reason": None if sent else reason or job.state}
+    return {"sent": sent, "state": job.state, "result": job.value, "reason": None if sent else reason or job.state}
 
 
 def read_context(text: str) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
 from flowstate_daemon.queue.audit import AuditLog
-from flowstate_daemon.queue.filters import EVERYTHING, JobFilter
+from flowstate_daemon.queue.filters import EVERYTHING, EXAMINE_BATCH, JobFilter
 from flowstate_daemon.queue.job import STATES_SCORED_BY_END, State, decode_json
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys, is_valid_job_id
 from flowstate_daemon.redis_client.scripts import Scripts
 
-EXAMINE_BATCH = 1000  # jobs that one script call looks at: 2 to 4 ms of server time
 REQUEUE_BATCH = 100
 CLEAN_BATCH = 1000
 SIDE_INDEXES = ("priority", "stalled", "limiter:index")  # keys that contain job ids besides the key of the state

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 WILDCARD = "*"
+EXAMINE_BATCH = 1000  # jobs that one script call compares: 2 to 4 ms of server time
 
 
 class JobFilter(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -8,14 +8,13 @@ from math import ceil, gcd
 from typing import Any
 
 from flowstate_daemon.base.clock import Clock
-from flowstate_daemon.queue.filters import EVERYTHING, JobFilter
+from flowstate_daemon.queue.filters import EVERYTHING, EXAMINE_BATCH, JobFilter
 from flowstate_daemon.queue.inspector import JobView, read_job_row
 from flowstate_daemon.queue.job import STATES_SCORED_BY_END, State
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.redis_client.scripts import Scripts
 
-EXAMINE_BATCH = 1000  # jobs that one script call looks at: 2 to 4 ms of server time
 COUNT_BUDGET_S = 0.6  # a preview answers within a second
 PAGE_BUDGET_S = 0.1  # the first byte of a page is sent within 200 ms
 GOLDEN_RATIO = 0.618

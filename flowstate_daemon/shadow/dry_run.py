@@ -23,12 +23,11 @@ from flowstate_daemon.queue.job import Job
 from flowstate_daemon.shadow.observer import JobEvent
 from flowstate_daemon.worker.handler import with_locale
 from flowstate_daemon.worker.lookups import RecipientLoader
-from flowstate_daemon.worker.results import failure_reason
+from flowstate_daemon.worker.results import failure_reason, unsent
 
 log = structlog.get_logger()
 
 MAX_REASON_LENGTH = 300
-NOT_SENT_RESULTS = ("skipped", "expired")  # the return values of this daemon for an email that it did not send
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +94,9 @@ def observed_outcome(event: JobEvent) -> ObservedOutcome:
     """The meaning of an event. A worker that completes a job has sent the email, unless the return value says not."""
     if event.type == "failed":
         return ObservedOutcome("failed", event.payload[:MAX_REASON_LENGTH] or None)
-    value = _decode_json(event.payload)
-    for outcome in NOT_SENT_RESULTS:
-        if isinstance(value, dict) and outcome in value:
-            return ObservedOutcome(outcome, str(value[outcome])[:MAX_REASON_LENGTH])
+    if not_sent := unsent(_decode_json(event.payload)):
+        outcome, reason = not_sent
+        return ObservedOutcome(outcome, reason[:MAX_REASON_LENGTH])
     return ObservedOutcome("sent")
 
 

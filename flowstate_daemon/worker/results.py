@@ -46,6 +46,7 @@ SHORTAGE_DELAY_MS = 1_000  # this machine ran out of something: at once it would
 MAX_REASON_LENGTH = 2_000
 MAX_TRACE_LENGTH = 8_000
 MAX_KIND_LENGTH = 100
+NOT_SENT_OUTCOMES = ("skipped", "expired")  # the fields of a return value that say why the email was not sent
 
 
 class JobReleased(msgspec.Struct, frozen=True):
@@ -71,6 +72,16 @@ def result_for_return(job: Job, value: Any) -> JobResult:
         return JobSucceeded(job, msgspec.json.encode(value))
     except (TypeError, UnicodeEncodeError, msgspec.MsgspecError):
         return JobSucceeded(job, b"null")
+
+
+def unsent(value: Any) -> tuple[str, str] | None:
+    """Why the email of a completed job was not sent: outcome and reason. None if the return value does not say so.
+
+    Other workers return whatever they like, so `{"skipped": false}` means nothing.
+    """
+    if not isinstance(value, dict):
+        return None
+    return next(((name, str(value[name])) for name in NOT_SENT_OUTCOMES if value.get(name)), None)
 
 
 def result_for_error(job: Job, error: BaseException, policy: RetryPolicy, rng: random.Random) -> JobResult:

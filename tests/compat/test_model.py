@@ -296,7 +296,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(by=parties)
     def drain(self, by: By) -> None:
-        """All that waits is removed, job by job: Bull's own `empty` forgets hashes, and half of a pause."""
+        """All that waits is removed, job by job: Bull's own `empty` leaves hashes, and `paused` in `meta`."""
         for subject in self.subjects:
             actor = subject.actor(by)
             for job_id in [*subject.model.ready, *subject.model.delayed]:

@@ -102,6 +102,7 @@ async def test_prediction_does_not_wait_for_postgres(clock: FakeClock) -> None:
         (JobEvent("completed", "1", '"\ud83d"'), ObservedOutcome("sent")),
         (JobEvent("completed", "1", '{"skipped": "unsubscribed"}'), ObservedOutcome("skipped", "unsubscribed")),
         (JobEvent("completed", "1", '{"expired": "too old"}'), ObservedOutcome("expired", "too old")),
+        (JobEvent("completed", "1", '{"skipped": false, "expired": ""}'), ObservedOutcome("sent")),
         (JobEvent("failed", "1", "Missing helper"), ObservedOutcome("failed", "Missing helper")),
         (JobEvent("failed", "1"), ObservedOutcome("failed")),
     ],
