@@ -110,13 +110,14 @@ class RequestStore:
             return None
 
     async def find(self, stored_request_id: str) -> StoredRequest | None:
-        """The stored request in Redis or, if Redis has lost it, in the memory of this process."""
+        """The stored request in Redis. What Redis has lost of it comes from the memory of this process."""
         stored_request = await self.load(stored_request_id)
         found = self.recent.get(stored_request_id)
-        if stored_request is not None or found is None:
+        if found is None:
             return stored_request
-        body = await _decompress(found.body) if found.body else b""
-        return replace(found.request, body=body)
+        if stored_request is None:
+            return replace(found.request, body=await _decompress(found.body) if found.body else b"")
+        return replace(stored_request, response=stored_request.response or found.request.response)
 
     async def remember(self, stored_request: StoredRequest) -> None:
         """Keep a request that another process made in memory too: this one is about to send it."""
