@@ -52,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         SETTING, default="valkey", help="the Redis servers for the queue's tests: names with commas, or all"
     )
+    parser.addoption("--all-pairs", action="store_true", help="lose the writes between every two steps, not a sample")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -1,6 +1,7 @@
 """A daemon in this process that crashes at a chosen step between two operations of the send path, as by kill -9.
 
-After the crash nothing that it does has an effect: calls hang, and its tasks are cancelled.
+After the crash nothing that it does has an effect: calls hang, and its tasks are cancelled. At other steps it may
+run an action, while its other tasks continue.
 """
 
 from __future__ import annotations
@@ -24,12 +25,23 @@ NAMES = {load_scripts()[name].sha: name for name in SEND_PATH}
 
 
 class CrashingDaemon:
-    """A daemon that crashes after `steps`; None: never. `trail` lists the operations before the crash."""
+    """A daemon that crashes after `steps`; None: never. `trail` lists the operations before the crash.
 
-    def __init__(self, settings: Mapping[str, str], steps: int | None = None, clock: Clock | None = None) -> None:
+    `actions` are run after that many steps.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, str],
+        steps: int | None = None,
+        clock: Clock | None = None,
+        *,
+        actions: Mapping[int, Callable[[], Awaitable[None]]] | None = None,
+    ) -> None:
         self.daemon = Daemon(load(settings), clock)
         self.trail: list[str] = []
         self._steps = steps
+        self._actions = dict(actions or {})
         self._crashed = asyncio.Event()
         self._call = self.daemon.components.connection.execute
         self._send = self.daemon.components.gateway.send
@@ -44,8 +56,8 @@ class CrashingDaemon:
     def crashed(self) -> bool:
         return self._crashed.is_set()
 
-    async def run_until(self, until: Callable[[], Awaitable[bool]]) -> None:
-        """Run until the crash, or until `until` is true; then stop without a shutdown."""
+    async def run_until(self, until: Callable[[], Awaitable[bool]], *, within_s: float = 20) -> None:
+        """Run until the crash, and stop without a shutdown; or until `until` is true, and shut down."""
         running = asyncio.create_task(self.daemon.run())
 
         async def ended() -> bool:
@@ -53,7 +65,10 @@ class CrashingDaemon:
             return self.crashed or await until()
 
         try:
-            await eventually(ended, "all done", within_s=20)
+            await eventually(ended, "all done", within_s=within_s)
+            if not self.crashed:
+                self.daemon.components.worker.stop()
+                await asyncio.wait((running,), timeout=10)
         finally:
             self._crashed.set()
             # More than once: `wait_for` in Python 3.11 may swallow a cancellation.
@@ -61,7 +76,7 @@ class CrashingDaemon:
                 while not running.done():
                     running.cancel()
                     await asyncio.wait((running,), timeout=0.1)
-            assert running.cancelled()
+            assert running.cancelled() or running.exception() is None
 
     async def _crashing_call(self, *command: Any) -> Any:
         name = NAMES.get(command[1]) if command[0] == "EVALSHA" else None
@@ -77,7 +92,7 @@ class CrashingDaemon:
 
     async def _operation(self, name: str, operation: Awaitable[T]) -> T:
         """One operation, with a step before it and one after it."""
-        self._step(f"before {name}")
+        await self._step(f"before {name}")
         try:
             result = await self._unless_crashed(operation)
         except Exception:
@@ -87,17 +102,19 @@ class CrashingDaemon:
         return result
 
     async def _after(self, name: str) -> None:
-        self._step(f"after {name}")
+        await self._step(f"after {name}")
         if self.crashed:
             await asyncio.Event().wait()
 
-    def _step(self, name: str) -> None:
+    async def _step(self, name: str) -> None:
         if self.crashed:
             return
         if self._steps is not None and len(self.trail) >= self._steps:
             self._crashed.set()
-        else:
-            self.trail.append(name)
+            return
+        self.trail.append(name)
+        if action := self._actions.pop(len(self.trail), None):
+            await action()
 
     async def _unless_crashed(self, operation: Awaitable[T]) -> T:
         task = asyncio.ensure_future(operation) if not self.crashed else None

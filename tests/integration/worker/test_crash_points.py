@@ -62,13 +62,17 @@ def job(to: str) -> NewJob:
     return NewJob("welcome", content, priority=5, attempts=4, backoff=Backoff("fixed", 20))
 
 
+async def add_jobs(url: str, keys: Keys, recipients: list[str]) -> None:
+    connection = Connection(url, client_name="producer")
+    await BullQueue(connection, keys, Clock(), token="test").add_many([job(to) for to in recipients])
+    await connection.close()
+
+
 async def crash_and_restart(
     environment: dict[str, str], keys: Keys, redis: Redis, recipients: list[str], steps: int
 ) -> tuple[bool, list[str]]:
     """A daemon that crashes after `steps`, and one that ends when all is settled: whether the first did, its steps."""
-    connection = Connection(environment["REDIS_URL"], client_name="producer")
-    await BullQueue(connection, keys, Clock(), token="test").add_many([job(to) for to in recipients])
-    await connection.close()
+    await add_jobs(environment["REDIS_URL"], keys, recipients)
 
     async def settled() -> bool:
         ended = int(await redis.zcard(keys("completed"))) + int(await redis.zcard(keys("failed")))

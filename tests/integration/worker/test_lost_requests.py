@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -209,6 +210,32 @@ async def test_request_that_was_replaced_by_a_later_one_is_not_sent(
     assert len({job.stored_request_id for job in jobs} - {None}) == 1
     assert await send(harness, jobs) == first
     assert len(fake.accepted) == 2
+
+
+@pytest.mark.parametrize("rejected", [0, 1, 3])
+async def test_response_that_redis_has_lost_is_known(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str, rejected: int
+) -> None:
+    """Redis has the request, but neither its response nor its rejected emails: no email is parked or sent again."""
+    await add(harness, 4)
+    jobs = await harness.claim(4)
+    states: list[OlderState] = []
+
+    async def while_in_request(_incoming: ReceivedRequest) -> None:
+        states.append(await remember_state(valkey_url, harness.keys))
+
+    def send_all(jobs: list[Job]) -> list[asyncio.Task[Accepted]]:
+        bad = [job.id for job in jobs[:rejected]]
+        return [harness.post(job, **({"to": "nobody"} if job.id in bad else {})) for job in jobs]
+
+    async with at_first_request(harness, while_in_request):
+        first = await wait_for_results(send_all(jobs))
+    assert [type(result) for result in first] == [PermanentError] * rejected + [Accepted] * (4 - rejected)
+    await lose_writes(valkey_url, states[0])
+    again = await wait_for_results(send_all(await harness.released(jobs)))
+    assert [str(result) for result in again] == [str(result) for result in first]
+    assert len(fake.accepted) == 4 - rejected
+    assert sum(fake.requests.values()) == 1
 
 
 @asynccontextmanager

@@ -1,0 +1,132 @@
+"""Redis loses its newest writes between any two operations of the send path: nothing lost, nothing sent twice.
+
+Only a sample of the pairs of operations is tested; `--all-pairs` tests each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+from redis.asyncio import Redis
+
+from flowstate_daemon.delivery import responses
+from flowstate_daemon.redis_client.keys import Keys
+from tests.integration.worker.test_crash_points import (
+    BAD,
+    GOOD,
+    add_jobs,
+    failing,
+    lost_reply,
+    partial_refusal,
+    settings,
+)
+from tests.support.crashing_daemon import CrashingDaemon
+from tests.support.fake_resend import FakeResend
+from tests.support.older_redis import OlderState, lose_connections, lose_writes, remember_state
+
+SAMPLE = 24
+AT_ONCE = 24
+RECIPIENTS = [*GOOD[:2], *BAD, GOOD[2]]
+# Jobs that are active again, and that no run processes, are recovered as soon as is allowed.
+SHORT_LOCKS = {"FLOWSTATE_QUEUE_LOCK_DURATION_MS": "5000", "FLOWSTATE_QUEUE_STALLED_INTERVAL_MS": "1000"}
+
+Trouble = Callable[[FakeResend], None]
+
+
+class Losses:
+    """Runs one daemon, whose Redis returns to an older state, for each pair of steps."""
+
+    def __init__(self, redis: Redis, keys: Keys, environment: Mapping[str, str], trouble: Trouble) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._environment = environment
+        self._trouble = trouble
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def count_steps(self) -> int:
+        """The operations of a run that loses nothing."""
+        steps, problems = await self._run(0, 0)
+        assert problems == []
+        return steps
+
+    async def find_problems(self, remembered: int, lost: int) -> list[str]:
+        """What is wrong after a run that after `lost` steps loses everything since step `remembered`."""
+        async with self._slots:
+            _, problems = await self._run(remembered, lost)
+        return [f"writes of the steps {remembered} to {lost} lost: {problem}" for problem in problems]
+
+    async def _run(self, remembered: int, lost: int) -> tuple[int, list[str]]:
+        keys = Keys(f"{self._keys.prefix}-{remembered}-{lost}", self._keys.name)
+        url = self._environment["REDIS_URL"]
+        state: asyncio.Future[OlderState] = asyncio.get_running_loop().create_future()
+
+        async def remember() -> None:
+            state.set_result(await remember_state(url, keys))
+
+        async def lose() -> None:
+            await lose_writes(url, await state)
+            await lose_connections(url, keys)
+
+        async def settled() -> bool:
+            ended = [await self._redis.zcard(keys(name)) for name in ("completed", "failed")]
+            return sum(ended) == len(RECIPIENTS)
+
+        async with FakeResend() as fake:
+            self._trouble(fake)
+            await add_jobs(url, keys, RECIPIENTS)
+            if remembered == 0:
+                await remember()
+            actions = {remembered: remember, lost: lose} if lost else {}
+            daemon = CrashingDaemon({**self._environment, **settings(url, keys, fake)}, actions=actions)
+            try:
+                await daemon.run_until(settled, within_s=60)
+            except AssertionError as error:
+                return len(daemon.trail), [f"{error}; steps: {daemon.trail}"]
+            return len(daemon.trail), await self._problems(keys, fake)
+
+    async def _problems(self, keys: Keys, fake: FakeResend) -> list[str]:
+        accepted = Counter(email.to[0] for email in fake.accepted)
+        problems = [f"{to} was sent {times} times" for to, times in accepted.items() if times != 1]
+        problems += [f"{to} was not sent" for to in RECIPIENTS if to not in BAD and to not in accepted]
+        for job_id in await self._redis.zrange(keys("failed"), 0, -1):
+            data, reason = await self._redis.hmget(keys.job(job_id), "data", "failedReason")
+            if json.loads(data or "")["to"] not in BAD:
+                problems.append(f"job {job_id} failed: {reason}")
+        return problems
+
+
+def choose(pairs: Sequence[tuple[int, int]], *, all_pairs: bool) -> Sequence[tuple[int, int]]:
+    return pairs if all_pairs or len(pairs) <= SAMPLE else random.Random(4711).sample(pairs, SAMPLE)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("trouble", [partial_refusal, lost_reply, failing])
+@pytest.mark.parametrize("with_postgres", [False, True], ids=["redis only", "with Postgres"])
+async def test_writes_lost_between_any_two_operations_send_each_mail_once(
+    request: pytest.FixtureRequest,
+    valkey_url: str,
+    database_url: str,
+    redis: Redis,
+    keys: Keys,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Trouble,
+    *,
+    with_postgres: bool,
+) -> None:
+    """A process that does not end knows what it has sent, also without Postgres: no email is parked either."""
+    monkeypatch.setattr(responses, "IN_PROGRESS_WAIT_MS", 20)
+    environment = {"REDIS_URL": valkey_url, **SHORT_LOCKS}
+    if with_postgres:
+        environment |= {"DATABASE_URL": database_url, "DATABASE_POOL_SIZE": "2"}
+    losses = Losses(redis, keys, environment, trouble)
+    steps = await losses.count_steps()
+    pairs = [(remembered, lost) for lost in range(1, steps + 1) for remembered in range(lost)]
+    chosen = choose(pairs, all_pairs=request.config.getoption("--all-pairs"))
+    async with asyncio.TaskGroup() as group:
+        runs = [group.create_task(losses.find_problems(*pair)) for pair in chosen]
+    assert [problem for run in runs for problem in run.result()] == []
