@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -27,6 +29,8 @@ from flowstate_daemon.redis_client.keys import Keys
 from tests.support.clock import FakeClock
 from tests.support.redis_flavours import SETTING
 from tests.support.time_limits import limit_time
+
+T = TypeVar("T")
 
 LOOP_FIXTURE = "_asyncio_loop_factory"  # of pytest-asyncio
 TEMPLATE = "flowstate_template"
@@ -52,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         SETTING, default="valkey", help="the Redis servers for the queue's tests: names with commas, or all"
     )
-    parser.addoption("--all-pairs", action="store_true", help="lose the writes between every two steps, not a sample")
+    parser.addoption("--every-step", action="store_true", help="test crashes and losses at every step, not a sample")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -127,6 +131,18 @@ def postgres_url(postgres: EmbeddedPostgres) -> str:
 
 
 @pytest.fixture
+def sample(request: pytest.FixtureRequest) -> Callable[[Sequence[T], int], Sequence[T]]:
+    """Chooses that many of the given steps, always the same ones; with `--every-step` all."""
+
+    def choose(steps: Sequence[T], count: int) -> Sequence[T]:
+        if request.config.getoption("--every-step") or len(steps) <= count:
+            return steps
+        return random.Random(4711).sample(steps, count)
+
+    return choose
+
+
+@pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
 
@@ -167,6 +183,13 @@ async def template(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 async def database_url(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
     """The URL of a database of the test's own, a copy of the template."""
+    async with copy_database(postgres, template) as url:
+        yield url
+
+
+@asynccontextmanager
+async def copy_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """The URL of a database that exists inside the block, a copy of the template."""
     name = f"t{uuid4().hex[:12]}"
     server = await asyncpg.connect(postgres.url())
     await server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
