@@ -193,13 +193,8 @@ async def test_request_that_was_replaced_by_a_later_one_is_not_sent(
     """A batch was rejected and its emails were sent one by one; Redis has lost that, and still has the batch."""
     await add(harness, 2)
     jobs = await harness.claim(2)
-    states: list[OlderState] = []
-
-    async def while_in_request(_incoming: ReceivedRequest) -> None:
-        states.append(await remember_state(valkey_url, harness.keys))
-
     fake.hold()
-    async with at_first_request(harness, while_in_request):
+    async with remembered_at_first_request(harness, valkey_url) as states:
         fake.script(error(422, "validation_error", "The batch is invalid."), when=lambda one: "batch" in one.path)
         tasks = [harness.post(job) for job in jobs]
         fake.release()
@@ -219,16 +214,12 @@ async def test_response_that_redis_has_lost_is_known(
     """Redis has the request, but neither its response nor its rejected emails: no email is parked or sent again."""
     await add(harness, 4)
     jobs = await harness.claim(4)
-    states: list[OlderState] = []
-
-    async def while_in_request(_incoming: ReceivedRequest) -> None:
-        states.append(await remember_state(valkey_url, harness.keys))
 
     def send_all(jobs: list[Job]) -> list[asyncio.Task[Accepted]]:
         bad = [job.id for job in jobs[:rejected]]
         return [harness.post(job, **({"to": "nobody"} if job.id in bad else {})) for job in jobs]
 
-    async with at_first_request(harness, while_in_request):
+    async with remembered_at_first_request(harness, valkey_url) as states:
         first = await wait_for_results(send_all(jobs))
     assert [type(result) for result in first] == [PermanentError] * rejected + [Accepted] * (4 - rejected)
     await lose_writes(valkey_url, states[0])
@@ -239,19 +230,17 @@ async def test_response_that_redis_has_lost_is_known(
 
 
 @asynccontextmanager
-async def at_first_request(
-    harness: DispatcherHarness, call: Callable[[ReceivedRequest], Awaitable[None]]
-) -> AsyncIterator[None]:
-    """Call a function before the first request of this harness leaves."""
-    send_request, calls = harness.gateway.send, iter([call])
+async def remembered_at_first_request(harness: DispatcherHarness, url: str) -> AsyncIterator[list[OlderState]]:
+    """The first of these is the state of Redis before the first request of this harness leaves."""
+    send_request, states = harness.gateway.send, list[OlderState]()
 
     async def wrapped(path: str, body: bytes, key: str, mails: int) -> object:
-        if (first := next(calls, None)) is not None:
-            await first(ReceivedRequest("POST", path, key, {}, body))
+        if not states:
+            states.append(await remember_state(url, harness.keys))
         return await send_request(path, body, key, mails)
 
     harness.gateway.send = wrapped  # type: ignore[method-assign,assignment]
-    yield
+    yield states
     harness.gateway.send = send_request  # type: ignore[method-assign]
 
 
