@@ -17,6 +17,7 @@ from tests.bench.plan import build_plan
 from tests.bench.report import write
 from tests.bench.results import Results
 from tests.bench.runner import run_plan
+from tests.support.interrupts import interruptible
 
 HERE = Path(__file__).parent
 DOCS = ROOT / "docs"
@@ -56,7 +57,8 @@ def main() -> None:
     try:
         plan = build_plan(given.plan)
         plan = replace(plan, budget_s=given.minutes * 60) if given.minutes else plan
-        results = asyncio.run(run_plan(plan, names, path, fresh=given.fresh))
+        with interruptible("make bench"):
+            results = asyncio.run(run_plan(plan, names, path, fresh=given.fresh))
     except ValueError as error:
         sys.exit(f"bench: {error}")
     publish(results, path, page)

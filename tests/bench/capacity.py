@@ -16,6 +16,7 @@ from typing import Any
 from flowstate_daemon.base import logs
 from tests.bench.capacity_costs import run
 from tests.bench.capacity_model import Costs, Load, limits, plan
+from tests.support.interrupts import interruptible
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "capacity.md"
@@ -146,7 +147,7 @@ def main() -> None:
     given = parser.parse_args()
     logs.configure("warning")
     if given.source is None:
-        with tempfile.TemporaryDirectory() as folder:
+        with interruptible("make capacity"), tempfile.TemporaryDirectory() as folder:
             measured = run(Path(folder), given.mails, given.rows)
         ARTEFACT.parent.mkdir(exist_ok=True)
         ARTEFACT.write_text(json.dumps(measured, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Chaos rounds: real daemons under load, random faults from a seed, and what must be true afterwards. `make chaos`.
 
 Each round is planned by one seed, and the same seed always gives the same plan. Exit code 1 if an invariant does not
-hold: then seed, plan and the story of the email are printed, and the logs are kept.
+hold: then seed, plan and what happened to the email are printed, and the logs are kept.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flowstate_daemon.base import logs
+from tests.chaos.explanation import describe_plan, describe_violation
 from tests.chaos.plan import KINDS, MAX_ROUND_S, MIN_ROUND_S, ROUND_S, Plan, build_plan
 from tests.chaos.report import machine, write_report
 from tests.chaos.round import RoundResult, UnplannedFailoverError, run_round
-from tests.chaos.story import describe_plan, tell
 from tests.chaos.world import remove
 from tests.compat.packages import MissingPackagesError, install
+from tests.support.interrupts import interruptible
 
 USAGE = """make chaos ARGS='[--minutes MINUTES] [--rounds ROUNDS] [--round-seconds ROUND_SECONDS]
        [--seed SEED] [--quick] [--keep] [--json] [--plan] [--report]'"""
@@ -82,7 +83,7 @@ def explain(result: RoundResult, folder: Path) -> None:
         print(line, file=sys.stderr)
     for violation in result.violations[:SHOWN]:
         print(f"{violation.invariant}: {violation.text}", file=sys.stderr)
-        for line in tell(violation, result.history, folder):
+        for line in describe_violation(violation, result.history, folder):
             print(line, file=sys.stderr)
     for violation in result.violations[SHOWN:]:
         print(f"{violation.invariant}: {violation.text}", file=sys.stderr)
@@ -164,7 +165,7 @@ def main() -> None:
         sys.exit(f"make chaos: {missing}")
     print(f"seed {given.seed}; {len(KINDS)} kinds of faults", file=sys.stderr)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with interruptible("make chaos"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             results = runner.run(run_all(plans, given))
     except UnplannedFailoverError as error:
         sys.exit(f"make chaos: {error}")

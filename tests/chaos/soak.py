@@ -20,6 +20,7 @@ from tests.chaos.plan import MAX_ROUND_S, Plan
 from tests.chaos.report import machine, write_report
 from tests.chaos.round import RoundResult
 from tests.chaos.world import remove
+from tests.support.interrupts import interruptible
 
 USAGE = "make soak ARGS='[--minutes MINUTES] [--rate RATE] [--json] [--report]'"
 RATE = 60.0  # the memory of what was sent, 20,000 emails, is full after twelve minutes
@@ -52,7 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     logs.configure("error")
     plan = Plan(0, given.minutes * 60, "single", DAEMONS, False, (), given.rate)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with interruptible("make soak"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result, folder = runner.run(run(plan))
     if result.violations:
         explain(result, folder)

@@ -1,4 +1,4 @@
-"""Tells what happened to one email, from the producer, the log, the ledger and the provider: for a violation."""
+"""Describes a plan, and what happened to one email: from the producer, the log, the ledger and the provider."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe_plan(plan: Plan) -> Iterator[str]:
         yield f"  {fault.at_s:6.1f} s  {fault.kind}{target}, for {fault.lasts_s:g} s, size {fault.size:g}"
 
 
-def tell(violation: Violation, history: History, folder: Path) -> Iterator[str]:
+def describe_violation(violation: Violation, history: History, folder: Path) -> Iterator[str]:
     """Everything that mentions the email of a violation."""
     if violation.to is None:
         return
