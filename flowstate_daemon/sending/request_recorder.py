@@ -204,7 +204,7 @@ class RequestRecorder:
         if self._records is not None:
             recipients = {mail.job_ref: mail.email.to for mail in mails if mail.job_ref not in earlier}
             earlier = {**await self._records.find(recipients), **earlier}
-        unsent, elsewhere = [], {}
+        unsent, elsewhere, unknown = [], {}, []
         for mail in mails:
             job, number, record = mail.job_ref, stored_request.number_of(mail.job_ref), earlier.get(mail.job_ref)
             if (
@@ -218,8 +218,11 @@ class RequestRecorder:
             elif record.request_id != stored_request.id and not record.free:
                 elsewhere[job] = record
                 continue
+            elif not record.free:  # the process that has sent this request may still record the outcome
+                unknown.append((mail, record))
+                continue
             else:
-                is_unsent = record.free and record.request_id == stored_request.id
+                is_unsent = record.request_id == stored_request.id
             if is_unsent:
                 unsent.append(mail)
             else:
@@ -228,6 +231,8 @@ class RequestRecorder:
         for mail in unsent:
             mail.fail(StaleDecisionError("its request was not sent") if detached else LockLostError(LOCK_LOST))
         batch.stored_request = None
+        for mail, record in unknown:
+            await self._settle(mail, record, None)
         await self._settle_all(batch, elsewhere)
         batch.fail(StaleDecisionError("its request must not be sent"))  # what has joined meanwhile still refers to it
 
@@ -425,19 +430,25 @@ class RequestRecorder:
                 mail.fail(error)
 
     async def _settle(self, mail: OutgoingMail, record: RequestRecord, stored_request: StoredRequest | None) -> None:
+        """Settle an email by the latest request that contained it, or send it with that one.
+
+        The process that has sent it may record the outcome until OUTCOME_WAIT_MS later. Raises StoreUnavailableError.
+        """
         if record.provider_id is not None:
             mail.accept(Accepted(record.provider_id, self._gateway.name))
         elif stored_request is not None:
             if stored_request.response is None and not await self._request_store.adopt(
                 stored_request, mail.job, record.number
             ):
-                raise LockLostError(LOCK_LOST)
+                mail.fail(LockLostError(LOCK_LOST))
+                return
             mail.requests = record.number
             self._resume(mail, record.request_id)
         elif self._clock.now_ms() - record.saved_at_ms < OUTCOME_WAIT_MS:
-            raise EarlierRequestError("the outcome of an earlier request is not known yet", after_ms=OUTCOME_POLL_MS)
+            reason = "the outcome of an earlier request is not known yet"
+            mail.fail(EarlierRequestError(reason, after_ms=OUTCOME_POLL_MS))
         else:
-            raise MaybeSentError(OUTCOME_UNKNOWN, requests=record.number)
+            mail.fail(MaybeSentError(OUTCOME_UNKNOWN, requests=record.number))
 
 
 def _is_next_free(record: RequestRecord, stored_request: StoredRequest, number: int, *, resumed: bool) -> bool:

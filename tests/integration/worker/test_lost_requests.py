@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -215,18 +214,44 @@ async def test_response_that_redis_has_lost_is_known(
     await add(harness, 4)
     jobs = await harness.claim(4)
 
-    def send_all(jobs: list[Job]) -> list[asyncio.Task[Accepted]]:
-        bad = [job.id for job in jobs[:rejected]]
-        return [harness.post(job, **({"to": "nobody"} if job.id in bad else {})) for job in jobs]
-
     async with remembered_at_first_request(harness, valkey_url) as states:
-        first = await wait_for_results(send_all(jobs))
+        first = await send_some_to_nobody(harness, jobs, rejected)
     assert [type(result) for result in first] == [PermanentError] * rejected + [Accepted] * (4 - rejected)
     await lose_writes(valkey_url, states[0])
-    again = await wait_for_results(send_all(await harness.released(jobs)))
+    again = await send_some_to_nobody(harness, await harness.released(jobs), rejected)
     assert [str(result) for result in again] == [str(result) for result in first]
     assert len(fake.accepted) == 4 - rejected
     assert sum(fake.requests.values()) == 1
+
+
+async def send_some_to_nobody(
+    harness: DispatcherHarness, jobs: list[Job], rejected: int
+) -> list[Accepted | BaseException]:
+    """Send emails of which the provider rejects the first ones."""
+    bad = jobs[:rejected]
+    return await wait_for_results([harness.post(job, **({"to": "nobody"} if job in bad else {})) for job in jobs])
+
+
+@pytest.mark.parametrize("retried_first", [False, True])
+async def test_outcome_of_another_process_is_waited_for(
+    harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool, valkey_url: str, *, retried_first: bool
+) -> None:
+    """As above, but another process gets the jobs: the one that has sent them may be about to write the ledger."""
+    await add(harness, 4)
+    jobs = await harness.claim(4)
+    async with remembered_at_first_request(harness, valkey_url) as states:
+        first = await send_some_to_nobody(harness, jobs, 1)
+    await lose_writes(valkey_url, states[0])
+    forget_memory(harness)
+    bad, *others = await harness.released(jobs)
+    results = await send_some_to_nobody(harness, [bad, *others], 1)
+    assert [type(result) for result in results] == [StaleDecisionError] + [EarlierRequestError] * 3
+    if retried_first:  # its new request is recorded: the first one is not sent again, even to learn its outcome
+        again = await send_some_to_nobody(harness, await harness.released([bad]), 1)
+        assert [type(result) for result in again] == [PermanentError]
+        await write_ledger(harness, pool, others, first[1:])
+    assert await send(harness, await harness.released(others)) == first[1:]
+    assert (len(fake.accepted), fake.duplicates()) == (3, [])
 
 
 @asynccontextmanager
