@@ -38,8 +38,8 @@ class DaemonThatCrashesAt(CrashingDaemon):
         super().__init__(environment)
         self._at = at
 
-    def _step(self, name: str) -> None:
-        super()._step(name)
+    async def _step(self, name: str) -> None:
+        await super()._step(name)
         if name == self._at:
             self._crashed.set()
 
