@@ -27,6 +27,7 @@ from flowstate_daemon.base.errors import (
     RateLimitedError,
     RequestInProgressError,
     ResultClass,
+    StaleDecisionError,
     StoreUnavailableError,
     UnclearRefusalError,
 )
@@ -158,7 +159,11 @@ class BatchSender:
         if rejected:
             await self._detach_rejected([mail for mail, _ in rejected])
         for mail, result in rejected:
-            mail.fail(PermanentError(result.reason))
+            latest = self._request_store.recent.find(mail.job_ref)
+            if latest is None or latest[0] == mail.stored_request_id:
+                mail.fail(PermanentError(result.reason))
+            else:  # Redis has lost that it was retried: its next run is settled by that request
+                mail.fail(StaleDecisionError("a later request has contained it"))
 
     async def _request(self, batch: Batch, stored_request: StoredRequest) -> SendResult:
         started = self._clock.monotonic()

@@ -110,7 +110,10 @@ class RequestStore:
             return None
 
     async def find(self, stored_request_id: str) -> StoredRequest | None:
-        """The stored request in Redis. What Redis has lost of it comes from the memory of this process."""
+        """The stored request in Redis or, if Redis has lost it, in the memory of this process.
+
+        A response that only Redis has lost comes from that memory too.
+        """
         stored_request = await self.load(stored_request_id)
         found = self.recent.get(stored_request_id)
         if found is None:

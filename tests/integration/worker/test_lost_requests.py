@@ -232,6 +232,24 @@ async def send_some_to_nobody(
     return await wait_for_results([harness.post(job, **({"to": "nobody"} if job in bad else {})) for job in jobs])
 
 
+async def test_rejected_email_that_a_later_request_has_sent_is_sent(
+    harness: DispatcherHarness, fake: FakeResend, valkey_url: str
+) -> None:
+    """It was retried by hand; Redis has lost that, and the response that had rejected it."""
+    await add(harness, 2)
+    jobs = await harness.claim(2)
+    async with remembered_at_first_request(harness, valkey_url) as states:
+        first = await send_some_to_nobody(harness, jobs, 1)
+    assert [type(result) for result in first] == [PermanentError, Accepted]
+    (retried,) = await send(harness, await harness.released(jobs[:1]))
+    assert isinstance(retried, Accepted)
+    await lose_writes(valkey_url, states[0])
+    rejected, accepted = await send(harness, await harness.released(jobs))
+    assert (type(rejected), accepted) == (StaleDecisionError, first[1])
+    assert await send(harness, await harness.released(jobs[:1])) == [retried]
+    assert (len(fake.accepted), fake.duplicates()) == (2, [])
+
+
 @pytest.mark.parametrize("retried_first", [False, True])
 async def test_outcome_of_another_process_is_waited_for(
     harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool, valkey_url: str, *, retried_first: bool
