@@ -132,7 +132,7 @@ def postgres_url(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture
 def sample(request: pytest.FixtureRequest) -> Callable[[Sequence[T], int], Sequence[T]]:
-    """Chooses that many of the given steps, always the same ones; with `--every-step` all."""
+    """Chooses `count` of the given steps, of the same list always the same; with `--every-step` all."""
 
     def choose(steps: Sequence[T], count: int) -> Sequence[T]:
         if request.config.getoption("--every-step") or len(steps) <= count:
@@ -193,6 +193,8 @@ async def copy_database(postgres: EmbeddedPostgres, template: str) -> AsyncItera
     name = f"t{uuid4().hex[:12]}"
     server = await asyncpg.connect(postgres.url())
     await server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    yield postgres.url(name)
-    await server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    await server.close()
+    try:
+        yield postgres.url(name)
+    finally:
+        await server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        await server.close()

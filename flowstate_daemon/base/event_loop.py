@@ -85,9 +85,9 @@ class BulkTurns:
         if self._left:
             self._left -= 1
         else:
-            await _added_to(self._waiting)
+            await _new_turn(self._waiting)
         while not self._has_time():
-            await _added_to(self._late)
+            await _new_turn(self._late)
 
     def _has_time(self) -> bool:
         now = self._clock.monotonic()
@@ -109,7 +109,7 @@ class BulkTurns:
                     self._left -= 1
 
 
-def _added_to(turns: deque[asyncio.Future[None]]) -> asyncio.Future[None]:
+def _new_turn(turns: deque[asyncio.Future[None]]) -> asyncio.Future[None]:
     turn = asyncio.get_running_loop().create_future()
     turns.append(turn)
     return turn

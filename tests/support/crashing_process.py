@@ -1,8 +1,8 @@
 """The daemon as a process that kills itself between two operations: calls of Redis scripts, changes in Postgres,
 requests to the provider.
 
-CRASH_TRAIL names the file that gets a line for each step, before and after an operation. The process ends after
-CRASH_AFTER of them; if that is not set, never. What abandoned scheduled emails wait for is shortened.
+CRASH_TRAIL names a file that gets one line before and one after each operation. The process kills itself after
+CRASH_AFTER lines, or never if that is not set. The waits before abandoned scheduled emails are taken up are shorter.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class Steps:
         self._count = 0
 
     def hook(self, owner: type, method: str, operation: Callable[..., str | None]) -> None:
-        """Let a method be an operation. `operation` gets its arguments, and returns a name, or None if it is none."""
+        """Count the calls of a method as operations.
+
+        `operation` gets the arguments of a call, and returns its name, or None if the call does not count.
+        """
         original: Callable[..., Awaitable[T]] = getattr(owner, method)
 
         @functools.wraps(original)
