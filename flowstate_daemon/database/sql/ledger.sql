@@ -3,9 +3,12 @@
 
 -- name: write_mails
 -- Insert outcomes idempotently, and end the scheduled emails that they belong to. An ended scheduled email keeps its
--- state, except that `sent` replaces any other outcome. One whose job an operator removed counts as skipped. An attempt
--- that was sent twice, because Redis had forgotten the first time, has two rows: their provider ids differ. Returns the
--- number of new outcomes.
+-- state, except that `sent` replaces any other outcome. One whose job an operator removed counts as skipped.
+--
+-- An email that was sent twice, because Redis had forgotten the first time, has two rows: their provider ids differ, and
+-- that of a repeated attempt is appended to its key. A second row of the same email and provider id is left out, whatever
+-- its attempt, and so is one without an id ('' or 'accepted-earlier') beside another: the email was sent once.
+-- Returns the number of new outcomes.
 -- $1 keys (text[])
 -- $2 outcomes (text[])
 -- $3 keys without the attempt (text[])
@@ -18,7 +21,7 @@
 -- $10 reasons, or null (text[])
 -- $11 lists of decisions (jsonb[])
 WITH given AS MATERIALIZED (
-    SELECT *
+    SELECT *, outcome = 'sent' AND provider_id IN ('', 'accepted-earlier') AS no_id
     FROM unnest(
         $1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
         $7::text[], $8::integer[], $9::text[], $10::text[], $11::jsonb[]
@@ -29,9 +32,24 @@ WITH given AS MATERIALIZED (
     SELECT
         key, outcome, mail, to_timestamp(at_ms / 1000.0), address, kind, job_id, attempt, provider_id, reason,
         decisions
-    FROM given
-    ORDER BY key, outcome
-    ON CONFLICT (key, outcome) DO NOTHING
+    FROM given AS g
+    WHERE CASE
+        WHEN outcome <> 'sent' OR provider_id IS NULL THEN true
+        WHEN no_id THEN
+            NOT EXISTS (
+                SELECT FROM given AS o
+                WHERE o.mail = g.mail AND o.outcome = 'sent' AND (NOT o.no_id OR o.key < g.key)
+            ) AND NOT EXISTS (
+                SELECT FROM flowstate_daemon.mails AS m
+                WHERE m.address = g.address AND m.mail = g.mail AND m.outcome = 'sent'
+            )
+        ELSE NOT EXISTS (
+            SELECT FROM flowstate_daemon.mails AS m
+            WHERE m.provider_id IN ('', 'accepted-earlier') AND m.mail = g.mail AND m.outcome = 'sent'
+        )
+    END
+    ORDER BY mail, key, outcome
+    ON CONFLICT DO NOTHING
     RETURNING key, outcome, provider_id
 ), twice AS (
     INSERT INTO flowstate_daemon.mails
@@ -41,12 +59,12 @@ WITH given AS MATERIALIZED (
         g.attempt, g.provider_id, g.reason, g.decisions
     FROM given AS g
     LEFT JOIN written AS w ON w.key = g.key AND w.outcome = g.outcome
-    WHERE g.outcome = 'sent' AND g.provider_id NOT IN ('', 'accepted-earlier')
+    WHERE g.outcome = 'sent' AND NOT g.no_id
         AND w.provider_id IS DISTINCT FROM g.provider_id
         AND coalesce(w.provider_id, (
             SELECT m.provider_id FROM flowstate_daemon.mails AS m WHERE m.key = g.key AND m.outcome = g.outcome
         )) NOT IN ('', 'accepted-earlier', g.provider_id)
-    ON CONFLICT (key, outcome) DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING 1
 ), ends AS (
     SELECT DISTINCT ON (job_id) job_id, outcome, reason, at_ms

@@ -77,6 +77,54 @@ async def test_email_that_the_provider_recognized_has_one_row(
     assert len(await rows_in(pool, "mails")) == (3 if other == "re-7" else 2)
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("backwards", [True, False])
+@pytest.mark.parametrize(
+    ("first", "second", "rows"),
+    [
+        ("re-7", "re-7", 1),
+        ("re-7", "accepted-earlier", 1),
+        ("re-7", "", 1),
+        ("", "accepted-earlier", 1),
+        ("accepted-earlier", "accepted-earlier", 1),
+        ("re-7", "re-other", 2),
+        (None, None, 2),
+    ],
+)
+async def test_later_attempt_that_sent_nothing_new_has_no_row(
+    pool: asyncpg.Pool,
+    ledger: Ledger,
+    first: str | None,
+    second: str | None,
+    rows: int,
+    backwards: bool,
+    together: bool,
+) -> None:
+    """Redis lost that attempt 2 had succeeded, and attempt 3 got the same answer: the email was sent once."""
+    attempts = [outcome(7, attempt=2, provider_id=first), outcome(7, attempt=3, provider_id=second)]
+    entries = [
+        *(attempts[::-1] if backwards else attempts),
+        outcome(8, provider_id=first),
+        outcome(7, outcome="retried"),
+    ]
+    for _ in range(2):
+        for batch in [entries] if together else [[entry] for entry in entries]:
+            await ledger.write(batch)
+    sent = [row for row in await rows_in(pool, "mails") if row["outcome"] == "sent"]
+    assert len([row for row in sent if row["job_id"] == "7"]) == rows
+    assert len([row for row in sent if row["job_id"] == "8"]) == 1, "another email may have the same id"
+    assert await rows_in(pool, "journal_rejects") == []
+
+
+async def test_two_daemons_write_the_same_email_at_once(pool: asyncpg.Pool, ledger: Ledger) -> None:
+    """Each of 500 emails has one row, whichever daemon was first, and neither waits for the other forever."""
+    second = [outcome(number, attempt=2) for number in range(500)]
+    third = [outcome(number, attempt=3) for number in reversed(range(500))]
+    counts = await asyncio.gather(*(ledger.write(entries) for entries in [second, third] * 3))
+    assert sum(counts) == 500
+    assert len(await rows_in(pool, "mails")) == 500
+
+
 async def test_write_is_idempotent(pool: asyncpg.Pool, ledger: Ledger) -> None:
     """The same entries, twice in one call and once more, are stored once; the first version stays."""
     entries = [outcome(number) for number in range(50)]

@@ -101,6 +101,33 @@ async def test_upgrade_from_each_version_by_two_daemons(bare_pool: asyncpg.Pool)
         assert await own_shape(bare_pool) == fresh, version
 
 
+async def test_second_row_of_an_email_that_was_sent_once_is_deleted(bare_pool: asyncpg.Pool, clock: FakeClock) -> None:
+    """Of the rows that earlier versions wrote, the first one stays, and those with other ids or outcomes."""
+    await Migrator(bare_pool, ALL[:10]).apply()
+    kept = [
+        outcome(1, attempt=2), outcome(1, attempt=2, outcome="retried"), outcome(2, attempt=9),
+        outcome(3, attempt=1), outcome(3, attempt=2, provider_id="re-other"),
+        outcome(4, attempt=1, provider_id=None), outcome(4, attempt=2, provider_id=None),
+    ]  # fmt: skip
+    repeated = [outcome(1, attempt=3), outcome(1, attempt=4), outcome(2, attempt=10)]
+    async with acquire(bare_pool) as connection:
+        await connection.executemany(
+            """
+            INSERT INTO flowstate_daemon.mails
+                (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, decisions)
+            VALUES ($1, $2, $3, to_timestamp($4 / 1000.0), $5, $6, $7, $8, $9, '[]')
+            """,
+            [
+                (row.key, row.outcome, row.mail_key, row.at, row.to, row.kind, row.job_id, row.attempt, row.provider_id)
+                for row in [*repeated, *kept]
+            ],
+        )
+        await Migrator(bare_pool).apply()
+        rows = await connection.fetch("SELECT key, outcome FROM flowstate_daemon.mails")
+    assert sorted((row["key"], row["outcome"]) for row in rows) == sorted((row.key, row.outcome) for row in kept)
+    assert await Ledger(bare_pool, clock).write([*kept, *repeated]) == 0
+
+
 async def test_failed_migration_is_rolled_back(bare_pool: asyncpg.Pool) -> None:
     """Its changes are undone, earlier migrations stay, and a fixed one can follow."""
     bad = Migration(2, "bad", "CREATE TABLE flowstate_daemon.half (x int); SELECT 1 / 0;")
