@@ -20,6 +20,7 @@ from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
+STOP_WITHIN_S = 15.0
 SEND_PATH = ("request_save", "request_adopt", "request_save_response", "request_detach", "complete", "fail", "retry")
 NAMES = {load_scripts()[name].sha: name for name in SEND_PATH}
 
@@ -68,7 +69,8 @@ class CrashingDaemon:
             await eventually(ended, "all done", within_s=within_s)
             if not self.crashed:
                 self.daemon.components.worker.stop()
-                await asyncio.wait((running,), timeout=10)
+                stopped, _ = await asyncio.wait((running,), timeout=STOP_WITHIN_S)
+                assert stopped, "the daemon did not stop"
         finally:
             self._crashed.set()
             # More than once: `wait_for` in Python 3.11 may swallow a cancellation.

@@ -6,9 +6,11 @@ Only a sample of the pairs of operations is tested; `--every-step` tests each.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pytest
 from redis.asyncio import Redis
@@ -30,11 +32,21 @@ from tests.support.older_redis import OlderState, lose_connections, lose_writes,
 
 SAMPLE = 16
 AT_ONCE = 16
+MAX_RUNS = 5
 RECIPIENTS = [*GOOD[:2], *BAD, GOOD[2]]
 # Jobs that are active again, and that no run processes, are recovered as soon as is allowed.
 SHORT_LOCKS = {"FLOWSTATE_QUEUE_LOCK_DURATION_MS": "5000", "FLOWSTATE_QUEUE_STALLED_INTERVAL_MS": "1000"}
 
 Trouble = Callable[[FakeResend], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Whether a run lost its writes, its operations, and what is wrong in the end."""
+
+    lost: bool
+    trail: Sequence[str]
+    problems: Sequence[str]
 
 
 class Losses:
@@ -46,23 +58,32 @@ class Losses:
         self._environment = environment
         self._trouble = trouble
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._runs = itertools.count()
 
     async def count_steps(self) -> int:
         """The operations of a run that loses nothing."""
-        steps, problems = await self._run(0, 0)
-        assert problems == []
-        return steps
+        run = await self._run(0, None)
+        assert run.problems == []
+        return len(run.trail)
 
     async def find_problems(self, remembered: int, lost: int) -> list[str]:
-        """What is wrong after a run that after `lost` steps loses everything since step `remembered`."""
-        async with self._slots:
-            _, problems = await self._run(remembered, lost)
-        return [f"writes of the steps {remembered} to {lost} lost: {problem}" for problem in problems]
+        """What is wrong after a run that after `lost` steps loses everything since step `remembered`.
 
-    async def _run(self, remembered: int, lost: int) -> tuple[int, list[str]]:
-        keys = Keys(f"{self._keys.prefix}-{remembered}-{lost}", self._keys.name)
+        How many steps a run has depends on time: one that ended before its loss is repeated.
+        """
+        async with self._slots:
+            for _ in range(MAX_RUNS):
+                run = await self._run(remembered, lost)
+                if run.lost:
+                    where = f"writes of the steps {remembered} to {lost} lost: {run.trail}"
+                    return [f"{where}: {problem}" for problem in run.problems]
+        return [f"no run had {lost} steps: {run.trail}"]
+
+    async def _run(self, remembered: int, lost: int | None) -> Run:
+        keys = Keys(f"{self._keys.prefix}-{next(self._runs)}", self._keys.name)
         url = self._environment["REDIS_URL"]
         state: asyncio.Future[OlderState] = asyncio.get_running_loop().create_future()
+        has_lost = asyncio.Event()
 
         async def remember() -> None:
             state.set_result(await remember_state(url, keys))
@@ -70,23 +91,25 @@ class Losses:
         async def lose() -> None:
             await lose_writes(url, await state)
             await lose_connections(url, keys)
+            has_lost.set()
 
         async def settled() -> bool:
             ended = [await self._redis.zcard(keys(name)) for name in ("completed", "failed")]
-            return sum(ended) == len(RECIPIENTS)
+            losing = lost is not None and len(daemon.trail) >= lost and not has_lost.is_set()
+            return sum(ended) == len(RECIPIENTS) and not losing
 
         async with FakeResend() as fake:
             self._trouble(fake)
             await add_jobs(url, keys, RECIPIENTS)
             if remembered == 0:
                 await remember()
-            actions = {remembered: remember, lost: lose} if lost else {}
+            actions = {} if lost is None else {remembered: remember, lost: lose}
             daemon = CrashingDaemon({**self._environment, **settings(url, keys, fake)}, actions=actions)
             try:
                 await daemon.run_until(settled, within_s=60)
             except AssertionError as error:
-                return len(daemon.trail), [f"{error}; steps: {daemon.trail}"]
-            return len(daemon.trail), await self._problems(keys, fake)
+                return Run(True, daemon.trail, [str(error)])
+            return Run(has_lost.is_set(), daemon.trail, await self._problems(keys, fake))
 
     async def _problems(self, keys: Keys, fake: FakeResend) -> list[str]:
         accepted = Counter(email.to[0] for email in fake.accepted)
