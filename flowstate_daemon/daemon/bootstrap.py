@@ -86,6 +86,7 @@ from flowstate_daemon.web.server import HttpServer
 from flowstate_daemon.web.session import Sessions
 from flowstate_daemon.web.unsubscribe import Unsubscribe
 from flowstate_daemon.web.webhooks import Webhooks
+from flowstate_daemon.worker.earlier_requests import EarlierRequests
 from flowstate_daemon.worker.executor import ProcessorPool
 from flowstate_daemon.worker.handler import MailHandler
 from flowstate_daemon.worker.ledger_services import LedgerWriter, Pruner
@@ -161,6 +162,7 @@ class Components:
             self.clock,
             self.mail_guard,
             build_scheduled_kinds(config, self.metrics),
+            self.earlier_requests,
         )
         self.bull = self._build_bull()
         self.bull.creation_times.on_difference = self.clock_monitor.producer_differs
@@ -216,6 +218,8 @@ class Components:
 
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
+        records = None if self.pool is None else RequestRecords(self.pool, self.keys.base)
+        self.earlier_requests = EarlierRequests(request_store.recent, records, self.clock, provider=self.gateway.name)
         self.rate_limiter = rate_limiter = RateLimiter(
             self.connection,
             self.keys,
@@ -233,7 +237,7 @@ class Components:
             self.health.register(Dispatcher.name),
             self._context,
             self._processors,
-            None if self.pool is None else RequestRecords(self.pool, self.keys.base),
+            records,
         )
         self.metrics.track_send_queue(
             lambda: dispatcher.queued, lambda: dispatcher.in_flight, lambda: rate_limiter.limit

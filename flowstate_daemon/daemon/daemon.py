@@ -90,6 +90,7 @@ class Daemon:
                 await stack.enter_async_context(opened(self.components.pool))
             if self.components.recipients is not None:
                 stack.push_async_callback(self.components.recipients.close)
+            stack.push_async_callback(self.components.earlier_requests.close)
             if self.components.mail_guard is not None:
                 stack.push_async_callback(self.components.mail_guard.close)
             # HTTP opens before Redis is reached: /health/ready shows why the daemon is not ready yet.

@@ -49,6 +49,7 @@ MAX_PREPARATION_S = 120.0
 # How long the process that made a request may take to learn and record its outcome.
 OUTCOME_WAIT_MS = 120_000
 OUTCOME_POLL_MS = 2_000
+OUTCOME_PENDING = "the outcome of an earlier request is not known yet"
 LOCK_LOST = "another worker owns the job by now"
 # The records of older requests may be deleted; for older jobs the ledger is asked.
 REMEDY = "Redis lost its newest writes in a failover or a crash: reduce its replication lag, or use appendfsync always"
@@ -445,8 +446,7 @@ class RequestRecorder:
             mail.requests = record.number
             self._resume(mail, record.request_id)
         elif self._clock.now_ms() - record.saved_at_ms < OUTCOME_WAIT_MS:
-            reason = "the outcome of an earlier request is not known yet"
-            mail.fail(EarlierRequestError(reason, after_ms=OUTCOME_POLL_MS))
+            mail.fail(EarlierRequestError(OUTCOME_PENDING, after_ms=OUTCOME_POLL_MS))
         else:
             mail.fail(MaybeSentError(OUTCOME_UNKNOWN, requests=record.number))
 

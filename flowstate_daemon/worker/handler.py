@@ -10,13 +10,14 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import MailExpired, MailSkipped
 from flowstate_daemon.mail.kinds import URGENT_PRIORITY, MailRequest, parse_request
 from flowstate_daemon.mail.locales import match_locale
-from flowstate_daemon.mail.message import mask_address
+from flowstate_daemon.mail.message import Accepted, mask_address
 from flowstate_daemon.mail.policy import PASS, UNKNOWN_RECIPIENT, Decision, RecipientStatus, decide, expires_at_ms
 from flowstate_daemon.mail.render import Renderer
 from flowstate_daemon.mail.unsubscribe_links import link_issue_time
 from flowstate_daemon.queue.job import Job
 from flowstate_daemon.sending.batch import OutgoingMail
 from flowstate_daemon.sending.dispatcher import Dispatcher
+from flowstate_daemon.worker.earlier_requests import EarlierRequests
 from flowstate_daemon.worker.in_flight import JobRun
 from flowstate_daemon.worker.lookups import RecipientLoader, ScheduledMailGuard
 from flowstate_daemon.worker.scheduled_kinds import ScheduledKinds
@@ -25,7 +26,7 @@ from flowstate_daemon.worker.scheduled_kinds import ScheduledKinds
 class MailHandler:
     """Turns a job into an email and sends it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it connects every rule of an email
         self,
         renderer: Renderer,
         dispatcher: Dispatcher,
@@ -33,10 +34,12 @@ class MailHandler:
         clock: Clock,
         mail_guard: ScheduledMailGuard | None = None,
         scheduled_kinds: ScheduledKinds | None = None,
+        earlier_requests: EarlierRequests | None = None,
     ) -> None:
         """Without `recipients` nothing is known about an address; without `mail_guard` no email needs a send claim.
 
-        `scheduled_kinds` has the rules for jobs of these kinds that others have made.
+        `scheduled_kinds` has the rules for jobs of these kinds that others have made. `earlier_requests` knows emails
+        that were sent before they were to be skipped.
         """
         self.renderer = renderer  # a reload replaces it; stored requests stay as they are
         self._dispatcher = dispatcher
@@ -44,6 +47,7 @@ class MailHandler:
         self._clock = clock
         self._mail_guard = mail_guard
         self._scheduled_kinds = scheduled_kinds
+        self._earlier_requests = earlier_requests
 
     async def perform(self, run: JobRun) -> dict[str, Any]:
         """Send the email of one job. The result becomes the job's return value.
@@ -51,20 +55,30 @@ class MailHandler:
         Raises:
             FlowstateError: the class decides what becomes of the job, see `worker/results.py`.
         """
+        try:
+            accepted = await self._send(run)
+        except MailSkipped as refusal:
+            if self._earlier_requests is None:
+                raise
+            urgent = run.job.priority == URGENT_PRIORITY
+            accepted = await self._earlier_requests.settle(run.job, run.recipient, refusal, urgent=urgent)
+            run.decisions.clear()  # the email was sent: what would be decided now does not explain it
+        run.log_fields["provider_id"] = accepted.provider_id
+        return {"id": accepted.provider_id, "provider": accepted.provider}
+
+    async def _send(self, run: JobRun) -> Accepted:
         with self._dispatcher.expecting:
             mail = await self._prepare(run)
         run.in_request = lambda: mail.in_request
         run.maybe_sent = lambda: mail.in_request or mail.maybe_sent
         mail.trace = run.trace
         try:
-            accepted = await self._dispatcher.send(mail)
+            return await self._dispatcher.send(mail)
         finally:
             if mail.sent_at is not None:
                 run.decisions.append(Decision("rate", PASS, f"waited {mail.sent_at - mail.queued_at:.1f} s"))
             if run.trace is not None:
                 run.trace.sent(mail.queued_at, mail.sent_at)
-        run.log_fields["provider_id"] = accepted.provider_id
-        return {"id": accepted.provider_id, "provider": accepted.provider}
 
     async def _prepare(self, run: JobRun) -> OutgoingMail:
         """Raises InvalidDataError, MailExpired or MailSkipped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -21,6 +21,7 @@ from flowstate_daemon.mail.policy import RecipientStatus
 
 log = structlog.get_logger()
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 MAX_KEYS = 500  # keys in one query
@@ -33,16 +34,16 @@ SCHEDULED_JOB_PREFIX = "scheduled."
 SCHEDULED_JOB_ID = re.compile(r"scheduled\.[\w.-]+", re.ASCII)
 
 
-class BatchLoader(Generic[V]):
+class BatchLoader(Generic[K, V]):
     """Loads values by key with `query`, which is called with up to MAX_KEYS keys and returns a value for each."""
 
-    def __init__(self, name: str, query: Callable[[Sequence[str]], Awaitable[Mapping[str, V]]]) -> None:
+    def __init__(self, name: str, query: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]) -> None:
         self._name = name
         self._query = query
-        self._waiting: dict[str, asyncio.Future[V]] = {}
+        self._waiting: dict[K, asyncio.Future[V]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def load(self, key: str) -> V:
+    async def load(self, key: K) -> V:
         """The value for one key. Raises the error of the query, such as StoreUnavailableError."""
         future = self._waiting.get(key)
         if future is None:
@@ -51,7 +52,7 @@ class BatchLoader(Generic[V]):
             self._task = asyncio.create_task(self._run_queries(), name=self._name)
         return await asyncio.shield(future)
 
-    async def load_with_retry(self, key: str) -> V:
+    async def load_with_retry(self, key: K) -> V:
         """The value, however long the store is unavailable; safe to cancel."""
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:

@@ -1,0 +1,104 @@
+"""What became of an email that is not to be sent, if Redis has lost that an earlier request contained it.
+
+An email may be sent and expire, be superseded or be suppressed before its job is processed once more. It is settled by
+its earlier request then, as an email that may be sent is (`sending/request_recorder.py`), and not skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.base.errors import EarlierRequestError, MailSkipped, StoreUnavailableError
+from flowstate_daemon.database.request_records import RequestRecord, RequestRecords
+from flowstate_daemon.mail.message import Accepted
+from flowstate_daemon.queue.job import Job, unix_ms
+from flowstate_daemon.sending.batch import MAYBE_SENT, decode_results
+from flowstate_daemon.sending.recent_requests import RecentRequests
+from flowstate_daemon.sending.request_recorder import (
+    OLD_JOB_MS,
+    OUTCOME_PENDING,
+    OUTCOME_POLL_MS,
+    OUTCOME_WAIT_MS,
+    URGENT_TIMEOUT_S,
+)
+from flowstate_daemon.sending.stored_request import JobRef
+from flowstate_daemon.worker.lookups import BatchLoader
+
+log = structlog.get_logger()
+
+Asked = tuple[JobRef, str]
+"""A job and the recipient of its email."""
+
+
+class EarlierRequests:
+    """Looks for earlier requests in the memory of this process and in Postgres."""
+
+    def __init__(self, recent: RecentRequests, records: RequestRecords | None, clock: Clock, *, provider: str) -> None:
+        """`records` is None without Postgres. `provider` is the name of the gateway that sends."""
+        self._recent = recent
+        self._records = records
+        self._clock = clock
+        self._provider = provider
+        self._loader = BatchLoader("earlier_requests", self._query)
+
+    async def settle(self, job: Job, to: str, refusal: MailSkipped, *, urgent: bool) -> Accepted:
+        """The provider's answer to an earlier request that contained the email of this job.
+
+        While Postgres is unreachable a bulk email waits, a code does not.
+
+        Raises:
+            MailSkipped, MailExpired: the refusal, or one that says that the email may have been sent.
+            EarlierRequestError: the process that made the request may still learn its outcome.
+        """
+        job_ref = job.id, job.timestamp
+        record = self._remembered(job_ref, job.requests) or await self._recorded((job_ref, to), urgent=urgent)
+        if record is not None and record.provider_id is not None:
+            return Accepted(record.provider_id, self._provider)
+        if record is None or record.free or record.number <= job.requests:
+            raise refusal
+        if self._clock.now_ms() - record.saved_at_ms < OUTCOME_WAIT_MS:
+            raise EarlierRequestError(OUTCOME_PENDING, after_ms=OUTCOME_POLL_MS)
+        raise type(refusal)(MAYBE_SENT.format(reason=refusal.reason))
+
+    async def close(self) -> None:
+        await self._loader.close()
+
+    def _remembered(self, job: JobRef, known: int) -> RequestRecord | None:
+        """A request of this process with a higher number than `known`, unless the provider rejected the email."""
+        request_id, number = self._recent.find(job) or ("", 0)
+        found = self._recent.get(request_id)
+        if found is None or number <= known:
+            return None
+        request, provider_id = found.request, None
+        if request.response is not None:
+            result = decode_results(request.response)[request.members.index(job)]
+            if not isinstance(result, Accepted):
+                return None
+            provider_id = result.provider_id
+        return RequestRecord(request.id, request.key, number, request.saved_at, provider_id)
+
+    async def _recorded(self, asked: Asked, *, urgent: bool) -> RequestRecord | None:
+        if self._records is None:
+            return None
+        if not urgent:
+            return await self._loader.load_with_retry(asked)
+        try:
+            async with asyncio.timeout(URGENT_TIMEOUT_S):
+                return await self._loader.load(asked)
+        except (StoreUnavailableError, TimeoutError) as error:
+            log.debug("earlier_request_not_found", job_id=asked[0][0], reason=str(error) or "Postgres is slow")
+            return None
+
+    async def _query(self, asked: Sequence[Asked]) -> Mapping[Asked, RequestRecord | None]:
+        """Of jobs that are older than all records, only what the ledger has."""
+        assert self._records is not None
+        found = await self._records.find(dict(asked))
+        oldest_ms = self._clock.now_ms() - OLD_JOB_MS
+        old = {job: to for job, to in asked if job not in found and unix_ms(job[1]) < oldest_ms}
+        sent = await self._records.find_sent(old) if old else {}
+        found |= {job: RequestRecord("", "", 0, 0, provider_id) for job, provider_id in sent.items()}
+        return {(job, to): found.get(job) for job, to in asked}
