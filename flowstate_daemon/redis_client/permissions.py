@@ -73,6 +73,7 @@ class PermissionCheck:
             "evalsha", "EVALSHA", "0" * 40, "0"
         )  # the script does not exist; Redis checks the permission first
         await self._check_script_commands()
+        await self._check("getex", "GETEX", self._own, "PX", "1000")  # the key does not exist
         unknown_id = uuid.uuid4().hex
         await self._check("exists", "EXISTS", *(self._keys(name) for name in ("wait", "active", "paused", "id")))
         await self._check(
