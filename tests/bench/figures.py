@@ -117,7 +117,8 @@ SECTIONS = (
         "Start, and the cost of an idle worker",
         "From the start of the process until it claims a waiting job (for peers: until its handler starts). The daemon "
         "runs complete, with HTTP server, health checks and metrics; each peer runs only a worker. The Redis commands "
-        "of an idle worker are counted for a few seconds, a minute in the full plan, and scaled to a minute.",
+        "of an idle worker are counted for a few seconds, and scaled to a minute; in the full plan for a minute, which "
+        "for the daemon begins when it has stored the statistics of that job.",
         (
             Figure("start_s", "start to first job, s"),
             Figure(

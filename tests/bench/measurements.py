@@ -22,6 +22,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from flowstate_daemon.dev.embedded import EmbeddedValkey
+from flowstate_daemon.redis_client.keys import Keys
 from tests.bench.delivery import Provider, provider
 from tests.bench.flowstate import cpu_s, rss_mb
 from tests.bench.peers import ROOT, Peer
@@ -33,6 +34,7 @@ ERROR_CHARS = 300
 START_LIMIT_S = 30.0
 FILL_LIMIT_S = 400.0
 SETTLE_S = 3.0
+STATISTICS_WITHIN_S = 60.0
 EARLY_CODES, LATER_CODES = 20, 40
 CODE_INTERVAL_S = 0.1
 POLL_S = 0.002
@@ -288,8 +290,20 @@ async def _one_job(bench: Bench, peer: Peer, seconds: float) -> AsyncIterator[tu
         await subscriber.psubscribe("bull:email:active@*")
         async with Daemon(settings, Path(name)) as daemon:
             assert daemon.process is not None
-            yield await _claimed(bench, subscriber), daemon.process.pid
+            claimed_at = await _claimed(bench, subscriber)
+            if seconds >= STATISTICS_WITHIN_S:
+                await _statistics_written(bench)
+            yield claimed_at, daemon.process.pid
         await subscriber.aclose()  # type: ignore[no-untyped-call]
+
+
+async def _statistics_written(bench: Bench) -> None:
+    """Wait until the daemon has stored what it did with its job, with four commands: it is idle afterwards."""
+    until = time.monotonic() + STATISTICS_WITHIN_S + START_LIMIT_S
+    while not [key async for key in bench.redis.scan_iter(Keys("bull").own("statistics:*"))]:
+        if time.monotonic() > until:
+            raise MeasurementError("the daemon wrote no statistics")
+        await asyncio.sleep(1.0)
 
 
 async def _claimed(bench: Bench, subscriber: Any) -> float:
