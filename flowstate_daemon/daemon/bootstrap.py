@@ -219,7 +219,7 @@ class Components:
     def _build_dispatcher(self) -> Dispatcher:
         request_store = RequestStore(self.connection, self.keys, self.clock, token=self._token)
         records = None if self.pool is None else RequestRecords(self.pool, self.keys.base)
-        self.earlier_requests = EarlierRequests(request_store.recent, records, self.clock, provider=self.gateway.name)
+        self.earlier_requests = EarlierRequests(request_store, records, self.clock, provider=self.gateway.name)
         self.rate_limiter = rate_limiter = RateLimiter(
             self.connection,
             self.keys,

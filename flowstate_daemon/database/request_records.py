@@ -62,13 +62,14 @@ class RequestRecords:
 
         Returns these. They are also returned, of this request itself, if they were forgotten.
         """
-        by_mail = {self._mail(job): job for job in jobs}
+        by_mail = {self._mail(job): (job, number) for job, number in zip(jobs, numbers, strict=True)}
+        stored_numbers = [number for _, number in by_mail.values()]
         async with schema_connection(self._pool, wait_s=wait_s) as connection:
             rows = await connection.fetch(
-                sql("record_request"), *_columns(request_id, key, saved_at_ms), list(by_mail), list(numbers),
+                sql("record_request"), *_columns(request_id, key, saved_at_ms), list(by_mail), stored_numbers,
                 timeout=wait_s,
             )  # fmt: skip
-        return {by_mail[row["mail"]] for row in rows}
+        return {by_mail[row["mail"]][0] for row in rows}
 
     async def mark_resumed(
         self, request_id: str, key: str, saved_at_ms: int, *, wait_s: float = QUERY_TIMEOUT_S
@@ -108,14 +109,17 @@ class RequestRecords:
             return bool(await connection.fetchval(sql("forget_withdrawn"), UUID(request_id), mails, timeout=wait_s))
 
     async def _fetch(self, query: str, recipients: Mapping[JobRef, str]) -> dict[JobRef, asyncpg.Record]:
-        by_mail = {self._mail(job): job for job in recipients}
-        addresses = [normalise_address(address) for address in recipients.values()]
+        by_mail = {self._mail(job): (job, normalise_address(address)) for job, address in recipients.items()}
+        addresses = [address for _, address in by_mail.values()]
         async with schema_connection(self._pool) as connection:
             rows = await connection.fetch(sql(query), list(by_mail), addresses, timeout=QUERY_TIMEOUT_S)
-        return {by_mail[row["mail"]]: row for row in rows}
+        return {by_mail[row["mail"]][0]: row for row in rows}
 
     def _mail(self, job: JobRef) -> str:
-        """The key of the email in the ledger, which is the same for all attempts."""
+        """The key of the email in the ledger, which is the same for all attempts.
+
+        Of job ids that Postgres cannot store, two may have the same key: only one of them is recorded or found then.
+        """
         job_id, timestamp = job
         return shorten_key(f"{self._base}{job_id}:{timestamp}:0").rpartition(":")[0]
 

@@ -75,10 +75,13 @@ class Lease:
 
         If Redis loses its newest writes in a failover, the lease may name a dead predecessor again: it is taken back.
         """
-        # One command, where a script would run three. If another daemon holds the lease, its time is extended as well.
+        # One command, where a script would run three. It also extends the lease of another holder. That is harmless:
+        # such a daemon is alive and renews it, or its connections are closed and it is taken over.
         holder = await self._connection.execute("GETEX", self._key, "PX", self._ttl_ms)
         if holder != self._token.encode() and await self._acquire(wait_if_unknown=False):
-            log.warning("lease_taken_back", instance=self._instance_id, reason="Redis had lost who holds it")
+            log.warning(
+                "lease_taken_back", instance=self._instance_id, reason="Redis had lost the record of its holder"
+            )
 
     async def release(self) -> bool:
         """Release the lease, so that the next start need not check for a live holder; False when it was lost before."""

@@ -162,7 +162,7 @@ class BatchSender:
             latest = self._request_store.recent.find(mail.job_ref)
             if latest is None or latest[0] == mail.stored_request_id:
                 mail.fail(PermanentError(result.reason))
-            else:  # Redis has lost that it was retried: its next run is settled by that request
+            else:  # Redis has lost its retry: its next run is settled by that request
                 mail.fail(StaleDecisionError("a later request has contained it"))
 
     async def _request(self, batch: Batch, stored_request: StoredRequest) -> SendResult:

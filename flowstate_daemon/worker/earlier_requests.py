@@ -1,7 +1,7 @@
-"""What became of an email that is not to be sent, if Redis has lost that an earlier request contained it.
+"""Before an email is skipped: was it already sent, in an earlier request that Redis has lost?
 
-An email may be sent and expire, be superseded or be suppressed before its job is processed once more. It is settled by
-its earlier request then, as an email that may be sent is (`sending/request_recorder.py`), and not skipped.
+Then the job gets that result instead of `skipped`. `sending/request_recorder.py` does the same for emails that may be
+sent.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import EarlierRequestError, MailSkipped, StoreUnavailableError
 from flowstate_daemon.database.request_records import RequestRecord, RequestRecords
 from flowstate_daemon.mail.message import Accepted
-from flowstate_daemon.queue.job import Job, unix_ms
+from flowstate_daemon.queue.job import unix_ms
 from flowstate_daemon.sending.batch import MAYBE_SENT, decode_results
-from flowstate_daemon.sending.recent_requests import RecentRequests
 from flowstate_daemon.sending.request_recorder import (
     OLD_JOB_MS,
     OUTCOME_PENDING,
@@ -25,7 +24,9 @@ from flowstate_daemon.sending.request_recorder import (
     OUTCOME_WAIT_MS,
     URGENT_TIMEOUT_S,
 )
+from flowstate_daemon.sending.request_store import RequestStore
 from flowstate_daemon.sending.stored_request import JobRef
+from flowstate_daemon.worker.in_flight import JobRun
 from flowstate_daemon.worker.lookups import BatchLoader
 
 log = structlog.get_logger()
@@ -37,31 +38,38 @@ Asked = tuple[JobRef, str]
 class EarlierRequests:
     """Looks for earlier requests in the memory of this process and in Postgres."""
 
-    def __init__(self, recent: RecentRequests, records: RequestRecords | None, clock: Clock, *, provider: str) -> None:
+    def __init__(
+        self, request_store: RequestStore, records: RequestRecords | None, clock: Clock, *, provider: str
+    ) -> None:
         """`records` is None without Postgres. `provider` is the name of the gateway that sends."""
-        self._recent = recent
+        self._request_store = request_store
         self._records = records
         self._clock = clock
         self._provider = provider
         self._loader = BatchLoader("earlier_requests", self._query)
 
-    async def settle(self, job: Job, to: str, refusal: MailSkipped, *, urgent: bool) -> Accepted:
-        """The provider's answer to an earlier request that contained the email of this job.
+    async def settle(self, run: JobRun, refusal: MailSkipped) -> Accepted:
+        """The provider's answer to an earlier request that contained the email of this run.
 
         While Postgres is unreachable a bulk email waits, a code does not.
 
         Raises:
             MailSkipped, MailExpired: the refusal, or one that says that the email may have been sent.
             EarlierRequestError: the process that made the request may still learn its outcome.
+            StoreUnavailableError: it cannot be found out now.
         """
-        job_ref = job.id, job.timestamp
-        record = self._remembered(job_ref, job.requests) or await self._recorded((job_ref, to), urgent=urgent)
+        job_ref, known = (run.job.id, run.job.timestamp), max(run.job.requests, run.requests())
+        record = self._remembered(job_ref, known)
+        if record is None or record.provider_id is None:  # another process may have sent the same request again
+            record = await self._recorded((job_ref, run.recipient), urgent=run.urgent) or record
         if record is not None and record.provider_id is not None:
             return Accepted(record.provider_id, self._provider)
-        if record is None or record.free or record.number <= job.requests:
+        if record is None or record.free or record.number <= known or await self._is_withdrawn(record, job_ref):
             raise refusal
         if self._clock.now_ms() - record.saved_at_ms < OUTCOME_WAIT_MS:
             raise EarlierRequestError(OUTCOME_PENDING, after_ms=OUTCOME_POLL_MS)
+        if refusal.reason.endswith(MAYBE_SENT.format(reason="")):
+            raise refusal
         raise type(refusal)(MAYBE_SENT.format(reason=refusal.reason))
 
     async def close(self) -> None:
@@ -69,8 +77,9 @@ class EarlierRequests:
 
     def _remembered(self, job: JobRef, known: int) -> RequestRecord | None:
         """A request of this process with a higher number than `known`, unless the provider rejected the email."""
-        request_id, number = self._recent.find(job) or ("", 0)
-        found = self._recent.get(request_id)
+        recent = self._request_store.recent
+        request_id, number = recent.find(job) or ("", 0)
+        found = recent.get(request_id)
         if found is None or number <= known:
             return None
         request, provider_id = found.request, None
@@ -81,6 +90,12 @@ class EarlierRequests:
             provider_id = result.provider_id
         return RequestRecord(request.id, request.key, number, request.saved_at, provider_id)
 
+    async def _is_withdrawn(self, record: RequestRecord, job: JobRef) -> bool:
+        """Whether no process has sent this request or is going to. Raises StoreUnavailableError."""
+        if self._records is None or not await self._request_store.is_withdrawn(record.request_id):
+            return False
+        return await self._records.forget_withdrawn(record.request_id, [job], wait_s=URGENT_TIMEOUT_S)
+
     async def _recorded(self, asked: Asked, *, urgent: bool) -> RequestRecord | None:
         if self._records is None:
             return None
@@ -90,7 +105,7 @@ class EarlierRequests:
             async with asyncio.timeout(URGENT_TIMEOUT_S):
                 return await self._loader.load(asked)
         except (StoreUnavailableError, TimeoutError) as error:
-            log.debug("earlier_request_not_found", job_id=asked[0][0], reason=str(error) or "Postgres is slow")
+            log.debug("earlier_request_lookup_failed", job_id=asked[0][0], reason=str(error) or "Postgres is slow")
             return None
 
     async def _query(self, asked: Sequence[Asked]) -> Mapping[Asked, RequestRecord | None]:

@@ -38,8 +38,8 @@ class MailHandler:
     ) -> None:
         """Without `recipients` nothing is known about an address; without `mail_guard` no email needs a send claim.
 
-        `scheduled_kinds` has the rules for jobs of these kinds that others have made. `earlier_requests` knows emails
-        that were sent before they were to be skipped.
+        `scheduled_kinds` has the rules for jobs of these kinds that others have made. `earlier_requests` finds
+        emails that were already sent.
         """
         self.renderer = renderer  # a reload replaces it; stored requests stay as they are
         self._dispatcher = dispatcher
@@ -60,8 +60,7 @@ class MailHandler:
         except MailSkipped as refusal:
             if self._earlier_requests is None:
                 raise
-            urgent = run.job.priority == URGENT_PRIORITY
-            accepted = await self._earlier_requests.settle(run.job, run.recipient, refusal, urgent=urgent)
+            accepted = await self._earlier_requests.settle(run, refusal)
             run.decisions.clear()  # the email was sent: what would be decided now does not explain it
         run.log_fields["provider_id"] = accepted.provider_id
         return {"id": accepted.provider_id, "provider": accepted.provider}
@@ -71,6 +70,7 @@ class MailHandler:
             mail = await self._prepare(run)
         run.in_request = lambda: mail.in_request
         run.maybe_sent = lambda: mail.in_request or mail.maybe_sent
+        run.requests = lambda: mail.requests
         mail.trace = run.trace
         try:
             return await self._dispatcher.send(mail)
@@ -86,7 +86,7 @@ class MailHandler:
         request = parse_request(run.job.name, run.job.data, catalog.kinds, catalog.locales)
         run.recipient = request.to
         run.log_fields["recipient"] = mask_address(request.to)
-        urgent = URGENT_PRIORITY in (run.job.priority, request.spec.priority)
+        run.urgent = urgent = URGENT_PRIORITY in (run.job.priority, request.spec.priority)
         if run.job.stored_request_id is None:
             mail = self._make_outgoing(run.job, await self._decide(run, request, urgent=urgent), urgent=urgent)
             await self._render(run, mail)

@@ -41,6 +41,7 @@ class JobRun(msgspec.Struct, eq=False):
     claimed_at: float
     log_fields: dict[str, Any] = msgspec.field(default_factory=dict)
     recipient: str = ""
+    urgent: bool = False  # a code, whatever the priority of its job
     decisions: list[Decision] = msgspec.field(default_factory=list)
     skip_reason: Literal["skipped", "expired"] | None = None
     task: asyncio.Task[None] | None = None
@@ -48,6 +49,7 @@ class JobRun(msgspec.Struct, eq=False):
     finished: bool = False
     in_request: Callable[[], bool] = lambda: False  # whether a request with this email is at the provider
     maybe_sent: Callable[[], bool] = lambda: False  # whether it is, or the outcome of an earlier one is unknown
+    requests: Callable[[], int] = lambda: 0  # how many requests have contained this email, those of this run included
     trace: EmailTrace | None = None
 
     def abort(self, reason: AbortReason) -> None:

@@ -12,9 +12,19 @@ const jobs = Number(values.jobs ?? '1');
 const mode = values.mode ?? 'noop';
 const concurrency = Number(values.concurrency ?? '1');
 const deadline = Number(values.deadline ?? '60') * 1000;
-const now = () => (performance.timeOrigin + performance.now()) / 1000;
+// Node takes its time origin from another clock, which may differ by milliseconds from that of the Python processes.
+const origin = clockOrigin();
+const now = () => (origin + performance.now()) / 1000;
 const cpu = () => Object.values(process.cpuUsage()).reduce((sum, used) => sum + used, 0) / 1e6;
 const print = (result) => process.stdout.write(`${JSON.stringify(result)}\n`);
+
+/** What to add to performance.now() for Unix milliseconds, taken when the system's clock reaches a new one. */
+function clockOrigin() {
+  const before = Date.now();
+  let at = before;
+  while (at === before) at = Date.now();
+  return at - performance.now();
+}
 
 // BullMQ puts jobs without a priority first, so with priorities every job of a backlog has one.
 const ORDINARY = { bull: 5, bullmq: 10 };

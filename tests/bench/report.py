@@ -14,13 +14,18 @@ from tests.bench.where_the_time_goes import where_the_time_goes
 INTRODUCTION = """\
 # Performance
 
-This page is written by `make bench` from its results, `{results}`; do not edit it.
+This page is written by `make bench` from its results, `{results}`, and from the text in
+`tests/bench/where_the_time_goes.md`; do not edit it.
 It compares flowstate-daemon with other queue libraries ("peers"), one after the other, on the same machine and Valkey.
 
 Absolute figures depend on the machine; compare the ratios. Where there are several rounds, a cell has the median
-and, in brackets, minimum and maximum. Every second round runs the peers in the reverse order. The figures of a peer are
-those of one worker process, which is also what the daemon is. An advantage above 1 means that the daemon is better: its
-rate divided by that of the peer, or the peer's time divided by its own.
+and, in brackets, minimum and maximum; a peer without brackets ran once. A difference smaller than the spread says
+nothing. Every second round runs the peers in the reverse order. The figures of a peer are those of one worker process,
+which is also what the daemon is. "Times better" is the daemon's rate divided by that of the peer, or the peer's time
+divided by the daemon's: above 1 the daemon is better.
+
+No-op jobs, latency and backlogs are measured with the daemon's worker alone; emails, start, idle cost and recovery with
+the complete daemon.
 """
 PLAN_NOTES = {"quick": " (small sizes, idle for 5 s, recovery within 5 s)"}
 COMMANDS = """\
@@ -156,7 +161,7 @@ def _section(section: Section, step: str, results: Results) -> Iterator[str]:
         cells = [_cell(results, step, name, figure) for figure in section.figures]
         if any(cells):
             rows.append((name, *cells, _ratio(results, step, name, section.figures[0])))
-    headings = ("", *(figure.heading for figure in section.figures), f"advantage in {section.figures[0].heading}")
+    headings = ("", *(figure.heading for figure in section.figures), f"times better ({section.figures[0].heading})")
     if len(peers) == 1 or US not in peers:
         headings, rows = headings[:-1], [row[:-1] for row in rows]
     yield _table(headings, rows)

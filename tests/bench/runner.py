@@ -40,7 +40,8 @@ async def run_plan(plan: Plan, names: Sequence[str], path: Path, *, fresh: bool 
     with tempfile.TemporaryDirectory(prefix="flowstate-bench-") as folder:
         async with EmbeddedValkey() as valkey:
             bench = Bench(valkey, Path(folder))
-            results.versions["valkey"] = (await bench.redis.info("server"))["redis_version"]
+            # Its `redis_version` is the one of Redis with which it is compatible.
+            results.versions["valkey"] = (await bench.redis.info("server"))["valkey_version"]
             for number, step, peer in plan.runs(peers):
                 if results.has(step.name, peer.name, number):
                     continue

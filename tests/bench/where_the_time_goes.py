@@ -30,7 +30,8 @@ def where_the_time_goes(results: Results) -> Iterator[str]:
         yield "This run has no profile."
     else:
         yield from _table(HEADINGS, [*_rows(results, "part "), *_totals(results)])
-        yield "\nIn Redis, by command; scripts are without the commands that they call:\n"
+        yield "\nEach cell is the median of the rounds, so the rows do not add up exactly."
+        yield f"\nIn Redis, the {MAX_COMMANDS} largest commands; scripts are without the commands that they call:\n"
         yield from _table(("", *HEADINGS[1:]), _rows(results, "command ")[:MAX_COMMANDS])
     sentences = [*_drain(results), *_emails(results)]
     if sentences:

@@ -1,13 +1,20 @@
--- An email has one row for each provider id and outcome: when Redis has lost that an attempt had succeeded, a later attempt
--- sends the same request again, and the provider answers with the same id. Earlier versions wrote a second row then; the
--- first one stays. The index still finds emails by the provider's id. Compatible with every older version: beside a newer
--- one its second row goes to `journal_rejects`.
+-- An email has one row for each provider id and outcome. After a failover Redis may not know that an attempt has succeeded;
+-- the next one sends the same request again, and the provider answers with the same id. Earlier versions wrote a second row
+-- then; the first one stays. The index still finds emails by the provider's id. Compatible with every older version: older
+-- daemons can run beside newer ones, and a second row that they try to write goes to `journal_rejects`.
 
+-- Readers go on. Writers wait, so that none adds a second row before the index exists.
+LOCK TABLE flowstate_daemon.mails IN SHARE ROW EXCLUSIVE MODE;
+
+-- Of two rows of an email with the same id, at least one is not about the first attempt.
 DELETE FROM flowstate_daemon.mails AS m
-USING flowstate_daemon.mails AS earlier
-WHERE earlier.provider_id = m.provider_id AND earlier.mail = m.mail AND earlier.outcome = m.outcome
-    AND (earlier.at, earlier.key) < (m.at, m.key);
+USING (
+    SELECT DISTINCT provider_id FROM flowstate_daemon.mails WHERE attempt > 1 AND provider_id IS NOT NULL
+) AS repeated, flowstate_daemon.mails AS earlier
+WHERE m.provider_id = repeated.provider_id AND earlier.provider_id = m.provider_id
+    AND earlier.mail = m.mail AND earlier.outcome = m.outcome AND (earlier.at, earlier.key) < (m.at, m.key);
 
-DROP INDEX flowstate_daemon.mails_provider_id;
-CREATE UNIQUE INDEX mails_provider_id ON flowstate_daemon.mails (provider_id, mail, outcome)
+CREATE UNIQUE INDEX mails_provider_id_mail ON flowstate_daemon.mails (provider_id, mail, outcome)
     WHERE provider_id IS NOT NULL;
+DROP INDEX flowstate_daemon.mails_provider_id;
+ALTER INDEX flowstate_daemon.mails_provider_id_mail RENAME TO mails_provider_id;

@@ -5,9 +5,10 @@
 -- Insert outcomes idempotently, and end the scheduled emails that they belong to. An ended scheduled email keeps its
 -- state, except that `sent` replaces any other outcome. One whose job an operator removed counts as skipped.
 --
--- An email that was sent twice, because Redis had forgotten the first time, has two rows: their provider ids differ, and
--- that of a repeated attempt is appended to its key. A second row of the same email and provider id is left out, whatever
--- its attempt, and so is one without an id ('' or 'accepted-earlier') beside another: the email was sent once.
+-- An email that was sent twice, with different provider ids, has two rows; the second id is appended to the key if the
+-- attempt is the same. A second row with the same email and provider id is not written, whatever its attempt, nor is one
+-- without an id ('' or 'accepted-earlier') beside another `sent` row: the email was sent once. If the row without an id is
+-- the older one, it gets the id.
 -- Returns the number of new outcomes.
 -- $1 keys (text[])
 -- $2 outcomes (text[])
@@ -26,6 +27,18 @@ WITH given AS MATERIALIZED (
         $1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
         $7::text[], $8::integer[], $9::text[], $10::text[], $11::jsonb[]
     ) AS given (key, outcome, mail, at_ms, address, kind, job_id, attempt, provider_id, reason, decisions)
+), named AS (
+    UPDATE flowstate_daemon.mails AS m
+    SET provider_id = g.provider_id
+    FROM given AS g
+    WHERE m.provider_id IN ('', 'accepted-earlier') AND m.mail = g.mail AND m.outcome = 'sent'
+        AND g.outcome = 'sent' AND NOT g.no_id
+        AND NOT EXISTS (
+            SELECT FROM flowstate_daemon.mails AS o
+            WHERE o.provider_id IN ('', 'accepted-earlier', g.provider_id) AND o.mail = g.mail AND o.outcome = 'sent'
+                AND o.key <> m.key
+        )
+    RETURNING m.mail, m.provider_id
 ), written AS (
     INSERT INTO flowstate_daemon.mails
         (key, outcome, mail, at, address, kind, job_id, attempt, provider_id, reason, decisions)
@@ -43,10 +56,7 @@ WITH given AS MATERIALIZED (
                 SELECT FROM flowstate_daemon.mails AS m
                 WHERE m.address = g.address AND m.mail = g.mail AND m.outcome = 'sent'
             )
-        ELSE NOT EXISTS (
-            SELECT FROM flowstate_daemon.mails AS m
-            WHERE m.provider_id IN ('', 'accepted-earlier') AND m.mail = g.mail AND m.outcome = 'sent'
-        )
+        ELSE NOT EXISTS (SELECT FROM named AS n WHERE n.mail = g.mail AND n.provider_id = g.provider_id)
     END
     ORDER BY mail, key, outcome
     ON CONFLICT DO NOTHING

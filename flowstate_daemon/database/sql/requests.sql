@@ -3,7 +3,7 @@
 
 -- name: record_request
 -- Record a request before its first try, with all its emails or none. Returns those that another request of the same or a
--- higher number has contained: Redis has lost that they were in a request. A request that was taken back (`free`) is not
+-- higher number has contained: Redis has lost that request. A request that was taken back (`free`) is not
 -- recorded again. The highest number of an email is read in a subquery per email, so that the index is used whatever the
 -- statistics say. Repeating the call changes nothing.
 -- $1 id of the stored request (uuid)
@@ -73,10 +73,15 @@ LEFT JOIN flowstate_daemon.requests AS r ON r.id = latest.request;
 -- The provider's ids of those of these emails that the ledger has as sent.
 -- $1 keys of the emails (text[])
 -- $2 addresses, normalised (text[])
-SELECT g.mail, max(s.provider_id) AS provider_id
+SELECT g.mail, latest.provider_id
 FROM unnest($1::text[], $2::text[]) AS g (mail, address)
-JOIN flowstate_daemon.mails AS s ON s.address = g.address AND s.mail = g.mail AND s.outcome = 'sent'
-GROUP BY g.mail;
+CROSS JOIN LATERAL (
+    SELECT s.provider_id
+    FROM flowstate_daemon.mails AS s
+    WHERE s.address = g.address AND s.mail = g.mail AND s.outcome = 'sent'
+    ORDER BY s.at DESC
+    LIMIT 1
+) AS latest;
 
 -- name: forget_members
 -- These emails were certainly not sent with this request. The rows stay: without them an email whose number Redis has

@@ -100,7 +100,7 @@ async def test_later_attempt_that_sent_nothing_new_has_no_row(
     backwards: bool,
     together: bool,
 ) -> None:
-    """Redis lost that attempt 2 had succeeded, and attempt 3 got the same answer: the email was sent once."""
+    """Redis does not know that attempt 2 succeeded, and attempt 3 gets the same answer: the email was sent once."""
     attempts = [outcome(7, attempt=2, provider_id=first), outcome(7, attempt=3, provider_id=second)]
     entries = [
         *(attempts[::-1] if backwards else attempts),
@@ -111,7 +111,9 @@ async def test_later_attempt_that_sent_nothing_new_has_no_row(
         for batch in [entries] if together else [[entry] for entry in entries]:
             await ledger.write(batch)
     sent = [row for row in await rows_in(pool, "mails") if row["outcome"] == "sent"]
+    ids = {row["provider_id"] for row in sent if row["job_id"] == "7"}
     assert len([row for row in sent if row["job_id"] == "7"]) == rows
+    assert {first, second} - {"", "accepted-earlier"} <= ids, "an id is known, or becomes known"
     assert len([row for row in sent if row["job_id"] == "8"]) == 1, "another email may have the same id"
     assert await rows_in(pool, "journal_rejects") == []
 

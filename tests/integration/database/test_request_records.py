@@ -53,6 +53,19 @@ async def test_other_job_with_the_same_id_is_not_known(records: RequestRecords) 
     assert await records.find({("7", START_MS + 2): ADDRESS}) == {}
 
 
+async def test_ids_that_become_the_same_text_do_not_shift_the_others(
+    records: RequestRecords, pool: asyncpg.Pool, clock: FakeClock
+) -> None:
+    """Numbers and addresses stay with their jobs, whatever a producer chose as an id."""
+    jobs = [("a\0", START_MS), ("a\ufffd", START_MS), ("8", START_MS)]
+    assert await records.record(uuid4().hex, "flowstate-key", START_MS, jobs, [1, 1, 2]) == set()
+    addresses = dict(zip(jobs, ("ben@example.org", "cho@example.org", ADDRESS), strict=True))
+    await Ledger(pool, clock).write([outcome(8, to=ADDRESS, key=f"bull:email:8:{START_MS}:1")])
+    found = await records.find(addresses)
+    assert (found[jobs[2]].number, found[jobs[2]].provider_id) == (2, "re-8")
+    assert await records.find_sent(addresses) == {jobs[2]: "re-8"}
+
+
 @pytest.mark.parametrize("job_id", ["x" * 2000, "a\0b", "half \ud83d", "'; DROP TABLE x; --", "ключ"])
 async def test_any_job_id_is_recorded(records: RequestRecords, job_id: str) -> None:
     """Producers choose ids; the record and the ledger name the email alike."""

@@ -114,7 +114,7 @@ async def test_job_that_another_worker_had_keeps_its_age(
 
 
 async def test_after_an_outage_timestamps_are_believed(bull: BullQueue, clock: FakeClock) -> None:
-    """Redis may have lost that a job was claimed."""
+    """Redis may have lost the claim of a job."""
     assert await bull.claim(5) == []
     bull.creation_times.forget()
     await add(bull, clock.now_ms() - 11 * MINUTE_MS)

@@ -185,7 +185,7 @@ async def test_renewal_is_one_command(daemons: Daemons, redis: Redis) -> None:
 
 
 async def test_lease_of_a_dead_predecessor_is_taken_back(daemons: Daemons, redis: Redis, key: str) -> None:
-    """A failover may lose that the predecessor was succeeded: its process is killed, or its host has died."""
+    """After a failover the lease may name the predecessor: its process is killed, or its host has died."""
     lease = daemons.lease("vm1/b")
     async with daemons.process("vm1/a") as child:
         child.kill()

@@ -1,4 +1,4 @@
-"""Redis has lost that an email was in a request: it is settled by what became of that request, and not sent again."""
+"""Redis has lost the request of an email: it is settled by what became of that request, and not sent again."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def add(harness: DispatcherHarness, count: int, priority: int = REMINDER) 
 async def sent_and_lost(
     harness: DispatcherHarness, url: str, count: int, priority: int = REMINDER
 ) -> tuple[OlderState, list[Accepted | BaseException]]:
-    """Send `count` emails, and let Redis lose that they were claimed; the results."""
+    """Send `count` emails, and let Redis lose their claims; the results."""
     await add(harness, count, priority)
     state = await remember_state(url, harness.keys)
     results = await send(harness, await harness.claim(count))
@@ -366,7 +366,7 @@ async def test_bulk_emails_beside_a_code_wait_for_their_record(
 async def test_outage_of_postgres_after_lost_writes_sends_nothing_twice(
     harness: DispatcherHarness, fake: FakeResend, pool: asyncpg.Pool, valkey_url: str, times: int
 ) -> None:
-    """Redis loses that the emails were sent, and then they cannot be recorded: the record of the first time counts."""
+    """Redis loses the outcomes, and then the emails cannot be recorded: the record of the first time counts."""
     await sent_and_lost(harness, valkey_url, 2)
     forget_memory(harness)
     jobs = in_another_order(await harness.claim(2))
