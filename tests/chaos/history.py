@@ -13,7 +13,8 @@ SETTLED_LEDGER = frozenset({"sent", "skipped", "expired", "failed"})
 class Produced:
     """An email that the producer tried to add. Without a `job_id` the answer of Redis was lost or an error.
 
-    `lost`: Redis has acknowledged the job and lost it in a failover; nobody can send it any more.
+    `lost`: Redis has acknowledged the job and lost it in a failover; it may have been sent before, and no worker can
+    send it afterwards.
     """
 
     to: str

