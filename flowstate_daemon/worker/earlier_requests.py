@@ -6,7 +6,6 @@ sent.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -102,10 +101,9 @@ class EarlierRequests:
         if not urgent:
             return await self._loader.load_with_retry(asked)
         try:
-            async with asyncio.timeout(URGENT_TIMEOUT_S):
-                return await self._loader.load(asked)
-        except (StoreUnavailableError, TimeoutError) as error:
-            log.debug("earlier_request_lookup_failed", job_id=asked[0][0], reason=str(error) or "Postgres is slow")
+            return await self._loader.load_soon(asked)
+        except StoreUnavailableError as outage:
+            log.debug("earlier_request_lookup_failed", job_id=asked[0][0], reason=outage.reason)
             return None
 
     async def _query(self, asked: Sequence[Asked]) -> Mapping[Asked, RequestRecord | None]:

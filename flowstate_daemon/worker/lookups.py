@@ -52,6 +52,14 @@ class BatchLoader(Generic[K, V]):
             self._task = asyncio.create_task(self._run_queries(), name=self._name)
         return await asyncio.shield(future)
 
+    async def load_soon(self, key: K) -> V:
+        """The value within URGENT_TIMEOUT_S. Raises the error of the query; StoreUnavailableError if it is late."""
+        try:
+            async with asyncio.timeout(URGENT_TIMEOUT_S):
+                return await self.load(key)
+        except TimeoutError:
+            raise StoreUnavailableError("Postgres is slow") from None
+
     async def load_with_retry(self, key: K) -> V:
         """The value, however long the store is unavailable; safe to cancel."""
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
@@ -98,10 +106,9 @@ class RecipientLoader:
         if not urgent:
             return await self._loader.load_with_retry(address)
         try:
-            async with asyncio.timeout(URGENT_TIMEOUT_S):
-                return await self._loader.load(address)
-        except (StoreUnavailableError, TimeoutError) as error:
-            self._report(str(error) or "Postgres is slow")
+            return await self._loader.load_soon(address)
+        except StoreUnavailableError as outage:
+            self._report(outage.reason)
             return None
 
     def _report(self, reason: str) -> None:
