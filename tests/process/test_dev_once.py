@@ -7,24 +7,17 @@ import json
 import os
 import sys
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from flowstate_daemon.mail.kinds import KINDS
-
-
-def far_cron() -> str:
-    """A time half a year away: otherwise a schedule that comes due during the run sends its emails as well."""
-    day = datetime.now(UTC).date() + timedelta(days=180)
-    return f"0 9 {day.day} {day.month} *"
+from tests.support.schedule_settings import nothing_comes_due
 
 
 async def run_once(folder: Path) -> dict[str, Any]:
     """Run the command, and return the document that it prints."""
     command = (sys.executable, "-m", "flowstate_daemon", "dev", "--once", "--json", "--folder", str(folder))
-    crons = [f"FLOWSTATE_SCHEDULE_{kind}_CRON" for kind in ("TASK_REMINDER", "OVERDUE_SUMMARY", "FOCUS_REPORT")]
-    environment = {"PATH": os.environ["PATH"], "FLOWSTATE_HTTP_PORT": "0", **dict.fromkeys(crons, far_cron())}
+    environment = {"PATH": os.environ["PATH"], "FLOWSTATE_HTTP_PORT": "0", **nothing_comes_due()}
     child = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
     out, _ = await child.communicate()
     assert child.returncode == 0

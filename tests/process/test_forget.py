@@ -64,7 +64,8 @@ class Stores:
             await self.redis.rpush(self.keys.own("journal"), journal_entry(outcome(number + 10, to=person)))
             filtered = OperatorAction(START_MS, "eve", "queue retry", f"failed jobs (recipient contains '{person}')", 2)
             await self.redis.rpush(self.keys.own("audit"), msgspec.json.encode(filtered))
-            await ledger.write([outcome(number, attempt, to=person, provider_id=f"p{number}") for attempt in (1, 2)])
+            await ledger.write([outcome(number, 1, to=person, outcome="retried", provider_id=None)])
+            await ledger.write([outcome(number, 2, to=person, provider_id=f"p{number}")])
             for svix_id, address in ((f"a{number}", person), (f"b{number}", "")):  # found by the id of the email too
                 event = ProviderEvent(svix_id, f"p{number}", "bounced", START_MS, address, None, "bounced")
                 await ledger.record_events([event])

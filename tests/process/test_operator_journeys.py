@@ -27,6 +27,7 @@ from tests.support.fake_resend import FakeResend
 from tests.support.operator_browser import PROGRAM, open_browser, open_page
 from tests.support.operator_browser import log_in as log_in_to
 from tests.support.resend_api import Answer
+from tests.support.schedule_settings import nothing_comes_due
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
@@ -83,6 +84,7 @@ async def running(
         "DATABASE_URL": database_url,
         "FLOWSTATE_HTTP_API_TOKEN": OPERATE,
         "FLOWSTATE_SCHEDULE_DEFAULT_TIMEZONE": "UTC",
+        **nothing_comes_due(),
     }
     async with make_daemon(**settings) as daemon, open_pool(clean_dsn(database_url)) as pool:
         await daemon.ready(within_s=START_S)
