@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
+from flowstate_daemon.base.clock import Clock
+from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.keys import Keys
 from tests.support.dispatcher_harness import DispatcherHarness, record_requests
@@ -30,4 +33,14 @@ async def harness(
     connection: Connection, keys: Keys, fake: FakeResend, seen: list[ReceivedRequest]
 ) -> AsyncIterator[DispatcherHarness]:
     async with DispatcherHarness(connection, keys, fake) as harness:
+        yield harness
+
+
+@pytest.fixture
+async def recording_harness(
+    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool
+) -> AsyncIterator[DispatcherHarness]:
+    """A dispatcher that records its requests in Postgres, with the clock of this machine."""
+    records = RequestRecords(pool, keys.base)
+    async with DispatcherHarness(connection, keys, fake, records=records, clock=Clock()) as harness:
         yield harness

@@ -7,20 +7,16 @@ refers to the error. While Postgres refused writes, a daemon grew by 7 MB a seco
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import asyncpg
 import pytest
 from redis import exceptions as redis_errors
 
-from flowstate_daemon.base.clock import Clock
 from flowstate_daemon.base.errors import FlowstateError, StoreUnavailableError
 from flowstate_daemon.database.pool import translate_errors as translate_database_errors
-from flowstate_daemon.database.request_records import RequestRecords
 from flowstate_daemon.queue.job import Job
-from flowstate_daemon.redis_client.connection import Connection
 from flowstate_daemon.redis_client.errors import translate_errors as translate_redis_errors
-from flowstate_daemon.redis_client.keys import Keys
 from flowstate_daemon.sending.batch import OutgoingMail
 from tests.support.dispatcher_harness import CODE, REMINDER, DispatcherHarness, wait_for_results
 from tests.support.fake_resend import FakeResend, error
@@ -30,12 +26,8 @@ COUNT, ROUNDS = 20, 4  # fewer than open the circuit
 
 
 @pytest.fixture
-async def harness(
-    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool
-) -> AsyncIterator[DispatcherHarness]:
-    records = RequestRecords(pool, keys.base)
-    async with DispatcherHarness(connection, keys, fake, records=records, clock=Clock()) as harness:
-        yield harness
+def harness(recording_harness: DispatcherHarness) -> DispatcherHarness:
+    return recording_harness
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from uuid import uuid4
 
 import asyncpg
@@ -101,12 +101,8 @@ async def test_email_that_was_sent_has_no_other_outcome(  # noqa: PLR0917 - fixt
 
 
 @pytest.fixture
-async def harness(
-    connection: Connection, keys: Keys, fake: FakeResend, pool: asyncpg.Pool
-) -> AsyncIterator[DispatcherHarness]:
-    records = RequestRecords(pool, keys.base)
-    async with DispatcherHarness(connection, keys, fake, records=records, clock=Clock()) as harness:
-        yield harness
+def harness(recording_harness: DispatcherHarness) -> DispatcherHarness:
+    return recording_harness
 
 
 class Settled:
